@@ -1,0 +1,51 @@
+"""The rise and fall of brightness that a coil brings into an image, and how it is taken out."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.study import N4Part
+
+
+def correct_bias_field(
+    image: NDArray[np.float32], spacing: tuple[float, float, float], n4: N4Part
+) -> NDArray[np.float32]:
+    """Divide out the slow rise and fall of brightness that a coil brings, by N4.
+
+    Tustison et al., N4ITK: improved N3 bias correction, IEEE TMI 29 (2010). The field is fitted on the volume
+    shrunk in-plane, over the foreground that Otsu's threshold finds, and taken to the full volume by its
+    spline. Beyond the foreground it may go on for as much again as it varies within, in logarithms: a spline
+    runs away where nothing holds it. A magnitude image cannot be negative: where a file's values are, they
+    are shifted until the least is 0. N4 takes logarithms, so voxels of 0 never count as foreground.
+
+    Args:
+        image: (slices, rows, columns).
+        spacing: millimetres: slice, row, column.
+
+    Raises RuntimeError where ITK cannot fit a field.
+    """
+    import SimpleITK as sitk
+
+    volume = sitk.GetImageFromArray(image - min(float(image.min()), 0.0))
+    volume.SetSpacing(spacing[::-1])
+    positive = volume > 0
+    foreground = sitk.And(sitk.OtsuThreshold(volume, 0, 1, 200), positive)
+    if not sitk.GetArrayViewFromImage(foreground).any():
+        foreground = positive
+    columns, rows, _ = volume.GetSize()
+    factors = [max(1, min(n4.shrink, columns // 4)), max(1, min(n4.shrink, rows // 4)), 1]
+    small, small_foreground = sitk.Shrink(volume, factors), sitk.Shrink(foreground, factors)
+    fit = sitk.N4BiasFieldCorrectionImageFilter()
+    fit.SetNumberOfThreads(1)
+    fit.SetMaximumNumberOfIterations(list(n4.iterations))
+    fit.SetConvergenceThreshold(n4.convergence)
+    fit.Execute(small, small_foreground)
+    field = sitk.GetArrayFromImage(fit.GetLogBiasFieldAsImage(volume))
+    seen = field[sitk.GetArrayViewFromImage(foreground) > 0]
+    if not np.isfinite(seen).all():
+        raise RuntimeError("the field is not finite")
+    values: NDArray[np.float32] = sitk.GetArrayFromImage(volume)
+    lowest, highest = seen.min(), seen.max()
+    width = highest - lowest
+    return values / np.exp(np.clip(field, lowest - width, highest + width))

@@ -1,0 +1,213 @@
+"""What a site keeps so that nothing is computed twice: tensors by content, and what was read of which file.
+
+Everything lies in the site's private folder. A file is written under another name and then renamed, so that a
+reader sees all of it or none; what is damaged all the same is taken for missing and made again.
+"""
+
+from __future__ import annotations
+
+import errno
+import glob
+import hashlib
+import json
+import os
+import tempfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+import safetensors
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from common.errors import RelayError
+
+Stat = tuple[int, int, int]
+"""Size, time of modification and time of change (both in ns) of a file: equal ones mean equal content."""
+
+Tensors = Mapping[str, NDArray[Any]]
+
+_CHECKSUM = "crc32"
+
+
+def write_tensors(path: Path, tensors: Tensors, metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file, whole or not at all.
+
+    Raises:
+        RelayError: the disk is full, or the folder cannot be written.
+    """
+    arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    write_bytes(path, safetensors.numpy.save(arrays, {**metadata, _CHECKSUM: _checksum(arrays)}))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]] | None:
+    """The arrays and the metadata of a file of `write_tensors`; None where it is missing or damaged."""
+    metadata = read_metadata(path)
+    if metadata is None:
+        return None
+    try:
+        arrays = safetensors.numpy.load_file(path)
+    except (OSError, safetensors.SafetensorError):
+        return None
+    return (arrays, metadata) if metadata.get(_CHECKSUM) == _checksum(arrays) else None
+
+
+def read_metadata(path: Path) -> dict[str, str] | None:
+    """The metadata alone, without reading the arrays; None where the file is missing or cut short."""
+    try:
+        with safetensors.safe_open(path, framework="np") as file:
+            return file.metadata() or None
+    except (OSError, safetensors.SafetensorError):
+        return None
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all, readable for its owner alone.
+
+    Raises:
+        RelayError: the disk is full, or the folder cannot be written.
+    """
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor, temporary = tempfile.mkstemp(prefix=".part-", dir=path.parent)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is not None:
+            with suppress(OSError):
+                os.unlink(temporary)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise RelayError(
+                f"The disk of {path.parent} is full; free some space and start again: what is done is kept."
+            ) from None
+        raise RelayError(
+            f"{path.parent} cannot be written ({error.strerror}); give the user that runs relay the right to."
+        ) from None
+    except BaseException:
+        if temporary is not None:
+            with suppress(OSError):
+                os.unlink(temporary)
+        raise
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; an empty one where the file is missing or damaged."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Raises RelayError as `write_bytes` does."""
+    write_bytes(path, json.dumps(content).encode())
+
+
+def stat(path: Path) -> Stat:
+    """Raises OSError where there is no such file."""
+    result = os.stat(path)
+    return result.st_size, result.st_mtime_ns, result.st_ctime_ns
+
+
+def snapshot(folders: Iterable[Path], *, without: Path) -> str:
+    """A digest of the names and stats of all files below some folders, but for those below `without`."""
+    seen: set[tuple[int, int]] = set()
+    excluded = os.path.realpath(without)
+    lines: list[str] = []
+
+    def walk(folder: str) -> None:
+        here = os.stat(folder)
+        if (here.st_dev, here.st_ino) in seen or os.path.realpath(folder) == excluded:
+            return
+        seen.add((here.st_dev, here.st_ino))
+        for entry in sorted(os.scandir(folder), key=lambda item: item.name):
+            try:
+                if entry.is_dir():
+                    walk(entry.path)
+                    continue
+                state = entry.stat()
+                lines.append(f"{entry.path}\0{state.st_size}\0{state.st_mtime_ns}\0{state.st_ctime_ns}")
+            except OSError as error:
+                lines.append(f"{entry.path}\0{error.errno}")
+
+    for folder in folders:
+        lines.append(f"\0{folder}")
+        with suppress(OSError):
+            walk(str(folder))
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Keep others from making the same file meanwhile: a site and the pooled one share their caches."""
+    lock = filelock.FileLock(path.parent.parent / "locks" / f"{path.name[:2]}.lock")
+    held = False
+    # A file system without locks costs double work, and nothing else.
+    with suppress(OSError, NotImplementedError):
+        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock.acquire()
+        held = True
+    try:
+        yield
+    finally:
+        if held:
+            lock.release()
+
+
+class ContentDigests:
+    """sha256 of files' content, remembered by path and stat: while a file stays the same, it is read once."""
+
+    def __init__(self, known: Mapping[str, Any]) -> None:
+        self._known = dict(known)
+        self._used: dict[str, list[Any]] = {}
+
+    def of(self, files: Sequence[Path]) -> str:
+        """One digest over the content of files, whatever their order and names. Raises OSError."""
+        return digest_of(sorted(self._one(path) for name in files for path in _with_data(name)))
+
+    def _one(self, path: Path) -> str:
+        state = stat(path)
+        known = self._known.get(str(path))
+        if isinstance(known, list) and len(known) == 4 and tuple(known[:3]) == state:
+            self._used[str(path)] = known
+            return str(known[3])
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        self._used[str(path)] = [*state, digest]
+        return digest
+
+    @property
+    def used(self) -> dict[str, list[Any]]:
+        """What to remember: the files that were asked for."""
+        return self._used
+
+    @property
+    def changed(self) -> bool:
+        """Whether there is anything new to remember."""
+        return self._used != self._known
+
+
+def digest_of(*parts: object) -> str:
+    """sha256 over the JSON of some values."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _with_data(path: Path) -> list[Path]:
+    """A header whose voxels lie in another file comes with the files of the same stem beside it."""
+    if path.suffix.lower() not in (".mhd", ".nhdr"):
+        return [path]
+    return sorted(path.parent.glob(f"{glob.escape(path.stem)}.*"))
+
+
+def _checksum(arrays: Tensors) -> str:
+    total = 0
+    for name in sorted(arrays):
+        total = zlib.crc32(np.ascontiguousarray(arrays[name]).view(np.uint8).data, total)
+    return f"{total:08x}"

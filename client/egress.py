@@ -1,0 +1,132 @@
+"""The last door: what may leave a hospital, and the log of what left.
+
+Every answer passes `release`. It lets out the declared messages alone, weights that are exactly the
+declared network, numbers of enough patients, and a refusal's code. Every line of the log names the digest
+of the line before it, so that a changed or missing line shows.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from flwr.app import Context, Message, RecordDict
+
+from client.site import SiteConfig
+from common.errors import BadPatient, RelayError
+from common.messages import (
+    BadMessage,
+    Description,
+    EvaluateReply,
+    FineTuneReply,
+    FromSite,
+    Refusal,
+    Refused,
+    refusal_error,
+    to_record,
+)
+from common.study import ModelPart
+from common.weights import UnfitWeights, Weights, check_fit, size_in_bytes
+
+Handler = Callable[[Message, Context], Message]
+LOG = "egress.jsonl"
+
+log = logging.getLogger("relay.site")
+
+
+def release(answer: FromSite, weights: Weights | None, *, site: SiteConfig, model: ModelPart) -> RecordDict:
+    """The answer as it may leave.
+
+    Raises:
+        Refused: it may not leave; nothing of it does.
+    """
+    if type(answer) not in (Description, FineTuneReply, EvaluateReply):
+        raise Refused(Refusal.BLOCKED)
+    if weights is not None:
+        if not isinstance(answer, FineTuneReply) or answer.state != "done":
+            raise Refused(Refusal.BLOCKED)
+        try:
+            check_fit(weights, model)
+        except UnfitWeights as error:
+            log.error("Blocked at the door: %s.", error)
+            raise Refused(Refusal.BLOCKED) from None
+    for patients in _patients_behind(answer):
+        if patients < site.minimum_patients:
+            log.error("Blocked at the door: %d patients stand behind a number.", patients)
+            raise Refused(Refusal.TOO_FEW_PATIENTS)
+    if isinstance(answer, EvaluateReply) and answer.case_numbers and not site.patient_scores:
+        log.error("Blocked at the door: scores of single patients, which the site's file does not permit.")
+        raise Refused(Refusal.BLOCKED)
+    record = to_record(answer, weights)
+    _note(answer, weights, site.private() / LOG)
+    return record
+
+
+def _patients_behind(answer: FromSite) -> tuple[int, ...]:
+    """How many patients stand behind the numbers of an answer."""
+    if isinstance(answer, Description):
+        return (answer.test_patients, *answer.train_patients, *answer.validation_patients) if answer.complete else ()
+    if isinstance(answer, FineTuneReply):
+        return () if answer.state == "needs-weights" else (answer.train_patients, answer.validation_patients)
+    return () if answer.state == "needs-weights" else (answer.patients,)
+
+
+def _note(answer: FromSite, weights: Weights | None, path: Path) -> None:
+    """Add a line to the log of what left."""
+    body = answer.model_dump_json()
+    entry: dict[str, object] = {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "study": answer.study,
+        "kind": type(answer).__name__,
+        "stage": getattr(answer, "key", ""),
+        "bytes": len(body) + (size_in_bytes(weights) if weights else 0),
+        "digest": hashlib.sha256(body.encode()).hexdigest(),
+        "weights": getattr(answer, "weights", "") if weights else "",
+    }
+    with path.open("a+b") as file:
+        os.chmod(path, 0o600)
+        entry["before"] = hashlib.sha256(_last_line(path)).hexdigest()
+        file.write(json.dumps(entry, separators=(",", ":")).encode() + b"\n")
+
+
+def _last_line(path: Path) -> bytes:
+    with path.open("rb") as file:
+        file.seek(0, os.SEEK_END)
+        file.seek(max(0, file.tell() - 4096))
+        lines = file.read().splitlines()
+    return lines[-1] if lines else b""
+
+
+def scrub(message: Message, context: Context, handle: Handler) -> Message:
+    """Flower's mod around every handler: whatever goes wrong, a code and a fixed text leave, never more.
+
+    Flower itself would send an exception's text to the coordinator, paths and patients' names included.
+    """
+    try:
+        return handle(message, context)
+    except Refused as refused:
+        log.warning("Refused: %s.", refused)
+        code = refused.code
+    except BadMessage:
+        log.warning("Refused: the message is not one that this site knows.")
+        code = Refusal.BAD_MESSAGE
+    except (RelayError, BadPatient) as error:
+        log.error("%s", error)
+        code = Refusal.DATA_UNUSABLE
+    except (MemoryError, torch.OutOfMemoryError):
+        log.exception("Out of memory.")
+        code = Refusal.OUT_OF_MEMORY
+    except OSError as error:
+        log.exception("A file could not be read or written.")
+        code = Refusal.DISK_FULL if error.errno == errno.ENOSPC else Refusal.FAILED
+    except Exception:
+        log.exception("A stage failed.")
+        code = Refusal.FAILED
+    return Message(refusal_error(code), reply_to=message)

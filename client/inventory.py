@@ -1,0 +1,97 @@
+"""Which patients a site has, and the keys under which the cache holds what is made of them.
+
+A key is a digest of all that its result depends on, so a result is made again exactly when that changes.
+While no file of the data changes, neither headers nor images are read again to know it.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from client import cache, layouts
+from client.layouts import Found, Problem, Source
+from client.site import SiteConfig
+from common.study import PreprocessingPart
+
+CORRECTED_VERSION = 1
+"""To be raised whenever a corrected volume would come out otherwise: it is part of every key."""
+SLICES_VERSION = 1
+
+PROBLEMS_HOLD = 3600.0
+"""Seconds for which a problem found in unchanged files is believed: a network drive's fault may pass."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One patient and where its results belong."""
+
+    home: SiteConfig
+    name: str
+    source: Source
+    corrected: Path
+    slices: Path
+    digest: str
+
+
+def tasks_of(home: SiteConfig, preprocessing: PreprocessingPart, prefix: str) -> tuple[list[Task], list[Problem]]:
+    """A site's patients with their keys. Reads no image whose files are as they were."""
+    folder = home.private() / "cache"
+    index = folder / "index.json"
+    known = cache.read_json(index)
+    place = cache.digest_of(home.layout, home.series, str(home.images), str(home.masks))
+    snapshot = cache.snapshot([home.images, *([home.masks] if home.masks else [])], without=home.folder)
+    found, entry = _find(home, known.get("found"), f"{place}:{snapshot}")
+    digests = cache.ContentDigests(known.get("files", {}))
+    itk = importlib.metadata.version("SimpleITK")
+    # What does not change the result must not change the key.
+    n4 = preprocessing.n4.model_dump() if preprocessing.n4.enabled else None
+    slicing = preprocessing.model_dump(exclude={"n4"})
+    tasks, problems = [], list(found.problems)
+    for source in found.sources:
+        try:
+            image, mask = digests.of(source.image), digests.of(source.mask)
+        except OSError as error:
+            problems.append(Problem(source.patient, f"{error.filename} cannot be read ({error.strerror})."))
+            continue
+        corrected = cache.digest_of(CORRECTED_VERSION, home.layout, image, n4, itk)
+        slices = cache.digest_of(SLICES_VERSION, corrected, mask, slicing)
+        tasks.append(
+            Task(
+                home=home,
+                name=f"{prefix}{source.patient}",
+                source=source,
+                corrected=folder / "corrected" / f"{corrected}.safetensors",
+                slices=folder / "slices" / f"{slices}.safetensors",
+                digest=slices,
+            )
+        )
+    if digests.changed or entry != known.get("found"):
+        cache.write_json(index, {"found": entry, "files": digests.used})
+    return tasks, problems
+
+
+def _find(home: SiteConfig, known: Any, key: str) -> tuple[Found, dict[str, Any]]:
+    """`layouts.find`, remembered: reading headers takes a millisecond a file."""
+    if isinstance(known, dict) and known.get("key") == key:
+        sources = tuple(
+            Source(patient, tuple(map(Path, image)), tuple(map(Path, mask)))
+            for patient, image, mask in known["sources"]
+        )
+        problems = tuple(Problem(patient, sentence) for patient, sentence in known["problems"])
+        if not problems or 0 <= time.time() - known["at"] < PROBLEMS_HOLD:
+            return Found(sources, problems), known
+    found = layouts.find(home)
+    entry: dict[str, Any] = {
+        "key": key,
+        "at": time.time(),
+        "sources": [
+            [source.patient, [str(path) for path in source.image], [str(path) for path in source.mask]]
+            for source in found.sources
+        ],
+        "problems": [[problem.patient, problem.sentence] for problem in found.problems],
+    }
+    return found, entry

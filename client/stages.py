@@ -1,0 +1,96 @@
+"""What a site keeps of its stages: checkpoints on the way, finished results until they are acknowledged.
+
+Everything lies in the site's private folder under `stages/<key>/`. A key is worked out at the site, never
+taken from a message.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from client.training import Trained
+from common.messages import EvaluateReply, FineTuneReply
+from common.weights import UnfitWeights, Weights, digest_of, load, serialised, write_atomically
+
+Reply = TypeVar("Reply", FineTuneReply, EvaluateReply)
+
+
+@dataclass(frozen=True)
+class StageStore:
+    """The folder of one site's stages."""
+
+    folder: Path
+
+    def reply(self, key: str, kind: type[Reply]) -> Reply | None:
+        """The finished answer to a stage, or None."""
+        try:
+            return kind.model_validate_json((self.folder / key / "reply.json").read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def finish(self, reply: FineTuneReply | EvaluateReply) -> None:
+        """Keep a finished answer; it is there whole or not at all. The checkpoint has done its work."""
+        folder = self._made(reply.key)
+        write_atomically(folder / "reply.json", reply.model_dump_json().encode(), durable=True)
+        (folder / "checkpoint.pt").unlink(missing_ok=True)
+
+    def save_weights(self, key: str, weights: Weights) -> str:
+        """Keep a stage's finished weights; returns their digest."""
+        file = serialised(weights)
+        write_atomically(self._made(key) / "weights.safetensors", file, durable=True)
+        return digest_of(file)
+
+    def weights(self, digest: str) -> Weights | None:
+        """Weights that this site finished and still has."""
+        for path in self.folder.glob("*/reply.json"):
+            reply = self.reply(path.parent.name, FineTuneReply)
+            if reply is not None and reply.weights == digest:
+                return self._load(path.with_name("weights.safetensors"))
+        return None
+
+    def save_start(self, key: str, weights: Weights) -> None:
+        """Keep the weights that a stage starts from, so that its next leg need not bring them again."""
+        write_atomically(self._made(key) / "start.safetensors", serialised(weights))
+
+    def start(self, key: str) -> Weights | None:
+        """The weights that a stage started from."""
+        return self._load(self.folder / key / "start.safetensors")
+
+    def save_checkpoint(self, key: str, trained: Trained) -> None:
+        """Keep all that a stage needs to go on from here."""
+        buffer = io.BytesIO()  # torch reports a full disk as a RuntimeError, a plain file says what it is
+        torch.save({item.name: getattr(trained, item.name) for item in fields(trained)}, buffer)
+        write_atomically(self._made(key) / "checkpoint.pt", buffer.getvalue())
+
+    def checkpoint(self, key: str) -> Trained | None:
+        """The last checkpoint of a stage, or None where there is none that can be read."""
+        path = self.folder / key / "checkpoint.pt"
+        if not path.exists():
+            return None
+        try:
+            # weights_only: a checkpoint is data, and must never run code when it is read.
+            return Trained(**torch.load(path, map_location="cpu", weights_only=True))
+        except (RuntimeError, EOFError, TypeError, ValueError, KeyError):
+            return None
+
+    def forget(self, keys: tuple[str, ...]) -> None:
+        """Drop stages whose results are safe at the coordinator."""
+        for key in keys:
+            shutil.rmtree(self.folder / key, ignore_errors=True)
+
+    def _made(self, key: str) -> Path:
+        folder = self.folder / key
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def _load(self, path: Path) -> Weights | None:
+        try:
+            return load(path) if path.exists() else None
+        except UnfitWeights:
+            return None

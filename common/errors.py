@@ -1,0 +1,13 @@
+"""What a user may be told: one sentence that says what, where, and what to do."""
+
+
+class RelayError(Exception):
+    """Something a user can put right. Its text is shown as it is, without a traceback, with exit code 1."""
+
+
+class BadPatient(RelayError):
+    """One patient cannot be used. The text may name files: it stays at the site."""
+
+    def __init__(self, patient: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.patient = patient

@@ -1,0 +1,224 @@
+"""The few messages that cross the wire, typed, and their form as Flower's records.
+
+A message is one ConfigRecord named "message", which holds the fields of one of the models below, and,
+where weights travel, one ArrayRecord named "weights". Anything else is refused on arrival, on either
+side: a hospital and a coordinator may distrust each other.
+"""
+
+from __future__ import annotations
+
+import json
+from enum import IntEnum
+from typing import Annotated, Literal, TypeVar
+
+from flwr.app import ArrayRecord, ConfigRecord, Error, RecordDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from common.weights import Weights, from_arrays, to_arrays
+
+DESCRIBE = "query.describe"
+FINE_TUNE = "train.stage"
+EVALUATE = "evaluate.stage"
+
+STAGE_VERSION = 1
+"""Raised whenever the same stage would give another result; a golden test guards it."""
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0, le=10**9)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(ge=0)]
+
+
+class Refusal(IntEnum):
+    """Why a site did not do what it was asked. A number and a fixed text are all that leaves."""
+
+    FAILED = 1000
+    UNKNOWN_STUDY = 1001
+    NOT_IN_STUDY = 1002
+    BAD_MESSAGE = 1003
+    BAD_WEIGHTS = 1004
+    DATA_CHANGED = 1005
+    DATA_UNUSABLE = 1006
+    TOO_FEW_PATIENTS = 1007
+    DISK_FULL = 1008
+    BLOCKED = 1009
+    DIVERGED = 1010
+    OUT_OF_MEMORY = 1011
+
+
+REFUSALS: dict[Refusal, str] = {
+    Refusal.FAILED: "the stage failed; the site's own log says why",
+    Refusal.UNKNOWN_STUDY: "the site has not approved this study",
+    Refusal.NOT_IN_STUDY: "the site's approved study does not contain this stage",
+    Refusal.BAD_MESSAGE: "the message is not one that the site knows",
+    Refusal.BAD_WEIGHTS: "the weights do not fit the declared model",
+    Refusal.DATA_CHANGED: "the site's data are not those that it described",
+    Refusal.DATA_UNUSABLE: "the site's data cannot be used; its own log says why",
+    Refusal.TOO_FEW_PATIENTS: "fewer patients than the site allows to stand behind a number",
+    Refusal.DISK_FULL: "the site's disk is full; make room there",
+    Refusal.BLOCKED: "the site's last door let the answer not out; its own log says why",
+    Refusal.DIVERGED: "training gave values that are not finite",
+    Refusal.OUT_OF_MEMORY: "the site ran out of memory",
+}
+
+
+class Refused(Exception):
+    """Raised at a site where a message cannot be answered; only the code and its fixed text leave."""
+
+    def __init__(self, code: Refusal) -> None:
+        super().__init__(REFUSALS[code])
+        self.code = code
+
+
+def refusal_error(code: Refusal) -> Error:
+    """Flower's error for a refusal."""
+    return Error(code=int(code), reason=REFUSALS[code])
+
+
+def refusal_text(error: Error) -> str:
+    """The sentence of an error that arrived; a code of ours gives our own text, whatever was sent."""
+    try:
+        return REFUSALS[Refusal(error.code)]
+    except ValueError:
+        return f"Flower reports error {error.code}"
+
+
+class WireMessage(BaseModel):
+    """What all messages share: the study they belong to."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    study: Digest
+
+
+class Describe(WireMessage):
+    """To a site: prepare the data, and say how much there is."""
+
+
+class Description(WireMessage):
+    """From a site. While `prepared` is below `patients_found` nothing else is known: ask again."""
+
+    site: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")]
+    patients_found: Count
+    prepared: Count
+    left_out: Count = 0
+    patients: Count = 0
+    test_patients: Count = 0
+    slices: Count = 0
+    test_slices: Count = 0
+    train_slices: tuple[Count, ...] = ()
+    """Chosen training slices, one number a fold."""
+    train_patients: tuple[Count, ...] = ()
+    validation_patients: tuple[Count, ...] = ()
+    fingerprint: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
+    """HMAC of the data under a key that stays at the site."""
+    torch: str = Field(default="", pattern=r"^[0-9A-Za-z.+]{0,40}$")
+    device: Literal["", "cpu", "cuda", "mps"] = ""
+    precision: Literal["", "float32", "bfloat16"] = ""
+    stage_version: Count = STAGE_VERSION
+
+    @property
+    def complete(self) -> bool:
+        return bool(self.fingerprint)
+
+
+class Order(WireMessage):
+    """To a site: work out one node of the study's graph."""
+
+    node: Digest
+    key: Digest
+    """Names the result; what the site has of it already it goes on from, or sends again."""
+    weights: Digest
+    """Digest of the weights that the stage starts from."""
+    census: str = Field(max_length=100_000)
+    """JSON: the census that the graph was planned with."""
+    fingerprint: Digest
+    """Of the data that the site described."""
+    acknowledged: tuple[Digest, ...] = ()
+    """Keys whose results are safe at the coordinator: the site need keep their weights no longer."""
+
+
+class FineTuneOrder(Order):
+    """Train; the parent's weights come along with the first leg."""
+
+
+class EvaluateOrder(Order):
+    """Score; the weights come along unless the site has them."""
+
+
+class FineTuneReply(WireMessage):
+    """How far a fine-tuning stage is; with the last leg come the weights."""
+
+    key: Digest
+    state: Literal["needs-weights", "running", "done"]
+    epoch: Count = 0
+    """Epochs finished."""
+    losses: tuple[float, ...] = ()
+    """Mean training loss of each epoch."""
+    learning_rates: tuple[Positive, ...] = ()
+    dices: tuple[Share, ...] = ()
+    """Validation Dice of each epoch, slice mean on the study's grid: what chooses the epoch."""
+    kept_epoch: Count = 0
+    gradient_steps: Count = 0
+    train_slices: Count = 0
+    train_patients: Count = 0
+    weights: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
+    validation_dice: Share = 0.0
+    """Of the kept weights, slice mean on the native grid: what chooses among folds and routes."""
+    validation_iou: Share = 0.0
+    validation_patients: Count = 0
+
+
+class EvaluateReply(WireMessage):
+    """Scores of weights on a site's patients."""
+
+    key: Digest
+    state: Literal["needs-weights", "done"]
+    dice: Share = 0.0
+    iou: Share = 0.0
+    dice_volume: Share = 0.0
+    patients: Count = 0
+    slices: Count = 0
+    case_numbers: tuple[Count, ...] = ()
+    """Random numbers in a patient's place; empty where the site does not permit scores of single patients."""
+    case_slices: tuple[Count, ...] = ()
+    case_dices: tuple[Share, ...] = ()
+    case_ious: tuple[Share, ...] = ()
+
+
+ToSite = Describe | FineTuneOrder | EvaluateOrder
+FromSite = Description | FineTuneReply | EvaluateReply
+Kind = TypeVar("Kind", bound=WireMessage)
+
+
+class BadMessage(Exception):
+    """What arrived is not the message that was declared."""
+
+
+def to_record(message: WireMessage, weights: Weights | None = None) -> RecordDict:
+    """A message as Flower carries it."""
+    plain = message.model_dump(mode="json")
+    # Flower drops the type of an empty list, so that it would come back as nothing: leave it out.
+    fields = {name: value for name, value in plain.items() if value != []}
+    record = RecordDict({"message": ConfigRecord(fields)})
+    if weights is not None:
+        record["weights"] = to_arrays(weights)
+    return record
+
+
+def from_record(record: RecordDict, kind: type[Kind]) -> tuple[Kind, Weights | None]:
+    """A message as it was sent.
+
+    Raises:
+        BadMessage: an undeclared record or key, a wrong type, a text in a number's place.
+    """
+    if not set(record) <= {"message", "weights"} or not isinstance(record.get("message"), ConfigRecord):
+        raise BadMessage("undeclared records")
+    arrays = record.get("weights")
+    if arrays is not None and not isinstance(arrays, ArrayRecord):
+        raise BadMessage("the weights are no ArrayRecord")
+    try:
+        message = kind.model_validate_json(json.dumps(dict(record.config_records["message"])))
+    except (ValidationError, TypeError, ValueError):
+        # The text of the error would repeat what was sent; none of it is worth trusting.
+        raise BadMessage(f"not a {kind.__name__}") from None
+    return message, None if arrays is None else from_arrays(arrays)

@@ -1,0 +1,58 @@
+"""The declared network: the same at the coordinator and at every site."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import nn
+
+from common.study import ModelPart
+
+_declared: list[torch.library.Library] = []
+
+
+@functools.cache
+def segmentation_models() -> ModuleType:
+    """Import segmentation_models_pytorch, on machines too where torchvision's compiled part cannot load.
+
+    The registry's torchvision is a CUDA build. Beside a CPU-only torch its binary does not load, and its
+    import fails over the schemas of two operators that no network here calls: declaring them is enough.
+    With a matching pair of wheels nothing is declared.
+    """
+    spec = importlib.util.find_spec("torchvision")
+    binaries = [Path(folder) / "_C.so" for folder in (spec.submodule_search_locations or [])] if spec else []
+    present = [binary for binary in binaries if binary.exists()]
+    try:
+        for binary in present:
+            torch.ops.load_library(str(binary))
+    except OSError:
+        library = torch.library.Library("torchvision", "DEF")
+        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _declared.append(library)
+    import segmentation_models_pytorch
+
+    return segmentation_models_pytorch
+
+
+def build(model: ModelPart) -> nn.Module:
+    """The network with weights drawn from torch's global generator; nothing is fetched.
+
+    It maps (batch, 1, rows, columns) float images to (batch, 1, rows, columns) logits of the gland.
+    """
+    network: nn.Module = getattr(segmentation_models(), model.architecture)(
+        encoder_name=model.encoder, encoder_weights=None, in_channels=1, classes=1
+    )
+    return network
+
+
+@functools.cache
+def declared_shapes(model: ModelPart) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Name, shape and type of every tensor of the declared network, without allocating it."""
+    with torch.device("meta"):
+        network = build(model)
+    return {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in network.state_dict().items()}

@@ -1,0 +1,15 @@
+"""Random state comes from names, never from a generator that something else has used before."""
+
+from __future__ import annotations
+
+import hashlib
+
+
+def seed_of(*names: str | int) -> int:
+    """A seed of 63 bits from names, such as the study's seed, a site, a fold and an epoch.
+
+    It is the first eight bytes of the sha256 of the names joined by "/", as a big-endian number, without
+    its last bit.
+    """
+    content = "/".join(str(name) for name in names)
+    return int.from_bytes(hashlib.sha256(content.encode()).digest()[:8], "big") >> 1

@@ -1,0 +1,225 @@
+"""A study: everything that a hospital and the coordinator must agree on before anything runs.
+
+A study is a TOML file. Every key has a default that is written out again in the result folder's
+`study.toml`, so that a run can be repeated from that file alone. Nothing here touches an image.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from common.tomlfile import load_toml
+
+POOLED = "pooled"
+"""The name of the site that unites all members' folders; it exists in simulation alone."""
+
+SiteName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class ModelPart(_Part):
+    """The network. `encoder_weights` is read by the coordinator alone: sites need no internet."""
+
+    architecture: Literal["Unet", "UnetPlusPlus", "MAnet", "DeepLabV3"] = "UnetPlusPlus"
+    encoder: Literal[
+        "efficientnet-b0",
+        "efficientnet-b1",
+        "efficientnet-b2",
+        "efficientnet-b3",
+        "resnet18",
+        "resnet34",
+        "resnet50",
+        "mobilenet_v2",
+    ] = "efficientnet-b3"
+    encoder_weights: str = "imagenet"
+    """"imagenet", "none" (drawn from the study's seed), or a file of encoder weights beside the study file."""
+
+
+class N4Part(_Part):
+    """N4 bias field correction (Tustison et al., IEEE TMI 2010), as SimpleITK has it."""
+
+    enabled: bool = True
+    shrink: int = Field(default=4, ge=1, le=16)
+    """In-plane shrink factor of the grid on which the field is fitted; slices are never shrunk."""
+    iterations: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(50, 50, 50, 50), min_length=1)
+    """Iterations at most, a number a fitting level."""
+    convergence: float = Field(default=0.001, gt=0)
+
+
+class PreprocessingPart(_Part):
+    """From a patient's volume to slices on the study's grid."""
+
+    pixels: int = Field(default=256, ge=32, le=1024, multiple_of=32)
+    """Rows and columns of a slice."""
+    spacing_mm: float = Field(default=0.625, gt=0, le=5)
+    """Millimetres a pixel. The grid is centred on the image: pixels × spacing_mm is its field of view."""
+    minimum_mask_pixels: int = Field(default=200, ge=0)
+    """A slice is chosen where its mask holds more pixels than this, on the native grid (the paper's rule)."""
+    n4: N4Part = N4Part()
+
+
+class SplitPart(_Part):
+    """How each site divides its patients."""
+
+    seed: int = Field(default=1, ge=0)
+    test_fraction: float = Field(default=0.2, gt=0, lt=1)
+    folds: int = Field(default=5, ge=2, le=20)
+    use_folds: int = Field(default=0, ge=0)
+    """Run the first so many folds only; 0 runs all."""
+    source: Literal["best-fold", "same-fold"] = "best-fold"
+    """Which of a source's folds is handed on."""
+
+    @model_validator(mode="after")
+    def _few_enough(self) -> SplitPart:
+        if self.use_folds > self.folds:
+            raise ValueError(f"use_folds is {self.use_folds}, but there are only {self.folds} folds")
+        return self
+
+    @property
+    def run(self) -> range:
+        """The folds that are run."""
+        return range(self.use_folds or self.folds)
+
+
+class TrainingPart(_Part):
+    """One stage of fine-tuning."""
+
+    epochs: int = Field(default=200, ge=1)
+    batch: int = Field(default=16, ge=2)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    final_learning_rate: float = Field(default=0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    loss: Literal["dice+bce", "dice", "bce"] = "dice+bce"
+    augmentation: Literal["none", "light"] = "light"
+    """"light": flips left–right, turns by at most 10°, scales and shifts by at most 10 %, gain and offset."""
+    keep: Literal["best", "last"] = "best"
+    """Which epoch of a fine-tuning stage is kept: the best by validation Dice, or the last."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """"auto" is bfloat16 autocast where the device has it, float32 elsewhere."""
+    threads: int = Field(default=1, ge=1)
+    """Threads of one stage, whatever runs beside it: the number of threads changes the last bits of a result."""
+    leg_minutes: float = Field(default=10.0, ge=0)
+    """A site answers at the end of the first epoch after so many minutes, and goes on when asked again."""
+
+
+class SequentialPart(_Part):
+    """The model is handed from site to site."""
+
+    routes: Literal["all", "none"] | tuple[tuple[SiteName, ...], ...] = "all"
+    """"all": every route without repetition; "none"; or a list, each route ending with its target."""
+    max_hops: int = Field(default=2, ge=1)
+    """The hand-offs of the longest route, where routes is "all"."""
+
+
+class FederatedPart(_Part):
+    """Rounds in which every site trains from the same weights, and the results are aggregated."""
+
+    strategy: Literal["fedavg", "fedprox", "fedmedian", "fedtrimmedavg"] = "fedavg"
+    rounds: int = Field(default=0, ge=0)
+    """0: as many as give every site `training.epochs` in all, the gradient steps of the longest route."""
+    local_epochs: int = Field(default=1, ge=1)
+    proximal_mu: float = Field(default=0.1, gt=0)
+    """FedProx alone (Li et al., MLSys 2020)."""
+    then_target: bool = True
+    """Also fine-tune the chosen average at each target."""
+
+
+class MethodsPart(_Part):
+    """What is compared."""
+
+    baseline: bool = True
+    longer_baseline: bool = True
+    """The target alone with the gradient steps of its longest route: a control for the extra training."""
+    unadapted: bool = False
+    """The source's model scored at the target without training there."""
+    sequential: SequentialPart = SequentialPart()
+    federated: tuple[FederatedPart, ...] = (FederatedPart(),)
+    pooled: bool = True
+    """All data in one place. In simulation alone; a federation leaves it out."""
+
+    @field_validator("federated")
+    @classmethod
+    def _one_of_each(cls, parts: tuple[FederatedPart, ...]) -> tuple[FederatedPart, ...]:
+        if len({part.strategy for part in parts}) < len(parts):
+            raise ValueError("each strategy may stand once")
+        return parts
+
+
+class Study(_Part):
+    """A whole study. `digest` names it."""
+
+    name: str = Field(default="study", min_length=1, max_length=80)
+    about: str = ""
+    """A sentence that opens the table and the report."""
+    seed: int = Field(default=1, ge=0)
+    """Seed of the first weights, the order of batches and augmentation."""
+    sites: tuple[SiteName, ...] = Field(min_length=2)
+    synthetic: bool = False
+    """No patient stands behind the data."""
+    model: ModelPart = ModelPart()
+    preprocessing: PreprocessingPart = PreprocessingPart()
+    split: SplitPart = SplitPart()
+    training: TrainingPart = TrainingPart()
+    methods: MethodsPart = MethodsPart()
+
+    @field_validator("sites")
+    @classmethod
+    def _distinct(cls, sites: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(sites)) < len(sites):
+            raise ValueError("a site stands twice")
+        if POOLED in sites:
+            raise ValueError(f'"{POOLED}" is the name of all data together; give the site another name')
+        return sites
+
+    @model_validator(mode="after")
+    def _routes_know_their_sites(self) -> Study:
+        sequential = self.methods.sequential
+        if not isinstance(sequential.routes, str):
+            for route in sequential.routes:
+                for site in route:
+                    if site not in self.sites:
+                        raise ValueError(
+                            f"the route {' → '.join(route)} names site {site}, which is not among the study's sites"
+                            f" ({', '.join(self.sites)})"
+                        )
+                if len(route) < 2:
+                    raise ValueError('a route needs a source and a target, such as ["B", "A"]')
+                if any(a == b for a, b in itertools.pairwise(route)):
+                    raise ValueError(f"the route {' → '.join(route)} hands a model to the site that has it")
+        for part in self.methods.federated:
+            if part.rounds == 0 and self.training.epochs % part.local_epochs:
+                raise ValueError(
+                    f"training.epochs ({self.training.epochs}) is no multiple of local_epochs"
+                    f" ({part.local_epochs}); give {part.strategy} its rounds"
+                )
+        return self
+
+    @property
+    def digest(self) -> str:
+        """sha256 over the study's content, whatever the layout of its file."""
+        content = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+
+def load_study(path: Path) -> Study:
+    """Read a study file.
+
+    Raises:
+        RelayError: no such file, no TOML, an unknown key, a wrong type or value; the sentence names the key.
+    """
+    return load_toml(path, Study, "study file")
+
+
+def study_toml(study: Study) -> str:
+    """The study with every default written out, as TOML."""
+    return tomli_w.dumps(study.model_dump(mode="json"))

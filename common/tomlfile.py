@@ -1,0 +1,81 @@
+"""Read a TOML file into a model; what is wrong becomes one sentence that names the key."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from common.errors import RelayError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def load_toml(path: Path, kind: type[Model], what: str) -> Model:
+    """Read `path` as a `kind`; `what` names such a file in an error ("study file", "site file").
+
+    Raises:
+        RelayError: no such file, not TOML, an unknown key, a wrong type or value.
+    """
+    try:
+        text = path.read_bytes().decode()
+    except FileNotFoundError:
+        raise RelayError(f"There is no {what} {path}; check the path.") from None
+    except IsADirectoryError:
+        raise RelayError(f"{path} is a folder; name the {what} in it.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RelayError(f"The {what} {path} cannot be read ({error}).") from None
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RelayError(f"The {what} {path} is not valid TOML: {error}.") from None
+    return from_table(table, kind, f"the {what} {path}")
+
+
+def from_table(table: dict[str, Any], kind: type[Model], where: str) -> Model:
+    """Validate a table, strictly: "3" is no number and 1 is no truth value."""
+    try:
+        # By way of JSON, since pydantic's strict mode takes a list for a tuple there and nowhere else.
+        return kind.model_validate_json(json.dumps(table, default=str))
+    except ValidationError as error:
+        raise RelayError(f"In {where}, {_sentence(error, kind)}") from None
+
+
+def _sentence(error: ValidationError, kind: type[BaseModel]) -> str:
+    first = error.errors(include_url=False)[0]
+    steps = first["loc"]
+    key = ".".join(str(step) for step in steps)
+    if first["type"] == "extra_forbidden":
+        known = _keys_beside(kind, steps)
+        near = difflib.get_close_matches(str(steps[-1]), known, n=1)
+        hint = f'did you mean "{near[0]}"?' if near else f"known keys here: {', '.join(known)}."
+        return f'the key "{key}" is unknown; {hint}'
+    if first["type"] == "missing":
+        return f'the key "{key}" is missing; add it.'
+    message = first["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    if not steps:
+        return f"{message}."
+    if first["type"] == "value_error":
+        return f'"{key}": {message}.'
+    return f'"{key}" is {json.dumps(first["input"], default=str)}, but {message[:1].lower() + message[1:]}.'
+
+
+def _keys_beside(kind: type[BaseModel], steps: tuple[int | str, ...]) -> list[str]:
+    current: Any = kind
+    for step in steps[:-1]:
+        if isinstance(step, int):
+            continue
+        field = current.model_fields.get(step) if hasattr(current, "model_fields") else None
+        current = _model_in(field.annotation) if field else None
+    return sorted(current.model_fields) if hasattr(current, "model_fields") else []
+
+
+def _model_in(annotation: Any) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((model for part in get_args(annotation) if (model := _model_in(part))), None)

@@ -1,0 +1,176 @@
+"""Hospitals on this machine, behind Flower's Grid.
+
+As Flower does, each message is handled in a fresh process, which holds the site's own settings and nothing
+of another site; a site handles one message at a time. The processes come from a fork server that has
+imported torch and the client's app and run nothing, so that one is there in milliseconds. CUDA cannot be
+forked, and wants a spawned process.
+
+This is the one file that touches private names of Flower.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import threading
+import time
+import uuid
+from collections.abc import Iterable, Mapping
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext, SpawnContext
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.proto.message_pb2 import Message as ProtoMessage
+from flwr.proto.node_pb2 import NodeInfo
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+RUN_ID = 1
+DIED = 8
+"""Flower's code for a client app that ended without an answer."""
+
+
+def enter_run(node_id: int) -> None:
+    """Flower builds a message only in a process that knows its run and node."""
+    TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = RUN_ID, 1, node_id
+
+
+class LocalGrid(Grid):
+    """Sites of this machine as Flower nodes.
+
+    Args:
+        sites: the site file of each site.
+        at_once: stages that may run at the same time.
+        spawn: start workers afresh and not from the fork server: for CUDA.
+    """
+
+    def __init__(self, sites: Mapping[str, Path], *, at_once: int, spawn: bool = False) -> None:
+        enter_run(0)
+        os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+        self._processes: SpawnContext | ForkServerContext
+        if spawn:
+            self._processes = multiprocessing.get_context("spawn")
+        else:
+            self._processes = multiprocessing.get_context("forkserver")
+            self._processes.set_forkserver_preload(["deploy.worker_imports"])
+            forkserver.ensure_running()
+        self._nodes = dict(enumerate(sites, start=1))
+        self._sites = dict(sites)
+        self._cores = max(1, (os.cpu_count() or 1) // at_once)
+        self._places = threading.Semaphore(at_once)
+        self._queues: dict[int, queue.Queue[Message | None]] = {node: queue.Queue() for node in self._nodes}
+        self._replies: dict[str, Message] = {}
+        self._arrived = threading.Condition()
+        self._alive: dict[int, BaseProcess] = {}
+        self._closed = False
+        self._threads = [
+            threading.Thread(target=self._serve, args=(node,), daemon=True, name=name)
+            for node, name in self._nodes.items()
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        """End all workers."""
+        self._closed = True
+        for node, waiting in self._queues.items():
+            waiting.put(None)
+            if process := self._alive.get(node):
+                process.terminate()
+        for thread in self._threads:
+            thread.join(timeout=10)
+
+    def __enter__(self) -> LocalGrid:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def set_run(self, run: Run) -> None:
+        raise ValueError("the run of a local grid is fixed")
+
+    @property
+    def run(self) -> Run:
+        return Run.create_empty(RUN_ID)
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        return Message(content, dst_node_id=dst_node_id, message_type=message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        return list(self._nodes)
+
+    def get_nodes(self) -> Iterable[NodeInfo]:
+        return [NodeInfo(node_id=node, name=name, status="online") for node, name in self._nodes.items()]
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        ids = []
+        for message in messages:
+            ids.append(uuid.uuid4().hex)
+            message.metadata.__dict__["_message_id"] = ids[-1]
+            self._queues[message.metadata.dst_node_id].put(message)
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        with self._arrived:
+            return [self._replies.pop(key) for key in message_ids if key in self._replies]
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        waiting = set(self.push_messages(messages))
+        until = None if timeout is None else time.monotonic() + timeout
+        replies: list[Message] = []
+        while waiting and (until is None or time.monotonic() < until):
+            arrived = list(self.pull_messages(waiting))
+            replies += arrived
+            waiting -= {reply.metadata.reply_to_message_id for reply in arrived}
+            with self._arrived:
+                if not arrived:
+                    self._arrived.wait(0.05)
+        return replies
+
+    def _serve(self, node: int) -> None:
+        """A site's thread: its messages one after the other, each in a fresh worker."""
+        while (message := self._queues[node].get()) is not None and not self._closed:
+            with self._places:
+                reply = self._handle(node, message)
+            with self._arrived:
+                self._replies[message.metadata.message_id] = reply
+                self._arrived.notify_all()
+
+    def _handle(self, node: int, message: Message) -> Message:
+        ours, theirs = multiprocessing.Pipe()
+        settings = {"RELAY_SITE": str(self._sites[self._nodes[node]]), "RELAY_CORES": str(self._cores)}
+        process = self._processes.Process(target=_work, args=(theirs, node, settings), daemon=True)
+        process.start()
+        theirs.close()
+        self._alive[node] = process
+        try:
+            ours.send_bytes(message_to_proto(message).SerializeToString())
+            reply = message_from_proto(ProtoMessage.FromString(ours.recv_bytes()))
+        except (EOFError, OSError):
+            process.join()
+            reply = Message(Error(DIED, "the worker ended without an answer"), reply_to=message)
+        finally:
+            ours.close()
+            process.join()
+            self._alive.pop(node, None)
+        return reply
+
+
+def _work(wire: Connection, node: int, settings: Mapping[str, str]) -> None:
+    """In the worker: one message."""
+    enter_run(node)
+    os.environ.update(settings)
+    from client.app import app
+
+    message = message_from_proto(ProtoMessage.FromString(wire.recv_bytes()))
+    context = Context(run_id=RUN_ID, node_id=node, node_config={}, state=RecordDict(), run_config={})
+    wire.send_bytes(message_to_proto(app(message, context)).SerializeToString())
+    wire.close()

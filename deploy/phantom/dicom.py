@@ -1,0 +1,97 @@
+"""Writing volumes as hospitals keep them: one DICOM file a slice, or one label volume."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+__all__ = ["Frame", "series_image", "uid", "write_label", "write_series"]
+
+# GDCM keeps state for the whole process: two threads that write at once corrupt its memory.
+_ONE_WRITER = Lock()
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where a volume lies in the patient: SimpleITK's x, y, z in LPS, mm."""
+
+    spacing: tuple[float, float, float]
+    origin: tuple[float, float, float]
+    direction: tuple[float, ...]
+    """nine numbers, row by row; its columns are the directions of columns, rows and slices"""
+
+
+def uid(*parts: object) -> str:
+    """A DICOM UID that depends on nothing but parts; of the form 2.25.<integer>, at most 44 characters."""
+    digest = hashlib.sha256("/".join(str(part) for part in parts).encode()).digest()
+    return f"2.25.{int.from_bytes(digest[:15], 'big')}"
+
+
+def series_image(values: NDArray[np.generic], frame: Frame) -> sitk.Image:
+    """An image from (slices, rows, columns)."""
+    image = sitk.GetImageFromArray(values)
+    image.SetSpacing(frame.spacing)
+    image.SetOrigin(frame.origin)
+    image.SetDirection(frame.direction)
+    return image
+
+
+def write_series(
+    folder: Path, values: NDArray[np.uint16], frame: Frame, *, tags: dict[str, str], names: list[str]
+) -> None:
+    """Write one DICOM series, one file a slice.
+
+    Args:
+        values: (slices, rows, columns).
+        tags: what all files share, by "gggg|eeee"; 0020|000e, the series, at least.
+        names: a file name for each slice, in the order of values.
+
+    Raises:
+        OSError, RuntimeError: a file could not be written whole.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    start, normal = np.array(frame.origin), np.array(frame.direction[2::3])
+    writer = sitk.ImageFileWriter()
+    writer.SetImageIO("GDCMImageIO")
+    writer.KeepOriginalImageUIDOn()
+    across, down = frame.direction[0::3], frame.direction[1::3]
+    for index, name in enumerate(names):
+        position = start + normal * frame.spacing[2] * index
+        piece = series_image(values[index : index + 1], replace(frame, origin=tuple(position.tolist())))
+        own = {
+            **tags,
+            "0008|0016": "1.2.840.10008.5.1.4.1.1.4",
+            "0008|0018": uid(tags["0020|000e"], index),
+            "0008|0060": "MR",
+            "0018|0050": f"{frame.spacing[2]:g}",
+            "0018|0088": f"{frame.spacing[2]:g}",
+            "0020|0013": str(index + 1),
+            "0020|0032": "\\".join(f"{value:.9g}" for value in position),
+            "0020|0037": "\\".join(f"{value:.9g}" for value in (*across, *down)),
+            "0028|0030": f"{frame.spacing[1]:g}\\{frame.spacing[0]:g}",
+            # without these, GDCM's bytes depend on whether the process has read a DICOM file before
+            "0028|1052": "0",
+            "0028|1053": "1",
+            "0028|1054": "US",
+        }
+        for tag, value in own.items():
+            piece.SetMetaData(tag, value)
+        path = folder / name
+        writer.SetFileName(str(path))
+        with _ONE_WRITER:
+            writer.Execute(piece)
+        if path.stat().st_size < values[index].nbytes:  # a full disk does not always raise
+            raise OSError(f"{path} is shorter than its pixels")
+
+
+def write_label(path: Path, values: NDArray[np.generic], frame: Frame) -> None:
+    """Write a label volume (slices, rows, columns); the ending says the format."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _ONE_WRITER:
+        sitk.WriteImage(series_image(values, frame), str(path), useCompression=True)

@@ -1,0 +1,9 @@
+"""What the fork server imports before it forks: everything that a worker needs, and nothing is run."""
+
+import client.app
+import common.model
+import deploy.local_grid
+
+common.model.segmentation_models()
+
+__all__ = ["client", "deploy"]

@@ -1,0 +1,170 @@
+"""The coordinator's Flower ServerApp: run a study, write its results.
+
+The same on every grid. Under Flower's own engines the run's settings name the study file and the result
+folder; `relay` calls `run_study` directly, with its own way of showing progress.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from common.errors import RelayError
+from common.plan import plan
+from common.study import POOLED, Study, load_study, study_toml
+from common.weights import write_atomically
+from server.ledger import Ledger
+from server.report.page import write_report
+from server.results import results_of, write_json
+from server.roster import find_sites
+from server.scheduler import Event, Lane, Observer, Run, Traffic, census_of, describe_all
+from server.start import source_digest, start_weights
+
+app = ServerApp()
+log = logging.getLogger("relay.coordinator")
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the study that the run's settings name: `study` (a file) and `out` (a folder)."""
+    path = Path(str(context.run_config["study"])).expanduser()
+    run_study(grid, load_study(path), Path(str(context.run_config["out"])).expanduser(), beside=path.parent)
+
+
+def log_line(event: Event) -> None:
+    """Progress as plain log lines."""
+    log.info("%s", line_of(event))
+
+
+def line_of(event: Event) -> str:
+    """An event in one line of plain text."""
+    counted = f"[{event.stages_done}/{event.stages}] " if event.stages else ""
+    where = f"{event.site}: " if event.site else ""
+    if event.kind == "preparing":
+        return f"{where}{event.epoch} of {event.epochs} patients prepared"
+    if event.kind == "parked":
+        return f"{where}parked: {event.text}"
+    what = f"{event.text} (fold {event.fold + 1})"
+    if event.stage != "fine-tune":
+        what = f"{event.stage} of {what}"
+    if event.kind == "known":
+        return f"{counted}{where}{what} is in the ledger already"
+    epoch = f", epoch {event.epoch} of {event.epochs}" if event.epochs and event.epoch else ""
+    dice = f", validation Dice {100 * event.dice:.1f} %" if event.dice is not None else ""
+    return f"{counted}{where}{what}{epoch}{dice}{', done' if event.kind == 'done' else ''}"
+
+
+def run_study(
+    grid: Grid,
+    study: Study,
+    folder: Path,
+    *,
+    beside: Path,
+    observe: Observer = log_line,
+    patience: float = 60.0,
+) -> dict[str, Any]:
+    """Run a study on a grid, or what is missing of it, and write its results into `folder`.
+
+    Args:
+        beside: the folder that a file of encoder weights is taken from.
+        patience: seconds to wait for sites that are not there.
+
+    Returns:
+        What results.json holds.
+
+    Raises:
+        RelayError: the study cannot begin, or some of it could not be finished; what was finished is kept.
+    """
+    ledger = Ledger(folder)
+    try:
+        _keep_study(study, folder)
+        began, started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
+        source = source_digest(study, beside)
+        sites = [*study.sites, *([POOLED] if study.methods.pooled else [])]
+        nodes = find_sites(grid, sites, study.digest, patience=patience)
+        traffic = Traffic()
+        past = _past(folder)
+
+        def observe_and_note(event: Event) -> None:
+            observe(event)
+            if event.kind == "done":
+                _note(traffic, folder, past, started, time.monotonic() - began)
+
+        lanes = {site: Lane(grid, site, node, study, traffic) for site, node in nodes.items()}
+        descriptions = describe_all(lanes, observe_and_note)
+        run = Run(
+            study,
+            plan(study, census_of(descriptions)),
+            lanes=lanes,
+            descriptions=descriptions,
+            ledger=ledger,
+            start=lambda: start_weights(study, beside),
+            start_source=source,
+            observe=observe_and_note,
+            traffic=traffic,
+        )
+        run.go()
+        results = results_of(run)
+        write_atomically(folder / "results.json", write_json(results), durable=True)
+        _note(traffic, folder, past, started, time.monotonic() - began)
+        write_report(folder)
+    except OSError as error:
+        raise RelayError(
+            f"The result folder {folder} cannot be written ({error.strerror}); make room and start again:"
+            " what is finished is kept."
+        ) from None
+    finally:
+        ledger.close()
+    if run.parked:
+        reasons = "; ".join(sorted(set(run.parked.values())))
+        raise RelayError(
+            f"{len(results['parked'])} of {len(run.plan.rows)} rows could not be finished – {reasons}."
+            f" What is finished is kept in {folder}; start again to go on."
+        )
+    return results
+
+
+def _keep_study(study: Study, folder: Path) -> None:
+    path = folder / "study.toml"
+    if path.exists() and load_study(path).digest != study.digest:
+        raise RelayError(f"{folder} holds the results of another study; give another folder with --out.")
+    write_atomically(path, study_toml(study).encode())
+
+
+def _past(folder: Path) -> dict[str, Any]:
+    """What earlier runs of this folder noted: a resumed study counts all that was sent for it."""
+    try:
+        past = json.loads((folder / "run.json").read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return past if isinstance(past, dict) else {}
+
+
+def _note(traffic: Traffic, folder: Path, past: dict[str, Any], started: str, seconds: float) -> None:
+    """Write run.json: what really crossed the wire, attempts and times, over all runs of this folder."""
+
+    def with_past(name: str, now: dict[str, int]) -> dict[str, int]:
+        before = past.get(name, {})
+        return {site: before.get(site, 0) + now.get(site, 0) for site in sorted({*before, *now})}
+
+    note = {
+        "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        "started": past.get("started", started),
+        "runs": past.get("runs", 0) + 1,
+        "seconds": round(past.get("seconds", 0.0) + seconds, 1),
+        "messages": past.get("messages", 0) + traffic.messages,
+        "bytes_sent": with_past("bytes_sent", dict(traffic.sent)),
+        "bytes_received": with_past("bytes_received", dict(traffic.received)),
+        "attempts": with_past("attempts", dict(traffic.attempts)),
+        "stage_seconds": past.get("stage_seconds", {})
+        | {key: round(value, 2) for key, value in traffic.seconds.items()},
+    }
+    write_atomically(folder / "run.json", write_json(note))

@@ -1,0 +1,34 @@
+"""What the paper leaves open, and what this study chose: printed with every result."""
+
+from __future__ import annotations
+
+from common.plan import rounds_of
+from common.study import Study
+
+
+def open_choices(study: Study) -> list[tuple[str, str, str]]:
+    """What, as chosen, and a remark."""
+    grid, training, split = study.preprocessing, study.training, study.split
+    side = grid.pixels * grid.spacing_mm
+    rounds = ", ".join(
+        f"{part.strategy}: {rounds_of(study, part)} rounds of {part.local_epochs} epochs"
+        for part in study.methods.federated
+    )
+    choices = [
+        ("loss", training.loss, "the paper names none"),
+        ("augmentation", training.augmentation, "the paper names none"),
+        (
+            "input",
+            f"{grid.pixels} × {grid.pixels} pixels of {grid.spacing_mm:g} mm, {side:g} mm about the image's centre",
+            "the paper gives neither size nor resampling",
+        ),
+        ("epoch kept", training.keep, "by Dice on the validation patients; the paper does not say"),
+        ("a source's fold handed on", split.source, "best-fold: the source's best by its own validation patients"),
+        ("fold reported", "best by validation at the target", "for every method alike, before any test score is read"),
+        ("pooled statistics", "each member's own", "a member's patients are standardised as they are scored"),
+        ("precision", training.precision, "the paper names none"),
+        ("first layer", "one grey channel", "ImageNet's three summed: what three equal channels give"),
+    ]
+    if rounds:
+        choices.append(("federated rounds", rounds, "beyond the paper; by default the gradient steps of a full route"))
+    return choices

@@ -1,0 +1,8 @@
+"""What a study found: the table for the terminal, and the page."""
+
+from server.report.page import write_report
+from server.report.results import Results, read_results
+from server.report.table import comparison, terminal_table, text_lines
+from server.report.wording import opening
+
+__all__ = ["Results", "comparison", "opening", "read_results", "terminal_table", "text_lines", "write_report"]

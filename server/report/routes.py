@@ -1,0 +1,148 @@
+"""The route map: each route as a path of stops, with the Dice that every hop gained or lost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from server.report.results import Results, Row
+from server.report.table import Comparison
+from server.report.wording import ROUTED, figure, full_name, signed
+
+LANE, EDGE, TOP = 78.0, 40.0, 8.0
+
+
+@dataclass(frozen=True)
+class Stop:
+    x: float
+    site: str
+    dice: str
+    gain: str
+    """Against that site's training alone; empty at a route's first site, which is that training."""
+    sign: str
+    """"gain", "loss" or "even": how the hop into this stop is drawn."""
+    half: float
+    """Half the width of its box."""
+
+
+@dataclass(frozen=True)
+class Lane:
+    y: float
+    start: float
+    stops: tuple[Stop, ...]
+    name: str
+    shorter: str
+    """Against the same route without its first hop; empty where there is none."""
+    shorter_name: str
+    headline: bool
+
+
+@dataclass(frozen=True)
+class Map:
+    target: str
+    width: float
+    height: float
+    lanes: tuple[Lane, ...]
+
+
+def _is_stage(row: Row, route: tuple[str, ...]) -> bool:
+    if row.target != route[-1]:
+        return False
+    return row.method == "baseline" if len(route) == 1 else row.method in ROUTED and row.route == route
+
+
+class _Rows:
+    """Finds the row that scored the model at a stop of a route."""
+
+    def __init__(self, results: Results) -> None:
+        self._rows = results.rows
+        self._parents = {stage.id: stage.parent for stage in results.stages}
+
+    def at(self, route: tuple[str, ...], stage: str | None = None) -> Row | None:
+        """The row of this very stage where it is known, else the chosen row of that route."""
+        found = [row for row in self._rows if _is_stage(row, route)]
+        exact = [row for row in found if stage is not None and row.stage == stage]
+        return next(iter(exact or [row for row in found if row.chosen]), None)
+
+    def along(self, row: Row) -> list[Row | None]:
+        """The row at every stop of a route; the model that was handed on, not another fold's."""
+        stops: list[Row | None] = [row]
+        stage = row.stage
+        for length in range(len(row.route) - 1, 0, -1):
+            stage = self._parents.get(stage) if stage else None
+            stops.append(self.at(row.route[:length], stage))
+        return stops[::-1]
+
+
+def _difference(row: Row | None, other: Row | None) -> float | None:
+    if row is None or other is None or row.dice is None or other.dice is None:
+        return None
+    return row.dice - other.dice
+
+
+def _sign(difference: float | None) -> str:
+    if difference is None or signed(difference) == "±0.0":
+        return "even"
+    return "gain" if difference > 0 else "loss"
+
+
+def _half(site: str) -> float:
+    return max(15.0, 4.2 * min(len(site), 9) + 7)
+
+
+def route_maps(results: Results, table: Comparison) -> list[Map]:
+    """A map a target: training alone, then every chosen route, right-aligned at the target."""
+    rows = _Rows(results)
+    maps = []
+    for column, target in enumerate(table.targets):
+        routed = [
+            cell.row
+            for line in table.lines
+            if (cell := line.cells[column])
+            and (cell.row.method == "baseline" or (cell.row.method in ROUTED and cell.row.route))
+        ]
+        if not any(row.method in ROUTED for row in routed):
+            continue
+        longest = max(len(row.route) for row in routed)
+        hop = max(96.0, 40 + 2 * max(_half(site) for row in routed for site in row.route or (target,)))
+        end = EDGE + hop * longest
+        # room right of the target for the comparison without the first hop
+        side = 100 + 6.2 * max(len(" → ".join(row.route[1:])) if len(row.route) > 2 else 0 for row in routed)
+        lanes = []
+        for index, row in enumerate(routed):
+            route = row.route or (target,)
+            along = rows.along(row) if row.route else [row]
+            stops = []
+            for place, (site, stop) in enumerate(zip(route, along, strict=True)):
+                gain = _difference(stop, rows.at((site,))) if place else None
+                stops.append(
+                    Stop(
+                        x=end - hop * (len(route) - 1 - place),
+                        site=site,
+                        dice=figure(stop.dice if stop else None),
+                        gain="" if gain is None else signed(gain),
+                        sign=_sign(gain),
+                        half=_half(site),
+                    )
+                )
+            shorter = rows.at(route[1:]) if len(route) > 2 else None
+            against = _difference(row, shorter)
+            lanes.append(
+                Lane(
+                    y=TOP + LANE * index + 22,
+                    start=stops[0].x - hop + 12,
+                    stops=tuple(stops),
+                    name=full_name(row),
+                    shorter="" if against is None else signed(against),
+                    shorter_name=" → ".join(route[1:]),
+                    headline=row.headline,
+                )
+            )
+        maps.append(
+            Map(
+                target=target,
+                width=end + _half(target) + side,
+                height=TOP + LANE * len(lanes),
+                lanes=tuple(lanes),
+            )
+        )
+    return maps

@@ -1,0 +1,54 @@
+"""Who is there: site names and Flower's nodes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+from common.errors import RelayError
+from common.messages import DESCRIBE, Describe, Description, from_record, to_record
+
+
+def find_sites(grid: Grid, sites: Iterable[str], study: str, *, patience: float) -> dict[str, int]:
+    """The node of each site.
+
+    A node is known by the name that it was registered under at the coordinator. Where nodes have no names,
+    as in Flower's simulation, each is asked what it is; its answer is believed, since one machine plays all.
+
+    Args:
+        patience: seconds to wait for a site that is not there yet.
+
+    Raises:
+        RelayError: a site is not there.
+    """
+    wanted = list(sites)
+    until = time.monotonic() + patience
+    while True:
+        nodes = {node.name: node.node_id for node in grid.get_nodes() if node.name and node.status in ("", "online")}
+        if not nodes:
+            nodes = _ask(grid, study)
+        missing = [site for site in wanted if site not in nodes]
+        if not missing:
+            return {site: nodes[site] for site in wanted}
+        if time.monotonic() > until:
+            there = ", ".join(sorted(nodes)) or "none"
+            raise RelayError(
+                f"Site {missing[0]} of the study is not there (there: {there}); start it, or leave it out."
+            )
+        time.sleep(1.0)
+
+
+def _ask(grid: Grid, study: str) -> dict[str, int]:
+    messages = [
+        Message(to_record(Describe(study=study)), dst_node_id=node_id, message_type=DESCRIBE)
+        for node_id in grid.get_node_ids()
+    ]
+    names: dict[str, int] = {}
+    for reply in grid.send_and_receive(messages, timeout=600.0):
+        if not reply.has_error():
+            description, _ = from_record(reply.content, Description)
+            names[description.site] = reply.metadata.src_node_id
+    return names

@@ -1,0 +1,577 @@
+"""Runs a study's graph on a Flower Grid: a lane a site, legs, tries again, resumes from the ledger.
+
+What can be worked out at the coordinator is worked out at once; the rest waits in its site's lane, one
+stage at a time, the longest way to the end first. Stages at different sites run at the same time; how many
+of them a machine bears is the grid's business.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import queue
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+from common.errors import RelayError
+from common.keys import Workplace, stage_key
+from common.messages import (
+    DESCRIBE,
+    EVALUATE,
+    FINE_TUNE,
+    STAGE_VERSION,
+    BadMessage,
+    Describe,
+    Description,
+    EvaluateOrder,
+    EvaluateReply,
+    FineTuneOrder,
+    FineTuneReply,
+    Refusal,
+    WireMessage,
+    from_record,
+    refusal_text,
+    to_record,
+)
+from common.plan import Average, Best, Census, Evaluate, FineTune, Node, Plan, Start, way_of
+from common.study import Study
+from common.weights import UnfitWeights, Weights, check_fit, size_in_bytes
+from server.aggregation import Part, aggregate
+from server.ledger import Cases, Ledger, StageRecord
+
+TTL = 365 * 24 * 3600.0
+"""Flower drops a message after twelve hours unless told otherwise; a stage may take days."""
+
+TRIES = 3
+"""A stage that failed is asked for again so often, with pauses of 1, 2, … seconds."""
+
+FINAL = frozenset(
+    (
+        Refusal.UNKNOWN_STUDY,
+        Refusal.NOT_IN_STUDY,
+        Refusal.BAD_MESSAGE,
+        Refusal.DATA_CHANGED,
+        Refusal.DATA_UNUSABLE,
+        Refusal.TOO_FEW_PATIENTS,
+        Refusal.DISK_FULL,
+        Refusal.BLOCKED,
+    )
+)
+"""Refusals that asking again does not change."""
+
+Reply = TypeVar("Reply", bound=WireMessage)
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something a person who watches wants to know."""
+
+    kind: str
+    """"preparing", "running", "done", "known", "again" or "parked"."""
+    site: str
+    text: str
+    """The way of the weights, as "B → C", or why a stage is parked."""
+    stage: str = ""
+    """"fine-tune", "validation" or "test"."""
+    fold: int = 0
+    epoch: int = 0
+    epochs: int = 0
+    dice: float | None = None
+    """Of the last epoch, 0 to 1."""
+    stages_done: int = 0
+    stages: int = 0
+    work_left: float = 1.0
+    """The share of all training that is still to come, in slices shown to a network."""
+    rate: float = 0.0
+    """The share of all training that this run did in a second."""
+
+
+Observer = Callable[[Event], None]
+
+
+class Parked(Exception):
+    """A stage that cannot be finished now, with the reason in plain words."""
+
+
+@dataclass
+class Traffic:
+    """What really crossed the wire, in bytes of tensors, and how often a site was asked."""
+
+    sent: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    received: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    messages: int = 0
+    attempts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+class Lane:
+    """One site's end of the wire: sends an order, waits for the answer, tries again."""
+
+    def __init__(self, grid: Grid, site: str, node_id: int, study: Study, traffic: Traffic) -> None:
+        self.grid, self.site, self.node_id, self.study, self.traffic = grid, site, node_id, study, traffic
+        self._unacknowledged: dict[str, str] = {}  # key → digest of weights that lie at the site
+        self.held = ""
+
+    def describe(self, observe: Callable[[Description], None]) -> Description:
+        """What the site has; asks again until all its patients are prepared."""
+        while True:
+            description, _ = self._ask(Describe(study=self.study.digest), None, DESCRIBE, Description, "describe")
+            observe(description)
+            if description.complete:
+                if description.stage_version != STAGE_VERSION:
+                    raise Parked("another version of this program is installed there; install the same on both ends")
+                if description.site != self.site:
+                    raise Parked(f"it is set up as {description.site}; correct the name in its site file")
+                return description
+
+    def fine_tune(
+        self, order: FineTuneOrder, weights: Callable[[], Weights], observe: Callable[[FineTuneReply], None]
+    ) -> tuple[FineTuneReply, Weights]:
+        """Leg after leg until the stage is done."""
+        order = order.model_copy(update={"acknowledged": self._acknowledged(order.weights)})
+        send = None if order.weights == self.held else weights()
+        while True:
+            reply, arrived = self._ask(order, send, FINE_TUNE, FineTuneReply, order.key)
+            send = None
+            if reply.key != order.key:
+                raise Parked("it answered another stage than it was asked for")
+            if reply.state == "needs-weights":
+                send = weights()
+                continue
+            observe(reply)
+            if reply.state == "done":
+                if arrived is None:
+                    raise Parked("it said that a stage was done, and sent no weights")
+                self._unacknowledged[order.key] = self.held = reply.weights
+                return reply, arrived
+
+    def evaluate(self, order: EvaluateOrder, weights: Callable[[], Weights]) -> EvaluateReply:
+        """Scores of weights at the site."""
+        order = order.model_copy(update={"acknowledged": self._acknowledged(order.weights)})
+        send = None if order.weights == self.held else weights()
+        while True:
+            reply, _ = self._ask(order, send, EVALUATE, EvaluateReply, order.key)
+            if reply.key != order.key:
+                raise Parked("it answered another stage than it was asked for")
+            if reply.state == "done":
+                return reply
+            send = weights()
+
+    def _acknowledged(self, but: str) -> tuple[str, ...]:
+        """Keys whose weights the site may drop; the weights that it is about to use stay."""
+        keys = tuple(key for key, digest in self._unacknowledged.items() if digest != but)
+        for key in keys:
+            if self._unacknowledged.pop(key) == self.held:
+                self.held = ""
+        return keys
+
+    def _ask(
+        self, message: WireMessage, weights: Weights | None, type_: str, kind: type[Reply], group: str
+    ) -> tuple[Reply, Weights | None]:
+        reason = ""
+        for attempt in range(TRIES):
+            time.sleep(attempt)
+            self.traffic.attempts[self.site] += 1
+            reply = self._send(message, weights, type_, group)
+            if not reply.has_error():
+                try:
+                    answer, arrived = from_record(reply.content, kind)
+                except BadMessage as error:
+                    raise Parked(f"its answer is not one of the declared messages ({error})") from None
+                if arrived is not None:
+                    self.traffic.received[self.site] += size_in_bytes(arrived)
+                return answer, arrived
+            reason = refusal_text(reply.error)
+            if reply.error.code in FINAL:
+                break
+        raise Parked(reason)
+
+    def _send(self, message: WireMessage, weights: Weights | None, type_: str, group: str) -> Message:
+        self.traffic.messages += 1
+        self.traffic.sent[self.site] += size_in_bytes(weights) if weights else 0
+        record = to_record(message, weights)
+        ids = list(
+            self.grid.push_messages(
+                [Message(record, dst_node_id=self.node_id, message_type=type_, group_id=group[:16], ttl=TTL)]
+            )
+        )
+        del record
+        began = time.monotonic()
+        while True:
+            for reply in self.grid.pull_messages(ids):
+                return reply
+            # Never more than a twentieth of the waiting is added by looking too late.
+            time.sleep(min(2.0, 0.005 + (time.monotonic() - began) / 20))
+
+
+def census_of(descriptions: Mapping[str, Description]) -> Census:
+    """Chosen training slices by site and fold."""
+    return {site: description.train_slices for site, description in descriptions.items()}
+
+
+def describe_all(lanes: Mapping[str, Lane], observe: Observer) -> dict[str, Description]:
+    """Ask all sites at once what they have.
+
+    Raises:
+        RelayError: a site cannot take part; the sentence names each.
+    """
+    descriptions: dict[str, Description] = {}
+    reasons: dict[str, str] = {}
+
+    def ask(site: str) -> None:
+        def tell(description: Description) -> None:
+            observe(
+                Event(
+                    "preparing",
+                    site,
+                    "patients prepared",
+                    epoch=description.prepared,
+                    epochs=description.patients_found,
+                )
+            )
+
+        try:
+            descriptions[site] = lanes[site].describe(tell)
+        except Parked as parked:
+            reasons[site] = str(parked)
+        except Exception as error:  # a lane's thread must not die unheard
+            reasons[site] = f"the coordinator failed ({type(error).__name__}: {error})"
+
+    threads = [threading.Thread(target=ask, args=(site,), daemon=True) for site in lanes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if reasons:
+        told = "; ".join(f"site {site}: {reason}" for site, reason in sorted(reasons.items()))
+        raise RelayError(f"The study cannot begin – {told}.")
+    return {site: descriptions[site] for site in lanes}
+
+
+class Run:
+    """One run of a plan. `records` and `digests` grow until every stage that can be done is done."""
+
+    def __init__(
+        self,
+        study: Study,
+        plan: Plan,
+        *,
+        lanes: Mapping[str, Lane],
+        descriptions: Mapping[str, Description],
+        ledger: Ledger,
+        start: Callable[[], Weights],
+        start_source: str,
+        observe: Observer,
+        traffic: Traffic,
+    ) -> None:
+        self.study, self.plan, self.lanes, self.ledger = study, plan, lanes, ledger
+        self.descriptions, self.start, self.start_source = descriptions, start, start_source
+        self.observe, self.traffic = observe, traffic
+        self.records: dict[Node, StageRecord] = {}
+        self.digests: dict[Node, str] = {}
+        self.parked: dict[Node, str] = {}
+        self.stored: list[Node] = []
+        """Stages that this run found in the ledger."""
+        self._census = json.dumps(census_of(descriptions), separators=(",", ":"))
+        self._finished: queue.Queue[tuple[Node, StageRecord | str]] = queue.Queue()
+        self._sites = [node for node in plan.nodes if isinstance(node, FineTune | Evaluate)]
+        self._work: dict[Node, float] = {node: self._slices_shown(node) for node in self._sites}
+        self._done_share: dict[Node, float] = {}
+        self._own_work = 0.0
+        self._began = time.monotonic()
+        self._children: dict[Node, list[Node]] = defaultdict(list)
+        for node in plan.nodes:
+            for parent in node.parents:
+                self._children[parent].append(node)
+        self._way_left: dict[Node, float] = {}
+        for node in reversed(plan.nodes):
+            after = max((self._way_left[child] for child in self._children[node]), default=0.0)
+            self._way_left[node] = after + self._work.get(node, 0.0)
+
+    def go(self) -> None:
+        """Work until nothing is left that can be done. What could not be done stands in `parked`."""
+        missing = {node: len(set(node.parents)) for node in self.plan.nodes}
+        waiting: dict[str, list[Node]] = defaultdict(list)
+        busy: set[str] = set()
+        ready = [node for node in self.plan.nodes if not missing[node]]
+        while True:
+            while ready:
+                node = ready.pop()
+                if isinstance(node, FineTune | Evaluate):
+                    known = self._known(node)
+                    if known is None:
+                        waiting[node.site].append(node)
+                        continue
+                    self._settle(node, known)
+                    self.stored.append(node)
+                    self._tell("known", node)
+                else:
+                    try:
+                        self._settle(node, self._at_coordinator(node))
+                    except Parked as parked:
+                        self._park(node, str(parked))
+                        continue
+                ready += self._freed(node, missing)
+            for site, nodes in waiting.items():
+                nodes[:] = [node for node in nodes if node not in self.parked]
+                if nodes and site not in busy:
+                    busy.add(site)
+                    threading.Thread(target=self._at_site, args=(self._next(nodes),), daemon=True).start()
+            if not busy:
+                return
+            node, outcome = self._finished.get()
+            assert isinstance(node, FineTune | Evaluate)
+            busy.discard(node.site)
+            if isinstance(outcome, str):
+                self._park(node, outcome)
+            else:
+                if isinstance(node, Evaluate):
+                    self._own_work += self._work[node]
+                self._settle(node, outcome)
+                self._tell("done", node)
+                ready += self._freed(node, missing)
+
+    def _next(self, nodes: list[Node]) -> Node:
+        """Scores of weights that the site still holds, then the stage with the longest way to the end."""
+        held = self.lanes[nodes[0].site].held if isinstance(nodes[0], FineTune | Evaluate) else ""
+
+        def rank(node: Node) -> tuple[bool, float]:
+            return isinstance(node, Evaluate) and self._parent_digest(node) == held, self._way_left[node]
+
+        chosen = max(nodes, key=rank)
+        nodes.remove(chosen)
+        return chosen
+
+    def _freed(self, node: Node, missing: dict[Node, int]) -> list[Node]:
+        freed = []
+        for child in dict.fromkeys(self._children[node]):
+            missing[child] -= 1
+            if not missing[child] and child not in self.parked:
+                freed.append(child)
+        return freed
+
+    def _settle(self, node: Node, record: StageRecord) -> None:
+        self.records[node] = record
+        if record.weights:
+            self.digests[node] = record.weights
+        if node in self._work:
+            self._done_share[node] = 1.0
+
+    def _park(self, node: Node, reason: str) -> None:
+        """A stage and all that descends from it wait for another run."""
+        if isinstance(node, FineTune | Evaluate):
+            reason = f"site {node.site}: {reason}"
+        stack = [node]
+        while stack:
+            current = stack.pop()
+            if current not in self.parked:
+                self.parked[current] = reason
+                stack += self._children[current]
+        self.observe(Event("parked", "", reason))
+
+    def _parent_digest(self, node: FineTune | Evaluate) -> str:
+        return self.digests[node.parents[0]]
+
+    def _workplace(self, site: str) -> Workplace:
+        description = self.descriptions[site]
+        return Workplace(
+            fingerprint=description.fingerprint,
+            torch=description.torch,
+            device=description.device,
+            precision=description.precision,
+        )
+
+    def _key(self, node: FineTune | Evaluate) -> str:
+        return stage_key(
+            node, study=self.study, weights=self._parent_digest(node), workplace=self._workplace(node.site)
+        )
+
+    def _known(self, node: FineTune | Evaluate) -> StageRecord | None:
+        return self.ledger.get(self._key(node))
+
+    def _at_coordinator(self, node: Node) -> StageRecord:
+        if isinstance(node, Start):
+            return self._start()
+        if isinstance(node, Average):
+            return self._average(node)
+        assert isinstance(node, Best)
+        return self.records[self.winner(node)]
+
+    def winner(self, node: Best) -> Node:
+        """The candidate with the best score; the first among equals."""
+        scores = [self.records[ballot].dice for ballot in node.ballots]
+        return node.candidates[scores.index(max(scores))]
+
+    def _start(self) -> StageRecord:
+        key = _hash(
+            "start",
+            STAGE_VERSION,
+            self.study.model.model_dump(mode="json"),
+            self.study.seed,
+            self.start_source,
+            next(iter(self.descriptions.values())).torch,
+        )
+        record = self.ledger.get(key)
+        if record is None:
+            record = StageRecord(key=key, kind="start", weights=self.ledger.put_weights(self.start()))
+            self.ledger.put(record)
+        return record
+
+    def _average(self, node: Average) -> StageRecord:
+        records = {part.site: self.records[part] for part in node.parts}
+        parent = self.digests[node.parts[0].parent]
+        shares = {site: record.train_slices for site, record in records.items()}
+        key = _hash(
+            "average", STAGE_VERSION, node.strategy, parent, {site: records[site].weights for site in records}, shares
+        )
+        record = self.ledger.get(key)
+        if record is None:
+            weights = aggregate(
+                node.strategy,
+                {site: Part(self.ledger.path_of(part.weights), shares[site]) for site, part in records.items()},
+                expected=frozenset(part.site for part in node.parts),
+                parent=self.ledger.path_of(parent),
+            )
+            record = StageRecord(
+                key=key,
+                kind="average",
+                fold=node.fold,
+                parents=tuple(records[site].weights for site in sorted(records)),
+                weights=self.ledger.put_weights(weights),
+            )
+            self.ledger.put(record)
+        return record
+
+    def _at_site(self, node: Node) -> None:
+        """In a lane's thread: one stage; its outcome goes to the main loop."""
+        assert isinstance(node, FineTune | Evaluate)
+        try:
+            # Two nodes may be the same work, such as a round's score and the best round's.
+            record = self._known(node)
+            if record is None:
+                began = time.monotonic()
+                record = self._fine_tune(node) if isinstance(node, FineTune) else self._evaluate(node)
+                self.ledger.put(record)
+                self.traffic.seconds[record.key] = time.monotonic() - began
+            self._finished.put((node, record))
+        except Parked as parked:
+            self._finished.put((node, str(parked)))
+        except OSError as error:
+            reason = f"the coordinator's result folder {self.ledger.folder} cannot be written ({error.strerror})"
+            self._finished.put((node, reason))
+        except Exception as error:  # a lane's thread must not die unheard
+            self._finished.put((node, f"the coordinator failed ({type(error).__name__}: {error})"))
+
+    def _fine_tune(self, node: FineTune) -> StageRecord:
+        parent = self._parent_digest(node)
+        order = FineTuneOrder(
+            study=self.study.digest,
+            node=node.id,
+            key=self._key(node),
+            weights=parent,
+            census=self._census,
+            fingerprint=self.descriptions[node.site].fingerprint,
+        )
+        self._tell("running", node)
+
+        def observe(reply: FineTuneReply) -> None:
+            before = self._done_share.get(node, 0.0)
+            self._done_share[node] = reply.epoch / node.schedule.epochs
+            self._own_work += (self._done_share[node] - before) * self._work[node]
+            self._tell("running", node, reply.epoch, reply.dices[-1] if reply.dices else None)
+
+        reply, weights = self.lanes[node.site].fine_tune(order, lambda: self.ledger.weights(parent), observe)
+        try:
+            check_fit(weights, self.study.model)
+        except UnfitWeights as error:
+            raise Parked(f"its weights were refused: {error}") from None
+        digest = self.ledger.put_weights(weights)
+        if digest != reply.weights:
+            raise Parked("its weights are not those that it named; they changed on the way")
+        return StageRecord(
+            key=order.key,
+            kind="fine-tune",
+            site=node.site,
+            fold=node.fold,
+            parents=(parent,),
+            weights=digest,
+            gradient_steps=reply.gradient_steps,
+            train_slices=reply.train_slices,
+            losses=reply.losses,
+            learning_rates=reply.learning_rates,
+            dices=reply.dices,
+            kept_epoch=reply.kept_epoch,
+            dice=reply.validation_dice,
+            iou=reply.validation_iou,
+            patients=reply.validation_patients,
+        )
+
+    def _evaluate(self, node: Evaluate) -> StageRecord:
+        parent = self._parent_digest(node)
+        order = EvaluateOrder(
+            study=self.study.digest,
+            node=node.id,
+            key=self._key(node),
+            weights=parent,
+            census=self._census,
+            fingerprint=self.descriptions[node.site].fingerprint,
+        )
+        self._tell("running", node)
+        reply = self.lanes[node.site].evaluate(order, lambda: self.ledger.weights(parent))
+        return StageRecord(
+            key=order.key,
+            kind="evaluate",
+            site=node.site,
+            fold=node.fold,
+            parents=(parent,),
+            dice=reply.dice,
+            iou=reply.iou,
+            dice_volume=reply.dice_volume,
+            patients=reply.patients,
+            slices=reply.slices,
+            cases=Cases(
+                numbers=reply.case_numbers,
+                slices=reply.case_slices,
+                dices=reply.case_dices,
+                ious=reply.case_ious,
+            ),
+        )
+
+    def _slices_shown(self, node: FineTune | Evaluate) -> float:
+        """The work of a stage: slices shown to the network, one of training for three of scoring."""
+        description = self.descriptions[node.site]
+        if isinstance(node, FineTune):
+            return float(description.train_slices[node.fold] * node.schedule.epochs)
+        return description.test_slices / 3
+
+    def _tell(self, kind: str, node: FineTune | Evaluate, epoch: int = 0, dice: float | None = None) -> None:
+        total = sum(self._work.values()) or 1.0
+        done = sum(self._work[key] * share for key, share in list(self._done_share.items()))
+        elapsed = max(time.monotonic() - self._began, 1e-6)
+        self.observe(
+            Event(
+                kind=kind,
+                site=node.site,
+                text=way_of(node) if isinstance(node, FineTune) else way_of(node.weights),
+                stage="fine-tune" if isinstance(node, FineTune) else node.split,
+                fold=node.fold,
+                epoch=epoch,
+                epochs=node.schedule.epochs if isinstance(node, FineTune) else 0,
+                dice=dice,
+                stages_done=sum(1 for item in self._sites if item in self.records),
+                stages=len(self._sites),
+                work_left=1 - done / total,
+                rate=self._own_work / total / elapsed,
+            )
+        )
+
+
+def _hash(*parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -1,0 +1,107 @@
+"""The study's first weights. The coordinator alone ever loads pretrained weights."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+
+from common.errors import RelayError
+from common.model import build, segmentation_models
+from common.seeds import seed_of
+from common.study import Study
+from common.weights import UnfitWeights, Weights, load
+
+
+def start_weights(study: Study, beside: Path) -> Weights:
+    """The declared network, drawn from the study's seed, with the encoder's pretrained weights if asked for.
+
+    Args:
+        beside: the folder that a relative `encoder_weights` is taken from.
+
+    Raises:
+        RelayError: no such file, weights of another encoder, or no network to fetch ImageNet's.
+    """
+    torch.manual_seed(seed_of(study.seed, "start"))
+    network = build(study.model)
+    weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    source = study.model.encoder_weights
+    if source == "none":
+        return weights
+    encoder = _imagenet(study) if source == "imagenet" else _from_file(beside / source)
+    return _with_encoder(weights, encoder, study, source)
+
+
+def source_digest(study: Study, beside: Path) -> str:
+    """What the first weights depend on outside the study: the content of a file of encoder weights."""
+    if study.model.encoder_weights in ("none", "imagenet"):
+        return ""
+    return hashlib.sha256(_bytes_of(beside / study.model.encoder_weights)).hexdigest()
+
+
+def _imagenet(study: Study) -> Weights:
+    try:
+        encoder = segmentation_models().encoders.get_encoder(study.model.encoder, in_channels=3, weights="imagenet")
+    except Exception as error:
+        raise RelayError(
+            f"The ImageNet weights of {study.model.encoder} cannot be fetched ({type(error).__name__});"
+            ' fetch them where there is a network and name their file as "encoder_weights" in [model],'
+            ' or set it to "none".'
+        ) from None
+    return dict(encoder.state_dict())
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise RelayError(
+            f'The encoder weights {path} cannot be read ({error.strerror}); check "encoder_weights" in [model].'
+        ) from None
+
+
+def _from_file(path: Path) -> Weights:
+    _bytes_of(path)
+    try:
+        if path.suffix == ".safetensors":
+            return load(path)
+        # weights_only: the file is data, and must never run code when it is read.
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (UnfitWeights, RuntimeError, EOFError, ValueError, KeyError, TypeError, OSError, ImportError) as error:
+        raise RelayError(f"{path} holds no weights that can be read ({type(error).__name__}).") from None
+    except Exception as error:  # pickle's own errors share no base with the others
+        raise RelayError(f"{path} holds no weights that can be read ({type(error).__name__}).") from None
+    tensors = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
+        raise RelayError(f"{path} holds no table of tensors; name a file with an encoder's state_dict.")
+    return dict(tensors)
+
+
+def _with_encoder(weights: Weights, encoder: Weights, study: Study, source: str) -> Weights:
+    """Put an encoder's tensors into the network; a first layer of three colours is summed to one of grey.
+
+    The sum over colours is what the first layer makes of a grey image in three equal channels. A
+    classifier's head is left out; all else has to fit.
+    """
+    result = dict(weights)
+    own = {name.removeprefix("encoder.") for name in weights if name.startswith("encoder.")}
+    given = {name.removeprefix("encoder."): tensor for name, tensor in encoder.items()}
+    lacking = sorted(own - set(given))
+    lacking = [name for name in lacking if not name.endswith("num_batches_tracked")]
+    if lacking:
+        raise RelayError(
+            f'"{source}" holds no weights of the encoder {study.model.encoder}: {lacking[0]} is missing,'
+            f" and {len(lacking) - 1} more."
+        )
+    for name in own & set(given):
+        wanted, tensor = weights[f"encoder.{name}"], given[name]
+        if tensor.dim() == 4 and tensor.shape[1] == 3 and wanted.shape[1] == 1:
+            tensor = tensor.sum(dim=1, keepdim=True)
+        if tensor.shape != wanted.shape:
+            raise RelayError(
+                f'"{source}" holds no weights of the encoder {study.model.encoder}: {name} has the shape'
+                f" {tuple(tensor.shape)}, and {tuple(wanted.shape)} is needed."
+            )
+        result[f"encoder.{name}"] = tensor.to(wanted.dtype).contiguous()
+    return result

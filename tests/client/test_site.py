@@ -1,0 +1,139 @@
+"""A site's file: what it says is what the site does, and every mistake in it is told in one sentence."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from client.site import SiteConfig, load_site
+from common.errors import RelayError
+
+PLAIN = 'name = "A"\nlayout = "nifti-pairs"\nimages = "data"\n'
+
+
+def written(folder: Path, text: str, name: str = "site.toml") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def test_paths_are_taken_from_the_files_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(
+        tmp_path / "hospital",
+        'name = "B"\nlayout = "nci-isbi"\nimages = "a/images"\nmasks = "../labels"\nfolder = "/srv/relay-b"\n',
+    )
+    monkeypatch.chdir(tmp_path)
+    site = load_site(Path("hospital/site.toml"))
+    assert site.images == tmp_path / "hospital" / "a" / "images"
+    assert site.masks == tmp_path / "labels"
+    assert site.folder == Path("/srv/relay-b")
+
+
+def test_the_private_folder_lies_beside_the_file_unless_it_says_otherwise(tmp_path: Path) -> None:
+    assert load_site(written(tmp_path, PLAIN)).folder == tmp_path / ".relay-A"
+
+
+def test_what_leaves_is_least_by_default(tmp_path: Path) -> None:
+    site = load_site(written(tmp_path, PLAIN))
+    assert not site.patient_scores
+    assert site.bad_patients == "leave-out"
+
+
+@pytest.mark.parametrize("before", [None, 0o755, 0o777])
+def test_the_private_folder_is_closed_to_others(tmp_path: Path, before: int | None) -> None:
+    site = load_site(written(tmp_path, PLAIN))
+    if before is not None:
+        site.folder.mkdir()
+        site.folder.chmod(before)
+    assert site.private() == site.folder
+    assert stat.S_IMODE(site.folder.stat().st_mode) == 0o700
+
+
+def test_a_file_in_the_way_of_the_private_folder_is_told(tmp_path: Path) -> None:
+    site = load_site(written(tmp_path, PLAIN))
+    site.folder.write_text("")
+    with pytest.raises(RelayError, match="private folder .*relay-A"):
+        site.private()
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (PLAIN + "core = 2\n", r'"core" is unknown; did you mean "cores"'),
+        (PLAIN + 'cores = "2"\n', '"cores"'),
+        (PLAIN + "cores = -1\n", '"cores"'),
+        (PLAIN + "cores = true\n", '"cores"'),
+        (PLAIN + "patient_scores = 1\n", '"patient_scores"'),
+        (PLAIN + "minimum_patients = 0\n", '"minimum_patients"'),
+        (PLAIN + 'device = "gpu"\n', "'cuda'"),
+        (PLAIN + 'bad_patients = "ignore"\n', "leave-out"),
+        (PLAIN + 'series = "T2("\n', "regular expression"),
+        (PLAIN + 'masks = "labels"\n', "beside the images"),
+        (PLAIN + 'members = ["a.toml"]\n', "pooled"),
+        (PLAIN + 'folder = "."\n', "folder of its own"),
+        (PLAIN + 'folder = "data"\n', "folder of its own"),
+        (PLAIN.replace("nifti-pairs", "nifti"), "nifti-pairs"),
+        (PLAIN.replace("nifti-pairs", "nci-isbi"), '"masks" is missing'),
+        (PLAIN.replace('"A"', '"1st site"'), '"name"'),
+        (PLAIN.replace('"A"', "1"), '"name"'),
+        (PLAIN.replace('"A"', '"pooled"'), "members"),
+        ('layout = "i2cvb"\nimages = "data"\n', '"name" is missing'),
+        ('name = "A"\nimages = "data"\n', '"layout" is missing'),
+        ('name = "A"\nlayout = "i2cvb"\n', '"images" is missing'),
+        ("name = A\n", "TOML"),
+    ],
+)
+def test_a_mistake_is_told_in_one_sentence_with_the_file(tmp_path: Path, text: str, told: str) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(RelayError, match=told) as caught:
+        load_site(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(RelayError, match="no site file .*nowhere.toml"):
+        load_site(tmp_path / "nowhere.toml")
+
+
+def test_the_pooled_site_unites_its_members(tmp_path: Path) -> None:
+    for name in "AB":
+        written(tmp_path / name, PLAIN.replace('"A"', f'"{name}"'))
+    site = load_site(written(tmp_path, 'name = "pooled"\nmembers = ["A/site.toml", "B/site.toml"]\n'))
+    assert site.pooled
+    members = site.member_sites()
+    assert [member.name for member in members] == ["A", "B"]
+    assert [member.images for member in members] == [tmp_path / name / "data" for name in "AB"]
+    assert load_site(tmp_path / "A" / "site.toml").member_sites() == ()
+
+
+@pytest.mark.parametrize(
+    ("members", "told"),
+    [
+        ('["a.toml", "nowhere.toml"]', "nowhere.toml"),
+        ('["a.toml", "a.toml"]', 'named "A"'),
+        ('["pooled.toml"]', "pooled site itself"),
+        ("[]", "members"),
+        ('"a.toml"', "members"),
+    ],
+)
+def test_wrong_members_are_told_before_anything_runs(tmp_path: Path, members: str, told: str) -> None:
+    written(tmp_path, PLAIN, "a.toml")
+    written(tmp_path, 'name = "pooled"\nmembers = ["a.toml"]\n', "pooled.toml")
+    path = written(tmp_path, f'name = "pooled"\nmembers = {members}\n', "site.toml")
+    with pytest.raises(RelayError, match=told):
+        load_site(path)
+
+
+def test_a_pooled_site_that_lists_itself_is_told(tmp_path: Path) -> None:
+    with pytest.raises(RelayError, match="pooled site itself"):
+        load_site(written(tmp_path, 'name = "pooled"\nmembers = ["site.toml"]\n'))
+
+
+def test_a_site_is_a_value(tmp_path: Path) -> None:
+    path = written(tmp_path, PLAIN)
+    assert load_site(path) == load_site(path)
+    assert isinstance(load_site(path), SiteConfig)
