@@ -14,10 +14,12 @@ def correct_bias_field(
     """Divide out the slow rise and fall of brightness that a coil brings, by N4.
 
     Tustison et al., N4ITK: improved N3 bias correction, IEEE TMI 29 (2010). The field is fitted on the volume
-    shrunk in-plane, over the foreground that Otsu's threshold finds, and taken to the full volume by its
-    spline. Beyond the foreground it may go on for as much again as it varies within, in logarithms: a spline
-    runs away where nothing holds it. A magnitude image cannot be negative: where a file's values are, they
-    are shifted until the least is 0. N4 takes logarithms, so voxels of 0 never count as foreground.
+    shrunk in-plane, over the foreground that Otsu's threshold finds in the logarithms, and taken to the full
+    volume by its spline. Logarithms, since a near coil is so bright that a threshold between plain intensities
+    would leave most of the gland out. Beyond the foreground the field may go on for as much again as it varies
+    within, in logarithms: a spline runs away where nothing holds it. A magnitude image cannot be negative:
+    where a file's values are, they are shifted until the least is 0. N4 takes logarithms, so voxels of 0 never
+    count as foreground.
 
     Args:
         image: (slices, rows, columns).
@@ -30,7 +32,8 @@ def correct_bias_field(
     volume = sitk.GetImageFromArray(image - min(float(image.min()), 0.0))
     volume.SetSpacing(spacing[::-1])
     positive = volume > 0
-    foreground = sitk.And(sitk.OtsuThreshold(volume, 0, 1, 200), positive)
+    bright = float(np.percentile(sitk.GetArrayViewFromImage(volume), 99)) or 1.0
+    foreground = sitk.And(sitk.OtsuThreshold(sitk.Log(1 + volume * (1000 / bright)), 0, 1, 200), positive)
     if not sitk.GetArrayViewFromImage(foreground).any():
         foreground = positive
     columns, rows, _ = volume.GetSize()

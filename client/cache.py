@@ -11,7 +11,6 @@ import glob
 import hashlib
 import json
 import os
-import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -24,7 +23,8 @@ import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from common.errors import RelayError
+from common.errors import DiskFull, RelayError
+from common.weights import write_atomically
 
 Stat = tuple[int, int, int]
 """Size, time of modification and time of change (both in ns) of a file: equal ones mean equal content."""
@@ -71,29 +71,17 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises:
         RelayError: the disk is full, or the folder cannot be written.
     """
-    temporary: str | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor, temporary = tempfile.mkstemp(prefix=".part-", dir=path.parent)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        os.replace(temporary, path)
+        write_atomically(path, content, mode=0o600)
     except OSError as error:
-        if temporary is not None:
-            with suppress(OSError):
-                os.unlink(temporary)
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise RelayError(
+            raise DiskFull(
                 f"The disk of {path.parent} is full; free some space and start again: what is done is kept."
             ) from None
         raise RelayError(
             f"{path.parent} cannot be written ({error.strerror}); give the user that runs relay the right to."
         ) from None
-    except BaseException:
-        if temporary is not None:
-            with suppress(OSError):
-                os.unlink(temporary)
-        raise
 
 
 def read_json(path: Path) -> dict[str, Any]:

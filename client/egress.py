@@ -20,7 +20,7 @@ import torch
 from flwr.app import Context, Message, RecordDict
 
 from client.site import SiteConfig
-from common.errors import BadPatient, RelayError
+from common.errors import DiskFull, RelayError
 from common.messages import (
     BadMessage,
     Description,
@@ -117,7 +117,10 @@ def scrub(message: Message, context: Context, handle: Handler) -> Message:
     except BadMessage:
         log.warning("Refused: the message is not one that this site knows.")
         code = Refusal.BAD_MESSAGE
-    except (RelayError, BadPatient) as error:
+    except DiskFull as error:
+        log.error("%s", error)
+        code = Refusal.DISK_FULL
+    except RelayError as error:
         log.error("%s", error)
         code = Refusal.DATA_UNUSABLE
     except (MemoryError, torch.OutOfMemoryError):

@@ -16,6 +16,7 @@ import json
 import math
 import os
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -34,6 +35,9 @@ from client.layouts import Case
 from client.site import SiteConfig
 from common.errors import BadPatient, RelayError
 from common.study import N4Part, PreprocessingPart
+
+_READING = threading.Lock()
+"""GDCM keeps state for the whole process, and reads DICOM one file after the other anyway."""
 
 
 @dataclass(frozen=True)
@@ -263,7 +267,8 @@ def _work(
 
 def _prepare_one(task: Task, preprocessing: PreprocessingPart) -> Record:
     """Bring one patient to the study's grid. Raises BadPatient; RelayError where the disk is full."""
-    case = layouts.read(task.source)
+    with _READING:
+        case = layouts.read(task.source)
     voxels = _digest_of_voxels(case.image)
     corrected = _corrected(task, case, preprocessing.n4) if preprocessing.n4.enabled else case.image
     area = np.count_nonzero(case.mask, axis=(1, 2))
@@ -389,7 +394,9 @@ def _log(state: _State) -> None:
             continue
         now = datetime.now().astimezone().isoformat(timespec="seconds")
         try:
-            with open(_log_path(home), "a", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+            with open(
+                _log_path(home), "a", encoding="utf-8", opener=lambda path, flags: os.open(path, flags, 0o600)
+            ) as file:
                 file.writelines(f"{now} {line}\n" for line in lines if line not in told)
         except OSError as error:
             raise RelayError(f"{_log_path(home)} cannot be written ({error.strerror}); free it.") from None

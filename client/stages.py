@@ -30,7 +30,7 @@ class StageStore:
     def reply(self, key: str, kind: type[Reply]) -> Reply | None:
         """The finished answer to a stage, or None."""
         try:
-            return kind.model_validate_json((self.folder / key / "reply.json").read_text())
+            return kind.model_validate_json((self.folder / key / "reply.json").read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
             return None
 

@@ -11,3 +11,7 @@ class BadPatient(RelayError):
     def __init__(self, patient: str, sentence: str) -> None:
         super().__init__(sentence)
         self.patient = patient
+
+
+class DiskFull(RelayError):
+    """A disk has no room left; what was written before is kept."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 from pathlib import Path
 
 import safetensors
@@ -35,11 +36,14 @@ def digest_of(file: bytes) -> str:
     return hashlib.sha256(file).hexdigest()
 
 
-def write_atomically(path: Path, content: bytes, *, durable: bool = False) -> None:
-    """Write a file so that it is there whole or not at all; `durable` also survives a loss of power."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+def write_atomically(path: Path, content: bytes, *, durable: bool = False, mode: int = 0o666) -> None:
+    """Write a file so that it is there whole or not at all; `durable` also survives a loss of power.
+
+    `mode` is further narrowed by the process's umask.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        with temporary.open("wb") as file:
+        with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.write(content)
             if durable:
                 file.flush()

@@ -142,7 +142,7 @@ def _keep_study(study: Study, folder: Path) -> None:
 def _past(folder: Path) -> dict[str, Any]:
     """What earlier runs of this folder noted: a resumed study counts all that was sent for it."""
     try:
-        past = json.loads((folder / "run.json").read_text())
+        past = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return {}
     return past if isinstance(past, dict) else {}

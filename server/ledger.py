@@ -6,6 +6,7 @@ again: that one rule is resume, sharing between studies, and what makes changed 
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Literal
 
@@ -58,6 +59,7 @@ class Ledger:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._sound: set[str] = set()
         try:
             self._records.mkdir(parents=True, exist_ok=True)
             self._weights.mkdir(exist_ok=True)
@@ -82,14 +84,28 @@ class Ledger:
         return self.folder / "weights"
 
     def get(self, key: str) -> StageRecord | None:
-        """The record of a key, if it can be read and its weights are there."""
+        """The record of a key, if it can be read and its weights are there and sound."""
         try:
             record = StageRecord.model_validate_json((self._records / f"{key}.json").read_bytes())
         except (FileNotFoundError, ValueError):
             return None
-        if record.weights and not self.path_of(record.weights).exists():
-            return None
-        return record
+        return record if not record.weights or self._are_sound(record.weights) else None
+
+    def _are_sound(self, digest: str) -> bool:
+        """Whether a weights file is what its name says; a damaged one is removed, so that it is made again."""
+        if digest in self._sound:
+            return True
+        path = self.path_of(digest)
+        try:
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except FileNotFoundError:
+            return False
+        if found != digest:
+            path.unlink()
+            return False
+        self._sound.add(digest)
+        return True
 
     def put(self, record: StageRecord) -> None:
         """Keep a record; its weights must be there already."""
@@ -98,7 +114,9 @@ class Ledger:
 
     def put_weights(self, weights: Weights) -> str:
         """Keep weights; returns their digest."""
-        return save(weights, self._weights)
+        digest = save(weights, self._weights)
+        self._sound.add(digest)
+        return digest
 
     def weights(self, digest: str) -> Weights:
         return load(self.path_of(digest))

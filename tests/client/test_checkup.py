@@ -41,7 +41,7 @@ def write_patient(
 
 @pytest.fixture
 def site(tmp_path: Path) -> SiteConfig:
-    (tmp_path / "site.toml").write_text('name = "C"\nlayout = "nifti-pairs"\nimages = "images"\n')
+    (tmp_path / "site.toml").write_text('name = "C"\nlayout = "nifti-pairs"\nimages = "images"\n', encoding="utf-8")
     for seed in range(4):
         write_patient(tmp_path / "images", f"p{seed}", seed=seed)
     return load_site(tmp_path / "site.toml")
@@ -127,6 +127,6 @@ def test_the_table_and_the_json_say_the_same(site: SiteConfig) -> None:
 
 
 def test_a_site_without_its_folder_is_told(tmp_path: Path) -> None:
-    (tmp_path / "site.toml").write_text('name = "C"\nlayout = "i2cvb"\nimages = "nowhere"\n')
+    (tmp_path / "site.toml").write_text('name = "C"\nlayout = "i2cvb"\nimages = "nowhere"\n', encoding="utf-8")
     with pytest.raises(RelayError, match="no folder .*nowhere"):
         checkup.check(load_site(tmp_path / "site.toml"))

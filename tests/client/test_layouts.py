@@ -112,7 +112,7 @@ def site(folder: Path, layout: str, **keys: str) -> SiteConfig:
         (folder / "labels").mkdir(exist_ok=True)
     (folder / "images").mkdir(exist_ok=True)
     path = folder / "site.toml"
-    path.write_text("".join(f"{key} = '{value}'\n" for key, value in lines.items()))
+    path.write_text("".join(f"{key} = '{value}'\n" for key, value in lines.items()), encoding="utf-8")
     return load_site(path)
 
 
@@ -286,8 +286,8 @@ def test_labels_are_paired_by_patient_id_not_by_folder_name(tmp_path: Path) -> N
             uid=f"1.2.{number + 1}",
         )
         write_volume(tmp_path / "labels" / f"{patient}{ending}.nrrd", np.roll(mask, number, axis=2))
-    (tmp_path / "labels" / "._ProstateDx-01-0006.nrrd").write_text("left by a Macintosh")
-    (tmp_path / "images" / "LICENSE").write_text("CC BY 3.0")
+    (tmp_path / "labels" / "._ProstateDx-01-0006.nrrd").write_text("left by a Macintosh", encoding="utf-8")
+    (tmp_path / "images" / "LICENSE").write_text("CC BY 3.0", encoding="utf-8")
     found = layouts.find(site(tmp_path, "nci-isbi"))
     assert found.problems == ()
     assert [source.patient for source in found.sources] == sorted(names)
@@ -351,7 +351,7 @@ def test_nifti_pairs_are_matched_whatever_their_case(tmp_path: Path, ending: str
     image, mask = truth()
     write_volume(tmp_path / "images" / "Case00.nii.gz", image)
     write_volume(tmp_path / "images" / f"case00{ending}", mask)
-    (tmp_path / "images" / "readme.txt").write_text("")
+    (tmp_path / "images" / "readme.txt").write_text("", encoding="utf-8")
     source = only(layouts.find(site(tmp_path, "nifti-pairs")))
     assert source.patient == "Case00"
     same(layouts.read(source), image, mask)
@@ -391,7 +391,7 @@ def test_two_files_for_one_patient_are_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize("layout", ["nci-isbi", "i2cvb", "nifti-pairs"])
 def test_a_folder_that_is_missing_or_holds_no_patient_is_told(tmp_path: Path, layout: str) -> None:
     config = site(tmp_path, layout)
-    (tmp_path / "images" / "holiday.jpg").write_text("")
+    (tmp_path / "images" / "holiday.jpg").write_text("", encoding="utf-8")
     with pytest.raises(RelayError, match="no patient") as caught:
         layouts.find(config)
     one_sentence(str(caught.value))
@@ -579,6 +579,6 @@ def test_the_layouts_are_those_that_the_site_file_offers() -> None:
 def test_the_pooled_site_has_no_patients_of_its_own(tmp_path: Path) -> None:
     as_nifti_pairs(tmp_path, *truth())
     path = tmp_path / "pooled.toml"
-    path.write_text('name = "pooled"\nmembers = ["site.toml"]\n')
+    path.write_text('name = "pooled"\nmembers = ["site.toml"]\n', encoding="utf-8")
     with pytest.raises(RelayError, match="members"):
         layouts.find(load_site(path))

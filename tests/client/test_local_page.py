@@ -40,7 +40,7 @@ def add(site: SiteConfig, stage: str, dices: list[float], title: str = "B → A"
     page = add_to_page(
         site, title=title, stage=stage, examples=[example(dice, number=k) for k, dice in enumerate(dices)]
     )
-    return page.read_text()
+    return page.read_text(encoding="utf-8")
 
 
 def captions(text: str) -> list[float]:
@@ -92,14 +92,14 @@ def test_only_its_owner_may_read_it(site: SiteConfig) -> None:
 
 def test_a_name_with_markup_in_it_is_shown_as_text(site: SiteConfig) -> None:
     page = add_to_page(site, title="a<b>", stage="<i>", examples=[example(0.5, patient="<script>x</script>")])
-    text = page.read_text()
+    text = page.read_text(encoding="utf-8")
     assert "<script>" not in text and "<i>" not in text and "&lt;script&gt;" in text
 
 
 def test_a_damaged_note_of_a_model_costs_that_model_alone(site: SiteConfig) -> None:
     add(site, "one", [0.5])
     (note,) = (site.folder / "page").glob("*.json")
-    note.write_text('{"title": "cut sh')
+    note.write_text('{"title": "cut sh', encoding="utf-8")
     assert captions(add(site, "two", [0.75])) == [75.0]
 
 

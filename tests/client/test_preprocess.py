@@ -91,7 +91,7 @@ def count(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
 
 def log_of(site: SiteConfig) -> list[str]:
     path = site.folder / "site.log"
-    return path.read_text().splitlines() if path.exists() else []
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
 # The bias field ------------------------------------------------------------------------------------------------
@@ -299,7 +299,7 @@ def test_a_damaged_file_of_the_cache_is_made_again(tmp_path: Path, count: Callab
     assert prepare(site, QUICK) == first
     assert count() == 1
     np.testing.assert_array_equal(load(first.records[1]).image, before.image)
-    (site.folder / "cache" / "index.json").write_text("{")
+    (site.folder / "cache" / "index.json").write_text("{", encoding="utf-8")
     assert prepare(site, QUICK) == first
 
 
@@ -486,7 +486,8 @@ def test_a_disk_that_fills_up_at_the_last_step_leaves_nothing(
 def write_site_file(site: SiteConfig, folder: Path) -> Path:
     path = folder / f"{site.name}.toml"
     path.write_text(
-        f'name = "{site.name}"\nlayout = "nifti-pairs"\nimages = "{site.images.name}"\nfolder = "{site.folder.name}"\n'
+        f'name = "{site.name}"\nlayout = "nifti-pairs"\nimages = "{site.images.name}"\nfolder = "{site.folder.name}"\n',
+        encoding="utf-8",
     )
     return path
 
@@ -494,7 +495,9 @@ def write_site_file(site: SiteConfig, folder: Path) -> Path:
 def pooled_site(folder: Path, *members: SiteConfig) -> SiteConfig:
     files = [write_site_file(site, folder).name for site in members]
     path = folder / "pooled.toml"
-    path.write_text(f'name = "pooled"\nmembers = {files}\nfolder = "private-pooled"\n'.replace("'", '"'))
+    path.write_text(
+        f'name = "pooled"\nmembers = {files}\nfolder = "private-pooled"\n'.replace("'", '"'), encoding="utf-8"
+    )
     return load_site(path)
 
 

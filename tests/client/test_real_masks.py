@@ -49,7 +49,8 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
     path = tmp_path_factory.mktemp("real") / "site.toml"
     path.write_text(
         f"name = 'A'\nlayout = 'nci-isbi'\nimages = '{REAL / 'prostate3t'}'\n"
-        f"masks = '{REAL / 'nci_isbi_predicted' / 'Prostate3T'}'\n"
+        f"masks = '{REAL / 'nci_isbi_predicted' / 'Prostate3T'}'\n",
+        encoding="utf-8",
     )
     return layouts.find(load_site(path))
 

@@ -16,7 +16,7 @@ PLAIN = 'name = "A"\nlayout = "nifti-pairs"\nimages = "data"\n'
 def written(folder: Path, text: str, name: str = "site.toml") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / name
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     return path
 
 
@@ -54,7 +54,7 @@ def test_the_private_folder_is_closed_to_others(tmp_path: Path, before: int | No
 
 def test_a_file_in_the_way_of_the_private_folder_is_told(tmp_path: Path) -> None:
     site = load_site(written(tmp_path, PLAIN))
-    site.folder.write_text("")
+    site.folder.write_text("", encoding="utf-8")
     with pytest.raises(RelayError, match="private folder .*relay-A"):
         site.private()
 

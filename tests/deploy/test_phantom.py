@@ -104,7 +104,7 @@ def test_layouts_are_the_real_sets_own(hospitals: Path) -> None:
         assert len(name) == len("000000.dcm")
     assert sorted(path.name for path in (hospitals / "C").iterdir()) == ["Patient 1036", "Patient 1041"]
     for site, config in (("A", "nci-isbi"), ("B", "nci-isbi"), ("C", "i2cvb")):
-        text = (hospitals / f"site-{site.lower()}.toml").read_text()
+        text = (hospitals / f"site-{site.lower()}.toml").read_text(encoding="utf-8")
         keys = tomllib.loads(text)
         assert keys["name"] == site and keys["layout"] == config and keys["patient_scores"] is True
         assert all((hospitals / keys[key]).is_dir() for key in ("images", "masks") if key in keys)
@@ -203,14 +203,14 @@ def test_running_again_writes_nothing(hospitals: Path) -> None:
 
 
 def test_a_folder_with_anything_else_is_refused_and_left_alone(hospitals: Path, tmp_path: Path) -> None:
-    (tmp_path / "thesis.txt").write_text("mine")
+    (tmp_path / "thesis.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(RelayError, match="holds other files"):
         write_hospitals(tmp_path, patients={"A": 1})
     assert digests(tmp_path).keys() == {"thesis.txt"}
     with pytest.raises(RelayError, match="other synthetic hospitals"):
         write_hospitals(hospitals, patients={"A": 2, "B": 2, "C": 3}, seed=3)
     (tmp_path / "thesis.txt").unlink()
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(RelayError, match="is a file"):
         write_hospitals(tmp_path / "file", patients={"A": 1})
 

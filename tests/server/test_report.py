@@ -143,9 +143,9 @@ RUN = {
 def put(folder: Path, results: dict[str, Any]) -> Path:
     """A result folder as a study leaves it."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "results.json").write_text(json.dumps(results))
-    (folder / "run.json").write_text(json.dumps(RUN))
-    (folder / "study.toml").write_text('name = "Three hospitals"\nsites = ["A", "B", "C"]\n')
+    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    (folder / "run.json").write_text(json.dumps(RUN), encoding="utf-8")
+    (folder / "study.toml").write_text('name = "Three hospitals"\nsites = ["A", "B", "C"]\n', encoding="utf-8")
     return folder
 
 
@@ -393,7 +393,7 @@ def test_names_out_of_files_cannot_become_markup(tmp_path: Path) -> None:
     results["study"]["name"] = results["study"]["about"] = f'"{evil}'
     results["choices"].append([evil, "</style>" + evil, "' onload='x"])
     folder = put(tmp_path, results)
-    (folder / "study.toml").write_text(f'name = "</pre>{evil}"\n')
+    (folder / "study.toml").write_text(f'name = "</pre>{evil}"\n', encoding="utf-8")
     page = page_of(folder)
     assert "script" not in {tag for tag, _ in page.tags}
     assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
@@ -433,7 +433,7 @@ def test_five_folds_of_two_hundred_epochs_stay_below_two_megabytes(tmp_path: Pat
 
 def test_a_report_is_written_from_rows_and_nothing_else(tmp_path: Path) -> None:
     rows = [{"method": "baseline", "target": "A", "chosen": True, "dice": float("nan")}]
-    (tmp_path / "results.json").write_text(json.dumps({"rows": rows}))
+    (tmp_path / "results.json").write_text(json.dumps({"rows": rows}), encoding="utf-8")
     page = page_of(tmp_path)
     assert "Target alone" in page.text
     assert "nan" not in page.grids[0][1][1].lower()
@@ -454,7 +454,7 @@ def test_a_folder_without_readable_results_is_told_in_one_sentence(
     tmp_path: Path, content: str | None, sentence: str
 ) -> None:
     if content is not None:
-        (tmp_path / "results.json").write_text(content)
+        (tmp_path / "results.json").write_text(content, encoding="utf-8")
     with pytest.raises(RelayError, match=sentence) as caught:
         write_report(tmp_path)
     assert "\n" not in str(caught.value)

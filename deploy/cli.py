@@ -1,0 +1,339 @@
+"""The command `relay`: one function a command, and a table of them.
+
+Nothing heavy is imported before a command runs, so that help comes at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from common.errors import RelayError
+
+HELP = """\
+relay – hospitals hand one segmentation model on, and no image leaves.
+
+Each hospital trains on its own prostate MRI only. The weights travel from site to site,
+or are averaged, and the same held-out patients say which of the two serves whom better.
+
+See it work
+  relay demo                          three synthetic hospitals, a whole study, the table and the page
+
+Your own hospitals, all on this machine
+  relay site check SITE.toml          what lies at a site, and what is wrong with it
+  relay simulate STUDY.toml --site A=SITE.toml --site B=SITE.toml ...
+                                      run a study, or go on with one that was stopped
+
+What came out
+  relay report DIR                    make report.html of a result folder again
+
+Data to try things on
+  relay phantom DIR                   write the synthetic hospitals alone
+
+Anywhere
+  relay COMMAND --help                what a command takes
+  relay --version                     which relay this is
+  --debug                             show where in the program an error arose
+
+A study that is stopped, by Ctrl-C or a power cut, goes on where it was when the same command
+is started again. The exit code is 0 only if everything that was asked for was done.
+"""
+
+STOPPED = "Stopped; every stage that was finished is kept, and the same command goes on from there."
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: its words, what it says of itself, what it takes and what it does."""
+
+    words: tuple[str, ...]
+    about: str
+    arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+    """Returns the exit code."""
+    stopped: str = "Stopped."
+    """What Ctrl-C leaves behind."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, but a wrong call gets one sentence and not the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; `{self.prog} --help` says what it takes.\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit code: 0 done, 1 not all done, 2 wrongly called, 130 stopped by Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that has no arrows shall not end a study.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help", "help"):
+        sys.stdout.write(HELP)
+        return 0
+    chosen = parser().parse_args(words)
+    command: Command = chosen.command
+    try:
+        code = command.run(chosen)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        return _tell(command.stopped, 130)
+    except BrokenPipeError:
+        # Who reads, such as `head`, has gone; Python would complain of it once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if getattr(chosen, "debug", False):
+            raise
+        return _tell(sentence_of(error), 1)
+
+
+def sentence_of(error: Exception) -> str:
+    """What a user is told of an error."""
+    if isinstance(error, RelayError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        where = f" that holds {error.filename}" if error.filename else ""
+        return f"The disk{where} is full; make room and start again: what is finished is kept."
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename} cannot be read or written ({error.strerror}); check the path and its rights."
+    return (
+        f"The program failed ({type(error).__name__}), which is its own fault and not yours;"
+        " start it again with --debug to see where, and report that."
+    )
+
+
+def _tell(sentence: str, code: int) -> int:
+    print(" ".join(sentence.split()), file=sys.stderr)
+    return code
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    top = Parser(prog="relay", add_help=False, allow_abbrev=False)
+    top.add_argument("--version", action=_Version)
+    top.add_argument("--debug", action="store_true")
+    below = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    groups: dict[str, argparse._SubParsersAction[Parser]] = {}
+    for command in COMMANDS:
+        *group, word = command.words
+        place = below
+        if group:
+            name = group[0]
+            if name not in groups:
+                known = ", ".join(other.words[1] for other in COMMANDS if other.words[0] == name)
+                described = below.add_parser(name, description=f"What can be done with a {name}: {known}.")
+                groups[name] = described.add_subparsers(title="commands", metavar="COMMAND", required=True)
+            place = groups[name]
+        own = place.add_parser(word, description=command.about, allow_abbrev=False)
+        own.add_argument(
+            "--debug",
+            action="store_true",
+            default=argparse.SUPPRESS,
+            help="show where in the program an error arose",
+        )
+        command.arguments(own)
+        own.set_defaults(command=command)
+    return top
+
+
+class _Version(argparse.Action):
+    """The version is looked up only where it is asked for."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str) -> None:
+        super().__init__(option_strings, dest=argparse.SUPPRESS, nargs=0)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        import importlib.metadata
+
+        print(f"relay {importlib.metadata.version('prostate-relay')}")
+        parser.exit()
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+_count.__name__ = "number of at least 1"
+
+
+def _seed(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise ValueError
+    return number
+
+
+_seed.__name__ = "number of at least 0"
+
+
+def _demo_arguments(own: argparse.ArgumentParser) -> None:
+    own.add_argument("--out", metavar="DIR", type=Path, default=Path("relay-demo"), help="default: relay-demo")
+    _at_once(own)
+
+
+def _demo(chosen: argparse.Namespace) -> int:
+    from common.study import load_study
+    from deploy.live import bar
+    from deploy.phantom import write_hospitals
+    from deploy.simulation import simulate
+
+    study = load_study(Path(__file__).parent / "studies" / "demo.toml")
+    folder = chosen.out / "hospitals"
+    with bar("Writing the synthetic hospitals", unit="patients") as progress:
+        sites = write_hospitals(folder, patients=dict.fromkeys(study.sites, DEMO_PATIENTS), progress=progress)
+    print(f"Three synthetic hospitals of {DEMO_PATIENTS} patients each are in {folder}.", flush=True)
+    simulate(study, sites, chosen.out, beside=Path(), at_once=chosen.at_once)
+    return _show(chosen.out)
+
+
+DEMO_PATIENTS = 8
+
+
+def _simulate_arguments(own: argparse.ArgumentParser) -> None:
+    own.add_argument("study", metavar="STUDY.toml", type=Path, help="what is compared, and how")
+    own.add_argument(
+        "--site",
+        metavar="NAME=SITE.toml",
+        action="append",
+        default=[],
+        help="the site file of a hospital; once for each of the study's sites",
+    )
+    own.add_argument("--out", metavar="DIR", type=Path, help="the result folder; default: STUDY-results")
+    _at_once(own)
+    own.add_argument("--json", action="store_true", help="print results.json, and nothing else, on standard output")
+
+
+def _at_once(own: argparse.ArgumentParser) -> None:
+    own.add_argument(
+        "--at-once",
+        metavar="N",
+        type=_count,
+        help="stages that run at the same time; default: as many as the machine has cores for",
+    )
+
+
+def _simulate(chosen: argparse.Namespace) -> int:
+    from common.study import load_study
+    from deploy.simulation import simulate, site_files
+
+    study = load_study(chosen.study)
+    sites = site_files(chosen.site)
+    out = chosen.out or Path(f"{chosen.study.stem}-results")
+    simulate(study, sites, out, beside=chosen.study.parent, at_once=chosen.at_once, quiet=chosen.json)
+    if chosen.json:
+        print((out / "results.json").read_text(encoding="utf-8"), end="")
+        return 0
+    return _show(out)
+
+
+def _show(folder: Path) -> int:
+    """The opening sentence, the table, the path of the page."""
+    from deploy.live import terminal
+    from server.report import opening, read_results, terminal_table, text_lines
+
+    results = read_results(folder)
+    screen = terminal()
+    print()
+    if screen is None:
+        print(opening(results), *text_lines(results), sep="\n")
+    else:
+        screen.print(opening(results), highlight=False, markup=False)
+        screen.print(terminal_table(results))
+    print(f"\n{folder / 'report.html'}")
+    return 0
+
+
+def _phantom_arguments(own: argparse.ArgumentParser) -> None:
+    own.add_argument("folder", metavar="DIR", type=Path, help="a new or an empty folder")
+    own.add_argument("--patients", metavar="N", type=_count, default=12, help="at each of the three; default: 12")
+    own.add_argument("--seed", metavar="S", type=_seed, default=1, help="other patients; default: 1")
+
+
+def _phantom(chosen: argparse.Namespace) -> int:
+    from deploy.live import bar
+    from deploy.phantom import write_hospitals
+
+    each = dict.fromkeys("ABC", chosen.patients)
+    with bar("Writing the synthetic hospitals", unit="patients") as progress:
+        sites = write_hospitals(chosen.folder, patients=each, seed=chosen.seed, progress=progress)
+    for path in sites.values():
+        print(path)
+    return 0
+
+
+def _report_arguments(own: argparse.ArgumentParser) -> None:
+    own.add_argument("folder", metavar="DIR", type=Path, help="a result folder")
+
+
+def _report(chosen: argparse.Namespace) -> int:
+    from server.report import write_report
+
+    print(write_report(chosen.folder))
+    return 0
+
+
+def _check_arguments(own: argparse.ArgumentParser) -> None:
+    own.add_argument("site", metavar="SITE.toml", type=Path, help="the hospital's own settings")
+    own.add_argument("--json", action="store_true", help="for a script")
+
+
+def _check(chosen: argparse.Namespace) -> int:
+    from deploy.site_check import site_check
+
+    return site_check(chosen.site, as_json=chosen.json)
+
+
+COMMANDS = (
+    Command(
+        ("demo",),
+        "Write three synthetic hospitals, run a small study on them, print its table and write its page. It shows"
+        " that the software works, not which method is better.",
+        _demo_arguments,
+        _demo,
+        STOPPED,
+    ),
+    Command(
+        ("simulate",),
+        "Run a study on hospitals whose files all lie on this machine, each handled by processes of its own. Stopped"
+        " and started again, it goes on where it was.",
+        _simulate_arguments,
+        _simulate,
+        STOPPED,
+    ),
+    Command(
+        ("phantom",),
+        "Write three synthetic hospitals in the layouts of TCIA Prostate-3T, PROSTATE-DIAGNOSIS and I2CVB.",
+        _phantom_arguments,
+        _phantom,
+        "Stopped; the same command clears away what is unfinished and writes the hospitals anew.",
+    ),
+    Command(
+        ("report",),
+        "Make report.html of a result folder again.",
+        _report_arguments,
+        _report,
+    ),
+    Command(
+        ("site", "check"),
+        "Read every patient of a site once; list what lies there and what is wrong with it. Nothing is changed, and"
+        " nothing is sent.",
+        _check_arguments,
+        _check,
+    ),
+)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,377 @@
+"""The graph of a study: nothing twice, parents first, the same for everybody who plans it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common.errors import RelayError
+from common.plan import (
+    Average,
+    Best,
+    Evaluate,
+    FineTune,
+    Node,
+    Plan,
+    Row,
+    Schedule,
+    Start,
+    batches_per_epoch,
+    fold_of,
+    plan,
+    routes_to,
+    way_of,
+)
+from common.study import Study
+
+NAMES = ("A", "B", "C", "D")
+Census = dict[str, tuple[int, ...]]
+
+
+def study_of(*, sites: tuple[str, ...] = ("A", "B", "C"), **parts: Any) -> Study:
+    return Study.model_validate({"sites": sites, **parts})
+
+
+def census_of(study: Study, slices: int = 100) -> Census:
+    return {site: (slices,) * study.split.folds for site in (*study.sites, "pooled")}
+
+
+def planned(study: Study) -> Plan:
+    return plan(study, census_of(study))
+
+
+def trainings(found: Plan) -> list[FineTune]:
+    return [node for node in found.nodes if isinstance(node, FineTune)]
+
+
+def table_three(**split: Any) -> Study:
+    """Every route of three sites, target alone, and all data; nothing beyond the paper's Table III."""
+    return study_of(split=split, methods={"longer_baseline": False, "federated": ()})
+
+
+@pytest.mark.parametrize("source", ["best-fold", "same-fold"])
+@pytest.mark.parametrize("folds", [2, 5])
+def test_table_three_is_15_trainings_a_fold_and_16_with_all_data(source: str, folds: int) -> None:
+    study = table_three(folds=folds, source=source)
+    assert len(trainings(planned(study))) == 16 * folds
+    without = study.model_copy(update={"methods": study.methods.model_copy(update={"pooled": False})})
+    nodes = trainings(planned(without))
+    assert len(nodes) == 15 * folds
+    # 3 alone, 6 of one hop, 6 of two hops, in every fold
+    assert Counter((node.fold, way_of(node).count("→")) for node in nodes) == {
+        (fold, hops): count for fold in range(folds) for hops, count in {0: 3, 1: 6, 2: 6}.items()
+    }
+
+
+def test_equal_nodes_are_one() -> None:
+    schedule = Schedule(6, 0, 6, "best")
+    first = FineTune("A", 1, FineTune("B", 1, Start(), schedule), schedule)
+    again = FineTune("A", 1, FineTune("B", 1, Start(), Schedule(6, 0, 6, "best")), schedule)
+    assert first == again
+    assert first is not again
+    assert len({first, again}) == 1
+
+
+def test_whatever_a_node_names_makes_it_another_node() -> None:
+    schedule = Schedule(6, 0, 6, "best")
+    start = Start()
+    nodes: list[Node] = [
+        start,
+        FineTune("A", 0, start, schedule),
+        FineTune("B", 0, start, schedule),
+        FineTune("A", 1, start, schedule),
+        FineTune("A", 0, start, Schedule(7, 0, 6, "best")),
+        FineTune("A", 0, start, Schedule(6, 1, 6, "best")),
+        FineTune("A", 0, start, Schedule(6, 0, 5, "best")),
+        FineTune("A", 0, start, Schedule(6, 0, 6, "last")),
+        FineTune("A", 0, start, schedule, 0.1),
+        FineTune("A", 0, FineTune("A", 0, start, schedule), schedule),
+        Evaluate("A", 0, "test", start),
+        Evaluate("A", 0, "validation", start),
+        Evaluate("A", 1, "test", start),
+        Evaluate("B", 0, "test", start),
+        Average((FineTune("A", 0, start, schedule),), "fedavg"),
+        Average((FineTune("A", 0, start, schedule),), "fedprox"),
+        Best((FineTune("A", 0, start, schedule), FineTune("A", 1, start, schedule)), "A", "validation"),
+        Best((FineTune("A", 1, start, schedule), FineTune("A", 0, start, schedule)), "A", "validation"),
+        Best((FineTune("A", 0, start, schedule), FineTune("A", 1, start, schedule)), "B", "validation"),
+    ]
+    assert len({node.id for node in nodes}) == len(nodes)
+
+
+def test_a_nodes_name_is_the_same_in_every_process_and_version() -> None:
+    """Hospital and coordinator name stages to each other by these; a ledger keeps them for years."""
+    schedule = Schedule(6, 0, 6, "best")
+    node = FineTune("A", 2, FineTune("B", 1, Start(), schedule), schedule)
+    assert Start().id == "f1bf9b54bbfbd2a6d1bd52a0f1d5a4b6bc3c1bbd8bd1fb9a4b1d3cd2ba2a8e77"
+    assert node.id == ""
+    assert Evaluate("A", 2, "test", node).id == ""
+
+
+def test_the_plan_does_not_depend_on_who_plans_it() -> None:
+    study = study_of()
+    backwards = dict(reversed(census_of(study).items()))
+    assert [node.id for node in plan(study, backwards).nodes] == [node.id for node in planned(study).nodes]
+    again = Study.model_validate_json(study.model_dump_json())
+    assert planned(again) == planned(study)
+
+
+def test_fifty_rounds_over_ten_sites_are_planned_in_a_second() -> None:
+    study = study_of(
+        sites=tuple(f"S{k}" for k in range(10)),
+        training={"epochs": 50},
+        methods={"longer_baseline": False, "sequential": {"routes": "none"}, "pooled": False},
+    )
+    began = time.process_time()
+    found = planned(study)
+    assert time.process_time() - began < 1.0 * 3  # a second on an idle machine
+    assert sum(isinstance(node, Average) for node in found.nodes) == 50 * 5
+
+
+def test_a_single_fold_leaves_no_choice_among_folds() -> None:
+    study = table_three(folds=5, use_folds=1)
+    assert not [node for node in planned(study).nodes if isinstance(node, Best)]
+
+
+def test_best_fold_hands_the_sources_best_to_every_fold() -> None:
+    study = study_of(
+        split={"folds": 3, "source": "best-fold"},
+        methods={"sequential": {"routes": (("B", "A"),)}, "federated": (), "pooled": False},
+    )
+    rows = [row for row in planned(study).rows if row.method == "sequential"]
+    parents = {row.model.parents[0] for row in rows}
+    assert [row.fold for row in rows] == [0, 1, 2]
+    (best,) = parents
+    assert isinstance(best, Best)
+    assert best.at == "B" and best.split == "validation"
+    assert [fold_of(node) for node in best.candidates] == [0, 1, 2]
+    assert all(isinstance(node, FineTune) and node.site == "B" for node in best.candidates)
+    # Training at B gave each candidate's score for nothing.
+    assert best.ballots == best.candidates
+
+
+def test_same_fold_hands_on_the_same_fold() -> None:
+    study = study_of(
+        split={"folds": 3, "source": "same-fold"},
+        methods={"sequential": {"routes": (("C", "B", "A"),)}, "federated": (), "pooled": False},
+    )
+    found = planned(study)
+    for row in (row for row in found.rows if row.method == "sequential"):
+        node: Node = row.model
+        while isinstance(node, FineTune):
+            assert node.fold == row.fold
+            node = node.parent
+        assert node == Start()
+    assert not [node for node in found.nodes if isinstance(node, Best)]
+
+
+@pytest.mark.parametrize(("epochs", "local", "rounds"), [(6, 1, 0), (6, 2, 0), (6, 3, 5)])
+def test_the_rounds_are_consecutive_slices_of_one_cosine(epochs: int, local: int, rounds: int) -> None:
+    part = {"strategy": "fedprox", "rounds": rounds, "local_epochs": local, "then_target": False}
+    study = study_of(training={"epochs": epochs}, methods={"federated": (part,)})
+    total = (rounds or epochs // local) * local
+    for fold in range(study.split.folds):
+        averages = [node for node in planned(study).nodes if isinstance(node, Average) and node.fold == fold]
+        averages.sort(key=lambda node: node.parts[0].schedule.first)
+        epochs_covered = []
+        parent: Node = Start()
+        for average in averages:
+            assert [part.site for part in average.parts] == ["A", "B", "C"]
+            assert {part.schedule for part in average.parts} == {average.parts[0].schedule}
+            assert {part.proximal_mu for part in average.parts} == {0.1}
+            schedule = average.parts[0].schedule
+            assert schedule.total_epochs == total and schedule.keep == "last"
+            assert {part.parent for part in average.parts} == {parent}
+            epochs_covered += range(schedule.first, schedule.last)
+            parent = average
+        assert epochs_covered == list(range(total))
+
+
+def test_a_federated_round_is_chosen_at_the_target_by_validation() -> None:
+    study = study_of(training={"epochs": 4}, split={"folds": 2})
+    for row in planned(study).rows:
+        if row.method == "fedavg":
+            assert isinstance(row.model, Best)
+            assert row.model.at == row.target and row.model.split == "validation"
+            assert {fold_of(node) for node in row.model.candidates} == {row.fold}
+            assert len(row.model.candidates) == 4
+            for ballot in row.model.ballots:
+                assert isinstance(ballot, Evaluate)
+                assert (ballot.site, ballot.fold, ballot.split) == (row.target, row.fold, "validation")
+        if row.method == "fedavg-then-target":
+            (parent,) = row.model.parents
+            assert isinstance(parent, Best)
+            assert {fold_of(node) for node in parent.candidates} == {0, 1}
+            assert isinstance(row.model, FineTune) and row.model.site == row.target
+
+
+CENSUS_COUNTS = st.integers(min_value=1, max_value=2000)
+
+
+@st.composite
+def studies(draw: st.DrawFn) -> tuple[Study, Census]:
+    sites = NAMES[: draw(st.integers(2, 4))]
+    folds = draw(st.integers(2, 4))
+    routes = st.lists(st.sampled_from(sites), min_size=2, max_size=5).filter(
+        lambda route: all(a != b for a, b in itertools.pairwise(route))
+    )
+    federated = [
+        {"strategy": name, "rounds": draw(st.integers(1, 3)), "local_epochs": draw(st.integers(1, 2)), "then_target": t}
+        for name in draw(st.lists(st.sampled_from(["fedavg", "fedprox", "fedmedian"]), unique=True, max_size=2))
+        for t in [draw(st.booleans())]
+    ]
+    study = study_of(
+        sites=sites,
+        split={
+            "folds": folds,
+            "use_folds": draw(st.integers(0, folds)),
+            "source": draw(st.sampled_from(["best-fold", "same-fold"])),
+        },
+        training={"epochs": draw(st.integers(1, 7)), "batch": draw(st.integers(2, 32))},
+        methods={
+            "baseline": draw(st.booleans()),
+            "longer_baseline": draw(st.booleans()),
+            "unadapted": draw(st.booleans()),
+            "pooled": draw(st.booleans()),
+            "sequential": {
+                "routes": draw(st.one_of(st.sampled_from(["all", "none"]), st.lists(routes, max_size=3).map(tuple))),
+                "max_hops": draw(st.integers(1, 3)),
+            },
+            "federated": tuple(federated),
+        },
+    )
+    census = {
+        site: draw(st.tuples(*[CENSUS_COUNTS] * folds))
+        for site in (*sites, *(("pooled",) if study.methods.pooled else ()))
+    }
+    return study, census
+
+
+@settings(max_examples=60, deadline=None)
+@given(studies())
+def test_every_plan_holds_together(example: tuple[Study, Census]) -> None:
+    study, census = example
+    found = plan(study, census)
+    assert len({node.id for node in found.nodes}) == len(found.nodes)
+    seen: set[str] = set()
+    for node in found.nodes:
+        assert {parent.id for parent in node.parents} <= seen, "a parent comes after its child"
+        seen.add(node.id)
+        if isinstance(node, FineTune):
+            assert 0 <= node.schedule.first < node.schedule.last <= node.schedule.total_epochs
+        if isinstance(node, FineTune | Evaluate):
+            assert node.fold in study.split.run
+        if isinstance(node, Evaluate):
+            assert node.site in study.sites
+    folds = set(study.split.run)
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in found.rows:
+        assert row.target in study.sites
+        assert (row.test.site, row.test.fold, row.test.split) == (row.target, row.fold, "test")
+        assert row.test.weights == row.model
+        assert row.test.id in seen and row.validation.id in seen
+        # Its fold is chosen by the target's own validation patients of that fold.
+        assert isinstance(row.validation, FineTune | Evaluate)
+        assert (row.validation.site, row.validation.fold) == (row.target, row.fold)
+        assert not isinstance(row.validation, Evaluate) or row.validation.split == "validation"
+        groups.setdefault((row.method, row.route, row.target), []).append(row)
+    for rows in groups.values():
+        assert [row.fold for row in rows] == sorted(folds)
+    # Nothing is worked out that no row needs.
+    needed: set[Node] = set()
+    stack: list[Node] = [node for row in found.rows for node in (row.test, row.validation)]
+    while stack:
+        node = stack.pop()
+        if node not in needed:
+            needed.add(node)
+            stack += node.parents
+    assert needed == set(found.nodes)
+
+
+@settings(max_examples=60, deadline=None)
+@given(studies())
+def test_the_rows_are_those_that_were_asked_for(example: tuple[Study, Census]) -> None:
+    study, census = example
+    methods, sites = study.methods, study.sites
+    routes = methods.sequential.routes
+    if routes == "all":
+        hops = min(methods.sequential.max_hops, len(sites) - 1)
+        wanted = {route for n in range(2, hops + 2) for route in itertools.permutations(sites, n)}
+    else:
+        wanted = set() if routes == "none" else {tuple(route) for route in routes}
+    expected: set[tuple[str, tuple[str, ...], str]] = {("sequential", route, route[-1]) for route in wanted}
+    for target in sites:
+        expected |= {("baseline", (target,), target)} if methods.baseline else set()
+        expected |= {("longer", (target,), target)} if methods.longer_baseline else set()
+        expected |= {("unadapted", (site,), target) for site in sites if site != target and methods.unadapted}
+        expected |= {("pooled", ("pooled",), target)} if methods.pooled else set()
+        for part in methods.federated:
+            expected.add((part.strategy, sites, target))
+            if part.then_target:
+                expected.add((f"{part.strategy}-then-target", (*sites, target), target))
+    assert {(row.method, row.route, row.target) for row in plan(study, census).rows} == expected
+
+
+@settings(max_examples=60, deadline=None)
+@given(studies())
+def test_the_longer_baseline_takes_the_longest_routes_steps_to_half_an_epoch(example: tuple[Study, Census]) -> None:
+    study, census = example
+
+    def steps(site: str, fold: int) -> int:
+        """Batches of an epoch, counted one slice after the other."""
+        slices, batch = census[site][fold], study.training.batch
+        taken = [min(batch, slices - first) for first in range(0, slices, batch)]
+        if len(taken) > 1 and taken[-1] == 1:
+            taken.pop()
+        return len(taken)
+
+    for row in plan(study, census).rows:
+        if row.method == "longer":
+            assert isinstance(row.model, FineTune)
+            routes = routes_to(study, row.target) or [study.sites]
+            longest = max(sum(steps(site, row.fold) for site in route) * study.training.epochs for route in routes)
+            own = steps(row.target, row.fold)
+            assert abs(row.model.schedule.epochs * own - longest) <= max(own / 2, own - longest)
+            assert row.model.parent == Start()
+            assert (row.model.schedule.first, row.model.schedule.last) == (0, row.model.schedule.total_epochs)
+
+
+@given(st.integers(1, 500), st.integers(2, 40))
+def test_no_batch_is_a_single_slice_unless_there_is_but_one(slices: int, batch: int) -> None:
+    count = batches_per_epoch(slices, batch)
+    assert count == max(1, math.ceil(slices / batch) - (slices % batch == 1))
+
+
+def test_a_site_that_nothing_is_known_of_is_told() -> None:
+    study = study_of()
+    with pytest.raises(RelayError, match="Nothing is known of site C yet"):
+        plan(study, {"A": (1,) * 5, "B": (1,) * 5, "pooled": (1,) * 5})
+    with pytest.raises(RelayError, match="site pooled"):
+        plan(study, {site: (1,) * 5 for site in study.sites})
+
+
+def test_a_route_that_names_an_unknown_site_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"the route B → X → A names site X, which is not among .* \(A, B, C\)"):
+        study_of(methods={"sequential": {"routes": (("B", "X", "A"),)}})
+
+
+def test_weights_tell_the_way_they_came() -> None:
+    study = study_of(training={"epochs": 2}, split={"folds": 2})
+    ways = {(row.method, row.target): way_of(row.model) for row in planned(study).rows}
+    assert ways["baseline", "A"] == "A"
+    assert ways["fedavg", "A"] == "fedavg, best round"
+    assert ways["fedavg-then-target", "A"] == "fedavg, best round → A"
+    assert ways["pooled", "A"] == "pooled"
+    assert {way_of(row.model) for row in planned(study).rows if row.method == "sequential" and row.target == "A"} == {
+        "B → A",
+        "C → A",
+        "B → C → A",
+        "C → B → A",
+    }

@@ -1,0 +1,226 @@
+"""Training as anybody would write it: one process, torch alone, nothing of `client/` but the prepared slices.
+
+The oracle of the hand-off. Rules are taken from the docstrings of the study, the seeds and augmentation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from client.preprocess import load, prepare
+from client.site import load_site
+from client.splits import split
+from common.model import segmentation_models
+from common.study import Study
+
+Tensors = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Patient:
+    image: NDArray[np.float32]
+    mask: NDArray[np.float32]
+    native: NDArray[np.bool_]
+    """The expert's mask of the chosen slices, on the patient's own grid."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a stage leaves behind."""
+
+    weights: Tensors
+    losses: list[float]
+    dices: list[float]
+    native_dice: float
+
+
+def digest(weights: Tensors) -> str:
+    return hashlib.sha256(safetensors.torch.save(dict(sorted(weights.items())))).hexdigest()
+
+
+def seed_of(*names: object) -> int:
+    first = hashlib.sha256("/".join(map(str, names)).encode()).digest()[:8]
+    return int(first.hex(), 16) // 2
+
+
+class PlainLoop:
+    """One process that holds every hospital's patients, as nobody may in earnest."""
+
+    def __init__(self, study: Study, sites: dict[str, Path]) -> None:
+        self.study, self.sites = study, sites
+        self.patients: dict[str, dict[str, Patient]] = {}
+        for name, path in sites.items():
+            self.patients[name] = {}
+            for record in prepare(load_site(path), study.preprocessing).records:
+                slices = load(record)
+                self.patients[name][record.patient] = Patient(
+                    slices.image[slices.chosen],
+                    slices.mask[slices.chosen].astype(np.float32),
+                    slices.native_mask[slices.chosen],
+                )
+
+    def network(self) -> torch.nn.Module:
+        model = self.study.model
+        make = getattr(segmentation_models(), model.architecture)
+        network: torch.nn.Module = make(encoder_name=model.encoder, encoder_weights=None, in_channels=1, classes=1)
+        return network
+
+    def start(self) -> Tensors:
+        torch.manual_seed(seed_of(self.study.seed, "start"))
+        return {name: tensor.clone() for name, tensor in self.network().state_dict().items()}
+
+    def members(self, site: str, fold: int) -> tuple[list[Patient], list[Patient]]:
+        part = self.study.split
+        here = self.patients[site]
+        made = split(here, seed=part.seed, site=site, test_fraction=part.test_fraction, folds=part.folds)
+        training = [name for k, names in enumerate(made.validation) if k != fold for name in names]
+        return [here[name] for name in sorted(training)], [here[name] for name in made.validation[fold]]
+
+    def fine_tune(
+        self,
+        site: str,
+        fold: int,
+        parent: Tensors,
+        *,
+        epochs: range | None = None,
+        total: int | None = None,
+        keep: str = "best",
+        mu: float = 0.0,
+    ) -> Stage:
+        rules = self.study.training
+        total = total or rules.epochs
+        train, validation = self.members(site, fold)
+        pixels = np.concatenate([patient.image for patient in train]).astype(np.float64)
+        mean, std = np.float32(pixels.mean()), np.float32(pixels.std())
+
+        def tensor(arrays: list[NDArray[np.float32]]) -> torch.Tensor:
+            return torch.from_numpy(np.concatenate(arrays))[:, None]
+
+        images = tensor([(patient.image - mean) / std for patient in train])
+        masks = tensor([patient.mask for patient in train])
+        seen = tensor([(patient.image - mean) / std for patient in validation])
+        truth = np.concatenate([patient.mask for patient in validation]) > 0.5
+
+        network = self.network()
+        network.load_state_dict(parent)
+        network.to(memory_format=torch.channels_last)
+        anchor = [parameter.detach().clone() for parameter in network.parameters()]
+        adam = torch.optim.Adam(network.parameters(), lr=rules.learning_rate, weight_decay=rules.weight_decay)
+        low, high = rules.final_learning_rate, rules.learning_rate
+        losses: list[float] = []
+        dices: list[float] = []
+        kept: Tensors = {}
+        for epoch in epochs or range(total):
+            for group in adam.param_groups:
+                group["lr"] = low + (high - low) * (1 + math.cos(math.pi * epoch / total)) / 2
+            seed = seed_of(self.study.seed, site, fold, 0, epoch)
+            torch.manual_seed(seed)
+            generator = torch.Generator().manual_seed(seed)
+            network.train()
+            batch_losses = []
+            for chosen in self._batches(len(images), generator):
+                x, y = images[chosen], masks[chosen]
+                if rules.augmentation == "light":
+                    x, y = augmented(x, y, generator)
+                with self._precision():
+                    logits = network(x.contiguous(memory_format=torch.channels_last))
+                loss = dice_and_bce(logits.float(), y)
+                adam.zero_grad()
+                loss.backward()
+                if mu:  # the gradient of mu/2 |w - anchor|², by hand
+                    for parameter, before in zip(network.parameters(), anchor, strict=True):
+                        assert parameter.grad is not None
+                        parameter.grad += mu * (parameter.detach() - before)
+                        loss = loss.detach() + mu / 2 * (parameter.detach() - before).square().sum()
+                adam.step()
+                batch_losses.append(loss.detach())
+            losses.append(float(torch.stack(batch_losses).mean()))
+            dices.append(slice_dice(self._predict(network, seen) > 0.5, truth))
+            if keep == "last" or dices[-1] > max(dices[:-1], default=-1.0):
+                kept = {name: value.clone() for name, value in network.state_dict().items()}
+        network.load_state_dict(kept)
+        native = np.concatenate([patient.native for patient in validation])
+        spacing = self.study.preprocessing.spacing_mm
+        on_native = enlarge(self._predict(network, seen), spacing, native.shape[1:])
+        return Stage(kept, losses, dices, slice_dice(on_native > 0.5, native))
+
+    def _batches(self, count: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
+        size = self.study.training.batch
+        order = torch.randperm(count, generator=generator)
+        whole = count // size - (count % size == 1 and count > size)
+        for k in range(whole):
+            yield order[k * size : (k + 1) * size]
+        if whole * size < count:
+            yield order[whole * size :]
+
+    def _predict(self, network: torch.nn.Module, images: torch.Tensor) -> NDArray[np.float32]:
+        network.eval()
+        with torch.no_grad(), self._precision():
+            logits = network(images.contiguous(memory_format=torch.channels_last))
+        return torch.sigmoid(logits.float())[:, 0].numpy()
+
+    def _precision(self) -> torch.autocast | nullcontext[None]:
+        bfloat16 = self.study.training.precision == "bfloat16"
+        return torch.autocast("cpu", torch.bfloat16) if bfloat16 else nullcontext()
+
+
+def dice_and_bce(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """1 - 2 |P·M| / (|P| + |M|) over the whole batch, where it has a mask; plus binary cross entropy."""
+    gland, truth = F.logsigmoid(logits).exp().view(len(logits), 1, -1), masks.view(len(masks), 1, -1)
+    both, sizes = (gland * truth).sum((0, 2)), (gland + truth).sum((0, 2))
+    dice = ((1 - 2 * both / sizes.clamp_min(1e-7)) * (truth.sum((0, 2)) > 0)).mean()
+    return dice + F.binary_cross_entropy_with_logits(logits, masks)
+
+
+def augmented(
+    images: torch.Tensor, masks: torch.Tensor, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Flip, turn, scale, shift, gain and offset of each slice, drawn in this order: flip, angle, scale, shift by
+    columns, shift by rows, gain, offset."""
+    n = len(images)
+
+    def within(limit: float) -> torch.Tensor:
+        return (2 * torch.rand(n, generator=generator) - 1) * limit
+
+    mirrored = torch.where(torch.rand(n, generator=generator) < 0.5, -1.0, 1.0)
+    angle = within(math.radians(10))
+    size = 1 + within(0.1)
+    right, down = within(0.2), within(0.2)  # of a side of 2
+    gain, offset = 1 + within(0.1), within(0.1)
+    matrix = torch.empty(n, 2, 3)
+    matrix[:, 0, 0], matrix[:, 0, 1], matrix[:, 0, 2] = angle.cos() * size * mirrored, -(angle.sin() * size), right
+    matrix[:, 1, 0], matrix[:, 1, 1], matrix[:, 1, 2] = angle.sin() * size * mirrored, angle.cos() * size, down
+    where = F.affine_grid(matrix, list(images.shape), align_corners=False)
+    moved = F.grid_sample(images, where, align_corners=False)
+    region = F.grid_sample(masks, where, align_corners=False) >= 0.5
+    return moved * gain[:, None, None, None] + offset[:, None, None, None], region.float()
+
+
+def slice_dice(predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
+    """Mean Dice over slices; two empty slices agree."""
+    scores = []
+    for one, other in zip(predicted, truth, strict=True):
+        total = int(one.sum()) + int(other.sum())
+        scores.append(2 * int((one & other).sum()) / total if total else 1.0)
+    return float(np.mean(scores))
+
+
+def enlarge(slices: NDArray[np.float32], spacing: float, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Linear, from the study's grid to a native one of 1 mm pixels with the same centre."""
+    result = slices.astype(np.float64)
+    for axis, count in enumerate(shape, start=1):
+        old = (np.arange(result.shape[axis]) - (result.shape[axis] - 1) / 2) * spacing
+        new = np.arange(count) - (count - 1) / 2
+        result = np.apply_along_axis(lambda line, old=old, new=new: np.interp(new, old, line), axis, result)
+    return result
