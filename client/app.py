@@ -23,7 +23,7 @@ from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 from torch import nn
 
-from client.approval import approved
+from client.approval import answer_once, approved
 from client.batches import chosen_slices, statistics
 from client.cohort import Cohort, gather
 from client.egress import release, scrub
@@ -61,6 +61,9 @@ from common.weights import UnfitWeights, Weights, check_fit, digest_of, serialis
 CHECKPOINT_SECONDS = 60.0
 """A checkpoint at the end of the first epoch after so long, besides one at the end of every leg."""
 
+CASES = ("case_numbers", "case_slices", "case_dices", "case_ious")
+"""What an answer says of single patients: kept at the site, and sent only where its file permits."""
+
 app = ClientApp(mods=[scrub])
 Stage = TypeVar("Stage", FineTune, Evaluate)
 
@@ -71,7 +74,7 @@ def describe(message: Message, context: Context) -> Message:
     site = site_of(context)
     order, _ = from_record(message.content, Describe)
     study = approved(site, order.study)
-    cores = int(os.environ.get("RELAY_CORES", "0")) or None
+    cores = min(filter(None, (int(os.environ.get("RELAY_CORES", "0")), site.cores)), default=None)
     prepared = prepare(site, study.preprocessing, seconds=study.training.leg_minutes * 60, cores=cores)
     if prepared.done < prepared.total:
         return _answer(
@@ -114,11 +117,11 @@ def fine_tune_stage(message: Message, context: Context) -> Message:
     store.forget(tuple(key for key in order.acknowledged if key != order.key))
     reply = store.reply(order.key, FineTuneReply)
     if reply is not None:
-        finished = store.weights(reply.weights)
+        finished = _sound(store.weights(reply.weights), reply)
         if finished is not None:
             return _answer(message, reply, finished, site=site, study=study)
     resume = store.checkpoint(order.key)
-    start = weights or store.start(order.key) or store.weights(order.weights)
+    start = weights or _sound(store.start(order.key), order) or _sound(store.weights(order.weights), order)
     if start is None:
         needs = FineTuneReply(study=study.digest, key=order.key, state="needs-weights")
         return _answer(message, needs, None, site=site, study=study)
@@ -136,7 +139,7 @@ def evaluate_stage(message: Message, context: Context) -> Message:
     store = StageStore(site.private() / "stages")
     reply = store.reply(order.key, EvaluateReply)
     if reply is None:
-        weights = weights or store.weights(order.weights)
+        weights = weights or _sound(store.weights(order.weights), order)
         if weights is None:
             reply = EvaluateReply(study=study.digest, key=order.key, state="needs-weights")
             return _answer(message, reply, None, site=site, study=study)
@@ -144,6 +147,8 @@ def evaluate_stage(message: Message, context: Context) -> Message:
         reply = _score(site, study, node, cohort, order.key, weights)
         store.finish(reply)
     store.forget(tuple(key for key in order.acknowledged if key != order.key))
+    if not site.patient_scores:
+        reply = reply.model_copy(update=dict.fromkeys(CASES, ()))
     return _answer(message, reply, None, site=site, study=study)
 
 
@@ -203,6 +208,7 @@ def _ordered(site: SiteConfig, order: Order, kind: type[Stage]) -> tuple[Study, 
         raise Refused(Refusal.DATA_CHANGED)
     if order.key != stage_key(node, study=study, weights=order.weights, workplace=workplace):
         raise BadMessage("the key is not the stage's")
+    answer_once(site, study, node, order.key)
     return study, node, cohort
 
 
@@ -224,6 +230,11 @@ def _check(weights: Weights, digest: str, study: Study) -> None:
         raise Refused(Refusal.BAD_WEIGHTS) from None
     if digest_of(serialised(weights)) != digest:
         raise Refused(Refusal.BAD_WEIGHTS)
+
+
+def _sound(weights: Weights | None, named: Order | FineTuneReply) -> Weights | None:
+    """Weights that the site kept, if they are still those named: damaged ones are as good as none."""
+    return weights if weights is not None and digest_of(serialised(weights)) == named.weights else None
 
 
 def _chosen(records: list[Record]) -> int:
@@ -264,7 +275,7 @@ def _train(
             if trained.epoch == node.schedule.epochs:
                 break
             if now >= legs_end:
-                if resume is None:
+                if not store.has_start(key):
                     store.save_start(key, start)
                 store.save_checkpoint(key, trained)
                 return _reply(study, key, trained, "running", train, validation), None
@@ -317,16 +328,8 @@ def _score(site: SiteConfig, study: Study, node: Evaluate, cohort: Cohort, key: 
     mean_std = statistics(cohort.train(node.fold))
     scores = _scores(network, records, mean_std, machine, examples)
     dice, iou = slice_mean(scores)
-    cases: dict[str, tuple[int | float, ...]] = {}
-    if site.patient_scores:
-        numbers = _case_numbers(site, cohort)
-        ordered = sorted(scores, key=lambda score: numbers[score.patient])
-        cases = {
-            "case_numbers": tuple(numbers[score.patient] for score in ordered),
-            "case_slices": tuple(score.slices for score in ordered),
-            "case_dices": tuple(score.dice for score in ordered),
-            "case_ious": tuple(score.iou for score in ordered),
-        }
+    numbers = _case_numbers(site, cohort)
+    ordered = sorted(scores, key=lambda score: numbers[score.patient])
     if node.split == "test":
         add_to_page(site, title=f"{way_of(node.weights)}, fold {node.fold + 1}", stage=node.id, examples=examples)
     volume = float(np.mean([score.volume_dice for score in scores]))
@@ -340,7 +343,10 @@ def _score(site: SiteConfig, study: Study, node: Evaluate, cohort: Cohort, key: 
             "dice_volume": volume,
             "patients": len(scores),
             "slices": sum(score.slices for score in scores),
-            **cases,
+            "case_numbers": tuple(numbers[score.patient] for score in ordered),
+            "case_slices": tuple(score.slices for score in ordered),
+            "case_dices": tuple(score.dice for score in ordered),
+            "case_ious": tuple(score.iou for score in ordered),
         }
     )
 

@@ -2,21 +2,47 @@
 
 from __future__ import annotations
 
+import shutil
+
 from client.site import SiteConfig
 from common.errors import RelayError
 from common.messages import Refusal, Refused
+from common.plan import Node
 from common.study import Study, load_study, study_toml
 from common.weights import write_atomically
 
 FOLDER = "approved"
+ANSWERED = "answered"
 
 
 def approve(site: SiteConfig, study: Study) -> str:
-    """Keep a copy of the study in the site's private folder; returns its digest."""
+    """Keep a copy of the study in the site's private folder; returns its digest.
+
+    Approving a study again lets each of its stages be answered once more.
+    """
     folder = site.private() / FOLDER
     folder.mkdir(exist_ok=True)
     write_atomically(folder / f"{study.digest}.toml", study_toml(study).encode())
+    shutil.rmtree(site.private() / ANSWERED / study.digest, ignore_errors=True)
     return study.digest
+
+
+def answer_once(site: SiteConfig, study: Study, node: Node, key: str) -> None:
+    """Bind a stage of an approved study to the weights and data that it is first asked for with.
+
+    Whoever could have one stage worked out from any number of weights could ask the data any number of
+    questions. The same question again, after a lost answer, is no other question.
+
+    Raises:
+        Refused: the stage was asked for with others before.
+    """
+    folder = site.private() / ANSWERED / study.digest
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / node.id
+    if not path.exists():
+        write_atomically(path, key.encode())
+    elif path.read_text(encoding="ascii") != key:
+        raise Refused(Refusal.ANSWERED)
 
 
 def approved(site: SiteConfig, digest: str) -> Study:

@@ -20,7 +20,7 @@ import torch
 from flwr.app import Context, Message, RecordDict
 
 from client.site import SiteConfig
-from common.errors import DiskFull, RelayError
+from common.errors import Damaged, DiskFull, RelayError
 from common.messages import (
     BadMessage,
     Description,
@@ -49,6 +49,12 @@ def release(answer: FromSite, weights: Weights | None, *, site: SiteConfig, mode
     """
     if type(answer) not in (Description, FineTuneReply, EvaluateReply):
         raise Refused(Refusal.BLOCKED)
+    try:
+        # A copy with changes is not checked when it is made: what leaves is what the declaration says.
+        answer = type(answer).model_validate_json(answer.model_dump_json(warnings=False))
+    except ValueError:
+        log.error("Blocked at the door: an answer that is not as it is declared.")
+        raise Refused(Refusal.BLOCKED) from None
     if weights is not None:
         if not isinstance(answer, FineTuneReply) or answer.state != "done":
             raise Refused(Refusal.BLOCKED)
@@ -120,6 +126,9 @@ def scrub(message: Message, context: Context, handle: Handler) -> Message:
     except DiskFull as error:
         log.error("%s", error)
         code = Refusal.DISK_FULL
+    except Damaged as error:
+        log.error("%s", error)
+        code = Refusal.FAILED
     except RelayError as error:
         log.error("%s", error)
         code = Refusal.DATA_UNUSABLE

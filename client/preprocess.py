@@ -30,10 +30,10 @@ from numpy.typing import NDArray
 
 from client import cache, grid, layouts
 from client.bias_field import correct_bias_field
-from client.inventory import Task, tasks_of
+from client.inventory import PROBLEMS_HOLD, Task, tasks_of
 from client.layouts import Case
 from client.site import SiteConfig
-from common.errors import BadPatient, RelayError
+from common.errors import BadPatient, Damaged, RelayError
 from common.study import N4Part, PreprocessingPart
 
 _READING = threading.Lock()
@@ -135,10 +135,12 @@ def prepare(
         for task in tasks:
             state.homes[task.name] = home
             record = _record(task)
-            if record is None:
-                pending.append(task)
-            else:
+            if record is not None:
                 state.records[task.name] = record
+            elif sentence := _known_problem(task):
+                state.problems[task.name] = sentence
+            else:
+                pending.append(task)
     total = len(state.homes)
 
     def tell() -> None:
@@ -172,9 +174,7 @@ def load(record: Record) -> Slices:
     found = cache.read_tensors(record.path)
     if found is None:
         record.path.unlink(missing_ok=True)
-        raise RelayError(
-            f"The prepared slices {record.path} are gone or damaged; start again, and they are made again."
-        )
+        raise Damaged(f"The prepared slices {record.path} are gone or damaged; start again, and they are made again.")
     arrays, metadata = found
     depth, row, column = (float(value) for value in arrays["native_spacing"])
     return Slices(
@@ -259,6 +259,7 @@ def _work(
                     state.records[task.name] = future.result()
                 except BadPatient as error:
                     state.problems[task.name] = str(error)
+                    cache.write_json(_problem_path(task), {"sentence": str(error), "at": time.time()})
                     _stop_if_asked(state)
                 tell()
                 if time.monotonic() < until:
@@ -336,6 +337,17 @@ def _record(task: Task) -> Record | None:
         )
     except (KeyError, ValueError):
         return None
+
+
+def _problem_path(task: Task) -> Path:
+    return task.slices.with_suffix(".problem.json")
+
+
+def _known_problem(task: Task) -> str:
+    """Why this patient's very files could not be used a short while ago; empty where nothing is known."""
+    known = cache.read_json(_problem_path(task))
+    fresh = 0 <= time.time() - known.get("at", -math.inf) < PROBLEMS_HOLD
+    return str(known["sentence"]) if fresh and "sentence" in known else ""
 
 
 def _leave_out_unusable(state: _State, preprocessing: PreprocessingPart) -> None:

@@ -83,6 +83,10 @@ class SiteConfig(BaseModel):
             return self
         if "members" in given:
             raise ValueError(f'only a site named "{POOLED}" has "members"; rename it, or remove the key')
+        if self.patient_scores and self.minimum_patients > 1:
+            raise ValueError(
+                'a score of a single patient has fewer behind it than "minimum_patients"; set "patient_scores" to false'
+            )
         for key in ("layout", "images"):
             if key not in given:
                 raise ValueError(f'the key "{key}" is missing; add it')

@@ -58,6 +58,9 @@ class StageStore:
         """Keep the weights that a stage starts from, so that its next leg need not bring them again."""
         write_atomically(self._made(key) / "start.safetensors", serialised(weights))
 
+    def has_start(self, key: str) -> bool:
+        return (self.folder / key / "start.safetensors").exists()
+
     def start(self, key: str) -> Weights | None:
         """The weights that a stage started from."""
         return self._load(self.folder / key / "start.safetensors")
@@ -76,7 +79,7 @@ class StageStore:
         try:
             # weights_only: a checkpoint is data, and must never run code when it is read.
             return Trained(**torch.load(path, map_location="cpu", weights_only=True))
-        except (RuntimeError, EOFError, TypeError, ValueError, KeyError):
+        except Exception:  # a damaged file makes torch and pickle fail in many ways: the stage starts anew
             return None
 
     def forget(self, keys: tuple[str, ...]) -> None:

@@ -13,5 +13,9 @@ class BadPatient(RelayError):
         self.patient = patient
 
 
+class Damaged(RelayError):
+    """A file of our own cannot be read any more; it was removed, and the next try makes it again."""
+
+
 class DiskFull(RelayError):
     """A disk has no room left; what was written before is kept."""

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 from enum import IntEnum
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
 from flwr.app import ArrayRecord, ConfigRecord, Error, RecordDict
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from common.weights import Weights, from_arrays, to_arrays
 
@@ -44,6 +44,7 @@ class Refusal(IntEnum):
     BLOCKED = 1009
     DIVERGED = 1010
     OUT_OF_MEMORY = 1011
+    ANSWERED = 1012
 
 
 REFUSALS: dict[Refusal, str] = {
@@ -59,6 +60,7 @@ REFUSALS: dict[Refusal, str] = {
     Refusal.BLOCKED: "the site's last door let the answer not out; its own log says why",
     Refusal.DIVERGED: "training gave values that are not finite",
     Refusal.OUT_OF_MEMORY: "the site ran out of memory",
+    Refusal.ANSWERED: "the site has answered this stage from other weights or data; approve the study there again",
 }
 
 
@@ -89,6 +91,11 @@ class WireMessage(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
     study: Digest
 
+    def _nothing_but(self, *names: str) -> bool:
+        """Whether every field but the study and these says nothing."""
+        fields = type(self).model_fields
+        return all(getattr(self, name) == fields[name].default for name in fields.keys() - {"study", *names})
+
 
 class Describe(WireMessage):
     """To a site: prepare the data, and say how much there is."""
@@ -115,6 +122,14 @@ class Description(WireMessage):
     device: Literal["", "cpu", "cuda", "mps"] = ""
     precision: Literal["", "float32", "bfloat16"] = ""
     stage_version: Count = STAGE_VERSION
+
+    @model_validator(mode="after")
+    def _one_number_a_fold(self) -> Self:
+        if not len(self.train_slices) == len(self.train_patients) == len(self.validation_patients):
+            raise ValueError("every fold has one number of each kind")
+        if not self.complete and not self._nothing_but("site", "patients_found", "prepared", "stage_version"):
+            raise ValueError("nothing else is known yet")
+        return self
 
     @property
     def complete(self) -> bool:
@@ -167,6 +182,16 @@ class FineTuneReply(WireMessage):
     validation_iou: Share = 0.0
     validation_patients: Count = 0
 
+    @model_validator(mode="after")
+    def _one_entry_an_epoch(self) -> Self:
+        if not self.epoch == len(self.losses) == len(self.learning_rates) == len(self.dices):
+            raise ValueError("every epoch has one entry of each kind")
+        if not (self.state == "done") <= self.kept_epoch <= self.epoch:
+            raise ValueError("the epoch kept is one of those finished")
+        if self.state == "needs-weights" and not self._nothing_but("key", "state"):
+            raise ValueError("nothing was trained")
+        return self
+
 
 class EvaluateReply(WireMessage):
     """Scores of weights on a site's patients."""
@@ -183,6 +208,16 @@ class EvaluateReply(WireMessage):
     case_slices: tuple[Count, ...] = ()
     case_dices: tuple[Share, ...] = ()
     case_ious: tuple[Share, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_entry_a_case(self) -> Self:
+        if not len(self.case_numbers) == len(self.case_slices) == len(self.case_dices) == len(self.case_ious):
+            raise ValueError("every case has one entry of each kind")
+        if len(set(self.case_numbers)) < len(self.case_numbers):
+            raise ValueError("a case stands twice")
+        if self.state == "needs-weights" and not self._nothing_but("key", "state"):
+            raise ValueError("nothing was scored")
+        return self
 
 
 ToSite = Describe | FineTuneOrder | EvaluateOrder
@@ -221,4 +256,9 @@ def from_record(record: RecordDict, kind: type[Kind]) -> tuple[Kind, Weights | N
     except (ValidationError, TypeError, ValueError):
         # The text of the error would repeat what was sent; none of it is worth trusting.
         raise BadMessage(f"not a {kind.__name__}") from None
-    return message, None if arrays is None else from_arrays(arrays)
+    if arrays is None:
+        return message, None
+    try:
+        return message, from_arrays(arrays)
+    except Exception:  # Flower and numpy read them lazily, and fail in many ways
+        raise BadMessage("the weights cannot be read") from None

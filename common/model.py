@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import math
+import threading
 from pathlib import Path
 from types import ModuleType
 
@@ -13,9 +15,10 @@ from torch import nn
 from common.study import ModelPart
 
 _declared: list[torch.library.Library] = []
+_once = threading.RLock()
+"""The coordinator's lanes are threads, and `functools.cache` lets two of them in at first."""
 
 
-@functools.cache
 def segmentation_models() -> ModuleType:
     """Import segmentation_models_pytorch, on machines too where torchvision's compiled part cannot load.
 
@@ -23,13 +26,13 @@ def segmentation_models() -> ModuleType:
     import fails over the schemas of two operators that no network here calls: declaring them is enough.
     With a matching pair of wheels nothing is declared.
     """
-    spec = importlib.util.find_spec("torchvision")
-    binaries = [Path(folder) / "_C.so" for folder in (spec.submodule_search_locations or [])] if spec else []
-    present = [binary for binary in binaries if binary.exists()]
-    try:
-        for binary in present:
-            torch.ops.load_library(str(binary))
-    except OSError:
+    with _once:
+        return _import()
+
+
+@functools.cache
+def _import() -> ModuleType:
+    if not _torchvision_binary_loads():
         library = torch.library.Library("torchvision", "DEF")
         library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
@@ -37,6 +40,19 @@ def segmentation_models() -> ModuleType:
     import segmentation_models_pytorch
 
     return segmentation_models_pytorch
+
+
+def _torchvision_binary_loads() -> bool:
+    """Whether torchvision's own operators are to be had; torchvision itself is not imported."""
+    spec = importlib.util.find_spec("torchvision")
+    folders = (spec.submodule_search_locations or []) if spec else []
+    binaries = [path for folder in folders for path in Path(folder).glob("_C.*")]
+    try:
+        for path in binaries:
+            torch.ops.load_library(str(path))
+    except OSError:
+        return False
+    return bool(binaries)
 
 
 def build(model: ModelPart) -> nn.Module:
@@ -50,9 +66,19 @@ def build(model: ModelPart) -> nn.Module:
     return network
 
 
-@functools.cache
 def declared_shapes(model: ModelPart) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
     """Name, shape and type of every tensor of the declared network, without allocating it."""
+    with _once:
+        return _shapes(model)
+
+
+def declared_bytes(model: ModelPart) -> int:
+    """Bytes of the declared network's tensors."""
+    return sum(math.prod(shape) * dtype.itemsize for shape, dtype in declared_shapes(model).values())
+
+
+@functools.cache
+def _shapes(model: ModelPart) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
     with torch.device("meta"):
         network = build(model)
     return {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in network.state_dict().items()}

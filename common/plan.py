@@ -138,7 +138,8 @@ class Best(Node):
 
     @property
     def parents(self) -> tuple[Node, ...]:
-        return (*self.candidates, *(ballot for ballot in self.ballots if ballot not in self.candidates))
+        candidates = set(self.candidates)
+        return (*self.candidates, *(ballot for ballot in self.ballots if ballot not in candidates))
 
     @cached_property
     def ballots(self) -> tuple[Node, ...]:
@@ -228,6 +229,7 @@ def batches_per_epoch(slices: int, batch: int) -> int:
 
 def _rows(study: Study, census: Census) -> Iterator[Row]:
     methods, folds = study.methods, study.split.run
+    rounds = {part.strategy: [tuple(_rounds(study, part, fold)) for fold in folds] for part in methods.federated}
     for target in study.sites:
         if methods.baseline:
             for fold in folds:
@@ -245,15 +247,14 @@ def _rows(study: Study, census: Census) -> Iterator[Row]:
                 for fold in folds:
                     yield _row(study, "unadapted", (source,), target, fold, _route(study, (source,), fold))
         for part in methods.federated:
-            chosen: list[Node] = [best_of(tuple(_rounds(study, part, fold)), target) for fold in folds]
+            chosen: list[Node] = [best_of(of_fold, target) for of_fold in rounds[part.strategy]]
             for fold, model in zip(folds, chosen, strict=True):
                 yield _row(study, part.strategy, study.sites, target, fold, model)
             if part.then_target:
-                every_round = tuple(average for fold in folds for average in _rounds(study, part, fold))
+                # Always the same fold: the target took part, and another fold's average has trained on the
+                # patients that this fold is chosen by.
                 for fold, model in zip(folds, chosen, strict=True):
-                    best_fold = study.split.source == "best-fold"
-                    parent = best_of(every_round, target) if best_fold else model
-                    tuned = FineTune(target, fold, parent, _schedule(study.training.epochs, study.training.keep))
+                    tuned = FineTune(target, fold, model, _schedule(study.training.epochs, study.training.keep))
                     route = (*study.sites, target)
                     yield _row(study, f"{part.strategy}-then-target", route, target, fold, tuned)
         if methods.pooled:
@@ -273,13 +274,17 @@ def _row(study: Study, method: str, route: tuple[str, ...], target: str, fold: i
     )
 
 
-def _route(study: Study, route: tuple[str, ...], fold: int) -> FineTune:
-    """The last stage of a route; its source is the best of the source's folds, or the same fold."""
+def _route(study: Study, route: tuple[str, ...], fold: int, *, same_fold: bool = False) -> FineTune:
+    """The last stage of a route; its source is the best of the source's folds, or the same fold.
+
+    A route that comes to a site twice keeps to one fold: the best of the others has trained there on the
+    patients that this fold is chosen by.
+    """
     schedule = _schedule(study.training.epochs, study.training.keep)
     if len(route) == 1:
         return FineTune(route[0], fold, Start(), schedule)
-    if study.split.source == "same-fold":
-        return FineTune(route[-1], fold, _route(study, route[:-1], fold), schedule)
+    if same_fold or study.split.source == "same-fold" or len(set(route)) < len(route):
+        return FineTune(route[-1], fold, _route(study, route[:-1], fold, same_fold=True), schedule)
     sources = tuple(_route(study, route[:-1], source_fold) for source_fold in study.split.run)
     return FineTune(route[-1], fold, best_of(sources, route[-2]), schedule)
 

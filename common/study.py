@@ -197,6 +197,8 @@ class Study(_Part):
                 if any(a == b for a, b in itertools.pairwise(route)):
                     raise ValueError(f"the route {' → '.join(route)} hands a model to the site that has it")
         for part in self.methods.federated:
+            if part.strategy == "fedtrimmedavg" and len(self.sites) < 3:
+                raise ValueError("fedtrimmedavg leaves nothing of two sites; it needs three")
             if part.rounds == 0 and self.training.epochs % part.local_epochs:
                 raise ValueError(
                     f"training.epochs ({self.training.epochs}) is no multiple of local_epochs"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
 import tomllib
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from common.errors import RelayError
 
@@ -31,7 +33,7 @@ def load_toml(path: Path, kind: type[Model], what: str) -> Model:
         raise RelayError(f"The {what} {path} cannot be read ({error}).") from None
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError, or a number of thousands of digits
         raise RelayError(f"The {what} {path} is not valid TOML: {error}.") from None
     return from_table(table, kind, f"the {what} {path}")
 
@@ -46,8 +48,10 @@ def from_table(table: dict[str, Any], kind: type[Model], where: str) -> Model:
 
 
 def _sentence(error: ValidationError, kind: type[BaseModel]) -> str:
-    first = error.errors(include_url=False)[0]
+    first = _told(error.errors(include_url=False))
     steps = first["loc"]
+    if first["type"] != "extra_forbidden":
+        steps = tuple(step for step in steps if not _is_kind(step))
     key = ".".join(str(step) for step in steps)
     if first["type"] == "extra_forbidden":
         known = _keys_beside(kind, steps)
@@ -63,6 +67,20 @@ def _sentence(error: ValidationError, kind: type[BaseModel]) -> str:
     if first["type"] == "value_error":
         return f'"{key}": {message}.'
     return f'"{key}" is {json.dumps(first["input"], default=str)}, but {message[:1].lower() + message[1:]}.'
+
+
+def _told(errors: list[ErrorDetails]) -> ErrorDetails:
+    """The first complaint; where a key takes one of several kinds of value, the one that got furthest."""
+    first = errors[0]
+    key = tuple(itertools.takewhile(lambda step: not _is_kind(step), first["loc"]))
+    if key == first["loc"] or first["type"] == "extra_forbidden":
+        return first
+    return max((error for error in errors if error["loc"][: len(key)] == key), key=lambda error: len(error["loc"]))
+
+
+def _is_kind(step: int | str) -> bool:
+    """Is a step of a location not a key but pydantic's name for a kind of value, such as "tuple[str, ...]"?"""
+    return isinstance(step, str) and "[" in step
 
 
 def _keys_beside(kind: type[BaseModel], steps: tuple[int | str, ...]) -> list[str]:

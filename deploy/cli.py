@@ -19,31 +19,37 @@ from common.errors import RelayError
 HELP = """\
 relay – hospitals hand one segmentation model on, and no image leaves.
 
-Each hospital trains on its own prostate MRI only. The weights travel from site to site,
-or are averaged, and the same held-out patients say which of the two serves whom better.
+Each hospital trains on its own prostate MRI only. The weights travel from site
+to site, or are averaged, and patients held out at every site say which of the
+two serves whom better.
 
 See it work
-  relay demo                          three synthetic hospitals, a whole study, the table and the page
+  relay demo                     three synthetic hospitals, a whole study on
+                                 them, its table and its page
 
 Your own hospitals, all on this machine
-  relay site check SITE.toml          what lies at a site, and what is wrong with it
+  relay site check SITE.toml     what lies at a site, and what is wrong with it
   relay simulate STUDY.toml --site A=SITE.toml --site B=SITE.toml ...
-                                      run a study, or go on with one that was stopped
+                                 run a study, or go on with a stopped one
 
 What came out
-  relay report DIR                    make report.html of a result folder again
+  relay report DIR               make report.html of a result folder again
 
 Data to try things on
-  relay phantom DIR                   write the synthetic hospitals alone
+  relay phantom DIR              write the synthetic hospitals alone
 
-Anywhere
-  relay COMMAND --help                what a command takes
-  relay --version                     which relay this is
-  --debug                             show where in the program an error arose
+Everywhere
+  relay COMMAND --help           what a command takes
+  relay --version                which relay this is
+  relay --debug COMMAND ...      show where in the program an error arose
 
-A study that is stopped, by Ctrl-C or a power cut, goes on where it was when the same command
-is started again. The exit code is 0 only if everything that was asked for was done.
+A study that was stopped, by Ctrl-C or by a power cut, goes on where it was when
+the same command is started again. The exit code is 0 only if everything that
+was asked for was done.
 """
+
+DEMO_PATIENTS = {"A": 8, "B": 8, "C": 6}
+"""C's volumes have twice as many slices as the others'."""
 
 STOPPED = "Stopped; every stage that was finished is kept, and the same command goes on from there."
 
@@ -158,24 +164,19 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
+def _whole_number(least: int) -> Callable[[str], int]:
+    """A kind of argument: a whole number of at least `least`."""
 
+    def read(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = least - 1
+        if number < least:
+            raise argparse.ArgumentTypeError(f'"{text}" is no whole number of at least {least}')
+        return number
 
-_count.__name__ = "number of at least 1"
-
-
-def _seed(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise ValueError
-    return number
-
-
-_seed.__name__ = "number of at least 0"
+    return read
 
 
 def _demo_arguments(own: argparse.ArgumentParser) -> None:
@@ -185,20 +186,18 @@ def _demo_arguments(own: argparse.ArgumentParser) -> None:
 
 def _demo(chosen: argparse.Namespace) -> int:
     from common.study import load_study
-    from deploy.live import bar
+    from deploy.console import bar
     from deploy.phantom import write_hospitals
     from deploy.simulation import simulate
 
     study = load_study(Path(__file__).parent / "studies" / "demo.toml")
     folder = chosen.out / "hospitals"
     with bar("Writing the synthetic hospitals", unit="patients") as progress:
-        sites = write_hospitals(folder, patients=dict.fromkeys(study.sites, DEMO_PATIENTS), progress=progress)
-    print(f"Three synthetic hospitals of {DEMO_PATIENTS} patients each are in {folder}.", flush=True)
+        sites = write_hospitals(folder, patients=DEMO_PATIENTS, progress=progress)
+    counted = ", ".join(f"{name} with {number}" for name, number in DEMO_PATIENTS.items())
+    print(f"Synthetic hospitals: {counted} patients, in {folder}.", flush=True)
     simulate(study, sites, chosen.out, beside=Path(), at_once=chosen.at_once)
     return _show(chosen.out)
-
-
-DEMO_PATIENTS = 8
 
 
 def _simulate_arguments(own: argparse.ArgumentParser) -> None:
@@ -219,7 +218,7 @@ def _at_once(own: argparse.ArgumentParser) -> None:
     own.add_argument(
         "--at-once",
         metavar="N",
-        type=_count,
+        type=_whole_number(1),
         help="stages that run at the same time; default: as many as the machine has cores for",
     )
 
@@ -240,7 +239,7 @@ def _simulate(chosen: argparse.Namespace) -> int:
 
 def _show(folder: Path) -> int:
     """The opening sentence, the table, the path of the page."""
-    from deploy.live import terminal
+    from deploy.console import terminal
     from server.report import opening, read_results, terminal_table, text_lines
 
     results = read_results(folder)
@@ -257,12 +256,14 @@ def _show(folder: Path) -> int:
 
 def _phantom_arguments(own: argparse.ArgumentParser) -> None:
     own.add_argument("folder", metavar="DIR", type=Path, help="a new or an empty folder")
-    own.add_argument("--patients", metavar="N", type=_count, default=12, help="at each of the three; default: 12")
-    own.add_argument("--seed", metavar="S", type=_seed, default=1, help="other patients; default: 1")
+    own.add_argument(
+        "--patients", metavar="N", type=_whole_number(1), default=12, help="at each of the three; default: 12"
+    )
+    own.add_argument("--seed", metavar="S", type=_whole_number(0), default=1, help="other patients; default: 1")
 
 
 def _phantom(chosen: argparse.Namespace) -> int:
-    from deploy.live import bar
+    from deploy.console import bar
     from deploy.phantom import write_hospitals
 
     each = dict.fromkeys("ABC", chosen.patients)

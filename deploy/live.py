@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import IO
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
@@ -17,26 +16,17 @@ from rich.table import Table
 from rich.text import Text
 
 from common.study import POOLED
+from deploy.console import BAR, span, terminal
 from server.app import line_of
 from server.scheduler import Event, Observer
 
 WIDEST = 110
 """Columns beyond which a line is not drawn out further."""
-BAR = 16
 ROOM_FOR_A_BAR = 70
 SURE = 0.02
 """The share of the work after which time left is told."""
 LOG_EVERY = 20.0
 """Seconds at least between two plain lines about one stage that goes on."""
-PATIENCE = 2.0
-"""Seconds after which a bar appears."""
-
-
-def terminal(stream: IO[str] | None = None) -> Console | None:
-    """The console of a stream (standard output) that is a terminal, None where it is a file or a pipe."""
-    stream = stream or sys.stdout
-    console = Console(file=stream)
-    return None if not stream.isatty() or console.is_dumb_terminal else console
 
 
 @contextmanager
@@ -70,7 +60,8 @@ class _Line:
     text: str = "waiting"
     done: int = 0
     of: int = 0
-    unit: str = ""
+    counted: str = ""
+    """What `done` counts, where the text does not say it."""
     dice: float | None = None
 
 
@@ -107,15 +98,13 @@ class Board:
                 text = "patients prepared" if ready else "preparing patients"
                 self._lines[event.site] = _Line(text, event.epoch, event.epochs)
             elif event.kind == "running":
-                self._lines[event.site] = _Line(
-                    self._what(event), event.epoch, event.epochs, "epochs" if event.epochs else "", event.dice
-                )
+                self._lines[event.site] = _Line(self._what(event), event.epoch, event.epochs, "epoch ", event.dice)
             elif event.kind == "done":
                 self._lines[event.site] = _Line()
 
     def _what(self, event: Event) -> str:
         fold = f", fold {event.fold + 1}" if self.folds > 1 else ""
-        scored = "" if event.stage == "fine-tune" else f"{event.stage} of "
+        scored = "" if event.stage == "fine-tune" else "scoring "
         return f"{scored}{event.text}{fold}"
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -139,15 +128,15 @@ class Board:
                 if bars:
                     drawn = ProgressBar(total=line.of, completed=line.done, width=BAR) if line.of else Text()
                     cells.append(drawn)
-                cells.append(Text(f"{line.done}/{line.of}" if line.of else "", style="dim"))
+                cells.append(Text(f"{line.counted}{line.done}/{line.of}" if line.of else "", style="dim"))
                 cells.append(Text("" if line.dice is None else f"Dice {100 * line.dice:.1f} %"))
                 grid.add_row(*cells)
             done, stages = self._stages
             now = self.clock()
             parts = [f"stages {done} of {stages}"] if stages else ["preparing"]
             if self._ends is not None:
-                parts.append(f"about {_span(max(self._ends - now, 0))} left")
-            parts.append(f"{_span(now - self._began)} so far")
+                parts.append(f"about {span(max(self._ends - now, 0))} left")
+            parts.append(f"{span(now - self._began)} so far")
         yield grid
         yield Text(" · ".join(parts), style="dim", no_wrap=True, overflow="ellipsis")
 
@@ -193,49 +182,3 @@ class Lines:
         # Who read the lines may have gone; the study goes on.
         with suppress(OSError):
             self.write(f"{minutes:3d}:{seconds:02d} {text}")
-
-
-@contextmanager
-def bar(title: str, *, unit: str, stream: IO[str] | None = None) -> Iterator[Callable[[int, int], None]]:
-    """A bar that appears on a terminal when a task takes longer than a moment; gives (done, in all) → None."""
-    console = terminal(stream)
-    if console is None:
-        yield lambda done, of: None
-        return
-    began = time.monotonic()
-    count = [0, 0]
-
-    def draw() -> Table:
-        grid = Table.grid(padding=(0, 2, 0, 0))
-        grid.add_row(
-            Text(title),
-            ProgressBar(total=max(count[1], 1), completed=count[0], width=BAR),
-            Text(f"{count[0]}/{count[1]} {unit}" if count[1] else "", style="dim"),
-            Text(f"{_span(time.monotonic() - began)} so far", style="dim"),
-        )
-        return grid
-
-    live = Live(console=console, refresh_per_second=4, transient=True, get_renderable=draw)
-    timer = threading.Timer(PATIENCE, live.start)
-    timer.start()
-
-    def progress(done: int, of: int) -> None:
-        count[:] = [done, of]
-
-    try:
-        yield progress
-    finally:
-        timer.cancel()
-        timer.join()
-        live.stop()
-
-
-def _span(seconds: float) -> str:
-    """ "2 min 10 s"; without the seconds from ten minutes on."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    if minutes >= 10:
-        return f"{minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

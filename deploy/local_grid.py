@@ -13,6 +13,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import queue
+import signal
 import threading
 import time
 import uuid
@@ -23,7 +24,7 @@ from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import Array, Context, Error, Message, RecordDict
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.node_pb2 import NodeInfo
@@ -139,6 +140,8 @@ class LocalGrid(Grid):
         """A site's thread: its messages one after the other, each in a fresh worker."""
         while (message := self._queues[node].get()) is not None and not self._closed:
             with self._places:
+                if self._closed:
+                    return
                 reply = self._handle(node, message)
             with self._arrived:
                 self._replies[message.metadata.message_id] = reply
@@ -148,29 +151,64 @@ class LocalGrid(Grid):
         ours, theirs = multiprocessing.Pipe()
         settings = {"RELAY_SITE": str(self._sites[self._nodes[node]]), "RELAY_CORES": str(self._cores)}
         process = self._processes.Process(target=_work, args=(theirs, node, settings), daemon=True)
-        process.start()
-        theirs.close()
-        self._alive[node] = process
         try:
-            ours.send_bytes(message_to_proto(message).SerializeToString())
-            reply = message_from_proto(ProtoMessage.FromString(ours.recv_bytes()))
-        except (EOFError, OSError):
-            process.join()
+            process.start()
+            theirs.close()
+            self._alive[node] = process
+            _send(ours, message)
+            reply = _receive(ours)
+        except Exception:  # a worker that died, or an answer that cannot be read: the next try may do better
             reply = Message(Error(DIED, "the worker ended without an answer"), reply_to=message)
         finally:
             ours.close()
-            process.join()
+            if process.pid is not None:
+                process.join()
             self._alive.pop(node, None)
         return reply
 
 
 def _work(wire: Connection, node: int, settings: Mapping[str, str]) -> None:
     """In the worker: one message."""
+    # Ctrl-C reaches every process of a terminal; the coordinator's is the one to end the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_coordinator, daemon=True).start()
     enter_run(node)
     os.environ.update(settings)
     from client.app import app
 
-    message = message_from_proto(ProtoMessage.FromString(wire.recv_bytes()))
+    message = _receive(wire)
     context = Context(run_id=RUN_ID, node_id=node, node_config={}, state=RecordDict(), run_config={})
-    wire.send_bytes(message_to_proto(app(message, context)).SerializeToString())
+    _send(wire, app(message, context))
     wire.close()
+
+
+def _send(wire: Connection, message: Message) -> None:
+    """A message as Flower packs it, and the content of its arrays after it: Flower would copy that four times."""
+    arrays = _arrays(message)
+    contents = [array.data for array in arrays]
+    for array in arrays:
+        array.data = b""
+    wire.send_bytes(message_to_proto(message).SerializeToString())
+    for content in contents:
+        wire.send_bytes(content)
+
+
+def _receive(wire: Connection) -> Message:
+    """What `_send` sent."""
+    message = message_from_proto(ProtoMessage.FromString(wire.recv_bytes()))
+    for array in _arrays(message):
+        array.data = wire.recv_bytes()
+    return message
+
+
+def _arrays(message: Message) -> list[Array]:
+    if message.has_error():
+        return []
+    return [array for record in message.content.array_records.values() for array in record.values()]
+
+
+def _end_with_the_coordinator() -> None:
+    """A worker whose coordinator was killed would go on, and be in the way of the next run."""
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(DIED)

@@ -8,16 +8,11 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import tomli_w
-
 from client import layouts
-from client.approval import approve
 from client.site import SiteConfig, load_site
 from client.splits import split
 from common.errors import RelayError
 from common.study import POOLED, Study
-from common.weights import write_atomically
-from deploy.live import watching
 
 SITE_NAMED = re.compile(r"\bsite (\w[\w-]*):")
 WORTH_TELLING = re.compile(r" ERROR (.*)")
@@ -64,6 +59,14 @@ def simulate(
         RelayError: the study cannot begin, or some of it could not be finished; what was finished is kept.
     """
     sites = _checked(study, files)
+    # Only now, since torch and Flower take seconds: what is wrong above is told at once.
+    os.environ |= {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
+    logging.getLogger("flwr").setLevel(logging.WARNING)
+    from client.approval import approve
+    from deploy.live import watching
+    from deploy.local_grid import LocalGrid
+    from server.app import run_study
+
     for site in sites.values():
         approve(site, study)
     paths = {name: files[name].absolute() for name in study.sites}
@@ -73,11 +76,6 @@ def simulate(
         approve(sites[POOLED], study)
     if at_once is None:
         at_once = max(1, _cores() // study.training.threads)
-    os.environ |= {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
-    logging.getLogger("flwr").setLevel(logging.WARNING)
-    from deploy.local_grid import LocalGrid
-    from server.app import run_study
-
     logs = {name: _size(site.folder / "site.log") for name, site in sites.items()}
     with (
         watching(list(sites), folds=len(study.split.run), quiet=quiet) as observe,
@@ -135,6 +133,10 @@ def _check_patients(site: SiteConfig, study: Study) -> None:
 
 def _pooled_file(members: Sequence[Path], sites: Mapping[str, SiteConfig], folder: Path) -> Path:
     """The file of the site that unites the others; its own caches and checkpoints lie beside it."""
+    import tomli_w
+
+    from common.weights import write_atomically
+
     devices = {site.device for site in sites.values()}
     content = {
         "name": POOLED,

@@ -10,7 +10,7 @@ from pathlib import Path
 from client.checkup import Checkup, check, summary, table, to_json
 from client.site import SiteConfig, load_site
 from common.errors import RelayError
-from deploy.live import bar, terminal
+from deploy.console import bar, terminal
 
 
 def site_check(path: Path, *, as_json: bool) -> int:

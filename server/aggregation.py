@@ -7,7 +7,9 @@ a few tensors at a time; integer buffers are the parent's.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,7 +60,7 @@ def aggregate(strategy: str, parts: Mapping[str, Part], *, expected: frozenset[s
     if set(parts) != expected:
         missing = ", ".join(sorted(expected - set(parts))) or "none"
         raise RelayError(f"A round cannot be averaged: the parts of {missing} are missing.")
-    rule = _rule(strategy)
+    rule = _rule(strategy, len(parts))
     result: Weights = {}
     with safe_open(parent, framework="pt") as before:
         names = sorted(before.keys())
@@ -67,26 +69,45 @@ def aggregate(strategy: str, parts: Mapping[str, Part], *, expected: frozenset[s
             if sorted(file.keys()) != names:
                 raise RelayError(f"A round cannot be averaged: the part of {site} has other tensors than its parent.")
         for chunk in _chunks(before, names):
-            floating = [name for name in chunk if before.get_tensor(name).is_floating_point()]
-            result |= {name: before.get_tensor(name) for name in chunk if name not in floating}
+            olds = {name: before.get_tensor(name) for name in chunk}
+            floating = [name for name in chunk if olds[name].is_floating_point()]
+            result |= {name: olds[name] for name in chunk if name not in floating}
             if not floating:
                 continue
-            replies = [
-                _reply({name: file.get_tensor(name) for name in floating}, parts[site].examples)
-                for site, file in files.items()
-            ]
-            arrays, _ = rule.aggregate_train(1, replies)
+            replies = []
+            for site, file in files.items():
+                tensors = {name: file.get_tensor(name) for name in floating}
+                if any(tensors[name].shape != olds[name].shape for name in floating):
+                    raise RelayError(f"A round cannot be averaged: {site}'s part has other shapes than its parent.")
+                replies.append(_reply(tensors, parts[site].examples))
+            with _quiet():
+                arrays, _ = rule.aggregate_train(1, replies)
             if arrays is None or set(arrays) != set(floating):
                 raise RelayError(f"Flower's {strategy} gave no average; nothing was kept of this round.")
             for name in floating:
                 mean = torch.from_numpy(arrays[name].numpy().copy())
-                result[name] = mean.to(before.get_tensor(name).dtype).reshape(before.get_tensor(name).shape)
+                result[name] = mean.to(olds[name].dtype).reshape(olds[name].shape)
     return result
 
 
-def _rule(strategy: str) -> Strategy:
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Flower tells of every call; one average here is many calls."""
+    logger = logging.getLogger("flwr")
+    before = logger.level
+    logger.setLevel(max(before, logging.WARNING))
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _rule(strategy: str, sites: int) -> Strategy:
     if strategy == "fedprox":
         return FedProx(proximal_mu=0.0)  # its term is the site's work; the mean is FedAvg's
+    if strategy == "fedtrimmedavg":
+        # Flower cuts int(beta × sites) values at either end: with its own 0.2 none of three or four.
+        return FedTrimmedAvg(beta=max(0.2, 1 / sites))
     return STRATEGIES[strategy]()
 
 

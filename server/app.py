@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import platform
+import shutil
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,14 +19,15 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from common.errors import RelayError
-from common.plan import plan
+from common.model import declared_bytes
+from common.plan import Average, FineTune, Plan, plan
 from common.study import POOLED, Study, load_study, study_toml
 from common.weights import write_atomically
 from server.ledger import Ledger
 from server.report.page import write_report
 from server.results import results_of, write_json
 from server.roster import find_sites
-from server.scheduler import Event, Lane, Observer, Run, Traffic, census_of, describe_all
+from server.scheduler import Event, Lane, Observer, Run, Traffic, census_of, describe_all, start_key
 from server.start import source_digest, start_weights
 
 app = ServerApp()
@@ -87,7 +89,9 @@ def run_study(
     try:
         _keep_study(study, folder)
         began, started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
+        # Before any site works for hours: the first weights may be the one thing that is missing.
         source = source_digest(study, beside)
+        start = None if ledger.get(start_key(study, source)) else start_weights(study, beside)
         sites = [*study.sites, *([POOLED] if study.methods.pooled else [])]
         nodes = find_sites(grid, sites, study.digest, patience=patience)
         traffic = Traffic()
@@ -100,13 +104,15 @@ def run_study(
 
         lanes = {site: Lane(grid, site, node, study, traffic) for site, node in nodes.items()}
         descriptions = describe_all(lanes, observe_and_note)
+        stages = plan(study, census_of(descriptions))
+        _check_room(study, stages, folder)
         run = Run(
             study,
-            plan(study, census_of(descriptions)),
+            stages,
             lanes=lanes,
             descriptions=descriptions,
             ledger=ledger,
-            start=lambda: start_weights(study, beside),
+            start=lambda: start_weights(study, beside) if start is None else start,
             start_source=source,
             observe=observe_and_note,
             traffic=traffic,
@@ -130,6 +136,18 @@ def run_study(
             f" What is finished is kept in {folder}; start again to go on."
         )
     return results
+
+
+def _check_room(study: Study, stages: Plan, folder: Path) -> None:
+    """Refuse a study whose weights the disk cannot hold; better now than after days."""
+    made = sum(isinstance(node, FineTune | Average) for node in stages.nodes)
+    kept = sum(path.stat().st_size for path in (folder / "weights").glob("*.safetensors"))
+    need, free = made * declared_bytes(study.model) - kept, shutil.disk_usage(folder).free
+    if need > free:
+        raise RelayError(
+            f"The weights of {made} stages need {need / 1e9:.1f} GB more in {folder}, and {free / 1e9:.1f} GB are free;"
+            " make room, give another folder with --out, or set fewer rounds, folds or routes in the study."
+        )
 
 
 def _keep_study(study: Study, folder: Path) -> None:
@@ -165,6 +183,6 @@ def _note(traffic: Traffic, folder: Path, past: dict[str, Any], started: str, se
         "bytes_received": with_past("bytes_received", dict(traffic.received)),
         "attempts": with_past("attempts", dict(traffic.attempts)),
         "stage_seconds": past.get("stage_seconds", {})
-        | {key: round(value, 2) for key, value in traffic.seconds.items()},
+        | {key: round(value, 2) for key, value in dict(traffic.seconds).items()},
     }
     write_atomically(folder / "run.json", write_json(note))

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from common.messages import Description
-from common.model import declared_shapes
-from common.plan import Average, Best, Evaluate, FineTune, Node, Row, way_of
+from common.model import declared_bytes
+from common.plan import Average, Best, Evaluate, FineTune, Node, Row, routes_to, way_of
 from common.seeds import seed_of
 from common.study import POOLED
 from server.choices import open_choices
@@ -27,7 +27,7 @@ def results_of(run: Run) -> dict[str, Any]:
     "parked", with the reason.
     """
     study = run.study
-    weight_bytes = sum(_numel(shape) * dtype.itemsize for shape, dtype in declared_shapes(study.model).values())
+    weight_bytes = declared_bytes(study.model)
     finished = [row for row in run.plan.rows if row.test in run.records and row.validation in run.records]
     chosen = set(_chosen(run, finished))
     headline = set(_headline(run, [row for row in finished if row in chosen]))
@@ -73,22 +73,31 @@ def write_json(value: Any) -> bytes:
 
 
 def _chosen(run: Run, rows: list[Row]) -> Iterator[Row]:
-    """Of each method, route and target the fold with the best validation Dice at the target."""
+    """Of each method, route and target the fold with the best validation Dice at the target.
+
+    None where a fold could not be finished: the best of some is not the best of all.
+    """
     groups: dict[tuple[str, tuple[str, ...], str], list[Row]] = defaultdict(list)
     for row in rows:
         groups[row.method, row.route, row.target].append(row)
+    folds = len(run.study.split.run)
     for group in groups.values():
-        yield max(group, key=lambda row: (run.records[row.validation].dice, -row.fold))
+        if len(group) == folds:
+            yield max(group, key=lambda row: (run.records[row.validation].dice, -row.fold))
 
 
 def _headline(run: Run, rows: list[Row]) -> Iterator[Row]:
-    """Of each target the route with the best validation Dice; no test score is looked at."""
+    """Of each target the route with the best validation Dice; no test score is looked at.
+
+    None where a route could not be finished.
+    """
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         if row.method == "sequential":
             groups[row.target].append(row)
-    for group in groups.values():
-        yield max(group, key=lambda row: run.records[row.validation].dice)
+    for target, group in groups.items():
+        if len(group) == len(routes_to(run.study, target)):
+            yield max(group, key=lambda row: run.records[row.validation].dice)
 
 
 def _site(name: str, description: Description) -> dict[str, Any]:
@@ -228,10 +237,3 @@ def _cases(record: StageRecord, values: tuple[float, ...]) -> dict[str, float]:
 
 def _per_cent(share: float) -> float:
     return round(100 * share, 6)
-
-
-def _numel(shape: tuple[int, ...]) -> int:
-    product = 1
-    for side in shape:
-        product *= side
-    return product

@@ -9,7 +9,7 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from common.errors import RelayError
-from common.messages import DESCRIBE, Describe, Description, from_record, to_record
+from common.messages import DESCRIBE, BadMessage, Describe, Description, from_record, refusal_text, to_record
 
 
 def find_sites(grid: Grid, sites: Iterable[str], study: str, *, patience: float) -> dict[str, int]:
@@ -27,28 +27,37 @@ def find_sites(grid: Grid, sites: Iterable[str], study: str, *, patience: float)
     wanted = list(sites)
     until = time.monotonic() + patience
     while True:
+        refused: set[str] = set()
         nodes = {node.name: node.node_id for node in grid.get_nodes() if node.name and node.status in ("", "online")}
         if not nodes:
-            nodes = _ask(grid, study)
+            nodes = _ask(grid, study, refused)
         missing = [site for site in wanted if site not in nodes]
         if not missing:
             return {site: nodes[site] for site in wanted}
         if time.monotonic() > until:
             there = ", ".join(sorted(nodes)) or "none"
+            told = f" A node answered: {'; '.join(sorted(refused))}." if refused else ""
             raise RelayError(
-                f"Site {missing[0]} of the study is not there (there: {there}); start it, or leave it out."
+                f"Site {missing[0]} of the study is not there (there: {there}); start it, or leave it out.{told}"
             )
         time.sleep(1.0)
 
 
-def _ask(grid: Grid, study: str) -> dict[str, int]:
+def _ask(grid: Grid, study: str, refused: set[str]) -> dict[str, int]:
     messages = [
         Message(to_record(Describe(study=study)), dst_node_id=node_id, message_type=DESCRIBE)
         for node_id in grid.get_node_ids()
     ]
     names: dict[str, int] = {}
-    for reply in grid.send_and_receive(messages, timeout=600.0):
-        if not reply.has_error():
+    # No time limit: a site prepares its patients, for a leg at most, before it answers.
+    for reply in grid.send_and_receive(messages, timeout=None):
+        if reply.has_error():
+            refused.add(refusal_text(reply.error))
+            continue
+        try:
             description, _ = from_record(reply.content, Description)
-            names[description.site] = reply.metadata.src_node_id
+        except BadMessage as error:
+            refused.add(str(error))
+            continue
+        names[description.site] = reply.metadata.src_node_id
     return names

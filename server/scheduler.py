@@ -14,9 +14,11 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+import torch
 from flwr.app import Message
 from flwr.serverapp import Grid
 
@@ -52,6 +54,9 @@ TTL = 365 * 24 * 3600.0
 TRIES = 3
 """A stage that failed is asked for again so often, with pauses of 1, 2, … seconds."""
 
+REASONS_WITHIN = 3.0
+"""Seconds in which other sites may say that they cannot take part either."""
+
 FINAL = frozenset(
     (
         Refusal.UNKNOWN_STUDY,
@@ -62,6 +67,8 @@ FINAL = frozenset(
         Refusal.TOO_FEW_PATIENTS,
         Refusal.DISK_FULL,
         Refusal.BLOCKED,
+        Refusal.DIVERGED,
+        Refusal.ANSWERED,
     )
 )
 """Refusals that asking again does not change."""
@@ -129,6 +136,8 @@ class Lane:
                     raise Parked("another version of this program is installed there; install the same on both ends")
                 if description.site != self.site:
                     raise Parked(f"it is set up as {description.site}; correct the name in its site file")
+                if len(description.train_slices) != self.study.split.folds:
+                    raise Parked("it described another number of folds than the study has")
                 return description
 
     def fine_tune(
@@ -137,19 +146,27 @@ class Lane:
         """Leg after leg until the stage is done."""
         order = order.model_copy(update={"acknowledged": self._acknowledged(order.weights)})
         send = None if order.weights == self.held else weights()
+        epoch = idle = 0
         while True:
             reply, arrived = self._ask(order, send, FINE_TUNE, FineTuneReply, order.key)
-            send = None
             if reply.key != order.key:
                 raise Parked("it answered another stage than it was asked for")
             if reply.state == "needs-weights":
+                if send is not None:
+                    raise Parked("it asks for weights that came along")
                 send = weights()
                 continue
+            send = None
             observe(reply)
+            # A checkpoint that was lost may cost a leg; a site that never gets on would cost for ever.
+            idle = idle + 1 if reply.epoch <= epoch else 0
+            epoch = reply.epoch
+            if reply.state == "running" and idle == TRIES:
+                raise Parked("it answers leg after leg and gets no further")
             if reply.state == "done":
                 if arrived is None:
                     raise Parked("it said that a stage was done, and sent no weights")
-                self._unacknowledged[order.key] = self.held = reply.weights
+                self.held = reply.weights
                 return reply, arrived
 
     def evaluate(self, order: EvaluateOrder, weights: Callable[[], Weights]) -> EvaluateReply:
@@ -162,7 +179,13 @@ class Lane:
                 raise Parked("it answered another stage than it was asked for")
             if reply.state == "done":
                 return reply
+            if send is not None:
+                raise Parked("it asks for weights that came along")
             send = weights()
+
+    def acknowledge(self, key: str, weights: str) -> None:
+        """The result of a key is safe here; the site is told with the next order."""
+        self._unacknowledged[key] = weights
 
     def _acknowledged(self, but: str) -> tuple[str, ...]:
         """Keys whose weights the site may drop; the weights that it is about to use stay."""
@@ -243,14 +266,17 @@ def describe_all(lanes: Mapping[str, Lane], observe: Observer) -> dict[str, Desc
             reasons[site] = str(parked)
         except Exception as error:  # a lane's thread must not die unheard
             reasons[site] = f"the coordinator failed ({type(error).__name__}: {error})"
+        ended.put(site)
 
-    threads = [threading.Thread(target=ask, args=(site,), daemon=True) for site in lanes]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    ended: queue.SimpleQueue[str] = queue.SimpleQueue()
+    for site in lanes:
+        threading.Thread(target=ask, args=(site,), daemon=True).start()
+    with suppress(queue.Empty):
+        for _ in lanes:
+            # Once a site cannot take part, the others are not waited for: they may prepare for hours.
+            ended.get(timeout=REASONS_WITHIN if reasons else None)
     if reasons:
-        told = "; ".join(f"site {site}: {reason}" for site, reason in sorted(reasons.items()))
+        told = "; ".join(f"site {site}: {reason}" for site, reason in sorted(dict(reasons).items()))
         raise RelayError(f"The study cannot begin – {told}.")
     return {site: descriptions[site] for site in lanes}
 
@@ -335,7 +361,7 @@ class Run:
                 if isinstance(node, Evaluate):
                     self._own_work += self._work[node]
                 self._settle(node, outcome)
-                self._tell("done", node)
+                self._tell("done", node, dice=outcome.dice if isinstance(node, FineTune) else None)
                 ready += self._freed(node, missing)
 
     def _next(self, nodes: list[Node]) -> Node:
@@ -410,14 +436,7 @@ class Run:
         return node.candidates[scores.index(max(scores))]
 
     def _start(self) -> StageRecord:
-        key = _hash(
-            "start",
-            STAGE_VERSION,
-            self.study.model.model_dump(mode="json"),
-            self.study.seed,
-            self.start_source,
-            next(iter(self.descriptions.values())).torch,
-        )
+        key = start_key(self.study, self.start_source)
         record = self.ledger.get(key)
         if record is None:
             record = StageRecord(key=key, kind="start", weights=self.ledger.put_weights(self.start()))
@@ -459,6 +478,8 @@ class Run:
                 began = time.monotonic()
                 record = self._fine_tune(node) if isinstance(node, FineTune) else self._evaluate(node)
                 self.ledger.put(record)
+                if isinstance(node, FineTune):
+                    self.lanes[node.site].acknowledge(record.key, record.weights)
                 self.traffic.seconds[record.key] = time.monotonic() - began
             self._finished.put((node, record))
         except Parked as parked:
@@ -488,6 +509,10 @@ class Run:
             self._tell("running", node, reply.epoch, reply.dices[-1] if reply.dices else None)
 
         reply, weights = self.lanes[node.site].fine_tune(order, lambda: self.ledger.weights(parent), observe)
+        if reply.epoch != node.schedule.epochs:
+            raise Parked("it ended a stage after another number of epochs than it was asked for")
+        if reply.train_slices != self.descriptions[node.site].train_slices[node.fold]:
+            raise Parked("it trained on another number of slices than it described")
         try:
             check_fit(weights, self.study.model)
         except UnfitWeights as error:
@@ -571,6 +596,15 @@ class Run:
                 rate=self._own_work / total / elapsed,
             )
         )
+
+
+def start_key(study: Study, source: str) -> str:
+    """The key of a study's first weights.
+
+    Args:
+        source: what they depend on outside the study; see `server.start.source_digest`.
+    """
+    return _hash("start", STAGE_VERSION, study.model.model_dump(mode="json"), study.seed, source, torch.__version__)
 
 
 def _hash(*parts: object) -> str:

@@ -17,6 +17,11 @@ from common.weights import UnfitWeights, Weights, load
 def start_weights(study: Study, beside: Path) -> Weights:
     """The declared network, drawn from the study's seed, with the encoder's pretrained weights if asked for.
 
+    The file's batch normalisation has to be the one that the encoder was trained with. Where it is folded
+    into the convolutions (all means 0, all variances 1), as files made for inference have it, the network is
+    right in evaluation and its features are lost in the first training step, which normalises every layer
+    anew: recalibrate such a file on images before it is named here.
+
     Args:
         beside: the folder that a relative `encoder_weights` is taken from.
 
@@ -103,5 +108,7 @@ def _with_encoder(weights: Weights, encoder: Weights, study: Study, source: str)
                 f'"{source}" holds no weights of the encoder {study.model.encoder}: {name} has the shape'
                 f" {tuple(tensor.shape)}, and {tuple(wanted.shape)} is needed."
             )
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise RelayError(f'"{source}" holds values that are not finite, in {name}; take another file.')
         result[f"encoder.{name}"] = tensor.to(wanted.dtype).contiguous()
     return result

@@ -113,8 +113,8 @@ def _headers(name: str, what: str) -> dict[str, str]:
     }
 
 
-def write_site(folder: Path, name: str, **keys: Any) -> Path:
-    """`folder`/site.toml of a site with pairs in `folder`/images, unless `keys` say otherwise."""
+def write_site(beside: Path, name: str, **keys: Any) -> Path:
+    """`beside`/site.toml of a site with pairs in `beside`/images, unless `keys` say otherwise."""
     content = {
         "name": name,
         "layout": "nifti-pairs",
@@ -124,8 +124,8 @@ def write_site(folder: Path, name: str, **keys: Any) -> Path:
         "cores": 1,
         "patient_scores": True,
     } | keys
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "site.toml"
+    beside.mkdir(parents=True, exist_ok=True)
+    path = beside / "site.toml"
     path.write_text("".join(f"{key} = {_toml(value)}\n" for key, value in content.items()), encoding="utf-8")
     return path
 

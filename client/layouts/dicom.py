@@ -73,8 +73,8 @@ def choose(candidates: Sequence[Series], pattern: str, *, place: str) -> Series:
 
     Args:
         candidates: the patient's series, at least one.
-        pattern: the site's `series`; where it is empty and several are axial, the one whose
-            SeriesDescription holds "T2" is taken.
+        pattern: the site's `series`; where it is empty, a SeriesDescription that is there has to hold "T2":
+            a T1 lies in the same place, and would pass for it.
         place: where they lie, for the sentence.
 
     Raises:
@@ -90,8 +90,14 @@ def choose(candidates: Sequence[Series], pattern: str, *, place: str) -> Series:
                 f'No axial series in {place} matches "{pattern}" ({_names(candidates)}); '
                 'change "series" in the site file.'
             )
-    elif len(fitting) > 1:
-        fitting = [series for series in fitting if "t2" in series.description.lower()] or fitting
+    else:
+        fitting = [series for series in fitting if not series.description or "t2" in series.description.lower()]
+        if not fitting:
+            raise RelayError(
+                f"No axial series in {place} calls itself a T2 ({_names(candidates)}); add the axial T2 series, "
+                'or say which it is with "series" in the site file.'
+            )
+        fitting = [series for series in fitting if series.description] or fitting
     if len(fitting) > 1:
         raise RelayError(
             f"{len(fitting)} series in {place} could be meant ({_names(fitting)}); "

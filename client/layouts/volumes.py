@@ -88,9 +88,7 @@ def on_grid(mask: sitk.Image, image: sitk.Image, *, place: str) -> sitk.Image:
         RelayError: the mask lies elsewhere.
     """
     share = _share_inside(mask, image)
-    lost_header = mask.GetSize() == image.GetSize() and not np.allclose(
-        mask.GetSpacing(), image.GetSpacing(), rtol=0.01
-    )
+    lost_header = mask.GetSize() == image.GetSize() and not _same_place(mask, image)
     if share < INSIDE or lost_header:
         same = ", though it has as many voxels: its header may be lost" if mask.GetSize() == image.GetSize() else ""
         raise RelayError(
@@ -101,6 +99,16 @@ def on_grid(mask: sitk.Image, image: sitk.Image, *, place: str) -> sitk.Image:
     if not sitk.GetArrayViewFromImage(placed).any():
         raise RelayError(f"The mask {place} falls between the image's slices; export it in the image's own space.")
     return placed
+
+
+def _same_place(mask: sitk.Image, image: sitk.Image) -> bool:
+    """Whether two grids of one size lie in one place, but for a voxel: half a one is common."""
+    if not np.allclose(mask.GetSpacing(), image.GetSpacing(), rtol=0.01):
+        return False
+    if not np.allclose(mask.GetDirection(), image.GetDirection(), atol=0.02):
+        return False
+    away = mask.TransformPhysicalPointToContinuousIndex(image.GetOrigin())
+    return bool(np.max(np.abs(away)) <= 1.01)
 
 
 def is_volume_file(path: Path) -> bool:
@@ -122,7 +130,11 @@ def _read_file(path: Path) -> sitk.Image:
         nifti.check(path)
     try:
         image = sitk.ReadImage(str(path))
-    except RuntimeError:
+    except RuntimeError as error:
+        if "orthonormal" in str(error):
+            raise RelayError(
+                f"The axes in the header of {path} are not at right angles; export it again with an orthogonal grid."
+            ) from None
         raise RelayError(f"{path} cannot be read; it is damaged or of another format: copy it again.") from None
     if image.GetDimension() == 4 and image.GetSize()[3] == 1:
         image = image[:, :, :, 0]

@@ -1,0 +1,53 @@
+# Every target sets itself up first: a Python of 3.11 or later is all that has to be there.
+# PYTHON=/path/to/python picks another one than the first that is found.
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest -rs
+
+# Training sets its own threads; a test's arithmetic on tiny arrays is slowed by more.
+test test-all bench: export OMP_NUM_THREADS = 1
+
+.PHONY: help demo test test-all bench clean
+
+help:
+	@echo "make demo      three synthetic hospitals, a whole study, its table and page (relay-demo/)"
+	@echo "make test      ruff, mypy and all tests but the slow ones"
+	@echo "make test-all  the same with the slow ones"
+	@echo "make bench     what the framework itself costs a hop, without training"
+	@echo "make clean     remove .venv, caches and relay-demo/"
+
+demo: .venv/ready
+	$(BIN)/relay demo
+
+test: .venv/ready-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(PYTEST) -m "not slow"
+
+test-all: .venv/ready-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(PYTEST)
+
+bench: .venv/ready
+	$(BIN)/python -m deploy.benchmark
+
+.venv/ready: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "No Python of 3.11 or later is found; install one, or name it: make PYTHON=/path/to/python" >&2; exit 1; }
+	@echo "Setting up .venv with $(PYTHON); once, and a few minutes."
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch torchvision
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	touch $@
+
+.venv/ready-dev: .venv/ready
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis relay-demo
+	find . -name __pycache__ -prune -exec rm -rf {} +

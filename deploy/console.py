@@ -1,0 +1,74 @@
+"""What this program writes to a terminal, and what to a file or a pipe."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import IO
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+BAR = 10
+"""Columns of a bar."""
+PATIENCE = 2.0
+"""Seconds after which a bar appears."""
+
+
+def terminal(stream: IO[str] | None = None) -> Console | None:
+    """The console of a stream (standard output) that is a terminal, None where it is a file or a pipe."""
+    stream = stream or sys.stdout
+    console = Console(file=stream)
+    return None if not stream.isatty() or console.is_dumb_terminal else console
+
+
+@contextmanager
+def bar(title: str, *, unit: str, stream: IO[str] | None = None) -> Iterator[Callable[[int, int], None]]:
+    """A bar that appears on a terminal when a task takes longer than a moment; gives (done, in all) → None."""
+    console = terminal(stream)
+    if console is None:
+        yield lambda done, of: None
+        return
+    began = time.monotonic()
+    count = [0, 0]
+
+    def draw() -> Table:
+        grid = Table.grid(padding=(0, 2, 0, 0))
+        grid.add_row(
+            Text(title),
+            ProgressBar(total=max(count[1], 1), completed=count[0], width=BAR),
+            Text(f"{count[0]}/{count[1]} {unit}" if count[1] else "", style="dim"),
+            Text(f"{span(time.monotonic() - began)} so far", style="dim"),
+        )
+        return grid
+
+    live = Live(console=console, refresh_per_second=4, transient=True, get_renderable=draw)
+    timer = threading.Timer(PATIENCE, live.start)
+    timer.start()
+
+    def progress(done: int, of: int) -> None:
+        count[:] = [done, of]
+
+    try:
+        yield progress
+    finally:
+        timer.cancel()
+        timer.join()
+        live.stop()
+
+
+def span(seconds: float) -> str:
+    """ "2 min 10 s"; without the seconds from ten minutes on."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    if minutes >= 10:
+        return f"{minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,0 +1,389 @@
+"""The hospital's app, called as Flower calls it: it does what its approved study asks, once, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+
+import client.app
+from client.app import app
+from client.site import load_site
+from common.keys import Workplace, stage_key
+from common.messages import (
+    DESCRIBE,
+    EVALUATE,
+    FINE_TUNE,
+    REFUSALS,
+    Describe,
+    Description,
+    EvaluateOrder,
+    EvaluateReply,
+    FineTuneOrder,
+    FineTuneReply,
+    Order,
+    Refusal,
+    WireMessage,
+    from_record,
+    to_record,
+)
+from common.model import build
+from common.plan import Evaluate, FineTune, Plan, plan
+from common.study import Study
+from common.weights import Weights, digest_of, serialised
+from deploy.local_grid import enter_run
+from tests.hospitals import approve_everywhere, small_study, write_hospitals
+
+STUDY = small_study(methods={"baseline": True, "sequential": {"routes": (("B", "A"),)}})
+LEGS = small_study(methods={"baseline": True}, training={"leg_minutes": 0.0})
+CENSUS = {"A": (10, 10), "B": (12, 14), "C": (20, 22)}
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Hospital A, its data prepared and no stage done yet."""
+    folder = tmp_path_factory.mktemp("hospital")
+    sites = write_hospitals(folder, {"A": 4}, slices=5)
+    approve_everywhere(sites, STUDY)
+    approve_everywhere(sites, LEGS)
+    return sites["A"].parent
+
+
+@pytest.fixture
+def home(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Hospital A of a test's own."""
+    folder = tmp_path / "A"
+    shutil.copytree(prepared, folder)
+    monkeypatch.setenv("RELAY_SITE", str(folder / "site.toml"))
+    enter_run(1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def start() -> Weights:
+    torch.manual_seed(0)
+    return build(STUDY.model).state_dict()
+
+
+def call(kind: str, content: RecordDict) -> Message:
+    message = Message(content, dst_node_id=1, message_type=kind)
+    message.metadata.__dict__["_message_id"] = "1"
+    return app(message, Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={}))
+
+
+def refused(reply: Message, code: Refusal) -> bool:
+    assert reply.has_error(), "it was answered"
+    assert reply.error.reason == REFUSALS[Refusal(reply.error.code)]
+    return reply.error.code == int(code)
+
+
+def described(study: Study = STUDY) -> Description:
+    while True:  # as often as legs without length need
+        reply = call(DESCRIBE, to_record(Describe(study=study.digest)))
+        assert not reply.has_error(), reply.error
+        description, _ = from_record(reply.content, Description)
+        if description.complete:
+            return description
+
+
+def planned(study: Study = STUDY, census: Any = None) -> tuple[Plan, dict[str, tuple[int, ...]]]:
+    census = census or {**CENSUS, "A": described(study).train_slices}
+    return plan(study, census), census
+
+
+def order_of(stage: FineTune | Evaluate, weights: Weights, study: Study = STUDY, **changes: Any) -> Order:
+    description = described(study)
+    workplace = Workplace(description.fingerprint, description.torch, description.device, description.precision)
+    digest = digest_of(serialised(weights))
+    fields = {
+        "study": study.digest,
+        "node": stage.id,
+        "key": stage_key(stage, study=study, weights=digest, workplace=workplace),
+        "weights": digest,
+        "census": json.dumps({**CENSUS, "A": description.train_slices}),
+        "fingerprint": description.fingerprint,
+        **changes,
+    }
+    return (FineTuneOrder if isinstance(stage, FineTune) else EvaluateOrder).model_validate(fields)
+
+
+def first(kind: type[FineTune] | type[Evaluate], study: Study = STUDY, site: str = "A") -> FineTune | Evaluate:
+    for node in planned(study)[0].nodes:
+        if isinstance(node, kind) and node.site == site:
+            return node
+    raise AssertionError
+
+
+def send(order: Order, weights: Weights | None) -> Message:
+    return call(FINE_TUNE if isinstance(order, FineTuneOrder) else EVALUATE, to_record(order, weights))
+
+
+def trained(reply: Message) -> tuple[FineTuneReply, Weights | None]:
+    assert not reply.has_error(), reply.error
+    return from_record(reply.content, FineTuneReply)
+
+
+@pytest.fixture
+def trainings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """An entry for every epoch that was trained."""
+    epochs: list[int] = []
+    real = client.app.fine_tune
+
+    def counted(*args: Any, **more: Any) -> Iterator[Any]:
+        for state in real(*args, **more):
+            epochs.append(state.epoch)
+            yield state
+
+    monkeypatch.setattr(client.app, "fine_tune", counted)
+    return epochs
+
+
+def test_a_site_says_how_much_it_has(home: Path) -> None:
+    description = described()
+    assert (description.site, description.patients_found, description.patients) == ("A", 4, 4)
+    assert description.test_patients == 1 and description.left_out == 0
+    assert sorted(description.validation_patients) == [1, 2]
+    assert [a + b for a, b in zip(description.train_patients, description.validation_patients, strict=True)] == [3, 3]
+    assert (description.device, description.torch) == ("cpu", torch.__version__)
+    assert description == described()
+
+
+def test_a_study_that_was_not_approved_is_refused(home: Path) -> None:
+    other = small_study(name="other", methods={"baseline": True})
+    assert refused(call(DESCRIBE, to_record(Describe(study=other.digest))), Refusal.UNKNOWN_STUDY)
+    order = order_of(first(FineTune), {}).model_copy(update={"study": other.digest})
+    assert refused(send(order, None), Refusal.UNKNOWN_STUDY)
+
+
+def test_an_approved_file_that_was_changed_is_approved_no_longer(home: Path) -> None:
+    path = load_site(home / "site.toml").private() / "approved" / f"{STUDY.digest}.toml"
+    path.write_text(path.read_text().replace("epochs = 2", "epochs = 3"))
+    assert refused(call(DESCRIBE, to_record(Describe(study=STUDY.digest))), Refusal.UNKNOWN_STUDY)
+
+
+def test_a_stage_is_trained_and_scored(home: Path, start: Weights) -> None:
+    reply, weights = trained(send(order_of(first(FineTune), start), start))
+    assert reply.state == "done" and reply.epoch == 2 and weights is not None
+    assert reply.weights == digest_of(serialised(weights))
+    (node,) = (n for n in planned()[0].nodes if isinstance(n, Evaluate) and n.weights == first(FineTune))
+    answer = send(order_of(node, weights), None)  # it made these weights and still has them
+    score, nothing = from_record(answer.content, EvaluateReply)
+    assert score.state == "done" and score.patients == 1 and nothing is None
+    assert 0 <= score.iou <= score.dice <= 1
+    assert len(score.case_numbers) == 1
+
+
+def test_without_the_weights_a_stage_asks_for_them(home: Path, start: Weights, trainings: list[int]) -> None:
+    for kind, reply in ((FineTune, FineTuneReply), (Evaluate, EvaluateReply)):
+        answer = send(order_of(first(kind), start), None)  # type: ignore[arg-type]
+        found: Any = from_record(answer.content, reply)[0]
+        assert found.state == "needs-weights"
+    assert trainings == []
+
+
+def test_an_order_that_comes_twice_is_answered_from_disk(home: Path, start: Weights, trainings: list[int]) -> None:
+    order = order_of(first(FineTune), start)
+    once, weights = trained(send(order, start))
+    assert trainings == [1, 2]
+    for brought in (start, None):
+        again, same = trained(send(order, brought))
+        assert again == once
+        assert same is not None and weights is not None
+        assert digest_of(serialised(same)) == digest_of(serialised(weights))
+    assert trainings == [1, 2]
+
+
+def test_a_score_that_is_asked_for_twice_is_not_worked_out_twice(
+    home: Path, start: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = order_of(first(Evaluate), start)
+    once = from_record(send(order, start).content, EvaluateReply)
+    monkeypatch.setattr(client.app, "evaluate", lambda *_, **__: pytest.fail("it was worked out again"))
+    assert from_record(send(order, None).content, EvaluateReply) == once
+
+
+@pytest.mark.parametrize("damage", ["lost", "cut off", "changed"])
+def test_an_answer_whose_weights_are_lost_is_worked_out_again(
+    home: Path, start: Weights, trainings: list[int], damage: str
+) -> None:
+    order = order_of(first(FineTune), start)
+    once, _ = trained(send(order, start))
+    (path,) = home.glob("private/stages/*/weights.safetensors")
+    content = path.read_bytes()
+    if damage == "lost":
+        path.unlink()
+    else:
+        path.write_bytes(content[:1000] if damage == "cut off" else content[:-1] + bytes([content[-1] ^ 1]))
+    again, weights = trained(send(order, start))
+    assert trainings == [1, 2, 1, 2]
+    assert again == once
+    assert weights is not None and digest_of(serialised(weights)) == once.weights
+
+
+def test_legs_go_on_where_they_stopped(home: Path, start: Weights, trainings: list[int]) -> None:
+    order = order_of(first(FineTune, LEGS), start, LEGS)
+    one, nothing = trained(send(order, start))
+    assert (one.state, one.epoch, nothing) == ("running", 1, None)
+    two, weights = trained(send(order, None))
+    assert (two.state, two.epoch) == ("done", 2) and weights is not None
+    assert trainings == [1, 2]
+    assert two.losses[:1] == one.losses
+
+
+def test_a_damaged_checkpoint_costs_its_epochs_and_nothing_else(
+    home: Path, start: Weights, trainings: list[int]
+) -> None:
+    order = order_of(first(FineTune, LEGS), start, LEGS)
+    whole = [trained(send(order, start))[0] for _ in range(2)][-1]
+    shutil.rmtree(home / "private" / "stages")
+    trained(send(order, start))
+    (path,) = home.glob("private/stages/*/checkpoint.pt")
+    path.write_bytes(path.read_bytes()[:500])
+    states = [trained(send(order, None))[0] for _ in range(2)]
+    assert [state.epoch for state in states] == [1, 2]
+    assert states[-1] == whole
+
+
+def test_what_is_acknowledged_is_dropped(home: Path, start: Weights) -> None:
+    order = order_of(first(FineTune), start)
+    trained(send(order, start))
+    (folder,) = (home / "private" / "stages").iterdir()
+    assert folder.name == order.key
+    send(order_of(first(Evaluate), start, acknowledged=(order.key,)), start)
+    assert not folder.exists()
+    # An order does not drop itself.
+    trained(send(order.model_copy(update={"acknowledged": (order.key,)}), start))
+    assert folder.exists()
+
+
+class TestWhatIsNotInTheStudy:
+    """A coordinator may ask for anything; a site works out the nodes of its approved study's graph, and its own."""
+
+    def test_another_sites_stage(self, home: Path, start: Weights) -> None:
+        for kind in (FineTune, Evaluate):
+            order = order_of(first(kind, site="C"), start)  # type: ignore[arg-type]
+            assert refused(send(order, start), Refusal.NOT_IN_STUDY)
+
+    def test_a_stage_of_no_study(self, home: Path, start: Weights) -> None:
+        order = order_of(first(FineTune), start, node="0" * 64)
+        assert refused(send(order, start), Refusal.NOT_IN_STUDY)
+
+    def test_a_score_in_a_trainings_place(self, home: Path, start: Weights) -> None:
+        order = order_of(first(Evaluate), start)
+        fine = FineTuneOrder.model_validate(order.model_dump())
+        assert refused(send(fine, start), Refusal.NOT_IN_STUDY)
+
+    def test_another_key(self, home: Path, start: Weights, trainings: list[int]) -> None:
+        order = order_of(first(FineTune), start, key="0" * 64)
+        assert refused(send(order, start), Refusal.BAD_MESSAGE)
+        assert trainings == [] and not list(home.glob("private/stages/*"))
+
+    @pytest.mark.parametrize(
+        "census",
+        [
+            "",
+            "null",
+            "[]",
+            "3",
+            '"A"',
+            "{}",
+            '{"A": null, "B": [1, 1], "C": [1, 1]}',
+            '{"A": [1], "B": [1], "C": [1]}',
+            '{"A": ["x", "y"], "B": [1, 1], "C": [1, 1]}',
+            '{"A": [NaN, 1], "B": [1, 1], "C": [1, 1]}',
+            '{"A": [1e999, 1], "B": [1, 1], "C": [1, 1]}',
+            '{"A": [[1], [1]], "B": [1, 1], "C": [1, 1]}',
+            "[" * 50_000,
+            '{"A": [' + "9" * 5000 + ', 1], "B": [1, 1], "C": [1, 1]}',
+        ],
+    )
+    def test_a_hostile_census(self, home: Path, start: Weights, trainings: list[int], census: str) -> None:
+        reply = send(order_of(first(FineTune), start, census=census), start)
+        assert reply.has_error()
+        codes = (Refusal.NOT_IN_STUDY, Refusal.DATA_CHANGED, Refusal.FAILED)
+        assert any(refused(reply, code) for code in codes)
+        assert trainings == []
+
+    def test_a_census_that_is_not_the_sites_own(self, home: Path, start: Weights) -> None:
+        own = described().train_slices
+        for census in ({**CENSUS, "A": (own[0] + 1, own[1])}, {**CENSUS, "A": (*own, 1)}):
+            order = order_of(first(FineTune), start, census=json.dumps(census))
+            assert refused(send(order, start), Refusal.DATA_CHANGED)
+
+
+def test_changed_data_are_told_and_not_trained_on(home: Path, start: Weights, trainings: list[int]) -> None:
+    order = order_of(first(FineTune), start)
+    image = home / "images" / "Case01.nii.gz"
+    mask = home / "images" / "Case01_segmentation.nii.gz"
+    image.unlink()
+    mask.unlink()
+    assert refused(send(order, start), Refusal.DATA_CHANGED)
+    assert trainings == []
+
+
+def test_another_fingerprint_is_told(home: Path, start: Weights) -> None:
+    order = order_of(first(FineTune), start, fingerprint="0" * 64)
+    assert refused(send(order, start), Refusal.DATA_CHANGED)
+
+
+def wrong_weights(start: Weights) -> dict[str, Weights]:
+    name = next(name for name, tensor in start.items() if tensor.is_floating_point())
+    return {
+        "other values than named": start | {name: start[name] + 1},
+        "a tensor more": start | {"more": torch.ones(1)},
+        "a tensor less": {other: tensor for other, tensor in start.items() if other != name},
+        "another type": start | {name: start[name].double()},
+        "not a number": start | {name: torch.full_like(start[name], torch.nan)},
+    }
+
+
+@pytest.mark.parametrize("wrong", [*wrong_weights({"a": torch.ones(1)})])
+def test_weights_that_are_not_what_was_declared_are_refused(
+    home: Path, start: Weights, trainings: list[int], wrong: str
+) -> None:
+    weights = wrong_weights(start)[wrong]
+    named = start if wrong == "other values than named" else weights
+    for kind in (FineTune, Evaluate):
+        order = order_of(first(kind), named)  # type: ignore[arg-type]
+        assert refused(send(order, weights), Refusal.BAD_WEIGHTS)
+    assert trainings == []
+
+
+@pytest.mark.parametrize("kind", [DESCRIBE, FINE_TUNE, EVALUATE])
+@pytest.mark.parametrize(
+    "content",
+    [
+        RecordDict(),
+        RecordDict({"message": ConfigRecord({"study": "a" * 64, "patient": "Smith"})}),
+        RecordDict({"message": ConfigRecord({"study": 3})}),
+        RecordDict({"config": ConfigRecord({"path": "/etc/passwd"})}),
+    ],
+)
+def test_what_is_no_message_is_refused(home: Path, kind: str, content: RecordDict) -> None:
+    assert refused(call(kind, content), Refusal.BAD_MESSAGE)
+
+
+def test_a_site_without_a_file_says_so_to_nobody_but_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RELAY_SITE", raising=False)
+    monkeypatch.delenv("RELAY_SITES", raising=False)
+    enter_run(1)
+    assert refused(call(DESCRIBE, to_record(Describe(study=STUDY.digest))), Refusal.DATA_UNUSABLE)
+
+
+def test_a_machine_that_plays_several_sites_takes_the_one_of_its_number(
+    home: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RELAY_SITE")
+    monkeypatch.setenv("RELAY_SITES", f"{home / 'none.toml'}:{home / 'site.toml'}")
+    message: WireMessage = Describe(study=STUDY.digest)
+    for number, found in ((0, False), (1, True), (2, False)):
+        context = Context(run_id=1, node_id=1, node_config={"partition-id": number}, state=RecordDict(), run_config={})
+        reply = app(Message(to_record(message), dst_node_id=1, message_type=DESCRIBE), context)
+        assert reply.has_error() != found

@@ -1,0 +1,132 @@
+"""A stage's key: changed by all that determines its result, and by nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from common.keys import Workplace, stage_key
+from common.messages import STAGE_VERSION
+from common.plan import Evaluate, FineTune, Schedule, Start
+from common.study import Study
+
+WEIGHTS = "0" * 64
+WORKPLACE = Workplace(fingerprint="f" * 64, torch="2.13.0", device="cpu", precision="float32")
+TRAIN = FineTune("A", 1, Start(), Schedule(6, 0, 6, "best"))
+SCORE = Evaluate("A", 1, "test", TRAIN)
+
+
+def study_of(**parts: Any) -> Study:
+    return Study.model_validate({"sites": ("A", "B"), **parts})
+
+
+def key(node: FineTune | Evaluate = TRAIN, *, study: Study | None = None, weights: str = WEIGHTS, **work: str) -> str:
+    workplace = dataclasses.replace(WORKPLACE, **work)
+    return stage_key(node, study=study or study_of(), weights=weights, workplace=workplace)
+
+
+def test_the_key_of_a_stage_is_what_it_was() -> None:
+    """Ledgers and sites keep results by these.
+
+    Whoever changes what a stage computes, or this hash, raises STAGE_VERSION and records the new values here:
+    so no result of the old computation is ever taken for one of the new.
+    """
+    assert STAGE_VERSION == 1
+    assert key() == "88d0e26404c19faa9b1a00a03b5ee0bd67a291ce48749e32a6391637333458b1"
+    assert key(SCORE) == "2a5d74ce3075d746c18b8a9de517e0a267be05d11e403344274f3a5cd7738ebc"
+
+
+CHANGES_ALL: list[dict[str, Any]] = [
+    {"model": {"architecture": "Unet"}},
+    {"model": {"encoder": "resnet18"}},
+    {"preprocessing": {"pixels": 64}},
+    {"preprocessing": {"minimum_mask_pixels": 1}},
+    {"preprocessing": {"n4": {"shrink": 5}}},
+    {"split": {"seed": 2}},
+    {"split": {"test_fraction": 0.3}},
+    {"split": {"folds": 4}},
+    {"training": {"precision": "float32"}},
+    {"training": {"threads": 2}},
+]
+CHANGES_TRAINING: list[dict[str, Any]] = [
+    {"seed": 2},
+    {"training": {"batch": 8}},
+    {"training": {"learning_rate": 1e-4}},
+    {"training": {"final_learning_rate": 1e-5}},
+    {"training": {"weight_decay": 1e-5}},
+    {"training": {"loss": "dice"}},
+    {"training": {"augmentation": "none"}},
+]
+CHANGES_NOTHING: list[dict[str, Any]] = [
+    {"name": "other"},
+    {"about": "other"},
+    {"sites": ("A", "B", "C")},
+    {"synthetic": True},
+    {"model": {"encoder_weights": "none"}},  # its content is in the weights' digest
+    {"split": {"use_folds": 2}},
+    {"split": {"source": "same-fold"}},
+    {"training": {"epochs": 3}},  # the stage's own schedule says so
+    {"training": {"keep": "last"}},
+    {"training": {"leg_minutes": 0.0}},  # legs change nothing
+    {"methods": {"pooled": False}},
+]
+
+
+@pytest.mark.parametrize("change", CHANGES_ALL, ids=str)
+def test_what_every_result_depends_on_changes_every_key(change: dict[str, Any]) -> None:
+    for node in (TRAIN, SCORE):
+        assert key(node, study=study_of(**change)) != key(node)
+
+
+@pytest.mark.parametrize("change", CHANGES_TRAINING, ids=str)
+def test_how_a_network_is_trained_changes_the_key_of_training_alone(change: dict[str, Any]) -> None:
+    assert key(study=study_of(**change)) != key()
+    assert key(SCORE, study=study_of(**change)) == key(SCORE)
+
+
+@pytest.mark.parametrize("change", CHANGES_NOTHING, ids=str)
+def test_what_no_result_depends_on_changes_no_key(change: dict[str, Any]) -> None:
+    for node in (TRAIN, SCORE):
+        assert key(node, study=study_of(**change)) == key(node)
+
+
+def test_every_part_of_a_study_stands_in_one_of_these_lists() -> None:
+    """A new key of a study has to be put into one, so that somebody thinks about it."""
+    told = {
+        (part, *inner) if isinstance(inner, dict) else (part,)
+        for change in CHANGES_ALL + CHANGES_TRAINING + CHANGES_NOTHING
+        for part, inner in change.items()
+    }
+    for part, field in Study.model_fields.items():
+        inner = getattr(field.annotation, "model_fields", None)
+        if part in ("methods", "preprocessing") or inner is None:
+            assert any(entry[0] == part for entry in told), part
+        else:
+            assert {entry[1] for entry in told if entry[0] == part} == set(inner)
+
+
+def test_data_machine_weights_site_and_fold_change_the_key() -> None:
+    keys = [
+        key(),
+        key(SCORE),
+        key(weights="1" * 64),
+        key(fingerprint="e" * 64),
+        key(torch="2.14.0"),
+        key(device="cuda"),
+        key(precision="bfloat16"),
+        key(dataclasses.replace(TRAIN, site="B")),
+        key(dataclasses.replace(TRAIN, fold=0)),
+        key(dataclasses.replace(TRAIN, proximal_mu=0.1)),
+        key(dataclasses.replace(TRAIN, schedule=Schedule(6, 0, 5, "best"))),
+        key(dataclasses.replace(TRAIN, schedule=Schedule(6, 0, 6, "last"))),
+        key(dataclasses.replace(SCORE, split="validation")),
+        key(dataclasses.replace(SCORE, fold=0)),
+    ]
+    assert len(set(keys)) == len(keys)
+
+
+def test_the_same_work_has_the_same_key_whatever_way_its_weights_came() -> None:
+    other = FineTune("A", 1, FineTune("B", 0, Start(), Schedule(9, 0, 9, "last")), TRAIN.schedule)
+    assert key(other) == key()

@@ -1,0 +1,227 @@
+"""A study file: read strictly, written out whole, named by its content."""
+
+from __future__ import annotations
+
+import tomllib
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, ValidationError
+
+from common.errors import RelayError
+from common.study import Study, load_study, study_toml
+from common.tomlfile import from_table
+
+SITES = 'sites = ["A", "B", "C"]\n'
+REPO = Path(__file__).parents[2]
+
+
+def complaint(tmp_path: Path, text: str) -> str:
+    """What is said of a study file, without what every such sentence begins with."""
+    path = tmp_path / "study.toml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(RelayError) as error:
+        load_study(path)
+    sentence = str(error.value)
+    assert str(path) in sentence
+    assert "\n" not in sentence and sentence[-1] in ".?"
+    return sentence.replace(f"In the study file {path}, ", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", 'the key "sites" is missing; add it.'),
+        (SITES + "sedd = 1", 'the key "sedd" is unknown; did you mean "seed"?'),
+        (SITES + "[training]\nbach = 1", 'the key "training.bach" is unknown; did you mean "batch"?'),
+        (
+            SITES + "[preprocessing.n4]\nzzz = 1",
+            'the key "preprocessing.n4.zzz" is unknown; known keys here: convergence, enabled, iterations, shrink.',
+        ),
+        (
+            SITES + '[[methods.federated]]\nstrateg = "fedavg"',
+            'the key "methods.federated.0.strateg" is unknown; did you mean "strategy"?',
+        ),
+        (SITES + 'seed = "3"', '"seed" is "3", but input should be a valid integer.'),
+        (SITES + "seed = 1.0", '"seed" is 1.0, but input should be a valid integer.'),
+        (SITES + "seed = true", '"seed" is true, but input should be a valid integer.'),
+        (SITES + "seed = -1", '"seed" is -1, but input should be greater than or equal to 0.'),
+        (SITES + "synthetic = 1", '"synthetic" is 1, but input should be a valid boolean.'),
+        (SITES + "name = 1", '"name" is 1, but input should be a valid string.'),
+        (SITES + "training = 3", '"training" is 3, but input should be an object.'),
+        (
+            SITES + "[training]\nlearning_rate = nan",
+            '"training.learning_rate" is NaN, but input should be a finite number.',
+        ),
+        (
+            SITES + "[training]\nlearning_rate = -inf",
+            '"training.learning_rate" is -Infinity, but input should be a finite number.',
+        ),
+        (SITES + "[training]\nepochs = 0", '"training.epochs" is 0, but input should be greater than or equal to 1.'),
+        (SITES + "[training]\nbatch = 1", '"training.batch" is 1, but input should be greater than or equal to 2.'),
+        (SITES + "[preprocessing]\npixels = 33", '"preprocessing.pixels" is 33, but input should be a multiple of 32.'),
+        (SITES + "[split]\nfolds = 1", '"split.folds" is 1, but input should be greater than or equal to 2.'),
+        (SITES + "[split]\nuse_folds = 9", '"split": use_folds is 9, but there are only 5 folds.'),
+        (SITES + '[methods.sequential]\nroutes = "some"', '"methods.sequential.routes" is "some", but input'),
+        (
+            SITES + '[methods.sequential]\nroutes = [["A", "B"], ["B", 1]]',
+            '"methods.sequential.routes.1.1" is 1, but input should be a valid string.',
+        ),
+        (
+            SITES + '[methods.sequential]\nroutes = [["B", "X", "A"]]',
+            "the route B → X → A names site X, which is not among the study's sites (A, B, C).",
+        ),
+        (SITES + '[methods.sequential]\nroutes = [["B"]]', "a route needs a source and a target, such as"),
+        (
+            SITES + '[methods.sequential]\nroutes = [["B", "B"]]',
+            "the route B → B hands a model to the site that has it.",
+        ),
+        (
+            SITES + "[[methods.federated]]\nlocal_epochs = 7",
+            "training.epochs (200) is no multiple of local_epochs (7); give fedavg its rounds.",
+        ),
+        (SITES + "[[methods.federated]]\n[[methods.federated]]", '"methods.federated": each strategy may stand once.'),
+        ('sites = ["A"]', '"sites" is ["A"], but tuple should have at least 2 items'),
+        ('sites = "A"', '"sites" is "A", but input should be a valid array.'),
+        ('sites = ["A", "B", "A"]', '"sites": a site stands twice.'),
+        ('sites = ["A", "pooled"]', '"sites": "pooled" is the name of all data together; give the site another name.'),
+        ('sites = ["A", "../B"]', '"sites.1" is "../B", but string should match pattern'),
+        ('sites = ["A", "B\\n"]', '"sites.1" is "B\\n", but string should match pattern'),
+    ],
+)
+def test_what_is_wrong_is_one_sentence_that_names_the_key(tmp_path: Path, text: str, sentence: str) -> None:
+    assert complaint(tmp_path, text).startswith(sentence)
+
+
+@pytest.mark.parametrize("text", ["sites = [", "a = 1\na = 2", "seed = 1" + "0" * 5000, "x = " + "[" * 5000, "\ufeff="])
+def test_a_file_that_is_no_toml_is_said_to_be_none(tmp_path: Path, text: str) -> None:
+    assert "is not valid TOML" in complaint(tmp_path, text)
+
+
+def test_what_is_not_there_is_one_sentence(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.toml", tmp_path):
+        with pytest.raises(RelayError, match=str(path)):
+            load_study(path)
+    (tmp_path / "latin.toml").write_bytes(b'name = "Universit\xe4t"')
+    with pytest.raises(RelayError, match=r"latin\.toml cannot be read"):
+        load_study(tmp_path / "latin.toml")
+
+
+def parts_of(kind: type[BaseModel]) -> list[type[BaseModel]]:
+    found = [kind]
+    for field in kind.model_fields.values():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found += parts_of(field.annotation)
+    return found
+
+
+def test_no_part_of_a_study_forgives() -> None:
+    for part in parts_of(Study):
+        config = part.model_config
+        assert config.get("strict") and config.get("frozen") and config.get("extra") == "forbid", part
+        assert config.get("allow_inf_nan") is False, part
+
+
+def test_a_study_cannot_be_changed() -> None:
+    study = Study(sites=("A", "B"))
+    with pytest.raises(ValidationError):
+        study.training.epochs = 3  # type: ignore[misc]
+
+
+TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=40)
+TABLES = st.fixed_dictionaries(
+    {"sites": st.lists(st.from_regex(r"\A[A-Z][a-z0-9_-]{0,5}\Z"), min_size=2, max_size=5, unique=True)},
+    optional={
+        "name": TEXT.filter(bool),
+        "about": TEXT,
+        "seed": st.integers(0, 2**80),
+        "synthetic": st.booleans(),
+        "model": st.fixed_dictionaries({}, optional={"encoder_weights": TEXT}),
+        "split": st.fixed_dictionaries({}, optional={"test_fraction": st.floats(0.01, 0.99), "seed": st.integers(0)}),
+        "training": st.fixed_dictionaries(
+            {},
+            optional={
+                "learning_rate": st.floats(1e-300, 1e300),
+                "leg_minutes": st.floats(0, 1e300),
+                "epochs": st.integers(1, 10**12),
+                "loss": st.sampled_from(["dice+bce", "dice", "bce"]),
+            },
+        ),
+        "preprocessing": st.fixed_dictionaries(
+            {}, optional={"n4": st.fixed_dictionaries({"iterations": st.lists(st.integers(1), min_size=1, max_size=4)})}
+        ),
+    },
+)
+
+
+@given(TABLES)
+def test_a_study_is_read_back_from_the_file_that_it_is_written_to(table: dict[str, Any]) -> None:
+    study = from_table(tomllib.loads(tomli_w.dumps(table)), Study, "a test")
+    again = from_table(tomllib.loads(study_toml(study)), Study, "a test")
+    assert again == study
+    assert again.digest == study.digest
+    assert len(study.digest) == 64
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | TEXT, st.lists, max_leaves=4))
+def test_whatever_stands_in_a_key_gives_a_study_or_a_sentence(value: Any) -> None:
+    keys = ("name", "seed", "sites", "model", "split", "synthetic")
+    for table in (
+        *({"sites": ["A", "B"], key: value} for key in keys),
+        {"sites": ["A", "B"], "training": {"learning_rate": value, "batch": value}},
+        {"sites": ["A", "B"], "methods": {"federated": value, "sequential": {"routes": value}}},
+        {"sites": ["A", "B"], "preprocessing": {"n4": {"iterations": value}}},
+    ):
+        with suppress(RelayError):  # and no other
+            assert isinstance(from_table(table, Study, "a test"), Study)
+
+
+def test_the_digest_is_of_the_content_whatever_the_files_layout(tmp_path: Path) -> None:
+    texts = [
+        'sites = ["A", "B"]\nseed = 1\n[training]\nepochs = 3\nlearning_rate = 1.0\n',
+        'seed=1 # a remark\nsites = [\n "A",\n "B"]\ntraining.epochs = 3\ntraining.learning_rate = 1\n',
+        'sites = ["A", "B"]\n[training]\nlearning_rate = 1e0\nepochs = 3\n[model]\narchitecture = "UnetPlusPlus"\n',
+    ]
+    digests = set()
+    for text in texts:
+        (tmp_path / "study.toml").write_text(text)
+        digests.add(load_study(tmp_path / "study.toml").digest)
+    assert len(digests) == 1
+
+
+def test_every_key_that_is_changed_gives_another_digest() -> None:
+    study = Study(sites=("A", "B"))
+    seen = {study.digest}
+    others: list[dict[str, Any]] = [
+        {"name": "other"},
+        {"about": "."},
+        {"seed": 2},
+        {"sites": ("B", "A")},
+        {"synthetic": True},
+        {"model": {"architecture": "Unet"}},
+        {"preprocessing": {"n4": {"shrink": 5}}},
+        {"split": {"source": "same-fold"}},
+        {"training": {"leg_minutes": 3.0}},
+        {"methods": {"unadapted": True}},
+    ]
+    for change in others:
+        digest = Study.model_validate({"sites": ("A", "B"), **change}).digest
+        assert digest not in seen
+        seen.add(digest)
+
+
+def test_the_digest_is_the_same_in_every_version() -> None:
+    """Sites have approved studies by this name: whoever changes it asks every site to approve anew."""
+    study = Study(sites=("A", "B"), model={"encoder": "resnet18"}, seed=7)  # type: ignore[arg-type]
+    assert study.digest == "4b3ecd6c6d9d5549ab123ce3a21d05e20fb4f54cc0fd3f2146fdd7ece8158fdd"
+
+
+@pytest.mark.parametrize("path", sorted((REPO / "deploy" / "studies").glob("*.toml")), ids=lambda path: path.name)
+def test_the_studies_that_come_along_can_be_read(path: Path) -> None:
+    study = load_study(path)
+    assert from_table(tomllib.loads(study_toml(study)), Study, "a test") == study

@@ -1,0 +1,190 @@
+"""Weights on their way: exact, named by what `sha256sum` says, whole or not there."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from common import weights as module
+from common.model import build
+from common.study import ModelPart
+from common.weights import (
+    UnfitWeights,
+    Weights,
+    check_fit,
+    digest_of,
+    from_arrays,
+    load,
+    save,
+    serialised,
+    size_in_bytes,
+    to_arrays,
+    write_atomically,
+)
+
+MODEL = ModelPart(architecture="Unet", encoder="mobilenet_v2")
+
+
+@pytest.fixture(scope="module")
+def network() -> Weights:
+    torch.manual_seed(0)
+    return {name: tensor.clone() for name, tensor in build(MODEL).state_dict().items()}
+
+
+def odd_ones() -> Weights:
+    layer = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    return {
+        "z": torch.tensor(7, dtype=torch.int64),
+        "scalar": torch.tensor(-(2**62) - 1),
+        "half": torch.tensor([1.0, 65504.0, 6e-8], dtype=torch.float16),
+        "empty": torch.empty(0, 5),
+        "rows": torch.arange(12.0).reshape(3, 4).t(),
+        "every other": torch.arange(9.0)[::2],
+        "last": layer.to(memory_format=torch.channels_last),
+        "needs grad": torch.ones(2, requires_grad=True),
+        "double": torch.tensor([1 / 3], dtype=torch.float64),
+        "edge": torch.tensor([-0.0, 1e-45, float("inf")]),
+    }
+
+
+def same(one: Weights, other: Weights) -> None:
+    assert one.keys() == other.keys()
+    for name in one:
+        a, b = one[name].detach().contiguous(), other[name].detach().contiguous()
+        assert (a.dtype, a.shape) == (b.dtype, b.shape), name
+        assert a.numpy().tobytes() == b.numpy().tobytes(), name
+
+
+def test_a_file_holds_the_tensors_to_the_bit(tmp_path: Path) -> None:
+    digest = save(odd_ones(), tmp_path)
+    same(load(tmp_path / f"{digest}.safetensors"), odd_ones())
+
+
+def test_flowers_record_holds_the_tensors_to_the_bit() -> None:
+    same(from_arrays(to_arrays(odd_ones())), odd_ones())
+
+
+def test_the_digest_is_what_sha256sum_says_of_the_file(tmp_path: Path) -> None:
+    digest = save(odd_ones(), tmp_path)
+    (path,) = tmp_path.iterdir()
+    assert path.name == f"{digest}.safetensors"
+    assert subprocess.run(["sha256sum", path], capture_output=True, text=True).stdout.split()[0] == digest
+
+
+def test_the_digest_does_not_depend_on_order_or_layout_in_memory() -> None:
+    names = list(odd_ones())
+    random.Random(1).shuffle(names)
+    shuffled = {name: odd_ones()[name] for name in names}
+    plain = {name: tensor.detach().contiguous().clone() for name, tensor in odd_ones().items()}
+    assert digest_of(serialised(shuffled)) == digest_of(serialised(odd_ones())) == digest_of(serialised(plain))
+
+
+def test_one_bit_gives_another_digest() -> None:
+    changed = odd_ones() | {"edge": torch.tensor([0.0, 1e-45, float("inf")])}
+    assert digest_of(serialised(changed)) != digest_of(serialised(odd_ones()))
+
+
+def test_weights_that_are_there_are_not_written_again(tmp_path: Path) -> None:
+    digest = save(odd_ones(), tmp_path)
+    before = (tmp_path / f"{digest}.safetensors").stat()
+    assert save(odd_ones(), tmp_path) == digest
+    assert (tmp_path / f"{digest}.safetensors").stat() == before
+
+
+@pytest.mark.parametrize("keep", [0, 3, 8, 200, -1])
+def test_a_file_that_is_cut_off_is_known_as_damaged(tmp_path: Path, keep: int) -> None:
+    content = serialised(odd_ones())
+    (tmp_path / "torn.safetensors").write_bytes(content[:keep])
+    with pytest.raises(UnfitWeights):
+        load(tmp_path / "torn.safetensors")
+
+
+def test_a_file_of_another_kind_is_known_as_damaged(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(1)}, tmp_path / "x.safetensors")
+    with pytest.raises(UnfitWeights):
+        load(tmp_path / "x.safetensors")
+
+
+def test_the_declared_network_fits(network: Weights) -> None:
+    check_fit(network, MODEL)
+    check_fit({name: network[name] for name in reversed(network)}, MODEL)
+
+
+def first(network: Weights, *, floating: bool) -> str:
+    return next(name for name, tensor in network.items() if tensor.is_floating_point() == floating)
+
+
+def test_what_is_not_exactly_the_declared_network_is_refused(network: Weights) -> None:
+    name, count = first(network, floating=True), first(network, floating=False)
+    tensor = network[name]
+    assert torch.isfinite(tensor).all()
+    spoilt = tensor.clone()
+    spoilt.view(-1)[3] = float("nan")
+    endless = tensor.clone()
+    endless.view(-1)[-1] = float("-inf")
+    wrong: list[Weights] = [
+        {},
+        network | {"patient": torch.ones(1)},
+        {other: value for other, value in network.items() if other != name},
+        {(f"{other}x" if other == name else other): value for other, value in network.items()},
+        network | {name: tensor[:1]},
+        network | {name: tensor.flatten()},
+        network | {name: tensor.unsqueeze(0)},
+        network | {name: tensor.half()},
+        network | {name: tensor.double()},
+        network | {count: network[count].to(torch.int32)},
+        network | {count: network[count].to(torch.float32)},
+        network | {name: spoilt},
+        network | {name: endless},
+    ]
+    for weights in wrong:
+        with pytest.raises(UnfitWeights) as error:
+            check_fit(weights, MODEL)
+        assert "patient" not in str(error.value)
+
+
+def test_weights_of_another_network_are_refused(network: Weights) -> None:
+    with pytest.raises(UnfitWeights):
+        check_fit(network, ModelPart(architecture="MAnet", encoder="mobilenet_v2"))
+
+
+def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x"
+    write_atomically(path, b"old")
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for place in ("fsync", "replace"):
+        with monkeypatch.context() as patch:
+            patch.setattr(module.os, place, full)
+            with pytest.raises(OSError, match="No space left"):
+                write_atomically(path, b"new and longer", durable=True)
+        assert path.read_bytes() == b"old"
+        assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_disk_that_fills_up_while_writing_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    write_atomically(path, b"old")
+    code = (
+        "import resource, signal, sys; from pathlib import Path; from common.weights import write_atomically\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "write_atomically(Path(sys.argv[1]), b'x' * 100_000)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True)
+    assert done.returncode == 1 and "File too large" in done.stderr
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_size_counts_the_tensors_alone() -> None:
+    assert size_in_bytes({"a": torch.ones(3, 4), "b": torch.tensor(1), "c": torch.empty(0)}) == 48 + 8

@@ -1,0 +1,319 @@
+"""The command `relay`, started as a person starts it: what it says, and its exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from tests.hospitals import patient, write_dicom_patient, write_hospitals, write_pair, write_site
+
+ESCAPE = "\x1b"
+BY_HAND = """\
+name = "mine"
+sites = ["A", "B", "C"]
+[model]
+encoder = "mobilenet_v2"
+encoder_weights = "none"
+[preprocessing]
+pixels = 32
+[preprocessing.n4]
+enabled = false
+[split]
+folds = 2
+"""
+
+
+def relay(*words: str | Path, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "deploy.cli", *map(str, words)],
+        cwd=cwd,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=300,
+        check=False,
+    )
+
+
+def refused(*words: str | Path, cwd: Path | None = None) -> str:
+    """The one sentence that a command is refused with."""
+    done = relay(*words, cwd=cwd)
+    assert done.returncode == 1, done
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, done.stderr
+    assert "Traceback" not in done.stderr and lines[0].endswith((".", "?"))
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def sites(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return write_hospitals(tmp_path_factory.mktemp("hospitals"), {"A": 4, "B": 4, "C": 4}, slices=5)
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.toml"
+    path.write_text(BY_HAND, encoding="utf-8")
+    return path
+
+
+def given(sites: dict[str, Path], **changed: Path) -> list[str]:
+    return [word for name, path in (sites | changed).items() for word in ("--site", f"{name}={path}")]
+
+
+# -- help ------------------------------------------------------------------------------------------
+
+
+def test_help_is_a_page_and_comes_at_once() -> None:
+    times = []
+    for _ in range(3):
+        began = time.monotonic()
+        done = relay("--help")
+        times.append(time.monotonic() - began)
+    assert done.returncode == 0 and done.stderr == ""
+    assert min(times) < 1.0
+    for command in ("relay demo", "relay simulate", "relay site check", "relay report", "relay phantom"):
+        assert command in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert relay().stdout == done.stdout
+
+
+def test_help_imports_nothing_heavy() -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "deploy.cli", "simulate", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "argparse" in imported
+    assert not imported & {"torch", "numpy", "flwr", "SimpleITK", "pydantic", "rich"}
+
+
+@pytest.mark.parametrize("words", [["demo"], ["simulate"], ["phantom"], ["report"], ["site"], ["site", "check"]])
+def test_every_command_says_what_it_takes(words: list[str]) -> None:
+    done = relay(*words, "--help")
+    assert done.returncode == 0 and done.stdout.startswith(f"usage: relay {' '.join(words)}")
+
+
+def test_the_version_is_the_distributions() -> None:
+    assert re.fullmatch(r"relay \d+\.\d+\.\d+\n", relay("--version").stdout)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["simulat"], "simulat"),
+        (["simulate"], "STUDY.toml"),
+        (["demo", "--at-once", "none"], '"none" is no whole number of at least 1'),
+        (["phantom", "x", "--patients", "0"], '"0" is no whole number of at least 1'),
+        (["site"], "COMMAND"),
+        (["report", "x", "--fast"], "--fast"),
+    ],
+)
+def test_a_wrong_call_gets_one_sentence_and_code_2(words: list[str], told: str) -> None:
+    done = relay(*words)
+    assert done.returncode == 2 and done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1 and told in done.stderr and "--help" in done.stderr
+
+
+# -- a study that cannot begin ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("find", "write", "told"),
+    [
+        ("folds = 2", "foldz = 2", '"split.foldz"'),
+        ("folds = 2", 'folds = "2"', '"split.folds"'),
+        ("folds = 2", "folds = 2.5", '"split.folds"'),
+        ("enabled = false", "enabled = 0", '"preprocessing.n4.enabled"'),
+        ("pixels = 32", "pixels = 33", '"preprocessing.pixels"'),
+        ("[split]", "[split", "not valid TOML"),
+        ('["A", "B", "C"]', '["A"]', '"sites"'),
+        ('["A", "B", "C"]', '["A", "pooled"]', "pooled"),
+        ("[split]", '[methods.sequential]\nroutes = [["D", "A"]]\n[split]', "site D"),
+    ],
+)
+def test_a_wrong_study_file_names_the_key(
+    find: str, write: str, told: str, study: Path, sites: dict[str, Path], tmp_path: Path
+) -> None:
+    study.write_text(BY_HAND.replace(find, write), encoding="utf-8")
+    sentence = refused("simulate", study, *given(sites), cwd=tmp_path)
+    assert told in sentence and str(study) in sentence
+    assert sorted(tmp_path.iterdir()) == [study]
+
+
+def test_a_study_file_that_is_not_there(sites: dict[str, Path], tmp_path: Path) -> None:
+    assert str(tmp_path / "no.toml") in refused("simulate", tmp_path / "no.toml", *given(sites), cwd=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ({"imagse": "images"}, '"imagse"'),
+        ({"cores": "2"}, '"cores"'),
+        ({"layout": "nifty"}, "nifty"),
+        ({"images": "gone"}, 'correct "images"'),
+        ({"device": "gpu"}, '"device"'),
+        ({"masks": "labels"}, 'remove the key "masks"'),
+    ],
+)
+def test_a_wrong_site_file_names_the_key(
+    keys: dict[str, Any], told: str, study: Path, sites: dict[str, Path], tmp_path: Path
+) -> None:
+    wrong = write_site(tmp_path / "b", "B", **keys)
+    assert told in refused("simulate", study, *given(sites, B=wrong), cwd=tmp_path)
+
+
+def test_sites_are_given_once_each_and_by_their_own_names(study: Path, sites: dict[str, Path], tmp_path: Path) -> None:
+    def told(*words: str) -> str:
+        return refused("simulate", study, *words, cwd=tmp_path)
+
+    everywhere = given(sites)
+    assert "names A twice" in told(*everywhere, "--site", f"A={sites['B']}")
+    assert "names D, which is not among the study's sites (A, B, C)" in told(*everywhere, "--site", f"D={sites['A']}")
+    assert 'a site named "A"' in told(*given(sites, B=sites["A"]))
+    assert "no file is given for B and C" in told("--site", f"A={sites['A']}")
+    assert 'wants NAME=PATH, such as A=site-a.toml, and got "A"' in told("--site", "A")
+    assert "leave out --site pooled" in told(*everywhere, "--site", f"pooled={sites['A']}")
+    assert "There is no site file" in told(*given(sites, B=tmp_path / "none.toml"))
+    assert not (tmp_path / "mine-results").exists()
+
+
+def test_two_sites_may_not_share_a_private_folder(study: Path, sites: dict[str, Path], tmp_path: Path) -> None:
+    shared = sites["A"].parent
+    twin = write_site(tmp_path / "b", "B", images=str(sites["B"].parent / "images"), folder=str(shared / "private"))
+    assert "the same private" in refused("simulate", study, *given(sites, B=twin), cwd=tmp_path)
+
+
+def test_a_site_too_small_for_its_folds_is_told_before_anything_starts(
+    study: Path, sites: dict[str, Path], tmp_path: Path
+) -> None:
+    study.write_text(BY_HAND.replace("folds = 2", "folds = 5"), encoding="utf-8")
+    sentence = refused("simulate", study, *given(sites), cwd=tmp_path)
+    assert "Site A has 4 usable patients" in sentence and "need 6" in sentence
+    assert not (tmp_path / "mine-results").exists()
+
+
+def test_debug_shows_where_an_error_arose(tmp_path: Path) -> None:
+    for words in (["--debug", "report", tmp_path], ["report", tmp_path, "--debug"]):
+        done = relay(*words)
+        assert done.returncode == 1 and "Traceback" in done.stderr and "results.json" in done.stderr
+
+
+def test_a_report_needs_results(tmp_path: Path) -> None:
+    assert "holds no results.json" in refused("report", tmp_path)
+
+
+# -- site check ------------------------------------------------------------------------------------
+
+
+def damaged_pairs(folder: Path) -> Path:
+    """Three good patients, and one of each kind of damage."""
+    images = folder / "images"
+    for number in range(3):
+        write_pair(images, f"Good{number}", *patient(number, slices=5))
+    image, mask = patient(10, slices=5)
+    write_pair(images, "Zeros", np.zeros_like(image), mask)
+    write_pair(images, "NoGland", image, np.zeros_like(mask))
+    spoiled = image.astype(np.float32)
+    spoiled[2, 3, 4] = np.nan
+    write_pair(images, "Nans", spoiled, mask)
+    write_pair(images, "Alone", image, mask)
+    (images / "Alone.nii.gz").unlink()
+    write_pair(images, "Bare", image, mask)
+    (images / "Bare_segmentation.nii.gz").unlink()
+    write_pair(images, "Elsewhere", image, mask)
+    path = images / "Elsewhere_segmentation.nii.gz"
+    moved = sitk.ReadImage(str(path))
+    moved.SetOrigin((500.0, 0.0, 0.0))
+    sitk.WriteImage(moved, str(path))
+    write_pair(images, "Cut", image, mask)
+    whole = (images / "Cut.nii.gz").read_bytes()
+    (images / "Cut.nii.gz").write_bytes(whole[: len(whole) // 2])
+    return write_site(folder, "B")
+
+
+DAMAGES = {
+    "Zeros": "the same value (0) everywhere",
+    "NoGland": "is empty (no label above 0)",
+    "Nans": "1 values that are no numbers",
+    "Alone": "has no image",
+    "Bare": "has no mask",
+    "Elsewhere": "is on another grid",
+    "Cut": "is damaged",
+}
+
+
+def test_a_check_lists_every_damage_with_its_sentence(tmp_path: Path) -> None:
+    site = damaged_pairs(tmp_path)
+    done = relay("site", "check", site, COLUMNS="80")
+    assert done.returncode == 0 and done.stderr == "" and ESCAPE not in done.stdout
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("Site B: 3 usable patients, ") and "7 unusable" in lines[0]
+    for name, sentence in DAMAGES.items():
+        (line,) = [line for line in lines if line.startswith(f"{name}, unusable: ")]
+        assert sentence in line
+    as_json = json.loads(relay("site", "check", site, "--json").stdout)
+    assert as_json["usable"] == 3 and as_json["unusable"] == 7
+    assert {problem["patient"] for problem in as_json["problems"]} == set(DAMAGES)
+
+
+def test_a_site_without_a_usable_patient_is_no_success(tmp_path: Path) -> None:
+    image, mask = patient(1, slices=5)
+    write_pair(tmp_path / "images", "Zeros", np.zeros_like(image), mask)
+    done = relay("site", "check", write_site(tmp_path, "B"))
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == ["Site B has no patient that can be used; what is wrong with each stands above."]
+    assert "Zeros, unusable: " in done.stdout
+
+
+def test_dicom_series_that_are_empty_or_could_both_be_meant(tmp_path: Path) -> None:
+    image, mask = patient(1, slices=5)
+    for name in ("P-1", "P-2", "P-3"):
+        write_dicom_patient(tmp_path, name, image, mask)
+    series = tmp_path / "images" / "P-2" / "study" / "series"
+    twin = series.with_name("other")
+    twin.mkdir()
+    for file in series.iterdir():
+        slice_ = sitk.ReadImage(str(file))
+        slice_.SetMetaData("0020|000e", "1.2.99")
+        slice_.SetMetaData("0008|0018", f"1.2.99.{file.stem}")
+        writer = sitk.ImageFileWriter()
+        writer.KeepOriginalImageUIDOn()
+        writer.SetFileName(str(twin / file.name))
+        writer.Execute(slice_)
+    for file in (tmp_path / "images" / "P-3").rglob("*.dcm"):
+        file.unlink()
+    site = write_site(tmp_path, "A", layout="nci-isbi", masks="labels")
+    done = relay("site", "check", site)
+    assert done.returncode == 0, done.stderr
+    assert "Site A: 1 usable patient" in done.stdout
+    two, empty = (re.search(rf"^{name}, unusable: (.*)$", done.stdout, re.MULTILINE) for name in ("P-2", "P-3"))
+    assert two and "series" in two[1]
+    assert empty and ("image" in empty[1] or "empty" in empty[1])
+
+
+def test_a_missing_folder_is_one_sentence(tmp_path: Path) -> None:
+    sentence = refused("site", "check", write_site(tmp_path, "A"))
+    assert str(tmp_path / "images") in sentence and 'correct "images"' in sentence
+
+
+def test_phantoms_are_written_once_and_their_site_files_named(tmp_path: Path) -> None:
+    folder = tmp_path / "hospitals"
+    done = relay("phantom", folder, "--patients", "1")
+    assert done.returncode == 0 and done.stderr == "" and ESCAPE not in done.stdout
+    assert done.stdout.splitlines() == [str(folder / f"site-{site}.toml") for site in "abc"]
+    assert "holds other synthetic hospitals" in refused("phantom", folder, "--patients", "1", "--seed", "2")

@@ -1,0 +1,181 @@
+"""Hospitals on this machine: a fresh process a message, so many at a time, each with its own settings alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from multiprocessing import forkserver
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flwr.app import ConfigRecord, Message, RecordDict
+
+from common.messages import DESCRIBE, Describe, Description, from_record, refusal_text, to_record
+from deploy.local_grid import LocalGrid
+from tests.hospitals import approve_everywhere, small_study, write_hospitals
+
+STUDY = small_study(methods={"baseline": True})
+
+
+@pytest.fixture(scope="module")
+def sites(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    found = write_hospitals(tmp_path_factory.mktemp("hospitals"), {"A": 3, "B": 3, "C": 3}, slices=3)
+    approve_everywhere(found, STUDY)
+    return found
+
+
+@pytest.fixture
+def grid(sites: dict[str, Path]) -> Iterator[LocalGrid]:
+    with LocalGrid(sites, at_once=2) as running:
+        yield running
+
+
+def describe(grid: LocalGrid, node: int) -> Message:
+    return Message(to_record(Describe(study=STUDY.digest)), dst_node_id=node, message_type=DESCRIBE)
+
+
+def wait_for(grid: LocalGrid, ids: Iterable[str], seconds: float = 60.0) -> list[Message]:
+    ids, replies, until = list(ids), [], time.monotonic() + seconds
+    while len(replies) < len(ids) and time.monotonic() < until:
+        replies += grid.pull_messages(ids)
+        time.sleep(0.005)
+    return replies
+
+
+class Watch:
+    """Notes the processes that a grid starts, and how many were alive at once."""
+
+    def __init__(self, grid: LocalGrid) -> None:
+        self.pids: list[int] = []
+        self.parents: set[int] = set()
+        self.most = 0
+        self._grid, self._stop = grid, threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._stop.is_set():
+            alive = [process.pid for process in list(self._grid._alive.values()) if process.is_alive()]
+            self.most = max(self.most, len(alive))
+            for pid in alive:
+                if pid is not None and pid not in self.pids:
+                    with suppress(OSError, IndexError):
+                        self.parents.add(int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[1]))
+                        self.pids.append(pid)
+            time.sleep(0.0005)
+
+
+def test_each_message_is_handled_in_a_fresh_process_of_the_fork_server(grid: LocalGrid) -> None:
+    with Watch(grid) as watch:
+        for node in (1, 1, 2, 3):
+            (reply,) = wait_for(grid, grid.push_messages([describe(grid, node)]))
+            assert not reply.has_error()
+    assert len(set(watch.pids)) == 4
+    assert os.getpid() not in watch.pids
+    assert watch.parents == {forkserver._forkserver._forkserver_pid}  # type: ignore[attr-defined]
+    with pytest.raises(ProcessLookupError):
+        os.kill(watch.pids[0], 0)
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_no_more_workers_are_alive_than_were_allowed(sites: dict[str, Path], at_once: int) -> None:
+    with LocalGrid(sites, at_once=at_once) as grid, Watch(grid) as watch:
+        ids = list(grid.push_messages([describe(grid, node) for node in (1, 2, 3) * 3]))
+        replies = wait_for(grid, ids)
+    assert len(replies) == 9
+    assert not any(reply.has_error() for reply in replies)
+    assert 1 <= watch.most <= at_once
+    assert {reply.metadata.reply_to_message_id for reply in replies} == set(ids)
+
+
+def test_every_site_answers_with_its_own_settings(grid: LocalGrid, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = dict(os.environ)
+    replies = grid.send_and_receive([describe(grid, node) for node in (1, 2, 3)], timeout=60)
+    names = {reply.metadata.src_node_id: from_record(reply.content, Description)[0].site for reply in replies}
+    assert names == {1: "A", 2: "B", 3: "C"}
+    assert {node.node_id: node.name for node in grid.get_nodes()} == names
+    assert dict(os.environ) == before, "a site's settings stay in its worker"
+    assert "RELAY_SITE" not in os.environ
+
+
+def kill_first(grid: LocalGrid, killed: list[int]) -> None:
+    until = time.monotonic() + 30
+    while not killed and time.monotonic() < until:
+        for process in list(grid._alive.values()):
+            if process.pid:
+                os.kill(process.pid, signal.SIGKILL)
+                killed.append(process.pid)
+                return
+
+
+def test_a_worker_that_is_killed_is_error_8_and_the_next_message_works(grid: LocalGrid) -> None:
+    killed: list[int] = []
+    killer = threading.Thread(target=kill_first, args=(grid, killed), daemon=True)
+    killer.start()
+    (reply,) = wait_for(grid, grid.push_messages([describe(grid, 1)]))
+    killer.join()
+    assert killed
+    assert reply.has_error() and reply.error.code == 8
+    assert refusal_text(reply.error) == "Flower reports error 8"
+    (reply,) = wait_for(grid, grid.push_messages([describe(grid, 1)]))
+    assert not reply.has_error()
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [
+        ("query.describe", RecordDict({"message": ConfigRecord({"study": "x"})})),
+        ("query.describe", RecordDict()),
+        ("query.unknown", to_record(Describe(study=STUDY.digest))),
+        ("train", to_record(Describe(study=STUDY.digest))),
+    ],
+)
+def test_a_message_that_nobody_knows_is_an_error_and_no_more(grid: LocalGrid, kind: str, content: Any) -> None:
+    (reply,) = wait_for(grid, grid.push_messages([Message(content, dst_node_id=1, message_type=kind)]))
+    assert reply.has_error()
+    (reply,) = wait_for(grid, grid.push_messages([describe(grid, 1)]))
+    assert not reply.has_error()
+
+
+def test_an_answer_is_there_once(grid: LocalGrid) -> None:
+    ids = list(grid.push_messages([describe(grid, 1)]))
+    assert list(grid.pull_messages(ids)) == []  # it is not there yet, and nobody waits
+    assert len(wait_for(grid, ids)) == 1
+    assert list(grid.pull_messages(ids)) == []
+
+
+def test_closing_ends_every_worker_and_begins_no_other(sites: dict[str, Path]) -> None:
+    grid = LocalGrid(sites, at_once=1)
+    with Watch(grid) as watch:
+        grid.push_messages([describe(grid, node) for node in (1, 2, 3) * 20])
+        while not watch.pids:
+            time.sleep(0.001)
+        grid.close()
+        begun = len(watch.pids)
+        time.sleep(0.3)
+        assert len(watch.pids) == begun
+    assert not any(thread.is_alive() for thread in grid._threads)
+    for pid in watch.pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def test_the_fork_server_has_run_nothing_of_any_site(sites: dict[str, Path], grid: LocalGrid) -> None:
+    list(grid.send_and_receive([describe(grid, 1)], timeout=60))
+    pid = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    environment = Path(f"/proc/{pid}/environ").read_bytes()
+    assert b"RELAY_SITE" not in environment
+    opened = {os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir() if path.exists()}
+    assert not [path for path in opened if str(sites["A"].parent) in path]

@@ -1,0 +1,259 @@
+"""No patient stands on two sides: of train, validation and test, of two folds, of pooled training and a test."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.app import Context, Message, RecordDict
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from client import app as client_app
+from client import batches, evaluation
+from client.cohort import Cohort, gather
+from client.preprocess import Record, load, prepare
+from client.site import SiteConfig, load_site
+from common.keys import Workplace, stage_key
+from common.messages import (
+    DESCRIBE,
+    EVALUATE,
+    FINE_TUNE,
+    Describe,
+    Description,
+    EvaluateOrder,
+    EvaluateReply,
+    FineTuneOrder,
+    from_record,
+    to_record,
+)
+from common.plan import Evaluate, FineTune, plan
+from common.study import POOLED, SplitPart, Study
+from common.weights import Weights, digest_of, serialised
+from deploy.local_grid import RUN_ID, enter_run
+from server.start import start_weights
+from tests.hospitals import (
+    approve_everywhere,
+    patient,
+    small_study,
+    write_dicom_patient,
+    write_hospitals,
+    write_i2cvb_patient,
+    write_pair,
+    write_pooled,
+    write_site,
+)
+
+SIDES = ("A", "B", "C")
+
+
+@pytest.fixture(scope="module")
+def empty_sites(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, SiteConfig], SiteConfig]:
+    folder = tmp_path_factory.mktemp("sites")
+    paths = {name: write_site(folder / name, name) for name in SIDES}
+    return {name: load_site(path) for name, path in paths.items()}, load_site(write_pooled(folder, paths))
+
+
+def records(site: str, names: list[str]) -> list[Record]:
+    return [
+        Record(name, site, Path("nowhere"), slices=9, chosen=5, below=1, digest=f"{site}{name}", image_digest=name)
+        for name in names
+    ]
+
+
+def sides(cohort: Cohort, fold: int) -> Counter[str]:
+    test, validation, train = cohort.test(), cohort.validation(fold), cohort.train(fold)
+    assert test and validation and train
+    return Counter(record.patient for record in (*test, *validation, *train))
+
+
+NAMES = st.lists(
+    st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\0\n"), min_size=1, max_size=8),
+    min_size=14,
+    max_size=40,
+    unique=True,
+)
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(
+    members=st.tuples(NAMES, NAMES, NAMES),
+    seed=st.integers(0, 2**32),
+    fraction=st.sampled_from([0.1, 0.2, 0.3, 0.5]),
+    folds=st.integers(2, 5),
+)
+def test_no_patient_stands_on_two_sides(
+    empty_sites: tuple[dict[str, SiteConfig], SiteConfig],
+    members: tuple[list[str], list[str], list[str]],
+    seed: int,
+    fraction: float,
+    folds: int,
+) -> None:
+    """Names may be any text, also such that hold another site's name and a stroke."""
+    sites, pooled_site = empty_sites
+    part = SplitPart(seed=seed, test_fraction=fraction, folds=folds)
+    cohorts = {
+        name: gather(records(name, patients), sites[name], part) for name, patients in zip(SIDES, members, strict=True)
+    }
+    united = [
+        record
+        for name, patients in zip(SIDES, members, strict=True)
+        for record in records(name, [f"{name}/{patient}" for patient in patients])
+    ]
+    pooled = gather(united, pooled_site, part)
+    everybody = Counter(record.patient for record in united)
+    for name, patients in zip(SIDES, members, strict=True):
+        cohort = cohorts[name]
+        validated = [record.patient for fold in range(folds) for record in cohort.validation(fold)]
+        assert Counter([*validated, *(record.patient for record in cohort.test())]) == Counter(patients)
+        for fold in range(folds):
+            assert sides(cohort, fold) == Counter(patients)
+    for fold in range(folds):
+        assert sides(pooled, fold) == everybody
+        held_out = {f"{name}/{record.patient}" for name in SIDES for record in cohorts[name].test()}
+        assert {record.patient for record in pooled.test()} == held_out
+        for name in SIDES:
+            own = {f"{name}/{record.patient}" for record in cohorts[name].train(fold)}
+            assert own == {record.patient for record in pooled.train(fold) if record.site == name}
+
+
+def write_patients(folder: Path, layout: str, count: int) -> Path:
+    for k in range(count):
+        image, mask = patient(500 + k, slices=6)
+        if layout == "nci-isbi":
+            write_dicom_patient(folder, f"ProstateX-{k:04}", image, mask)
+        elif layout == "i2cvb":
+            write_i2cvb_patient(folder, f"Patient {k}", image, mask)
+        else:
+            write_pair(folder / "images", f"Case{k:02}", image, mask)
+    return write_site(folder, "A", layout=layout, **({"masks": "labels"} if layout == "nci-isbi" else {}))
+
+
+@pytest.mark.parametrize("layout", ["nci-isbi", "i2cvb", "nifti-pairs"])
+@pytest.mark.parametrize(("count", "folds"), [(7, 5), (9, 2), (11, 3)])
+def test_no_image_stands_on_two_sides_in_any_layout(tmp_path: Path, layout: str, count: int, folds: int) -> None:
+    """By what the files hold, whatever they are called."""
+    path = write_patients(tmp_path, layout, count)
+    study = small_study(split={"folds": folds})
+    prepared = prepare(load_site(path), study.preprocessing)
+    assert len(prepared.records) == count
+    cohort = gather(prepared.records, load_site(path), study.split)
+    for fold in range(folds):
+        placed = [*cohort.test(), *cohort.validation(fold), *cohort.train(fold)]
+        pictures = [np.ascontiguousarray(plane).tobytes() for record in placed for plane in load(record).image]
+        assert len(set(pictures)) == len(pictures) == 6 * count
+
+
+def _full_name(record: Record) -> str:
+    return record.patient if "/" in record.patient else f"{record.site}/{record.patient}"
+
+
+class Hospital:
+    """A site's client app in this process; it notes whose slices are read."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, study: Study, sites: dict[str, Path]) -> None:
+        self.study, self.sites, self.monkeypatch = study, sites, monkeypatch
+        self.read: set[str] = set()
+        self.scored: set[str] = set()
+        monkeypatch.setattr(batches, "load", self._train)
+        monkeypatch.setattr(evaluation, "load", self._score)
+        enter_run(1)
+
+    def _train(self, record: Record) -> object:
+        self.read.add(_full_name(record))
+        return load(record)
+
+    def _score(self, record: Record) -> object:
+        self.scored.add(_full_name(record))
+        return self._train(record)
+
+    def ask(self, site: str, record: RecordDict, type_: str) -> RecordDict:
+        self.read.clear()
+        self.scored.clear()
+        self.monkeypatch.setenv("RELAY_SITE", str(self.sites[site]))
+        message = Message(record, dst_node_id=1, message_type=type_)
+        context = Context(run_id=RUN_ID, node_id=1, node_config={}, state=RecordDict(), run_config={})
+        reply = client_app.app(message, context)
+        assert not reply.has_error(), reply.error
+        return reply.content
+
+
+def test_no_stage_reads_a_patient_of_another_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None
+) -> None:
+    """Every stage of a study with all data pooled, at all sites, folds and splits, as the hospitals' app does it."""
+    sites = write_hospitals(tmp_path, {"A": 7, "B": 8, "C": 6}, slices=7)
+    sites |= {POOLED: write_pooled(tmp_path, sites)}
+    study = small_study(
+        training={"epochs": 1, "augmentation": "none"},
+        split={"folds": 3, "source": "same-fold"},
+        methods={"baseline": True, "sequential": {"routes": (("B", "A"),)}, "pooled": True},
+    )
+    approve_everywhere(sites, study)
+    hospital = Hospital(monkeypatch, study, sites)
+    descriptions: dict[str, Description] = {}
+    for name in sites:
+        reply = hospital.ask(name, to_record(Describe(study=study.digest)), DESCRIBE)
+        descriptions[name], _ = from_record(reply, Description)
+    trained: dict[tuple[str, int], set[str]] = {}
+    tested: dict[tuple[str, int], set[str]] = {}
+    start = start_weights(study, tmp_path)
+    for node, order in orders(study, descriptions, start):
+        if isinstance(node, FineTune):
+            hospital.ask(node.site, to_record(order, start), FINE_TUNE)
+            trained[node.site, node.fold] = set(hospital.read)
+        elif node.split == "test":
+            answer, _ = from_record(hospital.ask(node.site, to_record(order, start), EVALUATE), EvaluateReply)
+            # Beside the test patients only those are read who trained: images are standardised with their statistics.
+            tested[node.site, node.fold] = set(hospital.scored)
+            assert answer.patients == len(hospital.scored)
+            assert not hospital.scored & trained.get((node.site, node.fold), set())
+    held_out = {site: patients for (site, _), patients in tested.items()}
+    assert {fold for _, fold in trained} == {0, 1, 2}
+    assert {site for site, _ in trained} == set(sites)
+    assert {site for site, _ in tested} == {"A", "B", "C"}
+    for (site, _), patients in trained.items():
+        for other, out in held_out.items():
+            assert not patients & out, f"training at {site} reads test patients of {other}"
+    for name in ("A", "B", "C"):
+        # A site's three folds read all but its test patients, and its test is one and the same in every fold.
+        everybody = {
+            f"{name}/{record.patient}" for record in prepare(load_site(sites[name]), study.preprocessing).records
+        }
+        for fold in range(3):
+            assert trained[name, fold] | held_out[name] == everybody
+            assert tested[name, fold] == held_out[name]
+
+
+def orders(
+    study: Study, descriptions: dict[str, Description], start: Weights
+) -> Iterator[tuple[FineTune | Evaluate, FineTuneOrder | EvaluateOrder]]:
+    """Every order of the study's plan, each from the first weights: who is read does not depend on them."""
+    census = {name: description.train_slices for name, description in descriptions.items()}
+    digest = digest_of(serialised(start))
+    seen = set()
+    for node in plan(study, census).nodes:
+        if not isinstance(node, FineTune | Evaluate):
+            continue
+        here = descriptions[node.site]
+        place = Workplace(fingerprint=here.fingerprint, torch=here.torch, device=here.device, precision=here.precision)
+        key = stage_key(node, study=study, weights=digest, workplace=place)
+        if key in seen:  # the site would answer from disk, and read nobody
+            continue
+        seen.add(key)
+        kind = FineTuneOrder if isinstance(node, FineTune) else EvaluateOrder
+        yield (
+            node,
+            kind(
+                study=study.digest,
+                node=node.id,
+                key=key,
+                weights=digest,
+                census=json.dumps(census),
+                fingerprint=here.fingerprint,
+            ),
+        )

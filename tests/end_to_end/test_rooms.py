@@ -1,0 +1,114 @@
+"""Only `client/` ever sees an image: the rooms do not reach into each other."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.hospitals import REPO
+
+ROOMS = ("client", "common", "deploy", "server")
+MAY = {
+    "common": {"common"},
+    "client": {"client", "common"},
+    "server": {"server", "common"},
+    "deploy": set(ROOMS),
+}
+DOTTED = re.compile(rf"({'|'.join(ROOMS)})(\.[a-z_][a-z_0-9]*)+(:[a-z_]+)?")
+
+
+def files(room: str) -> list[Path]:
+    found = sorted((REPO / room).rglob("*.py"))
+    assert found
+    return found
+
+
+def reached(path: Path) -> Iterator[str]:
+    """What a file imports, with what it names in strings that could be handed to an importer."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            package = path.relative_to(REPO).parts[: -node.level] if node.level else ()
+            yield ".".join([*package, *([node.module] if node.module else [])])
+        elif isinstance(node, ast.Call) and _is_importer(node.func):
+            names = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
+            yield from (name for name in names if isinstance(name, str))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and _is_module(node.value):
+            yield node.value
+
+
+def _is_importer(function: ast.expr) -> bool:
+    name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+    return name in ("import_module", "__import__", "find_spec", "run_module", "load_module")
+
+
+def _is_module(name: str) -> bool:
+    if not DOTTED.fullmatch(name):
+        return False
+    path = REPO / name.partition(":")[0].replace(".", "/")
+    return path.is_dir() or path.with_suffix(".py").exists() or path.parent.with_suffix(".py").exists()
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_what_it_may(room: str) -> None:
+    for path in files(room):
+        for name in reached(path):
+            top = name.partition(".")[0]
+            assert top not in ROOMS or top in MAY[room], f"{path.relative_to(REPO)} reaches {name}"
+            assert top != "tests", f"{path.relative_to(REPO)} reaches {name}"
+
+
+def test_the_reader_of_imports_sees_every_way_of_importing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the test above could not fail."""
+    monkeypatch.setitem(globals(), "REPO", tmp_path)
+    (tmp_path / "client").mkdir()
+    (tmp_path / "client" / "app.py").touch()
+    (tmp_path / "server").mkdir()
+    for number, line in enumerate(
+        (
+            "import client",
+            "import json, client.app as harmless",
+            "from client.app import app",
+            "def f():\n    from client import app",
+            "importlib.import_module('client.app')",
+            "__import__('client')",
+            "name = 'client.app:app'",
+            "from ..client import app",
+        )
+    ):
+        path = tmp_path / "server" / f"m{number}.py"
+        path.write_text(line)
+        assert any(name.partition(".")[0].partition(":")[0] == "client" for name in reached(path)), line
+
+
+@pytest.mark.parametrize(
+    ("room", "without"),
+    [("server", ("client", "deploy")), ("client", ("server", "deploy")), ("common", ("client", "server", "deploy"))],
+)
+def test_importing_all_of_a_room_brings_none_of_the_others(room: str, without: tuple[str, ...]) -> None:
+    modules = [".".join(path.relative_to(REPO).with_suffix("").parts).removesuffix(".__init__") for path in files(room)]
+    code = (
+        "import importlib, sys\n"
+        f"for name in {modules!r}: importlib.import_module(name)\n"
+        f"print([name for name in sys.modules if name.partition('.')[0] in {without!r}])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
+
+
+def test_what_flower_carries_holds_no_code_of_a_hospital() -> None:
+    import tomllib
+
+    bundle = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["flwr"]["app"]["fab-include"]
+    carried = {path.relative_to(REPO).parts[0] for pattern in bundle for path in REPO.glob(pattern)}
+    assert carried
+    assert not carried & {"client", "deploy"}

@@ -1,0 +1,196 @@
+"""A round's average: every part counted, floats alone, the same in every order, a few tensors at a time."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from common.errors import RelayError
+from common.weights import Weights, digest_of, save, serialised
+from deploy.local_grid import enter_run
+from server import aggregation
+from server.aggregation import Part, aggregate
+
+
+@pytest.fixture(autouse=True)
+def _a_run() -> None:
+    enter_run(0)
+
+
+def weights_of(seed: int, shape: tuple[int, ...] = (3, 4)) -> Weights:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "layer": torch.randn(shape, generator=generator) * 10**seed,
+        "scalar": torch.randn((), generator=generator),
+        "half": torch.randn(5, generator=generator).half(),
+        "seen": torch.tensor(seed + 100),
+        "empty": torch.empty(0, 2),
+    }
+
+
+def parts_of(folder: Path, counts: dict[str, int]) -> tuple[dict[str, Part], dict[str, Weights]]:
+    values = {site: weights_of(number) for number, site in enumerate(counts)}
+    return {
+        site: Part(folder / f"{save(values[site], folder)}.safetensors", count) for site, count in counts.items()
+    }, values
+
+
+def parent_of(folder: Path) -> Path:
+    return folder / f"{save(weights_of(9), folder)}.safetensors"
+
+
+def by_hand(values: dict[str, Weights], counts: dict[str, int], name: str) -> NDArray[np.float64]:
+    total = np.zeros(values["A"][name].shape)
+    for site in sorted(counts):
+        total = total + values[site][name].numpy().astype(np.float64) * counts[site]
+    return total / sum(counts.values())
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "fedprox"])
+def test_the_average_is_the_weighted_mean_in_float64(tmp_path: Path, strategy: str) -> None:
+    counts = {"A": 7, "B": 13, "C": 101}
+    parts, values = parts_of(tmp_path, counts)
+    mean = aggregate(strategy, parts, expected=frozenset(parts), parent=parent_of(tmp_path))
+    assert mean.keys() == values["A"].keys()
+    for name in ("layer", "scalar", "half"):
+        expected = by_hand(values, counts, name)
+        assert mean[name].dtype == values["A"][name].dtype
+        assert mean[name].shape == values["A"][name].shape
+        # float64 rounded once to the tensor's own type: half a unit in its last place
+        unit = np.spacing(np.abs(expected).astype(values["A"][name].numpy().dtype)).astype(np.float64)
+        assert np.all(np.abs(mean[name].numpy().astype(np.float64) - expected) <= 0.51 * unit)
+    assert mean["empty"].shape == (0, 2)
+
+
+def test_integer_buffers_are_the_parents(tmp_path: Path) -> None:
+    parts, _ = parts_of(tmp_path, {"A": 1, "B": 2})
+    mean = aggregate("fedavg", parts, expected=frozenset(parts), parent=parent_of(tmp_path))
+    assert mean["seen"].dtype == torch.int64
+    assert int(mean["seen"]) == 109
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "fedmedian", "fedtrimmedavg"])
+def test_the_order_in_which_replies_come_changes_no_bit(tmp_path: Path, strategy: str) -> None:
+    parts, _ = parts_of(tmp_path, {"A": 3, "B": 7, "C": 11, "D": 1})
+    digests = {
+        digest_of(
+            serialised(
+                aggregate(
+                    strategy,
+                    {site: parts[site] for site in order},
+                    expected=frozenset(order),
+                    parent=parent_of(tmp_path),
+                )
+            )
+        )
+        for order in itertools.permutations(parts)
+    }
+    assert len(digests) == 1
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 10**6), st.floats(-(2.0**100), 2.0**100, width=32)), min_size=1, max_size=6),
+)
+def test_every_average_lies_between_its_parts(tmp_path_factory: pytest.TempPathFactory, each: Any) -> None:
+    folder = tmp_path_factory.mktemp("parts")
+    values = [value for _, value in each]
+    parts = {
+        f"S{number}": Part(folder / f"{save({'x': torch.tensor([value])}, folder)}.safetensors", count)
+        for number, (count, value) in enumerate(each)
+    }
+    mean = aggregate("fedavg", parts, expected=frozenset(parts), parent=parts["S0"].weights)["x"].item()
+    slack = 1e-6 * max(map(abs, values))
+    assert min(values) - slack <= mean <= max(values) + slack
+    total = sum(count for count, _ in each)
+    assert mean == pytest.approx(sum(count / total * value for count, value in each), rel=1e-6, abs=slack + 1e-45)
+
+
+def test_the_median_is_numpys(tmp_path: Path) -> None:
+    parts, values = parts_of(tmp_path, {"A": 1, "B": 50, "C": 3, "D": 4})
+    median = aggregate("fedmedian", parts, expected=frozenset(parts), parent=parent_of(tmp_path))
+    stack = np.stack([values[site]["layer"].numpy().astype(np.float64) for site in parts])
+    np.testing.assert_array_equal(median["layer"].numpy(), np.median(stack, axis=0).astype(np.float32))
+
+
+def test_the_trimmed_mean_drops_the_extremes(tmp_path: Path) -> None:
+    parts, values = parts_of(tmp_path, dict.fromkeys("ABCDE", 1))
+    trimmed = aggregate("fedtrimmedavg", parts, expected=frozenset(parts), parent=parent_of(tmp_path))
+    stack = np.sort(np.stack([values[site]["layer"].numpy().astype(np.float64) for site in parts]), axis=0)
+    np.testing.assert_allclose(trimmed["layer"].numpy(), stack[1:-1].mean(axis=0), rtol=1e-6)
+
+
+def test_a_missing_or_foreign_part_is_never_a_silent_other_mean(tmp_path: Path) -> None:
+    parts, _ = parts_of(tmp_path, {"A": 1, "B": 1, "C": 1})
+    parent = parent_of(tmp_path)
+    with pytest.raises(RelayError, match="the parts of B, C are missing"):
+        aggregate("fedavg", {"A": parts["A"]}, expected=frozenset(parts), parent=parent)
+    with pytest.raises(RelayError, match="cannot be averaged"):
+        aggregate("fedavg", parts, expected=frozenset({"A", "B"}), parent=parent)
+    with pytest.raises(RelayError, match="cannot be averaged"):
+        aggregate("fedavg", {}, expected=frozenset({"A"}), parent=parent)
+
+
+@pytest.mark.parametrize("change", ["another tensor", "one tensor less", "another shape"])
+def test_a_part_that_fits_not_is_refused(tmp_path: Path, change: str) -> None:
+    parts, values = parts_of(tmp_path, {"A": 1, "B": 1})
+    other = dict(values["B"])
+    if change == "another tensor":
+        other["patient"] = torch.ones(1)
+    elif change == "one tensor less":
+        del other["scalar"]
+    else:
+        other["layer"] = torch.ones(4, 3)
+    parts["B"] = Part(tmp_path / f"{save(other, tmp_path)}.safetensors", 1)
+    with pytest.raises(RelayError, match="part .*has other"):
+        aggregate("fedavg", parts, expected=frozenset(parts), parent=parent_of(tmp_path))
+
+
+def test_only_a_few_tensors_are_in_memory_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    many = {f"t{k:02}": torch.full((1000,), float(k)) for k in range(40)}  # 4 kB each
+    parts = {
+        site: Part(tmp_path / f"{save({n: t + k for n, t in many.items()}, tmp_path)}.safetensors", 1)
+        for k, site in enumerate("ABC")
+    }
+    sizes: list[int] = []
+    whole = aggregation._reply
+
+    def watch(tensors: Weights, examples: int) -> Any:
+        sizes.append(sum(tensor.nbytes for tensor in tensors.values()))
+        return whole(tensors, examples)
+
+    monkeypatch.setattr(aggregation, "_reply", watch)
+    monkeypatch.setattr(aggregation, "CHUNK_BYTES", 12_000)
+    mean = aggregate("fedavg", parts, expected=frozenset(parts), parent=parts["A"].weights)
+    assert max(sizes) <= 12_000 and sum(sizes) == 3 * 40 * 4000
+    assert all(torch.equal(mean[name], tensor + 1) for name, tensor in many.items())
+
+
+def test_flower_keeps_quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It tells of every call at level INFO, and there is one a few tensors."""
+    told: list[logging.LogRecord] = []
+
+    class Ear(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            told.append(record)
+
+    logger, ear = logging.getLogger("flwr"), Ear()
+    logger.addHandler(ear)
+    before = logger.level
+    monkeypatch.setattr(aggregation, "CHUNK_BYTES", 1)
+    try:
+        parts, _ = parts_of(tmp_path, {"A": 1, "B": 1})
+        aggregate("fedavg", parts, expected=frozenset(parts), parent=parent_of(tmp_path))
+    finally:
+        logger.removeHandler(ear)
+    assert told == []
+    assert logger.level == before
