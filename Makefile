@@ -34,7 +34,7 @@ test-all: .venv/ready-dev
 	$(PYTEST)
 
 bench: .venv/ready
-	$(BIN)/python -m deploy.benchmark
+	$(BIN)/python -m tests.bench_hop
 
 .venv/ready: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "No Python of 3.11 or later is found; install one, or name it: make PYTHON=/path/to/python" >&2; exit 1; }

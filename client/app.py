@@ -125,8 +125,7 @@ def fine_tune_stage(message: Message, context: Context) -> Message:
     if start is None:
         needs = FineTuneReply(study=study.digest, key=order.key, state="needs-weights")
         return _answer(message, needs, None, site=site, study=study)
-    _check(start, order.weights, study)
-    reply, finished = _train(site, study, node, cohort, order.key, start, resume, store)
+    reply, finished = _train(site, study, node, cohort, order, start, resume, store)
     return _answer(message, reply, finished, site=site, study=study)
 
 
@@ -143,8 +142,7 @@ def evaluate_stage(message: Message, context: Context) -> Message:
         if weights is None:
             reply = EvaluateReply(study=study.digest, key=order.key, state="needs-weights")
             return _answer(message, reply, None, site=site, study=study)
-        _check(weights, order.weights, study)
-        reply = _score(site, study, node, cohort, order.key, weights)
+        reply = _score(site, study, node, cohort, order, weights)
         store.finish(reply)
     store.forget(tuple(key for key in order.acknowledged if key != order.key))
     if not site.patient_scores:
@@ -222,16 +220,6 @@ def _workplace(site: SiteConfig, study: Study, prepared: Prepared) -> Workplace:
     )
 
 
-def _check(weights: Weights, digest: str, study: Study) -> None:
-    """Refuse weights that are not the declared network's, or not those that the order names."""
-    try:
-        check_fit(weights, study.model)
-    except UnfitWeights:
-        raise Refused(Refusal.BAD_WEIGHTS) from None
-    if digest_of(serialised(weights)) != digest:
-        raise Refused(Refusal.BAD_WEIGHTS)
-
-
 def _sound(weights: Weights | None, named: Order | FineTuneReply) -> Weights | None:
     """Weights that the site kept, if they are still those named: damaged ones are as good as none."""
     return weights if weights is not None and digest_of(serialised(weights)) == named.weights else None
@@ -246,7 +234,7 @@ def _train(
     study: Study,
     node: FineTune,
     cohort: Cohort,
-    key: str,
+    order: FineTuneOrder,
     start: Weights,
     resume: Trained | None,
     store: StageStore,
@@ -256,8 +244,8 @@ def _train(
     machine = choose_machine(site.device, study.training.precision)
     train, validation = cohort.train(node.fold), cohort.validation(node.fold)
     mean_std = statistics(train)
-    network = _network(study, start)
-    trained = resume
+    network = _network(study, start, order.weights)
+    trained, key = resume, order.key
     legs_end = began + study.training.leg_minutes * 60
     if trained is None or trained.epoch < node.schedule.epochs:
         for trained in fine_tune(
@@ -318,10 +306,10 @@ def _reply(
     )
 
 
-def _score(site: SiteConfig, study: Study, node: Evaluate, cohort: Cohort, key: str, weights: Weights) -> EvaluateReply:
+def _score(site: SiteConfig, study: Study, node: Evaluate, cohort: Cohort, order: EvaluateOrder, weights: Weights) -> EvaluateReply:
     """Scores on the patients of a split; the site's own page keeps the worst and best slices of a test."""
     machine = choose_machine(site.device, study.training.precision)
-    network = _network(study, weights)
+    network = _network(study, weights, order.weights)
     place(network, machine)
     examples: list[Example] = []
     records = cohort.test() if node.split == "test" else cohort.validation(node.fold)
@@ -336,7 +324,7 @@ def _score(site: SiteConfig, study: Study, node: Evaluate, cohort: Cohort, key: 
     return EvaluateReply.model_validate(
         {
             "study": study.digest,
-            "key": key,
+            "key": order.key,
             "state": "done",
             "dice": dice,
             "iou": iou,
@@ -369,8 +357,19 @@ def _scores(
     )
 
 
-def _network(study: Study, weights: Weights) -> nn.Module:
+def _network(study: Study, weights: Weights, digest: str) -> nn.Module:
+    """The declared network with weights that an order names.
+
+    Raises:
+        Refused: they are not the declared network's, or not those of that digest.
+    """
     network = build(study.model)
+    try:
+        check_fit(weights, study.model)
+    except UnfitWeights:
+        raise Refused(Refusal.BAD_WEIGHTS) from None
+    if digest_of(serialised(weights)) != digest:
+        raise Refused(Refusal.BAD_WEIGHTS)
     network.load_state_dict(weights)
     return network
 

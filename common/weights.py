@@ -90,8 +90,20 @@ def write_atomically(path: Path, content: bytes, *, durable: bool = False, mode:
                 file.flush()
                 os.fsync(file.fileno())
         os.replace(temporary, path)
+        if durable:
+            _keep_name(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _keep_name(folder: Path) -> None:
+    """A new name in a folder survives a loss of power only when the folder is written too."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def save(weights: Weights, folder: Path) -> str:

@@ -387,3 +387,31 @@ def test_a_machine_that_plays_several_sites_takes_the_one_of_its_number(
         context = Context(run_id=1, node_id=1, node_config={"partition-id": number}, state=RecordDict(), run_config={})
         reply = app(Message(to_record(message), dst_node_id=1, message_type=DESCRIBE), context)
         assert reply.has_error() != found
+
+
+def test_a_stage_is_answered_for_the_weights_that_it_was_first_asked_with_alone(home: Path, start: Weights) -> None:
+    """Else one approved stage would let a coordinator ask the data any number of questions."""
+    stage = first(Evaluate)
+    other = {name: tensor * 1.5 if tensor.is_floating_point() else tensor for name, tensor in start.items()}
+    assert not send(order_of(stage, start), start).has_error()
+    assert refused(send(order_of(stage, other), other), Refusal.ANSWERED)
+    assert not send(order_of(stage, start), start).has_error()
+    approve_everywhere({"A": home / "site.toml"}, STUDY)  # by the site's own will, once more
+    assert not send(order_of(stage, other), other).has_error()
+
+
+def test_the_sites_present_will_decides_whether_single_patients_scores_leave(home: Path, start: Weights) -> None:
+    order = order_of(first(Evaluate), start)
+    permitted = (home / "site.toml").read_text(encoding="utf-8")
+    assert "patient_scores = true" in permitted
+
+    def cases(text: str) -> int:
+        (home / "site.toml").write_text(text, encoding="utf-8")
+        reply, _ = from_record(send(order, start).content, EvaluateReply)
+        assert reply.patients > 0
+        return len(reply.case_numbers)
+
+    withdrawn = permitted.replace("patient_scores = true", "patient_scores = false")
+    assert cases(withdrawn) == 0
+    assert cases(permitted) > 0  # the same answer, from disk
+    assert cases(withdrawn) == 0

@@ -582,3 +582,31 @@ def test_the_pooled_site_has_no_patients_of_its_own(tmp_path: Path) -> None:
     path.write_text('name = "pooled"\nmembers = ["site.toml"]\n', encoding="utf-8")
     with pytest.raises(RelayError, match="members"):
         layouts.find(load_site(path))
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [{}, {"axes": STRAIGHT, "origin": ORIGIN}, {"axes": OBLIQUE, "origin": ORIGIN + np.array([12.0, 0.0, 0.0])}],
+    ids=["nothing", "the direction", "the place"],
+)
+def test_a_mask_that_lost_its_place_is_not_laid_elsewhere(tmp_path: Path, lost: dict[str, Any]) -> None:
+    """A header without direction or origin is a common mistake of an export; the grid's size stays."""
+    image, mask = truth()
+    config = site(tmp_path, "nifti-pairs")
+    write_volume(tmp_path / "images" / "c.nii.gz", image, axes=OBLIQUE)
+    write_volume(tmp_path / "images" / "c_segmentation.nii.gz", mask, **({"axes": OBLIQUE} | lost))
+    source = only(layouts.find(config))
+    if lost:
+        assert "another grid" in bad(source)
+    else:
+        assert np.array_equal(layouts.read(source).mask, mask > 0)
+
+
+def test_a_t1_is_not_taken_for_the_t2_that_is_missing(tmp_path: Path) -> None:
+    image, mask = truth()
+    config = site(tmp_path, "nci-isbi")
+    write_series(tmp_path / "images" / "P1", image, description="T1W_TSE_AX")
+    write_volume(tmp_path / "labels" / "P1.nrrd", mask)
+    told = problem(layouts.find(config), "P1")
+    assert "T1W_TSE_AX" in told and "T2" in told
+    assert only(layouts.find(site(tmp_path, "nci-isbi", series="T1W"))).patient == "P1"

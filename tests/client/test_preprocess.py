@@ -585,3 +585,11 @@ def test_a_real_series_is_prepared(tmp_path: Path) -> None:
     assert 2 * both / (np.count_nonzero(back) + np.count_nonzero(prepared.native_mask)) > 0.99
     # The field of view is 192 mm, the grid's 160: there is image everywhere.
     assert np.isfinite(prepared.image).all() and (prepared.image.mean(axis=(1, 2)) > 20).all()
+
+
+def test_a_bad_patient_is_not_read_again_at_every_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = spoiled_site(tmp_path)
+    first = prepare(site, NO_N4)
+    assert first.left_out > 0
+    monkeypatch.setattr(layouts, "read", lambda source: pytest.fail(f"{source.patient} was read again"))
+    assert prepare(site, NO_N4) == first

@@ -137,3 +137,8 @@ def test_a_site_is_a_value(tmp_path: Path) -> None:
     path = written(tmp_path, PLAIN)
     assert load_site(path) == load_site(path)
     assert isinstance(load_site(path), SiteConfig)
+
+
+def test_scores_of_single_patients_and_a_least_number_of_them_exclude_each_other(tmp_path: Path) -> None:
+    with pytest.raises(RelayError, match="patient_scores"):
+        load_site(written(tmp_path, PLAIN + "patient_scores = true\nminimum_patients = 5\n"))

@@ -225,3 +225,9 @@ def test_the_digest_is_the_same_in_every_version() -> None:
 def test_the_studies_that_come_along_can_be_read(path: Path) -> None:
     study = load_study(path)
     assert from_table(tomllib.loads(study_toml(study)), Study, "a test") == study
+
+
+def test_two_sites_leave_nothing_of_a_trimmed_mean() -> None:
+    table = {"sites": ["A", "B"], "methods": {"federated": [{"strategy": "fedtrimmedavg"}]}}
+    with pytest.raises(RelayError, match="three"):
+        from_table(table, Study, "a test")

@@ -104,7 +104,7 @@ def stages(out: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (out / "ledger").glob("*.json")}
 
 
-def in_order(sites: dict[str, Path]) -> dict[str, Path]:
+def turned(sites: dict[str, Path]) -> dict[str, Path]:
     return dict(sorted(sites.items(), reverse=True))
 
 
@@ -123,7 +123,7 @@ def test_a_study_with_bad_patients_runs_without_them_and_names_them_at_their_sit
     (images / "Xylander-Alone.nii.gz").unlink()
     study, out = study_file(tmp_path, pooled=True), tmp_path / "out"
 
-    done = simulate(study, in_order(sites), out)
+    done = simulate(study, turned(sites), out)
 
     assert done.returncode == 0, done.stderr
     assert done.stderr == "" and "\x1b" not in done.stdout
@@ -151,9 +151,6 @@ def test_a_study_with_bad_patients_runs_without_them_and_names_them_at_their_sit
     assert again.stdout == (out / "results.json").read_text(encoding="utf-8")
     assert json.loads(again.stdout) == results
     assert stages(out) == before
-
-    other = simulate(study_file(tmp_path, pooled=True, seed="1\nname"), sites, out)
-    assert other.returncode == 1
 
 
 def test_another_study_does_not_touch_a_result_folder(sites: dict[str, Path], tmp_path: Path) -> None:
@@ -262,7 +259,7 @@ def test_a_disk_that_fills_up_loses_nothing(whose: str, sites: dict[str, Path], 
         done = simulate(study, sites, out)
         assert done.returncode == 1 and "Traceback" not in done.stderr
         (line,) = done.stderr.splitlines()
-        assert ("cannot be written" in line and str(out) in line) or "disk is full; make room" in line, line
+        assert "make room" in line and (whose == "a site's" or str(out) in line), line
         kept = stages(out)
         make_room(place)
         done = simulate(study, sites, out)

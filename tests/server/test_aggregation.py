@@ -129,6 +129,14 @@ def test_the_trimmed_mean_drops_the_extremes(tmp_path: Path) -> None:
     np.testing.assert_allclose(trimmed["layer"].numpy(), stack[1:-1].mean(axis=0), rtol=1e-6)
 
 
+def test_the_trimmed_mean_of_three_sites_is_their_median(tmp_path: Path) -> None:
+    """Flower's own share of 0.2 would cut nothing of three, and leave a plain mean under a robust name."""
+    parts, values = parts_of(tmp_path, dict.fromkeys("ABC", 1))
+    trimmed = aggregate("fedtrimmedavg", parts, expected=frozenset(parts), parent=parent_of(tmp_path))
+    stack = np.stack([values[site]["layer"].numpy() for site in parts])
+    np.testing.assert_array_equal(trimmed["layer"].numpy(), np.median(stack, axis=0))
+
+
 def test_a_missing_or_foreign_part_is_never_a_silent_other_mean(tmp_path: Path) -> None:
     parts, _ = parts_of(tmp_path, {"A": 1, "B": 1, "C": 1})
     parent = parent_of(tmp_path)

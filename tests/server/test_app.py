@@ -1,0 +1,43 @@
+"""What can be known to fail is told before any site works for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import server.app
+from common.errors import RelayError
+from common.messages import FineTuneOrder
+from server.app import run_study
+from tests.server.fake_sites import START, FakeGrid, quick, study_of
+
+__all__ = ["quick"]
+
+
+def test_first_weights_that_are_not_to_be_had_are_told_before_a_site_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise RelayError("The ImageNet weights cannot be fetched.")
+
+    monkeypatch.setattr(server.app, "start_weights", fails)
+    monkeypatch.setattr(server.app, "find_sites", lambda *_, **__: pytest.fail("a site was looked for"))
+    with pytest.raises(RelayError, match="ImageNet"):
+        run_study(object(), study_of(), tmp_path / "out", beside=tmp_path)  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_disk_too_small_for_the_weights_is_told_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = FakeGrid(study_of(baseline=True))
+    monkeypatch.setattr(server.app, "declared_bytes", lambda _: 10**6)
+    monkeypatch.setattr(server.app, "shutil", SimpleNamespace(disk_usage=lambda _: SimpleNamespace(free=10**6)))
+    monkeypatch.setattr(server.app, "start_weights", lambda *_: START)
+    with pytest.raises(RelayError, match="GB are free"):
+        run_study(grid, grid.study, tmp_path / "out", beside=tmp_path)
+    assert not list((tmp_path / "out" / "ledger").iterdir())
+    assert not grid.orders(FineTuneOrder)
