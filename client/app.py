@@ -52,11 +52,11 @@ from common.messages import (
     Refused,
     from_record,
 )
-from common.model import build
+from common.model import build_undrawn
 from common.plan import Evaluate, FineTune, plan, way_of
 from common.seeds import seed_of
 from common.study import Study
-from common.weights import UnfitWeights, Weights, check_fit, digest_of, serialised
+from common.weights import UnfitWeights, Weights, check_fit, digest_of, pieces
 
 CHECKPOINT_SECONDS = 60.0
 """A checkpoint at the end of the first epoch after so long, besides one at the end of every leg."""
@@ -222,7 +222,7 @@ def _workplace(site: SiteConfig, study: Study, prepared: Prepared) -> Workplace:
 
 def _sound(weights: Weights | None, named: Order | FineTuneReply) -> Weights | None:
     """Weights that the site kept, if they are still those named: damaged ones are as good as none."""
-    return weights if weights is not None and digest_of(serialised(weights)) == named.weights else None
+    return weights if weights is not None and digest_of(pieces(weights)) == named.weights else None
 
 
 def _chosen(records: list[Record]) -> int:
@@ -306,7 +306,9 @@ def _reply(
     )
 
 
-def _score(site: SiteConfig, study: Study, node: Evaluate, cohort: Cohort, order: EvaluateOrder, weights: Weights) -> EvaluateReply:
+def _score(
+    site: SiteConfig, study: Study, node: Evaluate, cohort: Cohort, order: EvaluateOrder, weights: Weights
+) -> EvaluateReply:
     """Scores on the patients of a split; the site's own page keeps the worst and best slices of a test."""
     machine = choose_machine(site.device, study.training.precision)
     network = _network(study, weights, order.weights)
@@ -363,12 +365,12 @@ def _network(study: Study, weights: Weights, digest: str) -> nn.Module:
     Raises:
         Refused: they are not the declared network's, or not those of that digest.
     """
-    network = build(study.model)
+    network = build_undrawn(study.model)
     try:
         check_fit(weights, study.model)
     except UnfitWeights:
         raise Refused(Refusal.BAD_WEIGHTS) from None
-    if digest_of(serialised(weights)) != digest:
+    if digest_of(pieces(weights)) != digest:
         raise Refused(Refusal.BAD_WEIGHTS)
     network.load_state_dict(weights)
     return network

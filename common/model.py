@@ -14,7 +14,11 @@ from torch import nn
 
 from common.study import ModelPart
 
+Shapes = dict[str, tuple[tuple[int, ...], torch.dtype]]
+
 _declared: list[torch.library.Library] = []
+_shapes: dict[ModelPart, Shapes] = {}
+"""Of every network that was built: a site builds the one that it trains, and need not build another to know."""
 _once = threading.RLock()
 """The coordinator's lanes are threads, and `functools.cache` lets two of them in at first."""
 
@@ -63,22 +67,29 @@ def build(model: ModelPart) -> nn.Module:
     network: nn.Module = getattr(segmentation_models(), model.architecture)(
         encoder_name=model.encoder, encoder_weights=None, in_channels=1, classes=1
     )
+    _shapes[model] = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in network.state_dict().items()}
     return network
 
 
-def declared_shapes(model: ModelPart) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+def build_undrawn(model: ModelPart) -> nn.Module:
+    """The network without any values: drawing them takes half the time of `build`, and a site loads others.
+
+    Every tensor of a network here stands in its state_dict, so that loading one leaves none undrawn.
+    """
+    with torch.device("meta"):
+        network = build(model)
+    return network.to_empty(device="cpu")
+
+
+def declared_shapes(model: ModelPart) -> Shapes:
     """Name, shape and type of every tensor of the declared network, without allocating it."""
     with _once:
-        return _shapes(model)
+        if model not in _shapes:
+            with torch.device("meta"):
+                build(model)
+        return _shapes[model]
 
 
 def declared_bytes(model: ModelPart) -> int:
     """Bytes of the declared network's tensors."""
     return sum(math.prod(shape) * dtype.itemsize for shape, dtype in declared_shapes(model).values())
-
-
-@functools.cache
-def _shapes(model: ModelPart) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-    with torch.device("meta"):
-        network = build(model)
-    return {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in network.state_dict().items()}

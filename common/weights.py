@@ -23,6 +23,8 @@ from common.model import declared_shapes
 from common.study import ModelPart
 
 Weights = dict[str, torch.Tensor]
+Pieces = list[bytes | memoryview]
+"""A file's content, in order."""
 
 _TYPES = {
     torch.int64: "I64",
@@ -43,16 +45,16 @@ class UnfitWeights(Exception):
     """The tensors are not those of the declared network. The text names a rule, never a value."""
 
 
-def serialised(weights: Weights) -> bytes:
+def pieces(weights: Weights) -> Pieces:
     """The safetensors file of weights; equal tensors give equal bytes, in whatever order they stand.
 
-    The very bytes of `safetensors.torch.save`, in a quarter of its time: each hand-off needs them three times.
+    The very bytes of `safetensors.torch.save`, but not copied: each hand-off needs them three times.
 
     Raises:
         UnfitWeights: a tensor of a type that no network here has.
     """
     header: dict[str, dict[str, object]] = {}
-    contents: list[memoryview] = []
+    contents: Pieces = []
     end = 0
     unknown = {tensor.dtype for tensor in weights.values()} - set(_TYPES)
     if unknown:
@@ -69,15 +71,23 @@ def serialised(weights: Weights) -> bytes:
         contents.append(tensor.reshape(-1).view(torch.uint8).numpy().data)
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    return b"".join([len(text).to_bytes(8, "little"), text, *contents])
+    return [len(text).to_bytes(8, "little"), text, *contents]
 
 
-def digest_of(file: bytes) -> str:
+def serialised(weights: Weights) -> bytes:
+    """The safetensors file of weights in one piece."""
+    return b"".join(pieces(weights))
+
+
+def digest_of(file: bytes | Pieces) -> str:
     """The digest of a serialised file."""
-    return hashlib.sha256(file).hexdigest()
+    digest = hashlib.sha256()
+    for piece in [file] if isinstance(file, bytes) else file:
+        digest.update(piece)
+    return digest.hexdigest()
 
 
-def write_atomically(path: Path, content: bytes, *, durable: bool = False, mode: int = 0o666) -> None:
+def write_atomically(path: Path, content: bytes | Pieces, *, durable: bool = False, mode: int = 0o666) -> None:
     """Write a file so that it is there whole or not at all; `durable` also survives a loss of power.
 
     `mode` is further narrowed by the process's umask.
@@ -85,7 +95,7 @@ def write_atomically(path: Path, content: bytes, *, durable: bool = False, mode:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
-            file.write(content)
+            file.writelines([content] if isinstance(content, bytes) else content)
             if durable:
                 file.flush()
                 os.fsync(file.fileno())
@@ -108,7 +118,7 @@ def _keep_name(folder: Path) -> None:
 
 def save(weights: Weights, folder: Path) -> str:
     """Write `<folder>/<digest>.safetensors` unless it is there; returns the digest."""
-    file = serialised(weights)
+    file = pieces(weights)
     digest = digest_of(file)
     path = folder / f"{digest}.safetensors"
     if not path.exists():

@@ -7,6 +7,8 @@ import json
 import sys
 from pathlib import Path
 
+from rich import box
+
 from client.checkup import Checkup, check, summary, table, to_json
 from client.site import SiteConfig, load_site
 from common.errors import RelayError
@@ -56,8 +58,9 @@ def _print(checkup: Checkup) -> None:
     else:
         bare = tuple(dataclasses.replace(patient, warnings=()) for patient in checkup.patients)
         shown = table(dataclasses.replace(checkup, patients=bare, problems=()))
-        shown.title = summary(checkup)
+        shown.title, shown.box = None, box.SIMPLE_HEAD
         shown.columns.pop()
+        screen.print(summary(checkup), highlight=False, markup=False)
         screen.print(shown)
     for patient_name, kind, sentence in remarks:
         line = f"{patient_name}, {kind}: {sentence}"

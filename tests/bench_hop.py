@@ -40,7 +40,7 @@ def main(laps: int = 3) -> None:
         steps = folder / "steps"
         steps.touch()
         os.environ["RELAY_BENCH_STEPS"] = str(steps)
-        from tests.bench_identity import watch
+        from tests.bench_identity import note, watch
 
         # The fork server is started here, with a module more than the grid would give it.
         context = multiprocessing.get_context("forkserver")
@@ -53,21 +53,22 @@ def main(laps: int = 3) -> None:
             methods={"sequential": {"routes": (("A", "B", "C") * laps,)}},
         )
         approve_everywhere(sites, study)
-        watch(server.ledger.Ledger, "put_weights", "coordinator: keep the weights")  # type: ignore[arg-type]
-        watch(server.ledger.Ledger, "put", "coordinator: keep the record")  # type: ignore[arg-type]
-        watch(server.ledger.Ledger, "weights", "coordinator: read the parent's weights")  # type: ignore[arg-type]
-        watch(server.scheduler, "check_fit", "coordinator: do the weights fit")
-        watch(server.scheduler, "to_record", "coordinator: Flower's record of the weights")
-        watch(server.scheduler, "from_record", "coordinator: weights from Flower's record")
+        watch(server.ledger.Ledger, "put_weights", "keep the weights")  # type: ignore[arg-type]
+        watch(server.ledger.Ledger, "put", "keep the record")  # type: ignore[arg-type]
+        watch(server.ledger.Ledger, "weights", "read the parent's weights")  # type: ignore[arg-type]
+        watch(server.scheduler, "check_fit", "do the weights fit")
+        watch(server.scheduler, "to_record", "Flower's record of the weights")
+        watch(server.scheduler, "from_record", "weights from Flower's record")
         hops: list[float] = []
         sent: dict[str, float] = {}
 
         def observe(event: Event) -> None:
             if event.stage == "fine-tune" and event.kind == "running" and not event.epoch:
-                sent["at"] = time.perf_counter()
+                sent.update(at=time.perf_counter(), processor=time.process_time())
                 steps.write_text("")
             if event.stage == "fine-tune" and event.kind == "done":
                 hops.append(time.perf_counter() - sent["at"])
+                note("processor time of the coordinator", time.process_time() - sent["processor"])
                 collected.append(steps.read_text())
 
         collected: list[str] = []

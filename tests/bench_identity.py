@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import multiprocessing
 import os
 import time
 from collections.abc import Iterator
@@ -20,6 +21,12 @@ from client.preprocess import Record
 from client.training import Trained
 
 STEPS = "RELAY_BENCH_STEPS"
+LAST = "send"
+
+
+def note(label: str, seconds: float) -> None:
+    with open(os.environ[STEPS], "a", encoding="utf-8") as file:
+        file.write(f"{label}\t{seconds}\n")
 
 
 def watch(module: ModuleType, name: str, label: str) -> None:
@@ -32,8 +39,10 @@ def watch(module: ModuleType, name: str, label: str) -> None:
         try:
             return function(*given, **named)
         finally:
-            with open(os.environ[STEPS], "a", encoding="utf-8") as file:
-                file.write(f"{label}\t{time.perf_counter() - began}\n")
+            here = "site" if multiprocessing.parent_process() else "coordinator"
+            note(f"{here}: {label}", time.perf_counter() - began)
+            if (here, label) == ("site", LAST):
+                note("processor time of the site", time.process_time())
 
     setattr(module, name, watched)
 
@@ -58,13 +67,13 @@ if STEPS in os.environ:
     client.app.fine_tune = identity  # type: ignore[assignment]
     client.app._scores = no_scores  # type: ignore[assignment]
     torch.set_num_threads(1)
-    watch(client.app, "app", "site: everything")
-    watch(client.app, "from_record", "site: weights from Flower's record")
-    watch(client.app, "_ordered", "site: the order against the approved study and data")
-    watch(client.app, "_check", "site: do the weights fit, is it their digest")
-    watch(client.app, "_network", "site: build and load the network")
-    watch(client.app, "chosen_slices", "site: read the slices")
-    watch(client.app, "release", "site: the last door, Flower's record")
-    watch(client.stages.StageStore, "save_weights", "site: keep the result")  # type: ignore[arg-type]
-    watch(deploy.local_grid, "_send", "site: send")
-    watch(deploy.local_grid, "_receive", "site: wait for and receive")
+    watch(client.app, "app", "everything")
+    watch(client.app, "from_record", "weights from Flower's record")
+    watch(client.app, "_ordered", "the order against the approved study and data")
+    watch(client.app, "digest_of", "the digest of what came")
+    watch(client.app, "_network", "build, check and load the network")
+    watch(client.app, "chosen_slices", "read the slices")
+    watch(client.app, "release", "the last door, Flower's record")
+    watch(client.stages.StageStore, "save_weights", "keep the result")  # type: ignore[arg-type]
+    watch(deploy.local_grid, "_send", LAST)
+    watch(deploy.local_grid, "_receive", "wait for and receive")

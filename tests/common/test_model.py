@@ -32,6 +32,9 @@ def test_every_network_makes_one_map_of_one_grey_image(architecture: str, encode
     with torch.device("meta"):  # shapes alone: nothing is computed
         network = build(model(architecture, encoder))
         assert network(torch.empty(2, 1, 64, 64)).shape == (2, 1, 64, 64)
+    # Or a site that loads weights into an undrawn network would train on what lay in memory.
+    tensors = {*dict(network.named_parameters()), *dict(network.named_buffers())}
+    assert tensors == set(network.state_dict())
 
 
 @pytest.mark.parametrize("architecture", ["Unet", "DeepLabV3"])

@@ -45,7 +45,7 @@ class Bench:
         return subprocess.Popen(
             [sys.executable, "-m", "tests.study_process", str(self.folder / "study.toml"), str(out), when, *named],
             cwd=REPO,
-            text=True,
+            encoding="utf-8",  # the locale is no guide: imaging libraries change it
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,  # a group of its own: it is killed with all its workers, and nothing else is
