@@ -59,32 +59,30 @@ def simulate(
         RelayError: the study cannot begin, or some of it could not be finished; what was finished is kept.
     """
     sites = _checked(study, files)
-    # Only now, since torch and Flower take seconds: what is wrong above is told at once.
-    os.environ |= {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
-    logging.getLogger("flwr").setLevel(logging.WARNING)
-    from client.approval import approve
-    from deploy.live import watching
-    from deploy.local_grid import LocalGrid
-    from server.app import run_study
-
-    for site in sites.values():
-        approve(site, study)
     paths = {name: files[name].absolute() for name in study.sites}
     if study.methods.pooled:
         paths[POOLED] = _pooled_file(list(paths.values()), sites, folder)
         sites[POOLED] = load_site(paths[POOLED])
-        approve(sites[POOLED], study)
     if at_once is None:
         at_once = max(1, _cores() // study.training.threads)
-    logs = {name: _size(site.folder / "site.log") for name, site in sites.items()}
-    with (
-        watching(list(sites), folds=len(study.split.run), quiet=quiet) as observe,
-        LocalGrid(paths, at_once=min(at_once, len(sites)), spawn=_on_cuda(study, sites)) as grid,
-    ):
-        try:
-            run_study(grid, study, folder, beside=beside, observe=observe)
-        except RelayError as error:
-            raise RelayError(f"{error}{_as_the_sites_tell_it(str(error), sites, logs)}") from error
+    os.environ |= {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
+    logging.getLogger("flwr").setLevel(logging.WARNING)
+    from deploy.local_grid import LocalGrid
+
+    # The grid first: its fork server and this process then import torch, which takes seconds, at the same time.
+    with LocalGrid(paths, at_once=min(at_once, len(sites)), spawn=_on_cuda(study, sites)) as grid:
+        from client.approval import approve
+        from deploy.live import watching
+        from server.app import run_study
+
+        for site in sites.values():
+            approve(site, study)
+        logs = {name: _size(site.folder / "site.log") for name, site in sites.items()}
+        with watching(list(sites), folds=len(study.split.run), quiet=quiet) as observe:
+            try:
+                run_study(grid, study, folder, beside=beside, observe=observe)
+            except RelayError as error:
+                raise RelayError(f"{error}{_as_the_sites_tell_it(str(error), sites, logs)}") from error
 
 
 def _checked(study: Study, files: Mapping[str, Path]) -> dict[str, SiteConfig]:
@@ -135,8 +133,6 @@ def _pooled_file(members: Sequence[Path], sites: Mapping[str, SiteConfig], folde
     """The file of the site that unites the others; its own caches and checkpoints lie beside it."""
     import tomli_w
 
-    from common.weights import write_atomically
-
     devices = {site.device for site in sites.values()}
     content = {
         "name": POOLED,
@@ -147,7 +143,7 @@ def _pooled_file(members: Sequence[Path], sites: Mapping[str, SiteConfig], folde
     path = folder / POOLED / "site.toml"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, tomli_w.dumps(content).encode())
+        path.write_text(tomli_w.dumps(content), encoding="utf-8")
     except OSError as error:
         raise RelayError(
             f"The result folder {folder} cannot be written ({error.strerror}); give another one with --out."
@@ -162,6 +158,8 @@ def _cores() -> int:
 
 def _on_cuda(study: Study, sites: Mapping[str, SiteConfig]) -> bool:
     """Whether a site works on CUDA, which needs spawned processes."""
+    if all(site.device in ("cpu", "mps") for site in sites.values()):
+        return False
     from client.training import choose_machine
 
     return any(choose_machine(site.device, study.training.precision).device == "cuda" for site in sites.values())

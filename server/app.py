@@ -23,11 +23,12 @@ from common.model import declared_bytes
 from common.plan import Average, FineTune, Plan, plan
 from common.study import POOLED, Study, load_study, study_toml
 from common.weights import write_atomically
+from server.lane import Lane, Traffic
 from server.ledger import Ledger
 from server.report.page import write_report
 from server.results import results_of, write_json
 from server.roster import find_sites
-from server.scheduler import Event, Lane, Observer, Run, Traffic, census_of, describe_all, start_key
+from server.scheduler import Event, Observer, Run, census_of, describe_all, start_key
 from server.start import source_digest, start_weights
 
 app = ServerApp()
@@ -178,7 +179,7 @@ def _note(traffic: Traffic, folder: Path, past: dict[str, Any], started: str, se
         "started": past.get("started", started),
         "runs": past.get("runs", 0) + 1,
         "seconds": round(past.get("seconds", 0.0) + seconds, 1),
-        "messages": past.get("messages", 0) + traffic.messages,
+        "messages": past.get("messages", 0) + sum(traffic.messages.values()),
         "bytes_sent": with_past("bytes_sent", dict(traffic.sent)),
         "bytes_received": with_past("bytes_received", dict(traffic.received)),
         "attempts": with_past("attempts", dict(traffic.attempts)),

@@ -29,6 +29,7 @@ def main(laps: int = 3) -> None:
     from rich.table import Table
 
     import deploy.local_grid
+    import server.lane
     import server.ledger
     import server.scheduler
     from server.app import run_study
@@ -57,8 +58,8 @@ def main(laps: int = 3) -> None:
         watch(server.ledger.Ledger, "put", "keep the record")  # type: ignore[arg-type]
         watch(server.ledger.Ledger, "weights", "read the parent's weights")  # type: ignore[arg-type]
         watch(server.scheduler, "check_fit", "do the weights fit")
-        watch(server.scheduler, "to_record", "Flower's record of the weights")
-        watch(server.scheduler, "from_record", "weights from Flower's record")
+        watch(server.lane, "to_record", "Flower's record of the weights")
+        watch(server.lane, "from_record", "weights from Flower's record")
         hops: list[float] = []
         sent: dict[str, float] = {}
 

@@ -152,15 +152,11 @@ def test_a_study_with_bad_patients_runs_without_them_and_names_them_at_their_sit
     assert json.loads(again.stdout) == results
     assert stages(out) == before
 
-
-def test_another_study_does_not_touch_a_result_folder(sites: dict[str, Path], tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    assert simulate(study_file(tmp_path), sites, out).returncode == 0
-    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    done = simulate(study_file(tmp_path, epochs="2"), sites, out)
-    assert done.returncode == 1
-    assert done.stderr.splitlines() == [f"{out} holds the results of another study; give another folder with --out."]
-    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    whole = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    other = simulate(study_file(tmp_path, epochs="2"), sites, out)
+    assert other.returncode == 1
+    assert other.stderr.splitlines() == [f"{out} holds the results of another study; give another folder with --out."]
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == whole
 
 
 def test_a_site_whose_patients_are_all_bad_is_told_with_the_words_of_its_own_log(
@@ -193,7 +189,7 @@ def test_a_site_may_stop_at_a_bad_patient(sites: dict[str, Path], tmp_path: Path
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are counted by /proc, which is Linux's")
-@pytest.mark.parametrize("way", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("way", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_a_run_that_is_stopped_leaves_no_worker_and_the_next_goes_on(
     way: signal.Signals, sites: dict[str, Path], tmp_path: Path
 ) -> None:

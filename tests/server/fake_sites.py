@@ -37,9 +37,10 @@ from common.seeds import seed_of
 from common.study import Study
 from common.weights import Weights, digest_of, serialised
 from deploy.local_grid import RUN_ID, enter_run
-from server import scheduler
+from server import lane, scheduler
+from server.lane import Lane, Traffic
 from server.ledger import Ledger
-from server.scheduler import Event, Lane, Run, Traffic, census_of, describe_all
+from server.scheduler import Event, Run, census_of, describe_all
 
 SHAPES = {"count": ((), torch.int64), "layer": ((2, 3), torch.float32)}
 SLICES = {"A": (10, 11), "B": (20, 21), "C": (33, 34)}
@@ -239,7 +240,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "declared_shapes", lambda _: SHAPES)
     sleep = time.sleep
     clock = types.SimpleNamespace(sleep=lambda seconds: sleep(min(seconds, 0.001)), monotonic=time.monotonic)
-    monkeypatch.setattr(scheduler, "time", clock)
+    for module in (scheduler, lane):
+        monkeypatch.setattr(module, "time", clock)
 
 
 def go(grid: FakeGrid, folder: Path, events: list[Event] | None = None) -> Run:
