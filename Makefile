@@ -4,7 +4,7 @@
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 BIN := .venv/bin
-PYTEST := $(BIN)/python -m pytest -rs
+PYTEST := $(BIN)/python -m pytest -rs -n 2 --dist loadfile
 
 # Training sets its own threads; a test's arithmetic on tiny arrays is slowed by more.
 test test-all bench: export OMP_NUM_THREADS = 1

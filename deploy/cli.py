@@ -10,6 +10,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -91,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:
-        return _tell(command.stopped, 130)
+        _end(command.stopped, 130)
     except BrokenPipeError:
         # Who reads, such as `head`, has gone; Python would complain of it once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -99,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if getattr(chosen, "debug", False):
             raise
-        return _tell(sentence_of(error), 1)
+        _end(sentence_of(error), 1)
 
 
 def sentence_of(error: Exception) -> str:
@@ -117,9 +118,16 @@ def sentence_of(error: Exception) -> str:
     )
 
 
-def _tell(sentence: str, code: int) -> int:
-    print(" ".join(sentence.split()), file=sys.stderr)
-    return code
+def _end(sentence: str, code: int) -> NoReturn:
+    """Say why, and end at once.
+
+    A study that is stopped leaves threads that wait for answers. Python would tear them down while they are in
+    torch's own code, which aborts the process now and then.
+    """
+    print(" ".join(sentence.split()), file=sys.stderr, flush=True)
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+    os._exit(code)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -99,6 +99,6 @@ BINARY = """library = torch.library.Library('torchvision', 'DEF')
 )
 def test_torchvision_is_helped_only_where_its_binary_is_missing(body: str, declared: int) -> None:
     code = START.replace("BODY", body)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(declared)

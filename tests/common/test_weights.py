@@ -76,7 +76,7 @@ def test_the_digest_is_what_sha256sum_says_of_the_file(tmp_path: Path) -> None:
     digest = save(odd_ones(), tmp_path)
     (path,) = tmp_path.iterdir()
     assert path.name == f"{digest}.safetensors"
-    assert subprocess.run(["sha256sum", path], capture_output=True, text=True).stdout.split()[0] == digest
+    assert subprocess.run(["sha256sum", path], capture_output=True, encoding="utf-8").stdout.split()[0] == digest
 
 
 def test_the_digest_does_not_depend_on_order_or_layout_in_memory() -> None:
@@ -180,7 +180,7 @@ def test_a_disk_that_fills_up_while_writing_leaves_the_old_file(tmp_path: Path) 
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "write_atomically(Path(sys.argv[1]), b'x' * 100_000)"
     )
-    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, encoding="utf-8")
     assert done.returncode == 1 and "File too large" in done.stderr
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]

@@ -39,7 +39,6 @@ def relay(*words: str | Path, cwd: Path | None = None, **environment: str) -> su
         cwd=cwd,
         env=os.environ | environment,
         capture_output=True,
-        text=True,
         encoding="utf-8",
         timeout=300,
         check=False,
@@ -94,7 +93,7 @@ def test_help_imports_nothing_heavy() -> None:
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "deploy.cli", "simulate", "--help"],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=True,
     )
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}

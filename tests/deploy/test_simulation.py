@@ -62,7 +62,11 @@ def command(study: Path, sites: dict[str, Path], out: Path, *more: str) -> list[
 
 def simulate(study: Path, sites: dict[str, Path], out: Path, *more: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command(study, sites, out, *more), capture_output=True, text=True, encoding="utf-8", timeout=300, check=False
+        command(study, sites, out, *more),
+        capture_output=True,
+        encoding="utf-8",
+        timeout=300,
+        check=False,
     )
 
 
@@ -72,7 +76,6 @@ def started(study: Path, sites: dict[str, Path], out: Path) -> subprocess.Popen[
         command(study, sites, out),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
         encoding="utf-8",
         start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL) and None,
@@ -226,7 +229,7 @@ def small_disk(place: Path, kilobytes: int) -> Iterator[None]:
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(place)],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
     if mounted.returncode:

@@ -70,7 +70,7 @@ def flower(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 def test_the_bundle_that_flower_carries_holds_no_code(tmp_path: Path, flower: dict[str, str]) -> None:
     built = subprocess.run(
-        [BIN / "flwr", "build", "--app", REPO], cwd=tmp_path, env=flower, capture_output=True, text=True
+        [BIN / "flwr", "build", "--app", REPO], cwd=tmp_path, env=flower, capture_output=True, encoding="utf-8"
     )
     assert built.returncode == 0, built.stdout + built.stderr
     (bundle,) = tmp_path.glob("*.fab")
@@ -108,7 +108,7 @@ def test_flower_run_gives_what_the_embedded_grid_gives(tmp_path: Path, flower: d
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",
         timeout=300,
     )
     assert (out / "results.json").exists(), started.stdout[-6000:]

@@ -100,7 +100,7 @@ def test_importing_all_of_a_room_brings_none_of_the_others(room: str, without: t
         f"for name in {modules!r}: importlib.import_module(name)\n"
         f"print([name for name in sys.modules if name.partition('.')[0] in {without!r}])\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, encoding="utf-8", timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
 

@@ -106,7 +106,7 @@ def test_weights_that_could_not_be_written_leave_no_trace(ledger: Ledger, monkey
 
 def test_one_coordinator_at_a_time(ledger: Ledger) -> None:
     code = "import sys; from pathlib import Path; from server.ledger import Ledger; Ledger(Path(sys.argv[1]))"
-    other = subprocess.run([sys.executable, "-c", code, ledger.folder], capture_output=True, text=True)
+    other = subprocess.run([sys.executable, "-c", code, ledger.folder], capture_output=True, encoding="utf-8")
     assert f"Another study is writing to {ledger.folder}; wait for it" in other.stderr
     ledger.close()
     assert subprocess.run([sys.executable, "-c", code, ledger.folder]).returncode == 0
