@@ -479,3 +479,9 @@ def test_text_can_be_read_on_every_colour() -> None:
         assert _contrast(colour, (0x35, 0x41, 0x4F)) > 4.5
     for site in SITE_COLOURS:
         assert _contrast(tuple(bytes.fromhex(site[1:])), (255, 255, 255)) > 4.5
+
+
+def test_a_study_of_which_nothing_could_be_finished_still_has_a_page(tmp_path: Path) -> None:
+    results = example() | {"rows": [], "stages": []}
+    text = write_report(put(tmp_path, results)).read_text(encoding="utf-8")
+    assert "<h1" in text and "Dice" in text
