@@ -2,9 +2,9 @@
 
 Likeness. Across its outline a mask that fits shows, piece by piece, what the other patients show there: capsule,
 fat, the rectum's wall. A piece's likeness is the correlation of its strip with the mean strip of the other
-patients at the same place of the gland (sector and level; both sides of the body together): 1 for the same, 0 for
-chance. The patient itself never contributes to what it is compared with. Positions of brightness along the strip
-decide, not brightness as such, so that the measure does not depend on coil or scaling.
+patients at the same place of the gland (sector and level, neighbouring levels included; both sides of the body
+together): 1 for the same, 0 for chance. The patient itself never contributes to what it is compared with. Where along
+the strip it is brighter decides, not how bright it is, so that the measure does not depend on coil or scaling.
 
 Two ways to lay a mask are compared piece by piece, since each piece of the outline is there in both. The pieces'
 differences are averaged over blocks of BLOCK_MM of height, within which neighbours say the same, and the mean over
@@ -81,6 +81,8 @@ class Verdict:
     """By patient."""
     upside_down: Mapping[str, tuple[Move, float]]
     """Patients whose image lies otherwise than the others', its mask with it, and by how much."""
+    advantages: Mapping[str, Mapping[Move, float]]
+    """By patient: of each move that changes its mask, over the mask as it lies."""
     undecided: Mapping[str, frozenset[Kind]]
     """By patient: what would change the mask, and cannot be told from how it lies."""
     likeness: Mapping[str, float]
@@ -113,19 +115,19 @@ def judge(patients: Sequence[Outlined]) -> Verdict:
         before, chosen = chosen, {name: found.move if found else base for name, found in best.items()}
         if chosen == before:
             break
-    moved, undecided = {}, dict(mute)
+    moved, advantages, undecided = {}, {}, dict(mute)
     for patient in known:
-        mean = means[patient.patient]
+        name, mean = patient.patient, means[patient.patient]
         found = _best(patient, mean, places, usual, relative_to=GIVEN)
         if found:
-            moved[patient.patient] = found
-        undecided[patient.patient] = frozenset(
-            move.kind
-            for move in _visible(patient)
-            if abs(_advantage(patient, mean, move, GIVEN)) < ENOUGH or usual < LEAST_LIKENESS
+            moved[name] = found
+        advantages[name] = {move: _advantage(patient, mean, move, GIVEN) for move in _visible(patient)}
+        undecided[name] = frozenset(
+            move.kind for move, gain in advantages[name].items() if abs(gain) < ENOUGH or usual < LEAST_LIKENESS
         )
     return Verdict(
         together=together,
+        advantages=advantages,
         moved=moved,
         upside_down=_upside_down(known, means, moved, usual),
         undecided=undecided,
@@ -240,9 +242,15 @@ def _others_means(patients: Sequence[Outlined], chosen: Mapping[str, Move]) -> d
     total = sum(sums.values(), start=np.zeros((LEVELS, SECTORS, len(OFFSETS))))
     means = {}
     for name, own in sums.items():
-        mean = total - own
+        mean = _with_neighbours(total - own)
         means[name] = mean / np.sqrt((mean**2).mean(axis=2, keepdims=True) + 1e-9)
     return means
+
+
+def _with_neighbours(sums: Floats) -> Floats:
+    """Half from each level, a quarter from either neighbour: few patients leave few strips a place."""
+    around = np.concatenate([sums[:1], sums, sums[-1:]])
+    return np.asarray(0.25 * around[:-2] + 0.5 * sums + 0.25 * around[2:])
 
 
 def _sums(strips: Strips) -> Floats:
@@ -278,7 +286,7 @@ def _upside_down(
 
 def _by_edges(patients: Sequence[Outlined], mute: Mapping[str, frozenset[Kind]]) -> Verdict:
     """With too few patients to compare: where does the outline lie on the stronger edges?"""
-    moved, undecided = {}, dict(mute)
+    moved, advantages, undecided = {}, {}, dict(mute)
     for patient in patients:
         as_given = patient.strips[GIVEN].edge
         gains = {
@@ -287,6 +295,7 @@ def _by_edges(patients: Sequence[Outlined], mute: Mapping[str, frozenset[Kind]])
             )
             for move in _visible(patient)
         }
+        advantages[patient.patient] = gains
         undecided[patient.patient] = frozenset(move.kind for move, gain in gains.items() if abs(gain) < ENOUGH_BY_EDGES)
         clear = [move for move, gain in gains.items() if gain >= ENOUGH_BY_EDGES]
         if clear:
@@ -302,4 +311,6 @@ def _by_edges(patients: Sequence[Outlined], mute: Mapping[str, frozenset[Kind]])
                 given_away=0.0,
                 by_edges=True,
             )
-    return Verdict(together=None, moved=moved, upside_down={}, undecided=undecided, likeness={}, means={})
+    return Verdict(
+        together=None, advantages=advantages, moved=moved, upside_down={}, undecided=undecided, likeness={}, means={}
+    )
