@@ -8,6 +8,7 @@ from pathlib import Path
 
 from client.checkup import Examination, examine
 from client.checkup.counts import write_counts
+from client.checkup.others import shared
 from client.checkup.page import write_page
 from client.checkup.words import kind_table, lines, patient_table, remarks, summary, to_json
 from client.site import SiteConfig, load_site
@@ -28,16 +29,21 @@ def site_check(path: Path, *, as_json: bool, counts: Path | None = None) -> int:
         RelayError: a folder is missing, no patient of the site can be used, or something cannot be written.
     """
     site = load_site(path)
+    if counts is not None and not counts.absolute().parent.is_dir():
+        raise RelayError(f"There is no folder {counts.parent} to write {counts.name} to; make it, or name another one.")
     members = site.member_sites() if site.pooled else (site,)
     found = [(member, _examined(member)) for member in members]
     pages = [write_page(member, examination) for member, examination in found]
+    between = shared({member.name: examination.checkup.patients for member, examination in found})
     if as_json:
         told = [to_json(examination.checkup) for _, examination in found]
-        print(json.dumps({"members": told} if site.pooled else told[0], indent=1, ensure_ascii=False))
+        content = {"members": told, "shared": between} if site.pooled else told[0]
+        print(json.dumps(content, indent=1, ensure_ascii=False))
     else:
         for (_, examination), page in zip(found, pages, strict=True):
             _print(examination)
             print(f"Contours of all patients, for this site alone: {page}")
+        print(*between, sep="\n", end="\n" if between else "")
     if counts is not None:
         write_counts(counts, [(member, examination.checkup) for member, examination in found])
         if not as_json:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client import layouts
-from client.checkup.evidence import FEWEST_PATIENTS, judge
+from client.checkup.evidence import FEWEST_PATIENTS, Verdict, judge
 from client.checkup.findings import BY_OUTLINE, Finding, Kind, Looked
 from client.checkup.others import compare, duplicates
 from client.checkup.outline import View, view
@@ -126,13 +126,6 @@ def examine(
     order = list(Kind)
     findings.sort(key=lambda finding: (order.index(finding.kind), finding.patient))
     problems = [*found.problems, *(Problem(name, sentence) for name, sentence in unread.items())]
-    together = together_sentence(verdict, len(patients))
-    few = (
-        f"With {len(verdict.undecided)} patients to compare, spacing, brightness and place are not compared, and"
-        " masks are held against the edges of their own images alone: less is found."
-        if len(verdict.undecided) < FEWEST_PATIENTS
-        else ""
-    )
     suggested = {name: verdict.moved[name].move.of(views[name].mask) for name in verdict.moved if name not in swapped}
     for name, better in swapped.items():
         suggested[better.owner] = laid_over(views[name], views[better.owner])
@@ -147,11 +140,30 @@ def examine(
             *_looked(len(patients), len(problems), findings),
             *looked(tried, views, verdict, findings),
         ),
-        notes=tuple(note for note in (together, few) if note),
+        notes=_notes(verdict, len(patients)),
         whole_site=verdict.together is not None,
         duplicates=same,
     )
     return Examination(checkup, views, suggested)
+
+
+def _notes(verdict: Verdict, patients: int) -> tuple[str, ...]:
+    """What the site as a whole is told."""
+    notes = []
+    if verdict.together:
+        notes.append(together_sentence(verdict.together, verdict.moved.values(), patients))
+    if 0 < patients < FEWEST_PATIENTS:
+        notes.append(f"With {_count(patients)}, spacing, brightness and place are not compared.")
+    if patients and not verdict.likeness:
+        notes.append(
+            f"With outlines of fewer than {FEWEST_PATIENTS} patients, masks are held against the edges of their own"
+            " images alone: most faults of masks stay unseen."
+        )
+    return tuple(notes)
+
+
+def _count(patients: int) -> str:
+    return "1 patient" if patients == 1 else f"{patients} patients"
 
 
 def _examine_all(

@@ -48,8 +48,6 @@ def write_counts(path: Path, checkups: Sequence[tuple[SiteConfig, Checkup]]) -> 
         "version": VERSION,
         "sites": [counts(checkup) for _, checkup in checkups],
     }
-    if not path.parent.is_dir():
-        raise RelayError(f"There is no folder {path.parent} to write {path.name} to; make it, or name another one.")
     cache.write_bytes(path, (json.dumps(content, indent=1) + "\n").encode())
 
 

@@ -61,6 +61,15 @@ def duplicates(patients: Sequence[Patient], fingerprints: Fingerprints) -> Group
     return tuple(sorted({tuple(sorted(group)) for group in groups.values() if len(group) > 1}))
 
 
+def shared(sites: Mapping[str, Sequence[Patient]]) -> list[str]:
+    """A sentence for each image that lies at two sites, voxel for voxel; pooled, it would be trained on and tested."""
+    owners: dict[str, list[str]] = defaultdict(list)
+    for site, patients in sites.items():
+        for digest, name in sorted({patient.digest: patient.patient for patient in patients}.items()):
+            owners[digest].append(f"{name} of site {site}")
+    return sorted(f"One and the same image: {', '.join(names)}." for names in owners.values() if len(names) > 1)
+
+
 def _duplicates(patients: Sequence[Patient], images: Groups) -> list[Finding]:
     digests = {patient.patient: patient.digest for patient in patients}
     found = []

@@ -14,7 +14,7 @@ from client import cache, pictures
 from client.checkup import Examination
 from client.checkup.outline import View
 from client.checkup.patient import Patient
-from client.checkup.words import NAMES, spacing, summary, unseen, voxels
+from client.checkup.words import AGREEMENT, NAMES, spacing, summary, unseen, voxels
 from client.site import SiteConfig
 
 NAME = "checkup.html"
@@ -52,6 +52,7 @@ def write_page(site: SiteConfig, examination: Examination) -> Path:
         summary=summary(checkup),
         at=datetime.now().astimezone().isoformat(timespec="minutes"),
         notes=checkup.notes,
+        agreement=AGREEMENT,
         looked=[(NAMES[looked.kind], looked, unseen(looked)) for looked in checkup.looked],
         problems=[
             (problem.patient, [problem.sentence, *(finding.sentence for finding in checkup.about(problem.patient))])

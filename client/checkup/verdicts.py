@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -98,13 +98,11 @@ def looked(
     return counts
 
 
-def together_sentence(verdict: Verdict, patients: int) -> str:
-    """One sentence for a fault of the whole site; empty where there is none."""
-    if verdict.together is None:
-        return ""
-    same = sum(moved.move == verdict.together for moved in verdict.moved.values())
+def together_sentence(move: Move, moved: Iterable[Moved], patients: int) -> str:
+    """One sentence for a fault of the whole site."""
+    same = sum(one.move == move for one in moved)
     return (
-        f"{verdict.together.words}, the masks of {same} of {patients} patients would fit their images better:"
+        f"{move.words}, the masks of {same} of {patients} patients would fit their images better:"
         " the whole site may have been converted wrongly."
     )
 

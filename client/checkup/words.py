@@ -29,6 +29,11 @@ NAMES = {
 }
 """Each kind as it stands in the table."""
 
+AGREEMENT = (
+    "Agreement is the mean correlation of what lies across a mask's outline with what lies there in the site's other"
+    " patients: 1 is the same, 0 is chance. A finding is a reason to look, not a verdict."
+)
+
 
 def summary(checkup: Checkup) -> str:
     """The check-up in one line."""
@@ -49,6 +54,8 @@ def remarks(checkup: Checkup) -> Iterator[tuple[str, str, str]]:
         yield finding.patient, "to look at", finding.sentence
     for problem in checkup.problems:
         yield problem.patient, "unusable", problem.sentence
+    if any("likeness" in finding.evidence for finding in checkup.findings):
+        yield f"Site {checkup.site}", "to know", AGREEMENT
 
 
 def patient_table(checkup: Checkup) -> Table:

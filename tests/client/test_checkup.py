@@ -196,7 +196,8 @@ def test_with_too_few_patients_that_is_said_and_nothing_is_compared(site: SiteCo
     write_patient(site.images, "p2", seed=2, brightness=50.0, spacing=(9.0, 0.5, 0.5))
     result = checkup.check(site)
     assert result.suspicious == set()
-    assert any("With 3 patients to compare" in note for note in result.notes)
+    assert len(result.notes) == 2
+    assert "With 3 patients, spacing, brightness and place are not compared" in result.notes[0]
     counts = {looked.kind: looked.compared for looked in result.looked}
     assert counts[Kind.SPACING] == counts[Kind.INTENSITY] == counts[Kind.MISPLACED] == 0
     assert counts[Kind.MASK_EXTENT] == counts[Kind.MIRRORED] == 3
