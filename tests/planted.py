@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
+from scipy import ndimage
 
 Mask = NDArray[np.bool_]
 
@@ -29,6 +30,25 @@ def up(mask: Mask) -> Mask:
 
 def down(mask: Mask) -> Mask:
     return np.concatenate([mask[1:], np.zeros_like(mask[:1])])
+
+
+def careless(mask: Mask, spacing: tuple[float, float, float], *, off: float, seed: int) -> Mask:
+    """The outline as somebody else would draw it: displaced smoothly, by a deviation of `off` mm, and ends cut at times."""
+    rng = np.random.default_rng(seed)
+    smooth = (6 / spacing[0], 12 / spacing[1], 12 / spacing[2])
+    field = ndimage.gaussian_filter(rng.normal(size=(2, *mask.shape)), (0, *smooth))
+    field *= off / field.std(axis=(1, 2, 3), keepdims=True)
+    field += rng.normal(0, off / 2, (2, 1, 1, 1))
+    rows, columns = np.mgrid[: mask.shape[1], : mask.shape[2]]
+    drawn = np.zeros_like(mask)
+    for index in np.flatnonzero(mask.any(axis=(1, 2))):
+        places = [rows + field[0, index] / spacing[1], columns + field[1, index] / spacing[2]]
+        drawn[index] = ndimage.map_coordinates(mask[index].astype(np.float32), places, order=1) > 0.5
+    filled = np.flatnonzero(drawn.any(axis=(1, 2)))
+    for end in (filled[0], filled[-1]):
+        if rng.random() < 0.4:
+            drawn[end] = False
+    return drawn
 
 
 def dice(one: Mask, other: Mask) -> float:

@@ -62,6 +62,22 @@ def test_nothing_is_found_where_nothing_is_wrong(hospitals: Path, tmp_path: Path
     assert examination.suggested == {}
 
 
+def test_careless_outlines_are_no_faults(hospitals: Path, tmp_path: Path) -> None:
+    """The synthetic masks are exact; no doctor's is."""
+    agreement = []
+
+    def plant(folder: Path) -> None:
+        for seed, name in enumerate(names(hospitals)):
+            exact = planted.read(hospitals, "A", name)
+            drawn = planted.careless(exact, (3.6, 0.6, 0.6), off=1.5, seed=seed)
+            agreement.append(planted.dice(exact, drawn))
+            planted.write(folder, "A", name, drawn)
+
+    checkup = after(hospitals, tmp_path, plant).checkup
+    assert wrong(checkup) == {} and not checkup.whole_site
+    assert 0.85 < np.median(agreement) < 0.95
+
+
 def test_each_fault_is_found_beside_the_others_and_undone_by_what_is_suggested(hospitals: Path, tmp_path: Path) -> None:
     faults = {
         Kind.MIRRORED: planted.mirrored,
