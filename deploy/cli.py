@@ -30,6 +30,9 @@ See it work
 
 Your own hospitals, all on this machine
   relay site check SITE.toml     what lies at a site, and what is wrong with it
+  relay study plan STUDY --site A=SITE.toml --site B=SITE.toml ...
+                                 what a study will ask for: trainings, gradient
+                                 steps, bytes, hours on this machine
   relay simulate STUDY.toml --site A=SITE.toml --site B=SITE.toml ...
                                  run a study, or go on with a stopped one
 
@@ -235,14 +238,21 @@ def _simulate(chosen: argparse.Namespace) -> int:
     from common.study import load_study
     from deploy.simulation import simulate, site_files
 
-    study = load_study(chosen.study)
+    path = _study_path(chosen.study)
+    study = load_study(path)
     sites = site_files(chosen.site)
-    out = chosen.out or Path(f"{chosen.study.stem}-results")
-    simulate(study, sites, out, beside=chosen.study.parent, at_once=chosen.at_once, quiet=chosen.json)
+    out = chosen.out or Path(f"{path.stem}-results")
+    simulate(study, sites, out, beside=path.parent, at_once=chosen.at_once, quiet=chosen.json)
     if chosen.json:
         print((out / "results.json").read_text(encoding="utf-8"), end="")
         return 0
     return _show(out)
+
+
+def _study_path(given: Path) -> Path:
+    """A study file, or one of those that come with the program, by its name."""
+    shipped = Path(__file__).parent / "studies" / f"{given}.toml"
+    return shipped if given.name == str(given) and not given.exists() and shipped.is_file() else given
 
 
 def _show(folder: Path) -> int:
@@ -260,6 +270,40 @@ def _show(folder: Path) -> int:
         screen.print(terminal_table(results))
     print(f"\n{folder / 'report.html'}")
     return 0
+
+
+def _plan_arguments(own: argparse.ArgumentParser) -> None:
+    own.add_argument("study", metavar="STUDY", type=Path, help="a study file, or paper-table2, paper-table3, demo")
+    own.add_argument(
+        "--site", metavar="NAME=SITE.toml", action="append", default=[], help="the settings of a site of this machine"
+    )
+    own.add_argument(
+        "--slices",
+        metavar="NAME=N",
+        action="append",
+        default=[],
+        help="for a site elsewhere: how many slices of all its patients are chosen",
+    )
+    _at_once(own)
+    own.add_argument("--no-trial", action="store_true", help="do not measure this machine: no hours are told")
+    own.add_argument("--json", action="store_true", help="for a script")
+
+
+def _plan(chosen: argparse.Namespace) -> int:
+    from common.study import load_study
+    from deploy.simulation import cores, site_files
+    from deploy.study_plan import slices_of, study_plan
+
+    study = load_study(_study_path(chosen.study))
+    at_once = chosen.at_once or max(1, cores() // study.training.threads)
+    return study_plan(
+        study,
+        site_files(chosen.site),
+        slices_of(chosen.slices),
+        at_once=at_once,
+        trial=not chosen.no_trial,
+        as_json=chosen.json,
+    )
 
 
 def _phantom_arguments(own: argparse.ArgumentParser) -> None:
@@ -320,6 +364,13 @@ COMMANDS = (
         _simulate_arguments,
         _simulate,
         STOPPED,
+    ),
+    Command(
+        ("study", "plan"),
+        "Say what a study will ask for before anything runs: its graph's trainings, what sharing them saves, gradient"
+        " steps, bytes to and fro, and the hours on this machine after a short trial.",
+        _plan_arguments,
+        _plan,
     ),
     Command(
         ("phantom",),

@@ -74,6 +74,7 @@ class Board:
     clock: Callable[[], float] = time.monotonic
     _lines: dict[str, _Line] = field(default_factory=dict)
     _stages: tuple[int, int] = (0, 0)
+    _variant: tuple[int, int] = (0, 1)
     _ends: float | None = None
     _began: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -87,6 +88,9 @@ class Board:
         with self._lock:
             if event.stages:
                 self._stages = event.stages_done, event.stages
+            if event.variant != self._variant[0]:
+                self._ends = None
+            self._variant = event.variant, event.variants
             if event.rate > 0 and event.kind in ("running", "done"):
                 self._ends = self.clock() + event.work_left / event.rate
                 if 1 - event.work_left < SURE:
@@ -134,6 +138,9 @@ class Board:
             done, stages = self._stages
             now = self.clock()
             parts = [f"stages {done} of {stages}"] if stages else ["preparing"]
+            variant, variants = self._variant
+            if variants > 1:
+                parts.insert(0, f"study {variant + 1} of {variants}")
             if self._ends is not None:
                 parts.append(f"about {span(max(self._ends - now, 0))} left")
             parts.append(f"{span(now - self._began)} so far")

@@ -64,7 +64,7 @@ def simulate(
         paths[POOLED] = _pooled_file(list(paths.values()), sites, folder)
         sites[POOLED] = load_site(paths[POOLED])
     if at_once is None:
-        at_once = max(1, _cores() // study.training.threads)
+        at_once = max(1, cores() // study.training.threads)
     os.environ |= {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
     logging.getLogger("flwr").setLevel(logging.WARNING)
     from deploy.local_grid import LocalGrid
@@ -151,7 +151,7 @@ def _pooled_file(members: Sequence[Path], sites: Mapping[str, SiteConfig], folde
     return path.absolute()
 
 
-def _cores() -> int:
+def cores() -> int:
     """The cores that this process may use: fewer than the machine has in many a container."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

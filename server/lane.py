@@ -79,22 +79,22 @@ class Traffic:
 class Lane:
     """One site's end of the wire: sends an order, waits for the answer, tries again."""
 
-    def __init__(self, grid: Grid, site: str, node_id: int, study: Study, traffic: Traffic) -> None:
-        self.grid, self.site, self.node_id, self.study, self.traffic = grid, site, node_id, study, traffic
+    def __init__(self, grid: Grid, site: str, node_id: int, traffic: Traffic) -> None:
+        self.grid, self.site, self.node_id, self.traffic = grid, site, node_id, traffic
         self._unacknowledged: dict[str, str] = {}  # key → digest of weights that lie at the site
         self.held = ""
 
-    def describe(self, observe: Callable[[Description], None]) -> Description:
-        """What the site has; asks again until all its patients are prepared."""
+    def describe(self, study: Study, observe: Callable[[Description], None]) -> Description:
+        """What the site has for a study; asks again until all its patients are prepared."""
         while True:
-            description, _ = self._ask(Describe(study=self.study.digest), None, DESCRIBE, Description, "describe")
+            description, _ = self._ask(Describe(study=study.digest), None, DESCRIBE, Description, "describe")
             observe(description)
             if description.complete:
                 if description.stage_version != STAGE_VERSION:
                     raise Parked("another version of this program is installed there; install the same on both ends")
                 if description.site != self.site:
                     raise Parked(f"it is set up as {description.site}; correct the name in its site file")
-                if len(description.train_slices) != self.study.split.folds:
+                if len(description.train_slices) != study.split.folds:
                     raise Parked("it described another number of folds than the study has")
                 return description
 

@@ -51,6 +51,9 @@ class StageRecord(BaseModel):
     dice_volume: float = 0.0
     patients: int = 0
     slices: int = 0
+    hd95_mm: float = 0.0
+    assd_mm: float = 0.0
+    surface_patients: int = 0
     cases: Cases = Cases()
 
 

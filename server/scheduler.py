@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import torch
 
 from common.errors import RelayError
+from common.graph import Average, Best, Evaluate, FineTune, Node, Start, way_of
 from common.keys import Workplace, stage_key
 from common.messages import (
     STAGE_VERSION,
@@ -28,7 +29,7 @@ from common.messages import (
     FineTuneOrder,
     FineTuneReply,
 )
-from common.plan import Average, Best, Census, Evaluate, FineTune, Node, Plan, Start, way_of
+from common.plan import Census, Plan, grown, plan
 from common.study import Study
 from common.weights import UnfitWeights, Weights, check_fit
 from server.aggregation import Part, aggregate
@@ -61,6 +62,9 @@ class Event:
     """The share of all training that is still to come, in slices shown to a network."""
     rate: float = 0.0
     """The share of all training that this run did in a second."""
+    variant: int = 0
+    variants: int = 1
+    """Which of the plain studies is at work that this one is made of; stages and work are counted within it."""
 
 
 Observer = Callable[[Event], None]
@@ -71,8 +75,8 @@ def census_of(descriptions: Mapping[str, Description]) -> Census:
     return {site: description.train_slices for site, description in descriptions.items()}
 
 
-def describe_all(lanes: Mapping[str, Lane], observe: Observer) -> dict[str, Description]:
-    """Ask all sites at once what they have.
+def describe_all(study: Study, lanes: Mapping[str, Lane], observe: Observer) -> dict[str, Description]:
+    """Ask all sites at once what they have for a study.
 
     Raises:
         RelayError: a site cannot take part; the sentence names each.
@@ -93,7 +97,7 @@ def describe_all(lanes: Mapping[str, Lane], observe: Observer) -> dict[str, Desc
             )
 
         try:
-            descriptions[site] = lanes[site].describe(tell)
+            descriptions[site] = lanes[site].describe(study, tell)
         except Parked as parked:
             reasons[site] = str(parked)
         except Exception as error:  # a lane's thread must not die unheard
@@ -124,43 +128,70 @@ class Run:
         lanes: Mapping[str, Lane],
         descriptions: Mapping[str, Description],
         ledger: Ledger,
-        start: Callable[[], Weights],
-        start_source: str,
+        start: StageRecord,
         observe: Observer,
         traffic: Traffic,
     ) -> None:
-        self.study, self.plan, self.lanes, self.ledger = study, plan, lanes, ledger
-        self.descriptions, self.start, self.start_source = descriptions, start, start_source
+        self.study, self.lanes, self.ledger = study, lanes, ledger
+        self.descriptions, self.start = descriptions, start
         self.observe, self.traffic = observe, traffic
         self.records: dict[Node, StageRecord] = {}
         self.digests: dict[Node, str] = {}
         self.parked: dict[Node, str] = {}
         self.stored: list[Node] = []
         """Stages that this run found in the ledger."""
+        self.choices: dict[str, tuple[str, ...]] = {}
+        """The hops chosen so far, where routes grow."""
         self._census = json.dumps(census_of(descriptions), separators=(",", ":"))
         self._finished: queue.Queue[tuple[Node, StageRecord | str]] = queue.Queue()
-        self._sites = [node for node in plan.nodes if isinstance(node, FineTune | Evaluate)]
-        self._work: dict[Node, float] = {node: self._slices_shown(node) for node in self._sites}
+        self._work: dict[Node, float] = {}
+        """Of every stage at a site."""
         self._done_share: dict[Node, float] = {}
         self._own_work = 0.0
         self._began = time.monotonic()
         self._children: dict[Node, list[Node]] = defaultdict(list)
-        for node in plan.nodes:
-            for parent in node.parents:
-                self._children[parent].append(node)
+        self._missing: dict[Node, int] = {}
+        """Of every node, how many of its parents are not there yet."""
         self._way_left: dict[Node, float] = {}
+        self.plan = plan
+        self._ready = self._taken_in(plan)
+
+    def _taken_in(self, plan: Plan) -> list[Node]:
+        """Make a plan the run's own, at first and whenever a route has grown; returns what can be begun."""
+        self.plan = plan
+        fresh = [node for node in plan.nodes if node not in self._missing]
+        for node in fresh:
+            parents = set(node.parents)
+            self._missing[node] = sum(parent not in self.records for parent in parents)
+            for parent in parents:
+                self._children[parent].append(node)
+                if parent in self.parked:
+                    self.parked[node] = self.parked[parent]
+            if isinstance(node, FineTune | Evaluate):
+                self._work[node] = self._slices_shown(node)
         for node in reversed(plan.nodes):
             after = max((self._way_left[child] for child in self._children[node]), default=0.0)
             self._way_left[node] = after + self._work.get(node, 0.0)
+        return [node for node in fresh if not self._missing[node]]
+
+    def _grown(self) -> list[Node]:
+        """Choose the next hop of every route that can grow; returns what can be begun."""
+        ready: list[Node] = []
+        while (choices := grown(self.study, self.plan.growing, self.choices, self._dice)) != self.choices:
+            self.choices = choices
+            ready += self._taken_in(plan(self.study, census_of(self.descriptions), choices))
+        return ready
+
+    def _dice(self, node: Node) -> float | None:
+        return self.records[node].dice if node in self.records else None
 
     def go(self) -> None:
         """Work until nothing is left that can be done. What could not be done stands in `parked`."""
-        missing = {node: len(set(node.parents)) for node in self.plan.nodes}
         waiting: dict[str, list[Node]] = defaultdict(list)
         busy: set[str] = set()
-        ready = [node for node in self.plan.nodes if not missing[node]]
+        ready = self._ready
         while True:
-            while ready:
+            while ready or (ready := self._grown()):
                 node = ready.pop()
                 if isinstance(node, FineTune | Evaluate):
                     known = self._known(node)
@@ -176,7 +207,7 @@ class Run:
                     except Parked as parked:
                         self._park(node, str(parked))
                         continue
-                ready += self._freed(node, missing)
+                ready += self._freed(node)
             for site, nodes in waiting.items():
                 nodes[:] = [node for node in nodes if node not in self.parked]
                 if nodes and site not in busy:
@@ -194,7 +225,7 @@ class Run:
                     self._own_work += self._work[node]
                 self._settle(node, outcome)
                 self._tell("done", node, dice=outcome.dice if isinstance(node, FineTune) else None)
-                ready += self._freed(node, missing)
+                ready += self._freed(node)
 
     def _next(self, nodes: list[Node]) -> Node:
         """Scores of weights that the site still holds, then the stage with the longest way to the end."""
@@ -207,11 +238,11 @@ class Run:
         nodes.remove(chosen)
         return chosen
 
-    def _freed(self, node: Node, missing: dict[Node, int]) -> list[Node]:
+    def _freed(self, node: Node) -> list[Node]:
         freed = []
-        for child in dict.fromkeys(self._children[node]):
-            missing[child] -= 1
-            if not missing[child] and child not in self.parked:
+        for child in self._children[node]:
+            self._missing[child] -= 1
+            if not self._missing[child] and child not in self.parked:
                 freed.append(child)
         return freed
 
@@ -256,7 +287,7 @@ class Run:
 
     def _at_coordinator(self, node: Node) -> StageRecord:
         if isinstance(node, Start):
-            return self._start()
+            return self.start
         if isinstance(node, Average):
             return self._average(node)
         assert isinstance(node, Best)
@@ -266,14 +297,6 @@ class Run:
         """The candidate with the best score; the first among equals."""
         scores = [self.records[ballot].dice for ballot in node.ballots]
         return node.candidates[scores.index(max(scores))]
-
-    def _start(self) -> StageRecord:
-        key = start_key(self.study, self.start_source)
-        record = self.ledger.get(key)
-        if record is None:
-            record = StageRecord(key=key, kind="start", weights=self.ledger.put_weights(self.start()))
-            self.ledger.put(record)
-        return record
 
     def _average(self, node: Average) -> StageRecord:
         records = {part.site: self.records[part] for part in node.parts}
@@ -330,6 +353,7 @@ class Run:
             key=self._key(node),
             weights=parent,
             census=self._census,
+            choices=json.dumps(self.choices, separators=(",", ":")),
             fingerprint=self.descriptions[node.site].fingerprint,
         )
         self._tell("running", node)
@@ -378,6 +402,7 @@ class Run:
             key=self._key(node),
             weights=parent,
             census=self._census,
+            choices=json.dumps(self.choices, separators=(",", ":")),
             fingerprint=self.descriptions[node.site].fingerprint,
         )
         self._tell("running", node)
@@ -393,6 +418,9 @@ class Run:
             dice_volume=reply.dice_volume,
             patients=reply.patients,
             slices=reply.slices,
+            hd95_mm=reply.hd95_mm,
+            assd_mm=reply.assd_mm,
+            surface_patients=reply.surface_patients,
             cases=Cases(
                 numbers=reply.case_numbers,
                 slices=reply.case_slices,
@@ -422,21 +450,26 @@ class Run:
                 epoch=epoch,
                 epochs=node.schedule.epochs if isinstance(node, FineTune) else 0,
                 dice=dice,
-                stages_done=sum(1 for item in self._sites if item in self.records),
-                stages=len(self._sites),
+                stages_done=sum(1 for item in self._work if item in self.records),
+                stages=len(self._work),
                 work_left=1 - done / total,
                 rate=self._own_work / total / elapsed,
             )
         )
 
 
-def start_key(study: Study, source: str) -> str:
-    """The key of a study's first weights.
+def start_of(study: Study, ledger: Ledger, *, source: str, weights: Callable[[], Weights]) -> StageRecord:
+    """The record of a study's first weights, from the ledger or made now.
 
     Args:
         source: what they depend on outside the study; see `server.start.source_digest`.
     """
-    return _hash("start", STAGE_VERSION, study.model.model_dump(mode="json"), study.seed, source, torch.__version__)
+    key = _hash("start", STAGE_VERSION, study.model.model_dump(mode="json"), study.seed, source, torch.__version__)
+    record = ledger.get(key)
+    if record is None:
+        record = StageRecord(key=key, kind="start", weights=ledger.put_weights(weights()))
+        ledger.put(record)
+    return record
 
 
 def _hash(*parts: object) -> str:

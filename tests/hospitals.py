@@ -38,6 +38,8 @@ SMALL: dict[str, Any] = {
         "sequential": {"routes": "none"},
         "federated": (),
         "pooled": False,
+        "pooled_then_target": False,
+        "forgetting": False,
     },
 }
 """A study that runs no method yet: a test adds those that it is about."""
@@ -47,7 +49,7 @@ def small_study(**changes: Any) -> Study:
     """`SMALL` with changes; a part's keys are changed one by one."""
     content = dict(SMALL)
     for part, value in changes.items():
-        content[part] = {**content[part], **value} if isinstance(value, dict) else value
+        content[part] = {**content.get(part, {}), **value} if isinstance(value, dict) else value
     return Study.model_validate(content)
 
 

@@ -3,6 +3,15 @@
 from server.report.page import write_report
 from server.report.results import Results, read_results
 from server.report.table import comparison, terminal_table, text_lines
-from server.report.wording import opening
+from server.report.wording import group_name, opening
 
-__all__ = ["Results", "comparison", "opening", "read_results", "terminal_table", "text_lines", "write_report"]
+__all__ = [
+    "Results",
+    "comparison",
+    "group_name",
+    "opening",
+    "read_results",
+    "terminal_table",
+    "text_lines",
+    "write_report",
+]

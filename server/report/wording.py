@@ -16,11 +16,27 @@ _NAMES = {
     "fedtrimmedavg": "FedTrimmedAvg",
     POOLED: "All data",
 }
+_GROUPS = {
+    "baseline": "Target alone",
+    "longer": "Target alone, longest route's steps",
+    "sequential": "Routes",
+    "greedy": "Growing routes",
+    "cyclic": "Laps",
+    "unadapted": "Source, unadapted",
+    "all": "Together",
+}
 
 
 def method_name(method: str) -> str:
     """The name of an averaging or pooling method."""
     return _NAMES.get(method, method)
+
+
+def group_name(method: str) -> str:
+    """All rows of a method together, as a line of a list of methods."""
+    if method.endswith(THEN_TARGET):
+        return f"{method_name(method.removesuffix(THEN_TARGET))}, then the target"
+    return _GROUPS.get(method, method_name(method))
 
 
 def sources(row: Row) -> tuple[str, ...]:

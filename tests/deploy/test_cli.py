@@ -140,7 +140,7 @@ def test_a_wrong_call_gets_one_sentence_and_code_2(words: list[str], told: str) 
         ("enabled = false", "enabled = 0", '"preprocessing.n4.enabled"'),
         ("pixels = 32", "pixels = 33", '"preprocessing.pixels"'),
         ("[split]", "[split", "not valid TOML"),
-        ('["A", "B", "C"]', '["A"]', '"sites"'),
+        ('["A", "B", "C"]', '["A"]', "A alone has nobody to share with"),
         ('["A", "B", "C"]', '["A", "pooled"]', "pooled"),
         ("[split]", '[methods.sequential]\nroutes = [["D", "A"]]\n[split]', "site D"),
     ],

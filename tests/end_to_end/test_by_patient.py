@@ -18,6 +18,7 @@ from client import batches, evaluation
 from client.cohort import Cohort, gather
 from client.preprocess import Record, load, prepare
 from client.site import SiteConfig, load_site
+from common.graph import Evaluate, FineTune
 from common.keys import Workplace, stage_key
 from common.messages import (
     DESCRIBE,
@@ -31,7 +32,7 @@ from common.messages import (
     from_record,
     to_record,
 )
-from common.plan import Evaluate, FineTune, plan
+from common.plan import plan
 from common.study import POOLED, SplitPart, Study
 from common.weights import Weights, digest_of, serialised
 from deploy.local_grid import RUN_ID, enter_run
