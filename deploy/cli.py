@@ -309,20 +309,53 @@ def _plan(chosen: argparse.Namespace) -> int:
 def _phantom_arguments(own: argparse.ArgumentParser) -> None:
     own.add_argument("folder", metavar="DIR", type=Path, help="a new or an empty folder")
     own.add_argument(
-        "--patients", metavar="N", type=_whole_number(1), default=12, help="at each of the three; default: 12"
+        "--patients",
+        metavar="N",
+        type=_patients,
+        default="12",
+        help="at each of the three, or hospital by hospital: A=30,B=30,C=19 (one left out is not written); default: 12",
+    )
+    own.add_argument(
+        "--anatomy",
+        metavar="HOSPITAL=DIR",
+        action="append",
+        default=[],
+        help="take a hospital's glands from a folder of real masks (NRRD, NIfTI or MetaImage; 1 = peripheral zone,"
+        " 2 = central gland), one a patient, in the order of their names, on their own grids; once for each hospital"
+        " that has masks. The images stay made up, but the files then carry real patients' glands: handle them as"
+        " you must handle the masks, and keep to their licence",
     )
     own.add_argument("--seed", metavar="S", type=_whole_number(0), default=1, help="other patients; default: 1")
 
 
+def _patients(text: str) -> dict[str, int]:
+    """How many patients each synthetic hospital has: "12", or "A=30,B=30,C=19"."""
+    count = _whole_number(1)
+    if "=" not in text:
+        return dict.fromkeys("ABC", count(text))
+    each: dict[str, int] = {}
+    for entry in text.split(","):
+        site, _, number = entry.partition("=")
+        if site in each:
+            raise argparse.ArgumentTypeError(f'"{text}" names {site} twice')
+        each[site] = count(number)
+    return each
+
+
 def _phantom(chosen: argparse.Namespace) -> int:
     from deploy.console import bar
-    from deploy.phantom import write_hospitals
+    from deploy.phantom import REAL_SHAPES, write_hospitals
+    from deploy.phantom.masks import mask_folders
 
-    each = dict.fromkeys("ABC", chosen.patients)
+    anatomy = mask_folders(chosen.anatomy)
     with bar("Writing the synthetic hospitals", unit="patients") as progress:
-        sites = write_hospitals(chosen.folder, patients=each, seed=chosen.seed, progress=progress)
+        sites = write_hospitals(
+            chosen.folder, patients=chosen.patients, anatomy=anatomy, seed=chosen.seed, progress=progress
+        )
     for path in sites.values():
         print(path)
+    if anatomy:
+        print(f"\n{REAL_SHAPES}")
     return 0
 
 
@@ -374,7 +407,8 @@ COMMANDS = (
     ),
     Command(
         ("phantom",),
-        "Write three synthetic hospitals in the layouts of TCIA Prostate-3T, PROSTATE-DIAGNOSIS and I2CVB.",
+        "Write three synthetic hospitals in the layouts of TCIA Prostate-3T, PROSTATE-DIAGNOSIS and I2CVB. Their glands"
+        " are drawn, or with --anatomy those of real masks.",
         _phantom_arguments,
         _phantom,
         "Stopped; the same command clears away what is unfinished and writes the hospitals anew.",

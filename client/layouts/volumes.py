@@ -47,7 +47,7 @@ def read_image(files: Sequence[Path]) -> sitk.Image:
         RelayError: it cannot be read, or is none of that.
     """
     _there(files)
-    raw = _read_file(files[0]) if is_volume_file(files[0]) else dicom.read_image(files)
+    raw = read_volume(files[0]) if is_volume_file(files[0]) else dicom.read_image(files)
     image = sitk.DICOMOrient(sitk.Cast(raw, sitk.sitkFloat32), "LPS")
     x, y, z = image.GetSpacing()
     if max(x, y) > 1.5 * z:
@@ -74,7 +74,7 @@ def read_mask(files: Sequence[Path], *, step: float = 0.0) -> sitk.Image:
         RelayError: it cannot be read, or holds no label at all.
     """
     _there(files)
-    raw = _read_file(files[0]) if is_volume_file(files[0]) else dicom.read_mask(files, step=step)
+    raw = read_volume(files[0]) if is_volume_file(files[0]) else dicom.read_mask(files, step=step)
     mask = sitk.DICOMOrient(raw > 0, "LPS")
     if not sitk.GetArrayViewFromImage(mask).any():
         raise RelayError(f"The mask {place(files)} is empty (no label above 0); draw it, or remove the patient.")
@@ -125,7 +125,12 @@ def _there(files: Sequence[Path]) -> None:
         raise RelayError("The series is empty: it has no file; add its files, or remove the patient.")
 
 
-def _read_file(path: Path) -> sitk.Image:
+def read_volume(path: Path) -> sitk.Image:
+    """One volume file as it lies there: three axes, one value a voxel.
+
+    Raises:
+        RelayError: it cannot be read, or is none of that.
+    """
     if path.name.lower().endswith((".nii", ".nii.gz")):
         nifti.check(path)
     try:

@@ -118,6 +118,8 @@ def test_the_version_is_the_distributions() -> None:
         (["simulate"], "STUDY.toml"),
         (["demo", "--at-once", "none"], '"none" is no whole number of at least 1'),
         (["phantom", "x", "--patients", "0"], '"0" is no whole number of at least 1'),
+        (["phantom", "x", "--patients", "A=3,B"], '"" is no whole number of at least 1'),
+        (["phantom", "x", "--patients", "A=3,A=4"], '"A=3,A=4" names A twice'),
         (["site"], "COMMAND"),
         (["report", "x", "--fast"], "--fast"),
     ],
@@ -316,3 +318,28 @@ def test_phantoms_are_written_once_and_their_site_files_named(tmp_path: Path) ->
     assert done.returncode == 0 and done.stderr == "" and ESCAPE not in done.stdout
     assert done.stdout.splitlines() == [str(folder / f"site-{site}.toml") for site in "abc"]
     assert "holds other synthetic hospitals" in refused("phantom", folder, "--patients", "1", "--seed", "2")
+
+
+def test_phantoms_can_have_other_numbers_of_patients_and_real_glands(tmp_path: Path) -> None:
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    _, gland = patient(1, slices=5)
+    sitk.WriteImage(sitk.GetImageFromArray(gland), str(masks / "one.nrrd"))
+    asked = ["phantom", tmp_path / "out", "--patients", "A=2,C=1", "--anatomy", f"C={masks}"]
+    done = relay(*asked)
+    assert done.returncode == 0 and done.stderr == ""
+    *paths, empty, notice = done.stdout.splitlines()
+    assert paths == [str(tmp_path / "out" / f"site-{site}.toml") for site in "ac"] and not empty
+    assert "shapes of real patients' masks" in notice and "licence" in notice
+    assert "real patients' glands" in " ".join(relay("phantom", "--help").stdout.split())
+    assert relay("site", "check", tmp_path / "out" / "site-c.toml").returncode == 0
+    assert sum(path.is_dir() for path in (tmp_path / "out" / "A" / "Prostate-3T").iterdir()) == 2
+
+    def told(*words: str) -> str:
+        return refused("phantom", tmp_path / "new", "--patients", "2", *words)
+
+    assert "2 patients" in told("--anatomy", f"A={masks}") and "number 1;" in told("--anatomy", f"A={masks}")
+    assert "wants HOSPITAL=DIR" in told("--anatomy", str(masks))
+    assert "names A twice" in told("--anatomy", f"A={masks}", "--anatomy", f"A={masks}")
+    assert "no synthetic hospital 'D'" in refused("phantom", tmp_path / "new", "--patients", "D=1")
+    assert not (tmp_path / "new").exists()
