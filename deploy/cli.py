@@ -222,6 +222,11 @@ def _simulate_arguments(own: argparse.ArgumentParser) -> None:
     )
     own.add_argument("--out", metavar="DIR", type=Path, help="the result folder; default: STUDY-results")
     _at_once(own)
+    own.add_argument(
+        "--keep-weights",
+        action="store_true",
+        help="keep the weights of every stage; otherwise those go that no row of the comparison needs any more",
+    )
     own.add_argument("--json", action="store_true", help="print results.json, and nothing else, on standard output")
 
 
@@ -242,7 +247,15 @@ def _simulate(chosen: argparse.Namespace) -> int:
     study = load_study(path)
     sites = site_files(chosen.site)
     out = chosen.out or Path(f"{path.stem}-results")
-    simulate(study, sites, out, beside=path.parent, at_once=chosen.at_once, quiet=chosen.json)
+    simulate(
+        study,
+        sites,
+        out,
+        beside=path.parent,
+        at_once=chosen.at_once,
+        keep_weights=chosen.keep_weights,
+        quiet=chosen.json,
+    )
     if chosen.json:
         print((out / "results.json").read_text(encoding="utf-8"), end="")
         return 0

@@ -75,6 +75,8 @@ class Board:
     _lines: dict[str, _Line] = field(default_factory=dict)
     _stages: tuple[int, int] = (0, 0)
     _variant: tuple[int, int] = (0, 1)
+    _first: str = "preparing"
+    """What is done before there are stages."""
     _ends: float | None = None
     _began: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -86,6 +88,10 @@ class Board:
     def observe(self, event: Event) -> None:
         """Take in an event."""
         with self._lock:
+            if event.kind == "examining":
+                self._first = f"examining what is there, {100 * event.epoch // max(event.epochs, 1)} %"
+                return
+            self._first = "preparing"
             if event.stages:
                 self._stages = event.stages_done, event.stages
             if event.variant != self._variant[0]:
@@ -137,7 +143,7 @@ class Board:
                 grid.add_row(*cells)
             done, stages = self._stages
             now = self.clock()
-            parts = [f"stages {done} of {stages}"] if stages else ["preparing"]
+            parts = [f"stages {done} of {stages}"] if stages else [self._first]
             variant, variants = self._variant
             if variants > 1:
                 parts.insert(0, f"study {variant + 1} of {variants}")
@@ -165,6 +171,8 @@ class Lines:
     def observe(self, event: Event) -> None:
         """Take in an event. A stage that was known, and a score, are counted and not told one by one."""
         with self._lock:
+            if event.kind == "examining":
+                return
             if event.kind == "known":
                 self._known += 1
                 return

@@ -42,6 +42,7 @@ def simulate(
     *,
     beside: Path,
     at_once: int | None = None,
+    keep_weights: bool = False,
     quiet: bool = False,
 ) -> None:
     """Run a study on sites of this machine, or what is missing of it; the results are in `folder` afterwards.
@@ -53,6 +54,7 @@ def simulate(
         folder: the result folder.
         beside: the folder that a file of encoder weights is taken from.
         at_once: stages that run at the same time; by default one a core, and no more than there are sites.
+        keep_weights: also keep the weights that no row of the comparison needs.
         quiet: write nothing to standard output.
 
     Raises:
@@ -80,7 +82,7 @@ def simulate(
         logs = {name: _size(site.folder / "site.log") for name, site in sites.items()}
         with watching(list(sites), folds=len(study.split.run), quiet=quiet) as observe:
             try:
-                run_study(grid, study, folder, beside=beside, observe=observe)
+                run_study(grid, study, folder, beside=beside, observe=observe, keep_weights=keep_weights)
             except RelayError as error:
                 raise RelayError(f"{error}{_as_the_sites_tell_it(str(error), sites, logs)}") from error
 

@@ -56,6 +56,8 @@ def line_of(event: Event) -> str:
     if event.variants > 1:
         counted = f"{event.variant + 1} of {event.variants}: {counted}"
     where = f"{event.site}: " if event.site else ""
+    if event.kind == "examining":
+        return f"{event.epoch} of {event.epochs} bytes of what is there examined"
     if event.kind == "preparing":
         return f"{counted}{where}{event.epoch} of {event.epochs} patients prepared"
     if event.kind == "parked":
@@ -78,12 +80,14 @@ def run_study(
     beside: Path,
     observe: Observer = log_line,
     patience: float = 60.0,
+    keep_weights: bool = False,
 ) -> dict[str, Any]:
     """Run a study on a grid, or what is missing of it, and write its results into `folder`.
 
     Args:
         beside: the folder that a file of encoder weights is taken from.
         patience: seconds to wait for sites that are not there.
+        keep_weights: take none away; otherwise those go that no row, choice or stage needs any more.
 
     Returns:
         What results.json holds.
@@ -91,7 +95,7 @@ def run_study(
     Raises:
         RelayError: the study cannot begin, or some of it could not be finished; what was finished is kept.
     """
-    ledger = Ledger(folder)
+    ledger = Ledger(folder, progress=lambda done, of: observe(Event("examining", "", "", epoch=done, epochs=of)))
     try:
         _keep_study(study, folder)
         began, started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
@@ -114,7 +118,7 @@ def run_study(
             descriptions = describe_all(variant, lanes, tell)
             stages = plan(variant, census_of(descriptions))
             if not runs:
-                _check_room(variants, stages, folder)
+                _check_room(variants, stages, folder, everything=keep_weights)
             run = Run(
                 variant,
                 stages,
@@ -124,6 +128,7 @@ def run_study(
                 start=start,
                 observe=tell,
                 traffic=traffic,
+                keep_weights=keep_weights,
             )
             run.go()
             runs.append(run)
@@ -153,9 +158,13 @@ def _start(study: Study, ledger: Ledger, beside: Path) -> StageRecord:
     return start_of(study, ledger, source=source, weights=lambda: start_weights(study, beside))
 
 
-def _check_room(variants: Sequence[Study], stages: Plan, folder: Path) -> None:
+def _check_room(variants: Sequence[Study], stages: Plan, folder: Path, *, everything: bool) -> None:
     """Refuse a study whose weights the disk cannot hold; better now than after days."""
     made = sum(isinstance(node, FineTune | Average) for node in stages.nodes)
+    if not everything:
+        # The rows' own, and in every fold what is on its way: parts, averages that lead, sources to choose from.
+        folds, sites = len(variants[0].split.run), len(variants[0].sites)
+        made = min(made, len({row.model for row in stages.rows}) + 3 * folds * (sites + 1))
     kept = sum(path.stat().st_size for path in (folder / "weights").glob("*.safetensors"))
     need = made * sum(declared_bytes(variant.model) for variant in variants) - kept
     free = shutil.disk_usage(folder).free

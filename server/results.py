@@ -111,7 +111,7 @@ class _Part:
             **(self._scores(run.records[row.test]) if row.test else {}),
             "gradient_steps": cost.gradient_steps,
             "bytes_moved": cost.bytes,
-            "weights": run.digests[row.model],
+            "weights": run.records[row.model].weights,
             "contributed": sorted({node.site for node in trained}),
             "stage": _stage_id(self.number, _trained_by(run, row.model)),
         }
@@ -238,7 +238,7 @@ class _Part:
             "bytes_moved": cost.bytes,
             "validation": scores,
             "validation_dice": statistics.fmean(scores.values()) if scores else None,
-            "weights": self.run.digests[node],
+            "weights": self.run.records[node].weights,
         }
 
     def _parent(self, parent: Node) -> str | None:

@@ -13,13 +13,13 @@ import queue
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 
-from common.errors import RelayError
+from common.errors import Damaged, RelayError
 from common.graph import Average, Best, Evaluate, FineTune, Node, Start, way_of
 from common.keys import Workplace, stage_key
 from common.messages import (
@@ -33,6 +33,7 @@ from common.plan import Census, Plan, grown, plan
 from common.study import Study
 from common.weights import UnfitWeights, Weights, check_fit
 from server.aggregation import Part, aggregate
+from server.keeping import to_make_again, unneeded, winner
 from server.lane import Lane, Parked, Traffic
 from server.ledger import Cases, Ledger, StageRecord
 
@@ -45,7 +46,7 @@ class Event:
     """Something a person who watches wants to know."""
 
     kind: str
-    """"preparing", "running", "done", "known", "again" or "parked"."""
+    """"examining", "preparing", "running", "done", "known", "again" or "parked"."""
     site: str
     text: str
     """The way of the weights, as "B → C", or why a stage is parked."""
@@ -131,12 +132,13 @@ class Run:
         start: StageRecord,
         observe: Observer,
         traffic: Traffic,
+        keep_weights: bool = False,
     ) -> None:
+        """Args: keep_weights: take none away, though nobody needs them any more."""
         self.study, self.lanes, self.ledger = study, lanes, ledger
         self.descriptions, self.start = descriptions, start
-        self.observe, self.traffic = observe, traffic
+        self.observe, self.traffic, self.keep_weights = observe, traffic, keep_weights
         self.records: dict[Node, StageRecord] = {}
-        self.digests: dict[Node, str] = {}
         self.parked: dict[Node, str] = {}
         self.stored: list[Node] = []
         """Stages that this run found in the ledger."""
@@ -153,6 +155,10 @@ class Run:
         self._missing: dict[Node, int] = {}
         """Of every node, how many of its parents are not there yet."""
         self._way_left: dict[Node, float] = {}
+        self._again: set[Node] = set()
+        """Stages with a record whose weights are gone and needed."""
+        self._sharing: dict[str, list[Node]] = defaultdict(list)
+        """By digest, the nodes that have these weights."""
         self.plan = plan
         self._ready = self._taken_in(plan)
 
@@ -172,6 +178,8 @@ class Run:
         for node in reversed(plan.nodes):
             after = max((self._way_left[child] for child in self._children[node]), default=0.0)
             self._way_left[node] = after + self._work.get(node, 0.0)
+        self._again |= to_make_again(plan, self._all_known(), self.ledger.has)
+        self._kept = {row.model for row in plan.rows} | {Start()}
         return [node for node in fresh if not self._missing[node]]
 
     def _grown(self) -> list[Node]:
@@ -180,10 +188,31 @@ class Run:
         while (choices := grown(self.study, self.plan.growing, self.choices, self._dice)) != self.choices:
             self.choices = choices
             ready += self._taken_in(plan(self.study, census_of(self.descriptions), choices))
+            self._take_away(list(self.records))
         return ready
 
     def _dice(self, node: Node) -> float | None:
         return self.records[node].dice if node in self.records else None
+
+    def _all_known(self) -> dict[Node, StageRecord]:
+        """What the ledger has of the plan, found without working anything out."""
+        known = dict(self.records)
+        for node in self.plan.nodes:
+            if node not in known and all(parent in known for parent in node.parents):
+                record = self._record_of(node, known)
+                if record is not None:
+                    known[node] = record
+        return known
+
+    def _record_of(self, node: Node, known: Mapping[Node, StageRecord]) -> StageRecord | None:
+        """The record of a node whose parents are known, if there is one."""
+        if isinstance(node, FineTune | Evaluate):
+            return self.ledger.get(self._key(node, known))
+        if isinstance(node, Average):
+            return self.ledger.get(self._average_key(node, known))
+        if isinstance(node, Best):
+            return known[winner(node, lambda ballot: known[ballot].dice)]
+        return self.start
 
     def go(self) -> None:
         """Work until nothing is left that can be done. What could not be done stands in `parked`."""
@@ -204,7 +233,7 @@ class Run:
                 else:
                     try:
                         self._settle(node, self._at_coordinator(node))
-                    except Parked as parked:
+                    except (Parked, RelayError) as parked:
                         self._park(node, str(parked))
                         continue
                 ready += self._freed(node)
@@ -214,6 +243,7 @@ class Run:
                     busy.add(site)
                     threading.Thread(target=self._at_site, args=(self._next(nodes),), daemon=True).start()
             if not busy:
+                self._take_away(list(self.records))
                 return
             node, outcome = self._finished.get()
             assert isinstance(node, FineTune | Evaluate)
@@ -249,9 +279,25 @@ class Run:
     def _settle(self, node: Node, record: StageRecord) -> None:
         self.records[node] = record
         if record.weights:
-            self.digests[node] = record.weights
+            self._sharing[record.weights].append(node)
         if node in self._work:
             self._done_share[node] = 1.0
+        # A new score may leave another candidate of a choice behind.
+        rivals = [rival for child in self._children[node] if isinstance(child, Best) for rival in child.candidates]
+        self._take_away([node, *node.parents, *rivals])
+
+    def _take_away(self, nodes: Iterable[Node]) -> None:
+        """Take away the weights that nobody needs. While routes grow, nobody knows who will."""
+        if self.keep_weights or self.plan.growing:
+            return
+        for digest in unneeded(
+            nodes,
+            sharing=self._sharing.__getitem__,
+            children=self._children,
+            kept=self._kept,
+            records=self.records,
+        ):
+            self.ledger.drop(digest)
 
     def _park(self, node: Node, reason: str) -> None:
         """A stage and all that descends from it wait for another run."""
@@ -266,7 +312,7 @@ class Run:
         self.observe(Event("parked", "", reason))
 
     def _parent_digest(self, node: FineTune | Evaluate) -> str:
-        return self.digests[node.parents[0]]
+        return self.records[node.parents[0]].weights
 
     def _workplace(self, site: str) -> Workplace:
         description = self.descriptions[site]
@@ -277,50 +323,51 @@ class Run:
             precision=description.precision,
         )
 
-    def _key(self, node: FineTune | Evaluate) -> str:
-        return stage_key(
-            node, study=self.study, weights=self._parent_digest(node), workplace=self._workplace(node.site)
-        )
+    def _key(self, node: FineTune | Evaluate, known: Mapping[Node, StageRecord]) -> str:
+        weights = known[node.parents[0]].weights
+        return stage_key(node, study=self.study, weights=weights, workplace=self._workplace(node.site))
 
-    def _known(self, node: FineTune | Evaluate) -> StageRecord | None:
-        return self.ledger.get(self._key(node))
+    def _known(self, node: Node) -> StageRecord | None:
+        """The record of a node, unless its weights have to be made again first."""
+        record = self._record_of(node, self.records)
+        lacking = record is not None and node in self._again and not self.ledger.has(record.weights)
+        return None if lacking else record
 
     def _at_coordinator(self, node: Node) -> StageRecord:
-        if isinstance(node, Start):
-            return self.start
-        if isinstance(node, Average):
-            return self._average(node)
-        assert isinstance(node, Best)
-        return self.records[self.winner(node)]
+        record = self._known(node)
+        if record is None:
+            assert isinstance(node, Average)
+            record = self._average(node)
+        return record
 
     def winner(self, node: Best) -> Node:
-        """The candidate with the best score; the first among equals."""
-        scores = [self.records[ballot].dice for ballot in node.ballots]
-        return node.candidates[scores.index(max(scores))]
+        """The candidate that was chosen."""
+        return winner(node, self._dice)
+
+    def _average_key(self, node: Average, known: Mapping[Node, StageRecord]) -> str:
+        parts = {part.site: known[part] for part in node.parts}
+        parent = known[node.parts[0].parent].weights
+        weights = {site: record.weights for site, record in parts.items()}
+        shares = {site: record.train_slices for site, record in parts.items()}
+        return _hash("average", STAGE_VERSION, node.strategy, parent, weights, shares)
 
     def _average(self, node: Average) -> StageRecord:
         records = {part.site: self.records[part] for part in node.parts}
-        parent = self.digests[node.parts[0].parent]
-        shares = {site: record.train_slices for site, record in records.items()}
-        key = _hash(
-            "average", STAGE_VERSION, node.strategy, parent, {site: records[site].weights for site in records}, shares
+        parent = self.records[node.parts[0].parent].weights
+        weights = aggregate(
+            node.strategy,
+            {site: Part(self.ledger.checked(record.weights), record.train_slices) for site, record in records.items()},
+            expected=frozenset(part.site for part in node.parts),
+            parent=self.ledger.checked(parent),
         )
-        record = self.ledger.get(key)
-        if record is None:
-            weights = aggregate(
-                node.strategy,
-                {site: Part(self.ledger.path_of(part.weights), shares[site]) for site, part in records.items()},
-                expected=frozenset(part.site for part in node.parts),
-                parent=self.ledger.path_of(parent),
-            )
-            record = StageRecord(
-                key=key,
-                kind="average",
-                fold=node.fold,
-                parents=tuple(records[site].weights for site in sorted(records)),
-                weights=self.ledger.put_weights(weights),
-            )
-            self.ledger.put(record)
+        record = StageRecord(
+            key=self._average_key(node, self.records),
+            kind="average",
+            fold=node.fold,
+            parents=tuple(records[site].weights for site in sorted(records)),
+            weights=self.ledger.put_weights(weights),
+        )
+        self.ledger.put(record)
         return record
 
     def _at_site(self, node: Node) -> None:
@@ -337,7 +384,7 @@ class Run:
                     self.lanes[node.site].acknowledge(record.key, record.weights)
                 self.traffic.seconds[record.key] = time.monotonic() - began
             self._finished.put((node, record))
-        except Parked as parked:
+        except (Parked, Damaged) as parked:
             self._finished.put((node, str(parked)))
         except OSError as error:
             reason = f"the coordinator's result folder {self.ledger.folder} cannot be written ({error.strerror})"
@@ -350,7 +397,7 @@ class Run:
         order = FineTuneOrder(
             study=self.study.digest,
             node=node.id,
-            key=self._key(node),
+            key=self._key(node, self.records),
             weights=parent,
             census=self._census,
             choices=json.dumps(self.choices, separators=(",", ":")),
@@ -399,7 +446,7 @@ class Run:
         order = EvaluateOrder(
             study=self.study.digest,
             node=node.id,
-            key=self._key(node),
+            key=self._key(node, self.records),
             weights=parent,
             census=self._census,
             choices=json.dumps(self.choices, separators=(",", ":")),
@@ -466,7 +513,7 @@ def start_of(study: Study, ledger: Ledger, *, source: str, weights: Callable[[],
     """
     key = _hash("start", STAGE_VERSION, study.model.model_dump(mode="json"), study.seed, source, torch.__version__)
     record = ledger.get(key)
-    if record is None:
+    if record is None or not ledger.has(record.weights):
         record = StageRecord(key=key, kind="start", weights=ledger.put_weights(weights()))
         ledger.put(record)
     return record
