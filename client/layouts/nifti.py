@@ -15,6 +15,8 @@ import numpy as np
 
 from common.errors import RelayError
 
+ENDINGS = (".nii", ".nii.gz")
+
 FLOATS = {16: "f4", 64: "f8"}
 """NIfTI's data type codes of real floating-point values."""
 
