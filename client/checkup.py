@@ -114,8 +114,7 @@ def summary(checkup: Checkup) -> str:
 
 def table(checkup: Checkup) -> Table:
     """The check-up as a table for a terminal: patients with warnings, then the unusable ones."""
-    notes = escape("\n".join(checkup.notes)) or None
-    grid = Table(title=summary(checkup), title_justify="left", caption=notes, caption_justify="left")
+    grid = Table(title=summary(checkup), title_justify="left")
     grid.add_column("patient", no_wrap=True)
     for title in ("slices × rows × columns", "spacing mm", f"> {checkup.minimum_pixels} px", "gland ml"):
         grid.add_column(title, justify="right", no_wrap=True)

@@ -75,7 +75,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from client.layouts.folder import Folder, list_folder
+from client.layouts.folder import Folder, is_text, list_folder
 from common.errors import RelayError
 
 if TYPE_CHECKING:
@@ -196,7 +196,10 @@ def recognise(images: Path, masks: Path | None = None) -> str:
     Raises:
         RelayError: no layout claims the folder, or several do; the sentence says what to do.
     """
-    return _recognise(_listed(images), masks)
+    try:
+        return _recognise(_listed("images", images), masks)
+    except RelayError as error:
+        raise RelayError(writable(str(error))) from None
 
 
 def find(site: SiteConfig) -> Found:
@@ -211,14 +214,13 @@ def find(site: SiteConfig) -> Found:
     if site.pooled:
         raise RelayError("The pooled site has no patients of its own; list those of its members.")
     try:
-        folder = _listed(site.images)
-        if site.masks is not None:
-            _there("masks", site.masks)
+        folder = _listed("images", site.images)
+        listed = [folder, *([_listed("masks", site.masks)] if site.masks is not None else [])]
         name = _recognise(folder, site.masks) if site.layout == AUTO else site.layout
         found = known()[name].find(site, folder)
     except RelayError as error:
-        raise RelayError(f"Site {site.name}: {error}") from None
-    problems = [*found.problems, *_closed(folder)]
+        raise RelayError(writable(f"Site {site.name}: {error}")) from None
+    problems = [*found.problems, *(problem for one in listed for problem in _troubles(one))]
     if not found.sources and not problems:
         raise RelayError(
             f'Site {site.name}: no patient lies in {site.images} as layout "{name}" expects'
@@ -261,21 +263,25 @@ def writable(text: str) -> str:
 def _recognise(folder: Folder, masks: Path | None) -> str:
     here = f"The folder {folder.path}"
     signs = _signs(folder, masks_apart=masks is not None)
+    if len(signs) == 1 and masks is None:
+        signs |= _aside(folder, *signs)
     if len(signs) == 1:
         return next(iter(signs))
     if signs:
         names = " and ".join(f'"{name}" ({sign.relative_to(folder.path)})' for name, sign in signs.items())
         raise RelayError(f'{here} mixes layouts, {names}; give each a folder of its own, or say which with "layout".')
-    for name in _signs(folder, masks_apart=masks is None):
-        if masks is None:
-            raise RelayError(
-                f'{here} looks like layout "{name}", whose labels lie in a folder of their own; say where with "masks".'
-            )
-        raise RelayError(f'{here} looks like layout "{name}", whose masks lie beside the images; remove "masks".')
+    other = ", ".join(f'"{name}"' for name in _signs(folder, masks_apart=masks is None))
+    if other and masks is not None:
+        raise RelayError(f'{here} looks like layout {other}, whose masks lie beside the images; remove "masks".')
     inside = [f'"{inner.name}" ({name})' for inner in folder.folders for name in _signs(inner, masks_apart=False)]
     if inside:
         more = f" and {len(inside) - 6} more" if len(inside) > 6 else ""
-        raise RelayError(f"{here} is no site's, but holds {', '.join(inside[:6])}{more}; give one of these.")
+        dicom = f'; or, if it is layout {other}, say with "masks" where its labels lie' if other else ""
+        raise RelayError(f"{here} is no site's, but holds {', '.join(inside[:6])}{more}; give one of these{dicom}.")
+    if other:
+        raise RelayError(
+            f'{here} looks like layout {other}, whose labels lie in a folder of their own; say where with "masks".'
+        )
     wanted = "; ".join(f"{one.looks_for} ({name})" for name, one in known().items())
     raise RelayError(
         f"{here} has none of the known layouts (looked for: {wanted}); "
@@ -289,27 +295,27 @@ def _signs(folder: Folder, *, masks_apart: bool) -> dict[str, Path]:
     return {one.name: sign for one in of_this_kind if (sign := one.sign(folder)) is not None}
 
 
-def _listed(path: Path) -> Folder:
-    _there("images", path)
+def _aside(folder: Folder, name: str) -> dict[str, Path]:
+    """Other layouts in those of its folders in which the recognised one has nothing: it would pass them over."""
+    idle = [inner for inner in folder.folders if known()[name].sign(inner) is None]
+    return {other: sign for inner in idle for other, sign in _signs(inner, masks_apart=False).items() if other != name}
+
+
+def _listed(key: str, path: Path) -> Folder:
+    if not os.path.isdir(path):
+        raise RelayError(f'There is no folder {path}; correct "{key}" in the site file.')
+    if not is_text(path):
+        raise RelayError(f"The name of the folder {writable(str(path))} is no UTF-8; rename it.")
     folder = list_folder(path)
-    if folder.closed:
-        raise RelayError(
-            f"The folder {path} cannot be read ({folder.closed}); give the user that runs relay the right to."
-        )
+    for place, sentence in folder.troubles:
+        if place == path:
+            raise RelayError(sentence)
     return folder
 
 
-def _there(key: str, path: Path) -> None:
-    if not os.path.isdir(path):
-        raise RelayError(f'There is no folder {path}; correct "{key}" in the site file.')
-
-
-def _closed(folder: Folder) -> list[Problem]:
+def _troubles(folder: Folder) -> list[Problem]:
     return [
-        Problem(
-            inner.path.relative_to(folder.path).as_posix(),
-            f"The folder {inner.path} cannot be read ({inner.closed}); give the user that runs relay the right to.",
-        )
+        Problem(place.relative_to(folder.path).as_posix(), sentence)
         for inner in folder.tree()
-        if inner.closed
+        for place, sentence in inner.troubles
     ]

@@ -22,8 +22,8 @@ class Folder:
     """Those directly in it, sorted; also links that lead nowhere, so that a lost file is told and not passed over."""
     folders: tuple[Folder, ...] = ()
     """Those directly in it, sorted."""
-    closed: str = ""
-    """Why it cannot be read; empty where it can."""
+    troubles: tuple[tuple[Path, str], ...] = ()
+    """What in it, or that it itself, cannot be read, each with a sentence."""
 
     @property
     def name(self) -> str:
@@ -49,7 +49,7 @@ class Folder:
 
 
 def list_folder(path: Path) -> Folder:
-    """List a folder and all below it. Opens no file; what cannot be listed is marked as closed."""
+    """List a folder and all below it. Opens no file."""
     return _list(path, set())
 
 
@@ -58,28 +58,42 @@ def alike(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
+def is_text(path: Path) -> bool:
+    """Whether a path is UTF-8. GDCM and ITK end the whole process where one is not."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _list(path: Path, entered: set[tuple[int, int]]) -> Folder:
-    files, folders = [], []
+    files, folders, troubles = [], [], []
     try:
         here = os.stat(path)
         entered.add((here.st_dev, here.st_ino))
         entries = list(os.scandir(path))
     except OSError as error:
-        return Folder(path, closed=error.strerror or "unknown reason")
+        right = f"The folder {path} cannot be read ({error.strerror}); give the user that runs relay the right to."
+        return Folder(path, troubles=((path, right),))
     # Real folders come before links, so that a folder is listed under its own name.
     for entry in sorted(entries, key=lambda entry: (entry.is_symlink(), entry.name)):
+        inside = path / entry.name
         if entry.name.startswith(".") or entry.name.lower() in NOT_DATA:
             continue
-        inside = path / entry.name
+        if not is_text(inside):
+            troubles.append((inside, f"The name of {inside} is no UTF-8; rename it."))
+            continue
         try:
-            is_folder, is_file = entry.is_dir(), entry.is_file()
-            if is_folder:
+            if entry.is_dir():
                 there = os.stat(inside)
                 if (there.st_dev, there.st_ino) not in entered:
                     folders.append(_list(inside, entered))
                 continue
+            is_file = entry.is_file()
         except OSError:  # a link that leads to itself
             is_file = False
         if is_file or entry.is_symlink():
             files.append(inside)
-    return Folder(path, tuple(sorted(files)), tuple(sorted(folders, key=lambda folder: folder.path)))
+    folders.sort(key=lambda folder: folder.path)
+    return Folder(path, tuple(sorted(files)), tuple(folders), tuple(troubles))

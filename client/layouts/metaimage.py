@@ -67,10 +67,14 @@ def _voxels(path: Path) -> _Voxels:
     if name.upper().startswith("LIST") or "%" in name:
         raise RelayError(f"The voxels of {path} lie in several files; write it again as one volume.")
     try:
-        values = math.prod(int(axis) for axis in keys["DimSize"].split()) * int(keys.get("ElementNumberOfChannels", 1))
-        expected = values * _BYTES[keys["ElementType"].removeprefix("MET_").removeprefix("U")]
+        sizes = [int(axis) for axis in keys["DimSize"].split()]
+        channels = int(keys.get("ElementNumberOfChannels", 1))
         before = int(keys.get("HeaderSize", 0))
-        compressed = keys.get("CompressedData", "").lower() == "true"
+        compressed = {"true": True, "false": False}[keys.get("CompressedData", "False").lower()]
+        # Numbers of axes that are none end the process in ITK.
+        if int(keys["NDims"]) != len(sizes) or len(sizes) > 5 or min([*sizes, channels]) < 1 or before < -1:
+            raise ValueError
+        expected = math.prod(sizes) * channels * _BYTES[keys["ElementType"].removeprefix("MET_").removeprefix("U")]
         needed = int(keys.get("CompressedDataSize", 1)) if compressed else expected
     except (KeyError, ValueError):
         raise _damaged(path) from None
