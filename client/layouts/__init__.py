@@ -1,7 +1,8 @@
 """How data sets lie on disk, and the one form in which the rest of the client sees a patient.
 
 A layout is one small file in this folder. It says where each patient's image and mask lie, from names
-and headers alone; reading them is the same for all layouts (`volumes.py`, `dicom.py`).
+and headers alone; reading them is the same for all layouts (`volumes.py`, `dicom.py`, and a file for what
+ITK passes over in each format). What layouts share is `folder.py`, a listing of names, and `pairs.py`.
 
 The contract
 ------------
@@ -276,8 +277,8 @@ def _recognise(folder: Folder, masks: Path | None) -> str:
     inside = [f'"{inner.name}" ({name})' for inner in folder.folders for name in _signs(inner, masks_apart=False)]
     if inside:
         more = f" and {len(inside) - 6} more" if len(inside) > 6 else ""
-        dicom = f'; or, if it is layout {other}, say with "masks" where its labels lie' if other else ""
-        raise RelayError(f"{here} is no site's, but holds {', '.join(inside[:6])}{more}; give one of these{dicom}.")
+        instead = f', or, if it is layout {other}, say with "masks" where its labels lie' if other else ""
+        raise RelayError(f"{here} is no site's, but holds {', '.join(inside[:6])}{more}; give one of these{instead}.")
     if other:
         raise RelayError(
             f'{here} looks like layout {other}, whose labels lie in a folder of their own; say where with "masks".'

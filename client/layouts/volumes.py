@@ -132,7 +132,7 @@ def _read_file(path: Path, channel: int | None = None) -> sitk.Image:
     name = path.name.lower()
     image_io = ""  # SimpleITK finds it by the file's ending, but for a MetaImage's in upper case
     if name.endswith(nifti.ENDINGS):
-        nifti.check(path)
+        nifti.check(path, channel=channel)
     elif name.endswith(metaimage.ENDINGS):
         metaimage.check(path)
         image_io = "MetaImageIO"

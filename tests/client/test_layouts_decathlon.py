@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from client import checkup, layouts
@@ -119,6 +120,21 @@ def test_an_image_of_three_axes_is_not_taken_for_the_first_modality_of_two(tmp_p
     config = as_decathlon(tmp_path, image, mask)
     write_volume(tmp_path / "images" / "imagesTr" / "prostate_00.nii.gz", image)
     assert "number 1 is the T2" in bad(only(layouts.find(config)))
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_values_that_are_no_numbers_matter_in_the_t2_alone(tmp_path: Path, number: int) -> None:
+    """ADC maps hold such where nothing was measured."""
+    image, mask = truth()
+    arrays = [image.astype(np.float32), image[::-1].astype(np.float32)]
+    arrays[number][2, 3, 4:6] = np.nan
+    config = as_decathlon(tmp_path, image, mask)
+    write_channels(tmp_path / "images" / "imagesTr" / "prostate_00.nii.gz", arrays)
+    source = only(layouts.find(config))
+    if number == 0:
+        assert "holds 2 values that are no numbers" in bad(source)
+    else:
+        same(layouts.read(source), image, mask)
 
 
 def test_images_for_testing_are_no_patients(tmp_path: Path) -> None:
