@@ -63,6 +63,8 @@ class Checkup:
     """Patients that cannot be used, sorted by name."""
     duplicates: tuple[tuple[str, ...], ...]
     """Groups of patients with one and the same image."""
+    notes: tuple[str, ...] = ()
+    """What is good to know of the whole site, a sentence each."""
 
 
 def check(
@@ -90,11 +92,12 @@ def check(
     duplicates = _duplicates(patients)
     return Checkup(
         site=site.name,
-        layout=site.layout,
+        layout=found.layout,
         minimum_pixels=minimum_pixels,
         patients=tuple(_compare(patient, patients, duplicates) for patient in patients),
         problems=tuple(sorted(problems, key=lambda problem: problem.patient)),
         duplicates=duplicates,
+        notes=found.notes,
     )
 
 
@@ -145,6 +148,7 @@ def to_json(checkup: Checkup) -> dict[str, Any]:
         "patients": [asdict(patient) for patient in checkup.patients],
         "problems": [asdict(problem) for problem in checkup.problems],
         "duplicates": [list(group) for group in checkup.duplicates],
+        "notes": list(checkup.notes),
     }
 
 

@@ -45,7 +45,10 @@ def _checked(site: SiteConfig) -> Checkup:
 def _print(checkup: Checkup) -> None:
     """The patients as a table; below it a line for each thing to look at, since sentences need room."""
     screen = terminal()
-    remarks = [(patient.patient, "to look at", warning) for patient in checkup.patients for warning in patient.warnings]
+    remarks = [(f"Site {checkup.site}", f"layout {checkup.layout}", note) for note in checkup.notes]
+    remarks += [
+        (patient.patient, "to look at", warning) for patient in checkup.patients for warning in patient.warnings
+    ]
     remarks += [(problem.patient, "unusable", problem.sentence) for problem in checkup.problems]
     if screen is None:
         print(summary(checkup))
