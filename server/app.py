@@ -162,9 +162,12 @@ def _check_room(variants: Sequence[Study], stages: Plan, folder: Path, *, everyt
     """Refuse a study whose weights the disk cannot hold; better now than after days."""
     made = sum(isinstance(node, FineTune | Average) for node in stages.nodes)
     if not everything:
-        # The rows' own, and in every fold what is on its way: parts, averages that lead, sources to choose from.
+        # Of the rounds, in every fold, the averages that lead and what is on its way.
         folds, sites = len(variants[0].split.run), len(variants[0].sites)
-        made = min(made, len({row.model for row in stages.rows}) + 3 * folds * (sites + 1))
+        of_rounds = {
+            node for average in stages.nodes if isinstance(average, Average) for node in (average, *average.parts)
+        }
+        made = min(made, made - len(of_rounds) + 3 * folds * (sites + 1))
     kept = sum(path.stat().st_size for path in (folder / "weights").glob("*.safetensors"))
     need = made * sum(declared_bytes(variant.model) for variant in variants) - kept
     free = shutil.disk_usage(folder).free

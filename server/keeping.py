@@ -22,21 +22,23 @@ def winner(best: Best, dice: Dice) -> Node:
     return best.candidates[scores.index(max(scores))]
 
 
-def used_by(node: Node, dice: Dice) -> Sequence[Node]:
-    """The nodes whose weights are needed to work out a node, or to go on from it."""
+def used_by(node: Node) -> Sequence[Node]:
+    """The nodes whose weights a node is worked out from, or is one of."""
     if isinstance(node, FineTune):
         return (node.parent,)
     if isinstance(node, Evaluate):
         return (node.weights,)
     if isinstance(node, Average):
         return (*node.parts, node.parts[0].parent)
-    if isinstance(node, Best):
-        return _may_win(node, dice)
-    return ()
+    return node.candidates if isinstance(node, Best) else ()
+
+
+def may_use(node: Node, dice: Dice) -> Sequence[Node]:
+    """The same; of a choice, only the leading candidate and those whose score is not known: the others have lost."""
+    return _may_win(node, dice) if isinstance(node, Best) else used_by(node)
 
 
 def _may_win(best: Best, dice: Dice) -> list[Node]:
-    """The candidates that could still be chosen: the leading one, and those whose score is not known."""
     scores = [dice(ballot) for ballot in best.ballots]
     highest = max((score for score in scores if score is not None), default=None)
     leader = scores.index(highest) if highest is not None else None
@@ -65,7 +67,7 @@ def to_make_again(found: Plan, records: Mapping[Node, StageRecord], has: Callabl
         if lacking and not isinstance(node, Best):
             again.add(node)
         if lacking or node not in records:
-            needed.update(used_by(node, dice))
+            needed.update(may_use(node, dice))
     return again
 
 
@@ -73,7 +75,7 @@ def unneeded(
     nodes: Iterable[Node],
     *,
     sharing: Callable[[str], Iterable[Node]],
-    children: Mapping[Node, Sequence[Node]],
+    users: Mapping[Node, Sequence[Node]],
     kept: set[Node],
     records: Mapping[Node, StageRecord],
 ) -> set[str]:
@@ -81,6 +83,7 @@ def unneeded(
 
     Args:
         sharing: all nodes whose weights have a digest: two ways may lead to the same weights.
+        users: by node, those that it is `used_by`.
         kept: nodes whose weights stay, whoever asks.
     """
 
@@ -89,13 +92,13 @@ def unneeded(
 
     used: dict[Node, frozenset[Node]] = {}
 
-    def needs(child: Node, node: Node) -> bool:
-        if child not in used:
-            used[child] = frozenset() if child in records else frozenset(used_by(child, dice))
-        return node in used[child]
+    def needs(user: Node, node: Node) -> bool:
+        if user not in used:
+            used[user] = frozenset() if user in records else frozenset(may_use(user, dice))
+        return node in used[user]
 
     def wanted(node: Node) -> bool:
-        return node in kept or any(needs(child, node) for child in children.get(node, ()))
+        return node in kept or any(needs(user, node) for user in users.get(node, ()))
 
     digests = {records[node].weights for node in nodes if node in records and records[node].weights}
     return {digest for digest in digests if not any(wanted(node) for node in sharing(digest))}

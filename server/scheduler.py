@@ -33,7 +33,7 @@ from common.plan import Census, Plan, grown, plan
 from common.study import Study
 from common.weights import UnfitWeights, Weights, check_fit
 from server.aggregation import Part, aggregate
-from server.keeping import to_make_again, unneeded, winner
+from server.keeping import to_make_again, unneeded, used_by, winner
 from server.lane import Lane, Parked, Traffic
 from server.ledger import Cases, Ledger, StageRecord
 
@@ -152,6 +152,8 @@ class Run:
         self._own_work = 0.0
         self._began = time.monotonic()
         self._children: dict[Node, list[Node]] = defaultdict(list)
+        self._users: dict[Node, list[Node]] = defaultdict(list)
+        """Of every node, those that use its weights."""
         self._missing: dict[Node, int] = {}
         """Of every node, how many of its parents are not there yet."""
         self._way_left: dict[Node, float] = {}
@@ -169,6 +171,8 @@ class Run:
         for node in fresh:
             parents = set(node.parents)
             self._missing[node] = sum(parent not in self.records for parent in parents)
+            for used in used_by(node):
+                self._users[used].append(node)
             for parent in parents:
                 self._children[parent].append(node)
                 if parent in self.parked:
@@ -188,7 +192,6 @@ class Run:
         while (choices := grown(self.study, self.plan.growing, self.choices, self._dice)) != self.choices:
             self.choices = choices
             ready += self._taken_in(plan(self.study, census_of(self.descriptions), choices))
-            self._take_away(list(self.records))
         return ready
 
     def _dice(self, node: Node) -> float | None:
@@ -243,7 +246,8 @@ class Run:
                     busy.add(site)
                     threading.Thread(target=self._at_site, args=(self._next(nodes),), daemon=True).start()
             if not busy:
-                self._take_away(list(self.records))
+                if not self.plan.growing:
+                    self._take_away(list(self.records))
                 return
             node, outcome = self._finished.get()
             assert isinstance(node, FineTune | Evaluate)
@@ -258,11 +262,15 @@ class Run:
                 ready += self._freed(node)
 
     def _next(self, nodes: list[Node]) -> Node:
-        """Scores of weights that the site still holds, then the stage with the longest way to the end."""
+        """Scores of weights that the site still holds, or of an average, which may then be taken away; after them
+        the stage with the longest way to the end."""
         held = self.lanes[nodes[0].site].held if isinstance(nodes[0], FineTune | Evaluate) else ""
 
         def rank(node: Node) -> tuple[bool, float]:
-            return isinstance(node, Evaluate) and self._parent_digest(node) == held, self._way_left[node]
+            first = isinstance(node, Evaluate) and (
+                isinstance(node.weights, Average) or self._parent_digest(node) == held
+            )
+            return first, self._way_left[node]
 
         chosen = max(nodes, key=rank)
         nodes.remove(chosen)
@@ -282,18 +290,23 @@ class Run:
             self._sharing[record.weights].append(node)
         if node in self._work:
             self._done_share[node] = 1.0
-        # A new score may leave another candidate of a choice behind.
+        # A new score may leave another candidate of a choice behind. What lies on a route stays to the end: other
+        # ways may lead to the same weights, and then go on from them.
         rivals = [rival for child in self._children[node] if isinstance(child, Best) for rival in child.candidates]
-        self._take_away([node, *node.parents, *rivals])
+        self._take_away(other for other in (node, *node.parents, *rivals) if self._is_of_a_round(other))
+
+    def _is_of_a_round(self, node: Node) -> bool:
+        users = self._users[node]
+        return isinstance(node, Average) or (bool(users) and all(isinstance(user, Average) for user in users))
 
     def _take_away(self, nodes: Iterable[Node]) -> None:
-        """Take away the weights that nobody needs. While routes grow, nobody knows who will."""
-        if self.keep_weights or self.plan.growing:
+        """Take away the weights that nobody needs any more."""
+        if self.keep_weights:
             return
         for digest in unneeded(
             nodes,
             sharing=self._sharing.__getitem__,
-            children=self._children,
+            users=self._users,
             kept=self._kept,
             records=self.records,
         ):

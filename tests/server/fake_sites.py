@@ -154,7 +154,8 @@ class FakeGrid(Grid):
         moved = {
             "count": weights["count"] + 1,
             # Halved, so that A after B is not B after A.
-            "layer": weights["layer"] / 2 + seed_of(node.site, node.fold, node.schedule.first) / 2**63,
+            "layer": weights["layer"] / 2
+            + seed_of(node.site, node.fold, str(node.schedule), str(node.proximal_mu)) / 2**63,
         }
         self.held[node.site][order.key] = moved
         epochs = node.schedule.epochs
@@ -259,7 +260,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "time", clock)
 
 
-def go(grid: FakeGrid, folder: Path, events: list[Event] | None = None) -> Run:
+def go(grid: FakeGrid, folder: Path, events: list[Event] | None = None, *, keep_weights: bool = False) -> Run:
     """Run the grid's study into a folder."""
     ledger = Ledger(folder)
     try:
@@ -276,6 +277,7 @@ def go(grid: FakeGrid, folder: Path, events: list[Event] | None = None) -> Run:
             start=start_of(grid.study, ledger, source="", weights=lambda: START),
             observe=observe,
             traffic=traffic,
+            keep_weights=keep_weights,
         )
         run.go()
     finally:

@@ -489,7 +489,7 @@ def test_results_json_holds_what_others_rely_on(tmp_path: Path) -> None:
 def test_the_first_weights_are_those_that_were_given(tmp_path: Path) -> None:
     grid = FakeGrid(study_of(baseline=True))
     run = go(grid, tmp_path)
-    (start,) = (run.digests[node] for node in run.plan.nodes if not node.parents)
+    (start,) = (run.records[node].weights for node in run.plan.nodes if not node.parents)
     assert start == digest_of(serialised(START))
     assert {order.weights for order in grid.orders(FineTuneOrder) if isinstance(order, FineTuneOrder)} == {start}
 
