@@ -38,6 +38,8 @@ Your own hospitals, all on this machine
 
 What came out
   relay report DIR               make report.html of a result folder again
+  relay study verify DIR         hold every record and weights file against its
+                                 digest and lineage
 
 Data to try things on
   relay phantom DIR              write the synthetic hospitals alone
@@ -383,6 +385,38 @@ def _report(chosen: argparse.Namespace) -> int:
     return 0
 
 
+def _verify_arguments(own: argparse.ArgumentParser) -> None:
+    own.add_argument("folder", metavar="DIR", type=Path, help="a result folder")
+    own.add_argument("--json", action="store_true", help="for a script")
+
+
+def _verify(chosen: argparse.Namespace) -> int:
+    import json
+
+    from deploy.console import bar
+    from server.ledger import examine
+
+    if not (chosen.folder / "ledger").is_dir():
+        raise RelayError(f"{chosen.folder} holds no ledger; name the folder that a study was run into.")
+    with bar("Examining the ledger", unit="bytes", stream=sys.stderr) as progress:
+        found = examine(chosen.folder, progress=progress)
+    if chosen.json:
+        faults = [{"file": fault.path.name, "fault": fault.sentence} for fault in found.faults]
+        counts = {"records": len(found.records), "weights": len(found.weights), "gone": len(found.gone)}
+        print(json.dumps(counts | {"faults": faults}, indent=1))
+    else:
+        gone = f"; {len(found.gone)} were taken away, and their records say what they were" if found.gone else ""
+        print(f"{len(found.records)} records and {len(found.weights)} weights files are what they claim to be{gone}.")
+        for fault in found.faults:
+            print(f"{fault.path} {fault.sentence}.")
+    if found.faults:
+        raise RelayError(
+            f"{len(found.faults)} files in {chosen.folder} are not sound; run the study into the same folder again,"
+            " and they are made anew."
+        )
+    return 0
+
+
 def _check_arguments(own: argparse.ArgumentParser) -> None:
     own.add_argument("site", metavar="SITE.toml", type=Path, help="the hospital's own settings")
     own.add_argument("--json", action="store_true", help="for a script")
@@ -417,6 +451,13 @@ COMMANDS = (
         " steps, bytes to and fro, and the hours on this machine after a short trial.",
         _plan_arguments,
         _plan,
+    ),
+    Command(
+        ("study", "verify"),
+        "Hold every record of a result folder against its seal, every weights file against its digest, and every"
+        " record's parents against the records that made them.",
+        _verify_arguments,
+        _verify,
     ),
     Command(
         ("phantom",),

@@ -172,6 +172,8 @@ class Ledger:
             ) from None
         except OSError as error:
             raise RelayError(f"The result folder {folder} cannot be used ({error.strerror}).") from None
+        self.faults = found.faults
+        """What was found wrong; damaged files are removed by now."""
         self._known = dict(found.records)
         self._there = set(found.weights)
 
