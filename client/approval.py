@@ -6,10 +6,10 @@ import shutil
 
 from client.site import SiteConfig
 from common.errors import RelayError
+from common.files import write_atomically
 from common.messages import Refusal, Refused
 from common.plan import Node
 from common.study import Study, load_study, study_toml
-from common.weights import write_atomically
 
 FOLDER = "approved"
 ANSWERED = "answered"

@@ -19,10 +19,10 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from common.errors import RelayError
+from common.files import write_atomically
 from common.model import declared_bytes
 from common.plan import Average, FineTune, Plan, plan
 from common.study import POOLED, Study, load_study, study_toml
-from common.weights import write_atomically
 from server.lane import Lane, Traffic
 from server.ledger import Ledger
 from server.report.page import write_report
@@ -33,13 +33,31 @@ from server.start import source_digest, start_weights
 
 app = ServerApp()
 log = logging.getLogger("relay.coordinator")
+LOG = "study.log"
 
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run the study that the run's settings name: `study` (a file) and `out` (a folder)."""
-    path = Path(str(context.run_config["study"])).expanduser()
-    run_study(grid, load_study(path), Path(str(context.run_config["out"])).expanduser(), beside=path.parent)
+    """Run the study that the run's settings name: `study` (a file), `out` (a folder), `patience` (seconds).
+
+    `study.log` in the folder tells who follows the run how far it is, and in its last line how it ended.
+    """
+    path, out = (Path(str(context.run_config[name])).expanduser() for name in ("study", "out"))
+    out.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(out / LOG, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        log.info("Run %d.", context.run_id)
+        run_study(grid, load_study(path), out, beside=path.parent, patience=float(context.run_config["patience"]))
+        log.info("Done.")
+    except RelayError as error:
+        log.error("%s", " ".join(str(error).split()))
+        raise
+    finally:
+        log.removeHandler(handler)
+        handler.close()
 
 
 def log_line(event: Event) -> None:
@@ -78,7 +96,7 @@ def run_study(
 
     Args:
         beside: the folder that a file of encoder weights is taken from.
-        patience: seconds to wait for sites that are not there.
+        patience: seconds to wait for a site that is not there, at the beginning or later on.
 
     Returns:
         What results.json holds.
@@ -103,7 +121,7 @@ def run_study(
             if event.kind == "done":
                 _note(traffic, folder, past, started, time.monotonic() - began)
 
-        lanes = {site: Lane(grid, site, node, study, traffic) for site, node in nodes.items()}
+        lanes = {site: Lane(grid, site, node, study, traffic, patience=patience) for site, node in nodes.items()}
         descriptions = describe_all(lanes, observe_and_note)
         stages = plan(study, census_of(descriptions))
         _check_room(study, stages, folder)
