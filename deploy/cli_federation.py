@@ -144,6 +144,12 @@ def _coordinator_start_arguments(own: argparse.ArgumentParser) -> None:
         choices=("superlink", "superexec", "gateway"),
         help="superlink, superexec or gateway; once for each. Default: all three",
     )
+    own.add_argument(
+        "--health",
+        metavar="HOST:PORT",
+        default="",
+        help="where the one part says over gRPC that it serves",
+    )
     _folder(own)
 
 
@@ -151,7 +157,7 @@ def _coordinator_start(chosen: argparse.Namespace) -> int:
     from deploy.coordinator import PARTS, start
     from deploy.coordinator_folder import Coordinator
 
-    start(Coordinator(chosen.dir), chosen.only or PARTS)
+    start(Coordinator(chosen.dir), chosen.only or PARTS, health=chosen.health)
     return 0
 
 

@@ -54,6 +54,14 @@ class Coordinator:
         return self.folder / "superlink"
 
     @property
+    def superexec(self) -> Path:
+        return self.folder / "superexec"
+
+    @property
+    def control_folder(self) -> Path:
+        return self.folder / "control"
+
+    @property
     def sites(self) -> Path:
         return self.folder / "sites"
 
@@ -63,11 +71,16 @@ class Coordinator:
 
     @property
     def settings_file(self) -> Path:
-        return self.superlink / "coordinator.toml"
+        return self.control_folder / "coordinator.toml"
 
     @property
     def secret(self) -> Path:
-        return self.superlink / "superexec.secret"
+        return self.superexec / "superexec.secret"
+
+    @property
+    def superlink_ca(self) -> Path:
+        """What the SuperLink's certificate is checked with."""
+        return self.control_folder / "server-ca.crt"
 
     def settings(self) -> Settings:
         """What the coordinator was set up with.
@@ -84,13 +97,13 @@ class Coordinator:
 
     def control(self) -> Control:
         """The control interface of its SuperLink."""
-        return Control(self.settings().superlink, self.superlink / "server-ca.crt")
+        return Control(self.settings().superlink, self.superlink_ca)
 
     def private_folders(self) -> None:
         """Make the folders; those with private keys are their owner's alone."""
-        for path in (self.ca, self.gateway, self.superlink):
+        for path in (self.ca, self.gateway, self.superlink, self.superexec):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             if os.stat(path).st_mode & 0o077 and os.stat(path).st_uid == os.geteuid():
                 path.chmod(0o700)
-        for path in (self.sites, self.kits):
+        for path in (self.control_folder, self.sites, self.kits):
             path.mkdir(parents=True, exist_ok=True)

@@ -44,6 +44,7 @@ SUPERLINK_NAME = "superlink"
 """The name that the gateway knows the SuperLink by, whatever machine it is on."""
 
 HEALTH_PORT = 8081
+"""Of the gateway, on its own machine alone."""
 
 
 class Enrolled(BaseModel):
@@ -68,7 +69,9 @@ class Enrolled(BaseModel):
     """Serial numbers that are never valid again, and since when; those of earlier keys stay."""
 
 
-def set_up(coordinator: Coordinator, *, host: str, port: int, superlink: str) -> Settings:
+def set_up(
+    coordinator: Coordinator, *, host: str, port: int, superlink: str, health_port: int = HEALTH_PORT
+) -> Settings:
     """Make the authorities, the certificates, the gateway's settings and the SuperExec secret.
 
     Raises:
@@ -88,14 +91,14 @@ def set_up(coordinator: Coordinator, *, host: str, port: int, superlink: str) ->
         key = new_key()
         write_private(coordinator.ca / f"{name}-ca.key", pem_of_key(key))
         write_public(coordinator.ca / f"{name}-ca.crt", pem(make_ca(f"relay {name} of {host}", key)))
-    for folder in (coordinator.gateway, coordinator.superlink):
+    for folder in (coordinator.gateway, coordinator.superlink, coordinator.control_folder):
         write_public(folder / "server-ca.crt", (coordinator.ca / "server-ca.crt").read_bytes())
     write_public(coordinator.gateway / "clients-ca.crt", (coordinator.ca / "clients-ca.crt").read_bytes())
     write_private(coordinator.secret, secrets.token_urlsafe(48).encode())
     _write_certificates(coordinator, settings)
     _write_crl(coordinator)
     conf = resources.files("deploy").joinpath("gateway/nginx.conf.template").read_text(encoding="utf-8")
-    for mark, value in (("SUPERLINK", superlink), ("PORT", str(port)), ("HEALTH", str(HEALTH_PORT))):
+    for mark, value in (("SUPERLINK", superlink), ("PORT", str(port)), ("HEALTH", str(health_port))):
         conf = conf.replace(f"@{mark}@", value)
     write_public(coordinator.gateway / "nginx.conf", conf.encode())
     # Last: where this file is, everything is.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -32,6 +33,8 @@ class Program:
     log: Path | None
     """Its output is added there; None: to this process's own."""
     environment: Mapping[str, str]
+    folder: Path | None = None
+    """Where it runs; None: where this process does."""
 
 
 class Supervisor:
@@ -54,9 +57,10 @@ class Supervisor:
             if process is not None and process.poll() is not None:
                 del self._running[name]
                 self._wait_before(name, now)
+                log = f" Its log: {program.log}" if program.log else ""
                 self._tell(
                     f"{name} ended ({_ending(process.returncode)}); it is started again in"
-                    f" {self._next[name] - now:.0f} s."
+                    f" {self._next[name] - now:.0f} s.{log}"
                 )
             if name not in self._running and now >= self._next[name]:
                 self._start(program)
@@ -83,6 +87,7 @@ class Supervisor:
                 self._running[program.name] = subprocess.Popen(
                     program.command,
                     env={**os.environ, **program.environment},
+                    cwd=program.folder,
                     stdin=subprocess.DEVNULL,
                     stdout=out,
                     stderr=subprocess.STDOUT,
@@ -97,6 +102,13 @@ class Supervisor:
         pause = FIRST_PAUSE if now - self._since[name] > SETTLED else self._pause[name]
         self._next[name] = now + pause
         self._pause[name] = min(LONGEST_PAUSE, 2 * pause)
+
+
+def a_free_port() -> int:
+    """A port of the loopback interface that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @contextmanager

@@ -74,7 +74,7 @@ def run(path: Path, coordinator: Coordinator, out: Path, *, patience: float, tel
         if deaths == DEATHS:
             raise RelayError(
                 f"The coordinator's program died {DEATHS} times without finishing a stage; its logs lie in"
-                f" {coordinator.superlink}. What is finished is kept in {out}; start again to go on."
+                f" {coordinator.superexec}. What is finished is kept in {out}; start again to go on."
             )
         tell("The coordinator's program died; the study is submitted again and goes on from what is finished.")
         time.sleep(min(60.0, 2.0**deaths))

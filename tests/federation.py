@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,16 +16,10 @@ from client.site import load_site
 from deploy import enroll
 from deploy.coordinator_folder import Coordinator
 from deploy.flower import RelayError
+from deploy.processes import a_free_port
 from deploy.site import keys
 
 RELAY = [sys.executable, "-m", "deploy.cli"]
-REPO = Path(__file__).parents[1]
-
-
-def a_free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_for(what: Callable[[], Any], *, seconds: float, told: Callable[[], str] = str) -> Any:
@@ -79,7 +72,7 @@ class Federation:
             with (self.folder / f"{name}.out").open("ab") as out:
                 self._processes[name] = subprocess.Popen(
                     command,
-                    cwd=REPO,
+                    cwd=self.folder,
                     stdout=out,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
@@ -103,7 +96,7 @@ class Federation:
 
     def told(self) -> str:
         """All that was said and logged, for a test that failed."""
-        logs = [*self.folder.glob("*.out"), *self.coordinator.superlink.glob("*.log")]
+        logs = [*self.folder.glob("*.out"), *self.coordinator.folder.glob("*/*.log")]
         logs += [path for site in self.sites.values() for path in load_site(site).folder.glob("*.log")]
         return "\n".join(f"== {path}\n{path.read_text(errors='replace')[-2000:]}" for path in logs)
 
@@ -119,14 +112,14 @@ class Federation:
         """`relay study run`."""
         return subprocess.Popen(
             [*RELAY, "study", "run", *arguments, "--dir", str(self.coordinator.folder), "--json"],
-            cwd=REPO,
+            cwd=self.folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             encoding="utf-8",
         )
 
     def relay(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([*RELAY, *words], cwd=REPO, capture_output=True, encoding="utf-8", timeout=120)
+        return subprocess.run([*RELAY, *words], cwd=self.folder, capture_output=True, encoding="utf-8", timeout=120)
 
 
 def descendants(pid: int) -> Sequence[int]:

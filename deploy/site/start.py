@@ -8,7 +8,6 @@ loopback interface.
 from __future__ import annotations
 
 import secrets
-import socket
 import sys
 import tempfile
 import time
@@ -17,7 +16,7 @@ from pathlib import Path
 from client.site import SiteConfig, load_site
 from deploy.certificates import make_ca, make_server, new_key, pem, pem_of_key, write_private
 from deploy.flower import QUIET, program
-from deploy.processes import Program, Supervisor, until_stopped
+from deploy.processes import Program, Supervisor, a_free_port, until_stopped
 from deploy.site.keys import Admission, admission
 from deploy.site.launcher import REPLACED, RUNTIME, flower_module
 from deploy.site.tunnel import Contact, Tunnel, inward_context, outward_context
@@ -61,7 +60,7 @@ def start(path: Path, *, health: str = "") -> None:
         def tell(sentence: str) -> None:
             # What keeps the SuperNode from staying up has been said better already.
             if not tunnel.contact.trouble:
-                _tell(f"{sentence} Its log lies in {site.folder}.")
+                _tell(sentence)
 
         supervisor = Supervisor(_programs(site, path, papers, tunnel.port, Path(scratch), health), tell)
         try:
@@ -127,7 +126,7 @@ def _tunnel(papers: Admission, scratch: Path) -> Tunnel:
 def _programs(site: SiteConfig, path: Path, papers: Admission, port: int, scratch: Path, health: str) -> list[Program]:
     secret = scratch / "superexec.secret"
     write_private(secret, secrets.token_urlsafe(48).encode())
-    runtime = _free_port()
+    runtime = a_free_port()
     environment = {**QUIET, "FLWR_HOME": str(scratch / "flower"), "RELAY_SITE": str(path.absolute())}
     node = [program("flower-supernode"), "--superlink", f"127.0.0.1:{port}"]
     node += ["--root-certificates", str(scratch / "loopback-ca.crt")]
@@ -138,15 +137,9 @@ def _programs(site: SiteConfig, path: Path, papers: Admission, port: int, scratc
     executor = [sys.executable, "-I", "-m", "deploy.site.superexec", "--insecure"]
     executor += ["--runtime-api-address", f"127.0.0.1:{runtime}", "--superexec-auth-secret-file", str(secret)]
     return [
-        Program(SUPERNODE, node, site.folder / "supernode.log", environment),
-        Program(SUPEREXEC, executor, site.folder / "superexec.log", environment),
+        Program(SUPERNODE, node, site.folder / "supernode.log", environment, scratch),
+        Program(SUPEREXEC, executor, site.folder / "superexec.log", environment, scratch),
     ]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _tell(sentence: str) -> None:
