@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -69,10 +69,14 @@ time would else be asked for ever."""
 LOOK_EVERY = 5.0
 """Seconds between two looks at whether the site is there: each is a request at Flower's engine."""
 
-QUIET = 600.0
+HICCUPS = 10
+"""So often in a row may Flower's engine fail at one request, as it does while its database is busy."""
+
+QUIET = 120.0
 """Seconds without an answer after which a question is put behind the order: see `Lane._await`."""
 
 Reply = TypeVar("Reply", bound=WireMessage)
+Item = TypeVar("Item")
 
 
 class Parked(Exception):
@@ -215,7 +219,12 @@ class Lane:
         """The id of the message that was pushed; empty if Flower did not take it."""
         self.traffic.messages[self.site] += 1
         out = Message(record, dst_node_id=self.node_id, message_type=type_, group_id=group[:16], ttl=TTL)
-        return next(iter(self.grid.push_messages([out])), "")
+        return next(iter(_asked(lambda: self.grid.push_messages([out]))), "")
+
+    def _pull(self, order: str) -> Message | None:
+        """The answer to an order, if it is there."""
+        # One id at a time: Flower's engine holds up the answers that are there for one still on its way.
+        return next(iter(_asked(lambda: self.grid.pull_messages([order]))), None)
 
     def _await(self, order: str, session: str) -> Message | None:
         """The answer to an order, however long it takes; None once it is known that none will come.
@@ -229,13 +238,12 @@ class Lane:
         began = time.monotonic()
         look, ask, question = began + LOOK_EVERY, began + QUIET, ""
         while True:
-            # One id at a time: Flower's engine holds up the answers that are there for one still on its way.
-            for reply in self.grid.pull_messages([order]):
+            if (reply := self._pull(order)) is not None:
                 return reply
             now = time.monotonic()
-            for answer in self.grid.pull_messages([question]) if question else ():
+            if question and (answer := self._pull(question)) is not None:
                 if not _lost(answer):
-                    return next(iter(self.grid.pull_messages([order])), None)
+                    return self._pull(order)
                 question, ask = "", now
             if now >= look:
                 look = now + LOOK_EVERY
@@ -248,7 +256,7 @@ class Lane:
 
     def _session(self) -> str | None:
         """What tells one presence of the site from the next; None while it is away."""
-        for node in self.grid.get_nodes():
+        for node in _asked(self.grid.get_nodes):
             if node.node_id == self.node_id and is_online(node):
                 return node.last_activated_at
         return None
@@ -266,6 +274,20 @@ class Lane:
         if pause:
             log.warning("Site %s is there again.", self.site)
         return session
+
+
+def _asked(ask: Callable[[], Iterable[Item]]) -> Iterable[Item]:
+    """What Flower's engine answers; a request at which it failed itself (HTTP 500 and above) is made again."""
+    for hiccup in range(HICCUPS):
+        try:
+            return ask()
+        except Exception as error:
+            status = getattr(getattr(error, "response", None), "status_code", 0)
+            if status < 500 or hiccup == HICCUPS - 1:
+                raise
+            log.warning("Flower's engine failed at a request (HTTP %d); it is made again.", status)
+            time.sleep(min(30.0, 2.0**hiccup))
+    raise AssertionError("not reached")
 
 
 def _lost(reply: Message) -> bool:

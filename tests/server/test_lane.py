@@ -188,6 +188,40 @@ def test_an_order_that_the_engine_does_not_take_is_given_up(clock: Clock, monkey
         describe(grid)
 
 
+class Failed(Exception):
+    """As the engine's client raises it."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"HTTP {status}")
+        self.response = types.SimpleNamespace(status_code=status)
+
+
+@pytest.mark.parametrize("what", ["push_messages", "pull_messages", "get_nodes"])
+@pytest.mark.parametrize(
+    ("status", "times", "survived"), [(500, 5, True), (503, 5, True), (500, 99, False), (403, 1, False)]
+)
+def test_an_engine_whose_database_is_busy_is_asked_again(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, what: str, status: int, times: int, survived: bool
+) -> None:
+    grid = Engine(clock, "answer")
+    asked = getattr(grid, what)
+    left = [times]
+
+    def fails(*arguments: Any) -> Any:
+        if left[0]:
+            left[0] -= 1
+            raise Failed(status)
+        return asked(*arguments)
+
+    monkeypatch.setattr(grid, what, fails)
+    if survived:
+        assert describe(grid).site == "A"
+    else:
+        with pytest.raises(Failed):
+            describe(grid)
+    assert grid.orders_pushed == (what == "pull_messages" or survived)
+
+
 @pytest.mark.usefixtures("quick")
 def test_two_answers_to_one_stage_are_counted_once(tmp_path: Path) -> None:
     """The order was thought lost and sent again; the site answers both. The second answer is for nobody."""
