@@ -48,6 +48,8 @@ Hospitals that are really apart: at each hospital
                                  make its file, its keys, its request
   relay site join SITE.toml KIT  take the coordinator's kit
   relay site start SITE.toml     be there for the coordinator's orders
+  relay site service SITE.toml   print a systemd unit that does so, or a
+                                 compose file
 
 What came out
   relay report DIR               make report.html of a result folder again

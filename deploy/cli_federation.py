@@ -260,6 +260,18 @@ def _start(chosen: argparse.Namespace) -> int:
     return 0
 
 
+def _service_arguments(own: argparse.ArgumentParser) -> None:
+    own.add_argument("site", metavar="SITE.toml", type=Path, help="the hospital's own settings")
+    own.add_argument("--compose", action="store_true", help="a compose file for a container; default: a systemd unit")
+
+
+def _service(chosen: argparse.Namespace) -> int:
+    from deploy.site.service import compose, unit
+
+    print(compose(chosen.site) if chosen.compose else unit(chosen.site), end="")
+    return 0
+
+
 FEDERATION = (
     Command(
         ("enroll", "coordinator"),
@@ -318,5 +330,11 @@ FEDERATION = (
         "Be there for the coordinator's orders, until stopped. It runs the installed app and nothing else.",
         _start_arguments,
         _start,
+    ),
+    Command(
+        ("site", "service"),
+        "Print what keeps `relay site start` running on this machine: a systemd unit, or a compose file.",
+        _service_arguments,
+        _service,
     ),
 )

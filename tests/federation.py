@@ -45,7 +45,13 @@ class Federation:
         self.coordinator = Coordinator(folder / "coordinator")
         superlink = a_free_port()
         self.gateway_port = a_free_port() if gateway else superlink
-        enroll.set_up(self.coordinator, host="localhost", port=self.gateway_port, superlink=f"localhost:{superlink}")
+        enroll.set_up(
+            self.coordinator,
+            host="localhost",
+            port=self.gateway_port,
+            superlink=f"localhost:{superlink}",
+            health_port=a_free_port(),
+        )
         for name in sites:
             self.admit(name)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import ssl
 import threading
@@ -144,7 +145,8 @@ def trouble_of(error: Exception, gateway: str) -> str:
         return f"The name of the gateway {gateway} cannot be resolved; is the network there?"
     if isinstance(error, TimeoutError):
         return f"The gateway {gateway} cannot be reached: no answer in time."
-    text = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+    # asyncio puts an address of its own into the text of an error; its number says it better.
+    text = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else type(error).__name__
     return f"The gateway {gateway} cannot be reached ({text})."
 
 

@@ -192,6 +192,16 @@ def test_parts_that_are_killed_and_started_again_change_nothing_and_nobody_reach
     assert ended.stdout.strip() == "0", compose.told()
     assert "submitted again" in compose.done("logs", "study")
     assert_equal(compose, embedded)
+    assert_revoked(compose)
+
+
+def assert_revoked(compose: Compose) -> None:
+    """Hospital C is out within a minute; A is as it was."""
+    told = compose.done("run", "--rm", "enroll", "revoke", "C", "--dir", "/coordinator")
+    assert "Site C was taken off the SuperLink." in told
+    ask = ("python", "-c", ASK, "with", "/v1/fleet/pull-messages")
+    wait_for(lambda: compose("exec", "-T", "hospital-c", *ask).stdout.split() == ["400"], seconds=60, told=compose.told)
+    assert compose.done("exec", "-T", "hospital-a", *ask).split() not in (["400"], ["403"])
 
 
 def assert_contained(compose: Compose) -> None:
