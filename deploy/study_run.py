@@ -164,10 +164,11 @@ def _status(control: Control, run_id: str) -> str:
     """Flower's word for how a run is: "running", "finished:failed", …"""
     try:
         runs = control.ask("list", "--run-id", run_id)["runs"]
-    except Unreachable:
-        raise
-    except RelayError:
-        return "finished:unknown"  # a SuperLink with a fresh database does not know it
+    except RelayError as error:
+        if "not found" in str(error):
+            return "finished:unknown"  # a SuperLink with a fresh database does not know it
+        # Whatever else goes wrong says nothing about the run.
+        raise Unreachable(str(error)) from None
     return str(runs[0]["status"])
 
 
