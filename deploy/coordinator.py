@@ -82,7 +82,8 @@ def _superlink(coordinator: Coordinator, address: str, health: str) -> Program:
     host, _, port = address.rpartition(":")
     folder = coordinator.superlink
     here = host in ("localhost", "127.0.0.1")
-    command = [program("flower-superlink"), "--host", "127.0.0.1" if here else "0.0.0.0", "--port", port]
+    command = [sys.executable, "-I", "-m", "deploy.superlink"]
+    command += ["--host", "127.0.0.1" if here else "0.0.0.0", "--port", port]
     command += ["--ssl-ca-certfile", str(folder / "server-ca.crt"), "--ssl-certfile", str(folder / "server.crt")]
     command += ["--ssl-keyfile", str(folder / "server.key"), "--enable-supernode-auth"]
     command += ["--isolation", "process", "--superexec-auth-secret-file", str(coordinator.secret)]

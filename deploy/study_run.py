@@ -32,6 +32,9 @@ ASK_EVERY = 10.0
 """Seconds between two questions whether the run is still alive."""
 ABSENT = 900.0
 """Seconds for which the SuperLink may be away."""
+STILL_HELD = "Another study is writing to"
+"""How the sentence begins that a study's program ends with when the one before it, which Flower took for dead, lives
+on for a moment and holds the result folder."""
 DEATHS = 5
 """So often in a row may the coordinator's program die without having finished a stage."""
 
@@ -66,7 +69,7 @@ def run(path: Path, coordinator: Coordinator, out: Path, *, patience: float, tel
         if verdict is None:
             (out / RUN).unlink(missing_ok=True)
             return
-        if verdict:
+        if verdict and not (deaths and verdict.startswith(STILL_HELD)):
             (out / RUN).unlink(missing_ok=True)
             raise RelayError(verdict)
         deaths = 1 if _finished(out) > finished else deaths + 1

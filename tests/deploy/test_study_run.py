@@ -97,6 +97,17 @@ def test_a_program_that_dies_is_submitted_again(follow: Any) -> None:
     assert "submitted again" in told[2] and told[-1] == "[2/2] A"
 
 
+def test_one_that_was_only_taken_for_dead_is_waited_for(follow: Any) -> None:
+    held = line("Another study is writing to /results; wait for it, or give another folder with --out.", "ERROR")
+    control, _ = follow(("", "finished:failed"), (held, "finished:failed"), (line("Done."), "running"))
+    assert len(control.submitted) == 3
+
+
+def test_another_study_in_the_folder_is_an_error_all_the_same(follow: Any) -> None:
+    with pytest.raises(RelayError, match="Another study is writing"):
+        follow((line("Another study is writing to /results; wait for it.", "ERROR"), "finished:failed"))
+
+
 def test_one_that_dies_each_time_is_given_up(follow: Any) -> None:
     with pytest.raises(RelayError, match="died 5 times without finishing a stage"):
         follow(*[("", "finished:failed")] * 9)
