@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from server.paired import LEVEL, smallest_p
 from server.report.results import Results
-from server.report.wording import count, listed, probability, site_names, targets
+from server.report.wording import count, listed, site_names, targets
 
 
 def test_patients(results: Results) -> dict[str, int]:
@@ -79,7 +79,7 @@ def opening(results: Results) -> str:
     )
     return (
         f"{told} With {count(fewest, 'test patient')} at {site}, no paired sign or permutation test"
-        f" on that hospital alone can go below p = {probability(smallest)}: {verdict}."
+        f" on that hospital alone can go below p = {smallest:.3g}: {verdict}."
     )
 
 

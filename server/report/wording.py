@@ -90,9 +90,8 @@ def probability(value: float | None) -> str:
 
 
 def small(value: float) -> str:
-    """A small probability in full: "0.00003"."""
-    digits = 2 if value >= 0.001 else 1
-    return f"{float(f'{value:.{digits}g}'):.10f}".rstrip("0").rstrip(".")
+    """A small probability in full: "0.000031"."""
+    return f"{float(f'{value:.2g}'):.10f}".rstrip("0").rstrip(".")
 
 
 def listed(words: Iterable[str]) -> str:

@@ -12,14 +12,16 @@ import random
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from common.graph import Average, Best, Evaluate, FineTune, Node
 from common.messages import Description, EvaluateOrder, EvaluateReply, FineTuneOrder, FineTuneReply, WireMessage
 from common.plan import Plan, batches_per_epoch, plan
 from common.seeds import seed_of
 from common.study import Study
 from common.weights import Weights, digest_of, serialised
-from server.results import results_of
-from tests.server.fake_sites import Answer, FakeGrid, go
+from server.results import results_of, write_json
+from tests.server.fake_sites import Answer, FakeGrid, go, make_quick
 
 PATIENTS = {"A": 30, "B": 30, "C": 19}
 """As in the paper."""
@@ -182,11 +184,14 @@ def _visits(node: Node) -> list[tuple[str, float]]:
 def plausible(
     study: Study, folder: Path, *, patients: dict[str, int] | None = None, scores_leave: bool = True
 ) -> dict[str, Any]:
-    """What results.json would hold of a study. Wants the fixture `quick`."""
+    """What results.json would hold of a study."""
     everybody = patients or PATIENTS
     here = {site: everybody[site] for site in study.sites}
-    runs = [
-        go(PlausibleGrid(variant, here, scores_leave=scores_leave), folder / str(number))
-        for number, variant in enumerate(study.variants)
-    ]
-    return results_of(study, runs)
+    with pytest.MonkeyPatch.context() as patch:
+        make_quick(patch)
+        runs = [
+            go(PlausibleGrid(variant, here, scores_leave=scores_leave), folder / str(number))
+            for number, variant in enumerate(study.variants)
+        ]
+        found = results_of(study, runs)
+    return json.loads(write_json(found))
