@@ -128,7 +128,7 @@ def _networks(results: Results, table: Networks) -> Grid:
         tuple(rows),
         (),
         (
-            f"Validation Dice in per cent, slice mean{spread}; {group_name(table.method)}; ★ the best mean.",
+            f"Validation Dice of “{group_name(table.method)}” in per cent, slice mean{spread}; ★ the best mean.",
             remarks.of_networks(results, table),
         ),
     )

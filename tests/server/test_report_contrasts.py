@@ -68,9 +68,9 @@ def pairs(results: dict[str, Any], method: str) -> dict[str, list[tuple[dict[str
     """By target, the headline row and the chosen row of a method, a pair a repeat."""
     found: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {}
     for one, other in itertools.product(results["rows"], results["rows"]):
-        if one["headline"] and other["chosen"] and other["method"] == method:
-            if (one["target"], one["seed"]) == (other["target"], other["seed"]):
-                found.setdefault(one["target"], []).append((one, other))
+        alike = (one["target"], one["seed"]) == (other["target"], other["seed"])
+        if alike and one["headline"] and other["chosen"] and other["method"] == method:
+            found.setdefault(one["target"], []).append((one, other))
     return found
 
 
@@ -200,12 +200,11 @@ def test_a_patient_with_other_slices_in_another_repeat_is_not_the_same_patient(
 ) -> None:
     results = {**repeated, "rows": [dict(row) for row in repeated["rows"]]}
     seeds = sorted({row["seed"] for row in results["rows"]})
-    shared = next(
-        case
-        for row in results["rows"] if row["target"] == "A" and row["seed"] == seeds[0]
-        for case in row["case_dice"]
-        if any(case in other["case_dice"] for other in results["rows"] if other["target"] == "A" and other["seed"] != seeds[0])
-    )  # fmt: skip
+    of_seed: dict[int, set[str]] = {seed: set() for seed in seeds}
+    for row in results["rows"]:
+        if row["target"] == "A":
+            of_seed[row["seed"]] |= row["case_dice"].keys()
+    shared = sorted(of_seed[seeds[0]] & (of_seed[seeds[1]] | of_seed[seeds[2]]))[0]
     for row in results["rows"]:
         if row["target"] == "A" and row["seed"] == seeds[0] and shared in row["case_dice"]:
             row["case_slices"] = {**row["case_slices"], shared: 99}
