@@ -61,7 +61,7 @@ def opening(results: Results) -> str:
     if not results.tested:
         return f"{told} No test patient was looked at: these figures choose, they do not judge."
     repeats = len(results.seeds)
-    drawn = "one split and one training" if repeats == 1 else f"{repeats} splits with a training each"
+    drawn = "one split and one training" if repeats == 1 else f"{repeats} splits and trainings"
     told += f" The figures describe these test patients, in {drawn}."
     if not patients or min(patients.values()) < 1:
         return told

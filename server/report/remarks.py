@@ -33,15 +33,21 @@ def _first(results: Results) -> str:
     return " The first repeat is drawn." if len(results.seeds) > 1 else ""
 
 
+def _chosen_by(results: Results) -> str:
+    """What validation patients chose, so that their own figures flatter it."""
+    chosen = ["the fold"] if results.folds > 1 else []
+    if _setting(results, "training", "keep") != "last":
+        chosen.append("the epoch kept")
+    if any(stage.kind == "average" for stage in results.stages):
+        chosen.append("the round")
+    return f" The same patients chose {listed(chosen)}, so these figures are on the high side." if chosen else ""
+
+
 def of_comparison(results: Results, table: Comparison) -> str:
     one_fold = table.folds < 2
     if not table.tested:
-        chosen = "" if one_fold else " the fold shown"
-        epoch = "the epoch kept" if _setting(results, "training", "keep") != "last" else ""
-        what = listed(part.strip() for part in (chosen, epoch) if part)
-        biased = f" The same patients chose {what}, so the figures are on the high side." if what else ""
         return (
-            f"These are validation patients; no test patient was looked at.{biased}"
+            f"These are validation patients; no test patient was looked at.{_chosen_by(results)}"
             " They serve to choose between methods and do not say how well the chosen one does."
             + synthetic_sentence(results)
         )
@@ -98,7 +104,7 @@ def of_networks(results: Results, table: Networks) -> str:
 
 
 def of_paper(results: Results, table: Table3) -> str:
-    told = "The paper gives one split with 4 to 6 test patients a site, and does not name them."
+    told = "The paper tests on one split, 20 % of 30, 30 and 19 patients, and does not name them."
     if results.synthetic:
         return (
             f"{told} Its figures are of real patients, ours of synthetic ones: side by side they show that the table"
@@ -113,11 +119,13 @@ def of_paper(results: Results, table: Table3) -> str:
 
 def of_contrasts(results: Results, family: Family) -> str:
     number = len(family.contrasts)
-    patients = max((contrast.together.patients for contrast in family.contrasts), default=0)
+    behind = {contrast.together.patients for contrast in family.contrasts}
+    patients, most = min(behind, default=0), max(behind, default=0)
     told = []
     if patients:
         told.append(
-            f"{count(patients, 'patient')} stand behind each line, each counted once"
+            f"{patients if patients == most else f'{patients} to {most}'} patients stand behind each line, each"
+            " counted once"
             + (
                 " although several repeats may hold it out; who one repeat holds out has trained the models of another."
                 if family.repeats > 1
@@ -184,9 +192,8 @@ def of_budget(results: Results) -> str:
 def of_budget_curves(results: Results) -> str:
     mixed = any(stage.kind == "average" for stage in results.stages)
     told = (
-        "Best validation Dice so far, in the chosen fold, at what had been spent by then; a route's line begins when"
-        " it reaches the target. The same patients chose epoch, round and fold, so a line's end is on the high side,"
-        " and of two lines that end close together neither is shown to be better."
+        "Best validation Dice so far, in the chosen fold, at what had been spent by then; a route's line begins when it"
+        f" reaches the target.{_chosen_by(results)} Of two lines that end close together neither is shown to be better."
     )
     if mixed:
         told += (
@@ -198,10 +205,12 @@ def of_budget_curves(results: Results) -> str:
 
 def of_maps(results: Results) -> str:
     what = "test patients" if results.tested else "validation patients"
-    return (
-        f"One model a stop, on each hospital's {what}: a gain or loss of less than the intervals above may be chance."
-        f"{_first(results)}{synthetic_sentence(results)}"
+    chance = (
+        "a gain or loss of less than the intervals above may be chance"
+        if any(row.ci95 for row in results.rows)
+        else "without intervals nothing says how large a gain or loss chance alone would make"
     )
+    return f"One model a stop, on each hospital's {what}: {chance}.{_first(results)}{synthetic_sentence(results)}"
 
 
 def of_growth(results: Results, found: list[Growth]) -> str:
@@ -213,9 +222,14 @@ def of_growth(results: Results, found: list[Growth]) -> str:
 
 
 def of_forgetting(results: Results) -> str:
+    luck = (
+        " Along a route without repetition a model is handed on from the fold that did best at its site, so that a"
+        " change also holds the luck of that fold."
+        if results.folds > 1 and _setting(results, "split", "source") == "best-fold"
+        else ""
+    )
     return (
-        f"Test Dice of one chain of models on {held_out(results)}. A model is handed on from the fold that did best at"
-        " its site, so that a change also holds the luck of that fold. It shows what this chain kept, not what every"
+        f"Test Dice of one chain of models on {held_out(results)}.{luck} It shows what this chain kept, not what every"
         f" model trained this way would keep.{synthetic_sentence(results)}"
     )
 
@@ -224,15 +238,15 @@ def of_curves(results: Results) -> str:
     kept = _setting(results, "training", "keep")
     chose = " These patients chose the epoch kept." if kept != "last" else ""
     return (
-        "The curves show whether training had settled, on validation patients and the study's grid; they are not the"
+        "The curves show whether training had settled, on validation patients; they are not the"
         f" figures that methods are compared by.{chose}{_first(results)}{synthetic_sentence(results)}"
     )
 
 
 def of_wire(results: Results) -> str:
     return (
-        "Counted at the coordinator, over all runs of this folder: what was sent again after a failure is in it, and"
-        " what the transport adds to a message is not."
+        "Bytes of weights, over all runs of this folder: what was sent again after a failure is in them; the numbers"
+        " that travel beside the weights, and what the transport adds, are not."
     )
 
 
@@ -269,6 +283,6 @@ def of_folds(results: Results) -> str:
         else ""
     )
     return (
-        "Distances are means over the patients of whom anything was segmented."
-        f"{lost} Rows of one target share their test patients and are not independent.{synthetic_sentence(results)}"
+        f"Distances are means over the patients of whom anything was segmented.{lost} Rows of one target and repeat"
+        f" share their test patients and are not independent.{synthetic_sentence(results)}"
     )

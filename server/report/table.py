@@ -303,7 +303,9 @@ def notes(table: Comparison) -> list[str]:
             f"{HEADLINE_MARK} the route with the best validation Dice at this target{', ' + what if what else ''}{who}."
         )
     if any(cell.row.method == "longer" for cell in table.cells):
-        found.append("Longer: with as many gradient steps as the target's longest route.")
+        routed = any(cell.row.method in ("sequential", "greedy") for cell in table.cells)
+        steps = "the target's longest route" if routed else "all hospitals together"
+        found.append(f"Longer: with as many gradient steps as {steps}.")
     grown = [routes_taken(cell) for cell in table.cells if cell.row.method == "greedy"]
     if grown:
         found.append(f"Routes that grew: {'; '.join(grown)}.")
