@@ -47,7 +47,9 @@ def of_comparison(results: Results, table: Comparison) -> str:
     one_fold = table.folds < 2
     if not table.tested:
         return (
-            f"These are validation patients; no test patient was looked at.{_chosen_by(results)}"
+            "These are validation patients"
+            + ("" if one_fold else ", of the fold chosen for each figure and so not the same everywhere")
+            + f"; no test patient was looked at.{_chosen_by(results)}"
             " They serve to choose between methods and do not say how well the chosen one does."
             + synthetic_sentence(results)
         )

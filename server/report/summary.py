@@ -17,14 +17,13 @@ def _together(family: Family) -> list[str]:
     """Above which methods the chosen routes lie, and above which they do not: all of them, not a selection."""
     if not family.contrasts:
         return []
-    places = listed(target for target, _ in max((c.at for c in family.contrasts), key=len))
+    places = [target for target, _ in max((contrast.at for contrast in family.contrasts), key=len)]
+    where = f"Over the held-out patients of {listed(places)}"
     told = []
     for words, above in (("lies above", True), ("does not lie above", False)):
-        found = [_gap(contrast) for contrast in family.contrasts if _above(contrast) == above]
+        found = [_gap(contrast, places) for contrast in family.contrasts if _above(contrast) == above]
         if found:
-            told.append(
-                f"Over the held-out patients of {places}, the route that validation chose {words}: {'; '.join(found)}."
-            )
+            told.append(f"{where}, the route that validation chose {words}, in Dice points: {'; '.join(found)}.")
     return told
 
 
@@ -33,8 +32,8 @@ def _above(contrast: Contrast) -> bool:
     return gap > 0 and signed(gap) != "±0.0"
 
 
-def _gap(contrast: Contrast) -> str:
-    """ "target alone, +1.2 Dice points (0.4 to 2.0, p = 0.012)"."""
+def _gap(contrast: Contrast, places: list[str]) -> str:
+    """ "target alone (+1.2, +0.4 to +2.0, p = 0.012)"."""
     whole = contrast.together
     known = []
     if whole.ci95:
@@ -42,6 +41,9 @@ def _gap(contrast: Contrast) -> str:
     if contrast.corrected is not None:
         shown = probability(contrast.corrected)
         known.append(f"p {shown}" if shown.startswith("<") else f"p = {shown}")
+    here = [target for target, _ in contrast.at]
+    if here != places:
+        known.append(f"at {listed(here)} alone")
     name = contrast.opponent
     name = name[0].lower() + name[1:] if name.startswith(("Target", "All")) else name
     return f"{name} ({', '.join([signed(whole.difference), *known])})"
@@ -49,6 +51,8 @@ def _gap(contrast: Contrast) -> str:
 
 def _by_target(results: Results, table: Comparison) -> list[str]:
     what = "test" if table.tested else "validation"
+    # another fold has other validation patients
+    beside = "On the same patients" if table.tested or table.folds < 2 else "The others, each in its chosen fold"
     sentences = []
     for column, target in enumerate(table.targets):
         chosen = table.chosen_at(column)
@@ -65,6 +69,6 @@ def _by_target(results: Results, table: Comparison) -> list[str]:
         over = f" over {len(chosen.rows)} repeats" if len(chosen.rows) > 1 else ""
         sentences.append(
             f"At {target}, validation chose {routes_taken(chosen)}, with a {what} Dice of {mean} %{interval}{over}."
-            + (f" On the same patients: {'; '.join(others)}." if others else "")
+            + (f" {beside}: {'; '.join(others)}." if others else "")
         )
     return sentences

@@ -41,7 +41,7 @@ class View:
     def family(self) -> contrasts.Family:
         return contrasts.family(self.results, self.table, testing=self.main)
 
-    @property
+    @cached_property
     def forest(self) -> Forest | None:
         return forest(self.family)
 
@@ -49,7 +49,7 @@ class View:
     def no_interval(self) -> str:
         return contrasts.why_no_interval(self.family)
 
-    @property
+    @cached_property
     def shades(self) -> list[list[str]]:
         return shades(self.table)
 
