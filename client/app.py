@@ -23,7 +23,7 @@ from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 from torch import nn
 
-from client.approval import answer_once, approved
+from client.approval import answer_once, approved, hold_to
 from client.batches import chosen_slices, statistics
 from client.cohort import Cohort, gather
 from client.egress import release, scrub
@@ -34,6 +34,7 @@ from client.site import SiteConfig, load_site
 from client.stages import StageStore
 from client.training import Machine, Trained, choose_machine, fine_tune, place, probabilities
 from common.errors import RelayError
+from common.graph import Evaluate, FineTune, way_of
 from common.keys import Workplace, stage_key
 from common.messages import (
     DESCRIBE,
@@ -53,7 +54,7 @@ from common.messages import (
     from_record,
 )
 from common.model import build_undrawn
-from common.plan import Evaluate, FineTune, plan, way_of
+from common.plan import plan
 from common.seeds import seed_of
 from common.study import Study
 from common.weights import UnfitWeights, Weights, check_fit, digest_of, pieces
@@ -193,7 +194,8 @@ def _ordered(site: SiteConfig, order: Order, kind: type[Stage]) -> tuple[Study, 
     torch.set_num_threads(study.training.threads)
     try:
         census = {name: tuple(int(n) for n in counts) for name, counts in json.loads(order.census).items()}
-        node = plan(study, census).by_id.get(order.node)
+        choices = {target: tuple(map(str, chosen)) for target, chosen in json.loads(order.choices).items()}
+        node = plan(study, census, choices).by_id.get(order.node)
     except (RelayError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError):
         raise Refused(Refusal.NOT_IN_STUDY) from None
     if not isinstance(node, kind) or node.site != site.name:
@@ -206,6 +208,7 @@ def _ordered(site: SiteConfig, order: Order, kind: type[Stage]) -> tuple[Study, 
         raise Refused(Refusal.DATA_CHANGED)
     if order.key != stage_key(node, study=study, weights=order.weights, workplace=workplace):
         raise BadMessage("the key is not the stage's")
+    hold_to(site, study, choices)
     answer_once(site, study, node, order.key)
     return study, node, cohort
 
@@ -254,7 +257,7 @@ def _train(
             chosen_slices(validation, mean_std),
             training=study.training,
             schedule=node.schedule,
-            seed_names=(study.seed, site.name, node.fold, 0),
+            seed_names=(study.seed, site.name, node.fold),
             machine=machine,
             proximal_mu=node.proximal_mu,
             resume=resume,
@@ -316,13 +319,18 @@ def _score(
     examples: list[Example] = []
     records = cohort.test() if node.split == "test" else cohort.validation(node.fold)
     mean_std = statistics(cohort.train(node.fold))
-    scores = _scores(network, records, mean_std, machine, examples)
+    scores = _scores(network, records, mean_std, machine, examples, surfaces=node.split == "test")
     dice, iou = slice_mean(scores)
     numbers = _case_numbers(site, cohort)
     ordered = sorted(scores, key=lambda score: numbers[score.patient])
     if node.split == "test":
         add_to_page(site, title=f"{way_of(node.weights)}, fold {node.fold + 1}", stage=node.id, examples=examples)
     volume = float(np.mean([score.volume_dice for score in scores]))
+    # Fewer than may stand behind a number: the numbers stay, the rest of the answer may go.
+    distances = [score.surface_mm for score in scores if score.surface_mm is not None]
+    if len(distances) < site.minimum_patients:
+        distances = []
+    hd95, assd = (float(value) for value in np.mean(distances, axis=0)) if distances else (0.0, 0.0)
     return EvaluateReply.model_validate(
         {
             "study": study.digest,
@@ -333,6 +341,9 @@ def _score(
             "dice_volume": volume,
             "patients": len(scores),
             "slices": sum(score.slices for score in scores),
+            "hd95_mm": hd95,
+            "assd_mm": assd,
+            "surface_patients": len(distances),
             "case_numbers": tuple(numbers[score.patient] for score in ordered),
             "case_slices": tuple(score.slices for score in ordered),
             "case_dices": tuple(score.dice for score in ordered),
@@ -347,6 +358,8 @@ def _scores(
     mean_std: dict[str, tuple[float, float]],
     machine: Machine,
     examples: list[Example] | None = None,
+    *,
+    surfaces: bool = False,
 ) -> list[CaseScore]:
     def predict(images: NDArray[np.float32]) -> NDArray[np.float32]:
         return probabilities(network, torch.from_numpy(images).unsqueeze(1), machine).squeeze(1).numpy()
@@ -355,6 +368,7 @@ def _scores(
         predict,
         records,
         lambda record: mean_std[record.site],
+        surfaces=surfaces,
         keep=None if examples is None else examples.append,
     )
 

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import shutil
 
+from client import cache
 from client.site import SiteConfig
 from common.errors import RelayError
+from common.files import write_atomically
+from common.graph import Node
 from common.messages import Refusal, Refused
-from common.plan import Node
+from common.plan import Choices
 from common.study import Study, load_study, study_toml
-from common.weights import write_atomically
 
 FOLDER = "approved"
 ANSWERED = "answered"
+CHOICES = "choices.json"
 
 
 def approve(site: SiteConfig, study: Study) -> str:
-    """Keep a copy of the study in the site's private folder; returns its digest.
+    """Keep a copy of the study, or of each variant of it, in the site's private folder; returns its digest.
 
     Approving a study again lets each of its stages be answered once more.
     """
     folder = site.private() / FOLDER
     folder.mkdir(exist_ok=True)
-    write_atomically(folder / f"{study.digest}.toml", study_toml(study).encode())
-    shutil.rmtree(site.private() / ANSWERED / study.digest, ignore_errors=True)
+    for variant in study.variants:
+        write_atomically(folder / f"{variant.digest}.toml", study_toml(variant).encode())
+        shutil.rmtree(site.private() / ANSWERED / variant.digest, ignore_errors=True)
     return study.digest
 
 
@@ -43,6 +47,25 @@ def answer_once(site: SiteConfig, study: Study, node: Node, key: str) -> None:
         write_atomically(path, key.encode())
     elif path.read_text(encoding="ascii") != key:
         raise Refused(Refusal.ANSWERED)
+
+
+def hold_to(site: SiteConfig, study: Study, choices: Choices) -> None:
+    """Let the hops of growing routes only be added to: who could take one back could try all routes.
+
+    Raises:
+        Refused: a hop is another one than was told before.
+    """
+    path = site.private() / ANSWERED / study.digest / CHOICES
+    known = {target: tuple(chosen) for target, chosen in cache.read_json(path).items()}
+    longest = dict(known)
+    for target, chosen in choices.items():
+        before = known.get(target, ())
+        # An order that was under way for long may know less than a later one.
+        if chosen[: len(before)] != before and before[: len(chosen)] != chosen:
+            raise Refused(Refusal.ANSWERED)
+        longest[target] = max(before, chosen, key=len)
+    if longest != known:
+        cache.write_json(path, longest)
 
 
 def approved(site: SiteConfig, digest: str) -> Study:

@@ -7,7 +7,6 @@ reader sees all of it or none; what is damaged all the same is taken for missing
 from __future__ import annotations
 
 import errno
-import glob
 import hashlib
 import json
 import os
@@ -24,7 +23,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from common.errors import DiskFull, RelayError
-from common.weights import write_atomically
+from common.files import write_atomically
 
 Stat = tuple[int, int, int]
 """Size, time of modification and time of change (both in ns) of a file: equal ones mean equal content."""
@@ -158,7 +157,7 @@ class ContentDigests:
 
     def of(self, files: Sequence[Path]) -> str:
         """One digest over the content of files, whatever their order and names. Raises OSError."""
-        return digest_of(sorted(self._one(path) for name in files for path in _with_data(name)))
+        return digest_of(sorted(map(self._one, files)))
 
     def _one(self, path: Path) -> str:
         state = stat(path)
@@ -185,13 +184,6 @@ class ContentDigests:
 def digest_of(*parts: object) -> str:
     """sha256 over the JSON of some values."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def _with_data(path: Path) -> list[Path]:
-    """A header whose voxels lie in another file comes with the files of the same stem beside it."""
-    if path.suffix.lower() not in (".mhd", ".nhdr"):
-        return [path]
-    return sorted(path.parent.glob(f"{glob.escape(path.stem)}.*"))
 
 
 def _checksum(arrays: Tensors) -> str:

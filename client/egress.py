@@ -81,7 +81,9 @@ def _patients_behind(answer: FromSite) -> tuple[int, ...]:
         return (answer.test_patients, *answer.train_patients, *answer.validation_patients) if answer.complete else ()
     if isinstance(answer, FineTuneReply):
         return () if answer.state == "needs-weights" else (answer.train_patients, answer.validation_patients)
-    return () if answer.state == "needs-weights" else (answer.patients,)
+    if answer.state == "needs-weights":
+        return ()
+    return (answer.patients, *([answer.surface_patients] if answer.surface_patients else []))
 
 
 def _note(answer: FromSite, weights: Weights | None, path: Path) -> None:

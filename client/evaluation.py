@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.preprocess import Record, load, to_native
+from client.surfaces import surface_distances
 from common import metrics
 
 
@@ -23,6 +24,9 @@ class CaseScore:
     iou: float
     volume_dice: float
     """Over all voxels of all slices, those without prostate included."""
+    surface_mm: tuple[float, float] | None = None
+    """95 % Hausdorff and average symmetric surface distance over all slices; None where nothing was predicted,
+    or distances were not asked for."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ def evaluate(
     records: Sequence[Record],
     mean_std: Callable[[Record], tuple[float, float]],
     *,
+    surfaces: bool = False,
     keep: Callable[[Example], None] | None = None,
 ) -> list[CaseScore]:
     """Score a model on patients.
@@ -53,6 +58,7 @@ def evaluate(
         predict: takes standardised slices (n, pixels, pixels) and returns probabilities of the same shape.
         records: the patients, as `client.preprocess.prepare` made them.
         mean_std: the mean and standard deviation that a patient's image is standardised with.
+        surfaces: also measure distances between surfaces.
         keep: is handed every chosen slice, for the site's own page.
 
     Predictions return to the native grid and are cut at 0.5 there, before anything is compared.
@@ -75,6 +81,7 @@ def evaluate(
                 dice=float(np.mean(dice)),
                 iou=float(np.mean([metrics.iou(predicted[k], expert[k]) for k in chosen])),
                 volume_dice=metrics.dice(predicted, expert),
+                surface_mm=surface_distances(predicted, expert, slices.native_spacing) if surfaces else None,
             )
         )
         if keep is not None:

@@ -17,6 +17,8 @@ from client.layouts import Found, Problem, Source
 from client.site import SiteConfig
 from common.study import PreprocessingPart
 
+FOUND_VERSION = 1
+"""To be raised whenever a layout would list a site's patients otherwise."""
 CORRECTED_VERSION = 1
 """To be raised whenever a corrected volume would come out otherwise: it is part of every key."""
 SLICES_VERSION = 1
@@ -42,7 +44,7 @@ def tasks_of(home: SiteConfig, preprocessing: PreprocessingPart, prefix: str) ->
     folder = home.private() / "cache"
     index = folder / "index.json"
     known = cache.read_json(index)
-    place = cache.digest_of(home.layout, home.series, str(home.images), str(home.masks))
+    place = cache.digest_of(FOUND_VERSION, home.series, str(home.images), str(home.masks))
     snapshot = cache.snapshot([home.images, *([home.masks] if home.masks else [])], without=home.folder)
     found, entry = _find(home, known.get("found"), f"{place}:{snapshot}")
     digests = cache.ContentDigests(known.get("files", {}))
@@ -57,7 +59,7 @@ def tasks_of(home: SiteConfig, preprocessing: PreprocessingPart, prefix: str) ->
         except OSError as error:
             problems.append(Problem(source.patient, f"{error.filename} cannot be read ({error.strerror})."))
             continue
-        corrected = cache.digest_of(CORRECTED_VERSION, home.layout, image, n4, itk)
+        corrected = cache.digest_of(CORRECTED_VERSION, found.layout, image, source.channel, n4, itk)
         slices = cache.digest_of(SLICES_VERSION, corrected, mask, slicing)
         tasks.append(
             Task(
@@ -75,23 +77,29 @@ def tasks_of(home: SiteConfig, preprocessing: PreprocessingPart, prefix: str) ->
 
 
 def _find(home: SiteConfig, known: Any, key: str) -> tuple[Found, dict[str, Any]]:
-    """`layouts.find`, remembered: reading headers takes a millisecond a file."""
-    if isinstance(known, dict) and known.get("key") == key:
+    """`layouts.find`, remembered: reading headers takes a millisecond a file.
+
+    What was found for a layout that was recognised also holds once the site file names that very layout.
+    """
+    if isinstance(known, dict) and known.get("key") == key and home.layout in (known["asked"], known["layout"]):
         sources = tuple(
-            Source(patient, tuple(map(Path, image)), tuple(map(Path, mask)))
-            for patient, image, mask in known["sources"]
+            Source(patient, tuple(map(Path, image)), tuple(map(Path, mask)), channel)
+            for patient, image, mask, channel in known["sources"]
         )
         problems = tuple(Problem(patient, sentence) for patient, sentence in known["problems"])
         if not problems or 0 <= time.time() - known["at"] < PROBLEMS_HOLD:
-            return Found(sources, problems), known
+            return Found(sources, problems, tuple(known["notes"]), known["layout"]), known
     found = layouts.find(home)
     entry: dict[str, Any] = {
         "key": key,
         "at": time.time(),
+        "asked": home.layout,
+        "layout": found.layout,
         "sources": [
-            [source.patient, [str(path) for path in source.image], [str(path) for path in source.mask]]
+            [source.patient, [str(path) for path in source.image], [str(path) for path in source.mask], source.channel]
             for source in found.sources
         ],
         "problems": [[problem.patient, problem.sentence] for problem in found.problems],
+        "notes": list(found.notes),
     }
     return found, entry

@@ -26,15 +26,15 @@ OF_A_PLAIN_SITE = ("layout", "images", "masks", "series")
 class SiteConfig(BaseModel):
     """One site. Paths are absolute once `load_site` has read them.
 
-    A plain site has `layout` and `images`. The site named "pooled", in simulation alone, has `members`
+    A plain site has `images`. The site named "pooled", in simulation alone, has `members`
     in their place and no data of its own.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     name: SiteName
-    layout: str = ""
-    """How the files lie: one of `client.layouts.known()`."""
+    layout: str = layouts.AUTO
+    """How the files lie: one of `client.layouts.known()`, or "auto": it is recognised."""
     images: Path = Path()
     """The folder of the images."""
     masks: Path | None = None
@@ -58,8 +58,9 @@ class SiteConfig(BaseModel):
     @field_validator("layout")
     @classmethod
     def _layout_is_known(cls, layout: str) -> str:
-        if layout not in layouts.known():
-            raise ValueError(f'there is no layout "{layout}"; choose among {", ".join(layouts.known())}')
+        choices = (layouts.AUTO, *layouts.known())
+        if layout not in choices:
+            raise ValueError(f'there is no layout "{layout}"; choose among {", ".join(choices)}')
         return layout
 
     @field_validator("series")
@@ -87,9 +88,10 @@ class SiteConfig(BaseModel):
             raise ValueError(
                 'a score of a single patient has fewer behind it than "minimum_patients"; set "patient_scores" to false'
             )
-        for key in ("layout", "images"):
-            if key not in given:
-                raise ValueError(f'the key "{key}" is missing; add it')
+        if "images" not in given:
+            raise ValueError('the key "images" is missing; add it')
+        if self.layout == layouts.AUTO:
+            return self
         apart = layouts.known()[self.layout].masks_apart
         if apart and self.masks is None:
             raise ValueError(f'the key "masks" is missing; add it, since layout "{self.layout}" keeps labels apart')

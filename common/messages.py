@@ -20,7 +20,7 @@ DESCRIBE = "query.describe"
 FINE_TUNE = "train.stage"
 EVALUATE = "evaluate.stage"
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 """Raised whenever the same stage would give another result; a golden test guards it."""
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -146,6 +146,8 @@ class Order(WireMessage):
     """Digest of the weights that the stage starts from."""
     census: str = Field(max_length=100_000)
     """JSON: the census that the graph was planned with."""
+    choices: str = Field(default="{}", max_length=100_000)
+    """JSON: the hops chosen so far, where routes grow."""
     fingerprint: Digest
     """Of the data that the site described."""
     acknowledged: tuple[Digest, ...] = ()
@@ -203,6 +205,12 @@ class EvaluateReply(WireMessage):
     dice_volume: Share = 0.0
     patients: Count = 0
     slices: Count = 0
+    hd95_mm: Positive = 0.0
+    """95 % Hausdorff distance, mean over `surface_patients`."""
+    assd_mm: Positive = 0.0
+    """Average symmetric surface distance, likewise."""
+    surface_patients: Count = 0
+    """Test patients of whom anything was segmented at all; 0 where distances were not measured."""
     case_numbers: tuple[Count, ...] = ()
     """Random numbers in a patient's place; empty where the site does not permit scores of single patients."""
     case_slices: tuple[Count, ...] = ()
@@ -215,6 +223,8 @@ class EvaluateReply(WireMessage):
             raise ValueError("every case has one entry of each kind")
         if len(set(self.case_numbers)) < len(self.case_numbers):
             raise ValueError("a case stands twice")
+        if self.surface_patients > self.patients or (not self.surface_patients and (self.hd95_mm or self.assd_mm)):
+            raise ValueError("distances need patients behind them")
         if self.state == "needs-weights" and not self._nothing_but("key", "state"):
             raise ValueError("nothing was scored")
         return self

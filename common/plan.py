@@ -1,171 +1,39 @@
-"""The one idea: every method compared is a graph over five kinds of node.
+"""A study's methods as one graph of stages (`common.graph`).
 
-A node is a frozen value that names its parents; equal nodes are the same node, so a prefix that two
-routes share is trained once, and no code looks for it. A node's identity is worked out once, when it
-is made, from its parents' identities: the graph of 50 FedAvg rounds has as many paths as 3^50.
-
-`plan` is a pure function of the study and the census (how many training slices each site has). The
-coordinator calls it to know what to do; a site calls it to know what its approved study may ask of it.
+`plan` is a pure function of the study, the census (how many training slices each site has) and, where
+routes grow, the hops chosen so far. The coordinator calls it to know what to do; a site calls it to know
+what its approved study may ask of it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
 
 from common.errors import RelayError
+from common.graph import (
+    Average,
+    Best,
+    Evaluate,
+    FineTune,
+    Keep,
+    Node,
+    Schedule,
+    Start,
+    ballot,
+    best_of,
+    fold_of,
+    parents_first,
+)
 from common.study import POOLED, FederatedPart, Study
 
-Keep = Literal["best", "last"]
-SplitName = Literal["validation", "test"]
 Census = Mapping[str, tuple[int, ...]]
 """For each site the number of chosen training slices, one a fold."""
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """A slice of a cosine: epochs `first` (counted from 0) up to, not including, `last` of `total_epochs`."""
-
-    total_epochs: int
-    first: int
-    last: int
-    keep: Keep
-
-    @property
-    def epochs(self) -> int:
-        return self.last - self.first
-
-
-@dataclass(frozen=True, eq=False)
-class Node:
-    """A stage of the graph. Two nodes are equal if all that they name is equal."""
-
-    id: str = field(init=False, repr=False)
-    """sha256, hexadecimal."""
-
-    def __post_init__(self) -> None:
-        parts: list[object] = [type(self).__name__]
-        for item in fields(self):
-            if item.name != "id":
-                parts.append(_plain(getattr(self, item.name)))
-        content = json.dumps(parts, separators=(",", ":"))
-        object.__setattr__(self, "id", hashlib.sha256(content.encode()).hexdigest())
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Node) and self.id == other.id
-
-    def __hash__(self) -> int:
-        return hash(self.id)
-
-    @property
-    def parents(self) -> tuple[Node, ...]:
-        """The nodes that must be there before this one can be worked out."""
-        return ()
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, Node):
-        return value.id
-    if isinstance(value, Schedule):
-        return [value.total_epochs, value.first, value.last, value.keep]
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    return value
-
-
-@dataclass(frozen=True, eq=False)
-class Start(Node):
-    """The study's first weights."""
-
-
-@dataclass(frozen=True, eq=False)
-class FineTune(Node):
-    """Train at one site, from the parent's weights."""
-
-    site: str
-    fold: int
-    parent: Node
-    schedule: Schedule
-    proximal_mu: float = 0.0
-
-    @property
-    def parents(self) -> tuple[Node, ...]:
-        return (self.parent,)
-
-
-@dataclass(frozen=True, eq=False)
-class Evaluate(Node):
-    """Score weights on a site's patients, without training."""
-
-    site: str
-    fold: int
-    split: SplitName
-    weights: Node
-
-    @property
-    def parents(self) -> tuple[Node, ...]:
-        return (self.weights,)
-
-
-@dataclass(frozen=True, eq=False)
-class Average(Node):
-    """The aggregated weights of one round."""
-
-    parts: tuple[FineTune, ...]
-    strategy: str
-
-    @property
-    def parents(self) -> tuple[Node, ...]:
-        return self.parts
-
-    @property
-    def fold(self) -> int:
-        return self.parts[0].fold
-
-
-@dataclass(frozen=True, eq=False)
-class Best(Node):
-    """The candidate with the best score at a named site; the first among equals."""
-
-    candidates: tuple[Node, ...]
-    at: str
-    split: SplitName
-
-    @property
-    def parents(self) -> tuple[Node, ...]:
-        candidates = set(self.candidates)
-        return (*self.candidates, *(ballot for ballot in self.ballots if ballot not in candidates))
-
-    @cached_property
-    def ballots(self) -> tuple[Node, ...]:
-        """The node that holds each candidate's score, in the candidates' order."""
-        return tuple(ballot(candidate, self.at) for candidate in self.candidates)
-
-
-def ballot(candidate: Node, at: str, fold: int | None = None) -> FineTune | Evaluate:
-    """The node that holds a candidate's validation score at a site: training there gives it for nothing."""
-    if isinstance(candidate, FineTune) and candidate.site == at:
-        return candidate
-    return Evaluate(at, fold_of(candidate) if fold is None else fold, "validation", candidate)
-
-
-def fold_of(node: Node) -> int:
-    """The fold that weights were trained on; candidates of a `Best` may differ in it."""
-    if isinstance(node, FineTune | Average | Evaluate):
-        return node.fold
-    if isinstance(node, Best):
-        return fold_of(node.candidates[0])
-    return 0
-
-
-def best_of(candidates: tuple[Node, ...], at: str) -> Node:
-    """The best of several by validation Dice at a site; of one, that one."""
-    return candidates[0] if len(candidates) == 1 else Best(candidates, at, "validation")
+Choices = Mapping[str, tuple[str, ...]]
+"""Where routes grow: for each target the sources chosen so far, in the order of travel; the target itself at the
+end says that its route is complete. A target that is not named has no source yet."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +41,8 @@ class Row:
     """A figure of the comparison: one method's weights, for one target and fold."""
 
     method: str
-    """baseline, longer, sequential, unadapted, pooled, a strategy, or a strategy with "-then-target"."""
+    """baseline, longer, sequential, cyclic, greedy, unadapted, pooled, a strategy, or one of the last two with
+    "-then-target"."""
     route: tuple[str, ...]
     """The sites in the order in which they train; those of a federated method in the study's order."""
     target: str
@@ -181,44 +50,141 @@ class Row:
     model: Node
     validation: Node
     """What the fold is chosen by: a FineTune at the target, or an Evaluate on its validation patients."""
-    test: Evaluate
+    test: Evaluate | None
+    """None where the study looks at no test patient."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A route that a target's next hop may be chosen from."""
+
+    route: tuple[str, ...]
+    models: tuple[FineTune, ...]
+    """One a fold: trained at the target last."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The rows asked for, and every node they need, parents first."""
+    """The rows asked for, and every node that is to be worked out, parents first."""
 
     rows: tuple[Row, ...]
     nodes: tuple[Node, ...]
+    tried: tuple[FineTune, ...] = ()
+    """Where routes grow: the last stage of every route that was or is to be tried."""
+    growing: Mapping[str, tuple[Candidate, ...]] = field(default_factory=dict)
+    """By target, what its next hop is to be chosen from; the route so far, if there is one, first."""
 
     @cached_property
     def by_id(self) -> dict[str, Node]:
         return {node.id: node for node in self.nodes}
 
 
-def plan(study: Study, census: Census) -> Plan:
+def plan(study: Study, census: Census, choices: Choices | None = None) -> Plan:
     """All methods of a study as one graph.
 
     Raises:
-        RelayError: the census lacks a site of the study.
+        RelayError: the census lacks a site of the study, or the choices are none that the study allows.
     """
     for site in (*study.sites, *((POOLED,) if study.methods.pooled else ())):
         if site not in census:
             raise RelayError(f"Nothing is known of site {site} yet; every site has to describe its data first.")
-    rows = tuple(_rows(study, census))
-    return Plan(rows, tuple(_ordered(rows)))
+    choices = choices or {}
+    _check(study, choices)
+    rows = tuple(_rows(study, census, choices))
+    growing = {}
+    tried: list[FineTune] = []
+    for target in _growing(study):
+        chosen = choices.get(target, ())
+        made = {
+            route: tuple(_route(study, route, fold) for fold in study.split.run)
+            for route in _tried(study, target, chosen)
+        }
+        tried += [node for models in made.values() for node in models]
+        if chosen[-1:] != (target,):
+            candidates = [(*chosen, target)] if chosen else []
+            candidates += [route for route in made if len(route) == len(chosen) + 2]
+            growing[target] = tuple(Candidate(route, made[route]) for route in candidates)
+    wanted = [node for row in rows for node in (row.test or row.model, row.validation)]
+    nodes = tuple(parents_first([*wanted, *tried, *_forgetting(study, rows)]))
+    return Plan(rows, nodes, tuple(tried), growing)
 
 
 def routes_to(study: Study, target: str) -> list[tuple[str, ...]]:
-    """The routes of at least one hop that end at a target, shortest first, in the study's order of sites."""
+    """The routes of at least one hop that end at a target, shortest first, in the study's order of sites.
+
+    None where routes grow: which they are shows in the course of the study.
+    """
     part = study.methods.sequential
-    if part.routes == "none":
-        return []
     if part.routes == "all":
         others = [site for site in study.sites if site != target]
-        hops = range(1, min(part.max_hops, len(others)) + 1)
+        hops = range(1, _most_hops(study) + 1)
         return [(*sources, target) for n in hops for sources in itertools.permutations(others, n)]
+    if isinstance(part.routes, str):
+        return []
     return sorted(dict.fromkeys(route for route in part.routes if route[-1] == target), key=len)
+
+
+def _growing(study: Study) -> tuple[str, ...]:
+    """The targets whose routes grow hop by hop."""
+    return study.sites if study.methods.sequential.routes == "greedy" and len(study.sites) > 1 else ()
+
+
+def _most_hops(study: Study) -> int:
+    return min(study.methods.sequential.max_hops, len(study.sites) - 1)
+
+
+def _check(study: Study, choices: Choices) -> None:
+    """Raises RelayError unless each choice is a route of the study without repetition, or the beginning of one."""
+    for target, chosen in choices.items():
+        sources = [site for site in chosen if site != target]
+        complete = chosen[-1:] == (target,)
+        if (
+            target not in _growing(study)
+            or not set(chosen) <= set(study.sites)
+            or len(chosen) != len(sources) + complete
+            or len(set(sources)) < len(sources)
+            or not complete <= len(sources) <= _most_hops(study)
+        ):
+            raise RelayError(f"{' → '.join(chosen) or 'nothing'} is no route to {target} that this study could choose.")
+
+
+def _tried(study: Study, target: str, chosen: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """Every route that was or is to be tried on the way to a choice, in the order of trying."""
+    sources = tuple(site for site in chosen if site != target)
+    tried = []
+    # A complete route of fewer hops than allowed was compared with all that are one hop longer.
+    for hop in range(min(len(sources) + 1, _most_hops(study))):
+        before = sources[:hop]
+        tried += [(*before, site, target) for site in study.sites if site not in (*before, target)]
+    return tried
+
+
+def grown(
+    study: Study, growing: Mapping[str, tuple[Candidate, ...]], choices: Choices, dice: Callable[[Node], float | None]
+) -> dict[str, tuple[str, ...]]:
+    """The choices, one hop further wherever all that the next hop is chosen from is known.
+
+    A hop is the source whose route has the best validation Dice at the target, in the mean over the folds that
+    are run; the first in the study's order among equals. A route is complete when no further hop is better, or
+    none is allowed.
+
+    Args:
+        growing: what there is to choose from; see `Plan`.
+        dice: the validation Dice of a node, or None where it is not known yet.
+    """
+    result = {target: tuple(chosen) for target, chosen in choices.items()}
+    for target, candidates in growing.items():
+        means: dict[tuple[str, ...], float] = {}
+        for candidate in candidates:
+            scores = [dice(model) for model in candidate.models]
+            known = [score for score in scores if score is not None]
+            if len(known) == len(scores):
+                means[candidate.route] = sum(known) / len(known)
+        if len(means) == len(candidates):
+            best = max(means, key=means.__getitem__)
+            complete = best == (*result.get(target, ()), target) or len(best) - 1 == _most_hops(study)
+            result[target] = best if complete else best[:-1]
+    return result
 
 
 def batches_per_epoch(slices: int, batch: int) -> int:
@@ -227,9 +193,11 @@ def batches_per_epoch(slices: int, batch: int) -> int:
     return max(1, full + (rest > 1))
 
 
-def _rows(study: Study, census: Census) -> Iterator[Row]:
+def _rows(study: Study, census: Census, choices: Choices) -> Iterator[Row]:
     methods, folds = study.methods, study.split.run
-    rounds = {part.strategy: [tuple(_rounds(study, part, fold)) for fold in folds] for part in methods.federated}
+    rounds = {
+        part.strategy: [tuple(_all_rounds(study, part, fold, census)) for fold in folds] for part in methods.federated
+    }
     for target in study.sites:
         if methods.baseline:
             for fold in folds:
@@ -242,24 +210,33 @@ def _rows(study: Study, census: Census) -> Iterator[Row]:
         for route in routes_to(study, target):
             for fold in folds:
                 yield _row(study, "sequential", route, target, fold, _route(study, route, fold))
+        if choices.get(target, ())[-1:] == (target,):
+            for fold in folds:
+                model = _route(study, tuple(choices[target]), fold)
+                yield _row(study, "greedy", tuple(choices[target]), target, fold, model)
+        if methods.cyclic.laps:
+            for fold in folds:
+                yield _row(study, "cyclic", laps_to(study, target), target, fold, _cyclic(study, target, fold))
         if methods.unadapted:
             for source in (site for site in study.sites if site != target):
                 for fold in folds:
                     yield _row(study, "unadapted", (source,), target, fold, _route(study, (source,), fold))
         for part in methods.federated:
-            chosen: list[Node] = [best_of(of_fold, target) for of_fold in rounds[part.strategy]]
-            for fold, model in zip(folds, chosen, strict=True):
-                yield _row(study, part.strategy, study.sites, target, fold, model)
+            averages = [best_of(of_fold, target) for of_fold in rounds[part.strategy]]
+            for fold, average in zip(folds, averages, strict=True):
+                yield _row(study, part.strategy, study.sites, target, fold, average)
             if part.then_target:
-                # Always the same fold: the target took part, and another fold's average has trained on the
-                # patients that this fold is chosen by.
-                for fold, model in zip(folds, chosen, strict=True):
-                    tuned = FineTune(target, fold, model, _schedule(study.training.epochs, study.training.keep))
-                    route = (*study.sites, target)
+                route = (*study.sites, target)
+                for fold, average in zip(folds, averages, strict=True):
+                    tuned = _then(study, target, average)
                     yield _row(study, f"{part.strategy}-then-target", route, target, fold, tuned)
         if methods.pooled:
             for fold in folds:
-                yield _row(study, "pooled", (POOLED,), target, fold, _route(study, (POOLED,), fold))
+                yield _row(study, POOLED, (POOLED,), target, fold, _route(study, (POOLED,), fold))
+            if methods.pooled_then_target:
+                for fold in folds:
+                    tuned = _then(study, target, _route(study, (POOLED,), fold))
+                    yield _row(study, f"{POOLED}-then-target", (POOLED, target), target, fold, tuned)
 
 
 def _row(study: Study, method: str, route: tuple[str, ...], target: str, fold: int, model: Node) -> Row:
@@ -270,8 +247,51 @@ def _row(study: Study, method: str, route: tuple[str, ...], target: str, fold: i
         fold=fold,
         model=model,
         validation=ballot(model, target, fold),
-        test=Evaluate(target, fold, "test", model),
+        test=Evaluate(target, fold, "test", model) if study.methods.scored_on == "test" else None,
     )
+
+
+def _forgetting(study: Study, rows: tuple[Row, ...]) -> Iterator[Evaluate]:
+    """What every site's held-out patients have of the travelling models, after every hop.
+
+    All folds' models: which of them are handed on shows only later.
+    """
+    if not study.methods.forgetting or study.methods.scored_on != "test":
+        return
+    seen: set[Node] = set()
+    stack: list[Node] = [row.model for row in rows if row.method in ("sequential", "cyclic", "greedy")]
+    while stack:
+        node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        stack += node.candidates if isinstance(node, Best) else node.parents
+        if isinstance(node, FineTune):
+            yield from (Evaluate(site, node.fold, "test", node) for site in study.sites)
+
+
+def _then(study: Study, target: str, model: Node) -> FineTune:
+    """Weights in which the target took part, fine-tuned there.
+
+    Always of the same fold: another fold's weights have trained on the patients that this fold is chosen by.
+    """
+    return FineTune(target, fold_of(model), model, _schedule(study.training.epochs, study.training.keep))
+
+
+def laps_to(study: Study, target: str) -> tuple[str, ...]:
+    """The sites in the study's order, round and round, ending with the target."""
+    after = study.sites.index(target) + 1
+    return (*study.sites[after:], *study.sites[:after]) * study.methods.cyclic.laps
+
+
+def _cyclic(study: Study, target: str, fold: int) -> FineTune:
+    part = study.methods.cyclic
+    epochs = part.epochs or max(1, study.training.epochs // part.laps)
+    node: Node = Start()
+    for site in laps_to(study, target):
+        node = FineTune(site, fold, node, _schedule(epochs, study.training.keep))
+    assert isinstance(node, FineTune)
+    return node
 
 
 def _route(study: Study, route: tuple[str, ...], fold: int, *, same_fold: bool = False) -> FineTune:
@@ -293,64 +313,55 @@ def _schedule(epochs: int, keep: Keep) -> Schedule:
     return Schedule(total_epochs=epochs, first=0, last=epochs, keep=keep)
 
 
-def rounds_of(study: Study, part: FederatedPart) -> int:
-    """Rounds asked for, or as many as give each site the epochs of one stage."""
-    return part.rounds or study.training.epochs // part.local_epochs
+def _all_rounds(study: Study, part: FederatedPart, fold: int, census: Census) -> Iterator[Average]:
+    for local_epochs, mu in part.settings:
+        yield from _rounds(study, part, fold, local_epochs, mu, census)
 
 
-def _rounds(study: Study, part: FederatedPart, fold: int) -> Iterator[Average]:
+def _rounds(
+    study: Study, part: FederatedPart, fold: int, local_epochs: int, mu: float, census: Census
+) -> Iterator[Average]:
     """One average a round; the rounds are consecutive slices of one cosine."""
-    rounds = rounds_of(study, part)
-    total = rounds * part.local_epochs
-    proximal_mu = part.proximal_mu if part.strategy == "fedprox" else 0.0
+    rounds = rounds_of(study, part, local_epochs, census)
+    total = rounds * local_epochs
     parent: Node = Start()
     for number in range(rounds):
-        first = number * part.local_epochs
-        schedule = Schedule(total, first, first + part.local_epochs, "last")
-        parts = tuple(FineTune(site, fold, parent, schedule, proximal_mu) for site in sorted(study.sites))
+        first = number * local_epochs
+        schedule = Schedule(total, first, first + local_epochs, "last")
+        parts = tuple(FineTune(site, fold, parent, schedule, mu) for site in sorted(study.sites))
         parent = average = Average(parts, part.strategy)
         yield average
 
 
+def rounds_of(study: Study, part: FederatedPart, local_epochs: int, census: Census) -> int:
+    """Rounds asked for, or as many as come closest to the gradient steps of the study's longest route."""
+    if part.rounds:
+        return part.rounds
+    folds = study.split.run
+    longest = max(sum(_longest_in_steps(study, census, target, fold) for fold in folds) for target in study.sites)
+    of_a_round = sum(_steps(study, census, site, fold) * local_epochs for site in study.sites for fold in folds)
+    return max(1, round(longest / of_a_round))
+
+
+def _steps(study: Study, census: Census, site: str, fold: int) -> int:
+    """Gradient steps of an epoch."""
+    return batches_per_epoch(census[site][fold], study.training.batch)
+
+
+def _longest_in_steps(study: Study, census: Census, target: str, fold: int) -> int:
+    """Gradient steps of the longest route to a target; of all sites together where there is no route."""
+    part = study.methods.sequential
+
+    def steps(sites: Iterable[str]) -> int:
+        return sum(_steps(study, census, site, fold) for site in sites) * study.training.epochs
+
+    if part.routes in ("all", "greedy"):
+        others = sorted((site for site in study.sites if site != target), key=lambda site: -steps((site,)))
+        return steps((target, *others[: _most_hops(study)]))
+    return max((steps(route) for route in routes_to(study, target)), default=steps(study.sites))
+
+
 def _longest_in_epochs(study: Study, census: Census, target: str, fold: int) -> int:
     """Epochs at the target that come closest to the gradient steps of its longest route."""
-
-    def steps(site: str) -> int:
-        return batches_per_epoch(census[site][fold], study.training.batch) * study.training.epochs
-
-    routes = routes_to(study, target) or [study.sites]
-    longest = max(sum(steps(site) for site in route) for route in routes)
-    per_epoch = batches_per_epoch(census[target][fold], study.training.batch)
-    return max(1, round(longest / per_epoch))
-
-
-def _ordered(rows: tuple[Row, ...]) -> Iterator[Node]:
-    """Every node that the rows need, once, parents first."""
-    seen: set[Node] = set()
-    stack: list[tuple[Node, bool]] = []
-    for row in reversed(rows):
-        stack += [(row.test, False), (row.validation, False)]
-    while stack:
-        node, parents_done = stack.pop()
-        if parents_done:
-            yield node
-        elif node not in seen:
-            seen.add(node)
-            stack.append((node, True))
-            stack += [(parent, False) for parent in reversed(node.parents) if parent not in seen]
-
-
-def way_of(node: Node) -> str:
-    """The way that weights have come, in words: "B → C → A", "fedavg, round 3"."""
-    if isinstance(node, FineTune):
-        before = way_of(node.parent)
-        return f"{before} → {node.site}" if before else node.site
-    if isinstance(node, Average):
-        schedule = node.parts[0].schedule
-        return f"{node.strategy}, round {schedule.last // schedule.epochs}"
-    if isinstance(node, Best):
-        first = node.candidates[0]
-        return f"{first.strategy}, best round" if isinstance(first, Average) else way_of(first)
-    if isinstance(node, Evaluate):
-        return f"{way_of(node.weights)} at {node.site}"
-    return ""
+    steps = _longest_in_steps(study, census, target, fold)
+    return max(1, round(steps / _steps(study, census, target, fold)))

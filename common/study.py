@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from common.tomlfile import load_toml
 
@@ -21,6 +21,23 @@ POOLED = "pooled"
 """The name of the site that unites all members' folders; it exists in simulation alone."""
 
 SiteName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")]
+
+Architecture = Literal["Unet", "UnetPlusPlus", "MAnet", "DeepLabV3"]
+Encoder = Literal[
+    "efficientnet-b0",
+    "efficientnet-b1",
+    "efficientnet-b2",
+    "efficientnet-b3",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "mobilenet_v2",
+]
+
+
+def _several(value: object) -> object:
+    """One value may stand without brackets."""
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
 class _Part(BaseModel):
@@ -30,19 +47,27 @@ class _Part(BaseModel):
 class ModelPart(_Part):
     """The network. `encoder_weights` is read by the coordinator alone: sites need no internet."""
 
-    architecture: Literal["Unet", "UnetPlusPlus", "MAnet", "DeepLabV3"] = "UnetPlusPlus"
-    encoder: Literal[
-        "efficientnet-b0",
-        "efficientnet-b1",
-        "efficientnet-b2",
-        "efficientnet-b3",
-        "resnet18",
-        "resnet34",
-        "resnet50",
-        "mobilenet_v2",
-    ] = "efficientnet-b3"
+    architecture: Architecture = "UnetPlusPlus"
+    encoder: Encoder = "efficientnet-b3"
     encoder_weights: str = "imagenet"
     """"imagenet", "none" (drawn from the study's seed), or a file of encoder weights beside the study file."""
+
+
+class ModelsPart(_Part):
+    """Networks to compare: every encoder with every architecture, in the place of those of [model]."""
+
+    encoders: tuple[Encoder, ...] = ()
+    """Empty: that of [model] alone."""
+    architectures: tuple[Architecture, ...] = ()
+    """Empty: that of [model] alone."""
+
+    @model_validator(mode="after")
+    def _one_of_each(self) -> ModelsPart:
+        for name in ("encoders", "architectures"):
+            given = getattr(self, name)
+            if len(set(given)) < len(given):
+                raise ValueError(f"one of the {name} stands twice")
+        return self
 
 
 class N4Part(_Part):
@@ -115,10 +140,21 @@ class TrainingPart(_Part):
 class SequentialPart(_Part):
     """The model is handed from site to site."""
 
-    routes: Literal["all", "none"] | tuple[tuple[SiteName, ...], ...] = "all"
-    """"all": every route without repetition; "none"; or a list, each route ending with its target."""
+    routes: Literal["all", "greedy", "none"] | tuple[tuple[SiteName, ...], ...] = "all"
+    """"all": every route without repetition; "greedy": each target's route grows hop by hop, always by the source
+    with the best validation Dice at the target, while that gains; "none"; or a list, each route ending with its
+    target."""
     max_hops: int = Field(default=2, ge=1)
-    """The hand-offs of the longest route, where routes is "all"."""
+    """The hand-offs of the longest route, where routes is "all" or "greedy"."""
+
+
+class CyclicPart(_Part):
+    """The model goes round all sites several times (cyclical weight transfer: Chang et al., JAMIA 25, 2018)."""
+
+    laps: int = Field(default=0, ge=0, le=100)
+    """0: not run. A target's laps end with it."""
+    epochs: int = Field(default=0, ge=0)
+    """Of each visit. 0: `training.epochs` divided among the laps, one at least."""
 
 
 class FederatedPart(_Part):
@@ -126,12 +162,27 @@ class FederatedPart(_Part):
 
     strategy: Literal["fedavg", "fedprox", "fedmedian", "fedtrimmedavg"] = "fedavg"
     rounds: int = Field(default=0, ge=0)
-    """0: as many as give every site `training.epochs` in all, the gradient steps of the longest route."""
-    local_epochs: int = Field(default=1, ge=1)
-    proximal_mu: float = Field(default=0.1, gt=0)
-    """FedProx alone (Li et al., MLSys 2020)."""
+    """0: as many as come closest to the gradient steps of the longest route."""
+    local_epochs: Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_several)] = (1,)
+    """Epochs of a round. Of several, each target's validation patients choose, as they choose the round."""
+    proximal_mu: Annotated[tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_several)] = (0.1,)
+    """FedProx alone (Li et al., MLSys 2020). Of several, each target's validation patients choose."""
     then_target: bool = True
     """Also fine-tune the chosen average at each target."""
+
+    @model_validator(mode="after")
+    def _something_to_choose_from(self) -> FederatedPart:
+        for name in ("local_epochs", "proximal_mu"):
+            given = getattr(self, name)
+            if not given or len(set(given)) < len(given):
+                raise ValueError(f"{name} is an empty list, or a value stands twice in it")
+        return self
+
+    @property
+    def settings(self) -> tuple[tuple[int, float], ...]:
+        """Every pair of local epochs and proximal term that is tried; without FedProx the term is 0."""
+        terms = self.proximal_mu if self.strategy == "fedprox" else (0.0,)
+        return tuple(itertools.product(self.local_epochs, terms))
 
 
 class MethodsPart(_Part):
@@ -143,9 +194,16 @@ class MethodsPart(_Part):
     unadapted: bool = False
     """The source's model scored at the target without training there."""
     sequential: SequentialPart = SequentialPart()
+    cyclic: CyclicPart = CyclicPart()
     federated: tuple[FederatedPart, ...] = (FederatedPart(),)
     pooled: bool = True
     """All data in one place. In simulation alone; a federation leaves it out."""
+    pooled_then_target: bool = True
+    """All data, then the target; where `pooled` is."""
+    forgetting: bool = True
+    """Also score the travelling model at every site after every hop."""
+    scored_on: Literal["test", "validation"] = "test"
+    """"validation": no test patient is looked at, as befits a comparison of networks."""
 
     @field_validator("federated")
     @classmethod
@@ -163,10 +221,15 @@ class Study(_Part):
     """A sentence that opens the table and the report."""
     seed: int = Field(default=1, ge=0)
     """Seed of the first weights, the order of batches and augmentation."""
-    sites: tuple[SiteName, ...] = Field(min_length=2)
+    sites: tuple[SiteName, ...] = Field(min_length=1)
+    repeats: int = Field(default=1, ge=1, le=100)
+    """The whole study so often: repeat k with `seed` and `split.seed` raised by k."""
     synthetic: bool = False
     """No patient stands behind the data."""
+    paper: Literal["", "table-2", "table-3"] = ""
+    """The table of the paper whose figures are set beside this study's; the sites are its A, B and C."""
     model: ModelPart = ModelPart()
+    models: ModelsPart = ModelsPart()
     preprocessing: PreprocessingPart = PreprocessingPart()
     split: SplitPart = SplitPart()
     training: TrainingPart = TrainingPart()
@@ -199,12 +262,46 @@ class Study(_Part):
         for part in self.methods.federated:
             if part.strategy == "fedtrimmedavg" and len(self.sites) < 3:
                 raise ValueError("fedtrimmedavg leaves nothing of two sites; it needs three")
-            if part.rounds == 0 and self.training.epochs % part.local_epochs:
-                raise ValueError(
-                    f"training.epochs ({self.training.epochs}) is no multiple of local_epochs"
-                    f" ({part.local_epochs}); give {part.strategy} its rounds"
-                )
         return self
+
+    @model_validator(mode="after")
+    def _one_site_has_nobody_to_share_with(self) -> Study:
+        methods = self.methods
+        if len(self.sites) == 1 and (methods.federated or methods.pooled or methods.cyclic.laps):
+            raise ValueError(
+                f"a study of {self.sites[0]} alone has nobody to share with;"
+                ' add sites, or set "federated" to [], "pooled" to false and no laps'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _the_papers_sites(self) -> Study:
+        if self.paper and not set(self.sites) <= {"A", "B", "C"}:
+            raise ValueError("the paper's sites are named A, B and C; name this study's so, or leave out paper")
+        return self
+
+    @property
+    def variants(self) -> tuple[Study, ...]:
+        """The plain studies that this one is made of: one network, one pair of seeds each.
+
+        A site approves these and works for them; that they belong together concerns the coordinator alone.
+        """
+        if self.repeats == 1 and self.models == ModelsPart():
+            return (self,)
+        encoders = self.models.encoders or (self.model.encoder,)
+        architectures = self.models.architectures or (self.model.architecture,)
+        return tuple(
+            self.model_copy(
+                update={
+                    "repeats": 1,
+                    "models": ModelsPart(),
+                    "seed": self.seed + repeat,
+                    "split": self.split.model_copy(update={"seed": self.split.seed + repeat}),
+                    "model": self.model.model_copy(update={"encoder": encoder, "architecture": architecture}),
+                }
+            )
+            for repeat, encoder, architecture in itertools.product(range(self.repeats), encoders, architectures)
+        )
 
     @property
     def digest(self) -> str:

@@ -9,13 +9,14 @@ import argparse
 import errno
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
 from common.errors import RelayError
+from deploy.cli_federation import FEDERATION
+from deploy.command import Command, whole_number
 
 HELP = """\
 relay – hospitals hand one segmentation model on, and no image leaves.
@@ -30,11 +31,33 @@ See it work
 
 Your own hospitals, all on this machine
   relay site check SITE.toml     what lies at a site, and what is wrong with it
+  relay study plan STUDY --site A=SITE.toml --site B=SITE.toml ...
+                                 what a study will ask for: trainings, gradient
+                                 steps, bytes, hours on this machine
   relay simulate STUDY.toml --site A=SITE.toml --site B=SITE.toml ...
                                  run a study, or go on with a stopped one
 
+Hospitals that are really apart: at the coordinator
+  relay enroll coordinator --host NAME
+                                 make its authorities, certificates, gateway
+  relay enroll site NAME REQUEST let a hospital in; makes the kit it gets back
+  relay enroll list | revoke NAME | renew
+  relay coordinator start        run the coordinator's programs
+  relay study run STUDY.toml     run a study on the hospitals, and follow it
+  relay study status             who is there, who is missing
+
+Hospitals that are really apart: at each hospital
+  relay site init SITE.toml --name NAME
+                                 make its file, its keys, its request
+  relay site join SITE.toml KIT  take the coordinator's kit
+  relay site start SITE.toml     be there for the coordinator's orders
+  relay site service SITE.toml   print a systemd unit that does so, or a
+                                 compose file
+
 What came out
   relay report DIR               make report.html of a result folder again
+  relay study verify DIR         hold every record and weights file against its
+                                 digest and lineage
 
 Data to try things on
   relay phantom DIR              write the synthetic hospitals alone
@@ -53,19 +76,6 @@ DEMO_PATIENTS = {"A": 8, "B": 8, "C": 6}
 """C's volumes have twice as many slices as the others'."""
 
 STOPPED = "Stopped; every stage that was finished is kept, and the same command goes on from there."
-
-
-@dataclass(frozen=True)
-class Command:
-    """One command: its words, what it says of itself, what it takes and what it does."""
-
-    words: tuple[str, ...]
-    about: str
-    arguments: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace], int]
-    """Returns the exit code."""
-    stopped: str = "Stopped."
-    """What Ctrl-C leaves behind."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -172,21 +182,6 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def _whole_number(least: int) -> Callable[[str], int]:
-    """A kind of argument: a whole number of at least `least`."""
-
-    def read(text: str) -> int:
-        try:
-            number = int(text)
-        except ValueError:
-            number = least - 1
-        if number < least:
-            raise argparse.ArgumentTypeError(f'"{text}" is no whole number of at least {least}')
-        return number
-
-    return read
-
-
 def _demo_arguments(own: argparse.ArgumentParser) -> None:
     own.add_argument("--out", metavar="DIR", type=Path, default=Path("relay-demo"), help="default: relay-demo")
     _at_once(own)
@@ -205,7 +200,7 @@ def _demo(chosen: argparse.Namespace) -> int:
     counted = ", ".join(f"{name} with {number}" for name, number in DEMO_PATIENTS.items())
     print(f"Synthetic hospitals: {counted} patients, in {folder}.", flush=True)
     simulate(study, sites, chosen.out, beside=Path(), at_once=chosen.at_once)
-    return _show(chosen.out)
+    return show_results(chosen.out)
 
 
 def _simulate_arguments(own: argparse.ArgumentParser) -> None:
@@ -219,6 +214,11 @@ def _simulate_arguments(own: argparse.ArgumentParser) -> None:
     )
     own.add_argument("--out", metavar="DIR", type=Path, help="the result folder; default: STUDY-results")
     _at_once(own)
+    own.add_argument(
+        "--keep-weights",
+        action="store_true",
+        help="keep the weights of every stage; otherwise those go that no row of the comparison needs any more",
+    )
     own.add_argument("--json", action="store_true", help="print results.json, and nothing else, on standard output")
 
 
@@ -226,7 +226,7 @@ def _at_once(own: argparse.ArgumentParser) -> None:
     own.add_argument(
         "--at-once",
         metavar="N",
-        type=_whole_number(1),
+        type=whole_number(1),
         help="stages that run at the same time; default: as many as the machine has cores for",
     )
 
@@ -235,17 +235,32 @@ def _simulate(chosen: argparse.Namespace) -> int:
     from common.study import load_study
     from deploy.simulation import simulate, site_files
 
-    study = load_study(chosen.study)
+    path = _study_path(chosen.study)
+    study = load_study(path)
     sites = site_files(chosen.site)
-    out = chosen.out or Path(f"{chosen.study.stem}-results")
-    simulate(study, sites, out, beside=chosen.study.parent, at_once=chosen.at_once, quiet=chosen.json)
+    out = chosen.out or Path(f"{path.stem}-results")
+    simulate(
+        study,
+        sites,
+        out,
+        beside=path.parent,
+        at_once=chosen.at_once,
+        keep_weights=chosen.keep_weights,
+        quiet=chosen.json,
+    )
     if chosen.json:
         print((out / "results.json").read_text(encoding="utf-8"), end="")
         return 0
-    return _show(out)
+    return show_results(out)
 
 
-def _show(folder: Path) -> int:
+def _study_path(given: Path) -> Path:
+    """A study file, or one of those that come with the program, by its name."""
+    shipped = Path(__file__).parent / "studies" / f"{given}.toml"
+    return shipped if given.name == str(given) and not given.exists() and shipped.is_file() else given
+
+
+def show_results(folder: Path) -> int:
     """The opening sentence, the table, the path of the page."""
     from deploy.console import terminal
     from server.report import opening, read_results, terminal_table, text_lines
@@ -262,23 +277,90 @@ def _show(folder: Path) -> int:
     return 0
 
 
+def _plan_arguments(own: argparse.ArgumentParser) -> None:
+    own.add_argument("study", metavar="STUDY", type=Path, help="a study file, or paper-table2, paper-table3, demo")
+    own.add_argument(
+        "--site", metavar="NAME=SITE.toml", action="append", default=[], help="the settings of a site of this machine"
+    )
+    own.add_argument(
+        "--slices",
+        metavar="NAME=N",
+        action="append",
+        default=[],
+        help="for a site elsewhere: how many slices of all its patients are chosen",
+    )
+    _at_once(own)
+    own.add_argument("--no-trial", action="store_true", help="do not measure this machine: no hours are told")
+    own.add_argument("--json", action="store_true", help="for a script")
+
+
+def _plan(chosen: argparse.Namespace) -> int:
+    from common.study import load_study
+    from deploy.simulation import cores, site_files
+    from deploy.study_plan import slices_of, study_plan
+
+    study = load_study(_study_path(chosen.study))
+    at_once = chosen.at_once or max(1, cores() // study.training.threads)
+    return study_plan(
+        study,
+        site_files(chosen.site),
+        slices_of(chosen.slices),
+        at_once=at_once,
+        trial=not chosen.no_trial,
+        as_json=chosen.json,
+    )
+
+
 def _phantom_arguments(own: argparse.ArgumentParser) -> None:
     own.add_argument("folder", metavar="DIR", type=Path, help="a new or an empty folder")
     own.add_argument(
-        "--patients", metavar="N", type=_whole_number(1), default=12, help="at each of the three; default: 12"
+        "--patients",
+        metavar="N",
+        type=_patients,
+        default="12",
+        help="at each of the three, or hospital by hospital: A=30,B=30,C=19 (one left out is not written); default: 12",
     )
-    own.add_argument("--seed", metavar="S", type=_whole_number(0), default=1, help="other patients; default: 1")
+    own.add_argument(
+        "--anatomy",
+        metavar="HOSPITAL=DIR",
+        action="append",
+        default=[],
+        help="take a hospital's glands from a folder of real masks (NRRD, NIfTI or MetaImage; 1 = peripheral zone,"
+        " 2 = central gland), one a patient, in the order of their names, on their own grids; once for each hospital"
+        " that has masks. The images stay made up, but the files then carry real patients' glands: handle them as"
+        " you must handle the masks, and keep to their licence",
+    )
+    own.add_argument("--seed", metavar="S", type=whole_number(0), default=1, help="other patients; default: 1")
+
+
+def _patients(text: str) -> dict[str, int]:
+    """How many patients each synthetic hospital has: "12", or "A=30,B=30,C=19"."""
+    count = whole_number(1)
+    if "=" not in text:
+        return dict.fromkeys("ABC", count(text))
+    each: dict[str, int] = {}
+    for entry in text.split(","):
+        site, _, number = entry.partition("=")
+        if site in each:
+            raise argparse.ArgumentTypeError(f'"{text}" names {site} twice')
+        each[site] = count(number)
+    return each
 
 
 def _phantom(chosen: argparse.Namespace) -> int:
     from deploy.console import bar
-    from deploy.phantom import write_hospitals
+    from deploy.phantom import REAL_SHAPES, write_hospitals
+    from deploy.phantom.masks import mask_folders
 
-    each = dict.fromkeys("ABC", chosen.patients)
+    anatomy = mask_folders(chosen.anatomy)
     with bar("Writing the synthetic hospitals", unit="patients") as progress:
-        sites = write_hospitals(chosen.folder, patients=each, seed=chosen.seed, progress=progress)
+        sites = write_hospitals(
+            chosen.folder, patients=chosen.patients, anatomy=anatomy, seed=chosen.seed, progress=progress
+        )
     for path in sites.values():
         print(path)
+    if anatomy:
+        print(f"\n{REAL_SHAPES}")
     return 0
 
 
@@ -293,8 +375,43 @@ def _report(chosen: argparse.Namespace) -> int:
     return 0
 
 
+def _verify_arguments(own: argparse.ArgumentParser) -> None:
+    own.add_argument("folder", metavar="DIR", type=Path, help="a result folder")
+    own.add_argument("--json", action="store_true", help="for a script")
+
+
+def _verify(chosen: argparse.Namespace) -> int:
+    import json
+
+    from deploy.console import bar
+    from server.ledger import examine
+
+    if not (chosen.folder / "ledger").is_dir():
+        raise RelayError(f"{chosen.folder} holds no ledger; name the folder that a study was run into.")
+    with bar("Examining the ledger", unit="bytes", stream=sys.stderr) as progress:
+        found = examine(chosen.folder, progress=progress)
+    if chosen.json:
+        faults = [{"file": fault.path.name, "fault": fault.sentence} for fault in found.faults]
+        counts = {"records": len(found.records), "weights": len(found.weights), "gone": len(found.gone)}
+        print(json.dumps(counts | {"faults": faults}, indent=1))
+    else:
+        gone = f"; {len(found.gone)} were taken away, and their records say what they were" if found.gone else ""
+        print(f"{len(found.records)} records and {len(found.weights)} weights files are what they claim to be{gone}.")
+        for fault in found.faults:
+            print(f"{fault.path} {fault.sentence}.")
+    if found.faults:
+        raise RelayError(
+            f"{len(found.faults)} files in {chosen.folder} are not sound; run the study into the same folder again,"
+            " and they are made anew."
+        )
+    return 0
+
+
 def _check_arguments(own: argparse.ArgumentParser) -> None:
-    own.add_argument("site", metavar="SITE.toml", type=Path, help="the hospital's own settings")
+    own.add_argument(
+        "site", metavar="SITE.toml|FOLDER", type=Path, help="the hospital's own settings, or a folder of images alone"
+    )
+    own.add_argument("--masks", metavar="FOLDER", type=Path, help="with a folder of images: the labels, if kept apart")
     own.add_argument("--json", action="store_true", help="for a script at the site: patients are named")
     own.add_argument(
         "--counts", metavar="FILE.json", type=Path, help="write what may be shared: counts, without any name or value"
@@ -304,7 +421,7 @@ def _check_arguments(own: argparse.ArgumentParser) -> None:
 def _check(chosen: argparse.Namespace) -> int:
     from deploy.site_check import site_check
 
-    return site_check(chosen.site, as_json=chosen.json, counts=chosen.counts)
+    return site_check(chosen.site, masks=chosen.masks, as_json=chosen.json, counts=chosen.counts)
 
 
 COMMANDS = (
@@ -325,8 +442,23 @@ COMMANDS = (
         STOPPED,
     ),
     Command(
+        ("study", "plan"),
+        "Say what a study will ask for before anything runs: its graph's trainings, what sharing them saves, gradient"
+        " steps, bytes to and fro, and the hours on this machine after a short trial.",
+        _plan_arguments,
+        _plan,
+    ),
+    Command(
+        ("study", "verify"),
+        "Hold every record of a result folder against its seal, every weights file against its digest, and every"
+        " record's parents against the records that made them.",
+        _verify_arguments,
+        _verify,
+    ),
+    Command(
         ("phantom",),
-        "Write three synthetic hospitals in the layouts of TCIA Prostate-3T, PROSTATE-DIAGNOSIS and I2CVB.",
+        "Write three synthetic hospitals in the layouts of TCIA Prostate-3T, PROSTATE-DIAGNOSIS and I2CVB. Their glands"
+        " are drawn, or with --anatomy those of real masks.",
         _phantom_arguments,
         _phantom,
         "Stopped; the same command clears away what is unfinished and writes the hospitals anew.",
@@ -344,6 +476,7 @@ COMMANDS = (
         _check_arguments,
         _check,
     ),
+    *FEDERATION,
 )
 
 

@@ -74,6 +74,9 @@ class Board:
     clock: Callable[[], float] = time.monotonic
     _lines: dict[str, _Line] = field(default_factory=dict)
     _stages: tuple[int, int] = (0, 0)
+    _variant: tuple[int, int] = (0, 1)
+    _first: str = "preparing"
+    """What is done before there are stages."""
     _ends: float | None = None
     _began: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -85,8 +88,15 @@ class Board:
     def observe(self, event: Event) -> None:
         """Take in an event."""
         with self._lock:
+            if event.kind == "examining":
+                self._first = f"examining what is there, {100 * event.epoch // max(event.epochs, 1)} %"
+                return
+            self._first = "preparing"
             if event.stages:
                 self._stages = event.stages_done, event.stages
+            if event.variant != self._variant[0]:
+                self._ends = None
+            self._variant = event.variant, event.variants
             if event.rate > 0 and event.kind in ("running", "done"):
                 self._ends = self.clock() + event.work_left / event.rate
                 if 1 - event.work_left < SURE:
@@ -133,7 +143,10 @@ class Board:
                 grid.add_row(*cells)
             done, stages = self._stages
             now = self.clock()
-            parts = [f"stages {done} of {stages}"] if stages else ["preparing"]
+            parts = [f"stages {done} of {stages}"] if stages else [self._first]
+            variant, variants = self._variant
+            if variants > 1:
+                parts.insert(0, f"study {variant + 1} of {variants}")
             if self._ends is not None:
                 parts.append(f"about {span(max(self._ends - now, 0))} left")
             parts.append(f"{span(now - self._began)} so far")
@@ -158,11 +171,14 @@ class Lines:
     def observe(self, event: Event) -> None:
         """Take in an event. A stage that was known, and a score, are counted and not told one by one."""
         with self._lock:
+            if event.kind == "examining":
+                return
             if event.kind == "known":
                 self._known += 1
                 return
             if self._known and event.stages:
-                self._line(f"{self._known} stages are in the ledger already")
+                few = self._known == 1
+                self._line(f"{self._known} stage{' is' if few else 's are'} in the ledger already")
                 self._known = 0
             if event.kind == "parked" or self._worth_a_line(event):
                 self._told[event.site] = self.clock()

@@ -42,6 +42,7 @@ def simulate(
     *,
     beside: Path,
     at_once: int | None = None,
+    keep_weights: bool = False,
     quiet: bool = False,
 ) -> None:
     """Run a study on sites of this machine, or what is missing of it; the results are in `folder` afterwards.
@@ -53,6 +54,7 @@ def simulate(
         folder: the result folder.
         beside: the folder that a file of encoder weights is taken from.
         at_once: stages that run at the same time; by default one a core, and no more than there are sites.
+        keep_weights: also keep the weights that no row of the comparison needs.
         quiet: write nothing to standard output.
 
     Raises:
@@ -64,7 +66,7 @@ def simulate(
         paths[POOLED] = _pooled_file(list(paths.values()), sites, folder)
         sites[POOLED] = load_site(paths[POOLED])
     if at_once is None:
-        at_once = max(1, _cores() // study.training.threads)
+        at_once = max(1, cores() // study.training.threads)
     os.environ |= {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
     logging.getLogger("flwr").setLevel(logging.WARNING)
     from deploy.local_grid import LocalGrid
@@ -80,7 +82,7 @@ def simulate(
         logs = {name: _size(site.folder / "site.log") for name, site in sites.items()}
         with watching(list(sites), folds=len(study.split.run), quiet=quiet) as observe:
             try:
-                run_study(grid, study, folder, beside=beside, observe=observe)
+                run_study(grid, study, folder, beside=beside, observe=observe, keep_weights=keep_weights)
             except RelayError as error:
                 raise RelayError(f"{error}{_as_the_sites_tell_it(str(error), sites, logs)}") from error
 
@@ -151,7 +153,7 @@ def _pooled_file(members: Sequence[Path], sites: Mapping[str, SiteConfig], folde
     return path.absolute()
 
 
-def _cores() -> int:
+def cores() -> int:
     """The cores that this process may use: fewer than the machine has in many a container."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -13,22 +14,30 @@ from client.checkup.page import write_page
 from client.checkup.words import kind_table, lines, patient_table, remarks, summary, to_json
 from client.site import SiteConfig, load_site
 from common.errors import RelayError
+from common.study import POOLED
 from deploy.console import bar, terminal
 
+LONGEST = 32
+"""Characters of a site's name (`common.study.SiteName`)."""
 
-def site_check(path: Path, *, as_json: bool, counts: Path | None = None) -> int:
+
+def site_check(path: Path, *, masks: Path | None = None, as_json: bool, counts: Path | None = None) -> int:
     """Check a site, or each member of a pooled one; returns the exit code.
 
     The code says whether there is anything to train on, not whether all of it is right: a finding is a reason to look
     and may be wrong, and training goes on with it. A script that wants to stop at one reads "suspicious" of --json.
 
     Args:
+        path: the site's file; or a folder of images that no file describes yet.
+        masks: the folder of its labels, where the layout keeps them apart.
         counts: a file that gets what may be shared (`client.checkup.counts`).
 
     Raises:
         RelayError: a folder is missing, no patient of the site can be used, or something cannot be written.
     """
-    site = load_site(path)
+    site = _undescribed(path, masks) if path.is_dir() else load_site(path)
+    if masks is not None and not path.is_dir():
+        raise RelayError(f'--masks goes with a folder of images; {path} is a site\'s file, which has the key "masks".')
     if counts is not None and not counts.absolute().parent.is_dir():
         raise RelayError(f"There is no folder {counts.parent} to write {counts.name} to; make it, or name another one.")
     members = site.member_sites() if site.pooled else (site,)
@@ -53,6 +62,20 @@ def site_check(path: Path, *, as_json: bool, counts: Path | None = None) -> int:
             where = "" if as_json else "; what is wrong with each stands above"
             raise RelayError(f"Site {member.name} has no patient that can be used{where}.")
     return 0
+
+
+def _undescribed(images: Path, masks: Path | None) -> SiteConfig:
+    """The site that a folder of images would be; its page goes into a folder of the working directory."""
+    images = images.absolute()
+    letters = re.sub(r"[^A-Za-z0-9_-]+", "-", images.name).strip("-_")
+    name = letters if letters[:1].isalpha() and letters != POOLED else f"site-{letters}".rstrip("-")
+    name = name[:LONGEST]
+    return SiteConfig(
+        name=name,
+        images=images,
+        masks=None if masks is None else masks.absolute(),
+        folder=Path(f".relay-{name}").absolute(),
+    )
 
 
 def _examined(site: SiteConfig) -> Examination:

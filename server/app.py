@@ -11,6 +11,8 @@ import logging
 import platform
 import shutil
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,27 +21,46 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from common.errors import RelayError
+from common.files import write_atomically
+from common.graph import Average, FineTune
 from common.model import declared_bytes
-from common.plan import Average, FineTune, Plan, plan
+from common.plan import Plan, plan
 from common.study import POOLED, Study, load_study, study_toml
-from common.weights import write_atomically
 from server.lane import Lane, Traffic
-from server.ledger import Ledger
+from server.ledger import Ledger, StageRecord
 from server.report.page import write_report
 from server.results import results_of, write_json
 from server.roster import find_sites
-from server.scheduler import Event, Observer, Run, census_of, describe_all, start_key
+from server.scheduler import Event, Observer, Run, census_of, describe_all, start_of
 from server.start import source_digest, start_weights
 
 app = ServerApp()
 log = logging.getLogger("relay.coordinator")
+LOG = "study.log"
 
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run the study that the run's settings name: `study` (a file) and `out` (a folder)."""
-    path = Path(str(context.run_config["study"])).expanduser()
-    run_study(grid, load_study(path), Path(str(context.run_config["out"])).expanduser(), beside=path.parent)
+    """Run the study that the run's settings name: `study` (a file), `out` (a folder), `patience` (seconds).
+
+    `study.log` in the folder tells who follows the run how far it is, and in its last line how it ended.
+    """
+    path, out = (Path(str(context.run_config[name])).expanduser() for name in ("study", "out"))
+    out.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(out / LOG, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        log.info("Run %d.", context.run_id)
+        run_study(grid, load_study(path), out, beside=path.parent, patience=float(context.run_config["patience"]))
+        log.info("Done.")
+    except RelayError as error:
+        log.error("%s", " ".join(str(error).split()))
+        raise
+    finally:
+        log.removeHandler(handler)
+        handler.close()
 
 
 def log_line(event: Event) -> None:
@@ -50,9 +71,13 @@ def log_line(event: Event) -> None:
 def line_of(event: Event) -> str:
     """An event in one line of plain text."""
     counted = f"[{event.stages_done}/{event.stages}] " if event.stages else ""
+    if event.variants > 1:
+        counted = f"{event.variant + 1} of {event.variants}: {counted}"
     where = f"{event.site}: " if event.site else ""
+    if event.kind == "examining":
+        return f"{event.epoch} of {event.epochs} bytes of what is there examined"
     if event.kind == "preparing":
-        return f"{where}{event.epoch} of {event.epochs} patients prepared"
+        return f"{counted}{where}{event.epoch} of {event.epochs} patients prepared"
     if event.kind == "parked":
         return f"{where}parked: {event.text}"
     what = f"{event.text} (fold {event.fold + 1})"
@@ -73,12 +98,14 @@ def run_study(
     beside: Path,
     observe: Observer = log_line,
     patience: float = 60.0,
+    keep_weights: bool = False,
 ) -> dict[str, Any]:
     """Run a study on a grid, or what is missing of it, and write its results into `folder`.
 
     Args:
         beside: the folder that a file of encoder weights is taken from.
-        patience: seconds to wait for sites that are not there.
+        patience: seconds to wait for a site that is not there, at the beginning or later on.
+        keep_weights: take none away; otherwise those go that no row, choice or stage needs any more.
 
     Returns:
         What results.json holds.
@@ -86,40 +113,44 @@ def run_study(
     Raises:
         RelayError: the study cannot begin, or some of it could not be finished; what was finished is kept.
     """
-    ledger = Ledger(folder)
+    ledger = Ledger(folder, progress=lambda done, of: observe(Event("examining", "", "", epoch=done, epochs=of)))
     try:
         _keep_study(study, folder)
         began, started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
+        variants = study.variants
         # Before any site works for hours: the first weights may be the one thing that is missing.
-        source = source_digest(study, beside)
-        start = None if ledger.get(start_key(study, source)) else start_weights(study, beside)
+        starts = [_start(variant, ledger, beside) for variant in variants]
         sites = [*study.sites, *([POOLED] if study.methods.pooled else [])]
-        nodes = find_sites(grid, sites, study.digest, patience=patience)
+        nodes = find_sites(grid, sites, variants[0].digest, patience=patience)
         traffic = Traffic()
         past = _past(folder)
+        lanes = {site: Lane(grid, site, node, traffic, patience=patience) for site, node in nodes.items()}
+        runs: list[Run] = []
+        for variant, start in zip(variants, starts, strict=True):
 
-        def observe_and_note(event: Event) -> None:
-            observe(event)
-            if event.kind == "done":
-                _note(traffic, folder, past, started, time.monotonic() - began)
+            def tell(event: Event, number: int = len(runs)) -> None:
+                observe(replace(event, variant=number, variants=len(variants)))
+                if event.kind == "done":
+                    _note(traffic, folder, past, started, time.monotonic() - began)
 
-        lanes = {site: Lane(grid, site, node, study, traffic) for site, node in nodes.items()}
-        descriptions = describe_all(lanes, observe_and_note)
-        stages = plan(study, census_of(descriptions))
-        _check_room(study, stages, folder)
-        run = Run(
-            study,
-            stages,
-            lanes=lanes,
-            descriptions=descriptions,
-            ledger=ledger,
-            start=lambda: start_weights(study, beside) if start is None else start,
-            start_source=source,
-            observe=observe_and_note,
-            traffic=traffic,
-        )
-        run.go()
-        results = results_of(run)
+            descriptions = describe_all(variant, lanes, tell)
+            stages = plan(variant, census_of(descriptions))
+            if not runs:
+                _check_room(variants, stages, folder, everything=keep_weights)
+            run = Run(
+                variant,
+                stages,
+                lanes=lanes,
+                descriptions=descriptions,
+                ledger=ledger,
+                start=start,
+                observe=tell,
+                traffic=traffic,
+                keep_weights=keep_weights,
+            )
+            run.go()
+            runs.append(run)
+        results = results_of(study, runs)
         write_atomically(folder / "results.json", write_json(results), durable=True)
         _note(traffic, folder, past, started, time.monotonic() - began)
         write_report(folder)
@@ -130,24 +161,39 @@ def run_study(
         ) from None
     finally:
         ledger.close()
-    if run.parked:
-        reasons = "; ".join(sorted(set(run.parked.values())))
+    reasons = {reason for run in runs for reason in run.parked.values()}
+    if reasons:
+        parked = len(results["parked"])
         raise RelayError(
-            f"{len(results['parked'])} of {len(run.plan.rows)} rows could not be finished – {reasons}."
-            f" What is finished is kept in {folder}; start again to go on."
+            f"{parked} of {parked + len(results['rows'])} rows could not be finished –"
+            f" {'; '.join(sorted(reasons))}. What is finished is kept in {folder}; start again to go on."
         )
     return results
 
 
-def _check_room(study: Study, stages: Plan, folder: Path) -> None:
+def _start(study: Study, ledger: Ledger, beside: Path) -> StageRecord:
+    source = source_digest(study, beside)
+    return start_of(study, ledger, source=source, weights=lambda: start_weights(study, beside))
+
+
+def _check_room(variants: Sequence[Study], stages: Plan, folder: Path, *, everything: bool) -> None:
     """Refuse a study whose weights the disk cannot hold; better now than after days."""
     made = sum(isinstance(node, FineTune | Average) for node in stages.nodes)
+    if not everything:
+        # Of the rounds, in every fold, the averages that lead and what is on its way.
+        folds, sites = len(variants[0].split.run), len(variants[0].sites)
+        of_rounds = {
+            node for average in stages.nodes if isinstance(average, Average) for node in (average, *average.parts)
+        }
+        made = min(made, made - len(of_rounds) + 3 * folds * (sites + 1))
     kept = sum(path.stat().st_size for path in (folder / "weights").glob("*.safetensors"))
-    need, free = made * declared_bytes(study.model) - kept, shutil.disk_usage(folder).free
+    need = made * sum(declared_bytes(variant.model) for variant in variants) - kept
+    free = shutil.disk_usage(folder).free
     if need > free:
         raise RelayError(
-            f"The weights of {made} stages need {need / 1e9:.1f} GB more in {folder}, and {free / 1e9:.1f} GB are free;"
-            " make room, give another folder with --out, or set fewer rounds, folds or routes in the study."
+            f"The weights of {made * len(variants)} stages need {need / 1e9:.1f} GB more in {folder},"
+            f" and {free / 1e9:.1f} GB are free; make room, give another folder with --out,"
+            " or set fewer rounds, folds or routes in the study."
         )
 
 

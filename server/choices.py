@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from common.plan import rounds_of
+from common.graph import Average
+from common.plan import Plan
 from common.study import Study
 
 
-def open_choices(study: Study) -> list[tuple[str, str, str]]:
+def open_choices(study: Study, plan: Plan) -> list[tuple[str, str, str]]:
     """What, as chosen, and a remark."""
     grid, training, split = study.preprocessing, study.training, study.split
     side = grid.pixels * grid.spacing_mm
-    rounds = ", ".join(
-        f"{part.strategy}: {rounds_of(study, part)} rounds of {part.local_epochs} epochs"
-        for part in study.methods.federated
-    )
+    rounds = ", ".join(_rounds(plan))
     choices = [
         ("loss", training.loss, "the paper names none"),
         ("augmentation", training.augmentation, "the paper names none"),
@@ -30,5 +28,17 @@ def open_choices(study: Study) -> list[tuple[str, str, str]]:
         ("first layer", "one grey channel", "ImageNet's three summed: what three equal channels give"),
     ]
     if rounds:
-        choices.append(("federated rounds", rounds, "beyond the paper; by default the gradient steps of a full route"))
+        choices.append(("federated rounds", rounds, "beyond the paper; by default the longest route's gradient steps"))
     return choices
+
+
+def _rounds(plan: Plan) -> list[str]:
+    """The federated settings that were tried, in words."""
+    found: dict[str, None] = {}
+    for node in plan.nodes:
+        if isinstance(node, Average):
+            schedule, mu = node.parts[0].schedule, node.parts[0].proximal_mu
+            term = f", μ {mu:g}" if mu else ""
+            rounds = schedule.total_epochs // schedule.epochs
+            found[f"{node.strategy}: {rounds} rounds of {schedule.epochs} epochs{term}"] = None
+    return list(found)

@@ -2,19 +2,28 @@
 
 A record is written after its weights, and is there whole or not at all. A stage with a record is not run
 again: that one rule is resume, sharing between studies, and what makes changed data train anew.
+
+Weights that nobody needs any more may be taken away; their record stays, and with it their digest and
+lineage. `examine` says whether all that is there is what it claims to be; opening a ledger is the same
+examination.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import filelock
 from pydantic import BaseModel, ConfigDict
 
-from common.errors import RelayError
-from common.weights import Weights, load, save, write_atomically
+from common.errors import Damaged, RelayError
+from common.files import write_atomically
+from common.weights import Weights, load, save
 
 
 class Cases(BaseModel):
@@ -51,26 +60,123 @@ class StageRecord(BaseModel):
     dice_volume: float = 0.0
     patients: int = 0
     slices: int = 0
+    hd95_mm: float = 0.0
+    assd_mm: float = 0.0
+    surface_patients: int = 0
     cases: Cases = Cases()
+
+    @property
+    def seal(self) -> str:
+        """sha256 over all that the record says."""
+        content = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(content.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something wrong with a file of the ledger."""
+
+    path: Path
+    sentence: str
+    damaged: bool
+    """It is not what it claims to be. Otherwise it is sound, and what it goes back to is not there."""
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What a ledger holds, as far as it is sound."""
+
+    records: dict[str, StageRecord]
+    """By key."""
+    weights: frozenset[str]
+    """Digests of the files that are what their names say."""
+    gone: frozenset[str]
+    """Digests that records name and no file holds: taken away when nobody needed them any more."""
+    faults: tuple[Fault, ...]
+
+
+def examine(folder: Path, *, progress: Callable[[int, int], None] | None = None) -> Examination:
+    """Read a result folder's ledger: every record against its seal, every weights file against its name, and every
+    record's parents against the records that made them.
+
+    Args:
+        progress: called with bytes read and bytes in all.
+    """
+    faults: list[Fault] = []
+    records: dict[str, StageRecord] = {}
+    for path in sorted((folder / "ledger").glob("*.json")):
+        record = _read_record(path)
+        if record is None:
+            faults.append(Fault(path, "is no record as relay writes it, or was changed", damaged=True))
+        else:
+            records[record.key] = record
+    made = {record.weights for record in records.values() if record.weights}
+    for record in records.values():
+        lost = [digest for digest in record.parents if digest not in made]
+        if lost:
+            path = folder / "ledger" / f"{record.key}.json"
+            faults.append(Fault(path, f"starts from weights {lost[0][:12]}… that no record made", damaged=False))
+    files = sorted((folder / "weights").glob("*.safetensors"))
+    total, done = sum(path.stat().st_size for path in files), 0
+    sound = set()
+    for path in files:
+        if _digest_of(path) == path.stem:
+            sound.add(path.stem)
+        else:
+            faults.append(Fault(path, "does not hold the weights that its name says", damaged=True))
+        done += path.stat().st_size
+        if progress:
+            progress(done, total)
+    return Examination(records, frozenset(sound), frozenset(made - sound), tuple(faults))
+
+
+def _read_record(path: Path) -> StageRecord | None:
+    """A record that is whole, under its own key, and as it was sealed."""
+    try:
+        content = json.loads(path.read_bytes())
+        seal = content.pop("seal")
+        record = StageRecord.model_validate_json(json.dumps(content))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+    return record if record.key == path.stem and record.seal == seal else None
+
+
+def _digest_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Ledger:
     """The result folder of one study; one coordinator at a time may hold it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, progress: Callable[[int, int], None] | None = None) -> None:
+        """Open a folder, made if need be. What is damaged is removed, so that it is made again.
+
+        Raises:
+            RelayError: another coordinator holds it, or it cannot be used.
+        """
         self.folder = folder
-        self._sound: set[str] = set()
         try:
             self._records.mkdir(parents=True, exist_ok=True)
             self._weights.mkdir(exist_ok=True)
             self._lock = filelock.FileLock(folder / ".lock")
             self._lock.acquire(blocking=False)
+            for left in (*self._records.glob(".*.part"), *self._weights.glob(".*.part")):
+                left.unlink()  # of a coordinator that was killed while it wrote
+            found = examine(folder, progress=progress)
+            for fault in found.faults:
+                if fault.damaged:
+                    fault.path.unlink(missing_ok=True)
         except filelock.Timeout:
             raise RelayError(
                 f"Another study is writing to {folder}; wait for it, or give another folder with --out."
             ) from None
         except OSError as error:
             raise RelayError(f"The result folder {folder} cannot be used ({error.strerror}).") from None
+        self.faults = found.faults
+        """What was found wrong; damaged files are removed by now."""
+        self._known = dict(found.records)
+        self._there = set(found.weights)
 
     def close(self) -> None:
         self._lock.release()
@@ -84,42 +190,46 @@ class Ledger:
         return self.folder / "weights"
 
     def get(self, key: str) -> StageRecord | None:
-        """The record of a key, if it can be read and its weights are there and sound."""
-        try:
-            record = StageRecord.model_validate_json((self._records / f"{key}.json").read_bytes())
-        except (FileNotFoundError, ValueError):
-            return None
-        return record if not record.weights or self._are_sound(record.weights) else None
-
-    def _are_sound(self, digest: str) -> bool:
-        """Whether a weights file is what its name says; a damaged one is removed, so that it is made again."""
-        if digest in self._sound:
-            return True
-        path = self.path_of(digest)
-        try:
-            with path.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-        except FileNotFoundError:
-            return False
-        if found != digest:
-            path.unlink()
-            return False
-        self._sound.add(digest)
-        return True
+        """The record of a key; its weights may have been taken away."""
+        return self._known.get(key)
 
     def put(self, record: StageRecord) -> None:
         """Keep a record; its weights must be there already."""
-        content = record.model_dump_json(indent=1, exclude_defaults=True).encode()
-        write_atomically(self._records / f"{record.key}.json", content, durable=True)
+        content = record.model_dump(mode="json", exclude_defaults=True) | {"seal": record.seal}
+        write_atomically(self._records / f"{record.key}.json", json.dumps(content, indent=1).encode(), durable=True)
+        self._known[record.key] = record
+
+    def has(self, digest: str) -> bool:
+        """Whether the weights are there."""
+        return digest in self._there
 
     def put_weights(self, weights: Weights) -> str:
         """Keep weights; returns their digest."""
         digest = save(weights, self._weights)
-        self._sound.add(digest)
+        self._there.add(digest)
         return digest
 
     def weights(self, digest: str) -> Weights:
-        return load(self.path_of(digest))
+        """Read weights. Raises Damaged as `checked` does."""
+        return load(self.checked(digest))
+
+    def checked(self, digest: str) -> Path:
+        """The file of weights that are about to be used.
+
+        Raises:
+            Damaged: it was lost or changed since the ledger was opened; it is removed.
+        """
+        path = self.path_of(digest)
+        with suppress(FileNotFoundError):
+            if _digest_of(path) == digest:
+                return path
+        self.drop(digest)
+        raise Damaged(f"the weights {path} are gone or damaged; start again, and they are made again")
+
+    def drop(self, digest: str) -> None:
+        """Take weights away that nobody needs any more."""
+        self._there.discard(digest)
+        self.path_of(digest).unlink(missing_ok=True)
 
     def path_of(self, digest: str) -> Path:
         return self._weights / f"{digest}.safetensors"

@@ -5,32 +5,37 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
+import statistics
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from common.cost import Cost, all_behind, behind, cost_of
+from common.graph import Average, Best, Evaluate, FineTune, Node, way_of
 from common.messages import Description
 from common.model import declared_bytes
-from common.plan import Average, Best, Evaluate, FineTune, Node, Row, routes_to, way_of
+from common.plan import Row, routes_to
 from common.seeds import seed_of
-from common.study import POOLED
+from common.study import POOLED, Study
 from server.choices import open_choices
 from server.ledger import StageRecord
 from server.scheduler import Run
 from server.statistics import bootstrap_ci
 
+ROUTED = ("baseline", "longer", "sequential", "cyclic", "greedy", "unadapted")
 
-def results_of(run: Run) -> dict[str, Any]:
+
+def results_of(study: Study, runs: Sequence[Run]) -> dict[str, Any]:
     """Everything that was found, as results.json holds it; the same for every undisturbed or resumed run.
 
     Dice and IoU are in per cent. A row whose stages could not be finished is not among the rows but under
     "parked", with the reason.
+
+    Args:
+        runs: one a variant of the study, in their order.
     """
-    study = run.study
-    weight_bytes = declared_bytes(study.model)
-    finished = [row for row in run.plan.rows if row.test in run.records and row.validation in run.records]
-    chosen = set(_chosen(run, finished))
-    headline = set(_headline(run, [row for row in finished if row in chosen]))
+    parts = [_Part(run, number) for number, run in enumerate(runs)]
+    rows = [row for part in parts for row in part.rows()]
     return {
         "relay": importlib.metadata.version("prostate-relay"),
         "study": study.model_dump(mode="json"),
@@ -41,28 +46,21 @@ def results_of(run: Run) -> dict[str, Any]:
             "segmentation-models-pytorch": importlib.metadata.version("segmentation-models-pytorch"),
             "Python": platform.python_version(),
         },
-        "sites": [_site(name, run.descriptions[name]) for name in study.sites],
-        "choices": [list(choice) for choice in open_choices(study)],
-        "rows": [
-            _row(run, row, weight_bytes=weight_bytes, chosen=row in chosen, headline=row in headline)
-            for row in finished
-        ],
-        "stages": [
-            _stage(run, node) if isinstance(node, FineTune) else _round(run, node)
-            for node in run.plan.nodes
-            if isinstance(node, FineTune | Average) and node in run.records
-        ],
-        "parked": [
-            {"method": row.method, "label": label_of(row), "target": row.target, "fold": row.fold, "reason": reason}
-            for row in run.plan.rows
-            if (reason := run.parked.get(row.test) or run.parked.get(row.validation))
-        ],
+        "sites": [_site(name, runs[0].descriptions[name]) for name in study.sites],
+        "choices": [list(choice) for choice in open_choices(study, runs[0].plan)],
+        "rows": rows,
+        "spread": list(_spread(rows)),
+        "budgets": list(_budgets(parts)),
+        "forgetting": [entry for part in parts for entry in part.forgetting()],
+        "grown": [entry for part in parts for entry in part.grown()],
+        "stages": [stage for part in parts for stage in part.stages()],
+        "parked": [entry for part in parts for entry in part.parked()],
     }
 
 
 def label_of(row: Row) -> str:
     """The row's way in words."""
-    if row.method in ("baseline", "longer", "sequential", "unadapted"):
+    if row.method in ROUTED:
         return " → ".join(row.route)
     return "all data" if row.method == POOLED else row.method
 
@@ -70,6 +68,215 @@ def label_of(row: Row) -> str:
 def write_json(value: Any) -> bytes:
     """JSON that is the same for the same value."""
     return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+class _Part:
+    """What one variant of the study found."""
+
+    def __init__(self, run: Run, number: int) -> None:
+        self.run, self.number = run, number
+        self.weight_bytes = declared_bytes(run.study.model)
+        model = run.study.model
+        self.labels = {
+            "variant": number,
+            "seed": run.study.seed,
+            "model": f"{model.architecture} {model.encoder}",
+        }
+        self.finished = [
+            row for row in run.plan.rows if {row.test or row.validation, row.validation} <= run.records.keys()
+        ]
+        self.chosen = set(_chosen(run, self.finished))
+        self.headline = set(_headline(run, [row for row in self.finished if row in self.chosen]))
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        for row in self.finished:
+            yield self._row(row)
+
+    def _row(self, row: Row) -> dict[str, Any]:
+        run = self.run
+        chain = behind(row.model, run.winner)
+        trained = [node for node in chain if isinstance(node, FineTune)]
+        cost = self.cost([*trained, *([row.test] if row.test else [])])
+        return {
+            **self.labels,
+            "method": row.method,
+            "label": label_of(row),
+            "route": list(row.route),
+            "target": row.target,
+            "fold": row.fold,
+            "chosen": row in self.chosen,
+            "headline": row in self.headline,
+            "validation_dice": _per_cent(run.records[row.validation].dice),
+            "validation_iou": _per_cent(run.records[row.validation].iou),
+            **(self._scores(run.records[row.test]) if row.test else {}),
+            "gradient_steps": cost.gradient_steps,
+            "bytes_moved": cost.bytes,
+            "weights": run.records[row.model].weights,
+            "contributed": sorted({node.site for node in trained}),
+            "stage": _stage_id(self.number, _trained_by(run, row.model)),
+        }
+
+    def _scores(self, test: StageRecord) -> dict[str, Any]:
+        measured = test.surface_patients > 0
+        return {
+            "dice": _per_cent(test.dice),
+            "iou": _per_cent(test.iou),
+            "dice_volume": _per_cent(test.dice_volume),
+            "hd95_mm": round(test.hd95_mm, 4) if measured else None,
+            "assd_mm": round(test.assd_mm, 4) if measured else None,
+            "surface_patients": test.surface_patients,
+            "ci95": _interval(self.run, test),
+            "patients": test.patients,
+            "slices": test.slices,
+            "case_dice": _cases(test, test.cases.dices) if test.cases.numbers else None,
+            "case_slices": dict(zip(map(str, test.cases.numbers), test.cases.slices, strict=True)) or None,
+        }
+
+    def cost(self, nodes: Iterable[Node]) -> Cost:
+        return cost_of(nodes, steps=lambda node: self.run.records[node].gradient_steps, weight_bytes=self.weight_bytes)
+
+    def needed(self, method: str) -> list[Node]:
+        """Every finished stage that a method's rows need: all folds, rounds, routes and candidates."""
+        rows = [row for row in self.run.plan.rows if row.method == method]
+        wanted: list[Node] = [node for row in rows for node in (row.test or row.model, row.validation)]
+        if method == "greedy":
+            wanted += self.run.plan.tried
+        return [node for node in all_behind(wanted) if node in self.run.records]
+
+    def everything(self) -> list[Node]:
+        return [node for node in self.run.plan.nodes if node in self.run.records]
+
+    def forgetting(self) -> Iterator[dict[str, Any]]:
+        """Of every chosen route: what every site's test patients have of the model, after every hop."""
+        if not self.run.study.methods.forgetting:
+            return  # rows of other methods would fill some cells by chance
+        for row in self.finished:
+            if row.method not in ("sequential", "cyclic", "greedy") or row not in self.chosen:
+                continue
+            way = [node for node in behind(row.model, self.run.winner) if isinstance(node, FineTune)][::-1]
+            after = [{"site": node.site, "dice": self._everywhere(node)} for node in way]
+            if all(entry["dice"] for entry in after):
+                yield {
+                    **self.labels,
+                    "method": row.method,
+                    "route": list(row.route),
+                    "target": row.target,
+                    "fold": row.fold,
+                    "headline": row in self.headline,
+                    "after": after,
+                }
+
+    def _everywhere(self, node: FineTune) -> dict[str, float]:
+        scores = {}
+        for site in self.run.study.sites:
+            record = self.run.records.get(Evaluate(site, node.fold, "test", node))
+            if record is not None:
+                scores[site] = _per_cent(record.dice)
+        return scores
+
+    def grown(self) -> Iterator[dict[str, Any]]:
+        """Of every target whose route has grown: what was tried for it, against all that could have been."""
+        study, plan = self.run.study, self.run.plan
+        if not plan.tried:
+            return
+        sequential = study.methods.sequential.model_copy(update={"routes": "all"})
+        every = study.model_copy(update={"methods": study.methods.model_copy(update={"sequential": sequential})})
+        for target in study.sites:
+            tried = all_behind(node for node in plan.tried if node.site == target)
+            yield {
+                **self.labels,
+                "target": target,
+                "route": list(self.run.choices.get(target, ())),
+                "trainings": sum(isinstance(node, FineTune) for node in tried),
+                "trainings_of_all_routes": _trainings_of(every, target) * len(study.split.run),
+            }
+
+    def stages(self) -> Iterator[dict[str, Any]]:
+        for node in self.run.plan.nodes:
+            if isinstance(node, FineTune) and node in self.run.records:
+                yield self._stage(node)
+            elif isinstance(node, Average) and node in self.run.records:
+                yield self._round(node)
+
+    def _stage(self, node: FineTune) -> dict[str, Any]:
+        record = self.run.records[node]
+        epochs = zip(record.learning_rates, record.losses, record.dices, strict=True)
+        first = node.schedule.first + 1
+        return {
+            "id": _stage_id(self.number, node),
+            "kind": "fine-tune",
+            "site": node.site,
+            "fold": node.fold,
+            "label": way_of(node),
+            "parent": self._parent(node.parent),
+            "epochs": [
+                {"epoch": epoch, "lr": rate, "loss": loss, "dice": _per_cent(dice)}
+                for epoch, (rate, loss, dice) in enumerate(epochs, start=first)
+            ],
+            "kept_epoch": first + record.kept_epoch - 1,
+            "gradient_steps": record.gradient_steps,
+            "bytes_moved": self.cost([node]).bytes,
+            "validation_dice": _per_cent(record.dice),
+            "weights": record.weights,
+        }
+
+    def _round(self, node: Average) -> dict[str, Any]:
+        """An average, with its Dice on every site's validation patients, and their mean."""
+        scores = {}
+        for site in self.run.study.sites:
+            record = self.run.records.get(Evaluate(site, node.fold, "validation", node))
+            if record is not None:
+                scores[site] = _per_cent(record.dice)
+        cost = self.cost(node.parts)
+        return {
+            "id": _stage_id(self.number, node),
+            "kind": "average",
+            "site": "",
+            "fold": node.fold,
+            "label": way_of(node),
+            "parent": self._parent(node.parts[0].parent),
+            "epochs": [],
+            "gradient_steps": cost.gradient_steps,
+            "bytes_moved": cost.bytes,
+            "validation": scores,
+            "validation_dice": statistics.fmean(scores.values()) if scores else None,
+            "weights": self.run.records[node].weights,
+        }
+
+    def _parent(self, parent: Node) -> str | None:
+        while isinstance(parent, Best):
+            parent = self.run.winner(parent)
+        return _stage_id(self.number, parent) if isinstance(parent, FineTune | Average) else None
+
+    def parked(self) -> Iterator[dict[str, Any]]:
+        run = self.run
+        for row in run.plan.rows:
+            reason = run.parked.get(row.test or row.model) or run.parked.get(row.validation)
+            if reason:
+                yield {
+                    **self.labels,
+                    "method": row.method,
+                    "label": label_of(row),
+                    "target": row.target,
+                    "fold": row.fold,
+                    "reason": reason,
+                }
+        for target, candidates in run.plan.growing.items():
+            stuck = [run.parked[node] for candidate in candidates for node in candidate.models if node in run.parked]
+            for fold in run.study.split.run:
+                yield {
+                    **self.labels,
+                    "method": "greedy",
+                    "label": f"greedy to {target}",
+                    "target": target,
+                    "fold": fold,
+                    "reason": stuck[0] if stuck else "its next hop is not chosen yet",
+                }
+
+
+def _stage_id(variant: int, node: Node) -> str:
+    """Two variants of a study have the same nodes."""
+    return f"{variant}-{node.id}"
 
 
 def _chosen(run: Run, rows: list[Row]) -> Iterator[Row]:
@@ -89,14 +296,14 @@ def _chosen(run: Run, rows: list[Row]) -> Iterator[Row]:
 def _headline(run: Run, rows: list[Row]) -> Iterator[Row]:
     """Of each target the route with the best validation Dice; no test score is looked at.
 
-    None where a route could not be finished.
+    None where a route could not be finished. A route that grew is the headline of its target.
     """
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        if row.method == "sequential":
+        if row.method in ("sequential", "greedy"):
             groups[row.target].append(row)
     for target, group in groups.items():
-        if len(group) == len(routes_to(run.study, target)):
+        if group[0].method == "greedy" or len(group) == len(routes_to(run.study, target)):
             yield max(group, key=lambda row: run.records[row.validation].dice)
 
 
@@ -117,105 +324,57 @@ def _site(name: str, description: Description) -> dict[str, Any]:
     }
 
 
-def _row(run: Run, row: Row, *, weight_bytes: int, chosen: bool, headline: bool) -> dict[str, Any]:
-    test = run.records[row.test]
-    chain = _chain(run, row.model)
-    trained = [run.records[node] for node in chain]
-    return {
-        "method": row.method,
-        "label": label_of(row),
-        "route": list(row.route),
-        "target": row.target,
-        "fold": row.fold,
-        "chosen": chosen,
-        "headline": headline,
-        "validation_dice": _per_cent(run.records[row.validation].dice),
-        "dice": _per_cent(test.dice),
-        "iou": _per_cent(test.iou),
-        "dice_volume": _per_cent(test.dice_volume),
-        "ci95": _interval(run, test),
-        "patients": test.patients,
-        "slices": test.slices,
-        "case_dice": _cases(test, test.cases.dices) if test.cases.numbers else None,
-        "case_slices": dict(zip(map(str, test.cases.numbers), test.cases.slices, strict=True)) or None,
-        "gradient_steps": sum(record.gradient_steps for record in trained),
-        # Each training receives its parent's weights and sends its own; the target receives the last to score.
-        "bytes_moved": weight_bytes * (2 * len(chain) + 1),
-        "weights": run.digests[row.model],
-        "contributed": sorted({node.site for node in chain}),
-        "stage": _trained_by(run, row.model),
-    }
+SPREAD = ("dice", "iou", "dice_volume", "hd95_mm", "assd_mm", "validation_dice", "validation_iou")
 
 
-def _chain(run: Run, model: Node) -> list[FineTune]:
-    """Every training behind weights, once; of a choice, the candidate that was chosen."""
-    seen: dict[Node, None] = {}
-    stack = [model]
-    while stack:
-        node = stack.pop()
-        if node in seen:
-            continue
-        seen[node] = None
-        stack += [run.winner(node)] if isinstance(node, Best) else node.parents
-    return [node for node in seen if isinstance(node, FineTune)]
+def _spread(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Mean and standard deviation over all folds and repeats of a method, network, route and target."""
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        # A route that grew may be another one in another repeat; what the method gives is what is looked at.
+        route = () if row["method"] == "greedy" else tuple(row["route"])
+        groups[row["method"], row["model"], route, row["target"]].append(row)
+    for (method, model, route, target), group in groups.items():
+        entry: dict[str, Any] = {
+            "method": method,
+            "model": model,
+            "route": list(route),
+            "target": target,
+            "runs": len(group),
+        }
+        for name in SPREAD:
+            values = [row[name] for row in group if row.get(name) is not None]
+            if values:
+                entry[f"{name}_mean"] = round(statistics.fmean(values), 6)
+                entry[f"{name}_std"] = round(statistics.stdev(values), 6) if len(values) > 1 else None
+        yield entry
 
 
-def _trained_by(run: Run, model: Node) -> str:
+def _budgets(parts: list[_Part]) -> Iterator[dict[str, Any]]:
+    """What was spent to obtain all rows of a method, and in all: folds and discarded routes included."""
+    methods = dict.fromkeys(row.method for part in parts for row in part.run.plan.rows)
+    if any(part.run.plan.tried for part in parts):
+        methods["greedy"] = None
+    for method in (*methods, "all"):
+        costs = [part.cost(part.everything() if method == "all" else part.needed(method)) for part in parts]
+        yield {
+            "method": method,
+            "trainings": sum(cost.trainings for cost in costs),
+            "scorings": sum(cost.scorings for cost in costs),
+            "gradient_steps": sum(cost.gradient_steps for cost in costs),
+            "bytes_moved": sum(cost.bytes for cost in costs),
+        }
+
+
+def _trainings_of(study: Study, target: str) -> int:
+    """Trainings a fold of every route to a target."""
+    return len({route[:length] for route in routes_to(study, target) for length in range(1, len(route) + 1)})
+
+
+def _trained_by(run: Run, model: Node) -> Node:
     while isinstance(model, Best):
         model = run.winner(model)
-    return model.id
-
-
-def _stage(run: Run, node: FineTune) -> dict[str, Any]:
-    record = run.records[node]
-    epochs = zip(record.learning_rates, record.losses, record.dices, strict=True)
-    first = node.schedule.first + 1
-    return {
-        "id": node.id,
-        "kind": "fine-tune",
-        "site": node.site,
-        "fold": node.fold,
-        "label": way_of(node),
-        "parent": _parent_stage(run, node.parent),
-        "epochs": [
-            {"epoch": epoch, "lr": rate, "loss": loss, "dice": _per_cent(dice)}
-            for epoch, (rate, loss, dice) in enumerate(epochs, start=first)
-        ],
-        "kept_epoch": first + record.kept_epoch - 1,
-        "gradient_steps": record.gradient_steps,
-        "validation_dice": _per_cent(record.dice),
-        "weights": record.weights,
-    }
-
-
-def _round(run: Run, node: Average) -> dict[str, Any]:
-    """An average, with the mean over the sites of its Dice on their validation patients."""
-    scores = [
-        run.records[child].dice
-        for child in run.plan.nodes
-        if isinstance(child, Evaluate)
-        and child.weights == node
-        and child.split == "validation"
-        and child in run.records
-    ]
-    return {
-        "id": node.id,
-        "kind": "average",
-        "site": "",
-        "fold": node.fold,
-        "label": way_of(node),
-        "parent": _parent_stage(run, node.parts[0].parent),
-        "epochs": [],
-        "gradient_steps": sum(run.records[part].gradient_steps for part in node.parts),
-        "validation_dice": _per_cent(sum(scores) / len(scores)) if scores else None,
-        "weights": run.digests[node],
-    }
-
-
-def _parent_stage(run: Run, parent: Node) -> str | None:
-    while isinstance(parent, Best):
-        parent = run.winner(parent)
-    return parent.id if isinstance(parent, FineTune | Average) else None
+    return model
 
 
 def _interval(run: Run, record: StageRecord) -> list[float] | None:

@@ -13,13 +13,14 @@ import queue
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 
-from common.errors import RelayError
+from common.errors import Damaged, RelayError
+from common.graph import Average, Best, Evaluate, FineTune, Node, Start, way_of
 from common.keys import Workplace, stage_key
 from common.messages import (
     STAGE_VERSION,
@@ -28,10 +29,11 @@ from common.messages import (
     FineTuneOrder,
     FineTuneReply,
 )
-from common.plan import Average, Best, Census, Evaluate, FineTune, Node, Plan, Start, way_of
+from common.plan import Census, Plan, grown, plan
 from common.study import Study
 from common.weights import UnfitWeights, Weights, check_fit
 from server.aggregation import Part, aggregate
+from server.keeping import to_make_again, unneeded, used_by, winner
 from server.lane import Lane, Parked, Traffic
 from server.ledger import Cases, Ledger, StageRecord
 
@@ -44,7 +46,7 @@ class Event:
     """Something a person who watches wants to know."""
 
     kind: str
-    """"preparing", "running", "done", "known", "again" or "parked"."""
+    """"examining", "preparing", "running", "done", "known", "again" or "parked"."""
     site: str
     text: str
     """The way of the weights, as "B → C", or why a stage is parked."""
@@ -61,6 +63,9 @@ class Event:
     """The share of all training that is still to come, in slices shown to a network."""
     rate: float = 0.0
     """The share of all training that this run did in a second."""
+    variant: int = 0
+    variants: int = 1
+    """Which of the plain studies is at work that this one is made of; stages and work are counted within it."""
 
 
 Observer = Callable[[Event], None]
@@ -71,8 +76,8 @@ def census_of(descriptions: Mapping[str, Description]) -> Census:
     return {site: description.train_slices for site, description in descriptions.items()}
 
 
-def describe_all(lanes: Mapping[str, Lane], observe: Observer) -> dict[str, Description]:
-    """Ask all sites at once what they have.
+def describe_all(study: Study, lanes: Mapping[str, Lane], observe: Observer) -> dict[str, Description]:
+    """Ask all sites at once what they have for a study.
 
     Raises:
         RelayError: a site cannot take part; the sentence names each.
@@ -93,7 +98,7 @@ def describe_all(lanes: Mapping[str, Lane], observe: Observer) -> dict[str, Desc
             )
 
         try:
-            descriptions[site] = lanes[site].describe(tell)
+            descriptions[site] = lanes[site].describe(study, tell)
         except Parked as parked:
             reasons[site] = str(parked)
         except Exception as error:  # a lane's thread must not die unheard
@@ -124,43 +129,101 @@ class Run:
         lanes: Mapping[str, Lane],
         descriptions: Mapping[str, Description],
         ledger: Ledger,
-        start: Callable[[], Weights],
-        start_source: str,
+        start: StageRecord,
         observe: Observer,
         traffic: Traffic,
+        keep_weights: bool = False,
     ) -> None:
-        self.study, self.plan, self.lanes, self.ledger = study, plan, lanes, ledger
-        self.descriptions, self.start, self.start_source = descriptions, start, start_source
-        self.observe, self.traffic = observe, traffic
+        """Args: keep_weights: take none away, though nobody needs them any more."""
+        self.study, self.lanes, self.ledger = study, lanes, ledger
+        self.descriptions, self.start = descriptions, start
+        self.observe, self.traffic, self.keep_weights = observe, traffic, keep_weights
         self.records: dict[Node, StageRecord] = {}
-        self.digests: dict[Node, str] = {}
         self.parked: dict[Node, str] = {}
         self.stored: list[Node] = []
         """Stages that this run found in the ledger."""
+        self.choices: dict[str, tuple[str, ...]] = {}
+        """The hops chosen so far, where routes grow."""
         self._census = json.dumps(census_of(descriptions), separators=(",", ":"))
         self._finished: queue.Queue[tuple[Node, StageRecord | str]] = queue.Queue()
-        self._sites = [node for node in plan.nodes if isinstance(node, FineTune | Evaluate)]
-        self._work: dict[Node, float] = {node: self._slices_shown(node) for node in self._sites}
+        self._work: dict[Node, float] = {}
+        """Of every stage at a site."""
         self._done_share: dict[Node, float] = {}
         self._own_work = 0.0
         self._began = time.monotonic()
         self._children: dict[Node, list[Node]] = defaultdict(list)
-        for node in plan.nodes:
-            for parent in node.parents:
-                self._children[parent].append(node)
+        self._users: dict[Node, list[Node]] = defaultdict(list)
+        """Of every node, those that use its weights."""
+        self._missing: dict[Node, int] = {}
+        """Of every node, how many of its parents are not there yet."""
         self._way_left: dict[Node, float] = {}
+        self._again: set[Node] = set()
+        """Stages with a record whose weights are gone and needed."""
+        self._sharing: dict[str, list[Node]] = defaultdict(list)
+        """By digest, the nodes that have these weights."""
+        self.plan = plan
+        self._ready = self._taken_in(plan)
+
+    def _taken_in(self, plan: Plan) -> list[Node]:
+        """Make a plan the run's own, at first and whenever a route has grown; returns what can be begun."""
+        self.plan = plan
+        fresh = [node for node in plan.nodes if node not in self._missing]
+        for node in fresh:
+            parents = set(node.parents)
+            self._missing[node] = sum(parent not in self.records for parent in parents)
+            for used in used_by(node):
+                self._users[used].append(node)
+            for parent in parents:
+                self._children[parent].append(node)
+                if parent in self.parked:
+                    self.parked[node] = self.parked[parent]
+            if isinstance(node, FineTune | Evaluate):
+                self._work[node] = self._slices_shown(node)
         for node in reversed(plan.nodes):
             after = max((self._way_left[child] for child in self._children[node]), default=0.0)
             self._way_left[node] = after + self._work.get(node, 0.0)
+        self._again |= to_make_again(plan, self._all_known(), self.ledger.has)
+        self._kept = {row.model for row in plan.rows} | {Start()}
+        return [node for node in fresh if not self._missing[node]]
+
+    def _grown(self) -> list[Node]:
+        """Choose the next hop of every route that can grow; returns what can be begun."""
+        ready: list[Node] = []
+        while (choices := grown(self.study, self.plan.growing, self.choices, self._dice)) != self.choices:
+            self.choices = choices
+            ready += self._taken_in(plan(self.study, census_of(self.descriptions), choices))
+        return ready
+
+    def _dice(self, node: Node) -> float | None:
+        return self.records[node].dice if node in self.records else None
+
+    def _all_known(self) -> dict[Node, StageRecord]:
+        """What the ledger has of the plan, found without working anything out."""
+        known = dict(self.records)
+        for node in self.plan.nodes:
+            if node not in known and all(parent in known for parent in node.parents):
+                record = self._record_of(node, known)
+                if record is not None:
+                    known[node] = record
+        return known
+
+    def _record_of(self, node: Node, known: Mapping[Node, StageRecord]) -> StageRecord | None:
+        """The record of a node whose parents are known, if there is one."""
+        if isinstance(node, FineTune | Evaluate):
+            return self.ledger.get(self._key(node, known))
+        if isinstance(node, Average):
+            return self.ledger.get(self._average_key(node, known))
+        if isinstance(node, Best):
+            return known[winner(node, lambda ballot: known[ballot].dice)]
+        return self.start
 
     def go(self) -> None:
         """Work until nothing is left that can be done. What could not be done stands in `parked`."""
-        missing = {node: len(set(node.parents)) for node in self.plan.nodes}
         waiting: dict[str, list[Node]] = defaultdict(list)
         busy: set[str] = set()
-        ready = [node for node in self.plan.nodes if not missing[node]]
+        ready = self._ready
         while True:
-            while ready:
+            while ready or (ready := self._grown()):
                 node = ready.pop()
                 if isinstance(node, FineTune | Evaluate):
                     known = self._known(node)
@@ -173,16 +236,18 @@ class Run:
                 else:
                     try:
                         self._settle(node, self._at_coordinator(node))
-                    except Parked as parked:
+                    except (Parked, RelayError) as parked:
                         self._park(node, str(parked))
                         continue
-                ready += self._freed(node, missing)
+                ready += self._freed(node)
             for site, nodes in waiting.items():
                 nodes[:] = [node for node in nodes if node not in self.parked]
                 if nodes and site not in busy:
                     busy.add(site)
                     threading.Thread(target=self._at_site, args=(self._next(nodes),), daemon=True).start()
             if not busy:
+                if not self.plan.growing:
+                    self._take_away(list(self.records))
                 return
             node, outcome = self._finished.get()
             assert isinstance(node, FineTune | Evaluate)
@@ -194,33 +259,58 @@ class Run:
                     self._own_work += self._work[node]
                 self._settle(node, outcome)
                 self._tell("done", node, dice=outcome.dice if isinstance(node, FineTune) else None)
-                ready += self._freed(node, missing)
+                ready += self._freed(node)
 
     def _next(self, nodes: list[Node]) -> Node:
-        """Scores of weights that the site still holds, then the stage with the longest way to the end."""
+        """Scores of weights that the site still holds, or of an average, which may then be taken away; after them
+        the stage with the longest way to the end."""
         held = self.lanes[nodes[0].site].held if isinstance(nodes[0], FineTune | Evaluate) else ""
 
         def rank(node: Node) -> tuple[bool, float]:
-            return isinstance(node, Evaluate) and self._parent_digest(node) == held, self._way_left[node]
+            first = isinstance(node, Evaluate) and (
+                isinstance(node.weights, Average) or self._parent_digest(node) == held
+            )
+            return first, self._way_left[node]
 
         chosen = max(nodes, key=rank)
         nodes.remove(chosen)
         return chosen
 
-    def _freed(self, node: Node, missing: dict[Node, int]) -> list[Node]:
+    def _freed(self, node: Node) -> list[Node]:
         freed = []
-        for child in dict.fromkeys(self._children[node]):
-            missing[child] -= 1
-            if not missing[child] and child not in self.parked:
+        for child in self._children[node]:
+            self._missing[child] -= 1
+            if not self._missing[child] and child not in self.parked:
                 freed.append(child)
         return freed
 
     def _settle(self, node: Node, record: StageRecord) -> None:
         self.records[node] = record
         if record.weights:
-            self.digests[node] = record.weights
+            self._sharing[record.weights].append(node)
         if node in self._work:
             self._done_share[node] = 1.0
+        # A new score may leave another candidate of a choice behind. What lies on a route stays to the end: other
+        # ways may lead to the same weights, and then go on from them.
+        rivals = [rival for child in self._children[node] if isinstance(child, Best) for rival in child.candidates]
+        self._take_away(other for other in (node, *node.parents, *rivals) if self._is_of_a_round(other))
+
+    def _is_of_a_round(self, node: Node) -> bool:
+        users = self._users[node]
+        return isinstance(node, Average) or (bool(users) and all(isinstance(user, Average) for user in users))
+
+    def _take_away(self, nodes: Iterable[Node]) -> None:
+        """Take away the weights that nobody needs any more."""
+        if self.keep_weights:
+            return
+        for digest in unneeded(
+            nodes,
+            sharing=self._sharing.__getitem__,
+            users=self._users,
+            kept=self._kept,
+            records=self.records,
+        ):
+            self.ledger.drop(digest)
 
     def _park(self, node: Node, reason: str) -> None:
         """A stage and all that descends from it wait for another run."""
@@ -235,7 +325,7 @@ class Run:
         self.observe(Event("parked", "", reason))
 
     def _parent_digest(self, node: FineTune | Evaluate) -> str:
-        return self.digests[node.parents[0]]
+        return self.records[node.parents[0]].weights
 
     def _workplace(self, site: str) -> Workplace:
         description = self.descriptions[site]
@@ -246,58 +336,51 @@ class Run:
             precision=description.precision,
         )
 
-    def _key(self, node: FineTune | Evaluate) -> str:
-        return stage_key(
-            node, study=self.study, weights=self._parent_digest(node), workplace=self._workplace(node.site)
-        )
+    def _key(self, node: FineTune | Evaluate, known: Mapping[Node, StageRecord]) -> str:
+        weights = known[node.parents[0]].weights
+        return stage_key(node, study=self.study, weights=weights, workplace=self._workplace(node.site))
 
-    def _known(self, node: FineTune | Evaluate) -> StageRecord | None:
-        return self.ledger.get(self._key(node))
+    def _known(self, node: Node) -> StageRecord | None:
+        """The record of a node, unless its weights have to be made again first."""
+        record = self._record_of(node, self.records)
+        lacking = record is not None and node in self._again and not self.ledger.has(record.weights)
+        return None if lacking else record
 
     def _at_coordinator(self, node: Node) -> StageRecord:
-        if isinstance(node, Start):
-            return self._start()
-        if isinstance(node, Average):
-            return self._average(node)
-        assert isinstance(node, Best)
-        return self.records[self.winner(node)]
+        record = self._known(node)
+        if record is None:
+            assert isinstance(node, Average)
+            record = self._average(node)
+        return record
 
     def winner(self, node: Best) -> Node:
-        """The candidate with the best score; the first among equals."""
-        scores = [self.records[ballot].dice for ballot in node.ballots]
-        return node.candidates[scores.index(max(scores))]
+        """The candidate that was chosen."""
+        return winner(node, self._dice)
 
-    def _start(self) -> StageRecord:
-        key = start_key(self.study, self.start_source)
-        record = self.ledger.get(key)
-        if record is None:
-            record = StageRecord(key=key, kind="start", weights=self.ledger.put_weights(self.start()))
-            self.ledger.put(record)
-        return record
+    def _average_key(self, node: Average, known: Mapping[Node, StageRecord]) -> str:
+        parts = {part.site: known[part] for part in node.parts}
+        parent = known[node.parts[0].parent].weights
+        weights = {site: record.weights for site, record in parts.items()}
+        shares = {site: record.train_slices for site, record in parts.items()}
+        return _hash("average", STAGE_VERSION, node.strategy, parent, weights, shares)
 
     def _average(self, node: Average) -> StageRecord:
         records = {part.site: self.records[part] for part in node.parts}
-        parent = self.digests[node.parts[0].parent]
-        shares = {site: record.train_slices for site, record in records.items()}
-        key = _hash(
-            "average", STAGE_VERSION, node.strategy, parent, {site: records[site].weights for site in records}, shares
+        parent = self.records[node.parts[0].parent].weights
+        weights = aggregate(
+            node.strategy,
+            {site: Part(self.ledger.checked(record.weights), record.train_slices) for site, record in records.items()},
+            expected=frozenset(part.site for part in node.parts),
+            parent=self.ledger.checked(parent),
         )
-        record = self.ledger.get(key)
-        if record is None:
-            weights = aggregate(
-                node.strategy,
-                {site: Part(self.ledger.path_of(part.weights), shares[site]) for site, part in records.items()},
-                expected=frozenset(part.site for part in node.parts),
-                parent=self.ledger.path_of(parent),
-            )
-            record = StageRecord(
-                key=key,
-                kind="average",
-                fold=node.fold,
-                parents=tuple(records[site].weights for site in sorted(records)),
-                weights=self.ledger.put_weights(weights),
-            )
-            self.ledger.put(record)
+        record = StageRecord(
+            key=self._average_key(node, self.records),
+            kind="average",
+            fold=node.fold,
+            parents=tuple(records[site].weights for site in sorted(records)),
+            weights=self.ledger.put_weights(weights),
+        )
+        self.ledger.put(record)
         return record
 
     def _at_site(self, node: Node) -> None:
@@ -314,7 +397,7 @@ class Run:
                     self.lanes[node.site].acknowledge(record.key, record.weights)
                 self.traffic.seconds[record.key] = time.monotonic() - began
             self._finished.put((node, record))
-        except Parked as parked:
+        except (Parked, Damaged) as parked:
             self._finished.put((node, str(parked)))
         except OSError as error:
             reason = f"the coordinator's result folder {self.ledger.folder} cannot be written ({error.strerror})"
@@ -327,9 +410,10 @@ class Run:
         order = FineTuneOrder(
             study=self.study.digest,
             node=node.id,
-            key=self._key(node),
+            key=self._key(node, self.records),
             weights=parent,
             census=self._census,
+            choices=json.dumps(self.choices, separators=(",", ":")),
             fingerprint=self.descriptions[node.site].fingerprint,
         )
         self._tell("running", node)
@@ -375,9 +459,10 @@ class Run:
         order = EvaluateOrder(
             study=self.study.digest,
             node=node.id,
-            key=self._key(node),
+            key=self._key(node, self.records),
             weights=parent,
             census=self._census,
+            choices=json.dumps(self.choices, separators=(",", ":")),
             fingerprint=self.descriptions[node.site].fingerprint,
         )
         self._tell("running", node)
@@ -393,6 +478,9 @@ class Run:
             dice_volume=reply.dice_volume,
             patients=reply.patients,
             slices=reply.slices,
+            hd95_mm=reply.hd95_mm,
+            assd_mm=reply.assd_mm,
+            surface_patients=reply.surface_patients,
             cases=Cases(
                 numbers=reply.case_numbers,
                 slices=reply.case_slices,
@@ -422,21 +510,26 @@ class Run:
                 epoch=epoch,
                 epochs=node.schedule.epochs if isinstance(node, FineTune) else 0,
                 dice=dice,
-                stages_done=sum(1 for item in self._sites if item in self.records),
-                stages=len(self._sites),
+                stages_done=sum(1 for item in self._work if item in self.records),
+                stages=len(self._work),
                 work_left=1 - done / total,
                 rate=self._own_work / total / elapsed,
             )
         )
 
 
-def start_key(study: Study, source: str) -> str:
-    """The key of a study's first weights.
+def start_of(study: Study, ledger: Ledger, *, source: str, weights: Callable[[], Weights]) -> StageRecord:
+    """The record of a study's first weights, from the ledger or made now.
 
     Args:
         source: what they depend on outside the study; see `server.start.source_digest`.
     """
-    return _hash("start", STAGE_VERSION, study.model.model_dump(mode="json"), study.seed, source, torch.__version__)
+    key = _hash("start", STAGE_VERSION, study.model.model_dump(mode="json"), study.seed, source, torch.__version__)
+    record = ledger.get(key)
+    if record is None or not ledger.has(record.weights):
+        record = StageRecord(key=key, kind="start", weights=ledger.put_weights(weights()))
+        ledger.put(record)
+    return record
 
 
 def _hash(*parts: object) -> str:

@@ -38,6 +38,8 @@ SMALL: dict[str, Any] = {
         "sequential": {"routes": "none"},
         "federated": (),
         "pooled": False,
+        "pooled_then_target": False,
+        "forgetting": False,
     },
 }
 """A study that runs no method yet: a test adds those that it is about."""
@@ -47,7 +49,7 @@ def small_study(**changes: Any) -> Study:
     """`SMALL` with changes; a part's keys are changed one by one."""
     content = dict(SMALL)
     for part, value in changes.items():
-        content[part] = {**content[part], **value} if isinstance(value, dict) else value
+        content[part] = {**content.get(part, {}), **value} if isinstance(value, dict) else value
     return Study.model_validate(content)
 
 
@@ -74,11 +76,8 @@ def patient(
 
 def write_pair(folder: Path, name: str, image: NDArray[Any], mask: NDArray[Any]) -> None:
     """`name`.nii.gz and its mask, of 1 × 1 × 3 mm."""
-    folder.mkdir(parents=True, exist_ok=True)
     for array, ending in ((image, ""), (mask, "_segmentation")):
-        volume = sitk.GetImageFromArray(array)
-        volume.SetSpacing((1.0, 1.0, 3.0))
-        sitk.WriteImage(volume, str(folder / f"{name}{ending}.nii.gz"))
+        _write(folder / f"{name}{ending}.nii.gz", _volume(array))
 
 
 def write_dicom_patient(folder: Path, name: str, image: NDArray[Any], mask: NDArray[Any], **tags: str) -> None:
@@ -99,6 +98,38 @@ def write_i2cvb_patient(folder: Path, name: str, image: NDArray[Any], mask: NDAr
     for inside, array in (("T2W", image), ("GT/prostate", (mask > 0) * 255)):
         place = folder / "images" / name / inside
         write_series(place, array.astype(np.uint16), frame, tags=_headers("anonymous", f"{name}{inside}"), names=names)
+
+
+def write_promise12_patient(folder: Path, name: str, image: NDArray[Any], mask: NDArray[Any]) -> None:
+    """A patient as PROMISE12 lays it out: `folder`/images/training_data/<name>.mhd, with the voxels in .raw files."""
+    for array, ending in ((image, ""), (mask, "_segmentation")):
+        _write(folder / "images" / "training_data" / f"{name}{ending}.mhd", _volume(array))
+
+
+def write_decathlon_patient(folder: Path, name: str, image: NDArray[Any], mask: NDArray[Any]) -> None:
+    """A patient as the Decathlon's Task05 lays it out: T2 and ADC in one file, the label in another."""
+    volumes = [_volume(array) for array in (image, image[::-1] // 2)]
+    _write(folder / "images" / "imagesTr" / f"{name}.nii.gz", sitk.JoinSeries(volumes))
+    _write(folder / "images" / "labelsTr" / f"{name}.nii.gz", _volume(mask))
+    (folder / "images" / "dataset.json").write_text('{"modality": {"0": "T2", "1": "ADC"}}', encoding="utf-8")
+
+
+def write_prostate158_patient(folder: Path, name: str, image: NDArray[Any], mask: NDArray[Any]) -> None:
+    """A patient as Prostate158 lays it out: a folder with T2, ADC and the outlines of two readers."""
+    files = {"t2": image, "adc": image // 2, "t2_anatomy_reader1": mask, "t2_anatomy_reader2": mask[::-1]}
+    for stem, array in files.items():
+        _write(folder / "images" / "train" / name / f"{stem}.nii.gz", _volume(array))
+
+
+def _volume(array: NDArray[Any]) -> sitk.Image:
+    volume = sitk.GetImageFromArray(array)
+    volume.SetSpacing((1.0, 1.0, 3.0))
+    return volume
+
+
+def _write(path: Path, volume: sitk.Image) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sitk.WriteImage(volume, str(path))
 
 
 def _headers(name: str, what: str) -> dict[str, str]:

@@ -33,7 +33,7 @@ def down(mask: Mask) -> Mask:
 
 
 def careless(mask: Mask, spacing: tuple[float, float, float], *, off: float, seed: int) -> Mask:
-    """The outline as somebody else would draw it: displaced smoothly, by a deviation of `off` mm, and ends cut at times."""
+    """The outline as somebody else would draw it: moved smoothly, by a deviation of `off` mm, and ends cut at times."""
     rng = np.random.default_rng(seed)
     smooth = (6 / spacing[0], 12 / spacing[1], 12 / spacing[2])
     field = ndimage.gaussian_filter(rng.normal(size=(2, *mask.shape)), (0, *smooth))

@@ -131,7 +131,7 @@ def examine(
         suggested[better.owner] = laid_over(views[name], views[better.owner])
     checkup = Checkup(
         site=site.name,
-        layout=site.layout,
+        layout=found.layout,
         minimum_pixels=minimum_pixels,
         patients=tuple(patients),
         problems=tuple(sorted(problems, key=lambda problem: problem.patient)),
@@ -140,7 +140,7 @@ def examine(
             *_looked(len(patients), len(problems), findings),
             *looked(tried, views, verdict, findings),
         ),
-        notes=_notes(verdict, len(patients)),
+        notes=(*found.notes, *_notes(verdict, len(patients))),
         whole_site=verdict.together is not None,
         duplicates=same,
     )

@@ -40,7 +40,7 @@ def summary(checkup: Checkup) -> str:
     slices = sum(patient.slices for patient in checkup.patients)
     looked_at = len(checkup.suspicious.difference(problem.patient for problem in checkup.problems))
     return (
-        f"Site {checkup.site}: {_count(len(checkup.patients), 'usable patient')}, "
+        f"Site {checkup.site}, layout {checkup.layout}: {_count(len(checkup.patients), 'usable patient')}, "
         f"{_count(slices, 'slice')} over {checkup.minimum_pixels} pixels; "
         f"{len(checkup.problems)} unusable, {looked_at} to look at."
     )

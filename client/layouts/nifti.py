@@ -15,12 +15,17 @@ import numpy as np
 
 from common.errors import RelayError
 
+ENDINGS = (".nii", ".nii.gz")
+
 FLOATS = {16: "f4", 64: "f8"}
 """NIfTI's data type codes of real floating-point values."""
 
 
-def check(path: Path) -> None:
+def check(path: Path, *, channel: int | None = None) -> None:
     """Make sure that a .nii or .nii.gz file is whole and holds numbers alone.
+
+    Args:
+        channel: the volume, of a file of four axes, that is meant: in the others anything may stand.
 
     Raises:
         RelayError: it is truncated, damaged, no NIfTI file, or holds NaN or infinity.
@@ -46,6 +51,9 @@ def check(path: Path) -> None:
     voxels = int(np.prod(axes[1 : 1 + max(axes[0], 0)], dtype=object))
     if voxels < 1 or start < 0 or len(content) < start + voxels * bits // 8:
         raise damaged
+    if channel is not None and axes[0] == 4 and channel < axes[4]:
+        voxels //= axes[4]
+        start += channel * voxels * bits // 8
     if code in FLOATS:
         values = np.frombuffer(content, f"{end}{FLOATS[code]}", voxels, start)
         wrong = voxels - int(np.isfinite(values).sum())

@@ -1,46 +1,42 @@
 """Pairs of NIfTI files in one folder, as the multi-site sets (MS-Net, SAML, FedDG) name them.
 
-Case00.nii.gz beside Case00_segmentation.nii.gz; BMC writes _Segmentation. Also without .gz.
+Case00.nii.gz beside Case00_segmentation.nii.gz; BMC writes _Segmentation. Also without .gz. Each of the six
+folders of those sets is a site, and made of patients of another public set; since they were resampled, that
+does not show in the voxels.
 """
 
 from __future__ import annotations
 
-import re
-from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
-from client.layouts import Found, Problem, Source, layout
+from client.layouts import Folder, Found, layout, nifti, pairs
+from client.layouts.folder import alike
 from client.site import SiteConfig
 
-NAME = re.compile(r"(?P<stem>.+?)(?P<mask>_segmentation)?\.nii(\.gz)?", re.IGNORECASE)
+NAME = pairs.pattern(*nifti.ENDINGS)
+
+SAME_PATIENTS = {
+    "runmc": "NCI-ISBI's Prostate-3T",
+    "bmc": "NCI-ISBI's PROSTATE-DIAGNOSIS",
+    "i2cvb": "I2CVB",
+    "ucl": "PROMISE12",
+    "bidmc": "PROMISE12",
+    "hk": "PROMISE12",
+}
+"""The set whose patients a folder of the multi-site sets holds."""
 
 
-@layout("nifti-pairs")
-def find(site: SiteConfig) -> Found:
+def sign(folder: Folder) -> Path | None:
+    return pairs.first_mask(folder.files, NAME)
+
+
+@layout("nifti-pairs", sign=sign, looks_for="NAME.nii.gz beside NAME_segmentation.nii.gz")
+def find(site: SiteConfig, folder: Folder) -> Found:
     """Pair files by name, upper or lower case alike."""
-    images: dict[str, list[Path]] = defaultdict(list)
-    masks: dict[str, list[Path]] = defaultdict(list)
-    stems: dict[str, str] = {}
-    for path in sorted(site.images.iterdir()):
-        match = NAME.fullmatch(path.name)
-        if match is None or path.name.startswith(".") or not path.is_file():
-            continue
-        key = match["stem"].lower()
-        (masks if match["mask"] else images)[key].append(path)
-        if not match["mask"] or key not in stems:
-            stems[key] = match["stem"]
-    sources, problems = [], []
-    for key, stem in stems.items():
-        pair = [*images[key], *masks[key]]
-        if not masks[key]:
-            problems.append(Problem(stem, f"The image {pair[0]} has no mask; add {stem}_segmentation.nii.gz."))
-        elif not images[key]:
-            problems.append(Problem(stem, f"The mask {pair[0]} has no image; add {stem}.nii.gz."))
-        elif len(pair) > 2:
-            names = ", ".join(path.name for path in pair)
-            problems.append(
-                Problem(stem, f"Several files in {site.images} are of this patient ({names}); keep a pair.")
-            )
-        else:
-            sources.append(Source(stem, (pair[0],), (pair[1],)))
-    return Found(tuple(sources), tuple(problems))
+    found = pairs.pair(folder, NAME)
+    origin = SAME_PATIENTS.get(alike(folder.name))
+    if origin is None:
+        return found
+    note = f"If this is {folder.name} of the multi-site sets, its patients are those of {origin}: have one in a study."
+    return replace(found, notes=(note,))

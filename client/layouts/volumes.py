@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from client.layouts import Case, Source, dicom, nifti
+from client.layouts import Case, Source, dicom, metaimage, nifti, nrrd, writable
 from common.errors import BadPatient, RelayError
 
 # ITK tells of harmless oddities in headers on stderr, and names the files as it does.
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
 
-VOLUME_FILES = (".nrrd", ".nhdr", ".nii", ".nii.gz", ".mha", ".mhd")
+VOLUME_FILES = (".nrrd", *nifti.ENDINGS, *metaimage.ENDINGS)
 
 INSIDE = 0.9
 """The share of a mask's voxels that must lie inside the image."""
@@ -25,10 +25,10 @@ SAME_LATTICE = 1e-4
 def read_case(source: Source) -> Case:
     """Read one patient. Raises BadPatient; see `client.layouts.read`."""
     try:
-        image = read_image(source.image)
+        image = read_image(source.image, channel=source.channel)
         mask = on_grid(read_mask(source.mask, step=image.GetSpacing()[2]), image, place=place(source.mask))
     except RelayError as error:
-        raise BadPatient(source.patient, str(error)) from None
+        raise BadPatient(source.patient, writable(str(error))) from None
     x, y, z = image.GetSpacing()
     return Case(
         patient=source.patient,
@@ -40,14 +40,17 @@ def read_case(source: Source) -> Case:
     )
 
 
-def read_image(files: Sequence[Path]) -> sitk.Image:
+def read_image(files: Sequence[Path], *, channel: int | None = None) -> sitk.Image:
     """An axial volume as float32 in LPS order, finite and not constant.
+
+    Args:
+        channel: which volume of a file of four axes is meant, from 0; None where it has three.
 
     Raises:
         RelayError: it cannot be read, or is none of that.
     """
     _there(files)
-    raw = _read_file(files[0]) if is_volume_file(files[0]) else dicom.read_image(files)
+    raw = read_volume(files[0], channel) if is_volume_file(files[0]) else dicom.read_image(files)
     image = sitk.DICOMOrient(sitk.Cast(raw, sitk.sitkFloat32), "LPS")
     x, y, z = image.GetSpacing()
     if max(x, y) > 1.5 * z:
@@ -74,7 +77,7 @@ def read_mask(files: Sequence[Path], *, step: float = 0.0) -> sitk.Image:
         RelayError: it cannot be read, or holds no label at all.
     """
     _there(files)
-    raw = _read_file(files[0]) if is_volume_file(files[0]) else dicom.read_mask(files, step=step)
+    raw = read_volume(files[0]) if is_volume_file(files[0]) else dicom.read_mask(files, step=step)
     mask = sitk.DICOMOrient(raw > 0, "LPS")
     if not sitk.GetArrayViewFromImage(mask).any():
         raise RelayError(f"The mask {place(files)} is empty (no label above 0); draw it, or remove the patient.")
@@ -125,19 +128,40 @@ def _there(files: Sequence[Path]) -> None:
         raise RelayError("The series is empty: it has no file; add its files, or remove the patient.")
 
 
-def _read_file(path: Path) -> sitk.Image:
-    if path.name.lower().endswith((".nii", ".nii.gz")):
-        nifti.check(path)
+def read_volume(path: Path, channel: int | None = None) -> sitk.Image:
+    """One volume file as it lies there: three axes, one value a voxel.
+
+    Args:
+        channel: which volume of a file that holds several.
+
+    Raises:
+        RelayError: it cannot be read, or is none of that.
+    """
+    name = path.name.lower()
+    image_io = ""  # SimpleITK finds it by the file's ending, but for a MetaImage's in upper case
+    if name.endswith(nifti.ENDINGS):
+        nifti.check(path, channel=channel)
+    elif name.endswith(metaimage.ENDINGS):
+        metaimage.check(path)
+        image_io = "MetaImageIO"
+    else:
+        nrrd.check(path)
     try:
-        image = sitk.ReadImage(str(path))
+        image = sitk.ReadImage(str(path), imageIO=image_io)
     except RuntimeError as error:
         if "orthonormal" in str(error):
             raise RelayError(
                 f"The axes in the header of {path} are not at right angles; export it again with an orthogonal grid."
             ) from None
         raise RelayError(f"{path} cannot be read; it is damaged or of another format: copy it again.") from None
-    if image.GetDimension() == 4 and image.GetSize()[3] == 1:
-        image = image[:, :, :, 0]
+    volumes = image.GetSize()[3] if image.GetDimension() == 4 else 1
+    if channel is not None and not (image.GetDimension() == 4 and channel < volumes):
+        raise RelayError(
+            f"{path} should hold several volumes, of which number {channel + 1} is the T2, and holds {volumes}; "
+            "add the right file."
+        )
+    if image.GetDimension() == 4 and (channel is not None or volumes == 1):
+        image = image[:, :, :, channel or 0]
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         raise RelayError(f"{path} is no plain volume of three dimensions; give one value a voxel, three axes.")
     return image

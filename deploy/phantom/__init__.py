@@ -2,21 +2,28 @@
 
 Three sites with three scanners: A like TCIA Prostate-3T, B like PROSTATE-DIAGNOSIS, C like I2CVB. They
 serve to try the software without patients. They say nothing about which method is better on real ones.
+
+The glands are drawn, or come from a folder of real masks; then the images alone are made up.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from common.errors import RelayError
 
-__all__ = ["write_hospitals"]
+if TYPE_CHECKING:
+    from deploy.phantom.masks import RealGland
+
+__all__ = ["REAL_SHAPES", "write_hospitals"]
 
 VERSION = 1
 """Raised whenever the same arguments would give other files."""
@@ -25,11 +32,18 @@ MARKER, UNFINISHED = "phantom.json", ".phantom-unfinished"
 _TWELVE_EACH: Mapping[str, int] = MappingProxyType({"A": 12, "B": 12, "C": 12})
 _MB_PER_PATIENT = 26
 
+REAL_SHAPES = (
+    "The images are made up, but the glands have the shapes of real patients' masks: handle these files as you must"
+    " handle the masks, and keep to their licence (the NCI-ISBI 2013 masks: CC BY 3.0, so name their source)."
+)
+"""What who keeps or passes on hospitals with real anatomy has to know."""
+
 
 def write_hospitals(
     folder: Path,
     *,
     patients: Mapping[str, int] = _TWELVE_EACH,
+    anatomy: Mapping[str, Path] = MappingProxyType({}),
     seed: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Path]:
@@ -38,33 +52,48 @@ def write_hospitals(
     Args:
         folder: gets A/, B/, C/ and site-a.toml, site-b.toml, site-c.toml.
         patients: how many at each site; a site left out is not written.
-        seed: same seed and patients, same pixels. A patient depends on seed, site and number alone.
+        anatomy: site to a folder of label volumes; the site's patients have these glands, in the order of the
+            files' names, on the masks' own grids. The glands of a site left out are drawn.
+        seed: same seed, patients and masks, same pixels. A patient depends on seed, site, number and mask alone.
         progress: called with (patients done, patients in all).
 
     Returns:
         Site name to the path of its site.toml.
 
     Raises:
-        RelayError: folder holds something else, an argument makes no sense, or the disk is full.
+        RelayError: folder holds something else, an argument makes no sense, a mask cannot be used, there are
+            fewer masks than patients, or the disk is full.
     """
     from deploy.phantom.hospitals import HOSPITALS, write_patient
+    from deploy.phantom.masks import digest, read_glands
 
-    unknown = sorted(set(patients) - set(HOSPITALS))
+    unknown = sorted({*patients, *anatomy} - set(HOSPITALS))
     if unknown:
         known = ", ".join(HOSPITALS)
         raise RelayError(f"There is no synthetic hospital {unknown[0]!r}: choose among {known}.")
     if seed < 0 or not patients or min(patients.values()) < 1:
         raise RelayError("Synthetic hospitals need a seed of 0 or more and at least one patient each.")
+    for site in sorted(set(anatomy) - set(patients)):
+        raise RelayError(f"Hospital {site} has masks and no patients; ask for patients there, or leave its masks out.")
     folder = Path(folder)
     sites = {site: folder / f"site-{site.lower()}.toml" for site in HOSPITALS if site in patients}
-    wanted = {"version": VERSION, "seed": seed, "patients": {site: patients[site] for site in sites}}
+    wanted: dict[str, object] = {"version": VERSION, "seed": seed, "patients": {site: patients[site] for site in sites}}
+    glands = read_glands({site: anatomy[site] for site in sites if site in anatomy}, patients)
+    if glands:
+        wanted["anatomy"] = {site: digest(masks) for site, masks in glands.items()}
     try:
         if _already_there(folder, sites, wanted):
             return sites
-        _start(folder, sum(patients.values()))
-        jobs = [(site, index) for site in sites for index in range(patients[site])]
+        jobs = [
+            (site, index, glands[site][index] if site in glands else None)
+            for site in sites
+            for index in range(patients[site])
+        ]
+        _start(folder, [gland for _, _, gland in jobs])
         with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-            running = [pool.submit(write_patient, folder / site, site, index, seed) for site, index in jobs]
+            running = [
+                pool.submit(write_patient, folder / site, site, index, seed, gland) for site, index, gland in jobs
+            ]
             try:
                 for done, future in enumerate(as_completed(running), start=1):
                     future.result()
@@ -74,7 +103,8 @@ def write_hospitals(
                 for future in running:
                     future.cancel()
         for site, path in sites.items():
-            path.write_text(_site_file(site, HOSPITALS[site].site_file), encoding="utf-8")
+            about = f"Synthetic patients. {REAL_SHAPES}" if site in glands else "Synthetic patients."
+            path.write_text(_site_file(site, about, HOSPITALS[site].site_file), encoding="utf-8")
         (folder / MARKER).write_text(json.dumps(wanted) + "\n", encoding="utf-8")
         (folder / UNFINISHED).unlink()
     except (OSError, RuntimeError) as error:  # SimpleITK raises RuntimeError
@@ -86,10 +116,8 @@ def write_hospitals(
     return sites
 
 
-def _site_file(site: str, own: str) -> str:
-    return (
-        f'# Synthetic patients.\nname = "{site}"\n{own}folder = "site-{site.lower()}-private"\npatient_scores = true\n'
-    )
+def _site_file(site: str, about: str, own: str) -> str:
+    return f'# {about}\nname = "{site}"\n{own}folder = "site-{site.lower()}-private"\npatient_scores = true\n'
 
 
 def _already_there(folder: Path, sites: Mapping[str, Path], wanted: dict[str, object]) -> bool:
@@ -116,7 +144,7 @@ def _already_there(folder: Path, sites: Mapping[str, Path], wanted: dict[str, ob
     return False
 
 
-def _start(folder: Path, patients: int) -> None:
+def _start(folder: Path, patients: Sequence[RealGland | None]) -> None:
     """Claim the folder, and clear away what an interrupted run of ours left there."""
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / UNFINISHED).is_file():
@@ -124,10 +152,13 @@ def _start(folder: Path, patients: int) -> None:
             if (folder / site).is_dir():
                 shutil.rmtree(folder / site)
     free = shutil.disk_usage(folder).free / 1e6
-    needed = patients * _MB_PER_PATIENT
+    # an image and, at site C, a mask of two bytes a voxel; site B's second series is much smaller
+    needed = sum(
+        max(_MB_PER_PATIENT, round(4.2e-6 * math.prod(gland.shape))) if gland else _MB_PER_PATIENT for gland in patients
+    )
     if free < needed:
         raise RelayError(
-            f"{patients} synthetic patients take up to {needed} MB and {folder} has {free:.0f} MB left; "
+            f"{len(patients)} synthetic patients take up to {needed} MB and {folder} has {free:.0f} MB left; "
             "make room, or ask for fewer patients."
         )
     (folder / UNFINISHED).write_text("", encoding="utf-8")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from deploy.phantom.gland import CENTRAL, Grid, Outline, outline
+from deploy.phantom.gland import CENTRAL, Grid, Outline
 from deploy.phantom.pelvis import PAIRED, Points, Tissue, smooth_closed
 from deploy.phantom.texture import Field
 
@@ -359,13 +359,15 @@ _TEXTURE: dict[Tissue, tuple[float, float, float, float]] = {
 }
 
 
-def surround(zones: NDArray[np.uint8], grid: Grid, rng: np.random.Generator, *, rectum: Rectum) -> Anatomy:
+def surround(
+    zones: NDArray[np.uint8], shape: Outline, grid: Grid, rng: np.random.Generator, *, rectum: Rectum
+) -> Anatomy:
     """Build the pelvis around a gland, whatever the gland's shape came from.
 
     Args:
         zones: (slices, rows, columns) on the grid, 0, PERIPHERAL or CENTRAL.
+        shape: what the surroundings follow.
     """
-    shape = outline(zones, grid)
     body = _draw_body(rng, rectum, shape)
     tissue = np.empty(grid.shape, np.uint8)
     factor = np.empty(grid.shape, np.float32)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,8 @@ from numpy.typing import NDArray
 
 from deploy.phantom.anatomy import Anatomy, Rectum, surround
 from deploy.phantom.dicom import Frame, uid, write_label, write_series
-from deploy.phantom.gland import CENTRAL, Grid, draw_gland
+from deploy.phantom.gland import CENTRAL, Grid, draw_gland, outline
+from deploy.phantom.masks import RealGland, digest, shape_of, tissue_zones
 from deploy.phantom.scanner import Scanner, acquire
 
 __all__ = ["HOSPITALS", "Hospital", "write_patient"]
@@ -141,7 +144,9 @@ def _frame(grid: Grid, tilt: float, rng: np.random.Generator) -> Frame:
     )
 
 
-def _tags(scanner: Scanner, *, patient: str, root: tuple[object, ...], series: str, number: int) -> dict[str, str]:
+def _tags(
+    root: tuple[object, ...], about: str, scanner: Scanner, *, patient: str, series: str, number: int
+) -> dict[str, str]:
     return {
         "0008|0005": "ISO_IR 100",
         "0008|0008": "ORIGINAL\\PRIMARY\\M\\NORM",
@@ -150,7 +155,7 @@ def _tags(scanner: Scanner, *, patient: str, root: tuple[object, ...], series: s
         "0008|0020": "20130101",
         "0008|0030": "120000",
         "0008|0070": scanner.manufacturer,
-        "0008|1030": "Synthetic phantom",
+        "0008|1030": about,
         "0008|103e": series,
         "0008|1090": scanner.model,
         "0010|0010": patient,
@@ -202,24 +207,37 @@ def _coronal(
     return acquire(slab, flat, spin, rng), place, spin
 
 
-def write_patient(folder: Path, site: str, index: int, seed: int) -> None:
+def write_patient(folder: Path, site: str, index: int, seed: int, gland: RealGland | None = None) -> None:
     """Make patient number index of a site and write it below folder.
 
-    All of it depends on seed, site and index alone, so that one patient more changes no other.
+    All of it depends on seed, site, index and gland alone, so that one patient more changes no other.
+
+    Args:
+        gland: stands in for a drawn one, with its grid; its label is written as it is.
     """
     hospital = HOSPITALS[site]
     rng = np.random.default_rng([seed, ord(site), index])
-    volume = _volume(hospital, rng)
-    grid = _grid(hospital, volume, rng)
-    zones = draw_gland(grid, rng, volume=volume, squash=hospital.squash, height=hospital.height)
+    root: tuple[object, ...] = ("relay phantom", seed, site, index)
+    if gland:
+        grid, zones, label = gland.grid(), tissue_zones(gland), gland.whole()
+        shape, about = shape_of(zones, grid), "Synthetic phantom of a real gland"
+        root = (*root, digest([gland]))
+    else:
+        volume = _volume(hospital, rng)
+        grid = _grid(hospital, volume, rng)
+        zones = label = draw_gland(grid, rng, volume=volume, squash=hospital.squash, height=hospital.height)
+        shape, about = outline(zones, grid), "Synthetic phantom"
     contents, odds = zip(*hospital.rectum, strict=True)
     rectum = contents[int(rng.choice(len(contents), p=odds))]
-    anatomy = surround(zones, grid, rng, rectum=rectum)
+    anatomy = surround(zones, shape, grid, rng, rectum=rectum)
     image = acquire(anatomy, grid, hospital.scanner, rng)
-    frame = _frame(grid, abs(float(rng.normal(0, hospital.tilt))) if hospital.tilt else 0.0, rng)
-    root = ("relay phantom", seed, site, index)
+    if gland:
+        frame = gland.frame
+    else:
+        frame = _frame(grid, abs(float(rng.normal(0, hospital.tilt))) if hospital.tilt else 0.0, rng)
+    tags = partial(_tags, root, about)
     if site == "C":
-        _write_i2cvb(folder, index, root, hospital.scanner, image, zones, frame)
+        _write_i2cvb(folder, index, tags, image, label, frame, odd=not gland)
         return
 
     name, collection = ("Prostate3T", "Prostate-3T") if site == "A" else ("ProstateDx", "PROSTATE-DIAGNOSIS")
@@ -228,20 +246,25 @@ def write_patient(folder: Path, site: str, index: int, seed: int) -> None:
     # site A's files count from the head down, site B's from the feet up
     names = [f"{count - 1 - number if site == 'A' else number:06d}.dcm" for number in range(count)]
     series = "t2_tse_tra" if site == "A" else "T2W_TSE_AX"
-    tags = _tags(hospital.scanner, patient=patient, root=root, series=series, number=4)
-    study = folder / collection / patient / tags["0020|000d"]
-    write_series(study / tags["0020|000e"], image, frame, tags=tags, names=names)
+    header = tags(hospital.scanner, patient=patient, series=series, number=4)
+    study = folder / collection / patient / header["0020|000d"]
+    write_series(study / header["0020|000e"], image, frame, tags=header, names=names)
     if site == "B":
         side, place, spin = _coronal(anatomy, grid, frame, hospital.scanner, rng)
-        tags = _tags(spin, patient=patient, root=root, series="T1W_TSE_COR", number=2)
+        header = tags(spin, patient=patient, series="T1W_TSE_COR", number=2)
         names = [f"{number:06d}.dcm" for number in range(len(side))]
-        write_series(study / tags["0020|000e"], side, place, tags=tags, names=names)
-    _write_nci_label(folder / "labels", site, index, patient, zones, frame)
-
-
-def _write_nci_label(folder: Path, site: str, index: int, patient: str, zones: NDArray[np.uint8], frame: Frame) -> None:
-    """Labels with the real set's oddities: suffixes, two number types, a missing zone, fewer slices."""
+        write_series(study / header["0020|000e"], side, place, tags=header, names=names)
+    if not gland:
+        label, frame = _oddly_drawn(site, index, label, frame)
+    # the real set's labels have suffixes and two number types
     suffix = {("A", 1): "_truth", ("B", 1): "_correctedLabels"}.get((site, index), "")
+    signed = site == "A" and index % 4 != 3
+    path = folder / "labels" / f"{patient}{suffix}.nrrd"
+    write_label(path, label.astype(np.int16) if signed else label, frame)
+
+
+def _oddly_drawn(site: str, index: int, zones: NDArray[np.uint8], frame: Frame) -> tuple[NDArray[np.uint8], Frame]:
+    """Zones with the oddities of the real NCI-ISBI labels: a missing zone, fewer slices. Real masks have their own."""
     if (site, index) == ("A", 4):
         zones = np.where(zones > 0, CENTRAL, 0).astype(np.uint8)
     if (site, index) == ("B", 2):  # the label covers the gland's slices and three more on either side
@@ -251,28 +274,30 @@ def _write_nci_label(folder: Path, site: str, index: int, patient: str, zones: N
         normal = np.array(frame.direction[2::3])
         origin = np.array(frame.origin) + normal * frame.spacing[2] * first
         frame = Frame(frame.spacing, (float(origin[0]), float(origin[1]), float(origin[2])), frame.direction)
-    signed = site == "A" and index % 4 != 3
-    write_label(folder / f"{patient}{suffix}.nrrd", zones.astype(np.int16) if signed else zones, frame)
+    return zones, frame
 
 
 def _write_i2cvb(
     folder: Path,
     index: int,
-    root: tuple[object, ...],
-    scanner: Scanner,
+    tags: Callable[..., dict[str, str]],
     image: NDArray[np.uint16],
     zones: NDArray[np.uint8],
     frame: Frame,
+    *,
+    odd: bool,
 ) -> None:
+    """Args: odd: with an oddity of the real set, one mask slice that is missing."""
+    scanner = HOSPITALS["C"].scanner
     patient = f"Patient {_DIJON[index] if index < len(_DIJON) else 2000 + index}"
     count = len(image)
-    tags = _tags(scanner, patient=patient, root=root, series="T2W_TSE_AX_3D", number=5)
+    header = tags(scanner, patient=patient, series="T2W_TSE_AX_3D", number=5)
     names = [f"{number:04d}.dcm" for number in range(count)]
-    write_series(folder / patient / "T2W", image, frame, tags=tags, names=names)
+    write_series(folder / patient / "T2W", image, frame, tags=header, names=names)
     mask = np.where(zones > 0, 255 if index % 2 == 0 else 1023, 0).astype(np.uint16)
-    tags = _tags(scanner, patient=patient, root=root, series="GT prostate", number=50)
-    if index == 3:  # one mask slice is missing, beyond the gland
+    header = tags(scanner, patient=patient, series="GT prostate", number=50)
+    if odd and index == 3:  # beyond the gland
         mask = mask[:-1]
     # the masks' files run against the images': only their positions pair them
     names = [f"{count - 1 - number:04d}.dcm" for number in range(len(mask))]
-    write_series(folder / patient / "GT" / "prostate", mask, frame, tags=tags, names=names)
+    write_series(folder / patient / "GT" / "prostate", mask, frame, tags=header, names=names)

@@ -1,8 +1,19 @@
-"""What a study found: the table for the terminal, and the page."""
+"""What a study found: the tables for the terminal, and the page."""
 
+from server.report.opening import opening
 from server.report.page import write_report
 from server.report.results import Results, read_results
-from server.report.table import comparison, terminal_table, text_lines
-from server.report.wording import opening
+from server.report.table import comparison
+from server.report.terminal import terminal_table, text_lines
+from server.report.wording import group_name
 
-__all__ = ["Results", "comparison", "opening", "read_results", "terminal_table", "text_lines", "write_report"]
+__all__ = [
+    "Results",
+    "comparison",
+    "group_name",
+    "opening",
+    "read_results",
+    "terminal_table",
+    "text_lines",
+    "write_report",
+]

@@ -15,6 +15,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 import client.app
 from client.app import app
 from client.site import load_site
+from common.graph import Evaluate, FineTune
 from common.keys import Workplace, stage_key
 from common.messages import (
     DESCRIBE,
@@ -34,7 +35,7 @@ from common.messages import (
     to_record,
 )
 from common.model import build
-from common.plan import Evaluate, FineTune, Plan, plan
+from common.plan import Plan, plan
 from common.study import Study
 from common.weights import Weights, digest_of, serialised
 from deploy.local_grid import enter_run

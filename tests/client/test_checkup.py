@@ -225,7 +225,9 @@ def test_the_tables_the_lines_and_the_json_say_the_same(site: SiteConfig) -> Non
     assert [patient["patient"] for patient in written["patients"]] == ["p0", "p2", "p3", "p5", "p[bold]4"]
     (finding,) = written["findings"]
     assert finding["patient"] == "p[bold]4" and finding["kind"] == "intensity"
-    assert words.summary(result) == ("Site C: 5 usable patients, 40 slices over 200 pixels; 1 unusable, 1 to look at.")
+    assert words.summary(result) == (
+        "Site C, layout nifti-pairs: 5 usable patients, 40 slices over 200 pixels; 1 unusable, 1 to look at."
+    )
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(words.patient_table(result))
     console.print(words.kind_table(result))

@@ -128,6 +128,20 @@ def test_weights_that_are_not_the_declared_networks_stay(site: SiteConfig, weigh
         assert refusal(done(weights), other, site) == Refusal.BLOCKED
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"surface_patients": 3, "hd95_mm": 4.0},  # of two patients
+        {"hd95_mm": 4.0},
+        {"assd_mm": 1.0},
+        {"surface_patients": 2, "hd95_mm": -1.0},
+        {"surface_patients": 2, "hd95_mm": float("inf")},
+    ],
+)
+def test_a_distance_leaves_with_those_behind_it_alone(site: SiteConfig, changes: dict[str, Any]) -> None:
+    assert refusal(score(**changes), None, site) == Refusal.BLOCKED
+
+
 def test_weights_leave_with_a_finished_training_alone(site: SiteConfig, weights: Weights) -> None:
     for answer in (done(weights, state="running"), score(), description()):
         assert refusal(answer, weights, site) == Refusal.BLOCKED
@@ -161,6 +175,7 @@ def test_an_undeclared_message_stays(site: SiteConfig) -> None:
         {"weights": "Smith"},
         {"state": "Smith"},
         {"losses": (0.1,) * 99},
+        {"dices": (0.5, float("inf"))},
     ],
 )
 def test_a_text_in_a_numbers_place_stays(site: SiteConfig, changes: dict[str, Any]) -> None:
@@ -174,6 +189,7 @@ def test_a_text_in_a_numbers_place_stays(site: SiteConfig, changes: dict[str, An
         done(validation_patients=1),
         done(state="running", validation_patients=0),
         score(patients=1),
+        score(surface_patients=1, hd95_mm=4.0, assd_mm=1.0),
         description(test_patients=1),
         description(train_patients=(3, 1)),
         description(validation_patients=(1, 2)),

@@ -36,6 +36,21 @@ def test_the_private_folder_lies_beside_the_file_unless_it_says_otherwise(tmp_pa
     assert load_site(written(tmp_path, PLAIN)).folder == tmp_path / ".relay-A"
 
 
+@pytest.mark.parametrize("layout", ["", 'layout = "auto"\n'])
+@pytest.mark.parametrize("masks", ["", 'masks = "labels"\n'])
+def test_a_layout_that_is_not_named_is_recognised_with_or_without_a_folder_of_labels(
+    tmp_path: Path, layout: str, masks: str
+) -> None:
+    site = load_site(written(tmp_path, f'name = "A"\nimages = "data"\n{layout}{masks}'))
+    assert site.layout == "auto"
+    assert site.masks == (tmp_path / "labels" if masks else None)
+
+
+@pytest.mark.parametrize("layout", ["i2cvb", "nifti-pairs", "promise12", "decathlon", "prostate158"])
+def test_every_layout_with_masks_beside_the_images_needs_the_images_alone(tmp_path: Path, layout: str) -> None:
+    assert load_site(written(tmp_path, PLAIN.replace("nifti-pairs", layout))).layout == layout
+
+
 def test_what_leaves_is_least_by_default(tmp_path: Path) -> None:
     site = load_site(written(tmp_path, PLAIN))
     assert not site.patient_scores
@@ -81,7 +96,11 @@ def test_a_file_in_the_way_of_the_private_folder_is_told(tmp_path: Path) -> None
         (PLAIN.replace('"A"', "1"), '"name"'),
         (PLAIN.replace('"A"', '"pooled"'), "members"),
         ('layout = "i2cvb"\nimages = "data"\n', '"name" is missing'),
-        ('name = "A"\nimages = "data"\n', '"layout" is missing'),
+        (PLAIN.replace("nifti-pairs", "Auto"), "auto, decathlon"),
+        (PLAIN.replace("nifti-pairs", ""), "auto, decathlon"),
+        ('name = "A"\n', '"images" is missing'),
+        ('name = "A"\nlayout = "auto"\nmasks = "labels"\n', '"images" is missing'),
+        ('name = "A"\nlayout = "promise12"\nimages = "data"\nmasks = "labels"\n', "beside the images"),
         ('name = "A"\nlayout = "i2cvb"\n', '"images" is missing'),
         ("name = A\n", "TOML"),
     ],

@@ -13,22 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import RelayError
-from common.plan import (
-    Average,
-    Best,
-    Evaluate,
-    FineTune,
-    Node,
-    Plan,
-    Row,
-    Schedule,
-    Start,
-    batches_per_epoch,
-    fold_of,
-    plan,
-    routes_to,
-    way_of,
-)
+from common.graph import Average, Best, Evaluate, FineTune, Node, Schedule, Start, fold_of, way_of
+from common.plan import Choices, Plan, Row, batches_per_epoch, grown, plan, routes_to
 from common.study import Study
 
 NAMES = ("A", "B", "C", "D")
@@ -53,7 +39,8 @@ def trainings(found: Plan) -> list[FineTune]:
 
 def table_three(**split: Any) -> Study:
     """Every route of three sites, target alone, and all data; nothing beyond the paper's Table III."""
-    return study_of(split=split, methods={"longer_baseline": False, "federated": ()})
+    methods = {"longer_baseline": False, "federated": (), "pooled_then_target": False, "forgetting": False}
+    return study_of(split=split, methods=methods)
 
 
 @pytest.mark.parametrize("source", ["best-fold", "same-fold"])
@@ -194,6 +181,100 @@ def test_the_rounds_are_consecutive_slices_of_one_cosine(epochs: int, local: int
         assert epochs_covered == list(range(total))
 
 
+@pytest.mark.parametrize(("slices", "rounds"), [({"A": 100, "B": 100, "C": 100}, 4), ({"A": 320, "B": 16, "C": 16}, 4)])
+def test_by_default_the_rounds_take_the_longest_routes_steps(slices: dict[str, int], rounds: int) -> None:
+    study = study_of(training={"epochs": 4}, split={"folds": 2}, methods={"pooled": False})
+    found = plan(study, {site: (count,) * 2 for site, count in slices.items()})
+    assert sum(isinstance(node, Average) and node.fold == 0 for node in found.nodes) == rounds
+
+
+def test_by_default_the_rounds_stay_within_half_a_round_of_a_route_of_some_sites() -> None:
+    """Of ten sites, the longest route of two hops takes three; so many steps as it, all sites together take."""
+    sites = tuple(f"S{k}" for k in range(10))
+    study = study_of(sites=sites, training={"epochs": 50, "batch": 10}, methods={"pooled": False})
+    found = plan(study, {site: (10 * (k + 1),) * 5 for k, site in enumerate(sites)})
+    longest = (10 + 9 + 8) * 50
+    a_round = sum(range(1, 11))
+    rounds = sum(isinstance(node, Average) and node.fold == 0 for node in found.nodes)
+    assert abs(rounds * a_round - longest) <= a_round / 2
+
+
+def test_of_several_settings_the_targets_validation_patients_choose() -> None:
+    part = {"strategy": "fedprox", "local_epochs": (1, 2), "proximal_mu": (0.01, 1.0)}
+    study = study_of(training={"epochs": 4}, split={"folds": 2}, methods={"federated": (part,)})
+    for row in planned(study).rows:
+        if row.method == "fedprox":
+            assert isinstance(row.model, Best) and row.model.at == row.target
+            tried = Counter(
+                (node.parts[0].schedule.epochs, node.parts[0].proximal_mu)
+                for node in row.model.candidates
+                if isinstance(node, Average)
+            )
+            assert tried == {(1, 0.01): 4, (1, 1.0): 4, (2, 0.01): 2, (2, 1.0): 2}
+
+
+@pytest.mark.parametrize(("laps", "epochs", "visit"), [(1, 0, 6), (2, 0, 3), (4, 0, 1), (9, 0, 1), (2, 5, 5)])
+def test_laps_go_round_all_sites_and_end_with_the_target(laps: int, epochs: int, visit: int) -> None:
+    study = study_of(training={"epochs": 6}, split={"folds": 2}, methods={"cyclic": {"laps": laps, "epochs": epochs}})
+    cycles = {"A": ("B", "C", "A"), "B": ("C", "A", "B"), "C": ("A", "B", "C")}
+    rows = [row for row in planned(study).rows if row.method == "cyclic"]
+    assert len(rows) == 3 * 2
+    for row in rows:
+        assert row.route == cycles[row.target] * laps
+        way, node = [], row.model
+        while isinstance(node, FineTune):
+            assert node.fold == row.fold, "another fold has trained on those who choose"
+            assert node.schedule == Schedule(visit, 0, visit, "best"), "each visit is a cosine of its own"
+            way.append(node.site)
+            node = node.parent
+        assert tuple(reversed(way)) == row.route and node == Start()
+
+
+def test_all_data_then_the_target_keeps_to_its_fold() -> None:
+    study = study_of(split={"folds": 3}, methods={"pooled": True, "pooled_then_target": True})
+    rows = [row for row in planned(study).rows if row.method == "pooled-then-target"]
+    assert len(rows) == 9
+    for row in rows:
+        assert isinstance(row.model, FineTune) and isinstance(row.model.parent, FineTune)
+        assert (row.model.site, row.model.fold) == (row.target, row.fold)
+        assert (row.model.parent.site, row.model.parent.fold) == ("pooled", row.fold)
+        assert row.route == ("pooled", row.target)
+
+
+def test_the_travelling_model_is_scored_at_every_site_after_every_hop() -> None:
+    study = study_of(
+        split={"folds": 2},
+        methods={
+            "sequential": {"routes": (("B", "C", "A"),)},
+            "baseline": False,
+            "longer_baseline": False,
+            "federated": (),
+            "pooled": False,
+        },
+    )
+    found = planned(study)
+    scored = Counter(
+        (way_of(node.weights), node.site, node.fold, fold_of(node.weights))
+        for node in found.nodes
+        if isinstance(node, Evaluate) and node.split == "test"
+    )
+    assert scored == {
+        (way, site, fold, fold): 1 for way in ("B", "B → C", "B → C → A") for site in "ABC" for fold in range(2)
+    }
+
+
+def test_a_study_of_one_site_compares_networks_by_validation() -> None:
+    study = study_of(
+        sites=("A",),
+        models={"encoders": ("resnet18",)},
+        methods={"longer_baseline": False, "federated": (), "pooled": False, "scored_on": "validation"},
+    )
+    (variant,) = study.variants
+    found = plan(variant, {"A": (10,) * 5})
+    assert {(row.method, row.test) for row in found.rows} == {("baseline", None)}
+    assert len(found.nodes) == 5 + 1, "five trainings from one start, and nothing scored besides"
+
+
 def test_a_federated_round_is_chosen_at_the_target_by_validation() -> None:
     study = study_of(training={"epochs": 4}, split={"folds": 2})
     for row in planned(study).rows:
@@ -240,9 +321,15 @@ def studies(draw: st.DrawFn) -> tuple[Study, Census]:
             "longer_baseline": draw(st.booleans()),
             "unadapted": draw(st.booleans()),
             "pooled": draw(st.booleans()),
+            "pooled_then_target": draw(st.booleans()),
+            "forgetting": draw(st.booleans()),
+            "scored_on": draw(st.sampled_from(["test", "test", "validation"])),
+            "cyclic": {"laps": draw(st.integers(0, 2)), "epochs": draw(st.integers(0, 2))},
             "sequential": {
                 "routes": draw(
-                    st.one_of(st.sampled_from(["all", "none"]), st.lists(routes.map(tuple), max_size=3).map(tuple))
+                    st.one_of(
+                        st.sampled_from(["all", "greedy", "none"]), st.lists(routes.map(tuple), max_size=3).map(tuple)
+                    )
                 ),
                 "max_hops": draw(st.integers(1, 3)),
             },
@@ -256,11 +343,23 @@ def studies(draw: st.DrawFn) -> tuple[Study, Census]:
     return study, census
 
 
+def grown_to_the_end(study: Study, census: Census) -> Plan:
+    """The plan once all routes have grown, by scores that depend on the node's name alone."""
+    choices: Choices = {}
+    while True:
+        found = plan(study, census, choices)
+        further = grown(study, found.growing, choices, lambda node: int(node.id[:6], 16) / 16**6)
+        if further == choices:
+            assert not found.growing
+            return found
+        choices = further
+
+
 @settings(max_examples=40, deadline=None)
 @given(studies())
 def test_every_plan_holds_together(example: tuple[Study, Census]) -> None:
     study, census = example
-    found = plan(study, census)
+    found = grown_to_the_end(study, census)
     assert len({node.id for node in found.nodes}) == len(found.nodes)
     seen: set[str] = set()
     for node in found.nodes:
@@ -276,9 +375,14 @@ def test_every_plan_holds_together(example: tuple[Study, Census]) -> None:
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in found.rows:
         assert row.target in study.sites
-        assert (row.test.site, row.test.fold, row.test.split) == (row.target, row.fold, "test")
-        assert row.test.weights == row.model
-        assert row.test.id in seen and row.validation.id in seen
+        if study.methods.scored_on == "validation":
+            assert row.test is None and row.model.id in seen
+        else:
+            assert row.test is not None
+            assert (row.test.site, row.test.fold, row.test.split) == (row.target, row.fold, "test")
+            assert row.test.weights == row.model
+            assert row.test.id in seen
+        assert row.validation.id in seen
         # Its fold is chosen by the target's own validation patients of that fold.
         assert isinstance(row.validation, FineTune | Evaluate)
         assert (row.validation.site, row.validation.fold) == (row.target, row.fold)
@@ -286,15 +390,19 @@ def test_every_plan_holds_together(example: tuple[Study, Census]) -> None:
         groups.setdefault((row.method, row.route, row.target), []).append(row)
     for rows in groups.values():
         assert [row.fold for row in rows] == sorted(folds)
-    # Nothing is worked out that no row needs.
+    # Nothing is trained that no row needs, and nothing scored beside the rows but travelling models.
     needed: set[Node] = set()
-    stack: list[Node] = [node for row in found.rows for node in (row.test, row.validation)]
+    stack: list[Node] = [node for row in found.rows for node in (row.test or row.model, row.validation)]
+    stack += found.tried
     while stack:
         node = stack.pop()
         if node not in needed:
             needed.add(node)
             stack += node.parents
-    assert needed == set(found.nodes)
+    assert needed <= set(found.nodes)
+    for node in set(found.nodes) - needed:
+        assert study.methods.forgetting and isinstance(node, Evaluate) and node.split == "test"
+        assert isinstance(node.weights, FineTune) and node.weights in needed and node.weights.site != "pooled"
 
 
 @settings(max_examples=40, deadline=None)
@@ -307,18 +415,25 @@ def test_the_rows_are_those_that_were_asked_for(example: tuple[Study, Census]) -
         hops = min(methods.sequential.max_hops, len(sites) - 1)
         wanted = {route for n in range(2, hops + 2) for route in itertools.permutations(sites, n)}
     else:
-        wanted = set() if routes == "none" else {tuple(route) for route in routes}
+        wanted = set() if isinstance(routes, str) else {tuple(route) for route in routes}
     expected: set[tuple[str, tuple[str, ...], str]] = {("sequential", route, route[-1]) for route in wanted}
     for target in sites:
         expected |= {("baseline", (target,), target)} if methods.baseline else set()
         expected |= {("longer", (target,), target)} if methods.longer_baseline else set()
         expected |= {("unadapted", (site,), target) for site in sites if site != target and methods.unadapted}
         expected |= {("pooled", ("pooled",), target)} if methods.pooled else set()
+        if methods.pooled and methods.pooled_then_target:
+            expected.add(("pooled-then-target", ("pooled", target), target))
+        if methods.cyclic.laps:
+            at = sites.index(target)
+            expected.add(("cyclic", (sites[at + 1 :] + sites[: at + 1]) * methods.cyclic.laps, target))
         for part in methods.federated:
             expected.add((part.strategy, sites, target))
             if part.then_target:
                 expected.add((f"{part.strategy}-then-target", (*sites, target), target))
-    assert {(row.method, row.route, row.target) for row in plan(study, census).rows} == expected
+    rows = grown_to_the_end(study, census).rows
+    assert {(row.method, row.route, row.target) for row in rows if row.method != "greedy"} == expected
+    assert {row.target for row in rows if row.method == "greedy"} == (set(sites) if routes == "greedy" else set())
 
 
 @settings(max_examples=40, deadline=None)
@@ -338,6 +453,10 @@ def test_the_longer_baseline_takes_the_longest_routes_steps_to_half_an_epoch(exa
         if row.method == "longer":
             assert isinstance(row.model, FineTune)
             routes = routes_to(study, row.target) or [study.sites]
+            if study.methods.sequential.routes == "greedy":
+                hops = min(study.methods.sequential.max_hops, len(study.sites) - 1)
+                others = [site for site in study.sites if site != row.target]
+                routes = [(*chosen, row.target) for chosen in itertools.permutations(others, hops)]
             longest = max(sum(steps(site, row.fold) for site in route) * study.training.epochs for route in routes)
             own = steps(row.target, row.fold)
             assert abs(row.model.schedule.epochs * own - longest) <= max(own / 2, own - longest)
@@ -398,3 +517,57 @@ def test_nobody_validates_weights_that_have_seen_the_patients(source: str, route
                 assert folds <= {node.fold}, node
         trained = {(site, node.fold) for site in sites_of[node.site]} if isinstance(node, FineTune) else set()
         behind[node] = before | trained
+
+
+@settings(max_examples=40, deadline=None)
+@given(studies(), st.data())
+def test_a_route_grows_by_the_best_of_all_sources_hop_by_hop(
+    example: tuple[Study, Census], data: st.DataObject
+) -> None:
+    """Against the rule, written out: try every source, take the best, go on while that is better than before."""
+    study, census = example
+    if study.methods.sequential.routes != "greedy":
+        return
+    scores: dict[str, float] = {}
+
+    def dice(way: str) -> float:
+        return scores.setdefault(way, data.draw(st.integers(0, 5), label=way) / 5)
+
+    choices: Choices = {}
+    while (
+        further := grown(study, plan(study, census, choices).growing, choices, lambda n: dice(way_of(n)))
+    ) != choices:
+        choices = further
+    for target in study.sites:
+        route: tuple[str, ...] = ()
+        best = -1.0
+        while len(route) < study.methods.sequential.max_hops:
+            sources = [site for site in study.sites if site not in (*route, target)]
+            if not sources:
+                break
+            found = {site: dice(" → ".join((*route, site, target))) for site in sources}
+            source = max(sources, key=lambda site: (found[site], -sources.index(site)))
+            if found[source] <= best:
+                break
+            best, route = found[source], (*route, source)
+        assert choices[target] == (*route, target)
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"X": ("B",)},
+        {"A": ("X",)},
+        {"A": ("A",)},
+        {"A": ("B", "B")},
+        {"A": ("B", "A", "C")},
+        {"A": ("B", "C", "D", "A")},
+        {"A": ("B", "A", "A")},
+    ],
+)
+def test_hops_that_the_study_could_not_choose_are_refused(choices: Choices) -> None:
+    study = study_of(sites=NAMES, methods={"sequential": {"routes": "greedy", "max_hops": 2}})
+    with pytest.raises(RelayError, match="is no route to"):
+        plan(study, census_of(study), choices)
+    with pytest.raises(RelayError, match="is no route to"):
+        plan(study_of(), census_of(study_of()), {"A": ("B",)})

@@ -82,11 +82,29 @@ def complaint(tmp_path: Path, text: str) -> str:
             "the route B → B hands a model to the site that has it.",
         ),
         (
-            SITES + "[[methods.federated]]\nlocal_epochs = 7",
-            "training.epochs (200) is no multiple of local_epochs (7); give fedavg its rounds.",
+            SITES + "[[methods.federated]]\nlocal_epochs = [1, 1]",
+            '"methods.federated.0": local_epochs is an empty list, or a value stands twice in it.',
+        ),
+        (
+            SITES + '[[methods.federated]]\nstrategy = "fedprox"\nproximal_mu = []',
+            '"methods.federated.0": proximal_mu is an empty list, or a value stands twice in it.',
+        ),
+        (
+            SITES + '[[methods.federated]]\nlocal_epochs = "one"',
+            '"methods.federated.0.local_epochs.0" is "one", but input should be a valid integer.',
+        ),
+        (SITES + '[models]\nencoders = ["resnet18", "resnet18"]', '"models": one of the encoders stands twice.'),
+        (SITES + "repeats = 0", '"repeats" is 0, but input should be greater than or equal to 1.'),
+        (
+            'sites = ["A", "X"]\npaper = "table-3"',
+            "the paper's sites are named A, B and C; name this study's so, or leave out paper.",
         ),
         (SITES + "[[methods.federated]]\n[[methods.federated]]", '"methods.federated": each strategy may stand once.'),
-        ('sites = ["A"]', '"sites" is ["A"], but tuple should have at least 2 items'),
+        ("sites = []", '"sites" is [], but tuple should have at least 1 item'),
+        (
+            'sites = ["A"]',
+            'a study of A alone has nobody to share with; add sites, or set "federated" to [], "pooled" to false',
+        ),
         ('sites = "A"', '"sites" is "A", but input should be a valid array.'),
         ('sites = ["A", "B", "A"]', '"sites": a site stands twice.'),
         ('sites = ["A", "pooled"]', '"sites": "pooled" is the name of all data together; give the site another name.'),
@@ -218,7 +236,7 @@ def test_every_key_that_is_changed_gives_another_digest() -> None:
 def test_the_digest_is_the_same_in_every_version() -> None:
     """Sites have approved studies by this name: whoever changes it asks every site to approve anew."""
     study = Study(sites=("A", "B"), model={"encoder": "resnet18"}, seed=7)  # type: ignore[arg-type]
-    assert study.digest == "4b3ecd6c6d9d5549ab123ce3a21d05e20fb4f54cc0fd3f2146fdd7ece8158fdd"
+    assert study.digest == "119c54e4a5b7b2b3cf728c26e9b86d5608f1ac105926c009c1f16dfc85a69b13"
 
 
 @pytest.mark.parametrize("path", sorted((REPO / "deploy" / "studies").glob("*.toml")), ids=lambda path: path.name)
@@ -231,3 +249,57 @@ def test_two_sites_leave_nothing_of_a_trimmed_mean() -> None:
     table = {"sites": ["A", "B"], "methods": {"federated": [{"strategy": "fedtrimmedavg"}]}}
     with pytest.raises(RelayError, match="three"):
         from_table(table, Study, "a test")
+
+
+def test_repeats_and_networks_are_plain_studies_of_their_own() -> None:
+    study = Study.model_validate(
+        {
+            "sites": ("A", "B"),
+            "seed": 5,
+            "repeats": 2,
+            "split": {"seed": 7},
+            "models": {"encoders": ("resnet18", "resnet34"), "architectures": ("Unet", "DeepLabV3")},
+        }
+    )
+    variants = study.variants
+    assert [(one.seed, one.split.seed, one.model.encoder, one.model.architecture) for one in variants] == [
+        (5 + repeat, 7 + repeat, encoder, architecture)
+        for repeat in (0, 1)
+        for encoder in ("resnet18", "resnet34")
+        for architecture in ("Unet", "DeepLabV3")
+    ]
+    assert len({one.digest for one in variants}) == 8
+    for one in variants:
+        assert one.variants == (one,), "a variant is a plain study"
+        plain = Study.model_validate(
+            {
+                "sites": ("A", "B"),
+                "seed": one.seed,
+                "split": {"seed": one.split.seed},
+                "model": {"encoder": one.model.encoder, "architecture": one.model.architecture},
+            }
+        )
+        assert plain.digest == one.digest, "and may as well be run by itself"
+
+
+def test_a_study_without_either_is_its_own_variant() -> None:
+    study = Study.model_validate({"sites": ("A", "B")})
+    assert study.variants == (study,)
+
+
+@pytest.mark.parametrize(
+    ("part", "settings"),
+    [
+        ({"local_epochs": 3}, ((3, 0.0),)),
+        ({"local_epochs": (1, 5)}, ((1, 0.0), (5, 0.0))),
+        ({"strategy": "fedprox"}, ((1, 0.1),)),
+        (
+            {"strategy": "fedprox", "local_epochs": (1, 5), "proximal_mu": (0.01, 1.0)},
+            ((1, 0.01), (1, 1.0), (5, 0.01), (5, 1.0)),
+        ),
+        ({"strategy": "fedmedian", "proximal_mu": (0.01, 1.0)}, ((1, 0.0),)),
+    ],
+)
+def test_what_is_tried_of_a_strategy(part: dict[str, Any], settings: tuple[tuple[int, float], ...]) -> None:
+    study = Study.model_validate({"sites": ("A", "B"), "methods": {"federated": (part,)}})
+    assert study.methods.federated[0].settings == settings

@@ -118,6 +118,8 @@ def test_the_version_is_the_distributions() -> None:
         (["simulate"], "STUDY.toml"),
         (["demo", "--at-once", "none"], '"none" is no whole number of at least 1'),
         (["phantom", "x", "--patients", "0"], '"0" is no whole number of at least 1'),
+        (["phantom", "x", "--patients", "A=3,B"], '"" is no whole number of at least 1'),
+        (["phantom", "x", "--patients", "A=3,A=4"], '"A=3,A=4" names A twice'),
         (["site"], "COMMAND"),
         (["report", "x", "--fast"], "--fast"),
     ],
@@ -140,7 +142,7 @@ def test_a_wrong_call_gets_one_sentence_and_code_2(words: list[str], told: str) 
         ("enabled = false", "enabled = 0", '"preprocessing.n4.enabled"'),
         ("pixels = 32", "pixels = 33", '"preprocessing.pixels"'),
         ("[split]", "[split", "not valid TOML"),
-        ('["A", "B", "C"]', '["A"]', '"sites"'),
+        ('["A", "B", "C"]', '["A"]', "A alone has nobody to share with"),
         ('["A", "B", "C"]', '["A", "pooled"]', "pooled"),
         ("[split]", '[methods.sequential]\nroutes = [["D", "A"]]\n[split]', "site D"),
     ],
@@ -261,7 +263,7 @@ def test_a_check_lists_every_damage_with_its_sentence(tmp_path: Path) -> None:
     done = relay("site", "check", site, COLUMNS="80")
     assert done.returncode == 0 and done.stderr == "" and ESCAPE not in done.stdout
     lines = done.stdout.splitlines()
-    assert lines[0].startswith("Site B: 3 usable patients, ") and "7 unusable" in lines[0]
+    assert lines[0].startswith("Site B, layout nifti-pairs: 3 usable patients, ") and "7 unusable" in lines[0]
     for name, sentence in DAMAGES.items():
         (line,) = [line for line in lines if line.startswith(f"{name}, unusable: ")]
         assert sentence in line
@@ -319,6 +321,16 @@ def test_members_of_the_pooled_site_that_share_an_image_are_told(tmp_path: Path)
     assert len(json.loads(relay("site", "check", pooled, "--json").stdout)["shared"]) == 1
 
 
+def test_a_folder_that_no_file_describes_is_recognised_and_checked(tmp_path: Path) -> None:
+    damaged_pairs(tmp_path)
+    done = relay("site", "check", tmp_path / "images", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Site images, layout nifti-pairs: 3 usable patients, ")
+    assert (tmp_path / ".relay-images" / "checkup.html").is_file()
+    sentence = refused("site", "check", write_site(tmp_path, "B"), "--masks", tmp_path)
+    assert "--masks goes with a folder of images" in sentence
+
+
 def test_dicom_series_that_are_empty_or_could_both_be_meant(tmp_path: Path) -> None:
     image, mask = patient(1, slices=5)
     for name in ("P-1", "P-2", "P-3"):
@@ -339,7 +351,7 @@ def test_dicom_series_that_are_empty_or_could_both_be_meant(tmp_path: Path) -> N
     site = write_site(tmp_path, "A", layout="nci-isbi", masks="labels")
     done = relay("site", "check", site)
     assert done.returncode == 0, done.stderr
-    assert "Site A: 1 usable patient" in done.stdout
+    assert "Site A, layout nci-isbi: 1 usable patient" in done.stdout
     two, empty = (re.search(rf"^{name}, unusable: (.*)$", done.stdout, re.MULTILINE) for name in ("P-2", "P-3"))
     assert two and "series" in two[1]
     assert empty and ("image" in empty[1] or "empty" in empty[1])
@@ -356,3 +368,28 @@ def test_phantoms_are_written_once_and_their_site_files_named(tmp_path: Path) ->
     assert done.returncode == 0 and done.stderr == "" and ESCAPE not in done.stdout
     assert done.stdout.splitlines() == [str(folder / f"site-{site}.toml") for site in "abc"]
     assert "holds other synthetic hospitals" in refused("phantom", folder, "--patients", "1", "--seed", "2")
+
+
+def test_phantoms_can_have_other_numbers_of_patients_and_real_glands(tmp_path: Path) -> None:
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    _, gland = patient(1, slices=5)
+    sitk.WriteImage(sitk.GetImageFromArray(gland), str(masks / "one.nrrd"))
+    asked = ["phantom", tmp_path / "out", "--patients", "A=2,C=1", "--anatomy", f"C={masks}"]
+    done = relay(*asked)
+    assert done.returncode == 0 and done.stderr == ""
+    *paths, empty, notice = done.stdout.splitlines()
+    assert paths == [str(tmp_path / "out" / f"site-{site}.toml") for site in "ac"] and not empty
+    assert "shapes of real patients' masks" in notice and "licence" in notice
+    assert "real patients' glands" in " ".join(relay("phantom", "--help").stdout.split())
+    assert relay("site", "check", tmp_path / "out" / "site-c.toml").returncode == 0
+    assert sum(path.is_dir() for path in (tmp_path / "out" / "A" / "Prostate-3T").iterdir()) == 2
+
+    def told(*words: str) -> str:
+        return refused("phantom", tmp_path / "new", "--patients", "2", *words)
+
+    assert "2 patients" in told("--anatomy", f"A={masks}") and "number 1;" in told("--anatomy", f"A={masks}")
+    assert "wants HOSPITAL=DIR" in told("--anatomy", str(masks))
+    assert "names A twice" in told("--anatomy", f"A={masks}", "--anatomy", f"A={masks}")
+    assert "no synthetic hospital 'D'" in refused("phantom", tmp_path / "new", "--patients", "D=1")
+    assert not (tmp_path / "new").exists()

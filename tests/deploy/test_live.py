@@ -97,6 +97,14 @@ def test_time_left_is_not_guessed_from_nothing() -> None:
     assert "left" not in shown(board, 80)[-1]
 
 
+def test_which_of_several_studies_is_at_work_is_told() -> None:
+    board = Board(["B"])
+    board.observe(replace(TRAINING, variant=2, variants=28))
+    assert shown(board, 100)[-1].strip().startswith("study 3 of 28 · stages 20 of 80")
+    (line,) = told([(0.5, replace(TRAINING, kind="done", stages_done=21, variant=2, variants=28))])
+    assert "3 of 28: [21/80] B: A → C → B" in line
+
+
 def told(events: list[tuple[float, Event]]) -> list[str]:
     clock, lines = Clock(), list[str]()
     log = Lines(lines.append, clock=clock)

@@ -39,6 +39,8 @@ batch = 8
 [methods]
 longer_baseline = false
 pooled = POOLED
+pooled_then_target = false
+forgetting = false
 federated = []
 [methods.sequential]
 routes = [["B", "A"]]

@@ -125,7 +125,7 @@ class PlainLoop:
         for epoch in epochs or range(total):
             for group in adam.param_groups:
                 group["lr"] = low + (high - low) * (1 + math.cos(math.pi * epoch / total)) / 2
-            seed = seed_of(self.study.seed, site, fold, 0, epoch)
+            seed = seed_of(self.study.seed, site, fold, epoch)
             torch.manual_seed(seed)
             generator = torch.Generator().manual_seed(seed)
             network.train()

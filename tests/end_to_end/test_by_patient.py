@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from client import app as client_app
-from client import batches, evaluation
+from client import batches, evaluation, layouts
 from client.cohort import Cohort, gather
 from client.preprocess import Record, load, prepare
 from client.site import SiteConfig, load_site
+from common.graph import Evaluate, FineTune
 from common.keys import Workplace, stage_key
 from common.messages import (
     DESCRIBE,
@@ -31,7 +32,7 @@ from common.messages import (
     from_record,
     to_record,
 )
-from common.plan import Evaluate, FineTune, plan
+from common.plan import plan
 from common.study import POOLED, SplitPart, Study
 from common.weights import Weights, digest_of, serialised
 from deploy.local_grid import RUN_ID, enter_run
@@ -40,11 +41,14 @@ from tests.hospitals import (
     approve_everywhere,
     patient,
     small_study,
+    write_decathlon_patient,
     write_dicom_patient,
     write_hospitals,
     write_i2cvb_patient,
     write_pair,
     write_pooled,
+    write_promise12_patient,
+    write_prostate158_patient,
     write_site,
 )
 
@@ -121,23 +125,36 @@ def test_no_patient_stands_on_two_sides(
             assert own == {record.patient for record in pooled.train(fold) if record.site == name}
 
 
-def write_patients(folder: Path, layout: str, count: int) -> Path:
+WRITERS: dict[str, Callable[..., None]] = {
+    "decathlon": write_decathlon_patient,
+    "i2cvb": write_i2cvb_patient,
+    "nci-isbi": write_dicom_patient,
+    "nifti-pairs": lambda folder, *patient: write_pair(folder / "images", *patient),
+    "promise12": write_promise12_patient,
+    "prostate158": write_prostate158_patient,
+}
+
+
+def write_patients(folder: Path, layout: str, count: int, *, named: bool) -> Path:
     for k in range(count):
         image, mask = patient(500 + k, slices=6)
-        if layout == "nci-isbi":
-            write_dicom_patient(folder, f"ProstateX-{k:04}", image, mask)
-        elif layout == "i2cvb":
-            write_i2cvb_patient(folder, f"Patient {k}", image, mask)
-        else:
-            write_pair(folder / "images", f"Case{k:02}", image, mask)
-    return write_site(folder, "A", layout=layout, **({"masks": "labels"} if layout == "nci-isbi" else {}))
+        WRITERS[layout](folder, f"Patient {k:02}", image, mask)
+    keys = {"masks": "labels"} if layout == "nci-isbi" else {}
+    return write_site(folder, "A", layout=layout if named else "auto", **keys)
 
 
-@pytest.mark.parametrize("layout", ["nci-isbi", "i2cvb", "nifti-pairs"])
+def test_every_layout_is_among_those_tested_here() -> None:
+    assert set(WRITERS) == set(layouts.known())
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("layout", WRITERS)
 @pytest.mark.parametrize(("count", "folds"), [(7, 5), (9, 2), (11, 3)])
-def test_no_image_stands_on_two_sides_in_any_layout(tmp_path: Path, layout: str, count: int, folds: int) -> None:
+def test_no_image_stands_on_two_sides_in_any_layout(
+    tmp_path: Path, layout: str, named: bool, count: int, folds: int
+) -> None:
     """By what the files hold, whatever they are called."""
-    path = write_patients(tmp_path, layout, count)
+    path = write_patients(tmp_path, layout, count, named=named)
     study = small_study(split={"folds": folds})
     prepared = prepare(load_site(path), study.preprocessing)
     assert len(prepared.records) == count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 import types
@@ -20,6 +21,7 @@ from flwr.supercore.run import Run as FlowerRun
 
 import common.model
 import common.weights
+from common.graph import Evaluate, FineTune
 from common.messages import (
     DESCRIBE,
     FINE_TUNE,
@@ -32,7 +34,7 @@ from common.messages import (
     from_record,
     to_record,
 )
-from common.plan import Evaluate, FineTune, Plan, plan
+from common.plan import Plan, plan
 from common.seeds import seed_of
 from common.study import Study
 from common.weights import Weights, digest_of, serialised
@@ -40,7 +42,7 @@ from deploy.local_grid import RUN_ID, enter_run
 from server import lane, scheduler
 from server.lane import Lane, Traffic
 from server.ledger import Ledger
-from server.scheduler import Event, Run, census_of, describe_all
+from server.scheduler import Event, Run, census_of, describe_all, start_of
 
 SHAPES = {"count": ((), torch.int64), "layer": ((2, 3), torch.float32)}
 SLICES = {"A": (10, 11), "B": (20, 21), "C": (33, 34)}
@@ -50,7 +52,7 @@ Answer = tuple[WireMessage, Weights | None] | Error
 
 def study_of(**methods: Any) -> Study:
     """Three sites, two folds, two epochs, batches of four; no method but those given."""
-    none = {"baseline": False, "longer_baseline": False, "pooled": False, "federated": ()}
+    none = {"baseline": False, "longer_baseline": False, "pooled": False, "federated": (), "forgetting": False}
     sequential = {"sequential": {"routes": "none"}}
     return Study.model_validate(
         {
@@ -67,6 +69,11 @@ def batches(slices: int) -> int:
     return {10: 3, 11: 3, 20: 5, 21: 5, 33: 8, 34: 9}[slices]
 
 
+def _score(node: Evaluate | FineTune, weights: str) -> float:
+    kind = node.split if isinstance(node, Evaluate) else str(node.schedule)
+    return seed_of(node.site, node.fold, kind, weights) / 2**63
+
+
 class FakeGrid(Grid):
     """Three nodes, each with a thread of its own for a message. `change` may spoil a site's answer."""
 
@@ -79,16 +86,23 @@ class FakeGrid(Grid):
         """Site, order, and whether weights came along."""
         self.busy: Counter[str] = Counter()
         self.most_at_a_site = 0
-        self.score: Callable[[Evaluate | FineTune], float] = lambda node: seed_of(node.id) / 2**63
+        self.score: Callable[[Evaluate | FineTune, str], float] = _score
+        """Of a stage, from the digest of its weights: two nodes may be the same work."""
         self._replies: dict[str, Message] = {}
         self._lock = threading.Lock()
-        self._plan: Plan | None = None
+        self._plans: dict[str, Plan] = {}
 
     @property
     def plan(self) -> Plan:
-        if self._plan is None:
-            self._plan = plan(self.study, {site: SLICES[site] for site in self.study.sites})
-        return self._plan
+        return self.planned("{}")
+
+    def planned(self, choices: str) -> Plan:
+        """The plan as a site makes it, from the hops that an order names."""
+        if choices not in self._plans:
+            census = {site: SLICES[site] for site in self.study.sites}
+            hops = {target: tuple(chosen) for target, chosen in json.loads(choices).items()}
+            self._plans[choices] = plan(self.study, census, hops)
+        return self._plans[choices]
 
     def orders(self, kind: type[WireMessage] = WireMessage) -> list[WireMessage]:
         return [order for _, order, _ in self.asked if isinstance(order, kind)]
@@ -111,7 +125,7 @@ class FakeGrid(Grid):
                 return (reply, None) if self.change is None else self.change(site, order, (reply, None))
             weights = held[0]
         assert digest_of(serialised(weights)) == order.weights
-        node = self.plan.by_id[order.node]
+        node = self.planned(order.choices).by_id[order.node]
         answer = self.train(node, order, weights) if isinstance(node, FineTune) else self.evaluate(node, order)
         return answer if self.change is None else self.change(site, order, answer)
 
@@ -139,7 +153,9 @@ class FakeGrid(Grid):
         assert isinstance(order, FineTuneOrder)
         moved = {
             "count": weights["count"] + 1,
-            "layer": weights["layer"] + seed_of(node.site, node.fold, node.schedule.first) / 2**63,
+            # Halved, so that A after B is not B after A.
+            "layer": weights["layer"] / 2
+            + seed_of(node.site, node.fold, str(node.schedule), str(node.proximal_mu)) / 2**63,
         }
         self.held[node.site][order.key] = moved
         epochs = node.schedule.epochs
@@ -156,14 +172,14 @@ class FakeGrid(Grid):
             train_slices=SLICES[node.site][node.fold],
             train_patients=4,
             weights=digest_of(serialised(moved)),
-            validation_dice=self.score(node),
+            validation_dice=self.score(node, order.weights),
             validation_patients=3,
         )
         return reply, moved
 
     def evaluate(self, node: Any, order: WireMessage) -> Answer:
         assert isinstance(node, Evaluate) and isinstance(order, EvaluateOrder)
-        score = self.score(node)
+        score = self.score(node, order.weights)
         reply = EvaluateReply(
             study=order.study,
             key=order.key,
@@ -236,6 +252,10 @@ class FakeGrid(Grid):
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A network of two tensors, and no pauses."""
+    make_quick(monkeypatch)
+
+
+def make_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (common.weights, common.model):
         monkeypatch.setattr(module, "declared_shapes", lambda _: SHAPES)
     sleep = time.sleep
@@ -244,24 +264,24 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "time", clock)
 
 
-def go(grid: FakeGrid, folder: Path, events: list[Event] | None = None) -> Run:
+def go(grid: FakeGrid, folder: Path, events: list[Event] | None = None, *, keep_weights: bool = False) -> Run:
     """Run the grid's study into a folder."""
     ledger = Ledger(folder)
     try:
         traffic = Traffic()
         observe = (events if events is not None else []).append
-        lanes = {site: Lane(grid, site, node, grid.study, traffic) for node, site in grid.sites.items()}
-        descriptions = describe_all(lanes, observe)
+        lanes = {site: Lane(grid, site, node, traffic) for node, site in grid.sites.items()}
+        descriptions = describe_all(grid.study, lanes, observe)
         run = Run(
             grid.study,
             plan(grid.study, census_of(descriptions)),
             lanes=lanes,
             descriptions=descriptions,
             ledger=ledger,
-            start=lambda: START,
-            start_source="",
+            start=start_of(grid.study, ledger, source="", weights=lambda: START),
             observe=observe,
             traffic=traffic,
+            keep_weights=keep_weights,
         )
         run.go()
     finally:

@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from flwr.app import Error
@@ -14,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common.errors import RelayError
+from common.graph import Average, Best, Evaluate, FineTune, way_of
 from common.messages import (
     REFUSALS,
     Description,
@@ -25,20 +27,28 @@ from common.messages import (
     WireMessage,
     refusal_error,
 )
-from common.plan import Average, Best, Evaluate, FineTune
 from common.seeds import seed_of
 from common.weights import Weights, digest_of, serialised
 from server.results import results_of, write_json
+from server.scheduler import Run
 from tests.server.fake_sites import SLICES, START, Answer, FakeGrid, batches, go, quick, study_of
 
 __all__ = ["quick"]
 pytestmark = pytest.mark.usefixtures("quick")
+
+
+def found_by(run: Run) -> dict[str, Any]:
+    return results_of(run.study, [run])
+
+
 EVERYTHING: dict[str, Any] = {
     "baseline": True,
     "longer_baseline": True,
     "unadapted": True,
     "sequential": {"routes": "all"},
     "federated": ({"strategy": "fedavg"},),
+    "cyclic": {"laps": 2},
+    "forgetting": True,
 }
 ONE_HOP: dict[str, Any] = {"sequential": {"routes": (("B", "A"),)}}
 
@@ -96,7 +106,7 @@ def test_a_site_is_told_what_is_safe_and_never_before_it_is(tmp_path: Path) -> N
         return answer
 
     grid.change = look
-    assert go(grid, tmp_path).parked == {}
+    assert go(grid, tmp_path, keep_weights=True).parked == {}
     assert len(safe_when_told) > 10 and all(safe_when_told)
 
 
@@ -132,7 +142,7 @@ def test_what_fails_in_passing_is_asked_for_again(tmp_path: Path, fails: int) ->
     run = go(FakeGrid(study_of(**ONE_HOP), stumble), tmp_path)
     assert run.parked == {}
     undisturbed = go(FakeGrid(study_of(**ONE_HOP)), tmp_path / "undisturbed")
-    assert results_of(run) == results_of(undisturbed)
+    assert found_by(run) == found_by(undisturbed)
 
 
 def test_what_keeps_failing_is_parked_after_three_tries(tmp_path: Path) -> None:
@@ -152,14 +162,14 @@ def test_a_final_refusal_parks_what_descends_from_it_and_nothing_else(tmp_path: 
     asked = [order.key for site, order, _ in grid.asked if site == "B" and isinstance(order, FineTuneOrder)]
     assert len(asked) == len(set(asked)), "a final refusal is not argued with"
     assert set(run.parked.values()) == {f"site B: {REFUSALS[code]}"}
-    results = results_of(run)
+    results = found_by(run)
 
     def is_from_b(row: dict[str, Any]) -> bool:
         return row["method"].startswith("fedavg") or "B" in row["route"]
 
     for row in results["rows"]:
         assert row["contributed"] and "B" not in row["contributed"]
-    everything = results_of(go(FakeGrid(study_of(**EVERYTHING)), tmp_path / "all"))["rows"]
+    everything = found_by(go(FakeGrid(study_of(**EVERYTHING)), tmp_path / "all"))["rows"]
     assert sum(not is_from_b(row) for row in everything) == len(results["rows"])
     assert len(results["parked"]) + len(results["rows"]) == len(everything)
     assert {entry["reason"] for entry in results["parked"]} == set(run.parked.values())
@@ -176,7 +186,7 @@ def test_the_best_of_some_folds_is_not_taken_for_the_best_of_all(tmp_path: Path)
         return refusal_error(Refusal.DIVERGED) if last else answer
 
     grid.change = refuse
-    rows = results_of(go(grid, tmp_path))["rows"]
+    rows = found_by(go(grid, tmp_path))["rows"]
     to_a = [row for row in rows if row["target"] == "A" and row["method"] == "sequential"]
     assert {row["fold"] for row in to_a} == {0}
     assert not any(row["chosen"] or row["headline"] for row in to_a)
@@ -266,7 +276,7 @@ def test_a_lie_is_parked_with_what_is_wrong_and_stays_out_of_the_ledger(tmp_path
     for node, told in run.parked.items():
         assert isinstance(node, FineTune | Evaluate) and node.site == "B"
         assert told.startswith("site B: ") and reason in told, told
-    results = results_of(run)
+    results = found_by(run)
     assert {row["target"] for row in results["rows"]} == {"A", "C"}
     assert {entry["target"] for entry in results["parked"]} == {"B"}
     for path in (tmp_path / "ledger").glob("*.json"):
@@ -316,30 +326,30 @@ def test_a_study_that_is_done_asks_nobody_anything(tmp_path: Path) -> None:
     grid = FakeGrid(study_of(**EVERYTHING))
     second = go(grid, tmp_path)
     assert grid.asked == []
-    assert write_json(results_of(second)) == write_json(results_of(first))
+    assert write_json(found_by(second)) == write_json(found_by(first))
     assert set(second.stored) == {node for node in second.plan.nodes if isinstance(node, FineTune | Evaluate)}
 
 
 def test_a_study_that_was_broken_off_asks_for_what_is_missing_alone(tmp_path: Path) -> None:
     whole = FakeGrid(study_of(**EVERYTHING))
-    expected = write_json(results_of(go(whole, tmp_path / "whole")))
+    expected = write_json(found_by(go(whole, tmp_path / "whole")))
     lost = FakeGrid(study_of(**EVERYTHING), lambda site, order, answer: Error(8, "") if site == "C" else answer)
     go(lost, tmp_path / "broken")
     before = {path.stem for path in (tmp_path / "broken" / "ledger").glob("*.json")}
     again = FakeGrid(study_of(**EVERYTHING))
     run = go(again, tmp_path / "broken")
-    assert write_json(results_of(run)) == expected
+    assert write_json(found_by(run)) == expected
     keys = {order.key for order in again.orders() if isinstance(order, FineTuneOrder | EvaluateOrder)}
     assert keys and not keys & before
 
 
 def test_a_record_whose_weights_are_gone_or_damaged_is_made_again(tmp_path: Path) -> None:
-    expected = write_json(results_of(go(FakeGrid(study_of(**ONE_HOP)), tmp_path)))
+    expected = write_json(found_by(go(FakeGrid(study_of(**ONE_HOP)), tmp_path)))
     paths = sorted((tmp_path / "weights").iterdir())
     paths[0].unlink()
     paths[1].write_bytes(paths[1].read_bytes()[:-1] + b"!")
     (tmp_path / "ledger" / next((tmp_path / "ledger").iterdir()).name).write_bytes(b'{"key"')
-    assert write_json(results_of(go(FakeGrid(study_of(**ONE_HOP)), tmp_path))) == expected
+    assert write_json(found_by(go(FakeGrid(study_of(**ONE_HOP)), tmp_path))) == expected
 
 
 @pytest.mark.parametrize(
@@ -389,7 +399,7 @@ def test_steps_bytes_and_sites_of_a_row_are_those_of_its_graph(tmp_path: Path) -
     )
     grid = FakeGrid(study)
     run = go(grid, tmp_path)
-    rows = results_of(run)["rows"]
+    rows = found_by(run)["rows"]
     size = 8 + 4 * 6  # one int64, six float32
     (end,) = (row.model for row in run.plan.rows if row.method == "sequential" and row.fold == 0)
     best, choice = {}, end.parents[0]
@@ -402,11 +412,11 @@ def test_steps_bytes_and_sites_of_a_row_are_those_of_its_graph(tmp_path: Path) -
         fold = row["fold"]
         if row["method"] == "baseline":
             assert row["gradient_steps"] == 2 * batches(SLICES[row["target"]][fold])
-            assert row["bytes_moved"] == 3 * size and row["contributed"] == [row["target"]]
+            assert row["bytes_moved"] == 2 * size and row["contributed"] == [row["target"]]
         elif row["method"] == "sequential":
             folds = {"B": best["B"], "C": best["C"], "A": fold}
             assert row["gradient_steps"] == sum(2 * batches(SLICES[site][k]) for site, k in folds.items())
-            assert row["bytes_moved"] == 7 * size and row["contributed"] == ["A", "B", "C"]
+            assert row["bytes_moved"] == 6 * size and row["contributed"] == ["A", "B", "C"]
             assert row["route"] == ["B", "C", "A"]
         else:
             scores = {
@@ -432,10 +442,10 @@ def test_nothing_is_chosen_by_a_test_score(
 ) -> None:
     def results(seed: int) -> dict[str, Any]:
         grid = FakeGrid(study_of(baseline=True, sequential={"routes": "all", "max_hops": 1}))
-        grid.score = lambda node: (
+        grid.score = lambda node, weights: (
             seed_of(seed if isinstance(node, Evaluate) and node.split == "test" else validation_seed, node.id) % 7 / 7
         )
-        return results_of(go(grid, tmp_path_factory.mktemp("run")))
+        return found_by(go(grid, tmp_path_factory.mktemp("run")))
 
     first, second = results(test_seed), results(test_seed + 1)
     told = ("method", "route", "target", "fold", "chosen", "headline", "validation_dice", "weights")
@@ -456,10 +466,10 @@ def test_nothing_is_chosen_by_a_test_score(
 
 
 def test_results_json_holds_what_others_rely_on(tmp_path: Path) -> None:
-    results = json.loads(write_json(results_of(go(FakeGrid(study_of(**EVERYTHING)), tmp_path))))
+    results = json.loads(write_json(found_by(go(FakeGrid(study_of(**EVERYTHING)), tmp_path))))
     assert {"study", "sites", "rows", "stages", "parked", "versions"} <= set(results)
     assert [site["name"] for site in results["sites"]] == ["A", "B", "C"]
-    methods = {"baseline", "longer", "sequential", "unadapted", "fedavg", "fedavg-then-target"}
+    methods = {"baseline", "longer", "sequential", "cyclic", "unadapted", "fedavg", "fedavg-then-target"}
     assert {row["method"] for row in results["rows"]} == methods
     for row in results["rows"]:
         assert row["route"][-1] == row["target"] or row["method"] in ("unadapted", "fedavg")
@@ -479,6 +489,132 @@ def test_results_json_holds_what_others_rely_on(tmp_path: Path) -> None:
 def test_the_first_weights_are_those_that_were_given(tmp_path: Path) -> None:
     grid = FakeGrid(study_of(baseline=True))
     run = go(grid, tmp_path)
-    (start,) = (run.digests[node] for node in run.plan.nodes if not node.parents)
+    (start,) = (run.records[node].weights for node in run.plan.nodes if not node.parents)
     assert start == digest_of(serialised(START))
     assert {order.weights for order in grid.orders(FineTuneOrder) if isinstance(order, FineTuneOrder)} == {start}
+
+
+def test_after_every_hop_every_site_says_what_it_has_of_the_model(tmp_path: Path) -> None:
+    study = study_of(sequential={"routes": (("B", "C", "A"),)}, forgetting=True)
+    run = go(FakeGrid(study), tmp_path)
+    (told,) = found_by(run)["forgetting"]
+    assert told["route"] == ["B", "C", "A"] and [entry["site"] for entry in told["after"]] == ["B", "C", "A"]
+    (row,) = (row for row in run.plan.rows if row.fold == told["fold"])
+    node = row.model
+    for entry in reversed(told["after"]):
+        while isinstance(node, Best):
+            node = run.winner(node)
+        assert isinstance(node, FineTune) and node.site == entry["site"]
+        for site in "ABC":
+            record = run.records[Evaluate(site, node.fold, "test", node)]
+            assert entry["dice"][site] == pytest.approx(100 * record.dice, abs=1e-5)
+        node = node.parent
+    # At the target it is the very figure of the table.
+    (chosen,) = (r for r in found_by(run)["rows"] if r["chosen"])
+    assert told["after"][-1]["dice"]["A"] == chosen["dice"]
+
+
+GREEDY: dict[str, Any] = {"sequential": {"routes": "greedy", "max_hops": 2}, "forgetting": True}
+
+
+def by_route(scores: dict[str, float]) -> Any:
+    """A validation Dice by the way of the weights; every other score is 0.1."""
+
+    def score(node: Evaluate | FineTune, weights: str) -> float:
+        return scores.get(way_of(node), 0.1) if isinstance(node, FineTune) else 0.1
+
+    return score
+
+
+@pytest.mark.parametrize(
+    ("scores", "route", "trainings"),
+    [
+        ({"C → A": 0.8, "C → B → A": 0.9}, ["C", "B", "A"], 2 + 2 + 2),
+        ({"C → A": 0.8, "C → B → A": 0.7}, ["C", "A"], 2 + 2 + 2),
+        ({"C → A": 0.8, "C → B → A": 0.8}, ["C", "A"], 2 + 2 + 2),
+        ({"B → A": 0.8, "C → B → A": 0.9}, ["B", "A"], 2 + 2 + 2),
+        ({}, ["B", "A"], 2 + 2 + 2),
+    ],
+)
+def test_a_route_grows_by_the_best_source_while_it_gains(
+    tmp_path: Path, scores: dict[str, float], route: list[str], trainings: int
+) -> None:
+    grid = FakeGrid(study_of(**GREEDY))
+    grid.score = by_route(scores)
+    run = go(grid, tmp_path)
+    results = found_by(run)
+    rows = [row for row in results["rows"] if row["target"] == "A"]
+    assert [row["route"] for row in rows] == [route] * 2
+    assert [row["headline"] for row in rows] == [row["chosen"] for row in rows]
+    (told,) = (entry for entry in results["grown"] if entry["target"] == "A")
+    assert told["route"] == route
+    # Trained for A in two folds: B, C, B → A, C → A, then one more source and the route through it.
+    assert told["trainings"] == trainings * 2
+    assert told["trainings_of_all_routes"] == (2 + 2 + 2 + 2) * 2
+    assert not results["parked"]
+    # Discarded routes are never scored on test patients at the target.
+    scored = {way_of(node.weights) for node in run.plan.nodes if isinstance(node, Evaluate) and node.site == "A"}
+    assert not {way for way in scored if way.endswith("→ A") and way != " → ".join(route) and way.count("→") == 2}
+
+
+def test_a_route_that_grew_is_found_again_without_asking_anybody(tmp_path: Path) -> None:
+    first = go(FakeGrid(study_of(**GREEDY)), tmp_path)
+    grid = FakeGrid(study_of(**GREEDY))
+    second = go(grid, tmp_path)
+    assert grid.asked == []
+    assert write_json(found_by(second)) == write_json(found_by(first))
+
+
+def test_a_route_that_cannot_grow_is_told(tmp_path: Path) -> None:
+    def refuse(site: str, order: WireMessage, answer: Answer) -> Answer:
+        return refusal_error(Refusal.DIVERGED) if site == "C" and isinstance(order, FineTuneOrder) else answer
+
+    results = found_by(go(FakeGrid(study_of(**GREEDY), refuse), tmp_path))
+    assert {(entry["method"], entry["target"]) for entry in results["parked"]} == {("greedy", site) for site in "ABC"}
+    assert {entry["reason"] for entry in results["parked"]} == {f"site C: {REFUSALS[Refusal.DIVERGED]}"}
+    assert results["rows"] == []
+
+
+def test_what_was_spent_counts_every_stage_once_and_discarded_ones_too(tmp_path: Path) -> None:
+    run = go(FakeGrid(study_of(**EVERYTHING)), tmp_path)
+    budgets = {entry["method"]: entry for entry in found_by(run)["budgets"]}
+    trainings = [node for node in run.plan.nodes if isinstance(node, FineTune)]
+    everything = budgets["all"]
+    assert everything["trainings"] == len(trainings)
+    assert everything["gradient_steps"] == sum(run.records[node].gradient_steps for node in trainings)
+    # Table III's 15 trainings a fold, and each baseline alone; the routes to all targets share them.
+    assert budgets["sequential"]["trainings"] == 15 * 2 and budgets["baseline"]["trainings"] == 3 * 2
+    size, size_moved = 32, 0
+    for node in run.plan.nodes:
+        if isinstance(node, FineTune):
+            size_moved += 2 * size  # no route here hands a model to the site that has it
+        elif isinstance(node, Evaluate):
+            makers = node.weights.candidates if isinstance(node.weights, Best) else (node.weights,)
+            there = all(isinstance(maker, FineTune) and maker.site == node.site for maker in makers)
+            size_moved += 0 if there else size
+    assert everything["bytes_moved"] == size_moved
+    assert everything["gradient_steps"] < sum(
+        entry["gradient_steps"] for method, entry in budgets.items() if method != "all"
+    )
+
+
+def test_the_spread_is_that_of_all_folds(tmp_path: Path) -> None:
+    results = found_by(go(FakeGrid(study_of(**EVERYTHING)), tmp_path))
+    for entry in results["spread"]:
+        values = [
+            row["dice"]
+            for row in results["rows"]
+            if (row["method"], row["route"], row["target"]) == (entry["method"], entry["route"], entry["target"])
+        ]
+        assert entry["runs"] == len(values) == 2
+        assert entry["dice_mean"] == pytest.approx(np.mean(values), abs=1e-5)
+        assert entry["dice_std"] == pytest.approx(np.std(values, ddof=1), abs=1e-5)
+
+
+def test_a_study_that_looks_at_no_test_patient_asks_for_none(tmp_path: Path) -> None:
+    grid = FakeGrid(study_of(**{**EVERYTHING, "scored_on": "validation"}))
+    run = go(grid, tmp_path)
+    assert not [node for node in run.plan.nodes if isinstance(node, Evaluate) and node.split == "test"]
+    results = found_by(run)
+    assert results["rows"] and all("dice" not in row and row["validation_dice"] >= 0 for row in results["rows"])
+    assert sum(row["headline"] for row in results["rows"]) == 3

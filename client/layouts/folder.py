@@ -1,0 +1,99 @@
+"""What lies in a folder, by name: listed once, for recognising a layout and for finding its patients.
+
+Links are followed, and no folder is entered twice. Left aside is what no data set means: hidden files (a Macintosh
+leaves "._name" beside each "name") and the folders that systems make.
+"""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+NOT_DATA = ("__macosx", "lost+found", "$recycle.bin", "system volume information")
+
+
+@dataclass(frozen=True)
+class Folder:
+    path: Path
+    files: tuple[Path, ...] = ()
+    """Those directly in it, sorted; also links that lead nowhere, so that a lost file is told and not passed over."""
+    folders: tuple[Folder, ...] = ()
+    """Those directly in it, sorted."""
+    troubles: tuple[tuple[Path, str], ...] = ()
+    """What in it, or that it itself, cannot be read, each with a sentence."""
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def tree(self) -> Iterator[Folder]:
+        """The folder itself and all below it."""
+        yield self
+        for folder in self.folders:
+            yield from folder.tree()
+
+    def all_files(self) -> Iterator[Path]:
+        """The files in the folder and below it."""
+        for folder in self.tree():
+            yield from folder.files
+
+    def named(self, *names: str) -> tuple[Folder, ...]:
+        """The folders at the end of a path of names, upper or lower case alike: none, one, or several."""
+        found: tuple[Folder, ...] = (self,)
+        for name in names:
+            found = tuple(inner for outer in found for inner in outer.folders if alike(inner.name) == alike(name))
+        return found
+
+
+def list_folder(path: Path) -> Folder:
+    """List a folder and all below it. Opens no file."""
+    return _list(path, set())
+
+
+def alike(name: str) -> str:
+    """A name for comparing: upper or lower case alike, in whichever way its accents were stored."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def is_text(path: Path) -> bool:
+    """Whether a path is UTF-8. GDCM and ITK end the whole process where one is not."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _list(path: Path, entered: set[tuple[int, int]]) -> Folder:
+    files, folders, troubles = [], [], []
+    try:
+        here = os.stat(path)
+        entered.add((here.st_dev, here.st_ino))
+        entries = list(os.scandir(path))
+    except OSError as error:
+        right = f"The folder {path} cannot be read ({error.strerror}); give the user that runs relay the right to."
+        return Folder(path, troubles=((path, right),))
+    # Real folders come before links, so that a folder is listed under its own name.
+    for entry in sorted(entries, key=lambda entry: (entry.is_symlink(), entry.name)):
+        inside = path / entry.name
+        if entry.name.startswith(".") or entry.name.lower() in NOT_DATA:
+            continue
+        if not is_text(inside):
+            troubles.append((inside, f"The name of {inside} is no UTF-8; rename it."))
+            continue
+        try:
+            if entry.is_dir():
+                there = os.stat(inside)
+                if (there.st_dev, there.st_ino) not in entered:
+                    folders.append(_list(inside, entered))
+                continue
+            is_file = entry.is_file()
+        except OSError:  # a link that leads to itself
+            is_file = False
+        if is_file or entry.is_symlink():
+            files.append(inside)
+    folders.sort(key=lambda folder: folder.path)
+    return Folder(path, tuple(sorted(files)), tuple(folders), tuple(troubles))

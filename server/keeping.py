@@ -1,0 +1,104 @@
+"""Which weights somebody still needs: what may be taken away, and what has to be made again.
+
+Weights are needed by a row of the comparison, by a stage that has not been worked out, and by a choice that
+they may still win.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from common.graph import Average, Best, Evaluate, FineTune, Node
+from common.plan import Plan
+from server.ledger import StageRecord
+
+Dice = Callable[[Node], float | None]
+"""The validation Dice of a node, or None where it is not known yet."""
+
+
+def winner(best: Best, dice: Dice) -> Node:
+    """The candidate with the best score, all of which are known; the first among equals."""
+    scores = [dice(ballot) or 0.0 for ballot in best.ballots]
+    return best.candidates[scores.index(max(scores))]
+
+
+def used_by(node: Node) -> Sequence[Node]:
+    """The nodes whose weights a node is worked out from, or is one of."""
+    if isinstance(node, FineTune):
+        return (node.parent,)
+    if isinstance(node, Evaluate):
+        return (node.weights,)
+    if isinstance(node, Average):
+        return (*node.parts, node.parts[0].parent)
+    return node.candidates if isinstance(node, Best) else ()
+
+
+def may_use(node: Node, dice: Dice) -> Sequence[Node]:
+    """The same; of a choice, only the leading candidate and those whose score is not known: the others have lost."""
+    return _may_win(node, dice) if isinstance(node, Best) else used_by(node)
+
+
+def _may_win(best: Best, dice: Dice) -> list[Node]:
+    scores = [dice(ballot) for ballot in best.ballots]
+    highest = max((score for score in scores if score is not None), default=None)
+    leader = scores.index(highest) if highest is not None else None
+    return [
+        candidate
+        for place, (candidate, score) in enumerate(zip(best.candidates, scores, strict=True))
+        if score is None or place == leader
+    ]
+
+
+def to_make_again(found: Plan, records: Mapping[Node, StageRecord], has: Callable[[str], bool]) -> set[Node]:
+    """The stages that are worked out, but whose weights are gone and needed.
+
+    Args:
+        records: what is known of the plan's nodes.
+        has: whether weights of a digest are there.
+    """
+
+    def dice(node: Node) -> float | None:
+        return records[node].dice if node in records else None
+
+    needed = {row.model for row in found.rows}
+    again: set[Node] = set()
+    for node in reversed(found.nodes):
+        lacking = node in records and node in needed and not has(records[node].weights)
+        if lacking and not isinstance(node, Best):
+            again.add(node)
+        if lacking or node not in records:
+            needed.update(may_use(node, dice))
+    return again
+
+
+def unneeded(
+    nodes: Iterable[Node],
+    *,
+    sharing: Callable[[str], Iterable[Node]],
+    users: Mapping[Node, Sequence[Node]],
+    kept: set[Node],
+    records: Mapping[Node, StageRecord],
+) -> set[str]:
+    """Of the weights of some nodes, the digests of those that nobody will ask for again.
+
+    Args:
+        sharing: all nodes whose weights have a digest: two ways may lead to the same weights.
+        users: by node, those that it is `used_by`.
+        kept: nodes whose weights stay, whoever asks.
+    """
+
+    def dice(node: Node) -> float | None:
+        return records[node].dice if node in records else None
+
+    used: dict[Node, frozenset[Node]] = {}
+
+    def needs(user: Node, node: Node) -> bool:
+        if user not in used:
+            used[user] = frozenset() if user in records else frozenset(may_use(user, dice))
+        return node in used[user]
+
+    def wanted(node: Node) -> bool:
+        return node in kept or any(needs(user, node) for user in users.get(node, ()))
+
+    digests = {records[node].weights for node in nodes if node in records and records[node].weights}
+    return {digest for digest in digests if not any(wanted(node) for node in sharing(digest))}
