@@ -2,8 +2,8 @@
 
     python -m tests.bench.preprocessing [PAIRS]
 
-A pair a series. The other way is SimpleITK's own filter with its defaults (four levels of 50 iterations) on the whole image, as most
-pipelines call it. The difference between the corrected images is the mean absolute one over the body, as a share of
+A pair a series. The other way is SimpleITK's filter with its defaults (four levels of 50 iterations) on the whole image, as
+most pipelines call it. The difference between the corrected images is the mean absolute one over the body, as a share of
 the body's mean, after both are brought to the same mean: N4 leaves the overall brightness open.
 """
 
