@@ -2,9 +2,9 @@
 
     python -m tests.bench.preprocessing [PAIRS]
 
-A pair a series. The other way is SimpleITK's filter with its defaults (four levels of 50 iterations) on the whole image, as
-most pipelines call it. The difference between the corrected images is the mean absolute one over the body, as a share of
-the body's mean, after both are brought to the same mean: N4 leaves the overall brightness open.
+A pair a series. The other way is SimpleITK's filter with its defaults (four levels of 50 iterations) on the whole
+image, as most pipelines call it. The difference between the corrected images is the mean absolute one over the body, as
+a share of the body's mean, after both are brought to the same mean: N4 leaves the overall brightness open.
 """
 
 from __future__ import annotations
