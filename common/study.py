@@ -219,6 +219,8 @@ class Study(_Part):
     name: str = Field(default="study", min_length=1, max_length=80)
     about: str = ""
     """A sentence that opens the table and the report."""
+    licence: str = Field(default="", max_length=200)
+    """Under which the hospitals get their models; it is printed on the model cards."""
     seed: int = Field(default=1, ge=0)
     """Seed of the first weights, the order of batches and augmentation."""
     sites: tuple[SiteName, ...] = Field(min_length=1)

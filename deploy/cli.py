@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from common.errors import RelayError
+from deploy import predict, receive
 
 HELP = """\
 relay – hospitals hand one segmentation model on, and no image leaves.
@@ -40,6 +41,13 @@ What came out
   relay report DIR               make report.html of a result folder again
   relay study verify DIR         hold every record and weights file against its
                                  digest and lineage
+
+What a hospital gets out of it
+  relay site receive SITE.toml --to DIR
+                                 weights, their model cards, and a letter of one
+                                 page: what taking part brought this hospital
+  relay predict WEIGHTS SERIES -o mask.nii.gz
+                                 draw the gland in a DICOM series or a volume
 
 Data to try things on
   relay phantom DIR              write the synthetic hospitals alone
@@ -480,6 +488,8 @@ COMMANDS = (
         _check_arguments,
         _check,
     ),
+    Command(("site", "receive"), receive.ABOUT, receive.arguments, receive.run),
+    Command(("predict",), predict.ABOUT, predict.arguments, predict.run),
 )
 
 

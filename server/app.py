@@ -11,7 +11,7 @@ import logging
 import platform
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +26,7 @@ from common.model import declared_bytes
 from common.plan import Plan, plan
 from common.study import POOLED, Study, load_study, study_toml
 from common.weights import write_atomically
+from server.deliver import deliver
 from server.lane import Lane, Traffic
 from server.ledger import Ledger, StageRecord
 from server.report.page import write_report
@@ -60,8 +61,8 @@ def line_of(event: Event) -> str:
         return f"{event.epoch} of {event.epochs} bytes of what is there examined"
     if event.kind == "preparing":
         return f"{counted}{where}{event.epoch} of {event.epochs} patients prepared"
-    if event.kind == "parked":
-        return f"{where}parked: {event.text}"
+    if event.kind in ("parked", "delivered"):
+        return f"{where}{event.kind}: {event.text}"
     what = f"{event.text} (fold {event.fold + 1})"
     if event.stage != "fine-tune":
         what = f"{event.stage} of {what}"
@@ -136,6 +137,8 @@ def run_study(
         write_atomically(folder / "results.json", write_json(results), durable=True)
         _note(traffic, folder, past, started, time.monotonic() - began)
         write_report(folder)
+        deliveries = deliver(study, runs, lanes, ledger, observe)
+        _note(traffic, folder, past, started, time.monotonic() - began, deliveries.done)
     except OSError as error:
         raise RelayError(
             f"The result folder {folder} cannot be written ({error.strerror}); make room and start again:"
@@ -149,6 +152,12 @@ def run_study(
         raise RelayError(
             f"{parked} of {parked + len(results['rows'])} rows could not be finished –"
             f" {'; '.join(sorted(reasons))}. What is finished is kept in {folder}; start again to go on."
+        )
+    if deliveries.failed:
+        told = "; ".join(f"site {site}: {reason}" for site, reason in sorted(deliveries.failed.items()))
+        raise RelayError(
+            f"All is worked out and lies in {folder}, but not every site has its weights – {told}."
+            " Start again, and nothing but that is done."
         )
     return results
 
@@ -195,8 +204,16 @@ def _past(folder: Path) -> dict[str, Any]:
     return past if isinstance(past, dict) else {}
 
 
-def _note(traffic: Traffic, folder: Path, past: dict[str, Any], started: str, seconds: float) -> None:
-    """Write run.json: what really crossed the wire, attempts and times, over all runs of this folder."""
+def _note(
+    traffic: Traffic,
+    folder: Path,
+    past: dict[str, Any],
+    started: str,
+    seconds: float,
+    delivered: Mapping[str, Mapping[str, str]] | None = None,
+) -> None:
+    """Write run.json: what really crossed the wire, attempts and times, over all runs of this folder; and which site
+    has which weights of its own."""
 
     def with_past(name: str, now: dict[str, int]) -> dict[str, int]:
         before = past.get(name, {})
@@ -213,5 +230,6 @@ def _note(traffic: Traffic, folder: Path, past: dict[str, Any], started: str, se
         "attempts": with_past("attempts", dict(traffic.attempts)),
         "stage_seconds": past.get("stage_seconds", {})
         | {key: round(value, 2) for key, value in dict(traffic.seconds).items()},
+        "delivered": past.get("delivered", {}) | dict(delivered or {}),
     }
     write_atomically(folder / "run.json", write_json(note))

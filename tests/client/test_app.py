@@ -13,6 +13,7 @@ import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 import client.app
+import client.scoring
 from client.app import app
 from client.site import load_site
 from common.graph import Evaluate, FineTune
@@ -206,7 +207,7 @@ def test_a_score_that_is_asked_for_twice_is_not_worked_out_twice(
 ) -> None:
     order = order_of(first(Evaluate), start)
     once = from_record(send(order, start).content, EvaluateReply)
-    monkeypatch.setattr(client.app, "evaluate", lambda *_, **__: pytest.fail("it was worked out again"))
+    monkeypatch.setattr(client.scoring, "evaluate", lambda *_, **__: pytest.fail("it was worked out again"))
     assert from_record(send(order, None).content, EvaluateReply) == once
 
 
