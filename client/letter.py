@@ -126,7 +126,8 @@ def letter(outcome: Outcome) -> Letter:
 def _files(outcome: Outcome, verdict: Verdict) -> tuple[tuple[str, str], ...]:
     """What lies beside the letter, and what it is; the weights that are advised come first."""
     way = name_of(outcome.chosen.card.method, outcome.chosen.card.route, outcome.chosen.card.site)
-    weights = [(MODEL, f"{'your own' if verdict == 'own' else "the study's"} model: {way}")]
+    whose = "your own" if verdict == "own" else "the study's"
+    weights = [(MODEL, f"{whose} model: {way}")]
     if outcome.own:
         own = name_of(outcome.own.card.method, (), outcome.own.card.site)
         weights.append((OWN_MODEL, f"your own model: {own}"))

@@ -153,13 +153,17 @@ def _known(site: SiteConfig, study: Study, rows: Sequence[Row], models: Sequence
 
 
 def _check_choice(known: _Known, delivery: Delivery) -> bool:
-    """Whether the site's own scores choose the same; False where not all of them are on record.
+    """Whether the site's own scores choose the same; False where it has no record of any.
 
-    Raises Refused where they choose other weights.
+    Raises:
+        Refused: they choose other weights, or some of the weights named were never scored here, though the study has
+            every row scored where it is for.
     """
+    if not any(known.validation):
+        return False
     dices = known.dices
     if dices is None:
-        return False
+        raise Refused(Refusal.NOT_CHOSEN)
     place = chosen(dices) if delivery.role == "chosen" else own(known.rows, dices)
     if place != delivery.row:
         raise Refused(Refusal.NOT_CHOSEN)

@@ -63,7 +63,7 @@ REFUSALS: dict[Refusal, str] = {
     Refusal.DIVERGED: "training gave values that are not finite",
     Refusal.OUT_OF_MEMORY: "the site ran out of memory",
     Refusal.ANSWERED: "the site has answered this stage from other weights or data; approve the study there again",
-    Refusal.NOT_CHOSEN: "the site's own validation scores choose other weights than these",
+    Refusal.NOT_CHOSEN: "the site's own validation scores do not choose these weights",
 }
 
 
