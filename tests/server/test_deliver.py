@@ -39,7 +39,11 @@ def first_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(grid: FakeGrid, out: Path, study: Study | None = None, events: list[Event] | None = None) -> dict[str, Any]:
     observe = (events if events is not None else []).append
-    return run_study(grid, study or grid.study, out, beside=out.parent, observe=observe, patience=0.0)
+    # The fake sites train alike whatever the network; another variant's weights may not be taken away with the first's.
+    keep = study is not None
+    return run_study(
+        grid, study or grid.study, out, beside=out.parent, observe=observe, patience=0.0, keep_weights=keep
+    )
 
 
 def told(out: Path) -> dict[str, dict[str, str]]:
