@@ -15,7 +15,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from client.card import Card, name_of
+from client.card import Card
 from common.errors import RelayError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def write_segmentation(mask: sitk.Image, images: Sequence[pydicom.Dataset], card
         name="relay predict",
         version=version,
         family=codes.cid7162.ArtificialIntelligence,
-        parameters={"weights": card.weights, "model": name_of(card.method, card.route, card.site)},
+        parameters={"weights": card.weights, "study": card.study_digest},
     )
     segment = highdicom.seg.SegmentDescription(
         segment_number=1,

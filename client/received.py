@@ -267,17 +267,17 @@ def _card(
             "device": workplace.device,
             "precision": workplace.precision,
             "torch": workplace.torch,
-            "hospitals": [
+            "hospitals": tuple(
                 Hospital(name=name, patients=patients, test_patients=held_out, slices=slices, trained=name in trained)
                 for name, patients, held_out, slices in counts
-            ],
+            ),
             "validation_dice": 100 * validation.dice if validation else None,
             "checked": checked,
             "scores": comparison.scores(test) if test else None,
             "references": tuple(_references(known, delivery.row)),
-            "forgetting": [
+            "forgetting": tuple(
                 Hop(site=hop, dice={name: 100 * dice for name, dice in zip(study.sites, dices, strict=True)})
                 for hop, dices in zip(row.route, hops, strict=False)
-            ],
+            ),
         }
     )
