@@ -7,16 +7,18 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest -rs -n 2 --dist loadfile
 
 # Training sets its own threads; a test's arithmetic on tiny arrays is slowed by more.
-test test-all bench: export OMP_NUM_THREADS = 1
+test test-all test-compose bench: export OMP_NUM_THREADS = 1
 
-.PHONY: help demo test test-all bench clean
+.PHONY: help demo test test-all test-compose wheels bench clean
 
 help:
 	@echo "make demo      three synthetic hospitals, a whole study, its table and page (relay-demo/)"
-	@echo "make test      ruff, mypy and all tests but the slow ones"
+	@echo "make test      ruff, mypy and all tests but the slow ones and the containers"
 	@echo "make test-all  the same with the slow ones"
+	@echo "make test-compose  three hospitals in containers, against a Docker engine"
+	@echo "make wheels    the packages that the containers' image is made of, into deploy/wheels/"
 	@echo "make bench     what the framework itself costs a hop, without training"
-	@echo "make clean     remove .venv, caches and relay-demo/"
+	@echo "make clean     remove .venv, caches, relay-demo/ and relay-apart/"
 
 demo: .venv/ready
 	$(BIN)/relay demo
@@ -25,13 +27,24 @@ test: .venv/ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not compose"
 
 test-all: .venv/ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(PYTEST)
+	$(PYTEST) -m "not compose"
+
+test-compose: .venv/ready-dev deploy/wheels/.ready
+	$(BIN)/python -m pytest -rs -n 0 tests/compose
+
+wheels: deploy/wheels/.ready
+
+# What pip finds here, so that the image is built of the same packages and without the registry.
+deploy/wheels/.ready: pyproject.toml constraints.txt .venv/ready
+	$(BIN)/python -m pip wheel --quiet -c constraints.txt -w deploy/wheels torch torchvision 'setuptools>=77' .
+	rm -f deploy/wheels/prostate_relay-*.whl
+	touch $@
 
 bench: .venv/ready
 	$(BIN)/python -m tests.bench_hop
@@ -49,5 +62,5 @@ bench: .venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis relay-demo
+	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis relay-demo relay-apart
 	find . -name __pycache__ -prune -exec rm -rf {} +

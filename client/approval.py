@@ -7,11 +7,11 @@ import shutil
 from client import cache
 from client.site import SiteConfig
 from common.errors import RelayError
+from common.files import write_atomically
 from common.graph import Node
 from common.messages import Refusal, Refused
 from common.plan import Choices
 from common.study import Study, load_study, study_toml
-from common.weights import write_atomically
 
 FOLDER = "approved"
 ANSWERED = "answered"

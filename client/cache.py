@@ -23,7 +23,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from common.errors import DiskFull, RelayError
-from common.weights import write_atomically
+from common.files import write_atomically
 
 Stat = tuple[int, int, int]
 """Size, time of modification and time of change (both in ns) of a file: equal ones mean equal content."""

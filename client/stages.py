@@ -15,8 +15,9 @@ from typing import TypeVar
 import torch
 
 from client.training import Trained
+from common.files import write_atomically
 from common.messages import EvaluateReply, FineTuneReply
-from common.weights import UnfitWeights, Weights, digest_of, load, pieces, write_atomically
+from common.weights import UnfitWeights, Weights, digest_of, load, pieces
 
 Reply = TypeVar("Reply", FineTuneReply, EvaluateReply)
 

@@ -9,8 +9,6 @@ import hashlib
 import io
 import json
 import math
-import os
-import secrets
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +17,7 @@ import safetensors.torch
 import torch
 from flwr.app import Array, ArrayRecord
 
+from common.files import write_atomically
 from common.model import declared_shapes
 from common.study import ModelPart
 
@@ -85,35 +84,6 @@ def digest_of(file: bytes | Pieces) -> str:
     for piece in [file] if isinstance(file, bytes) else file:
         digest.update(piece)
     return digest.hexdigest()
-
-
-def write_atomically(path: Path, content: bytes | Pieces, *, durable: bool = False, mode: int = 0o666) -> None:
-    """Write a file so that it is there whole or not at all; `durable` also survives a loss of power.
-
-    `mode` is further narrowed by the process's umask.
-    """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
-            file.writelines([content] if isinstance(content, bytes) else content)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        os.replace(temporary, path)
-        if durable:
-            _keep_name(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _keep_name(folder: Path) -> None:
-    """A new name in a folder survives a loss of power only when the folder is written too."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def save(weights: Weights, folder: Path) -> str:

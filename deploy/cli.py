@@ -9,14 +9,15 @@ import argparse
 import errno
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
 from common.errors import RelayError
 from deploy import predict, receive
+from deploy.cli_federation import FEDERATION
+from deploy.command import Command, whole_number
 
 HELP = """\
 relay – hospitals hand one segmentation model on, and no image leaves.
@@ -36,6 +37,23 @@ Your own hospitals, all on this machine
                                  steps, bytes, hours on this machine
   relay simulate STUDY.toml --site A=SITE.toml --site B=SITE.toml ...
                                  run a study, or go on with a stopped one
+
+Hospitals that are really apart: at the coordinator
+  relay enroll coordinator --host NAME
+                                 make its authorities, certificates, gateway
+  relay enroll site NAME REQUEST let a hospital in; makes the kit it gets back
+  relay enroll list | revoke NAME | renew
+  relay coordinator start        run the coordinator's programs
+  relay study run STUDY.toml     run a study on the hospitals, and follow it
+  relay study status             who is there, who is missing
+
+Hospitals that are really apart: at each hospital
+  relay site init SITE.toml --name NAME
+                                 make its file, its keys, its request
+  relay site join SITE.toml KIT  take the coordinator's kit
+  relay site start SITE.toml     be there for the coordinator's orders
+  relay site service SITE.toml   print a systemd unit that does so, or a
+                                 compose file
 
 What came out
   relay report DIR               make report.html of a result folder again
@@ -66,19 +84,6 @@ DEMO_PATIENTS = {"A": 8, "B": 8, "C": 6}
 """C's volumes have twice as many slices as the others'."""
 
 STOPPED = "Stopped; every stage that was finished is kept, and the same command goes on from there."
-
-
-@dataclass(frozen=True)
-class Command:
-    """One command: its words, what it says of itself, what it takes and what it does."""
-
-    words: tuple[str, ...]
-    about: str
-    arguments: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace], int]
-    """Returns the exit code."""
-    stopped: str = "Stopped."
-    """What Ctrl-C leaves behind."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -185,21 +190,6 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def _whole_number(least: int) -> Callable[[str], int]:
-    """A kind of argument: a whole number of at least `least`."""
-
-    def read(text: str) -> int:
-        try:
-            number = int(text)
-        except ValueError:
-            number = least - 1
-        if number < least:
-            raise argparse.ArgumentTypeError(f'"{text}" is no whole number of at least {least}')
-        return number
-
-    return read
-
-
 def _demo_arguments(own: argparse.ArgumentParser) -> None:
     own.add_argument("--out", metavar="DIR", type=Path, default=Path("relay-demo"), help="default: relay-demo")
     _at_once(own)
@@ -218,7 +208,7 @@ def _demo(chosen: argparse.Namespace) -> int:
     counted = ", ".join(f"{name} with {number}" for name, number in DEMO_PATIENTS.items())
     print(f"Synthetic hospitals: {counted} patients, in {folder}.", flush=True)
     simulate(study, sites, chosen.out, beside=Path(), at_once=chosen.at_once)
-    return _show(chosen.out)
+    return show_results(chosen.out)
 
 
 def _simulate_arguments(own: argparse.ArgumentParser) -> None:
@@ -244,7 +234,7 @@ def _at_once(own: argparse.ArgumentParser) -> None:
     own.add_argument(
         "--at-once",
         metavar="N",
-        type=_whole_number(1),
+        type=whole_number(1),
         help="stages that run at the same time; default: as many as the machine has cores for",
     )
 
@@ -269,7 +259,7 @@ def _simulate(chosen: argparse.Namespace) -> int:
     if chosen.json:
         print((out / "results.json").read_text(encoding="utf-8"), end="")
         return 0
-    return _show(out)
+    return show_results(out)
 
 
 def _study_path(given: Path) -> Path:
@@ -278,7 +268,7 @@ def _study_path(given: Path) -> Path:
     return shipped if given.name == str(given) and not given.exists() and shipped.is_file() else given
 
 
-def _show(folder: Path) -> int:
+def show_results(folder: Path) -> int:
     """The opening sentence, the table, the path of the page."""
     from deploy.console import terminal
     from server.report import opening, read_results, terminal_table, text_lines
@@ -348,12 +338,12 @@ def _phantom_arguments(own: argparse.ArgumentParser) -> None:
         " that has masks. The images stay made up, but the files then carry real patients' glands: handle them as"
         " you must handle the masks, and keep to their licence",
     )
-    own.add_argument("--seed", metavar="S", type=_whole_number(0), default=1, help="other patients; default: 1")
+    own.add_argument("--seed", metavar="S", type=whole_number(0), default=1, help="other patients; default: 1")
 
 
 def _patients(text: str) -> dict[str, int]:
     """How many patients each synthetic hospital has: "12", or "A=30,B=30,C=19"."""
-    count = _whole_number(1)
+    count = whole_number(1)
     if "=" not in text:
         return dict.fromkeys("ABC", count(text))
     each: dict[str, int] = {}
@@ -490,6 +480,7 @@ COMMANDS = (
     ),
     Command(("site", "receive"), receive.ABOUT, receive.arguments, receive.run),
     Command(("predict",), predict.ABOUT, predict.arguments, predict.run),
+    *FEDERATION,
 )
 
 

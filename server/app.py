@@ -21,11 +21,11 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from common.errors import RelayError
+from common.files import write_atomically
 from common.graph import Average, FineTune
 from common.model import declared_bytes
 from common.plan import Plan, plan
 from common.study import POOLED, Study, load_study, study_toml
-from common.weights import write_atomically
 from server.deliver import deliver
 from server.lane import Lane, Traffic
 from server.ledger import Ledger, StageRecord
@@ -37,13 +37,31 @@ from server.start import source_digest, start_weights
 
 app = ServerApp()
 log = logging.getLogger("relay.coordinator")
+LOG = "study.log"
 
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run the study that the run's settings name: `study` (a file) and `out` (a folder)."""
-    path = Path(str(context.run_config["study"])).expanduser()
-    run_study(grid, load_study(path), Path(str(context.run_config["out"])).expanduser(), beside=path.parent)
+    """Run the study that the run's settings name: `study` (a file), `out` (a folder), `patience` (seconds).
+
+    `study.log` in the folder tells who follows the run how far it is, and in its last line how it ended.
+    """
+    path, out = (Path(str(context.run_config[name])).expanduser() for name in ("study", "out"))
+    out.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(out / LOG, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        log.info("Run %d.", context.run_id)
+        run_study(grid, load_study(path), out, beside=path.parent, patience=float(context.run_config["patience"]))
+        log.info("Done.")
+    except RelayError as error:
+        log.error("%s", " ".join(str(error).split()))
+        raise
+    finally:
+        log.removeHandler(handler)
+        handler.close()
 
 
 def log_line(event: Event) -> None:
@@ -87,7 +105,7 @@ def run_study(
 
     Args:
         beside: the folder that a file of encoder weights is taken from.
-        patience: seconds to wait for sites that are not there.
+        patience: seconds to wait for a site that is not there, at the beginning or later on.
         keep_weights: take none away; otherwise those go that no row, choice or stage needs any more.
 
     Returns:
@@ -107,7 +125,7 @@ def run_study(
         nodes = find_sites(grid, sites, variants[0].digest, patience=patience)
         traffic = Traffic()
         past = _past(folder)
-        lanes = {site: Lane(grid, site, node, traffic) for site, node in nodes.items()}
+        lanes = {site: Lane(grid, site, node, traffic, patience=patience) for site, node in nodes.items()}
         runs: list[Run] = []
         for variant, start in zip(variants, starts, strict=True):
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from common.messages import (
@@ -34,6 +35,9 @@ from common.messages import (
 )
 from common.study import Study
 from common.weights import Weights, size_in_bytes
+from server.roster import is_online
+
+log = logging.getLogger("relay.coordinator")
 
 TTL = 365 * 24 * 3600.0
 """Flower drops a message after twelve hours unless told otherwise; a stage may take days."""
@@ -58,7 +62,25 @@ FINAL = frozenset(
 )
 """Refusals that asking again does not change."""
 
+ON_THE_WAY = frozenset((3, 4, 5))
+"""Flower's errors for a message or an answer that it no longer has, and for a node that went away: nothing is
+known of the stage itself, and the site answers from disk whatever it has finished."""
+
+LOSSES = 10
+"""So often in a row may an order be lost on its way before its stage is given up; a site that dies of it each
+time would else be asked for ever."""
+
+LOOK_EVERY = 5.0
+"""Seconds between two looks at whether the site is there: each is a request at Flower's engine."""
+
+HICCUPS = 10
+"""So often in a row may Flower's engine fail at one request, as it does while its database is busy."""
+
+QUIET = 120.0
+"""Seconds without an answer after which a question is put behind the order: see `Lane._await`."""
+
 Reply = TypeVar("Reply", bound=WireMessage)
+Item = TypeVar("Item")
 
 
 class Parked(Exception):
@@ -83,8 +105,10 @@ class Traffic:
 class Lane:
     """One site's end of the wire: sends an order, waits for the answer, tries again."""
 
-    def __init__(self, grid: Grid, site: str, node_id: int, traffic: Traffic) -> None:
+    def __init__(self, grid: Grid, site: str, node_id: int, traffic: Traffic, *, patience: float = 60.0) -> None:
         self.grid, self.site, self.node_id, self.traffic = grid, site, node_id, traffic
+        self.patience = patience
+        """Seconds that the site may be away before a stage is given up."""
         self._unacknowledged: dict[str, str] = {}  # key → digest of weights that lie at the site
         self.held = ""
 
@@ -190,18 +214,98 @@ class Lane:
         raise Parked(reason)
 
     def _send(self, message: WireMessage, weights: Weights | None, type_: str, group: str) -> Message:
-        self.traffic.messages[self.site] += 1
-        self.traffic.sent[self.site] += size_in_bytes(weights) if weights else 0
-        record = to_record(message, weights)
-        ids = list(
-            self.grid.push_messages(
-                [Message(record, dst_node_id=self.node_id, message_type=type_, group_id=group[:16], ttl=TTL)]
-            )
-        )
-        del record
-        began = time.monotonic()
-        while True:
-            for reply in self.grid.pull_messages(ids):
+        """An order out, its answer back. What is lost on the way is sent again; the site answers a stage once."""
+        for loss in range(LOSSES):
+            # Flower takes a message for a node that is away, and returns it as an error at once.
+            session = self._wait_for_site()
+            if weights is not None:
+                self.traffic.sent[self.site] += size_in_bytes(weights)
+            order = self._push(to_record(message, weights), type_, group)
+            reply = self._await(order, session, message.study) if order else None
+            if reply is not None and not _lost(reply):
                 return reply
+            log.warning("Site %s: an order or its answer was lost on the way; it is sent again.", self.site)
+            time.sleep(min(60.0, 2.0**loss))
+        raise Parked(f"an order was lost on the way {LOSSES} times in a row")
+
+    def _push(self, record: RecordDict, type_: str, group: str) -> str:
+        """The id of the message that was pushed; empty if Flower did not take it."""
+        self.traffic.messages[self.site] += 1
+        out = Message(record, dst_node_id=self.node_id, message_type=type_, group_id=group[:16], ttl=TTL)
+        return next(iter(_asked(lambda: self.grid.push_messages([out]))), "")
+
+    def _pull(self, order: str) -> Message | None:
+        """The answer to an order, if it is there."""
+        # One id at a time: Flower's engine holds up the answers that are there for one still on its way.
+        return next(iter(_asked(lambda: self.grid.pull_messages([order]))), None)
+
+    def _await(self, order: str, session: str, study: str) -> Message | None:
+        """The answer to an order, however long it takes; None once it is known that none will come.
+
+        Flower tells nobody of an order that a site held when it was restarted, or whose answer it could not send.
+        A site handles its messages one after the other, in the order that they were pushed in: so a question
+        behind the order that is answered while the order is not says that the order is lost. It is put there when
+        the site has come back, and when nothing was heard for long; a site that works for hours answers neither,
+        and is waited for.
+        """
+        began = time.monotonic()
+        look, ask, question = began + LOOK_EVERY, began + QUIET, ""
+        while True:
+            if (reply := self._pull(order)) is not None:
+                return reply
+            now = time.monotonic()
+            if question and (answer := self._pull(question)) is not None:
+                if not _lost(answer):
+                    return self._pull(order)
+                question, ask = "", now
+            if now >= look:
+                look = now + LOOK_EVERY
+                there = self._session()
+                if there is not None and (there != session or (not question and now >= ask)):
+                    session, ask = there, now + QUIET
+                    question = self._push(to_record(Describe(study=study)), DESCRIBE, "question")
             # Never more than a twentieth of the waiting is added by looking too late.
-            time.sleep(min(2.0, 0.005 + (time.monotonic() - began) / 20))
+            time.sleep(min(2.0, 0.005 + (now - began) / 20))
+
+    def _session(self) -> str | None:
+        """What tells one presence of the site from the next; None while it is away."""
+        for node in _asked(self.grid.get_nodes):
+            if node.node_id == self.node_id and is_online(node):
+                return node.last_activated_at
+        return None
+
+    def _wait_for_site(self) -> str:
+        """The site's presence, once it is there."""
+        began, pause = time.monotonic(), 0.0
+        while (session := self._session()) is None:
+            if not pause:
+                log.warning("Site %s is away; waiting for it.", self.site)
+            if time.monotonic() - began > self.patience:
+                raise Parked(f"it was away for {_hours(self.patience)}")
+            pause = min(30.0, 2 * pause or 1.0)
+            time.sleep(pause)
+        if pause:
+            log.warning("Site %s is there again.", self.site)
+        return session
+
+
+def _asked(ask: Callable[[], Iterable[Item]]) -> Iterable[Item]:
+    """What Flower's engine answers; a request at which it failed itself (HTTP 500 and above) is made again."""
+    for hiccup in range(HICCUPS):
+        try:
+            return ask()
+        except Exception as error:
+            status = getattr(getattr(error, "response", None), "status_code", 0)
+            if status < 500 or hiccup == HICCUPS - 1:
+                raise
+            log.warning("Flower's engine failed at a request (HTTP %d); it is made again.", status)
+            time.sleep(min(30.0, 2.0**hiccup))
+    raise AssertionError("not reached")
+
+
+def _lost(reply: Message) -> bool:
+    return reply.has_error() and reply.error.code in ON_THE_WAY
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:.3g} hours" if seconds >= 3600 else f"{seconds / 60:.3g} minutes"

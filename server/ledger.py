@@ -22,7 +22,8 @@ import filelock
 from pydantic import BaseModel, ConfigDict
 
 from common.errors import Damaged, RelayError
-from common.weights import Weights, load, save, write_atomically
+from common.files import write_atomically
+from common.weights import Weights, load, save
 
 
 class Cases(BaseModel):

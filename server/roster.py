@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable
 
 from flwr.app import Message
+from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 
 from common.errors import RelayError
 from common.messages import DESCRIBE, BadMessage, Describe, Description, from_record, refusal_text, to_record
+
+log = logging.getLogger("relay.coordinator")
+
+
+def is_online(node: NodeInfo) -> bool:
+    """Whether a node is there; Flower's simulation gives its nodes no status."""
+    return node.status in ("", "online")
 
 
 def find_sites(grid: Grid, sites: Iterable[str], study: str, *, patience: float) -> dict[str, int]:
@@ -26,14 +35,19 @@ def find_sites(grid: Grid, sites: Iterable[str], study: str, *, patience: float)
     """
     wanted = list(sites)
     until = time.monotonic() + patience
+    told_missing: list[str] = []
     while True:
         refused: set[str] = set()
-        nodes = {node.name: node.node_id for node in grid.get_nodes() if node.name and node.status in ("", "online")}
-        if not nodes:
+        there_now = [node for node in grid.get_nodes() if is_online(node)]
+        nodes = {node.name: node.node_id for node in there_now if node.name}
+        if there_now and not nodes:
             nodes = _ask(grid, study, refused)
         missing = [site for site in wanted if site not in nodes]
         if not missing:
             return {site: nodes[site] for site in wanted}
+        if missing != told_missing:
+            told_missing = missing
+            log.warning("Waiting for %s.", " and ".join(f"site {site}" for site in missing))
         if time.monotonic() > until:
             there = ", ".join(sorted(nodes)) or "none"
             told = f" A node answered: {'; '.join(sorted(refused))}." if refused else ""

@@ -15,7 +15,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from common import weights as weights_module
+from common import files
 from common.errors import Damaged, RelayError
 from server.ledger import Cases, Ledger, StageRecord, examine
 
@@ -163,13 +163,13 @@ def test_weights_that_could_not_be_written_leave_no_trace(ledger: Ledger, monkey
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(weights_module.os, "fsync", full)
+        patch.setattr(files.os, "fsync", full)
         with pytest.raises(OSError, match="No space left"):
             ledger.put_weights(WEIGHTS)
     assert list((ledger.folder / "weights").iterdir()) == []
     ledger.put(record_of(ledger))
     with monkeypatch.context() as patch:
-        patch.setattr(weights_module.os, "fsync", full)
+        patch.setattr(files.os, "fsync", full)
         with pytest.raises(OSError, match="No space left"):
             ledger.put(StageRecord(key=KEY, kind="start"))
     kept = ledger.get(KEY)

@@ -1,0 +1,276 @@
+"""Keys and certificates, as values; who keeps them where is the business of `enroll` and `site.keys`.
+
+ECDSA over P-384 throughout: Flower asks for it of a SuperNode's key, and TLS 1.2 and 1.3 both take it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import ipaddress
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from common.errors import RelayError
+
+CA_DAYS = 3650
+LEAF_DAYS = 825
+"""For servers and hospitals; no common client refuses a certificate of that length."""
+
+Key = ec.EllipticCurvePrivateKey
+
+
+def new_key() -> Key:
+    """A fresh private key."""
+    return ec.generate_private_key(ec.SECP384R1())
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Write a file that its owner alone may read; never over one that is there.
+
+    Raises:
+        RelayError: it is there.
+    """
+    _write_new(path, content, 0o600)
+
+
+def write_public(path: Path, content: bytes) -> None:
+    """Write a file that everybody may read; never over one that is there.
+
+    Raises:
+        RelayError: it is there.
+    """
+    _write_new(path, content, 0o644)
+
+
+def _write_new(path: Path, content: bytes, mode: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        # Created with its mode, not changed to it: at no moment may others read it.
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    except FileExistsError:
+        raise RelayError(f"{path} is there already; nothing was overwritten.") from None
+    with open(handle, "wb") as file:
+        file.write(content)
+
+
+def pem_of_key(key: Key) -> bytes:
+    """A private key as PEM, for TLS."""
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def ssh_of_key(key: Key) -> bytes:
+    """A private key as OpenSSH writes it: what Flower reads a SuperNode's from."""
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+    )
+
+
+def ssh_public(key: Key) -> str:
+    """The public half in OpenSSH's one line, without a comment: that would name a user and a machine."""
+    return key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()
+
+
+def pem(certificate: x509.Certificate | x509.CertificateSigningRequest | x509.CertificateRevocationList) -> bytes:
+    """As PEM."""
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def read_key(path: Path) -> Key:
+    """A private key as PEM.
+
+    Raises:
+        RelayError: it is missing or unreadable.
+    """
+    return _read_key(path, serialization.load_pem_private_key)
+
+
+def read_ssh_key(path: Path) -> Key:
+    """A private key as OpenSSH writes it.
+
+    Raises:
+        RelayError: it is missing or unreadable.
+    """
+    return _read_key(path, serialization.load_ssh_private_key)
+
+
+def _read_key(path: Path, load: Callable[[bytes, None], object]) -> Key:
+    try:
+        key = load(path.read_bytes(), None)
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise RelayError(f"The private key {path} cannot be read ({_reason(error)}).") from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise RelayError(f"The private key {path} is not of the kind that relay makes.")
+    return key
+
+
+def read_certificate(path: Path) -> x509.Certificate:
+    """A certificate as PEM.
+
+    Raises:
+        RelayError: it is missing or unreadable.
+    """
+    try:
+        return x509.load_pem_x509_certificate(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise RelayError(f"The certificate {path} cannot be read ({_reason(error)}).") from None
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror or "unknown reason") if isinstance(error, OSError) else "it is damaged"
+
+
+def make_ca(name: str, key: Key) -> x509.Certificate:
+    """A certification authority that signs itself, and no further authorities."""
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    usage = {"key_cert_sign": True, "crl_sign": True, "digital_signature": True}
+    return (
+        _builder(subject, subject, key.public_key(), CA_DAYS)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(**usage), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .sign(key, hashes.SHA384())
+    )
+
+
+def make_server(hosts: Sequence[str], key: Key, *, ca: x509.Certificate, ca_key: Key) -> x509.Certificate:
+    """A server's certificate for the names and addresses that others dial."""
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0])])
+    return (
+        _leaf(subject, key.public_key(), ca, ExtendedKeyUsageOID.SERVER_AUTH)
+        .add_extension(x509.SubjectAlternativeName([_general_name(host) for host in hosts]), critical=False)
+        .sign(ca_key, hashes.SHA384())
+    )
+
+
+def make_client(
+    name: str, public_key: ec.EllipticCurvePublicKey, *, ca: x509.Certificate, ca_key: Key
+) -> x509.Certificate:
+    """A hospital's certificate; of what it asked for the public key alone is taken."""
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    return _leaf(subject, public_key, ca, ExtendedKeyUsageOID.CLIENT_AUTH).sign(ca_key, hashes.SHA384())
+
+
+def make_request(name: str, key: Key) -> x509.CertificateSigningRequest:
+    """What a hospital asks the coordinator to sign; proves that it holds the key."""
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    return x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA384())
+
+
+def make_crl(
+    revoked: Mapping[int, datetime.datetime], *, ca: x509.Certificate, ca_key: Key
+) -> x509.CertificateRevocationList:
+    """The list of revoked serial numbers.
+
+    It is valid for as long as the authority: a gateway with a list out of date turns every hospital away, and
+    this one changes when a hospital is revoked, not with the calendar.
+    """
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(ca.subject)
+        .last_update(_now() - datetime.timedelta(hours=1))
+        .next_update(ca.not_valid_after_utc)
+    )
+    for serial, when in sorted(revoked.items()):
+        entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(when).build()
+        builder = builder.add_revoked_certificate(entry)
+    return builder.sign(ca_key, hashes.SHA384())
+
+
+def days_left(certificate: x509.Certificate) -> float:
+    """Days for which a certificate is still valid; below 0 once it has expired."""
+    return (certificate.not_valid_after_utc - _now()).total_seconds() / 86400
+
+
+def same_key(one: x509.Certificate, key: Key) -> bool:
+    """Whether a certificate is for a key."""
+    return one.public_key() == key.public_key()
+
+
+def fingerprint(content: Mapping[str, object]) -> str:
+    """64 hexadecimal digits over what a file says, whatever its spaces and line ends."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def spoken(digest: str) -> str:
+    """The first 20 digits in groups of four: for the telephone. Machines compare all 64."""
+    return " ".join(digest[k : k + 4] for k in range(0, 20, 4))
+
+
+def as_heard(text: str) -> str:
+    """Digits as somebody typed them, with spaces, dashes, colons or capitals."""
+    return "".join(text.replace("-", " ").replace(":", " ").lower().split())
+
+
+def _leaf(
+    subject: x509.Name,
+    public_key: ec.EllipticCurvePublicKey,
+    ca: x509.Certificate,
+    use: x509.ObjectIdentifier,
+) -> x509.CertificateBuilder:
+    days = min(LEAF_DAYS, int(days_left(ca)))
+    return (
+        _builder(subject, ca.subject, public_key, days)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(digital_signature=True), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([use]), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(_ec(ca)), critical=False)
+    )
+
+
+def _ec(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:
+    key = certificate.public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise RelayError("The authority's certificate is not of the kind that relay makes.")
+    return key
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey, days: int
+) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(public_key)
+        .serial_number(x509.random_serial_number())
+        # An hour back: the clocks of two hospitals differ.
+        .not_valid_before(_now() - datetime.timedelta(hours=1))
+        .not_valid_after(_now() + datetime.timedelta(days=days))
+    )
+
+
+def _usage(**on: bool) -> x509.KeyUsage:
+    names = (
+        "digital_signature",
+        "content_commitment",
+        "key_encipherment",
+        "data_encipherment",
+        "key_agreement",
+        "key_cert_sign",
+        "crl_sign",
+        "encipher_only",
+        "decipher_only",
+    )
+    return x509.KeyUsage(**{name: on.get(name, False) for name in names})
+
+
+def _general_name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)

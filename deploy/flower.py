@@ -1,0 +1,110 @@
+"""Flower's own programs: where they lie, what they are started with, what they answer.
+
+Everything goes through the commands that Flower documents; no private name is touched here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sysconfig
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.errors import RelayError
+
+QUIET: Mapping[str, str] = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+}
+"""With these no process of Flower's tries to reach the internet or to install anything."""
+
+CONNECTION = "relay"
+ANSWER_WITHIN = 60.0
+
+
+class Unreachable(RelayError):
+    """The SuperLink does not answer. It may be starting again: worth another try."""
+
+
+def program(name: str) -> str:
+    """The path of a command that the package flwr installed beside this Python.
+
+    Raises:
+        RelayError: it is not there.
+    """
+    path = Path(sysconfig.get_path("scripts")) / name
+    if not path.exists():
+        raise RelayError(f"The command {name} is missing in {path.parent}; install the package flwr there again.")
+    return str(path)
+
+
+@dataclass(frozen=True)
+class Control:
+    """The control interface of a SuperLink. Whoever reaches it commands the federation: it has no password."""
+
+    address: str
+    """HOST:PORT"""
+    ca: Path
+    """The certificate that the SuperLink's own is checked with."""
+
+    def ask(self, *words: str) -> dict[str, Any]:
+        """Run `flwr WORDS` and return what it answers.
+
+        Raises:
+            Unreachable: nothing answers there.
+            RelayError: it answers that it will not.
+        """
+        with tempfile.TemporaryDirectory(prefix="relay-flwr-") as home:
+            (Path(home) / "config.toml").write_text(
+                f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\n'
+                f"address = {json.dumps(self.address)}\nroot-certificates = {json.dumps(str(self.ca.absolute()))}\n",
+                encoding="utf-8",
+            )
+            try:
+                done = subprocess.run(
+                    [program("flwr"), *words, CONNECTION, "--format", "json"],
+                    env={**os.environ, **QUIET, "FLWR_HOME": home},
+                    cwd=home,
+                    capture_output=True,
+                    encoding="utf-8",
+                    errors="replace",
+                    timeout=ANSWER_WITHIN,
+                )
+            except subprocess.TimeoutExpired:
+                raise Unreachable(f"The SuperLink at {self.address} does not answer.") from None
+        return self._answer(done.stdout, f"{done.stdout}\n{done.stderr}")
+
+    def _answer(self, out: str, told: str) -> dict[str, Any]:
+        try:
+            answer = json.loads(out)
+        except ValueError:
+            answer = {}
+        if isinstance(answer, dict) and answer.get("success"):
+            return answer
+        reason = str(answer.get("error-message", "")) if isinstance(answer, dict) else ""
+        reason = " ".join((reason or told).split())
+        if any(sign in reason.lower() for sign in ("unavailable", "connect", "timed out", "disconnected", "reset")):
+            raise Unreachable(f"The SuperLink at {self.address} does not answer; is it started?")
+        raise RelayError(f"The SuperLink at {self.address} refused: {reason[-400:] or 'it gave no reason'}.")
+
+
+def grpc_health(address: str, *, timeout: float = 5.0) -> bool:
+    """Whether the program behind a gRPC health address says that it serves.
+
+    Flower's transport is HTTP; gRPC is left for the standard health service that its programs offer.
+    """
+    import grpc
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    with grpc.insecure_channel(address) as channel:
+        try:
+            reply = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=timeout)
+        except grpc.RpcError:
+            return False
+    return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)

@@ -1,0 +1,171 @@
+"""The hospital's keys: made here, and the private halves never leave.
+
+In the site's private folder, keys/ holds `node.key` (what Flower knows the site by), `tls.key` (what the gateway
+lets it in by) and, once the coordinator has answered, `kit.json`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from pydantic import TypeAdapter, ValidationError
+
+from client.site import SiteConfig, load_site
+from common.errors import RelayError
+from common.study import POOLED, SiteName
+from deploy.certificates import (
+    Key,
+    days_left,
+    make_request,
+    new_key,
+    pem,
+    pem_of_key,
+    read_key,
+    read_ssh_key,
+    same_key,
+    ssh_of_key,
+    ssh_public,
+    write_private,
+    write_public,
+)
+from deploy.papers import Kit, Request, read_paper, write_paper
+
+FOLDER = "keys"
+NODE_KEY, TLS_KEY, REQUEST, KIT = "node.key", "tls.key", "request.json", "kit.json"
+
+TEMPLATE = """\
+# This hospital's settings for relay. Nothing in this file is ever sent.
+# Paths are taken from the folder that the file lies in.
+
+name = "{name}"             # as the coordinator enrolled it
+
+# How the files lie: "nci-isbi", "i2cvb" or "nifti-pairs"; README.md shows each.
+layout = "nifti-pairs"
+images = "images"           # the folder of the images; relay only reads it
+# masks = "labels"          # the folder of the label files, for "nci-isbi" alone
+
+folder = "private"          # keys, caches, checkpoints, logs, local pages; closed to everybody else
+device = "auto"             # auto, cpu, cuda or mps
+cores = 0                   # cores for preprocessing; 0 takes all
+bad_patients = "leave-out"  # or "stop": what one unusable patient means
+patient_scores = false      # may scores of single patients, under random numbers, leave?
+minimum_patients = 1        # the smallest number of patients behind any number that leaves
+"""
+
+
+@dataclass(frozen=True)
+class Admission:
+    """What a site needs to pass the coordinator's door."""
+
+    kit: Kit
+    node_key: Path
+    tls_key: Path
+    certificate: Path
+    """The hospital's own, as PEM."""
+    days_left: float
+    """Of that certificate."""
+
+
+def init(path: Path, *, name: str) -> tuple[SiteConfig, Request, Path]:
+    """Make a site's file and keys where there are none; returns its settings, its request and the request's path.
+
+    Called again, it changes nothing and returns the same request.
+
+    Raises:
+        RelayError: no name for a new file, or another name than the file's.
+    """
+    if not path.exists():
+        if not _is_name(name):
+            raise RelayError(
+                f'--name "{name}" is no name for a site: a letter, then letters, digits, - or _, 32 at most.'
+                if name
+                else f"There is no site file {path}; give --name NAME, and one is written."
+            )
+        write_public(path, TEMPLATE.format(name=name).encode())
+    site = load_site(path)
+    if name and site.name != name:
+        raise RelayError(f'{path} is the file of a site named "{site.name}", not "{name}".')
+    keys = site.private() / FOLDER
+    request_path = path.absolute().parent / f"{site.name}.request"
+    if not (keys / REQUEST).exists():
+        keys.mkdir(mode=0o700, exist_ok=True)
+        tls = _made(keys / TLS_KEY, pem_of_key, read_key)
+        node = _made(keys / NODE_KEY, ssh_of_key, read_ssh_key)
+        request = Request(
+            site=site.name, node_key=ssh_public(node), tls_request=pem(make_request(site.name, tls)).decode()
+        )
+        write_paper(keys / REQUEST, request)
+    request = read_paper(keys / REQUEST, Request)
+    write_paper(request_path, request)
+    return site, request, request_path
+
+
+def _is_name(name: str) -> bool:
+    try:
+        return TypeAdapter(SiteName).validate_python(name) != POOLED
+    except ValidationError:
+        return False
+
+
+def _made(path: Path, write: Callable[[Key], bytes], read: Callable[[Path], Key]) -> Key:
+    """The key in a file, made if need be: an `init` that was cut off goes on where it was."""
+    if not path.exists():
+        write_private(path, write(new_key()))
+    return read(path)
+
+
+def join(path: Path, kit_path: Path) -> tuple[SiteConfig, Kit]:
+    """Take the kit that the coordinator sent, once it is found to be for this site's key.
+
+    Raises:
+        RelayError: it is for another site or another key, or the site has no keys yet.
+    """
+    site = load_site(path)
+    kit = read_paper(kit_path, Kit)
+    keys = site.private() / FOLDER
+    if not (keys / TLS_KEY).exists():
+        raise RelayError(f"Site {site.name} has no keys yet; make them first: relay site init {path}.")
+    if kit.site != site.name:
+        raise RelayError(
+            f"{kit_path} is the kit of site {kit.site}, and this is site {site.name}; ask for the right one."
+        )
+    certificate = _certificate(kit)
+    if not same_key(certificate, read_key(keys / TLS_KEY)):
+        raise RelayError(f"{kit_path} answers another request than this site's; send {site.name}.request again.")
+    write_paper(keys / KIT, kit)
+    return site, kit
+
+
+def admission(site: SiteConfig) -> Admission:
+    """What `join` kept, checked again.
+
+    Raises:
+        RelayError: there is none, or the certificate has expired.
+    """
+    keys = site.private() / FOLDER
+    for name, make in ((NODE_KEY, "relay site init"), (TLS_KEY, "relay site init"), (KIT, "relay site join")):
+        if not (keys / name).exists():
+            raise RelayError(f"Site {site.name} has no {name} in {keys}; make it first: {make}.")
+    kit = read_paper(keys / KIT, Kit)
+    certificate = _certificate(kit)
+    left = days_left(certificate)
+    if left < 0:
+        raise RelayError(
+            f"The certificate of site {site.name} expired {-left:.0f} days ago; send the request to the coordinator"
+            " again, and take the new kit with relay site join."
+        )
+    # Beside the key, as PEM: the TLS library reads certificates from files.
+    path = keys / "tls.crt"
+    path.write_bytes(pem(certificate))
+    return Admission(kit, keys / NODE_KEY, keys / TLS_KEY, path, left)
+
+
+def _certificate(kit: Kit) -> x509.Certificate:
+    try:
+        x509.load_pem_x509_certificate(kit.authority.encode())
+        return x509.load_pem_x509_certificate(kit.certificate.encode())
+    except ValueError:
+        raise RelayError(f"The kit of site {kit.site} holds a damaged certificate; ask for it again.") from None

@@ -1,0 +1,127 @@
+"""What keeps `relay site start` running on a hospital's machine: a systemd unit, or a compose file for one site.
+
+Both are printed and not installed; the paths in them are those of the machine that prints them.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from client.site import SiteConfig, load_site
+from common.errors import RelayError
+
+UNIT = """\
+# /etc/systemd/system/relay-site-{name}.service
+#   systemctl daemon-reload && systemctl enable --now relay-site-{name}
+#   journalctl -u relay-site-{name}
+[Unit]
+Description=relay: hospital {name}
+Wants=network-online.target
+After=network-online.target
+
+[Service]
+User={user}
+ExecStart={python} -I -m deploy.cli site start {site}
+Restart=always
+RestartSec=30
+
+# The program reads the images and writes its own folder; the rest of the machine is not its business.
+ProtectSystem=strict
+ProtectHome=read-only
+ReadOnlyPaths={reads}
+ReadWritePaths={folder}
+PrivateTmp=yes
+NoNewPrivileges=yes
+CapabilityBoundingSet=
+ProtectKernelTunables=yes
+ProtectKernelModules=yes
+ProtectControlGroups=yes
+RestrictSUIDSGID=yes
+RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX
+LockPersonality=yes
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+COMPOSE = """\
+# One hospital in a container: docker compose -f THIS up -d
+# The image: docker build -f deploy/Dockerfile --target relay -t relay:{version} . in the program's folder.
+name: relay-site-{lower}
+
+services:
+  site:
+    image: relay:{version}
+    command: [site, start, {site}, --health, "127.0.0.1:9097"]
+    # Whom the keys and caches belong to.
+    user: "{uid}:{gid}"
+    read_only: true
+    cap_drop: [ALL]
+    security_opt: ["no-new-privileges:true"]
+    init: true
+    tmpfs: ["/tmp:mode=1777,size=1g"]
+    pids_limit: 512
+    mem_limit: 8g
+    restart: unless-stopped
+    volumes:
+      # Under the same paths as outside, so that site.toml means the same in both places.
+{volumes}
+    healthcheck:
+      test: ["CMD", "python", "-m", "deploy.health", "127.0.0.1:9097"]
+      interval: 30s
+      timeout: 15s
+      retries: 3
+      start_period: 60s
+    logging: {{options: {{max-size: 10m, max-file: "3"}}}}
+"""
+
+
+def unit(path: Path) -> str:
+    """A systemd unit for a site, for the user who owns its private folder."""
+    site, file = _loaded(path)
+    return UNIT.format(
+        name=site.name,
+        user=site.private().owner(),
+        python=_plain(Path(sys.executable)),
+        site=_plain(file),
+        reads=" ".join(str(_plain(folder)) for folder in _data(site)),
+        folder=_plain(site.folder),
+    )
+
+
+def compose(path: Path) -> str:
+    """A compose file for a site."""
+    from importlib.metadata import version
+
+    site, file = _loaded(path)
+    owner = site.private().stat()
+    mounts = [f"{_plain(file)}:{file}:ro", f"{_plain(site.folder)}:{site.folder}"]
+    mounts += [f"{_plain(folder)}:{folder}:ro" for folder in _data(site)]
+    return COMPOSE.format(
+        lower=site.name.lower(),
+        version=version("prostate-relay"),
+        site=file,
+        uid=owner.st_uid,
+        gid=owner.st_gid,
+        volumes="\n".join(f'      - "{mount}"' for mount in mounts),
+    )
+
+
+def _loaded(path: Path) -> tuple[SiteConfig, Path]:
+    return load_site(path), path.absolute()
+
+
+def _data(site: SiteConfig) -> list[Path]:
+    return [site.images, *([site.masks] if site.masks else [])]
+
+
+def _plain(path: Path) -> Path:
+    """A path that means itself in a unit and in a compose file.
+
+    Raises:
+        RelayError: it has spaces, quotes or colons in it.
+    """
+    if not str(path).isascii() or any(sign in str(path) for sign in " \t\n\"'\\$%:#"):
+        raise RelayError(f"{path} cannot stand in such a file; use a path without spaces, quotes or colons.")
+    return path

@@ -1,0 +1,146 @@
+"""`relay site start`: keeps a hospital connected, through outages of hours, and says in plain words what is wrong.
+
+It runs three things: the tunnel (a thread), Flower's SuperNode, which fetches the coordinator's orders through it,
+and the site's own SuperExec, which has the installed app answer them. All they talk to each other over is the
+loopback interface.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from client.site import SiteConfig, load_site
+from deploy.certificates import make_ca, make_server, new_key, pem, pem_of_key, write_private
+from deploy.flower import QUIET, program
+from deploy.processes import Program, Supervisor, a_free_port, until_stopped
+from deploy.site.keys import Admission, admission
+from deploy.site.launcher import REPLACED, RUNTIME, flower_module
+from deploy.site.tunnel import Contact, Tunnel, inward_context, outward_context
+
+SUPERNODE, SUPEREXEC = "supernode", "superexec"
+SILENT = 150.0
+"""Seconds without a word from the SuperNode, which asks every few and beats its heart every 24, after which it is
+taken for one whose process is up and whose connection is not."""
+SOON = 30.0
+"""Days before its end at which the site's certificate is spoken of."""
+PATIENCE = 5.0
+"""Seconds for which a trouble has to last before it is spoken of: one poll that fails is none."""
+REPEAT = 600.0
+"""Seconds after which a trouble that lasts is spoken of again."""
+
+
+def start(path: Path, *, health: str = "") -> None:
+    """Run a site until SIGTERM or Ctrl-C.
+
+    Args:
+        health: HOST:PORT at which the SuperNode shall say over gRPC that it is up; empty for none.
+
+    Raises:
+        RelayError: the site's file, keys or kit are missing or wrong, or its certificate has expired.
+    """
+    site = load_site(path)
+    papers = admission(site)
+    gateway = f"{papers.kit.host}:{papers.kit.port}"
+    _tell(f"Site {site.name}: dialling the coordinator's gateway {gateway}.")
+    if papers.days_left < SOON:
+        _tell(
+            f"This site's certificate expires in {papers.days_left:.0f} days; send {site.name}.request to the"
+            " coordinator again, and take the new kit with relay site join."
+        )
+    flower_module(RUNTIME, REPLACED)
+    with tempfile.TemporaryDirectory(prefix="relay-site-") as scratch, until_stopped() as over:
+        tunnel = _tunnel(papers, Path(scratch))
+        tunnel.start()
+        words = Words(gateway)
+
+        def tell(sentence: str) -> None:
+            # What keeps the SuperNode from staying up has been said better already.
+            if not tunnel.contact.trouble:
+                _tell(sentence)
+
+        supervisor = Supervisor(_programs(site, path, papers, tunnel.port, Path(scratch), health), tell)
+        try:
+            while not over.wait(0.5):
+                supervisor.tend()
+                for sentence in words.about(tunnel.contact, time.monotonic()):
+                    _tell(sentence)
+                if min(supervisor.uptime(SUPERNODE), time.monotonic() - tunnel.contact.asked) > SILENT:
+                    _tell("The SuperNode has fallen silent; it is started again.")
+                    supervisor.restart(SUPERNODE)
+        finally:
+            supervisor.end()
+            tunnel.stop()
+    _tell("Stopped.")
+
+
+class Words:
+    """What is worth saying of the contact with the coordinator: each change once, a lasting trouble now and then."""
+
+    def __init__(self, gateway: str) -> None:
+        self._gateway = gateway
+        self._connected = False
+        self._trouble, self._since, self._said = "", 0.0, 0.0
+
+    def about(self, contact: Contact, now: float) -> list[str]:
+        """Sentences to say at `now` (`time.monotonic()`)."""
+        if not contact.trouble:
+            self._trouble = ""
+            if contact.heard and not self._connected:
+                self._connected = True
+                return [f"Connected to {self._gateway}; waiting for the coordinator's orders."]
+            return []
+        if not self._trouble:
+            self._since, self._said = now, 0.0
+        changed, self._trouble = contact.trouble != self._trouble, contact.trouble
+        if now - self._since < PATIENCE or not (changed or not self._said or now - self._said > REPEAT):
+            return []
+        self._connected, self._said = False, now
+        lasting = f" This has lasted for {_span(now - self._since)}." if now - self._since > REPEAT else ""
+        return [f"{contact.trouble} Trying again.{lasting}"]
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} hours" if seconds > 5400 else f"{seconds / 60:.0f} minutes"
+
+
+def _tunnel(papers: Admission, scratch: Path) -> Tunnel:
+    """The proxy, under a certificate of an authority that exists for this start alone."""
+    key = new_key()
+    ca = make_ca("relay loopback", key)
+    own = new_key()
+    write_private(scratch / "loopback.key", pem_of_key(own))
+    write_private(scratch / "loopback.crt", pem(make_server(["localhost", "127.0.0.1"], own, ca=ca, ca_key=key)))
+    write_private(scratch / "loopback-ca.crt", pem(ca))
+    return Tunnel(
+        papers.kit.host,
+        papers.kit.port,
+        outward=outward_context(papers.kit.authority, papers.certificate, papers.tls_key),
+        inward=inward_context(scratch / "loopback.crt", scratch / "loopback.key"),
+    )
+
+
+def _programs(site: SiteConfig, path: Path, papers: Admission, port: int, scratch: Path, health: str) -> list[Program]:
+    secret = scratch / "superexec.secret"
+    write_private(secret, secrets.token_urlsafe(48).encode())
+    runtime = a_free_port()
+    environment = {**QUIET, "FLWR_HOME": str(scratch / "flower"), "RELAY_SITE": str(path.absolute())}
+    node = [program("flower-supernode"), "--superlink", f"127.0.0.1:{port}"]
+    node += ["--root-certificates", str(scratch / "loopback-ca.crt")]
+    node += ["--auth-supernode-private-key", str(papers.node_key)]
+    node += ["--isolation", "process", "--superexec-auth-secret-file", str(secret)]
+    node += ["--host", "127.0.0.1", "--port", str(runtime)]
+    node += ["--health-server-address", health] if health else []
+    executor = [sys.executable, "-I", "-m", "deploy.site.superexec", "--insecure"]
+    executor += ["--runtime-api-address", f"127.0.0.1:{runtime}", "--superexec-auth-secret-file", str(secret)]
+    return [
+        Program(SUPERNODE, node, site.folder / "supernode.log", environment, scratch),
+        Program(SUPEREXEC, executor, site.folder / "superexec.log", environment, scratch),
+    ]
+
+
+def _tell(sentence: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {sentence}", file=sys.stderr, flush=True)

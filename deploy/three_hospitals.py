@@ -1,0 +1,83 @@
+"""What docker-compose.yml's `setup` does once: everybody's first day, in one place.
+
+It plays the coordinator and the three hospitals in turn, each in volumes of its own: makes their keys, exchanges
+requests and kits, writes synthetic patients where a hospital has none, and approves the study there. In earnest each
+of them does its part on its own machine; the commands are those of README.md. What is there is left as it is.
+
+    python -m deploy.three_hospitals STUDY.toml
+
+The volumes: /coordinator/…, and for each hospital /hospitals/NAME/site (what it keeps) and /hospitals/NAME/data.
+"""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from pathlib import Path
+
+import tomli_w
+
+from client.approval import FOLDER, approve
+from client.site import load_site
+from common.errors import RelayError
+from common.study import Study, load_study
+from deploy import enroll
+from deploy.coordinator_folder import Coordinator
+from deploy.phantom import write_hospitals
+from deploy.site import keys
+
+ROOT = Path("/")
+PATIENTS = {"A": 6, "B": 6, "C": 5}
+IN_CONTAINER = Path("/data")
+"""Where a hospital's own container sees its data."""
+
+
+def set_up(study: Study, root: Path = ROOT) -> None:
+    """Make what is missing."""
+    coordinator = Coordinator(root / "coordinator")
+    if not coordinator.settings_file.exists():
+        enroll.set_up(coordinator, host="gateway", port=8443, superlink="coordinator:8000")
+        _say("The coordinator has its authorities, certificates and gateway.")
+    for name in study.sites:
+        place = root / "hospitals" / name.lower()
+        site_file, data = place / "site" / "site.toml", place / "data"
+        if not site_file.exists():
+            _write_patients(name, site_file, data)
+        site = load_site(site_file)
+        if not (site.folder / keys.FOLDER / keys.KIT).exists():
+            _, request, request_path = keys.init(site_file, name=name)
+            _, kit = enroll.enroll(coordinator, name, request_path, heard=request.fingerprint)
+            keys.join(site_file, kit)
+            _say(f"Hospital {name} made its keys, and the coordinator admitted it.")
+        if not (site.folder / FOLDER / f"{study.digest}.toml").exists():
+            approve(site, study)
+            _say(f'Hospital {name} approved the study "{study.name}".')
+
+
+def _write_patients(name: str, site_file: Path, data: Path) -> None:
+    """Synthetic patients, and a site file that says where the hospital's container sees them."""
+    if any(data.iterdir()) and not (data / "phantom.json").exists():
+        raise RelayError(
+            f"Hospital {name} has data of its own and no site.toml; write one into its site folder (README.md,"
+            f" images under {IN_CONTAINER})."
+        )
+    if name not in PATIENTS:
+        raise RelayError(f"There are synthetic patients for {', '.join(PATIENTS)}, and none for {name}.")
+    written = write_hospitals(data, patients={name: PATIENTS[name]})[name]
+    settings = tomllib.loads(written.read_text(encoding="utf-8"))
+    for key in ("images", "masks"):
+        if key in settings:
+            settings[key] = str(IN_CONTAINER / settings[key])
+    site_file.write_text(tomli_w.dumps(settings | {"folder": "private"}), encoding="utf-8")
+    _say(f"Hospital {name} has {PATIENTS[name]} synthetic patients.")
+
+
+def _say(sentence: str) -> None:
+    print(sentence, flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        set_up(load_study(Path(sys.argv[1])))
+    except RelayError as error:
+        sys.exit(str(error))

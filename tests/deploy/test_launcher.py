@@ -1,0 +1,142 @@
+"""Whatever was sent, the installed app runs; tests/end_to_end/test_code_never_travels.py attacks the real processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import types
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp.client_app import LoadClientAppError
+
+import client.app
+from common.errors import RelayError
+from common.messages import REFUSALS, Refusal
+from deploy.local_grid import enter_run
+from deploy.site import launcher, superexec
+from deploy.site.launcher import REPLACED, RUNTIME, confined, flower_module, installed_app
+from tests.hospitals import REPO, write_site
+
+
+@pytest.fixture
+def runtime(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Flower's module, put back as it was afterwards."""
+    module = import_module(RUNTIME)
+    for name in REPLACED:
+        monkeypatch.setattr(module, name, getattr(module, name))
+    return module
+
+
+def test_nothing_is_unpacked_and_nothing_is_loaded_by_name(runtime: Any, tmp_path: Path) -> None:
+    before = {name: getattr(runtime, name) for name in REPLACED}
+    closed = confined(flower_module(RUNTIME, REPLACED))
+    assert all(getattr(closed, name) is not before[name] for name in REPLACED)
+    assert closed.install_from_fab(b"PK anything", skip_prompt=True, directory=tmp_path) is None
+    assert list(tmp_path.iterdir()) == []
+    loads = closed.get_load_client_app_fn(default_app_ref="evil:app", app_path=str(tmp_path), multi_app=True)
+    for sent in (("relay/prostate-relay", "0.1.0", "0" * 64), ("../../x", "1.0/../../tmp", "")):
+        assert loads(*sent).__qualname__ == installed_app().__qualname__
+
+
+def message(kind: str = "query.describe") -> Message:
+    enter_run(1)
+    return Message(RecordDict({"message": ConfigRecord({"study": "0" * 64})}), dst_node_id=1, message_type=kind)
+
+
+def context() -> Context:
+    return Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={"study": "/etc/passwd"})
+
+
+def test_the_runs_settings_never_reach_the_app(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    def app(sent: Message, context: Context) -> Message:
+        seen.append(dict(context.run_config))
+        return Message(RecordDict(), reply_to=sent)
+
+    monkeypatch.setattr(client.app, "app", app)
+    installed_app()(message(), context())
+    assert seen == [{}]
+
+
+@pytest.mark.parametrize("kind", ["query.describe", "query.nothing_of_ours", "train", "evaluate.other"])
+def test_no_error_of_the_apps_leaves_with_its_text(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str) -> None:
+    """Of a kind of message that the app does not know, too: Flower answers those before the app's own guard."""
+    monkeypatch.setenv("RELAY_SITE", str(write_site(tmp_path / "Doe-John", "A")))
+    monkeypatch.setattr(client.app, "approved", lambda *_: (_ for _ in ()).throw(RuntimeError("/home/Doe-John")))
+    reply = installed_app()(message(kind), context())
+    assert reply.has_error()
+    assert (reply.error.code, reply.error.reason) == (int(Refusal.FAILED), REFUSALS[Refusal.FAILED])
+
+
+def test_an_app_that_cannot_be_loaded_is_no_text_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "client.app", None)
+    with pytest.raises(LoadClientAppError) as error:
+        installed_app()
+    assert str(error.value) == ""
+    assert error.value.__cause__ is None
+
+
+@pytest.mark.parametrize("version", ["1.40.0", "1.42.0", "2.0.0", "1.410.0"])
+def test_a_flower_that_it_was_not_tried_with_is_refused(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    monkeypatch.setattr(launcher, "version", lambda _: version)
+    with pytest.raises(RelayError, match=f"Flower {version} is installed"):
+        flower_module(RUNTIME, REPLACED)
+
+
+def test_a_flower_without_the_names_is_refused() -> None:
+    with pytest.raises(RelayError, match="has no install_from_elsewhere"):
+        flower_module(RUNTIME, (*REPLACED, "install_from_elsewhere"))
+
+
+def test_neither_the_working_folder_nor_pythonpath_gives_it_code(tmp_path: Path) -> None:
+    """What an attacker could get written beside the site's process is not imported."""
+    for name in ("client", "deploy", "common"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise SystemExit('foreign')")
+    (tmp_path / "sitecustomize.py").write_text("raise SystemExit('foreign')")
+    command = superexec.launcher_command("127.0.0.1:1", "token", None)
+    assert command[:2] == [sys.executable, "-I"]
+    probe = [*command[:2], "-c", "import client, deploy.site.launcher as l; print(client.__file__, l.__file__)"]
+    done = subprocess.run(
+        probe,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        encoding="utf-8",
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert all(path.startswith(str(REPO)) for path in done.stdout.split())
+
+
+@pytest.mark.parametrize("kind", ["flwr-clientapp", "flwr-agentapp", "flwr-serverapp", "flwr-simulation", "sh", ""])
+def test_every_kind_of_task_starts_the_launcher_and_nothing_else(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    import flwr.supercore.cli
+    from flwr.supercore.superexec.executor import subprocess_executor
+
+    started: list[Any] = []
+    monkeypatch.setattr(subprocess_executor.SubprocessExecutor, "launch", subprocess_executor.SubprocessExecutor.launch)
+    monkeypatch.setattr(flwr.supercore.cli, "flower_superexec", lambda: None)
+    monkeypatch.setattr(superexec.subprocess, "Popen", lambda command: started.append(command))
+    superexec.main()
+    executor = subprocess_executor.SubprocessExecutor()
+    spec = types.SimpleNamespace(
+        task_type=kind, insecure=True, runtime_api_address="127.0.0.1:9", token="t", parent_pid=7
+    )
+    assert executor.launch(spec).status.name == "ACCEPTED"  # type: ignore[arg-type]
+    assert started == [superexec.launcher_command("127.0.0.1:9", "t", 7)]
+
+
+def test_the_hospitals_part_of_deploy_knows_nothing_of_the_coordinators() -> None:
+    code = (
+        "import sys, deploy.site.start, deploy.site.superexec, deploy.site.launcher, client.app\n"
+        "print([name for name in sys.modules if name.split('.')[0] == 'server'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", timeout=120)
+    assert done.stdout.strip() == "[]", done.stderr
