@@ -24,10 +24,10 @@ from client import own_scores
 from client.approval import answer_once, approved, hold_to
 from client.batches import chosen_slices, statistics
 from client.cohort import Cohort, gather
+from client.delivery import take
 from client.egress import release, scrub
 from client.evaluation import slice_mean
 from client.preprocess import Prepared, Record, fingerprint, prepare, site_key
-from client.received import take
 from client.scoring import case_numbers, network_of, score, scores_of
 from client.site import SiteConfig, load_site
 from client.stages import StageStore

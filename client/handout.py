@@ -9,7 +9,7 @@ from client.card_text import markdown
 from client.letter import MODEL, OWN_MODEL, html, letter, text
 from client.received import Arrival, Outcome
 from common.errors import RelayError
-from common.weights import write_atomically
+from common.files import write_atomically
 
 
 def hand_out(outcome: Outcome, folder: Path) -> list[Path]:

@@ -202,7 +202,7 @@ def _below(card: Card) -> str:
 
 def _decided(card: Card) -> Iterator[str]:
     checked = (
-        "Your site's own record of all validation scores chooses the same."
+        "Your site's own record of this network's validation scores chooses the same."
         if card.checked
         else "The choice is the coordinator's: your site has not all validation scores on record."
     )

@@ -7,12 +7,15 @@ got out of it needs the patients behind them. The key of a stage names them, so 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
 from client import cache
-from client.evaluation import CaseScore, slice_mean
 from client.site import SiteConfig
+
+if TYPE_CHECKING:
+    from client.evaluation import CaseScore
 
 FOLDER = "scores"
 
@@ -44,6 +47,8 @@ class OwnScores(BaseModel):
 
 def keep(site: SiteConfig, key: str, scores: Sequence[CaseScore], numbers: Mapping[str, int]) -> None:
     """Keep scores under the key of the stage that asks for them. Raises RelayError where that cannot be written."""
+    from client.evaluation import slice_mean  # it brings in what reads and measures images; to read scores need not
+
     dice, iou = slice_mean(scores)
     patients = []
     for score in scores:

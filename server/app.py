@@ -154,9 +154,12 @@ def run_study(
         results = results_of(study, runs)
         write_atomically(folder / "results.json", write_json(results), durable=True)
         _note(traffic, folder, past, started, time.monotonic() - began)
-        write_report(folder)
+        write_report(folder)  # now: a site that is away may keep its delivery waiting for a day
+        sent = dict(traffic.sent)
         deliveries = deliver(study, runs, lanes, ledger, observe)
         _note(traffic, folder, past, started, time.monotonic() - began, deliveries.done)
+        if dict(traffic.sent) != sent:
+            write_report(folder)  # it counts what crossed the wire
     except OSError as error:
         raise RelayError(
             f"The result folder {folder} cannot be written ({error.strerror}); make room and start again:"

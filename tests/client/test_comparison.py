@@ -64,7 +64,7 @@ def test_below_six_patients_there_is_none_however_alike_they_are() -> None:
 def test_it_holds_the_middle_as_often_as_it_says(number: int) -> None:
     """Of patients whose values spread unequally, with long tails, weighted by slices."""
     random = np.random.default_rng(number)
-    repeats = 400 if number > 16 else 1500
+    repeats = 150 if number > 16 else 1500
     held = 0
     for _ in range(repeats):
         spread = random.uniform(0.5, 4, number)

@@ -132,7 +132,9 @@ def test_without_a_control_for_longer_training_the_letter_says_so() -> None:
 
 
 def test_an_unchecked_choice_is_called_the_coordinators() -> None:
-    assert "Your site's own record of all validation scores chooses the same" in " ".join(text(letter(BETTER)).split())
+    assert "Your site's own record of this network's validation scores chooses the same" in " ".join(
+        text(letter(BETTER)).split()
+    )
     unchecked = outcome(figure(1.0, 0.5), (1.0,) * 6, checked=False)
     assert "The choice is the coordinator's" in text(letter(unchecked))
 

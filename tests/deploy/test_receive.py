@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,10 +13,12 @@ import torch
 from client.card import Figure
 from client.received import Arrival
 from client.site import load_site
+from common.errors import RelayError
 from common.model import build
 from common.study import ModelPart, N4Part, PreprocessingPart
 from common.weights import Weights, digest_of, serialised
 from tests.cards import card, outcome
+from tests.commands import relay_here
 from tests.deploy.test_cli import refused, relay
 from tests.hospitals import patient, write_pair, write_site
 from tests.layout_files import truth, write_series
@@ -111,6 +115,16 @@ def test_weights_that_were_changed_are_not_handed_out(site: Path, models: list[W
     assert not (tmp_path / "out").exists()
 
 
+def test_receiving_needs_no_torch(site: Path, models: list[Weights], tmp_path: Path) -> None:
+    """A list and a letter come at once."""
+    arrive(site, models)
+    words = ["site", "receive", str(site), "--to", str(tmp_path / "out")]
+    heavy = "{'torch', 'flwr', 'scipy', 'monai'}"
+    code = f"import sys; from deploy.cli import main; main({words!r}); print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", timeout=120, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 # -- predict ---------------------------------------------------------------------------------------
 
 
@@ -127,24 +141,31 @@ def handed_out(models: list[Weights], tmp_path_factory: pytest.TempPathFactory) 
 
 def test_predict_tells_what_is_wrong_before_it_works(handed_out: Path, tmp_path: Path) -> None:
     model, scan, out = handed_out / "model.safetensors", handed_out / "scan.nii.gz", tmp_path / "out.nii.gz"
-    assert "use .nii.gz" in refused("predict", model, scan, "-o", tmp_path / "out.png")
-    assert "no DICOM series" in refused("predict", model, scan, "-o", out, "--dicom-seg", tmp_path / "seg.dcm")
-    assert "--card" in refused("predict", model, scan, "-o", out, "--card", tmp_path / "none.json")
     (tmp_path / "lonely.safetensors").write_bytes(model.read_bytes())
-    assert "--card" in refused("predict", tmp_path / "lonely.safetensors", scan, "-o", out)
-    assert "There is no file or folder" in refused("predict", model, tmp_path / "none", "-o", out)
     before = scan.read_bytes()
-    assert "is what is read" in refused("predict", model, scan, "-o", scan)
+    for sentence, words in (
+        ("use .nii.gz", (model, scan, "-o", tmp_path / "out.png")),
+        ("is no DICOM series", (model, scan, "-o", out, "--dicom-seg", tmp_path / "seg.dcm")),
+        ("say where it is with --card", (model, scan, "-o", out, "--card", tmp_path / "none.json")),
+        ("say where it is with --card", (tmp_path / "lonely.safetensors", scan, "-o", out)),
+        ("There is no file or folder", (model, tmp_path / "none", "-o", out)),
+        ("is what is read", (model, scan, "-o", scan)),
+    ):
+        with pytest.raises(RelayError, match=sentence):
+            relay_here("predict", *words)
+    assert "There is no file or folder" in refused("predict", model, tmp_path / "none", "-o", out)
     assert scan.read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["lonely.safetensors"]
 
 
-def test_predict_takes_a_card_from_elsewhere(handed_out: Path, tmp_path: Path) -> None:
+def test_predict_takes_a_card_from_elsewhere(
+    handed_out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "w.safetensors").write_bytes((handed_out / "model.safetensors").read_bytes())
     words = ["predict", tmp_path / "w.safetensors", handed_out / "scan.nii.gz", "-o", tmp_path / "m.mha"]
-    done = relay(*words, "--card", handed_out / "model-card.json", "--device", "cpu")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"{tmp_path / 'm.mha'}: ") and " ml in " in done.stdout
+    assert relay_here(*words, "--card", handed_out / "model-card.json", "--device", "cpu") == 0
+    told = capsys.readouterr().out
+    assert told.startswith(f"{tmp_path / 'm.mha'}: ") and " ml in " in told
 
 
 def test_predict_help_and_wrong_calls() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import SimpleITK as sitk
 
 from client.site import load_site
 from common.study import Study, study_toml
@@ -86,9 +88,36 @@ def test_a_study_over_flowers_engine_gives_what_it_gives_embedded(
     assert code == 0, errors + federation.told()
     assert json.loads(out) == json.loads(json.dumps(bench.embedded))
     bench.assert_equal(tmp_path / "out")
+    assert_received(bench, federation, tmp_path / "out")
     status = federation.relay("study", "status", "--dir", str(federation.coordinator.folder), "--json")
     assert {entry["site"]: entry["online"] for entry in json.loads(status.stdout)} == {"A": True, "B": True}
     assert status.returncode == 0
+
+
+def assert_received(bench: Bench, federation: Federation, out: Path) -> None:
+    """Each hospital has the weights that its validation patients chose, and A draws with them."""
+    delivered = json.loads((out / "run.json").read_text(encoding="utf-8"))["delivered"]
+    assert set(delivered) == {"A", "B"}
+    for name, site in bench.sites.items():
+        folder = federation.folder / f"received-{name}"
+        done = federation.relay("site", "receive", str(site), "--to", str(folder), "--json")
+        assert done.returncode == 0, done.stderr
+        (outcome,) = json.loads(done.stdout)["received"]
+        rows = [row for row in bench.embedded["rows"] if row["target"] == name]
+        best = max(rows, key=lambda row: row["validation_dice"])
+        digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+        assert digest == best["weights"] == outcome["chosen"]["weights"] == delivered[name]["chosen"]
+        assert outcome["chosen"]["checked"]
+        assert outcome["chosen"]["scores"]["dice"]["mean"] == pytest.approx(best["dice"], abs=1e-5)
+        assert "Keep your own model" in (folder / "letter.txt").read_text(encoding="utf-8"), "two test patients"
+        assert f"{name}: delivered" in (out / "study.log").read_text(encoding="utf-8")
+    scan = next(path for path in bench.sites["A"].parent.rglob("*.nii.gz") if "segmentation" not in path.name)
+    mask = federation.folder / "mask.nii.gz"
+    weights = federation.folder / "received-A" / "model.safetensors"
+    done = federation.relay("predict", str(weights), str(scan), "-o", str(mask), "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    drawn, image = sitk.ReadImage(str(mask)), sitk.ReadImage(str(scan))
+    assert (drawn.GetSize(), drawn.GetOrigin()) == (image.GetSize(), image.GetOrigin())
 
 
 @pytest.mark.slow

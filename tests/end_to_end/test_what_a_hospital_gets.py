@@ -21,6 +21,7 @@ from client.site import load_site
 from common.graph import Evaluate
 from common.keys import Workplace, stage_key
 from common.plan import plan
+from tests.commands import relay_here
 from tests.hospitals import patient, run_on_grid, small_study, write_dicom_patient, write_hospitals, write_site
 
 STUDY = small_study(
@@ -127,7 +128,7 @@ def test_each_site_has_the_weights_that_validation_chose(
 
 
 def test_predicting_draws_what_the_site_was_scored_by(
-    federation: tuple[dict[str, Path], Path, dict[str, Any]], tmp_path: Path
+    federation: tuple[dict[str, Path], Path, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """On every test patient's own files, from DICOM as from NIfTI, to the last voxel that Dice can see."""
     sites, _, results = federation
@@ -142,9 +143,8 @@ def test_predicting_draws_what_the_site_was_scored_by(
             source = sources[person]
             scan = source.image[0].parent if name == "A" else source.image[0]
             mask = folder / f"{person}.nrrd"
-            done = relay("predict", folder / "model.safetensors", scan, "-o", mask, "--device", "cpu")
-            assert done.returncode == 0, done.stderr
-            assert done.stdout.startswith(f"{mask}: ")
+            assert relay_here("predict", folder / "model.safetensors", scan, "-o", mask, "--device", "cpu") == 0
+            assert capsys.readouterr().out.startswith(f"{mask}: ")
             drawn = sitk.GetArrayFromImage(sitk.ReadImage(str(mask))).astype(bool)
             expert = sitk.GetArrayFromImage(sitk.ReadImage(str(source.mask[0]))) > 0
             assert slice_dice(drawn, expert) == dice

@@ -13,7 +13,7 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
-import client.received
+import client.delivery
 from client import own_scores
 from client.approval import approved
 from client.cohort import gather
@@ -399,7 +399,7 @@ class TestAHostileCoordinator:
         def fails(*_: Any, **__: Any) -> None:
             raise OSError(28, "No space left", f"/data/{home}")
 
-        monkeypatch.setattr(client.received, "write_atomically", fails)
+        monkeypatch.setattr(client.delivery, "write_atomically", fails)
         assert refused(deliver(delivery(models, row), models[row]), Refusal.DISK_FULL)
         assert outcomes(site) == []
 
