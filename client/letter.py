@@ -167,10 +167,11 @@ def _reasons(verdict: Verdict, card: Card, own: Reference | None, differences: S
         return
     ahead = own.ahead
     better = sum(value > 0 for value in differences)
+    told_better = {0: "none", len(differences): "all"}.get(better, str(better))
     yield (
         f"On your {count(ahead.patients, 'test patient')} its Dice is {number(abs(ahead.mean))} points"
         f" {'higher' if ahead.mean >= 0 else 'lower'} than that of the best model trained on your patients alone,"
-        f" “{name_of(own.method, (), card.site)}”; it is higher for {better} of them."
+        f" “{name_of(own.method, (), card.site)}”; it is higher for {told_better} of them."
     )
     if verdict == "too-few":
         yield (
