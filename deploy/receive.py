@@ -36,8 +36,8 @@ def run(chosen: argparse.Namespace) -> int:
     if not found:
         of_study = f' of a study "{chosen.study}"' if chosen.study else ""
         raise RelayError(
-            f"Nothing{of_study} has arrived at site {site.name} yet; the coordinator sends a site its weights when all"
-            " that concerns it is done."
+            f"Nothing{of_study} has arrived at site {site.name} yet; weights come when all that concerns the site is"
+            " done, and only if a method of the study ends at it."
         )
     if chosen.to is not None and len(found) > 1:
         names = ", ".join(f"{outcome.chosen.card.study} ({outcome.chosen.card.study_digest[:12]})" for outcome in found)

@@ -95,29 +95,26 @@ def test_a_study_over_flowers_engine_gives_what_it_gives_embedded(
 
 
 def assert_received(bench: Bench, federation: Federation, out: Path) -> None:
-    """Each hospital has the weights that its validation patients chose, and A draws with them."""
-    delivered = json.loads((out / "run.json").read_text(encoding="utf-8"))["delivered"]
-    assert set(delivered) == {"A", "B"}
-    for name, site in bench.sites.items():
-        folder = federation.folder / f"received-{name}"
-        done = federation.relay("site", "receive", str(site), "--to", str(folder), "--json")
-        assert done.returncode == 0, done.stderr
-        (outcome,) = json.loads(done.stdout)["received"]
-        rows = [row for row in bench.embedded["rows"] if row["target"] == name]
-        best = max(rows, key=lambda row: row["validation_dice"])
-        digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-        assert digest == best["weights"] == outcome["chosen"]["weights"] == delivered[name]["chosen"]
-        assert outcome["chosen"]["checked"]
-        assert outcome["chosen"]["scores"]["dice"]["mean"] == pytest.approx(best["dice"], abs=1e-5)
-        assert "Keep your own model" in (folder / "letter.txt").read_text(encoding="utf-8"), "two test patients"
-        assert f"{name}: delivered" in (out / "study.log").read_text(encoding="utf-8")
-    scan = next(path for path in bench.sites["A"].parent.rglob("*.nii.gz") if "segmentation" not in path.name)
-    mask = federation.folder / "mask.nii.gz"
-    weights = federation.folder / "received-A" / "model.safetensors"
-    done = federation.relay("predict", str(weights), str(scan), "-o", str(mask), "--device", "cpu")
+    """A, where the route ends, has the weights that its validation patients chose, and draws with them."""
+    best = max(bench.embedded["rows"], key=lambda row: row["validation_dice"])
+    assert best["target"] == "A" and "A: delivered: B → A" in (out / "study.log").read_text(encoding="utf-8")
+    folder, site = federation.folder / "received", bench.sites["A"]
+    done = federation.relay("site", "receive", str(site), "--to", str(folder), "--json")
     assert done.returncode == 0, done.stderr
-    drawn, image = sitk.ReadImage(str(mask)), sitk.ReadImage(str(scan))
-    assert (drawn.GetSize(), drawn.GetOrigin()) == (image.GetSize(), image.GetOrigin())
+    (outcome,) = json.loads(done.stdout)["received"]
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    assert digest == best["weights"] == outcome["chosen"]["weights"]
+    assert outcome["chosen"]["checked"], "by the site's own record"
+    assert outcome["chosen"]["scores"]["dice"]["mean"] == pytest.approx(best["dice"], abs=1e-5)
+    assert "Keep your own model" in (folder / "letter.txt").read_text(encoding="utf-8"), "nothing was compared"
+    delivered = json.loads((out / "run.json").read_text(encoding="utf-8"))["delivered"]
+    assert delivered == {"A": {"study": STUDY.digest, "chosen": digest}}
+    nothing = federation.relay("site", "receive", str(bench.sites["B"]))
+    assert nothing.returncode == 1 and "Nothing has arrived at site B yet" in nothing.stderr
+    scan, mask = next(site.parent.rglob("Case00.nii.gz")), folder / "mask.nii.gz"
+    drawn = federation.relay("predict", str(folder / "model.safetensors"), str(scan), "-o", str(mask))
+    assert drawn.returncode == 0, drawn.stderr
+    assert sitk.ReadImage(str(mask)).GetSize() == sitk.ReadImage(str(scan)).GetSize()
 
 
 @pytest.mark.slow
