@@ -122,6 +122,13 @@ class Card(_Value):
     forgetting: tuple[Hop, ...]
 
 
+def network_named(model: ModelPart) -> ModelPart:
+    """A study's network as a card names it: of a file of encoder weights the name alone, for cards are passed on, and
+    its path is one of the coordinator's machine."""
+    name = model.encoder_weights.replace("\\", "/").rpartition("/")[2]
+    return model.model_copy(update={"encoder_weights": name})
+
+
 def load_card(path: Path) -> Card:
     """Read a card. Raises RelayError where there is none, or none that this program knows."""
     try:

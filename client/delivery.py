@@ -15,7 +15,7 @@ from pathlib import Path
 
 from client import cache, comparison, own_scores
 from client.batches import statistics
-from client.card import Card, Hop, Hospital, Reference, digest_of_file, load_card
+from client.card import Card, Hop, Hospital, Reference, digest_of_file, load_card, network_named
 from client.cohort import Cohort
 from client.own_scores import OwnScores
 from client.received import FOLDER, PATIENTS
@@ -213,7 +213,7 @@ def _card(
             "fold": row.fold,
             "folds": len(study.split.run),
             "weights": delivery.models[delivery.row],
-            "model": study.model,
+            "model": network_named(study.model),
             "preprocessing": study.preprocessing,
             "training": study.training,
             "mean": mean,

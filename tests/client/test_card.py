@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from client.card import Card, card_beside, figure_text, load_card, name_of, number
+from client.card import Card, card_beside, figure_text, load_card, name_of, network_named, number
 from client.card_text import markdown
 from common.errors import RelayError
-from common.study import N4Part, PreprocessingPart
+from common.study import ModelPart, N4Part, PreprocessingPart
 from tests.cards import HOPS, card, figure, outcome, scores
 
 
@@ -23,6 +23,13 @@ def test_a_card_comes_back_as_it_was_written(tmp_path: Path) -> None:
         path = tmp_path / "model-card.json"
         path.write_text(made.model_dump_json(indent=1), encoding="utf-8")
         assert load_card(path) == made
+
+
+def test_a_card_names_a_file_of_encoder_weights_without_its_path() -> None:
+    for given in ("/srv/coordinator/first.pth", "..\\files\\first.pth", "first.pth"):
+        named = network_named(ModelPart(encoder_weights=given, encoder="resnet18"))
+        assert named == ModelPart(encoder_weights="first.pth", encoder="resnet18")
+    assert network_named(ModelPart()) == ModelPart()
 
 
 @pytest.mark.parametrize(
