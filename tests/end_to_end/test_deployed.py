@@ -89,9 +89,11 @@ def test_a_study_over_flowers_engine_gives_what_it_gives_embedded(
     assert json.loads(out) == json.loads(json.dumps(bench.embedded))
     bench.assert_equal(tmp_path / "out")
     assert_received(bench, federation, tmp_path / "out")
-    status = federation.relay("study", "status", "--dir", str(federation.coordinator.folder), "--json")
-    assert {entry["site"]: entry["online"] for entry in json.loads(status.stdout)} == {"A": True, "B": True}
-    assert status.returncode == 0
+    status = federation.relay(
+        "study", "status", "--dir", str(federation.coordinator.folder), "--out", str(tmp_path / "out"), "--json"
+    )
+    assert {entry["site"]: entry["online"] for entry in json.loads(status.stdout)["present"]} == {"A": True, "B": True}
+    assert status.returncode == 0 and json.loads(status.stdout)["state"] == "done"
 
 
 def assert_received(bench: Bench, federation: Federation, out: Path) -> None:
