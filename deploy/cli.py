@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from common.errors import RelayError
+from deploy import predict, receive
 from deploy.cli_federation import FEDERATION
 from deploy.command import Command, whole_number
 
@@ -58,6 +59,13 @@ What came out
   relay report DIR               make report.html of a result folder again
   relay study verify DIR         hold every record and weights file against its
                                  digest and lineage
+
+What a hospital gets out of it
+  relay site receive SITE.toml --to DIR
+                                 weights, their model cards, and a letter of one
+                                 page: what taking part brought this hospital
+  relay predict WEIGHTS SERIES -o mask.nii.gz
+                                 draw the gland in a DICOM series or a volume
 
 Data to try things on
   relay phantom DIR              write the synthetic hospitals alone
@@ -476,6 +484,8 @@ COMMANDS = (
         _check_arguments,
         _check,
     ),
+    Command(("site", "receive"), receive.ABOUT, receive.arguments, receive.run),
+    Command(("predict",), predict.ABOUT, predict.arguments, predict.run),
     *FEDERATION,
 )
 

@@ -11,7 +11,7 @@ import logging
 import platform
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -27,6 +27,7 @@ from common.graph import Average, FineTune
 from common.model import declared_bytes
 from common.plan import Plan, plan
 from common.study import POOLED, Study, load_study, study_toml
+from server.deliver import deliver
 from server.lane import Lane, Traffic
 from server.ledger import Ledger, StageRecord
 from server.progress import recording
@@ -80,8 +81,8 @@ def line_of(event: Event) -> str:
         return f"{event.epoch} of {event.epochs} bytes of what is there examined"
     if event.kind == "preparing":
         return f"{counted}{where}{event.epoch} of {event.epochs} patients prepared"
-    if event.kind == "parked":
-        return f"{where}parked: {event.text}"
+    if event.kind in ("parked", "delivered"):
+        return f"{where}{event.kind}: {event.text}"
     what = f"{event.text} (fold {event.fold + 1})"
     if event.stage != "fine-tune":
         what = f"{event.stage} of {what}"
@@ -182,13 +183,24 @@ def _run(
     results = results_of(study, runs)
     write_atomically(folder / "results.json", write_json(results), durable=True)
     _note(traffic, folder, past, started, time.monotonic() - began)
-    write_report(folder)
+    write_report(folder)  # now: a site that is away may keep its delivery waiting for a day
+    sent = dict(traffic.sent)
+    deliveries = deliver(study, runs, lanes, ledger, tell)
+    _note(traffic, folder, past, started, time.monotonic() - began, deliveries.done)
+    if dict(traffic.sent) != sent:
+        write_report(folder)  # it counts what crossed the wire
     reasons = {reason for run in runs for reason in run.parked.values()}
     if reasons:
         parked = len(results["parked"])
         raise RelayError(
             f"{parked} of {parked + len(results['rows'])} rows could not be finished –"
             f" {'; '.join(sorted(reasons))}. What is finished is kept in {folder}; start again to go on."
+        )
+    if deliveries.failed:
+        told = "; ".join(f"site {site}: {reason}" for site, reason in sorted(deliveries.failed.items()))
+        raise RelayError(
+            f"All is worked out and lies in {folder}, but not every site has its weights – {told}."
+            " Start again, and nothing but that is done."
         )
     return results
 
@@ -235,8 +247,16 @@ def _past(folder: Path) -> dict[str, Any]:
     return past if isinstance(past, dict) else {}
 
 
-def _note(traffic: Traffic, folder: Path, past: dict[str, Any], started: str, seconds: float) -> None:
-    """Write run.json: what really crossed the wire, attempts and times, over all runs of this folder."""
+def _note(
+    traffic: Traffic,
+    folder: Path,
+    past: dict[str, Any],
+    started: str,
+    seconds: float,
+    delivered: Mapping[str, Mapping[str, str]] | None = None,
+) -> None:
+    """Write run.json: what really crossed the wire, attempts and times, over all runs of this folder; and which site
+    has which weights of its own."""
 
     def with_past(name: str, now: dict[str, int]) -> dict[str, int]:
         before = past.get(name, {})
@@ -253,5 +273,6 @@ def _note(traffic: Traffic, folder: Path, past: dict[str, Any], started: str, se
         "attempts": with_past("attempts", dict(traffic.attempts)),
         "stage_seconds": past.get("stage_seconds", {})
         | {key: round(value, 2) for key, value in dict(traffic.seconds).items()},
+        "delivered": past.get("delivered", {}) | dict(delivered or {}),
     }
     write_atomically(folder / "run.json", write_json(note))

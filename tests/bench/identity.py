@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 import client.app
+import client.scoring
 import client.stages
 import common.model
 import deploy.local_grid
@@ -96,13 +97,13 @@ if "RELAY_BENCH_MB" in os.environ:
 
 if STEPS in os.environ:
     client.app.fine_tune = identity  # type: ignore[assignment]
-    client.app._scores = no_scores  # type: ignore[assignment]
+    client.app.scores_of = client.scoring.scores_of = no_scores  # type: ignore[assignment]
     torch.set_num_threads(1)
     watch(client.app, "app", "everything")
     watch(client.app, "from_record", "weights from Flower's record")
     watch(client.app, "_ordered", "the order against the approved study and data")
-    watch(client.app, "digest_of", "the digest of what came")
-    watch(client.app, "_network", "build, check and load the network")
+    watch(client.scoring, "digest_of", "the digest of what came")
+    watch(client.app, "network_of", "build, check and load the network")
     watch(client.app, "chosen_slices", "read the slices")
     watch(client.app, "release", "the last door, Flower's record")
     watch(client.stages.StageStore, "save_weights", "keep the result")  # type: ignore[arg-type]
