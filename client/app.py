@@ -23,11 +23,12 @@ from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 from torch import nn
 
-from client.approval import answer_once, approved, hold_to
+from client.approval import answer_once, approved, hold_to, hold_to_census, hold_to_limits
 from client.batches import chosen_slices, statistics
 from client.cohort import Cohort, gather
-from client.egress import release, scrub
+from client.egress import Handler, release, scrub
 from client.evaluation import CaseScore, Example, evaluate, slice_mean
+from client.in_use import in_use
 from client.local_page import add_to_page
 from client.preprocess import Prepared, Record, fingerprint, prepare, site_key
 from client.site import SiteConfig, load_site
@@ -65,7 +66,14 @@ CHECKPOINT_SECONDS = 60.0
 CASES = ("case_numbers", "case_slices", "case_dices", "case_ious")
 """What an answer says of single patients: kept at the site, and sent only where its file permits."""
 
-app = ClientApp(mods=[scrub])
+
+def at_work(message: Message, context: Context, handle: Handler) -> Message:
+    """Flower's mod around every handler: while it works, nobody empties the site's folder."""
+    with in_use(site_of(context)):
+        return handle(message, context)
+
+
+app = ClientApp(mods=[scrub, at_work])
 Stage = TypeVar("Stage", FineTune, Evaluate)
 
 
@@ -181,6 +189,8 @@ def _log_to(path: Path) -> None:
 
 
 def _answer(message: Message, answer: FromSite, weights: Weights | None, *, site: SiteConfig, study: Study) -> Message:
+    # Once more: since the order came the site may have left the study, and then nothing more of it leaves.
+    approved(site, study.digest)
     return Message(release(answer, weights, site=site, model=study.model), reply_to=message)
 
 
@@ -195,6 +205,7 @@ def _ordered(site: SiteConfig, order: Order, kind: type[Stage]) -> tuple[Study, 
     try:
         census = {name: tuple(int(n) for n in counts) for name, counts in json.loads(order.census).items()}
         choices = {target: tuple(map(str, chosen)) for target, chosen in json.loads(order.choices).items()}
+        hold_to_limits(site, study, census)
         node = plan(study, census, choices).by_id.get(order.node)
     except (RelayError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError):
         raise Refused(Refusal.NOT_IN_STUDY) from None
@@ -208,6 +219,7 @@ def _ordered(site: SiteConfig, order: Order, kind: type[Stage]) -> tuple[Study, 
         raise Refused(Refusal.DATA_CHANGED)
     if order.key != stage_key(node, study=study, weights=order.weights, workplace=workplace):
         raise BadMessage("the key is not the stage's")
+    hold_to_census(site, study, census)
     hold_to(site, study, choices)
     answer_once(site, study, node, order.key)
     return study, node, cohort
@@ -262,6 +274,7 @@ def _train(
             proximal_mu=node.proximal_mu,
             resume=resume,
         ):
+            approved(site, study.digest)  # a site that has left trains no further epoch
             now = time.monotonic()
             if trained.epoch == node.schedule.epochs:
                 break

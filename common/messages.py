@@ -45,6 +45,8 @@ class Refusal(IntEnum):
     DIVERGED = 1010
     OUT_OF_MEMORY = 1011
     ANSWERED = 1012
+    LEFT = 1014
+    BEYOND_APPROVAL = 1015
 
 
 REFUSALS: dict[Refusal, str] = {
@@ -61,6 +63,8 @@ REFUSALS: dict[Refusal, str] = {
     Refusal.DIVERGED: "training gave values that are not finite",
     Refusal.OUT_OF_MEMORY: "the site ran out of memory",
     Refusal.ANSWERED: "the site has answered this stage from other weights or data; approve the study there again",
+    Refusal.LEFT: "the site has left the study",
+    Refusal.BEYOND_APPROVAL: "another site has more training slices than the site's approval of the study allows for",
 }
 
 

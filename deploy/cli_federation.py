@@ -75,7 +75,7 @@ def _enroll_site_arguments(own: argparse.ArgumentParser) -> None:
 
 
 def _enroll_site(chosen: argparse.Namespace) -> int:
-    from deploy.certificates import spoken
+    from common.telephone import spoken
     from deploy.coordinator_folder import Coordinator
     from deploy.enroll import enroll, tell_superlink_if_up
 
@@ -100,7 +100,7 @@ def _enroll_list_arguments(own: argparse.ArgumentParser) -> None:
 
 
 def _enroll_list(chosen: argparse.Namespace) -> int:
-    from deploy.certificates import spoken
+    from common.telephone import spoken
     from deploy.coordinator_folder import Coordinator
     from deploy.enroll import records
 
@@ -218,7 +218,7 @@ def _init_arguments(own: argparse.ArgumentParser) -> None:
 
 
 def _init(chosen: argparse.Namespace) -> int:
-    from deploy.certificates import spoken
+    from common.telephone import spoken
     from deploy.site.keys import init
 
     site, request, path = init(chosen.site, name=chosen.name)

@@ -54,6 +54,8 @@ FINAL = frozenset(
         Refusal.BLOCKED,
         Refusal.DIVERGED,
         Refusal.ANSWERED,
+        Refusal.LEFT,
+        Refusal.BEYOND_APPROVAL,
     )
 )
 """Refusals that asking again does not change."""
