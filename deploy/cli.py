@@ -61,7 +61,8 @@ Hospitals that are really apart: at each hospital
                                  changed line
   relay site leave SITE.toml [STUDY]
                                  take part no longer, at once
-  relay site forget SITE.toml    remove caches and checkpoints
+  relay site forget SITE.toml [STUDY]
+                                 remove caches and checkpoints
 
 What came out
   relay report DIR               make report.html of a result folder again

@@ -49,17 +49,20 @@ def _approve_arguments(own: argparse.ArgumentParser) -> None:
 
 
 def _approve(chosen: argparse.Namespace) -> int:
+    from client.site import load_site
+    from common.study import load_study
     from deploy.site.approve import LARGEST_ELSEWHERE, approve_study, leave_study, list_approvals
 
     if (chosen.study is not None) + chosen.list + bool(chosen.withdraw) != 1:
         raise RelayError("Name a study to approve, or --list, or --withdraw HASH: one of the three.")
+    site = load_site(chosen.site)
     if chosen.list:
-        return list_approvals(chosen.site, as_json=chosen.json)
+        return list_approvals(site, as_json=chosen.json)
     if chosen.withdraw:
-        return leave_study(chosen.site, chosen.withdraw)
+        return leave_study(site, chosen.withdraw)
     return approve_study(
-        chosen.site,
-        chosen.study,
+        site,
+        load_study(chosen.study),
         yes=chosen.yes,
         again=chosen.again,
         heard=chosen.hash,
@@ -81,9 +84,10 @@ def _leave_arguments(own: argparse.ArgumentParser) -> None:
 
 
 def _leave(chosen: argparse.Namespace) -> int:
+    from client.site import load_site
     from deploy.site.approve import leave_study
 
-    return leave_study(chosen.site, chosen.study)
+    return leave_study(load_site(chosen.site), chosen.study)
 
 
 def _audit_arguments(own: argparse.ArgumentParser) -> None:
@@ -110,6 +114,13 @@ def _audit(chosen: argparse.Namespace) -> int:
 def _forget_arguments(own: argparse.ArgumentParser) -> None:
     _site(own)
     own.add_argument(
+        "study",
+        metavar="STUDY",
+        nargs="?",
+        default="",
+        help="the study's file, or the digits of its hash; default: what is kept of any study",
+    )
+    own.add_argument(
         "--everything", action="store_true", help="keys, logs, approvals and the site file too; asks for confirmation"
     )
     own.add_argument("--yes", action="store_true", help="do not ask")
@@ -118,8 +129,10 @@ def _forget_arguments(own: argparse.ArgumentParser) -> None:
 def _forget(chosen: argparse.Namespace) -> int:
     from deploy.site.forget import forget
 
+    if chosen.study and chosen.everything:
+        raise RelayError("--everything is about more than one study; leave out the one or the other.")
     ask = _asking("Type the site's name to remove all that relay keeps of it: ")
-    return forget(chosen.site, everything=chosen.everything, yes=chosen.yes, ask=ask)
+    return forget(chosen.site, study=chosen.study, everything=chosen.everything, yes=chosen.yes, ask=ask)
 
 
 HOSPITAL = (
@@ -147,8 +160,8 @@ HOSPITAL = (
     ),
     Command(
         ("site", "forget"),
-        "Remove what a hospital keeps of studies and could make again: prepared patients, checkpoints, finished"
-        " weights, pages. The images are not touched.",
+        "Remove what a hospital keeps of a study, or of all, and could make again: prepared patients, checkpoints,"
+        " finished weights, pages. The images are not touched, and what left cannot be called back.",
         _forget_arguments,
         _forget,
         "Stopped; what was not removed yet is still there, and the same command goes on.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from rich.filesize import decimal
@@ -12,7 +12,7 @@ from rich.filesize import decimal
 from client import chain, egress
 from client.approval import Approval, approvals, approve, leave, study_of
 from client.asked import asked_of, onward_of
-from client.site import SiteConfig, load_site
+from client.site import SiteConfig
 from client.survey import Survey, count, divide
 from common.errors import RelayError
 from common.study import Study, load_study
@@ -27,8 +27,8 @@ DIGITS = 20
 
 
 def approve_study(
-    path: Path,
-    study_path: Path,
+    site: SiteConfig,
+    study: Study,
     *,
     yes: bool = False,
     again: bool = False,
@@ -50,7 +50,6 @@ def approve_study(
     Raises:
         RelayError: it cannot be approved here, or was not.
     """
-    site, study = load_site(path), load_study(study_path)
     _check(site, study)
     compare(study.digest, heard)
     surveys = _surveyed(site, study)
@@ -60,7 +59,6 @@ def approve_study(
     standing = next((record for record in known if record.study == study.digest and not record.left), None)
     before = next((record for record in reversed(known) if record.name == study.name), None)
     differences = changes(before, study, asked, study_of(site, before)) if before else []
-    to_do = again or standing is None
     if not as_json:
         told = words(study, site, surveys, asked, onward_of(site.name, study), largest_elsewhere=largest_elsewhere)
         print("\n".join([*told, "", *(differences or [f'No study named "{study.name}" was approved here before.'])]))
@@ -74,9 +72,8 @@ def approve_study(
                 if ask
                 else "Nobody is there to ask; read what is written above, and add --yes to approve it."
             )
-    if to_do and (yes or not as_json):
-        approve(site, study, largest_elsewhere=largest_elsewhere, asked=asked)
-        standing = approvals(site)[-1]
+    if (again or standing is None) and (yes or not as_json):
+        standing = approve(site, study, largest_elsewhere=largest_elsewhere, asked=asked)
     if as_json:
         answer = {
             "study": study.name,
@@ -93,9 +90,9 @@ def approve_study(
     return 0
 
 
-def list_approvals(path: Path, *, as_json: bool) -> int:
+def list_approvals(site: SiteConfig, *, as_json: bool) -> int:
     """Print what was approved at a site, and what was left."""
-    found = approvals(load_site(path))
+    found = approvals(site)
     if as_json:
         print(json.dumps([record.model_dump(mode="json") for record in found], indent=1, ensure_ascii=False))
         return 0
@@ -107,7 +104,7 @@ def list_approvals(path: Path, *, as_json: bool) -> int:
     return 0
 
 
-def leave_study(path: Path, which: str) -> int:
+def leave_study(site: SiteConfig, which: str) -> int:
     """Take back the approval of a study, or of all; returns the exit code.
 
     Args:
@@ -116,7 +113,6 @@ def leave_study(path: Path, which: str) -> int:
     Raises:
         RelayError: the site takes part in none such.
     """
-    site = load_site(path)
     records = [record for record in approvals(site) if not record.left]
     if which:
         records = [record for record in records if is_of(record, digits_of(which))]
@@ -128,7 +124,7 @@ def leave_study(path: Path, which: str) -> int:
     for record in records:
         leave(site, record)
         print(f'Site {site.name} has left "{record.name}" ({spoken(record.study)}).')
-        print(f"  {_sent(site, record)}")
+        print(f"  {sent(site, record.variants)}")
     print(
         "From now on every order is refused, and nothing more leaves; a training that is running ends with its epoch,"
         " and is not sent. The coordinator hears of it with its next order, and does the rest of the study without.\n"
@@ -212,14 +208,16 @@ def _check_minimum(site: SiteConfig, surveys: list[Survey]) -> None:
                 )
 
 
-def _sent(site: SiteConfig, record: Approval) -> str:
+def sent(site: SiteConfig, digests: Collection[str] | None = None) -> str:
+    """What cannot be called back: all that left a site, or what left for some plain studies."""
     lines = chain.read(site.private() / egress.LOG).lines
-    of_study = [line for line in lines if line.get("study") in record.variants]
-    if not of_study:
-        return "Nothing of it has left this site."
-    weights = sum(bool(line.get("weights")) for line in of_study)
-    total = sum(int(line.get("bytes", 0)) for line in of_study)
+    found = [line for line in lines if digests is None or line.get("study") in digests]
+    if not found:
+        return "Nothing of it has left this site." if digests is not None else "Nothing has left this site."
+    weights = sum(bool(line.get("weights")) for line in found)
+    sizes = [line.get("bytes", 0) for line in found]
+    total = sum(size for size in sizes if isinstance(size, int))
     return (
-        f"What left before cannot be called back: {len(of_study)} messages, {weights} of them with weights,"
+        f"What left before cannot be called back: {len(found)} messages, {weights} of them with weights,"
         f" {decimal(total)} in all, are at the coordinator, and what others trained from these weights stays with them."
     )
