@@ -15,12 +15,13 @@ from pathlib import Path
 
 from rich.filesize import decimal
 
-from client import cache
 from client.approval import ANSWERED, Approval, approvals, study_of
 from client.in_use import alone
 from client.inventory import tasks_of
 from client.site import SiteConfig, load_site
+from client.stages import StageStore
 from common.errors import RelayError
+from common.messages import EvaluateReply, FineTuneReply
 from deploy.site.approve import digits_of, is_of, sent
 
 CAN_BE_MADE_AGAIN = {
@@ -130,12 +131,16 @@ def _stages_of(site: SiteConfig, records: list[Approval]) -> set[Path]:
     """The folders of stages that were asked for, or answered, in some studies."""
     digests = {digest for record in records for digest in record.variants}
     stages, answered = site.private() / "stages", site.private() / ANSWERED
+    store = StageStore(stages)
     found = {
         stages / path.read_text(encoding="ascii", errors="replace")
         for digest in digests
         for path in answered.glob(f"{digest}/{'[0-9a-f]' * 64}")
     }
-    found |= {path.parent for path in stages.glob("*/reply.json") if cache.read_json(path).get("study") in digests}
+    for folder in stages.glob("*"):
+        reply = store.reply(folder.name, FineTuneReply) or store.reply(folder.name, EvaluateReply)
+        if reply is not None and reply.study in digests:
+            found.add(folder)
     return {folder for folder in found if folder.parent == stages and folder.is_dir()}
 
 
