@@ -122,10 +122,10 @@ def approved(site: SiteConfig, digest: str) -> Study:
     records = approvals(site)
     for record in _taking_part(records, digest):
         study = study_of(site, record)
-        if study is not None:
-            variant = study.variants[record.variants.index(digest)]
+        for variant in study.variants if study else ():
             if variant.digest == digest:
                 return variant
+        log.error('The copy of "%s" is not what was approved here; approve it again.', record.name)
     if any(digest in record.variants and record.left for record in records):
         raise Refused(Refusal.LEFT)
     known = "; ".join(f'{spoken(record.study)} "{record.name}"' for record in records if not record.left) or "none"
