@@ -218,6 +218,10 @@ def sent(site: SiteConfig, digests: Collection[str] | None = None) -> str:
     sizes = [line.get("bytes", 0) for line in found]
     total = sum(size for size in sizes if isinstance(size, int))
     return (
-        f"What left before cannot be called back: {len(found)} messages, {weights} of them with weights,"
-        f" {decimal(total)} in all, are at the coordinator, and what others trained from these weights stays with them."
+        f"What left before cannot be called back: {_messages(len(found))}, {weights} with weights, {decimal(total)} in"
+        " all, are at the coordinator, and what others trained from these weights stays with them."
     )
+
+
+def _messages(number: int) -> str:
+    return f"{number} message{'' if number == 1 else 's'}"
