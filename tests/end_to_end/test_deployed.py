@@ -1,4 +1,7 @@
-"""Over real SuperLink and SuperNode processes, TLS and node authentication, a study gives what it gives embedded."""
+"""Over real SuperLink and SuperNode processes, TLS and node authentication, a study gives what it gives embedded.
+
+That it does where nothing goes wrong is in `test_every_message_is_declared.py`; here parts of it die.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +33,15 @@ STUDY = small_study(
 class Bench:
     """Two hospitals, and what the study gives when all is on one machine."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.sites = write_hospitals(folder / "hospitals", {"A": 6, "B": 6}, slices=7)
-        self.embedded, _ = run_on_grid(STUDY, self.sites, folder / "embedded")
-        self.weights = {path.name for path in (folder / "embedded" / "weights").iterdir()}
+    def __init__(self, folder: Path, sites: Mapping[str, Path]) -> None:
+        self.folder, self.sites = folder, dict(sites)
         self.study = folder / "study.toml"
         self.study.write_text(study_toml(STUDY), encoding="utf-8")
+
+    @cached_property
+    def embedded(self) -> dict[str, Any]:
+        results, _ = run_on_grid(STUDY, self.sites, self.folder / "embedded")
+        return dict(json.loads(json.dumps(results)))
 
     def fresh(self) -> None:
         """The hospitals keep their patients, and have never worked out a stage."""
@@ -46,13 +52,15 @@ class Bench:
         """Row for row, number for number; the weights are named by their digests."""
         results = json.loads((out / "results.json").read_text(encoding="utf-8"))
         assert results["parked"] == []
-        assert results == json.loads(json.dumps(self.embedded))
-        assert {path.name for path in (out / "weights").iterdir()} == self.weights
+        assert results == self.embedded
+        weights = {path.name for path in (self.folder / "embedded" / "weights").iterdir()}
+        assert {path.name for path in (out / "weights").iterdir()} == weights
 
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(tmp_path_factory.mktemp("bench"))
+    folder = tmp_path_factory.mktemp("bench")
+    return Bench(folder, write_hospitals(folder / "hospitals", {"A": 6, "B": 6}, slices=7))
 
 
 @pytest.fixture
@@ -75,20 +83,6 @@ def ended(federation: Federation, run: Any, seconds: float = 420) -> tuple[int, 
 
 def until_said(out: Path, text: str, federation: Federation) -> None:
     wait_for(lambda: text in (out / "study.log").read_text(encoding="utf-8"), seconds=240, told=federation.told)
-
-
-def test_a_study_over_flowers_engine_gives_what_it_gives_embedded(
-    bench: Bench, federation: Federation, tmp_path: Path
-) -> None:
-    federation.start("superlink", "superexec", "A", "B")
-    run = federation.study(str(bench.study), "--out", str(tmp_path / "out"))
-    code, out, errors = ended(federation, run)
-    assert code == 0, errors + federation.told()
-    assert json.loads(out) == json.loads(json.dumps(bench.embedded))
-    bench.assert_equal(tmp_path / "out")
-    status = federation.relay("study", "status", "--dir", str(federation.coordinator.folder), "--json")
-    assert {entry["site"]: entry["online"] for entry in json.loads(status.stdout)} == {"A": True, "B": True}
-    assert status.returncode == 0
 
 
 @pytest.mark.slow
