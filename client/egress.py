@@ -49,6 +49,7 @@ def release(answer: FromSite, weights: Weights | None, *, site: SiteConfig, mode
         Refused: it may not leave; nothing of it does.
     """
     if type(answer) not in (Description, FineTuneReply, EvaluateReply):
+        log.error("Blocked at the door: a %s, which is no declared answer.", type(answer).__name__)
         raise Refused(Refusal.BLOCKED)
     try:
         # A copy with changes is not checked when it is made: what leaves is what the declaration says.
@@ -58,6 +59,7 @@ def release(answer: FromSite, weights: Weights | None, *, site: SiteConfig, mode
         raise Refused(Refusal.BLOCKED) from None
     if weights is not None:
         if not isinstance(answer, FineTuneReply) or answer.state != "done":
+            log.error("Blocked at the door: weights with an answer that has none.")
             raise Refused(Refusal.BLOCKED)
         try:
             check_fit(weights, model)
