@@ -8,6 +8,7 @@ may write both files can still change both; see `docs/threat-model.md` for what 
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -16,8 +17,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
-
-import filelock
 
 from common.errors import RelayError
 from common.files import write_atomically
@@ -160,18 +159,16 @@ def _noted(path: Path) -> End | None:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    lock = filelock.FileLock(path.with_suffix(".lock"), mode=0o600)
+    # The system lets go of it when the process ends, however it ends.
+    handle = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        lock.acquire()
-    except NotImplementedError:
-        raise RelayError(f"{path.parent} is on a file system without locks; put the site's folder elsewhere.") from None
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
     except OSError as error:
         if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP):
             raise RelayError(
                 f"{path.parent} is on a file system without locks; put the site's folder elsewhere."
             ) from None
         raise
-    try:
-        yield
     finally:
-        lock.release()
+        os.close(handle)
