@@ -170,7 +170,7 @@ class CyclicPart(_Part):
 class FederatedPart(_Part):
     """Rounds in which every site trains from the same weights, and the results are aggregated."""
 
-    strategy: Literal["fedavg", "fedprox", "fedmedian", "fedtrimmedavg"] = "fedavg"
+    strategy: Literal["fedavg", "fedprox", "fedmedian", "fedtrimmedavg", "krum"] = "fedavg"
     rounds: int = Field(default=0, ge=0)
     """0: as many as come closest to the gradient steps of the longest route."""
     local_epochs: Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_several)] = (1,)
@@ -272,6 +272,8 @@ class Study(_Part):
         for part in self.methods.federated:
             if part.strategy == "fedtrimmedavg" and len(self.sites) < 3:
                 raise ValueError("fedtrimmedavg leaves nothing of two sites; it needs three")
+            if part.strategy == "krum" and len(self.sites) < 3:
+                raise ValueError("krum compares models with each other; it needs three sites")
         return self
 
     @model_validator(mode="after")

@@ -418,14 +418,20 @@ def _verify(chosen: argparse.Namespace) -> int:
 
 
 def _check_arguments(own: argparse.ArgumentParser) -> None:
-    own.add_argument("site", metavar="SITE.toml", type=Path, help="the hospital's own settings")
-    own.add_argument("--json", action="store_true", help="for a script")
+    own.add_argument(
+        "site", metavar="SITE.toml|FOLDER", type=Path, help="the hospital's own settings, or a folder of images alone"
+    )
+    own.add_argument("--masks", metavar="FOLDER", type=Path, help="with a folder of images: the labels, if kept apart")
+    own.add_argument("--json", action="store_true", help="for a script at the site: patients are named")
+    own.add_argument(
+        "--counts", metavar="FILE.json", type=Path, help="write what may be shared: counts, without any name or value"
+    )
 
 
 def _check(chosen: argparse.Namespace) -> int:
     from deploy.site_check import site_check
 
-    return site_check(chosen.site, as_json=chosen.json)
+    return site_check(chosen.site, masks=chosen.masks, as_json=chosen.json, counts=chosen.counts)
 
 
 COMMANDS = (

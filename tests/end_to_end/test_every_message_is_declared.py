@@ -79,7 +79,9 @@ class Recorded:
                 run = federation.study(str(self.bench.study), "--out", str(folder / "out"))
                 self.printed, errors = run.communicate(timeout=420)
                 assert run.returncode == 0, errors + federation.told()
-                status = federation.relay("study", "status", "--dir", str(federation.coordinator.folder), "--json")
+                words = ("--dir", str(federation.coordinator.folder), "--out", str(folder / "out"), "--json")
+                status = federation.relay("study", "status", *words)
+                assert status.returncode == 0
                 self.status = json.loads(status.stdout)
             self.exchanges: list[Exchange] = recorder.exchanges
         self.objects: dict[str, bytes] = {}
@@ -155,7 +157,8 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
 
 
 def test_a_study_over_flowers_engine_gives_what_it_gives_embedded(recorded: Recorded) -> None:
-    assert {entry["site"]: entry["online"] for entry in recorded.status} == {"A": True, "B": True}
+    assert {entry["site"]: entry["online"] for entry in recorded.status["present"]} == {"A": True, "B": True}
+    assert recorded.status["state"] == "done"
     forget_stages(recorded.sites)
     assert json.loads(recorded.printed) == recorded.bench.embedded
     recorded.bench.assert_equal(recorded.folder / "out")
