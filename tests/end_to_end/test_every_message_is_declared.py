@@ -41,7 +41,6 @@ from deploy.site.approve import approve_study
 from tests.end_to_end.test_deployed import STUDY, Bench
 from tests.end_to_end.test_names_never_leave import assert_silent, write_named_hospitals
 from tests.federation import Federation
-from tests.hospitals import forget_stages
 from tests.recorder import Exchange, Recorder
 
 CALLS: dict[str, tuple[Any, Any]] = {
@@ -159,7 +158,6 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
 def test_a_study_over_flowers_engine_gives_what_it_gives_embedded(recorded: Recorded) -> None:
     assert {entry["site"]: entry["online"] for entry in recorded.status["present"]} == {"A": True, "B": True}
     assert recorded.status["state"] == "done"
-    forget_stages(recorded.sites)
     assert json.loads(recorded.printed) == recorded.bench.embedded
     recorded.bench.assert_equal(recorded.folder / "out")
 
