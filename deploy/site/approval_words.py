@@ -156,8 +156,8 @@ def _leaves(study: Study, asked: Asked) -> Iterator[str]:
     yield from _labelled(
         "besides",
         f"a training that takes longer than {minutes} says every {minutes} how far it is, with the numbers of its"
-        " epochs so far; an answer that was lost is sent again; a refusal is a code and a fixed text; at the end, that the weights"
-        " chosen for this site have arrived.",
+        " epochs so far; an answer that was lost is sent again; a refusal is a code and a fixed text; at the end, that"
+        " the weights chosen for this site have arrived.",
     )
     yield from _labelled(
         "never", "images, masks, names, dates, paths, headers, texts of errors: no message has a place for them."
@@ -191,7 +191,9 @@ def _goes(study: Study, site: str, others: Sequence[str], onward: Onward) -> Ite
     if not (onward.routes or onward.scored_at or onward.averaged):
         yield "Nowhere: they stay at the coordinator."
     else:
-        yield "What is chosen for a hospital at the end is sent to it for good, to use and to pass on as its licence says."
+        yield (
+            "What is chosen for a hospital at the end is sent to it for good, to use and pass on as its licence says."
+        )
 
 
 def _holds(site: SiteConfig, surveys: Sequence[Survey], others: Sequence[str], largest: int) -> Iterator[str]:

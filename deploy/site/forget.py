@@ -28,10 +28,12 @@ CAN_BE_MADE_AGAIN = {
     "cache": "prepared patients",
     "locks": "prepared patients",
     "stages": "checkpoints and finished weights",
+    "scores": "scores of single patients",
     "page": "pages that show patients",
     "page.html": "pages that show patients",
 }
-"""In the private folder, and what it is. Left is what says who this site is, what it approved, answered and sent."""
+"""In the private folder, and what it is. Left is what says who this site is, what it approved, answered and sent, and
+the models that it was given."""
 
 REST = "keys, logs, approvals and the rest"
 
@@ -92,7 +94,10 @@ def forget(
     if everything:
         print("If it will not come back, ask the coordinator to shut it out: relay enroll revoke.")
     else:
-        print("Kept: the site file, keys, approvals, what was answered, and the logs. --everything removes these too.")
+        print(
+            "Kept: the site file, keys, approvals, what was answered, the logs, and the models that it was given."
+            " --everything removes these too."
+        )
     if study:
         print("Kept too: what other studies that run here use as well, and the page, which is of all studies.")
     print(told)

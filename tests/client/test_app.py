@@ -340,13 +340,13 @@ def test_a_score_that_is_worked_out_while_the_site_leaves_is_not_sent(
     home: Path, start: Weights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site = load_site(home / "site.toml")
-    order, real = order_of(first(Evaluate), start), client.app.evaluate
+    order, real = order_of(first(Evaluate), start), client.scoring.evaluate
 
     def left_meanwhile(*args: Any, **more: Any) -> Any:
         leave(site, next(record for record in approvals(site) if STUDY.digest in record.variants))
         return real(*args, **more)
 
-    monkeypatch.setattr(client.app, "evaluate", left_meanwhile)
+    monkeypatch.setattr(client.scoring, "evaluate", left_meanwhile)
     before = log_of_what_left(home)
     assert refused(send(order, start), Refusal.LEFT)
     assert log_of_what_left(home) == before
