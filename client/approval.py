@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 from client import cache
@@ -44,8 +45,9 @@ def answer_once(site: SiteConfig, study: Study, node: Node, key: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / node.id
     if not path.exists():
-        write_atomically(path, key.encode())
-    elif path.read_text(encoding="ascii") != key:
+        # Durably: what a loss of power left of it would bind the stage to nothing, or to something else.
+        write_atomically(path, key.encode(), durable=True)
+    elif path.read_bytes() != key.encode():
         raise Refused(Refusal.ANSWERED)
 
 
@@ -65,7 +67,8 @@ def hold_to(site: SiteConfig, study: Study, choices: Choices) -> None:
             raise Refused(Refusal.ANSWERED)
         longest[target] = max(before, chosen, key=len)
     if longest != known:
-        cache.write_json(path, longest)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(longest).encode(), durable=True)
 
 
 def approved(site: SiteConfig, digest: str) -> Study:

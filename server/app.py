@@ -198,10 +198,15 @@ def _check_room(variants: Sequence[Study], stages: Plan, folder: Path, *, everyt
 
 
 def _keep_study(study: Study, folder: Path) -> None:
+    """Write study.toml once: a file that is written at every start may be lost with the power at every start."""
     path = folder / "study.toml"
-    if path.exists() and load_study(path).digest != study.digest:
+    try:
+        kept = load_study(path)
+    except RelayError:  # there is none, or it is damaged: the ledger below is examined by itself
+        write_atomically(path, study_toml(study).encode(), durable=True)
+        return
+    if kept.digest != study.digest:
         raise RelayError(f"{folder} holds the results of another study; give another folder with --out.")
-    write_atomically(path, study_toml(study).encode())
 
 
 def _past(folder: Path) -> dict[str, Any]:

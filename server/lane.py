@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -32,6 +32,7 @@ from common.messages import (
 )
 from common.study import Study
 from common.weights import Weights, size_in_bytes
+from server.engine import asked
 from server.roster import is_online
 
 log = logging.getLogger("relay.coordinator")
@@ -69,14 +70,10 @@ time would else be asked for ever."""
 LOOK_EVERY = 5.0
 """Seconds between two looks at whether the site is there: each is a request at Flower's engine."""
 
-HICCUPS = 10
-"""So often in a row may Flower's engine fail at one request, as it does while its database is busy."""
-
 QUIET = 120.0
 """Seconds without an answer after which a question is put behind the order: see `Lane._await`."""
 
 Reply = TypeVar("Reply", bound=WireMessage)
-Item = TypeVar("Item")
 
 
 class Parked(Exception):
@@ -217,12 +214,12 @@ class Lane:
         """The id of the message that was pushed; empty if Flower did not take it."""
         self.traffic.messages[self.site] += 1
         out = Message(record, dst_node_id=self.node_id, message_type=type_, group_id=group[:16], ttl=TTL)
-        return next(iter(_asked(lambda: self.grid.push_messages([out]))), "")
+        return next(iter(asked(lambda: self.grid.push_messages([out]))), "")
 
     def _pull(self, order: str) -> Message | None:
         """The answer to an order, if it is there."""
         # One id at a time: Flower's engine holds up the answers that are there for one still on its way.
-        return next(iter(_asked(lambda: self.grid.pull_messages([order]))), None)
+        return next(iter(asked(lambda: self.grid.pull_messages([order]))), None)
 
     def _await(self, order: str, session: str, study: str) -> Message | None:
         """The answer to an order, however long it takes; None once it is known that none will come.
@@ -231,10 +228,11 @@ class Lane:
         A site handles its messages one after the other, in the order that they were pushed in: so a question
         behind the order that is answered while the order is not says that the order is lost. It is put there when
         the site has come back, and when nothing was heard for long; a site that works for hours answers neither,
-        and is waited for.
+        and is waited for. A question may be lost as well: another one follows, after twice as long each time.
         """
         began = time.monotonic()
-        look, ask, question = began + LOOK_EVERY, began + QUIET, ""
+        look, quiet, question = began + LOOK_EVERY, QUIET, ""
+        ask = began + quiet
         while True:
             if (reply := self._pull(order)) is not None:
                 return reply
@@ -246,15 +244,16 @@ class Lane:
             if now >= look:
                 look = now + LOOK_EVERY
                 there = self._session()
-                if there is not None and (there != session or (not question and now >= ask)):
-                    session, ask = there, now + QUIET
+                if there is not None and (there != session or now >= ask):
+                    quiet = QUIET if there != session else 2 * quiet
+                    session, ask = there, now + quiet
                     question = self._push(to_record(Describe(study=study)), DESCRIBE, "question")
             # Never more than a twentieth of the waiting is added by looking too late.
             time.sleep(min(2.0, 0.005 + (now - began) / 20))
 
     def _session(self) -> str | None:
         """What tells one presence of the site from the next; None while it is away."""
-        for node in _asked(self.grid.get_nodes):
+        for node in asked(self.grid.get_nodes):
             if node.node_id == self.node_id and is_online(node):
                 return node.last_activated_at
         return None
@@ -272,20 +271,6 @@ class Lane:
         if pause:
             log.warning("Site %s is there again.", self.site)
         return session
-
-
-def _asked(ask: Callable[[], Iterable[Item]]) -> Iterable[Item]:
-    """What Flower's engine answers; a request at which it failed itself (HTTP 500 and above) is made again."""
-    for hiccup in range(HICCUPS):
-        try:
-            return ask()
-        except Exception as error:
-            status = getattr(getattr(error, "response", None), "status_code", 0)
-            if status < 500 or hiccup == HICCUPS - 1:
-                raise
-            log.warning("Flower's engine failed at a request (HTTP %d); it is made again.", status)
-            time.sleep(min(30.0, 2.0**hiccup))
-    raise AssertionError("not reached")
 
 
 def _lost(reply: Message) -> bool:

@@ -12,6 +12,7 @@ from flwr.serverapp import Grid
 
 from common.errors import RelayError
 from common.messages import DESCRIBE, BadMessage, Describe, Description, from_record, refusal_text, to_record
+from server.engine import asked
 
 log = logging.getLogger("relay.coordinator")
 
@@ -38,7 +39,7 @@ def find_sites(grid: Grid, sites: Iterable[str], study: str, *, patience: float)
     told_missing: list[str] = []
     while True:
         refused: set[str] = set()
-        there_now = [node for node in grid.get_nodes() if is_online(node)]
+        there_now = [node for node in asked(grid.get_nodes) if is_online(node)]
         nodes = {node.name: node.node_id for node in there_now if node.name}
         if there_now and not nodes:
             nodes = _ask(grid, study, refused)

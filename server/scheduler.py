@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 
 from common.errors import Damaged, RelayError
-from common.graph import Average, Best, Evaluate, FineTune, Node, Start, way_of
+from common.graph import Average, Best, Evaluate, FineTune, Node, way_of
 from common.keys import Workplace, stage_key
 from common.messages import (
     STAGE_VERSION,
@@ -33,7 +33,7 @@ from common.plan import Census, Plan, grown, plan
 from common.study import Study
 from common.weights import UnfitWeights, Weights, check_fit
 from server.aggregation import Part, aggregate
-from server.keeping import to_make_again, unneeded, used_by, winner
+from server.keeping import kept_by, to_make_again, unneeded, used_by, winner
 from server.lane import Lane, Parked, Traffic
 from server.ledger import Cases, Ledger, StageRecord
 
@@ -162,14 +162,17 @@ class Run:
         self._sharing: dict[str, list[Node]] = defaultdict(list)
         """By digest, the nodes that have these weights."""
         self.plan = plan
-        self._ready = self._taken_in(plan)
+        # As far as the ledger knows it, before anything is settled: only so it shows which weights are needed again.
+        while (further := self._further(self._all_known())) is not None:
+            self.plan = further
+        self._ready = self._taken_in(self.plan)
 
     def _taken_in(self, plan: Plan) -> list[Node]:
         """Make a plan the run's own, at first and whenever a route has grown; returns what can be begun."""
         self.plan = plan
         fresh = [node for node in plan.nodes if node not in self._missing]
         for node in fresh:
-            parents = set(node.parents)
+            parents = dict.fromkeys(node.parents)
             self._missing[node] = sum(parent not in self.records for parent in parents)
             for used in used_by(node):
                 self._users[used].append(node)
@@ -183,16 +186,25 @@ class Run:
             after = max((self._way_left[child] for child in self._children[node]), default=0.0)
             self._way_left[node] = after + self._work.get(node, 0.0)
         self._again |= to_make_again(plan, self._all_known(), self.ledger.has)
-        self._kept = {row.model for row in plan.rows} | {Start()}
+        self._kept = set(kept_by(plan))
         return [node for node in fresh if not self._missing[node]]
 
     def _grown(self) -> list[Node]:
         """Choose the next hop of every route that can grow; returns what can be begun."""
         ready: list[Node] = []
-        while (choices := grown(self.study, self.plan.growing, self.choices, self._dice)) != self.choices:
-            self.choices = choices
-            ready += self._taken_in(plan(self.study, census_of(self.descriptions), choices))
+        while (further := self._further(self.records)) is not None:
+            ready += self._taken_in(further)
         return ready
+
+    def _further(self, known: Mapping[Node, StageRecord]) -> Plan | None:
+        """The plan with the hops that can be chosen from what is known; None where none can."""
+        choices = grown(
+            self.study, self.plan.growing, self.choices, lambda node: known[node].dice if node in known else None
+        )
+        if choices == self.choices:
+            return None
+        self.choices = choices
+        return plan(self.study, census_of(self.descriptions), choices)
 
     def _dice(self, node: Node) -> float | None:
         return self.records[node].dice if node in self.records else None
@@ -303,13 +315,14 @@ class Run:
         """Take away the weights that nobody needs any more."""
         if self.keep_weights:
             return
-        for digest in unneeded(
+        digests = unneeded(
             nodes,
             sharing=self._sharing.__getitem__,
             users=self._users,
             kept=self._kept,
             records=self.records,
-        ):
+        )
+        for digest in sorted(digests):
             self.ledger.drop(digest)
 
     def _park(self, node: Node, reason: str) -> None:
