@@ -13,12 +13,12 @@ test test-all test-compose bench: export OMP_NUM_THREADS = 1
 
 help:
 	@echo "make demo      three synthetic hospitals, a whole study, its table and page (relay-demo/)"
-	@echo "make test      ruff, mypy and all tests but the slow ones"
+	@echo "make test      ruff, mypy and all tests but the slow ones and the containers"
 	@echo "make test-all  the same with the slow ones"
 	@echo "make test-compose  three hospitals in containers, against a Docker engine"
 	@echo "make wheels    the packages that the containers' image is made of, into deploy/wheels/"
 	@echo "make bench     what the framework itself costs a hop, without training"
-	@echo "make clean     remove .venv, caches and relay-demo/"
+	@echo "make clean     remove .venv, caches, relay-demo/ and relay-apart/"
 
 demo: .venv/ready
 	$(BIN)/relay demo
@@ -62,5 +62,5 @@ bench: .venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis relay-demo
+	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis relay-demo relay-apart
 	find . -name __pycache__ -prune -exec rm -rf {} +

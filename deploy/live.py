@@ -177,7 +177,8 @@ class Lines:
                 self._known += 1
                 return
             if self._known and event.stages:
-                self._line(f"{self._known} stages are in the ledger already")
+                few = self._known == 1
+                self._line(f"{self._known} stage{' is' if few else 's are'} in the ledger already")
                 self._known = 0
             if event.kind == "parked" or self._worth_a_line(event):
                 self._told[event.site] = self.clock()

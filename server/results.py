@@ -148,6 +148,8 @@ class _Part:
 
     def forgetting(self) -> Iterator[dict[str, Any]]:
         """Of every chosen route: what every site's test patients have of the model, after every hop."""
+        if not self.run.study.methods.forgetting:
+            return  # rows of other methods would fill some cells by chance
         for row in self.finished:
             if row.method not in ("sequential", "cyclic", "greedy") or row not in self.chosen:
                 continue

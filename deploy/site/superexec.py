@@ -1,8 +1,8 @@
 """Flower's SuperExec of a hospital, which starts this package's launcher and nothing else.
 
-Flower's own looks up a command for each kind of task in PATH, and the coordinator names the kind. Here a message
-for the client app starts `deploy.site.launcher` with the very Python that runs this; every other kind is taken and
-refused, so that Flower answers it with an error instead of waiting for it for ever.
+Flower's own looks up a command for each kind of task in PATH, and the coordinator names the kind. Here every kind
+starts `deploy.site.launcher`, with the very Python that runs this: the installed app answers, whatever was asked for.
+(A task that is refused instead comes back for ever, and the site, which handles one at a time, handles no other.)
 """
 
 from __future__ import annotations
@@ -25,9 +25,8 @@ def main() -> None:
     result = executor.LaunchResult
 
     def launch(self: object, spec: Any) -> Any:
-        if spec.task_type != "flwr-clientapp" or not spec.insecure:
-            print(f"Refused: the coordinator asked for a task of the kind {spec.task_type}.", file=sys.stderr)
-            return result.failed("this site runs its own app and nothing else")
+        if spec.task_type != "flwr-clientapp":
+            print(f"Asked for a task of the kind {spec.task_type}; the installed app answers it.", file=sys.stderr)
         subprocess.Popen(launcher_command(spec.runtime_api_address, spec.token, spec.parent_pid))
         return result.accepted()
 

@@ -1,9 +1,11 @@
-"""What a study found: the table for the terminal, and the page."""
+"""What a study found: the tables for the terminal, and the page."""
 
+from server.report.opening import opening
 from server.report.page import write_report
 from server.report.results import Results, read_results
-from server.report.table import comparison, terminal_table, text_lines
-from server.report.wording import group_name, opening
+from server.report.table import comparison
+from server.report.terminal import terminal_table, text_lines
+from server.report.wording import group_name
 
 __all__ = [
     "Results",

@@ -8,7 +8,7 @@ from itertools import groupby
 
 from server.report.results import Epoch, Results, Row, Stage
 from server.report.table import Comparison
-from server.report.wording import full_name, sources
+from server.report.wording import full_name, network_name, sources, targets
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 250.0, 162.0, 30.0, 244.0, 36.0, 140.0
 
@@ -60,16 +60,21 @@ def _joined(rounds: list[Stage]) -> list[Stage]:
     return [Stage(id=rounds[-1].id, epochs=epochs)] if any(epoch.dice is not None for epoch in epochs) else []
 
 
-def _chain(stage: str | None, stages: dict[str, Stage]) -> list[Stage]:
-    """A stage and those it grew from, first one first; those without any score are passed over."""
-    walk: list[Stage] = []
+def walk(stage: str | None, stages: dict[str, Stage]) -> list[Stage]:
+    """A stage and those it grew from, first one first."""
+    found: list[Stage] = []
     seen: set[str] = set()
     while stage is not None and stage in stages and stage not in seen:
         seen.add(stage)
-        walk.append(stages[stage])
+        found.append(stages[stage])
         stage = stages[stage].parent
+    return found[::-1]
+
+
+def _chain(stage: str | None, stages: dict[str, Stage]) -> list[Stage]:
+    """As `walk`, rounds joined; those without any score are passed over."""
     chain: list[Stage] = []
-    for trained, group in groupby(reversed(walk), key=lambda stage: bool(stage.epochs)):
+    for trained, group in groupby(walk(stage, stages), key=lambda stage: bool(stage.epochs)):
         run = list(group)
         chain += run if trained else _joined(run)
     return chain
@@ -82,10 +87,17 @@ def lowest_shown(stages: Iterable[Stage]) -> int:
 
 
 def _same(row: Row, other: Row) -> bool:
-    return (row.method, row.target, sources(row)) == (other.method, other.target, sources(other))
+    """Whether two rows are two folds of one method."""
+    return (row.method, row.model, row.seed, row.target, sources(row)) == (
+        other.method,
+        other.model,
+        other.seed,
+        other.target,
+        sources(other),
+    )
 
 
-def _panel(key: str, chosen: Row, chains: list[tuple[Row, list[Stage]]], total: int, low: int) -> CurvePanel:
+def _panel(key: str, title: str, chains: list[tuple[Row, list[Stage]]], total: int, low: int) -> CurvePanel:
     lengths = [
         max(len(_values(chain[depth])) for _, chain in chains if depth < len(chain))
         for depth in range(max(len(chain) for _, chain in chains))
@@ -124,33 +136,44 @@ def _panel(key: str, chosen: Row, chains: list[tuple[Row, list[Stage]]], total: 
         )
         before += length
     # faint ones first, so that the chosen fold lies on top
-    return CurvePanel(key, full_name(chosen), tuple(legs), tuple(sorted(curves, key=lambda curve: curve.chosen)))
+    return CurvePanel(key, title, tuple(legs), tuple(sorted(curves, key=lambda curve: curve.chosen)))
 
 
 def curve_rows(results: Results, table: Comparison) -> list[CurveRow]:
-    """A row of panels a target, a panel a method that has learning curves."""
-    stages = {stage.id: stage for stage in results.stages}
-    low = lowest_shown(results.stages)
+    """A row of panels a target, a panel a method that has learning curves; of the first repeat."""
     found = []
     for column, target in enumerate(table.targets):
-        drawn = []
-        for line in table.lines:
-            cell = line.cells[column]
-            if cell is None or cell.row.method == "unadapted":
-                continue
-            rows = [row for row in results.rows if _same(row, cell.row)]
-            chains = [(row, chain) for row in rows if (chain := _chain(row.stage, stages))]
-            if chains:
-                drawn.append((cell.row, chains))
-        if not drawn:
-            continue
-        total = max(sum(len(_values(stage)) for stage in chain) for _, chains in drawn for _, chain in chains)
-        found.append(
-            CurveRow(
-                target,
-                tuple(
-                    _panel(f"{column}-{index}", row, chains, total, low) for index, (row, chains) in enumerate(drawn)
-                ),
-            )
-        )
+        rows = [cell.row for _, cell in table.column(column) if cell.row.method != "unadapted"]
+        panels = _row(results, target, str(column), [(full_name(row), row) for row in rows])
+        found += [panels] if panels else []
     return found
+
+
+def network_curves(results: Results) -> list[CurveRow]:
+    """A row of panels a target, a panel a network, of its first method and repeat."""
+    found = []
+    for column, target in enumerate(targets(results)):
+        chosen: dict[str, Row] = {}
+        for row in results.rows:
+            if row.chosen and row.target == target:
+                chosen.setdefault(row.model, row)
+        named = [(network_name(model), row) for model, row in chosen.items()]
+        panels = _row(results, target, f"n{column}", named)
+        found += [panels] if panels else []
+    return found
+
+
+def _row(results: Results, target: str, key: str, titled: list[tuple[str, Row]]) -> CurveRow | None:
+    stages = {stage.id: stage for stage in results.stages}
+    drawn = []
+    for title, chosen in titled:
+        rows = [row for row in results.rows if _same(row, chosen)]
+        chains = [(row, chain) for row in rows if (chain := _chain(row.stage, stages))]
+        if chains:
+            drawn.append((title, chains))
+    if not drawn:
+        return None
+    low = lowest_shown(results.stages)
+    total = max(sum(len(_values(stage)) for stage in chain) for _, chains in drawn for _, chain in chains)
+    panels = (_panel(f"{key}-{index}", title, chains, total, low) for index, (title, chains) in enumerate(drawn))
+    return CurveRow(target, tuple(panels))

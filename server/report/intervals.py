@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from server.report.contrasts import own_interval
 from server.report.results import Results, Row
-from server.report.table import Comparison
+from server.report.table import Cell, Comparison, shown_dice
 from server.report.wording import figure, full_name
 from server.statistics import enough_patients
 
@@ -15,6 +16,7 @@ PLOT, VALUES = 216, 136
 """Widths of the plot and of the figures beside it."""
 LETTERS = 36
 """Longer labels are cut; the whole name stands in a tooltip."""
+CHOSEN = "route chosen by validation"
 DEEP = 25.0
 """How far below the middle value the axis reaches, in points: one bad model must not squeeze the rest."""
 
@@ -31,7 +33,7 @@ class Mark:
     """The Dice lies left of the axis."""
     whisker: tuple[float, float] | None
     folds: tuple[float, ...]
-    """The other folds' Dice."""
+    """The other folds' Dice, and with several repeats that of every fold of each."""
     headline: bool
 
 
@@ -51,24 +53,30 @@ class Panel:
     note: str
 
 
-def _why_none(rows: list[Row], target: str) -> str:
+def _why_none(table: Comparison, cells: list[Cell], drawn: list[tuple[float, float] | None], target: str) -> str:
     """Why intervals are missing, if any is."""
-    without = [row for row in rows if row.ci95 is None]
+    without = [cell for cell, found in zip(cells, drawn, strict=True) if found is None]
     if not without:
         return ""
-    refused = [row for row in without if row.case_dice is None]
-    whom = f"{target} shows no interval" if len(without) == len(rows) else f"{len(without)} rows show no interval"
-    if refused:
+    whom = f"{target} shows no interval" if len(without) == len(cells) else f"{len(without)} rows show no interval"
+    if not table.tested:
+        return f"{whom}: validation patients chose epoch and fold, so an interval over them would be too good."
+    if any(row.case_dice is None for cell in without for row in cell.rows):
         return f"{whom}: the hospital does not let the figures of single patients leave."
-    if all(not enough_patients(row.patients or 0) for row in without):
+    if all(not enough_patients(cell.row.patients or 0) for cell in without):
         return f"{whom}: with fewer than four patients it would only be their range."
     return f"{whom}: none was computed."
 
 
-def _axis(rows: list[Row]) -> tuple[float, float]:
+def _axis(cells: list[Cell], drawn: list[tuple[float, float] | None]) -> tuple[float, float]:
     """The lower and upper end, in multiples of five; unadapted models, often far lower, do not set it."""
-    adapted = [row for row in rows if row.method != "unadapted"]
-    values = sorted(value for row in adapted for value in (row.dice, *(row.ci95 or ())) if value is not None)
+    values = sorted(
+        value
+        for cell, found in zip(cells, drawn, strict=True)
+        if cell.row.method != "unadapted"
+        for value in (cell.dice, *(found or ()))
+        if value is not None
+    )
     if not values:
         return 0.0, 100.0
     lowest = max(values[0], values[len(values) // 2] - DEEP)
@@ -78,8 +86,11 @@ def _axis(rows: list[Row]) -> tuple[float, float]:
 
 def interval_panels(results: Results, table: Comparison) -> list[Panel]:
     """A panel a target, its marks in the table's order. All panels share one axis."""
-    low, high = _axis([cell.row for cell in table.cells])
-    longest = max((len(full_name(cell.row)) for cell in table.cells), default=0)
+    columns = [_named(table, column) for column in range(len(table.targets))]
+    whiskers = [[own_interval(results, cell.rows) if table.tested else None for _, cell in cells] for cells in columns]
+    everything = [cell for cells in columns for _, cell in cells]
+    low, high = _axis(everything, [found for part in whiskers for found in part])
+    longest = max((len(name) for cells in columns for name, _ in cells), default=0)
     left = max(168.0, 36 + 7.8 * min(longest, LETTERS))
 
     def x(value: float) -> float:
@@ -87,32 +98,34 @@ def interval_panels(results: Results, table: Comparison) -> list[Panel]:
 
     step = 5 if high - low <= 30 else 10 if high - low <= 60 else 20
     ticks = tuple((x(value), str(value)) for value in range(math.ceil(low / step) * step, int(high) + 1, step))
+    # with several repeats the dot is their mean, and the chosen folds are strokes like the others
     others: dict[tuple[str, tuple[str, ...], str], list[float]] = {}
     for row in results.rows:
-        if not row.chosen and row.dice is not None and row.dice >= low:
-            others.setdefault((row.method, row.route, row.target), []).append(row.dice)
+        dice = shown_dice(row, table.tested)
+        if (table.repeats > 1 or not row.chosen) and dice is not None and dice >= low:
+            others.setdefault(_kind(row), []).append(dice)
     panels = []
-    for column, target in enumerate(table.targets):
-        rows = [cell.row for line in table.lines if (cell := line.cells[column]) and cell.row.dice is not None]
+    for target, cells, drawn in zip(table.targets, columns, whiskers, strict=True):
         marks = []
-        for index, row in enumerate(rows):
-            dice = row.dice or 0.0
+        for index, ((name, cell), found) in enumerate(zip(cells, drawn, strict=True)):
+            dice = cell.dice or 0.0
+            strokes = others.get(_kind(cell.row), ()) if name != CHOSEN else cell.dices
             text = figure(dice)
-            if row.ci95:
-                text += f"  [{figure(row.ci95[0])}, {figure(row.ci95[1])}]"
+            if found:
+                text += f"  [{figure(found[0])}, {figure(found[1])}]"
             marks.append(
                 Mark(
                     y=TOP + STEP * (index + 0.5),
-                    label=full_name(row),
+                    label=name,
                     text=text,
                     x=x(dice),
                     below=dice < low,
-                    whisker=(x(row.ci95[0]), x(row.ci95[1])) if row.ci95 else None,
-                    folds=tuple(x(value) for value in others.get((row.method, row.route, row.target), ())),
-                    headline=row.headline,
+                    whisker=(x(found[0]), x(found[1])) if found else None,
+                    folds=tuple(x(value) for value in strokes),
+                    headline=cell.headlines * 2 > table.repeats,
                 )
             )
-        alone = next((row.dice for row in rows if row.method == "baseline"), None)
+        alone = next((cell.dice for _, cell in cells if cell.row.method == "baseline"), None)
         panels.append(
             Panel(
                 target=target,
@@ -123,7 +136,25 @@ def interval_panels(results: Results, table: Comparison) -> list[Panel]:
                 marks=tuple(marks),
                 ticks=ticks,
                 alone=None if alone is None else x(alone),
-                note=_why_none(rows, target),
+                note=_why_none(table, [cell for _, cell in cells], drawn, target),
             )
         )
     return panels
+
+
+def _kind(row: Row) -> tuple[str, tuple[str, ...], str]:
+    """What rows of several folds and repeats have in common."""
+    return row.method, () if row.method == "greedy" else row.route, row.target
+
+
+def _named(table: Comparison, column: int) -> list[tuple[str, Cell]]:
+    """The cells of a target that have a figure, by name."""
+    found = []
+    for line in table.with_headline:
+        cell = line.cells[column]
+        if cell is not None and cell.dice is not None:
+            # a route that grew otherwise in another repeat has no one name
+            alike = len({row.route for row in cell.rows}) == 1
+            name = CHOSEN if line is table.headline else full_name(cell.row) if alike else f"grown to {cell.row.target}"
+            found.append((name, cell))
+    return found

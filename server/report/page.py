@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
@@ -11,27 +12,16 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from common.errors import RelayError
-from server.report import curves, intervals, routes
+from server.report import budget_curves, curves, forest, intervals, remarks, wording
+from server.report.colours import SITE_COLOURS, shade
+from server.report.networks import best_network, networks
+from server.report.opening import opening, synthetic_sentence, test_patients
+from server.report.paper import AUTHORS
 from server.report.results import Results, Row, Run, read_results, read_run
-from server.report.table import Comparison, comparison, notes
-from server.report.wording import (
-    ROUTED,
-    count,
-    duration,
-    figure,
-    full_name,
-    moment,
-    opening,
-    signed,
-    site_names,
-    test_patients,
-)
+from server.report.table import routes_taken
+from server.report.view import View
+from server.report.wording import site_names
 from server.statistics import RESAMPLES
-
-SITE_COLOURS = ("#0b6e8f", "#b4501e", "#54731f", "#7b4a9c", "#8a6500", "#a43a62", "#39619c", "#5f5f5f")
-"""Dark enough for text on white (4.5 : 1), and apart for colour-blind eyes by lightness and hue."""
-SCALE = ((255, 251, 214), (210, 237, 190), (141, 211, 196), (103, 184, 212))
-"""The table's colours, from the lowest to the highest Dice of a column; dark text is readable on all."""
 
 
 @dataclass(frozen=True)
@@ -41,49 +31,6 @@ class Traffic:
     site: str
     sent: int
     received: int
-
-
-def shade(share: float) -> str:
-    """The colour at a share of the scale, 0 to 1."""
-    place = min(max(share, 0.0), 1.0) * (len(SCALE) - 1)
-    left = min(int(place), len(SCALE) - 2)
-    mixed = (round(a + (b - a) * (place - left)) for a, b in zip(SCALE[left], SCALE[left + 1], strict=True))
-    return "#" + "".join(f"{part:02x}" for part in mixed)
-
-
-def _shades(table: Comparison) -> list[list[str]]:
-    """A colour a cell; empty where there is nothing to colour."""
-    columns = []
-    for column in range(len(table.targets)):
-        rows = [cell.row if (cell := line.cells[column]) else None for line in table.lines]
-        # a model that never saw the target may score far lower, and would leave one colour for all others
-        values = [row.dice for row in rows if row and row.dice is not None and row.method != "unadapted"]
-        low, high = min(values, default=0.0), max(values, default=0.0)
-        columns.append(
-            [
-                shade((row.dice - low) / (high - low) if high > low else 0.5) if row and row.dice is not None else ""
-                for row in rows
-            ]
-        )
-    return [list(line) for line in zip(*columns, strict=True)]
-
-
-def in_short(table: Comparison) -> list[str]:
-    """A sentence a target: what validation chose, and what the other methods reached on the same patients."""
-    sentences = []
-    for column, target in enumerate(table.targets):
-        rows = [cell.row for line in table.lines if (cell := line.cells[column]) and cell.row.dice is not None]
-        chosen = next((row for row in rows if row.headline), None)
-        if chosen is None:
-            continue
-        others = [f"{full_name(row)} {figure(row.dice)}" for row in rows if row.method not in (*ROUTED, "unadapted")]
-        interval = f" ({figure(chosen.ci95[0])} to {figure(chosen.ci95[1])})" if chosen.ci95 else ""
-        sentences.append(
-            f"At {target}, validation chose {full_name(chosen)},"
-            f" with a test Dice of {figure(chosen.dice)} %{interval}."
-            + (f" On the same patients: {'; '.join(others)}." if others else "")
-        )
-    return sentences
 
 
 def _traffic(results: Results, run: Run | None) -> list[Traffic]:
@@ -97,28 +44,66 @@ def _traffic(results: Results, run: Run | None) -> list[Traffic]:
     ]
 
 
-def _every_row(results: Results, table: Comparison) -> list[Row]:
-    """All folds, in the table's order of methods."""
-    order: dict[tuple[str, tuple[str, ...], str], int] = {}
-    for cell in table.cells:
-        order.setdefault((cell.row.method, cell.row.route, cell.row.target), len(order))
+def _every_row(views: list[View], results: Results) -> list[Row]:
+    """All folds, network by network in the table's order of methods."""
+    order: dict[tuple[str, str, tuple[str, ...], str], int] = {}
+    for view in views:
+        for cell in view.table.cells:
+            for row in cell.rows:
+                order.setdefault((row.model, row.method, row.route, row.target), len(order))
     last = len(order)
-    return sorted(
-        results.rows,
-        key=lambda row: (
-            order.get((row.method, row.route, row.target), last),
-            -1 if row.fold is None else row.fold,
-        ),
-    )
+
+    def place(row: Row) -> tuple[int, int, int, int]:
+        known = order.get((row.model, row.method, row.route, row.target), last)
+        return results.models.index(row.model), known, row.seed, -1 if row.fold is None else row.fold
+
+    return sorted(results.rows, key=place)
 
 
-def _colours(results: Results) -> dict[str, str]:
-    return dict(zip(site_names(results), cycle(SITE_COLOURS), strict=False))
+def _views(results: Results) -> tuple[list[View], list[View]]:
+    """What the page shows in full, and the networks that validation did not choose."""
+    if len(results.models) < 2:
+        return [View(results)], []
+    if len({row.method for row in results.rows}) < 2:
+        return [], []  # the table of networks says it all
+    best = best_network(results)
+    others = [View(results.of_model(name), name, main=False) for name in results.models if name != best]
+    return [View(results.of_model(best), best)], others
+
+
+def _contents(results: Results, view: View | None, *, several: bool, others: bool) -> Iterator[tuple[str, str]]:
+    """The page's sections: the name of each one's file, and what the table of contents calls it."""
+    if view and view.in_short:
+        yield "short", "In short"
+    if results.parked:
+        yield "unfinished", "Unfinished"
+    if several:
+        yield "networks", "Networks"
+    if view:
+        yield "comparison", "Comparison"
+        if view.paper:
+            yield "paper", "The paper"
+        if view.family.shown:
+            yield "contrasts", "Patient by patient"
+        yield "intervals", "Intervals"
+        if view.budget:
+            yield "budget", "Cost"
+        if view.maps:
+            yield "routes", "Hops"
+        if view.growths:
+            yield "growth", "Growing"
+        if view.matrices:
+            yield "forgetting", "Forgetting"
+    if others:
+        yield "others", "Other networks"
+    yield from (("curves", "Learning curves"), ("wire", "Bytes"), ("study", "The study as run"))
+    yield from (("folds", "Every fold"), ("reproduce", "To reproduce"))
 
 
 def render(results: Results, run: Run | None, study_toml: str) -> str:
     """The page's HTML. The same input gives the same text."""
-    table = comparison(results)
+    views, others = _views(results)
+    view = views[0] if views else None
     # everything printed is escaped: names of sites and studies come from files that others wrote
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -127,10 +112,10 @@ def render(results: Results, run: Run | None, study_toml: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(
-        figure=figure, signed=signed, duration=duration, count=count, full_name=full_name, moment=moment
-    )
-    colours = _colours(results)
+    names = ("count", "duration", "encoder_name", "figure", "full_name", "moment", "network_name", "probability")
+    environment.filters.update({name: getattr(wording, name) for name in (*names, "short_bytes", "signed", "whole")})
+    environment.filters.update(routes_taken=routes_taken, shade=shade)
+    colours = dict(zip(site_names(results), cycle(SITE_COLOURS), strict=False))
     context: dict[str, Any] = {
         "results": results,
         "run": run,
@@ -138,24 +123,31 @@ def render(results: Results, run: Run | None, study_toml: str) -> str:
         "name": str(results.study.get("name") or "Study"),
         "about": str(results.study.get("about") or ""),
         "opening": opening(results),
-        "in_short": in_short(table),
-        "table": table,
-        "shades": _shades(table),
-        "notes": notes(table),
+        "contents": list(_contents(results, view, several=len(results.models) > 1, others=bool(others))),
+        "view": view,
+        "others": others,
+        "networks": networks(results),
+        "architectures": wording.ARCHITECTURES,
+        "authors": AUTHORS,
+        "repeats": len(results.seeds),
+        "what": "test" if results.tested else "validation",
+        "remarks": remarks,
+        "synthetic": synthetic_sentence(results),
         "scale": [shade(step / 10) for step in range(11)],
         "patients": test_patients(results),
-        "intervals": intervals.interval_panels(results, table),
-        "resamples": f"{RESAMPLES:,}".replace(",", "\u202f"),
+        "resamples": wording.whole(RESAMPLES),
         "dot": intervals,
-        "maps": routes.route_maps(results, table),
-        "curves": curves.curve_rows(results, table),
+        "bars": forest,
+        "spent": budget_curves,
+        "curves": curves.curve_rows(view.results, view.table) if view else curves.network_curves(results),
         "curve": curves,
         "lowest": curves.lowest_shown(results.stages),
         "colour_of": lambda site: colours.get(site, "#5f5f5f"),
         "colours": colours,
         "traffic": _traffic(results, run),
-        "every_row": _every_row(results, table),
+        "every_row": _every_row([*views, *others], results),
         "versions": {**results.versions, **(run.versions if run else {})},
+        "routed": tuple(wording.group_name(method) for method in ("sequential", "greedy")),
     }
     return environment.get_template("page.html.j2").render(context)
 

@@ -30,6 +30,7 @@ class Site(_Value):
     test_patients: int | None = None
     train_slices: tuple[int, ...] = ()
     """A number a fold."""
+    validation_patients: tuple[int, ...] = ()
     left_out: int = 0
 
 
@@ -43,18 +44,27 @@ class Row(_Value):
     headline: bool = False
     """The route whose validation Dice is best at this target."""
     label: str = ""
+    model: str = ""
+    """The network: architecture and encoder."""
+    seed: int = 0
+    """Of the repeat that this row belongs to."""
     route: tuple[str, ...] = ()
     fold: int | None = None
     validation_dice: Figure = None
+    validation_iou: Figure = None
     dice: Figure = None
     iou: Figure = None
     dice_volume: Figure = None
     hd95_mm: Figure = None
+    assd_mm: Figure = None
+    surface_patients: int | None = None
+    """Test patients of whom anything was segmented, so that there is a distance."""
     ci95: tuple[float, float] | None = None
     patients: int | None = None
     slices: int | None = None
     case_dice: dict[str, Figure] | None = None
     """By random case number; None where the site does not permit it."""
+    case_slices: dict[str, int] | None = None
     gradient_steps: int | None = None
     bytes_moved: int | None = None
     weights: str = ""
@@ -75,7 +85,81 @@ class Stage(_Value):
     label: str = ""
     parent: str | None = None
     epochs: tuple[Epoch, ...] = ()
+    gradient_steps: int | None = None
+    bytes_moved: int | None = None
+    validation: dict[str, Figure] = Field(default_factory=dict)
+    """Of an average, its Dice on every site's validation patients."""
     validation_dice: Figure = None
+
+
+class Spread(_Value):
+    """Mean and standard deviation over all folds and repeats."""
+
+    method: str
+    target: str
+    model: str = ""
+    route: tuple[str, ...] = ()
+    """Empty for a route that grew: it may be another one in another repeat."""
+    runs: int
+    dice_mean: Figure = None
+    dice_std: Figure = None
+    iou_mean: Figure = None
+    iou_std: Figure = None
+    validation_dice_mean: Figure = None
+    validation_dice_std: Figure = None
+    validation_iou_mean: Figure = None
+    validation_iou_std: Figure = None
+
+
+class Budget(_Value):
+    """What was spent to obtain all rows of a method: folds, repeats, networks and discarded routes included."""
+
+    method: str
+    """"all": the whole study, each stage counted once."""
+    trainings: int
+    scorings: int
+    gradient_steps: int
+    bytes_moved: int
+
+
+class Hop(_Value):
+    site: str
+    dice: dict[str, Figure]
+    """By site: the test Dice that the model has there after this hop."""
+
+
+class Forgetting(_Value):
+    """A chosen route, and what every site has of the model after every hop."""
+
+    method: str
+    target: str
+    route: tuple[str, ...]
+    model: str = ""
+    seed: int = 0
+    headline: bool = False
+    after: tuple[Hop, ...]
+
+
+class Grown(_Value):
+    """A route that grew, and how many trainings it took, against those of all routes of that length."""
+
+    target: str
+    route: tuple[str, ...]
+    model: str = ""
+    seed: int = 0
+    trainings: int
+    trainings_of_all_routes: int
+
+
+class Unfinished(_Value):
+    """A row that could not be finished, and why."""
+
+    label: str
+    target: str
+    model: str = ""
+    seed: int = 0
+    fold: int | None = None
+    reason: str = ""
 
 
 class Results(_Value):
@@ -86,8 +170,44 @@ class Results(_Value):
     choices: tuple[tuple[str, ...], ...] = ()
     """What the paper leaves open: what, chosen, remark."""
     rows: tuple[Row, ...]
+    spread: tuple[Spread, ...] = ()
+    budgets: tuple[Budget, ...] = ()
+    forgetting: tuple[Forgetting, ...] = ()
+    grown: tuple[Grown, ...] = ()
     stages: tuple[Stage, ...] = ()
+    parked: tuple[Unfinished, ...] = ()
     versions: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The networks, in the study's order."""
+        return tuple(dict.fromkeys(row.model for row in self.rows))
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """One a repeat, in the study's order."""
+        return tuple(sorted({row.seed for row in self.rows}))
+
+    @property
+    def tested(self) -> bool:
+        """Whether any test patient was looked at."""
+        said = self.study.get("methods")
+        if isinstance(said, dict) and said.get("scored_on") == "validation":
+            return False
+        return not self.rows or any(row.dice is not None for row in self.rows)
+
+    @property
+    def folds(self) -> int:
+        return len({row.fold for row in self.rows if row.fold is not None})
+
+    def of_model(self, model: str) -> Results:
+        """What was found with one network alone. Stages and budgets are left as they are."""
+        return self.model_copy(
+            update={
+                name: tuple(entry for entry in getattr(self, name) if entry.model == model)
+                for name in ("rows", "spread", "forgetting", "grown", "parked")
+            }
+        )
 
 
 class Run(_Value):

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from server.report.results import Results, Row
-from server.report.table import Comparison
-from server.report.wording import ROUTED, figure, full_name, signed
+from server.report.table import Comparison, shown_dice
+from server.report.wording import figure, full_name, signed
 
 LANE, EDGE, TOP = 78.0, 40.0, 8.0
+MAPPED = ("baseline", "sequential", "greedy")
+"""Laps, which pass the same stops again and again, show better in the tables of what is forgotten."""
 
 
 @dataclass(frozen=True)
@@ -47,25 +49,34 @@ class Map:
 def _is_stage(row: Row, route: tuple[str, ...]) -> bool:
     if row.target != route[-1]:
         return False
-    return row.method == "baseline" if len(route) == 1 else row.method in ROUTED and row.route == route
+    return (
+        row.method == "baseline" if len(route) == 1 else row.method in ("sequential", "greedy") and row.route == route
+    )
 
 
-class _Rows:
-    """Finds the row that scored the model at a stop of a route."""
+class _Found:
+    """Finds the Dice of the model at a stop of a route."""
 
-    def __init__(self, results: Results) -> None:
-        self._rows = results.rows
+    def __init__(self, results: Results, tested: bool) -> None:
+        self._tested = tested
+        first = min(results.seeds, default=0)
+        self._rows = [row for row in results.rows if row.seed == first]
         self._parents = {stage.id: stage.parent for stage in results.stages}
+        self._hops = {(entry.route, entry.target): entry.after for entry in results.forgetting if entry.seed == first}
 
-    def at(self, route: tuple[str, ...], stage: str | None = None) -> Row | None:
-        """The row of this very stage where it is known, else the chosen row of that route."""
+    def at(self, route: tuple[str, ...], stage: str | None = None) -> float | None:
+        """That of this very stage where it is known, else of the chosen row of that route."""
         found = [row for row in self._rows if _is_stage(row, route)]
         exact = [row for row in found if stage is not None and row.stage == stage]
-        return next(iter(exact or [row for row in found if row.chosen]), None)
+        row = next(iter(exact or [row for row in found if row.chosen]), None)
+        return shown_dice(row, self._tested) if row else None
 
-    def along(self, row: Row) -> list[Row | None]:
-        """The row at every stop of a route; the model that was handed on, not another fold's."""
-        stops: list[Row | None] = [row]
+    def along(self, row: Row) -> list[float | None]:
+        """The Dice at every stop of a route; of the model that was handed on, not of another fold's."""
+        hops = self._hops.get((row.route, row.target))
+        if hops and self._tested:
+            return [hop.dice.get(hop.site) for hop in hops]
+        stops = [shown_dice(row, self._tested)]
         stage = row.stage
         for length in range(len(row.route) - 1, 0, -1):
             stage = self._parents.get(stage) if stage else None
@@ -73,10 +84,8 @@ class _Rows:
         return stops[::-1]
 
 
-def _difference(row: Row | None, other: Row | None) -> float | None:
-    if row is None or other is None or row.dice is None or other.dice is None:
-        return None
-    return row.dice - other.dice
+def _difference(value: float | None, other: float | None) -> float | None:
+    return None if value is None or other is None else value - other
 
 
 def _sign(difference: float | None) -> str:
@@ -90,17 +99,13 @@ def _half(site: str) -> float:
 
 
 def route_maps(results: Results, table: Comparison) -> list[Map]:
-    """A map a target: training alone, then every chosen route, right-aligned at the target."""
-    rows = _Rows(results)
+    """A map a target, of the first repeat: training alone, then every chosen route, right-aligned at the target."""
+    found = _Found(results, table.tested)
     maps = []
     for column, target in enumerate(table.targets):
-        routed = [
-            cell.row
-            for line in table.lines
-            if (cell := line.cells[column])
-            and (cell.row.method == "baseline" or (cell.row.method in ROUTED and cell.row.route))
-        ]
-        if not any(row.method in ROUTED for row in routed):
+        cells = [cell.row for _, cell in table.column(column)]
+        routed = [row for row in cells if row.method in MAPPED and (row.route or row.method == "baseline")]
+        if not any(row.method != "baseline" for row in routed):
             continue
         longest = max(len(row.route) for row in routed)
         hop = max(96.0, 40 + 2 * max(_half(site) for row in routed for site in row.route or (target,)))
@@ -110,22 +115,22 @@ def route_maps(results: Results, table: Comparison) -> list[Map]:
         lanes = []
         for index, row in enumerate(routed):
             route = row.route or (target,)
-            along = rows.along(row) if row.route else [row]
+            along = found.along(row) if row.route else [shown_dice(row, table.tested)]
             stops = []
-            for place, (site, stop) in enumerate(zip(route, along, strict=True)):
-                gain = _difference(stop, rows.at((site,))) if place else None
+            for place, (site, dice) in enumerate(zip(route, along, strict=True)):
+                gain = _difference(dice, found.at((site,))) if place else None
                 stops.append(
                     Stop(
                         x=end - hop * (len(route) - 1 - place),
                         site=site,
-                        dice=figure(stop.dice if stop else None),
+                        dice=figure(dice),
                         gain="" if gain is None else signed(gain),
                         sign=_sign(gain),
                         half=_half(site),
                     )
                 )
-            shorter = rows.at(route[1:]) if len(route) > 2 else None
-            against = _difference(row, shorter)
+            shorter = found.at(route[1:]) if len(route) > 2 else None
+            against = _difference(along[-1], shorter)
             lanes.append(
                 Lane(
                     y=TOP + LANE * index + 22,

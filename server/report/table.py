@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import statistics
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from rich import box
-from rich.table import Table
-from rich.text import Text
-
 from common.errors import RelayError
-from server.report.results import Results, Row
+from server.report.results import Results, Row, Spread
 from server.report.wording import (
     POOLED,
     ROUTED,
     THEN_TARGET,
+    count,
     figure,
     full_name,
+    laps,
     method_name,
     site_names,
     sources,
@@ -25,30 +24,86 @@ from server.report.wording import (
 
 HEADLINE_MARK = "★"
 ABSENT_MARK = "†"
-FIGURES = "Dice / IoU in per cent, slice means over held-out patients (how many of them in brackets)."
+ALONE, LONGER, ROUTES, LAPS, UNADAPTED, AVERAGES, AVERAGES_THEN, ALL_DATA, ALL_DATA_THEN = range(9)
+SECTIONS = (ALONE, ALONE, ROUTES, LAPS, UNADAPTED, AVERAGES, AVERAGES, ALL_DATA, ALL_DATA)
+"""Lines of one section stand together: the target alone, routes of one length, averages, all data."""
 
 
 @dataclass(frozen=True)
 class Cell:
     """A method at one target."""
 
-    row: Row
-    absent: tuple[str, ...]
+    rows: tuple[Row, ...]
+    """The chosen row of each repeat, in the order of repeats."""
+    repeats: int
+    """As many as the study has; where there are fewer rows, some repeats could not be finished."""
+    absent: tuple[str, ...] = ()
     """Sites that should have taken part and did not."""
+    spread: Spread | None = None
+    tested: bool = True
+    """Whether the figures are those of test patients, or of validation patients."""
+    patients: int | None = None
+    """Those behind the figures of each repeat; None where it is not known, or not one number."""
+
+    @property
+    def row(self) -> Row:
+        """That of the first repeat."""
+        return self.rows[0]
+
+    @property
+    def dices(self) -> list[float]:
+        """One a repeat."""
+        return [value for row in self.rows if (value := shown_dice(row, self.tested)) is not None]
+
+    @property
+    def dice(self) -> float | None:
+        """The mean over the repeats."""
+        return statistics.fmean(self.dices) if self.dices else None
+
+    @property
+    def iou(self) -> float | None:
+        found = [row.iou if self.tested else row.validation_iou for row in self.rows]
+        known = [value for value in found if value is not None]
+        return statistics.fmean(known) if known else None
+
+    @property
+    def headlines(self) -> int:
+        """In how many repeats validation chose this route."""
+        return sum(row.headline for row in self.rows)
 
     @property
     def figures(self) -> str:
-        return f"{figure(self.row.dice)} / {figure(self.row.iou)}"
+        """ "91.4 / 84.9", or over several repeats "91.4 ± 0.8 / 84.9"."""
+        return f"{figure(self.dice)}{deviation(self.dices)} / {figure(self.iou)}"
 
     @property
     def marks(self) -> str:
-        return (HEADLINE_MARK if self.row.headline else "") + (ABSENT_MARK if self.absent else "")
+        share = f" {self.headlines}/{self.repeats}" if self.repeats > 1 else ""
+        return (f"{HEADLINE_MARK}{share}" if self.headlines else "") + (ABSENT_MARK if self.absent else "")
 
     @property
-    def text(self) -> str:
-        """As a terminal shows it: "91.4 / 84.9 (6) ★"."""
-        behind = "" if self.row.patients is None else f" ({self.row.patients})"
-        return f"{self.figures}{behind} {self.marks}".rstrip()
+    def finished(self) -> str:
+        """ "2 of 3 repeats" where some are missing."""
+        return "" if len(self.rows) == self.repeats else f"{len(self.rows)} of {count(self.repeats, 'repeat')}"
+
+    @property
+    def over_all(self) -> str:
+        """ "90.2 ± 1.5", over all folds and repeats; empty where there is but one."""
+        if self.spread is None or self.spread.runs < 2:
+            return ""
+        name = "dice" if self.tested else "validation_dice"
+        mean, std = getattr(self.spread, f"{name}_mean"), getattr(self.spread, f"{name}_std")
+        return "" if mean is None or std is None else f"{figure(mean)} ± {figure(std)}"
+
+
+def shown_dice(row: Row, tested: bool) -> float | None:
+    """The Dice that the study compares by: on test patients, or on validation patients where it looks at no others."""
+    return row.dice if tested else row.validation_dice
+
+
+def deviation(values: Sequence[float]) -> str:
+    """ " ± 0.8"; nothing for a single value."""
+    return f" ± {figure(statistics.stdev(values))}" if len(values) > 1 else ""
 
 
 @dataclass(frozen=True)
@@ -57,39 +112,71 @@ class Line:
 
     label: str
     group: tuple[int, int]
+    """The kind of method, and the hops of a route."""
     cells: tuple[Cell | None, ...]
     """A cell a target; None where the row does not apply."""
 
     @property
     def section(self) -> tuple[int, int]:
-        """Lines of one section stand together: the target alone, routes of one length, averages, all data."""
         kind, hops = self.group
-        return kind // 2, hops
+        return SECTIONS[kind], hops
 
 
 @dataclass(frozen=True)
 class Comparison:
+    """The table of one network."""
+
     targets: tuple[str, ...]
     lines: tuple[Line, ...]
+    """A line a method; each route is one."""
+    repeats: int
+    folds: int
+    tested: bool
+    patients: tuple[int | None, ...]
+    """Those behind the figures of each target; None where methods or repeats differ in it, or it is not known."""
+    headline: Line | None = None
+    """Of several repeats: whatever route validation chose in each."""
 
     @property
     def cells(self) -> list[Cell]:
         """All cells, line by line."""
         return [cell for line in self.lines for cell in line.cells if cell]
 
+    @property
+    def with_headline(self) -> tuple[Line, ...]:
+        """All lines, that of the chosen routes before the routes."""
+        if self.headline is None:
+            return self.lines
+        before = sum(line.group < (ROUTES, 0) for line in self.lines)
+        return (*self.lines[:before], self.headline, *self.lines[before:])
+
+    def column(self, index: int) -> Iterator[tuple[Line, Cell]]:
+        """The lines that apply to a target, with their cells."""
+        for line in self.lines:
+            cell = line.cells[index]
+            if cell is not None:
+                yield line, cell
+
+    def chosen_at(self, index: int) -> Cell | None:
+        """What validation chose at a target, repeat by repeat."""
+        line = self.headline
+        if line is not None:
+            return line.cells[index]
+        return next((cell for _, cell in self.column(index) if cell.headlines), None)
+
 
 def _group(row: Row) -> tuple[int, int]:
     """Where a row stands: (kind, hops)."""
-    if row.method == "baseline":
-        return 0, 0
-    if row.method == "longer":
-        return 1, 0
-    if row.method in ROUTED:
-        return 2, len(sources(row))
-    if row.method == "unadapted":
-        return 3, 0
+    simple = {"baseline": ALONE, "longer": LONGER, "cyclic": LAPS, "unadapted": UNADAPTED, "greedy": ROUTES}
+    if row.method in simple:
+        return simple[row.method], 0
+    if row.method == "sequential":
+        return ROUTES, len(sources(row))
     pooled = row.method.removesuffix(THEN_TARGET) == POOLED
-    return (6 if pooled else 4) + row.method.endswith(THEN_TARGET), 0
+    then = row.method.endswith(THEN_TARGET)
+    if pooled:
+        return (ALL_DATA_THEN if then else ALL_DATA), 0
+    return (AVERAGES_THEN if then else AVERAGES), 0
 
 
 def _label(row: Row) -> str:
@@ -97,7 +184,11 @@ def _label(row: Row) -> str:
     if row.method == "baseline":
         return "Target alone"
     if row.method == "longer":
-        return "Target alone, longest route's steps"
+        return "Target alone, longer"
+    if row.method == "greedy":
+        return "Growing route"
+    if row.method == "cyclic":
+        return count(laps(row), "lap")
     if row.method in ROUTED:
         return " → ".join(sources(row)) + " →"
     if row.method == "unadapted":
@@ -107,103 +198,136 @@ def _label(row: Row) -> str:
     return method_name(row.method)
 
 
-def _absent(row: Row, sites: Sequence[str]) -> tuple[str, ...]:
+def absent(row: Row, sites: Sequence[str]) -> tuple[str, ...]:
+    """The sites that a row needs and that did not take part."""
     if row.contributed is None or POOLED in row.contributed:
         return ()
-    needed = sites if _group(row)[0] >= 4 else row.route  # averages and all data need everybody
+    needed = sites if _group(row)[0] >= AVERAGES else row.route  # averages and all data need everybody
     return tuple(site for site in dict.fromkeys(needed) if site not in row.contributed)
 
 
 def comparison(results: Results) -> Comparison:
-    """The chosen row of each method and target.
+    """The chosen rows of each method and target, of one network.
 
     Raises:
-        RelayError: two chosen rows claim one cell.
+        RelayError: two chosen rows of one repeat claim one cell.
     """
-    names = site_names(results)
-    columns = targets(results)
+    names, columns, repeats, tested = site_names(results), targets(results), len(results.seeds), results.tested
     order = {name: index for index, name in enumerate(names)}
     methods = {"fedavg": 0, "fedprox": 1}
     for row in results.rows:
         methods.setdefault(row.method.removesuffix(THEN_TARGET), len(methods))
-    lines: dict[tuple[tuple[int, int], int, tuple[int, ...], str], dict[str, Row]] = {}
+    spread = {(entry.method, entry.route, entry.target): entry for entry in results.spread}
+    lines: dict[tuple[tuple[int, int], int, tuple[int, ...], str], dict[str, dict[int, Row]]] = {}
     for row in results.rows:
         if not row.chosen:
             continue
         group = _group(row)
         # the target stands in its column; what else tells lines apart is the way there
-        way = tuple(order.get(site, len(order)) for site in sources(row)) if group[0] in (2, 3) else ()
+        told_apart = row.method in ("sequential", "unadapted")
+        way = tuple(order.get(site, len(order)) for site in sources(row)) if told_apart else ()
         key = (group, methods[row.method.removesuffix(THEN_TARGET)], way, _label(row))
-        cells = lines.setdefault(key, {})
-        if row.target in cells:
+        found = lines.setdefault(key, {}).setdefault(row.target, {})
+        if row.seed in found:
             raise RelayError(
                 f"results.json has two chosen rows for {full_name(row)} at {row.target}:"
                 " run the study again into the same folder."
             )
-        cells[row.target] = row
+        found[row.seed] = row
+
+    def cell(found: dict[int, Row] | None) -> Cell | None:
+        if not found:
+            return None
+        rows = tuple(found[seed] for seed in sorted(found))
+        route = () if rows[0].method == "greedy" else rows[0].route
+        lacking = dict.fromkeys(site for row in rows for site in absent(row, names))
+        return Cell(
+            rows,
+            repeats,
+            tuple(lacking),
+            spread.get((rows[0].method, route, rows[0].target)),
+            tested,
+            _one([_behind(results, row) for row in rows]),
+        )
+
     return Comparison(
         targets=columns,
         lines=tuple(
-            Line(
-                label=_label(next(iter(lines[key].values()))),
-                group=_group(next(iter(lines[key].values()))),
-                cells=tuple(
-                    Cell(lines[key][target], _absent(lines[key][target], names)) if target in lines[key] else None
-                    for target in columns
-                ),
-            )
-            for key in sorted(lines)
+            Line(key[-1], key[0], tuple(cell(lines[key].get(target)) for target in columns)) for key in sorted(lines)
         ),
+        repeats=repeats,
+        folds=results.folds,
+        tested=tested,
+        patients=tuple(
+            _one([_behind(results, row) for row in results.rows if row.chosen and row.target == target])
+            for target in columns
+        ),
+        headline=_headline(results, columns) if repeats > 1 else None,
     )
+
+
+def _behind(results: Results, row: Row) -> int | None:
+    """How many patients stand behind a row's figures."""
+    if results.tested:
+        return row.patients
+    site = next((site for site in results.sites if site.name == row.target), None)
+    if site is None or row.fold is None or row.fold >= len(site.validation_patients):
+        return None
+    return site.validation_patients[row.fold]
+
+
+def _one(numbers: Sequence[int | None]) -> int | None:
+    """The number that all of these are."""
+    return numbers[0] if len(set(numbers)) == 1 else None
+
+
+def _headline(results: Results, columns: tuple[str, ...]) -> Line | None:
+    """Of each target the rows that validation chose, one a repeat."""
+    repeats, tested = len(results.seeds), results.tested
+    cells = []
+    for target in columns:
+        rows = sorted((row for row in results.rows if row.headline and row.target == target), key=lambda row: row.seed)
+        if any(row.method == "greedy" for row in rows):
+            return None  # it has a line of its own
+        cells.append(Cell(tuple(rows), repeats, tested=tested) if rows else None)
+    return Line("Route chosen by validation", (ROUTES, 0), tuple(cells)) if any(cells) else None
 
 
 def notes(table: Comparison) -> list[str]:
     """What the marks in a table mean; nothing for a mark that it does not bear."""
     found = []
-    if any(cell.row.headline for cell in table.cells):
+    if any(cell.headlines for cell in table.cells):
+        what = "and in how many of the repeats" if table.repeats > 1 else ""
+        who = "; test patients had no say in it" if table.tested else ""
         found.append(
-            f"{HEADLINE_MARK} the route with the best validation Dice at this target; test patients had no say in it."
+            f"{HEADLINE_MARK} the route with the best validation Dice at this target{', ' + what if what else ''}{who}."
         )
-    absent = [
+    if any(cell.row.method == "longer" for cell in table.cells):
+        routed = any(cell.row.method in ("sequential", "greedy") for cell in table.cells)
+        steps = "the target's longest route" if routed else "all hospitals together"
+        found.append(f"Longer: with as many gradient steps as {steps}.")
+    grown = [routes_taken(cell) for cell in table.cells if cell.row.method == "greedy"]
+    if grown:
+        found.append(f"Routes that grew: {'; '.join(grown)}.")
+    lacking = [
         f"{full_name(cell.row)} at {cell.row.target} without {', '.join(cell.absent)}"
         for cell in table.cells
         if cell.absent
     ]
-    if absent:
-        found.append(f"{ABSENT_MARK} not every hospital took part: {'; '.join(absent)}.")
+    if lacking:
+        found.append(f"{ABSENT_MARK} not every hospital took part: {'; '.join(lacking)}.")
+    missing = [
+        f"{full_name(cell.row)} at {cell.row.target} has {cell.finished}" for cell in table.cells if cell.finished
+    ]
+    if missing:
+        found.append(f"Not everything could be finished: {'; '.join(missing)}.")
     return found
 
 
-def terminal_table(results: Results) -> Table:
-    """The comparison for a terminal; three targets fit into 100 columns."""
-    table = comparison(results)
-    shown = Table(
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        caption="\n".join([FIGURES, *notes(table)]),
-        caption_justify="left",
-        caption_style="dim",
-    )
-    shown.add_column("")
-    for target in table.targets:
-        shown.add_column(Text(f"→ {target}"))
-    for line, after in zip(table.lines, (*table.lines[1:], None), strict=True):
-        shown.add_row(
-            Text(line.label),
-            *(
-                Text(cell.text, style="bold" if cell.row.headline else "") if cell else Text("–", style="dim")
-                for cell in line.cells
-            ),
-            end_section=after is not None and after.section != line.section,
-        )
-    return shown
-
-
-def text_lines(results: Results) -> list[str]:
-    """The comparison as plain lines, for a file or a pipe."""
-    table = comparison(results)
-    grid = [["", *(f"→ {target}" for target in table.targets)]]
-    grid += [[line.label, *(cell.text if cell else "–" for cell in line.cells)] for line in table.lines]
-    widths = [max(len(entry) for entry in column) for column in zip(*grid, strict=True)]
-    lines = ["  ".join(f"{entry:<{width}}" for entry, width in zip(row, widths, strict=True)).rstrip() for row in grid]
-    return [*lines, "", FIGURES, *notes(table)]
+def routes_taken(cell: Cell) -> str:
+    """The routes of a cell's repeats, with how often each was taken: "C → A (2), B → A (1)"."""
+    routes = [full_name(row) for row in cell.rows]
+    if len(set(routes)) == 1:
+        return routes[0]
+    often = sorted(dict.fromkeys(routes), key=lambda route: -routes.count(route))
+    return ", ".join(f"{route} ({routes.count(route)})" for route in often)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 
 from server.report.results import Results, Row
@@ -16,9 +17,11 @@ _NAMES = {
     "fedtrimmedavg": "FedTrimmedAvg",
     POOLED: "All data",
 }
+ARCHITECTURES = {"Unet": "UNet", "UnetPlusPlus": "UNet++", "MAnet": "MANet", "DeepLabV3": "DeepLabV3"}
+"""As the paper writes them, in the order of its columns."""
 _GROUPS = {
     "baseline": "Target alone",
-    "longer": "Target alone, longest route's steps",
+    "longer": "Target alone, longer",
     "sequential": "Routes",
     "greedy": "Growing routes",
     "cyclic": "Laps",
@@ -44,12 +47,19 @@ def sources(row: Row) -> tuple[str, ...]:
     return row.route[:-1] if row.route and row.route[-1] == row.target else row.route
 
 
+def laps(row: Row) -> int:
+    """How often a model that goes round and round has come to its target."""
+    return row.route.count(row.target)
+
+
 def full_name(row: Row) -> str:
     """A method at its target: "B → C → A", "A alone", "FedAvg, then A"."""
     if row.method == "baseline":
         return f"{row.target} alone"
     if row.method == "longer":
         return f"{row.target} alone, longer"
+    if row.method == "cyclic":
+        return f"{count(laps(row), 'lap')} to {row.target}"
     if row.method in ROUTED:
         return " → ".join((*sources(row), row.target))
     if row.method == "unadapted":
@@ -64,17 +74,63 @@ def figure(value: float | None, digits: int = 1) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
-def signed(value: float) -> str:
-    """A difference with its sign, to one decimal."""
-    text = f"{abs(value):.1f}"
-    if text == "0.0":
-        return "±0.0"
+def signed(value: float | None, digits: int = 1) -> str:
+    """A difference with its sign, or a dash."""
+    if value is None:
+        return "–"
+    text = f"{abs(value):.{digits}f}"
+    if not float(text):
+        return f"±{text}"
     return f"{'+' if value > 0 else '−'}{text}"
+
+
+def probability(value: float | None) -> str:
+    """ "0.031", "< 0.001", or a dash."""
+    return "–" if value is None else "< 0.001" if value < 0.001 else f"{value:.2g}"
+
+
+def small(value: float) -> str:
+    """A small probability in full: "0.000031"."""
+    return f"{float(f'{value:.2g}'):.10f}".rstrip("0").rstrip(".")
+
+
+def listed(words: Iterable[str]) -> str:
+    """ "A", "A and B", "A, B and C"."""
+    several = list(words)
+    return " and ".join((", ".join(several[:-1]), several[-1])) if len(several) > 1 else "".join(several)
+
+
+def network_name(model: str) -> str:
+    """The network as the paper writes it: "UNet++, EfficientNetB3"."""
+    architecture, _, encoder = model.partition(" ")
+    return ", ".join(part for part in (ARCHITECTURES.get(architecture, architecture), encoder_name(encoder)) if part)
+
+
+def encoder_name(encoder: str) -> str:
+    """ "EfficientNetB3" for efficientnet-b3, "ResNet18" for resnet18."""
+    for prefix, name in (("efficientnet-b", "EfficientNetB"), ("resnet", "ResNet"), ("mobilenet_v", "MobileNetV")):
+        if encoder.startswith(prefix):
+            return name + encoder.removeprefix(prefix)
+    return encoder
+
+
+def whole(number: float) -> str:
+    """ "12 500"."""
+    return f"{number:,.0f}".replace(",", "\u202f")
 
 
 def count(number: int, noun: str) -> str:
     """ "1 patient", "6 patients"."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}".replace(",", "\u202f")
+    return f"{whole(number)} {noun}{'' if number == 1 else 's'}"
+
+
+def short_bytes(number: float) -> str:
+    """ "52 MB", "1.4 GB": two digits are enough beside a line."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if number >= size:
+            value = number / size
+            return f"{value:.0f} {unit}" if value >= 9.95 else f"{value:.1f}".removesuffix(".0") + f" {unit}"
+    return f"{number:.0f} bytes"
 
 
 def duration(seconds: float) -> str:
@@ -107,58 +163,3 @@ def site_names(results: Results) -> tuple[str, ...]:
     if not isinstance(names, list | tuple) or not names:
         names = [site.name for site in results.sites]
     return tuple(str(name) for name in names if name != POOLED)
-
-
-def test_patients(results: Results) -> dict[str, int]:
-    """Held-out patients by target, where known: as the sites say, else as the rows count them."""
-    told = {site.name: site.test_patients for site in results.sites if site.test_patients is not None}
-    counted = {
-        target: max((row.patients or 0 for row in results.rows if row.target == target), default=0)
-        for target in targets(results)
-    }
-    return {target: told.get(target, counted[target]) for target in targets(results)}
-
-
-def _epochs(results: Results) -> int | None:
-    training = results.study.get("training")
-    said = training.get("epochs") if isinstance(training, dict) else None
-    if isinstance(said, int):
-        return said
-    return max((len(stage.epochs) for stage in results.stages), default=0) or None
-
-
-def _facts(results: Results) -> str:
-    patients = test_patients(results)
-    text = f"{' + '.join(str(number) for number in patients.values())} test patients"
-    epochs = _epochs(results)
-    return f"{text}, {count(epochs, 'epoch')} a stage" if epochs else text
-
-
-def opening(results: Results) -> str:
-    """What the figures are: whose patients, how many, how long trained, and what so few can show."""
-    if results.synthetic:
-        return (
-            f"Synthetic hospitals: {_facts(results)}. This shows that the software works, not which method is better."
-        )
-    patients = test_patients(results)
-    folds = len({row.fold for row in results.rows if row.fold is not None})
-    told = f"{count(len(patients), 'hospital')} ({', '.join(patients)}): {_facts(results)}"
-    if folds > 1:
-        told += f", {folds} folds, of which the one with the best validation Dice is shown"
-    told += ". The figures describe these test patients, in one split and one training."
-    if not patients or min(patients.values()) < 1:
-        return told
-    site = min(patients, key=lambda name: patients[name])
-    fewest = patients[site]
-    smallest = 2 * 0.5**fewest  # two-sided sign test, or sign-flip permutation test, all differences one way
-    if smallest < 0.001:
-        return f"{told} A difference smaller than the intervals may be chance."
-    verdict = (
-        "differences between methods there cannot be told from chance"
-        if smallest >= 0.05
-        else "a difference smaller than the intervals may be chance"
-    )
-    return (
-        f"{told} With {count(fewest, 'test patient')} at {site},"
-        f" no paired sign or permutation test can go below p = {min(smallest, 1):.3g}: {verdict}."
-    )

@@ -174,12 +174,11 @@ def test_a_coordinator_that_lies_about_the_bundle_changes_nothing(
     assert_nothing_was_told(federation, answer)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["flwr-agentapp"])
 def test_another_kind_of_task_starts_nothing_and_the_site_goes_on(
     federation: Federation, tmp_path: Path, kind: str
 ) -> None:
-    """Flower gives a task that nobody takes up about a minute; then the site answers the next order."""
+    """The command that it names is not started, and the site answers the next order."""
     attack = Attack(federation, tmp_path)
     attack.lie("task", type=kind)
     started: set[bytes] = set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import time
@@ -105,8 +106,6 @@ def test_a_hospital_that_dies_in_a_stage_changes_nothing(
     if how == "only its SuperNode killed":
         for pid in descendants(federation.pid("A")):
             if b"flower-supernode" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                import os
-
                 os.kill(pid, signal.SIGKILL)
     else:
         federation.kill("A", signal.SIGKILL if "killed" in how else signal.SIGTERM)

@@ -252,6 +252,10 @@ class FakeGrid(Grid):
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A network of two tensors, and no pauses."""
+    make_quick(monkeypatch)
+
+
+def make_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (common.weights, common.model):
         monkeypatch.setattr(module, "declared_shapes", lambda _: SHAPES)
     sleep = time.sleep

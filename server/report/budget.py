@@ -1,0 +1,87 @@
+"""What it cost: gradient steps and bytes, of the chain that ends at a target and of everything that was run for it."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+
+from server.report.results import Budget, Grown, Results, Row
+from server.report.table import Comparison
+from server.report.wording import full_name, group_name
+
+
+@dataclass(frozen=True)
+class Spent:
+    """By one chain of stages, from the first weights to the target; the mean over the repeats."""
+
+    steps: float
+    bytes: float
+    way: str
+
+
+@dataclass(frozen=True)
+class BudgetLine:
+    label: str
+    chains: tuple[Spent | None, ...]
+    """One a target; of the routes, the one that validation chose."""
+    everything: Budget | None
+    """For all rows of the method: folds, repeats, networks, rounds and discarded routes included."""
+
+
+def _spent(rows: tuple[Row, ...]) -> Spent | None:
+    known = [(row.gradient_steps, row.bytes_moved) for row in rows]
+    steps = [step for step, _ in known if step is not None]
+    moved = [number for _, number in known if number is not None]
+    if not steps or not moved:
+        return None
+    ways = dict.fromkeys(full_name(row) for row in rows)
+    return Spent(statistics.fmean(steps), statistics.fmean(moved), next(iter(ways)) if len(ways) == 1 else "")
+
+
+def budget_lines(results: Results, table: Comparison) -> list[BudgetLine]:
+    """A line a method, in the table's order, and the whole study last."""
+    whole = {budget.method: budget for budget in results.budgets}
+    found = []
+    for method in dict.fromkeys(cell.row.method for cell in table.cells):
+        chains = []
+        for column in range(len(table.targets)):
+            cells = [cell for _, cell in table.column(column) if cell.row.method == method]
+            chosen = table.chosen_at(column) if method in ("sequential", "greedy") else None
+            # of several sources, none stands for the others
+            cell = chosen or (cells[0] if len(cells) == 1 else None)
+            chains.append(_spent(cell.rows) if cell else None)
+        found.append(BudgetLine(group_name(method), tuple(chains), whole.get(method)))
+    if "all" in whole:
+        found.append(BudgetLine("Everything", (None,) * len(table.targets), whole["all"]))
+    return found if results.budgets or any(any(line.chains) for line in found) else []
+
+
+@dataclass(frozen=True)
+class Growth:
+    """What a route that grew took, against all routes of as many hops."""
+
+    target: str
+    way: str
+    repeat: str
+    """Which repeat; empty where there is one."""
+    trainings: int
+    of_all: int
+
+
+def growths(results: Results) -> list[Growth]:
+    seeds = results.seeds
+    return [
+        Growth(
+            entry.target,
+            _way(entry),
+            str(seeds.index(entry.seed) + 1) if len(seeds) > 1 and entry.seed in seeds else "",
+            entry.trainings,
+            entry.trainings_of_all_routes,
+        )
+        for entry in results.grown
+    ]
+
+
+def _way(entry: Grown) -> str:
+    complete = entry.route[-1:] == (entry.target,)
+    return " → ".join(entry.route) if complete else f"{' → '.join(entry.route)} … (not complete)".strip()

@@ -1,0 +1,195 @@
+"""Validation Dice against what was spent: gradient steps on one axis, bytes on the other, the methods as lines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from server.report.curves import walk
+from server.report.results import Results, Row, Stage
+from server.report.table import Comparison
+from server.report.wording import POOLED, figure, full_name, short_bytes
+
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 500.0, 300.0, 40.0, 488.0, 12.0, 252.0
+BELOW = 8.0
+"""How many points below the lowest end of a line the axis begins: what lies lower are first epochs."""
+STRONG = {"baseline": "s-alone", "longer": "s-longer", "fedavg": "s-fedavg", POOLED: "s-all"}
+"""Methods drawn strongly beside the route that validation chose."""
+
+Points = list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Track:
+    """One method's best validation Dice at the target so far, along what it had spent by then."""
+
+    row: Row
+    by_steps: Points
+    by_bytes: Points
+
+    @property
+    def best(self) -> float:
+        return self.by_steps[-1][1]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    name: str
+    style: str
+    """A class of the style sheet; "s-other" is faint."""
+    path: str
+    end: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Chart:
+    title: str
+    unit: str
+    lines: tuple[Drawn, ...]
+    """Faint ones first, so that the strong ones lie on top."""
+    across: tuple[tuple[float, str], ...]
+    up: tuple[tuple[float, str], ...]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A strong line in the key beneath the charts."""
+
+    name: str
+    style: str
+    headline: bool
+    text: str
+
+
+@dataclass(frozen=True)
+class BudgetPicture:
+    target: str
+    charts: tuple[Chart, ...]
+    key: tuple[Entry, ...]
+    others: tuple[str, ...]
+
+
+def track(row: Row, stages: dict[str, Stage]) -> Track | None:
+    """A row's chain of stages, stage by stage; None where nothing at the target was scored along it.
+
+    A stage at another site costs and has no Dice at the target; a stage at the target has one an epoch; an average
+    has one a round, of the target's validation patients. Weights cross the wire at a stage's two ends, so against
+    bytes a stage is one point. All data together is scored at the target at its end alone.
+    """
+    steps = moved = 0.0
+    best = -math.inf
+    by_steps: Points = []
+    by_bytes: Points = []
+    for stage in walk(row.stage, stages):
+        before = steps
+        steps += stage.gradient_steps or 0
+        moved += stage.bytes_moved or 0
+        found = best
+        if not stage.epochs:
+            value = stage.validation.get(row.target)
+            if value is not None and value > found:
+                found = value
+                by_steps.append((steps, found))
+        elif stage.site == row.target:
+            for index, epoch in enumerate(stage.epochs, start=1):
+                if epoch.dice is not None and epoch.dice > found:
+                    found = epoch.dice
+                    by_steps.append((before + (steps - before) * index / len(stage.epochs), found))
+        if found > best:
+            best = found
+            by_bytes.append((moved, best))
+    if not by_steps and row.validation_dice is not None and steps:
+        best = row.validation_dice
+        by_steps, by_bytes = [(steps, best)], [(moved, best)]
+    if not by_steps:
+        return None
+    # the line goes on to where its chain ends
+    return Track(row, [*by_steps, (steps, best)], [*by_bytes, (moved, best)])
+
+
+def budget_pictures(results: Results, table: Comparison) -> list[BudgetPicture]:
+    """A picture a target, of the first repeat."""
+    stages = {stage.id: stage for stage in results.stages}
+    pictures = []
+    for column, target in enumerate(table.targets):
+        rows = [cell.row for _, cell in table.column(column) if cell.row.method != "unadapted"]
+        tracks = [found for row in rows if (found := track(row, stages))]
+        if len(tracks) < 2 or not all(found.by_bytes[-1][0] > 0 for found in tracks):
+            continue
+        low = max(0.0, 5 * math.floor((min(found.best for found in tracks) - BELOW) / 5))
+        high = min(100.0, 5 * math.ceil((max(found.best for found in tracks) + 0.5) / 5))
+        tracks.sort(key=lambda found: (_style(found.row) != "s-other", found.row.headline))
+        charts = (
+            _chart(target, "gradient steps", [(f.row, f.by_steps) for f in tracks], (low, high), logarithmic=False),
+            _chart(target, "bytes moved", [(f.row, f.by_bytes) for f in tracks], (low, high), logarithmic=True),
+        )
+        strong = [found for found in tracks if _style(found.row) != "s-other"]
+        pictures.append(
+            BudgetPicture(
+                target,
+                charts,
+                tuple(_entry(found) for found in sorted(strong, key=lambda found: -found.best)),
+                tuple(full_name(found.row) for found in tracks if _style(found.row) == "s-other"),
+            )
+        )
+    return pictures
+
+
+def _style(row: Row) -> str:
+    return "s-route" if row.headline else STRONG.get(row.method, "s-other")
+
+
+def _entry(found: Track) -> Entry:
+    steps, moved = found.by_steps[-1][0], found.by_bytes[-1][0]
+    text = f"{figure(found.best)} after {steps:,.0f} steps".replace(",", "\u202f") + f", {short_bytes(moved)}"
+    return Entry(full_name(found.row), _style(found.row), found.row.headline, text)
+
+
+def _chart(
+    target: str, unit: str, tracks: list[tuple[Row, Points]], dice: tuple[float, float], *, logarithmic: bool
+) -> Chart:
+    low, high = dice
+    spent = [x for _, points in tracks for x, _ in points]
+    first, last = min(spent), max(spent)
+    left = math.log10(first / 1.3) if logarithmic else 0.0
+    right = math.log10(last * 1.1) if logarithmic else last * 1.02
+
+    def x(value: float) -> float:
+        place = math.log10(value) if logarithmic else value
+        return round(LEFT + (place - left) / (right - left) * (RIGHT - LEFT), 1)
+
+    def y(value: float) -> float:
+        return round(BOTTOM - (value - low) / (high - low) * (BOTTOM - TOP), 1)
+
+    lines = []
+    for row, points in tracks:
+        corners = [f"M{x(points[0][0]):g},{y(points[0][1]):g}"]
+        for across, up in points[1:]:
+            corners.append(f"H{x(across):g}V{y(up):g}")
+        lines.append(Drawn(full_name(row), _style(row), "".join(corners), (x(points[-1][0]), y(points[-1][1]))))
+    ticks = _log_ticks(10**left, 10**right) if logarithmic else _ticks(last)
+    step = 5 if high - low <= 30 else 10
+    return Chart(
+        title=f"Validation Dice at {target} against {unit}",
+        unit=unit,
+        lines=tuple(lines),
+        across=tuple(
+            (x(value), short_bytes(value) if logarithmic else f"{value:,.0f}".replace(",", "\u202f")) for value in ticks
+        ),
+        up=tuple((y(value), f"{value:g}") for value in range(int(low), int(high) + 1, step)),
+    )
+
+
+def _ticks(last: float) -> list[float]:
+    """Four to eight round numbers from 0."""
+    step = 10 ** math.floor(math.log10(max(last, 1) / 4))
+    step = next(step * factor for factor in (1, 2, 5, 10) if last / (step * factor) <= 7)
+    return [step * index for index in range(int(last / step) + 1)]
+
+
+def _log_ticks(first: float, last: float) -> Iterable[float]:
+    """1, 2 and 5 times powers of ten; powers alone where that would be many."""
+    powers = range(math.floor(math.log10(first)), math.ceil(math.log10(last)) + 1)
+    factors = (1, 2, 5) if len(powers) <= 4 else (1,)
+    return [value for power in powers for factor in factors if first <= (value := factor * 10.0**power) <= last]

@@ -1,0 +1,232 @@
+"""The comparison that was fixed beforehand: the route that validation chose, against every other method.
+
+The family is the same whatever was found: at each target the route with the best validation Dice, in each repeat,
+against the chosen fold of each other method at the same target and repeat. One test an opponent, over the held-out
+patients of all targets together; corrected for the number of opponents. Other routes are not opponents, for they
+are what validation chose from; nor are unadapted sources, which are several at each target.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from common.seeds import seed_of
+from server.paired import LEVEL, better, difference, holm, sign_flip_p, smallest_p, standardised
+from server.report.results import Results, Row
+from server.report.table import Comparison
+from server.report.wording import listed
+from server.statistics import Repeat, Strata, enough_patients, interval, slice_mean
+
+NO_OPPONENTS = ("sequential", "greedy", "unadapted")
+ROUNDING = 0.01
+"""Dice points by which a row's figure may differ from what its patients' figures add up to."""
+
+
+@dataclass(frozen=True)
+class Effect:
+    """How far the chosen route lies above an opponent, in Dice points."""
+
+    difference: float | None
+    ci95: tuple[float, float] | None = None
+    better: int = 0
+    """Patients for whom the route is better."""
+    patients: int = 0
+    """Those whose own figures are known; 0 where a hospital lets none leave."""
+    same_sign: tuple[int, int] | None = None
+    """In how many of how many repeats the difference is above zero, where there are several."""
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """The chosen routes against one opponent."""
+
+    opponent: str
+    at: tuple[tuple[str, Effect], ...]
+    """By target."""
+    together: Effect
+    """The mean over the targets."""
+    standardised: float | None
+    smallest: float
+    """The smallest p that so many patients could give."""
+    p: float | None = None
+    corrected: float | None = None
+    """Holm's; None where no test is shown."""
+
+    def where(self, target: str) -> Effect | None:
+        return dict(self.at).get(target)
+
+
+@dataclass(frozen=True)
+class Family:
+    contrasts: tuple[Contrast, ...]
+    problems: tuple[str, ...]
+    """Targets that are not compared, and why."""
+    without_scores: tuple[str, ...]
+    """Hospitals that let no figures of single patients leave."""
+    tests: bool
+    """Whether tests are shown."""
+    why_none: str
+    attainable: float
+    """The smallest corrected p that the family's patients could give."""
+    repeats: int
+
+    @property
+    def shown(self) -> bool:
+        return bool(self.contrasts or self.problems)
+
+
+def family(results: Results, table: Comparison, *, testing: bool = True) -> Family:
+    """All contrasts of one network.
+
+    Args:
+        testing: False for a network that validation did not choose: it is described and not tested.
+    """
+    problems = dict(_problems(results))
+    repeats = len(results.seeds)
+    seed = _study_seed(results)
+    headline = {(row.target, row.seed): row for row in results.rows if row.headline}
+    contrasts = []
+    for line in table.lines:
+        cells = [cell for cell in line.cells if cell]
+        if cells[0].row.method in NO_OPPONENTS:
+            continue
+        pairs: dict[str, list[tuple[Row, Row]]] = {}
+        for cell in cells:
+            target = cell.row.target
+            found = [(headline[target, row.seed], row) for row in cell.rows if (target, row.seed) in headline]
+            if found and target not in problems and all(r.dice is not None for pair in found for r in pair):
+                pairs[target] = found
+        if pairs:
+            contrasts.append(_contrast(line.label, pairs, seed=seed, repeats=repeats))
+    without = tuple(
+        target for target in table.targets if any(row.case_dice is None for row in results.rows if row.target == target)
+    )
+    return _tested(contrasts, problems, without if contrasts else (), testing=testing, repeats=repeats)
+
+
+def _contrast(opponent: str, pairs: dict[str, list[tuple[Row, Row]]], *, seed: int, repeats: int) -> Contrast:
+    at, strata, means = [], {}, []
+    for target, rows in pairs.items():
+        gaps = [(one.dice or 0.0) - (other.dice or 0.0) for one, other in rows]
+        sign = (sum(gap > 0 for gap in gaps), len(gaps)) if repeats > 1 else None
+        means.append(statistics.fmean(gaps))
+        if all(row.case_dice is not None for pair in rows for row in pair):
+            strata[target] = [difference(_scores(one), _scores(other)) for one, other in rows]
+            at.append((target, _effect({target: strata[target]}, seed_of(seed, opponent, target), sign)))
+        else:
+            at.append((target, Effect(means[-1], same_sign=sign)))
+    whole = len(strata) == len(pairs)
+    return Contrast(
+        opponent=opponent,
+        at=tuple(at),
+        together=_effect(strata, seed_of(seed, opponent)) if whole else Effect(statistics.fmean(means)),
+        standardised=standardised(strata) if whole else None,
+        smallest=smallest_p(better(strata)[1]) if whole else 1.0,
+        p=sign_flip_p(strata, seed=seed_of(seed, opponent, "signs")) if whole else None,
+    )
+
+
+def _effect(strata: Strata, seed: int, sign: tuple[int, int] | None = None) -> Effect:
+    wins, patients = better(strata)
+    return Effect(slice_mean(strata), interval(strata, seed=seed), wins, patients, sign)
+
+
+def _tested(
+    contrasts: list[Contrast], problems: dict[str, str], without: tuple[str, ...], *, testing: bool, repeats: int
+) -> Family:
+    """The family with its corrected p, or without any and the reason."""
+    number = len(contrasts)
+    attainable = min(1.0, number * max((contrast.smallest for contrast in contrasts), default=1.0))
+    if not testing:
+        why = "No test is shown: this is not the network that validation chose."
+    elif without:
+        one = len(without) == 1
+        why = f"No test is shown: {listed(without)} {'lets' if one else 'let'} no figures of single patients leave."
+    elif attainable > LEVEL:
+        why = (
+            f"No test is shown: with these patients no corrected p could fall below {LEVEL:g},"
+            " whatever the methods had done."
+        )
+    else:
+        why = ""
+    if why or not contrasts:
+        stripped = tuple(replace(contrast, p=None) for contrast in contrasts)
+        return Family(stripped, tuple(problems.values()), without, False, why, attainable, repeats)
+    corrected = holm([contrast.p if contrast.p is not None else 1.0 for contrast in contrasts])
+    return Family(
+        tuple(replace(contrast, corrected=value) for contrast, value in zip(contrasts, corrected, strict=True)),
+        tuple(problems.values()),
+        without,
+        True,
+        "",
+        attainable,
+        repeats,
+    )
+
+
+def _scores(row: Row) -> Repeat:
+    slices = row.case_slices or {}
+    return {case: (value, slices[case]) for case, value in (row.case_dice or {}).items() if value is not None}
+
+
+def _problems(results: Results) -> Iterable[tuple[str, str]]:
+    """Targets whose rows were not all scored on the same slices of the same patients, or do not add up."""
+    by_target: dict[str, list[Row]] = defaultdict(list)
+    for row in results.rows:
+        if row.dice is not None:
+            by_target[row.target].append(row)
+    for target, rows in by_target.items():
+        counted: dict[int, set[tuple[int | None, int | None]]] = defaultdict(set)
+        cases: dict[int, set[tuple[tuple[str, int], ...]]] = defaultdict(set)
+        of_patient: dict[str, set[int]] = defaultdict(set)
+        for row in rows:
+            counted[row.seed].add((row.patients, row.slices))
+            if row.case_dice is None:
+                continue
+            slices = row.case_slices or {}
+            if row.case_dice.keys() != slices.keys() or None in row.case_dice.values():
+                yield target, f"{target} is not compared: a patient's Dice or slices are missing in its rows."
+                break
+            cases[row.seed].add(tuple(sorted(slices.items())))
+            for case, number in slices.items():
+                of_patient[case].add(number)
+            mean = slice_mean({target: [_scores(row)]})
+            if mean is not None and abs(mean - (row.dice or 0.0)) > ROUNDING:
+                yield target, f"{target} is not compared: its patients' figures do not add up to the row's Dice."
+                break
+        else:
+            if any(len(found) > 1 for found in counted.values()) or any(len(found) > 1 for found in cases.values()):
+                told = "its rows were not scored on the same slices of the same patients"
+                yield target, f"{target} is not compared: {told}."
+            elif any(len(found) > 1 for found in of_patient.values()):
+                yield target, f"{target} is not compared: a patient's slices differ between repeats."
+
+
+def _study_seed(results: Results) -> int:
+    seed = results.study.get("seed")
+    return seed if isinstance(seed, int) else 0
+
+
+def own_interval(results: Results, rows: tuple[Row, ...]) -> tuple[float, float] | None:
+    """The interval of one method's Dice at one target, over all its repeats."""
+    if len(rows) == 1:
+        return rows[0].ci95
+    if any(row.case_dice is None or row.case_slices is None for row in rows):
+        return None
+    target = rows[0].target
+    return interval({target: [_scores(row) for row in rows]}, seed=seed_of(_study_seed(results), "interval", target))
+
+
+def why_no_interval(family: Family) -> str:
+    """Why some of a family's effects have none; empty where all have."""
+    effects = [(target, effect) for contrast in family.contrasts for target, effect in contrast.at]
+    few = dict.fromkeys(target for target, e in effects if e.patients and not enough_patients(e.patients))
+    told = []
+    if few:
+        told.append(f"with fewer than four patients it would only be their range ({', '.join(few)})")
+    if family.without_scores:
+        told.append(f"it needs the figures of single patients ({', '.join(family.without_scores)})")
+    return "; ".join(told)

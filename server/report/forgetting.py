@@ -1,0 +1,98 @@
+"""Forgetting: what every hospital has of the travelling model after every hop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from server.report.results import Forgetting, Results
+from server.report.wording import figure, signed, site_names
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A model's test Dice at one site."""
+
+    dice: float | None
+    change: float | None
+    """Against the hop before; None after the first."""
+    trained: bool
+    """Whether the hop was to this site."""
+
+
+@dataclass(frozen=True)
+class HopLine:
+    site: str
+    cells: tuple[Kept, ...]
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """One route: a line a hop, a column a site."""
+
+    target: str
+    way: str
+    headline: bool
+    repeat: int
+    """Which repeat, from 1."""
+    sites: tuple[str, ...]
+    lines: tuple[HopLine, ...]
+    told: str
+    """What each site lost and won, in words."""
+
+
+def matrices(results: Results) -> list[Matrix]:
+    """All chosen routes of a network, those of the headline first, target by target."""
+    sites, seeds = site_names(results), results.seeds
+    found = [
+        Matrix(
+            target=entry.target,
+            way=f"{' → '.join(entry.route)}",
+            headline=entry.headline,
+            repeat=seeds.index(entry.seed) + 1 if entry.seed in seeds else 1,
+            sites=sites,
+            lines=_lines(entry, sites),
+            told=_told(entry, sites),
+        )
+        for entry in results.forgetting
+    ]
+    order = {site: index for index, site in enumerate(sites)}
+    return sorted(found, key=lambda one: (not one.headline, one.repeat, order.get(one.target, len(order))))
+
+
+def _lines(entry: Forgetting, sites: tuple[str, ...]) -> tuple[HopLine, ...]:
+    lines = []
+    for index, hop in enumerate(entry.after):
+        before = entry.after[index - 1].dice if index else {}
+        cells = tuple(Kept(hop.dice.get(s), _less(hop.dice.get(s), before.get(s)), s == hop.site) for s in sites)
+        lines.append(HopLine(hop.site, cells))
+    return tuple(lines)
+
+
+def _told(entry: Forgetting, sites: tuple[str, ...]) -> str:
+    """For every site the model has trained at before its last stop: from its own hop to the end. For the target: what
+    the model had there before it came."""
+    last = entry.after[-1]
+    parts = []
+    for site in sites:
+        visits = [index for index, hop in enumerate(entry.after) if hop.site == site]
+        if not visits or visits[-1] == len(entry.after) - 1:
+            continue
+        own, end = entry.after[visits[-1]].dice.get(site), last.dice.get(site)
+        gap = _less(end, own)
+        if gap is not None:
+            parts.append(f"{site} {_verb(gap)}, from {figure(own)} after its own hop to {figure(end)}")
+    if len(entry.after) > 1:
+        gap = _less(last.dice.get(last.site), entry.after[-2].dice.get(last.site))
+        if gap is not None:
+            parts.append(f"{last.site} {_verb(gap)} with the last hop")
+    return f"{'; '.join(parts)}." if parts else ""
+
+
+def _verb(gap: float) -> str:
+    if signed(gap) == "±0.0":
+        return "stayed as it was"
+    return f"{'won' if gap > 0 else 'lost'} {abs(gap):.1f}"
+
+
+def _less(value: float | None, other: float | None) -> float | None:
+    return None if value is None or other is None else value - other

@@ -1,0 +1,109 @@
+"""Networks compared: encoders by architectures, as the paper's Table II has them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from server.report.paper import ENCODERS, TABLE_2, paper_of
+from server.report.results import Results, Spread
+from server.report.wording import ARCHITECTURES, encoder_name, targets
+
+
+@dataclass(frozen=True)
+class NetworkCell:
+    mean: float
+    std: float | None
+    """Over all folds and repeats; None where there is but one."""
+    runs: int
+    paper: tuple[float, float] | None
+    best: bool
+    place: float
+    """Where the mean stands between the table's lowest (0) and highest (1)."""
+
+
+@dataclass(frozen=True)
+class NetworkLine:
+    encoder: str
+    cells: tuple[NetworkCell | None, ...]
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The table of one method at one target."""
+
+    target: str
+    method: str
+    architectures: tuple[str, ...]
+    lines: tuple[NetworkLine, ...]
+    paper: bool
+    best: str
+    """The network with the best mean, as results.json names it."""
+
+    @property
+    def cells(self) -> list[NetworkCell]:
+        return [cell for line in self.lines for cell in line.cells if cell]
+
+
+def networks(results: Results) -> list[Networks]:
+    """A table a target, of validation Dice, where there are several networks.
+
+    By the target alone, where that was run; else by the first method that was.
+    """
+    if len(results.models) < 2:
+        return []
+    methods = dict.fromkeys(entry.method for entry in results.spread)
+    method = "baseline" if "baseline" in methods else next(iter(methods), "")
+    found = []
+    for target in targets(results):
+        entries: dict[str, Spread] = {}
+        for entry in results.spread:
+            if (entry.method, entry.target) == (method, target) and entry.validation_dice_mean is not None:
+                entries.setdefault(entry.model, entry)
+        if entries:
+            found.append(_table(entries, target, method, paper_of(results) == "table-2" and target == "A"))
+    return found
+
+
+def best_network(results: Results) -> str:
+    """The network with the best validation Dice, in the mean over the targets; the first among equals."""
+    found: dict[str, list[float]] = {model: [] for model in results.models}
+    for table in networks(results):
+        for line in table.lines:
+            for architecture, cell in zip(table.architectures, line.cells, strict=True):
+                if cell:
+                    found[f"{architecture} {line.encoder}"].append(cell.mean)
+    most = max((len(means) for means in found.values()), default=0)
+    complete = {model: sum(means) for model, means in found.items() if len(means) == most}
+    return max(complete, key=complete.__getitem__, default="")
+
+
+def _table(entries: dict[str, Spread], target: str, method: str, paper: bool) -> Networks:
+    pairs = {tuple(model.split(" ", 1)): entry for model, entry in entries.items()}
+    architectures = sorted({pair[0] for pair in pairs}, key=lambda name: _place(name, tuple(ARCHITECTURES)))
+    encoders = sorted({pair[-1] for pair in pairs}, key=lambda name: _place(name, ENCODERS))
+    means = {pair: entry.validation_dice_mean or 0.0 for pair, entry in pairs.items()}
+    low, high = min(means.values()), max(means.values())
+    best = max(means, key=means.__getitem__)
+
+    def cell(encoder: str, architecture: str) -> NetworkCell | None:
+        entry = pairs.get((architecture, encoder))
+        if entry is None:
+            return None
+        mean = means[architecture, encoder]
+        return NetworkCell(
+            mean=mean,
+            std=entry.validation_dice_std,
+            runs=entry.runs,
+            paper=TABLE_2.get((encoder, architecture)) if paper else None,
+            best=(architecture, encoder) == best,
+            place=(mean - low) / (high - low) if high > low else 0.5,
+        )
+
+    lines = tuple(
+        NetworkLine(name, tuple(cell(name, architecture) for architecture in architectures)) for name in encoders
+    )
+    return Networks(target, method, tuple(architectures), lines, paper, " ".join(best))
+
+
+def _place(name: str, order: tuple[str, ...]) -> tuple[int, str]:
+    return (order.index(name) if name in order else len(order)), encoder_name(name)

@@ -1,0 +1,98 @@
+"""The sentences that open table and page: whose patients, how many, how long trained, and what so few can show."""
+
+from __future__ import annotations
+
+from server.paired import LEVEL, smallest_p
+from server.report.results import Results
+from server.report.wording import count, listed, site_names, targets
+
+
+def test_patients(results: Results) -> dict[str, int]:
+    """Held-out patients by target, where known: as the sites say, else as the rows count them."""
+    told = {site.name: site.test_patients for site in results.sites if site.test_patients is not None}
+    counted = {
+        target: max((row.patients or 0 for row in results.rows if row.target == target), default=0)
+        for target in targets(results)
+    }
+    return {target: told.get(target, counted[target]) for target in targets(results)}
+
+
+def epochs_of(results: Results) -> int | None:
+    """Epochs of a stage, as the study says, else as the longest stage has."""
+    training = results.study.get("training")
+    said = training.get("epochs") if isinstance(training, dict) else None
+    if isinstance(said, int):
+        return said
+    return max((len(stage.epochs) for stage in results.stages), default=0) or None
+
+
+def _facts(results: Results) -> str:
+    """ "2 + 2 + 2 test patients, 5 epochs a stage"."""
+    patients, repeats = test_patients(results), len(results.seeds)
+    facts = [
+        f"{' + '.join(str(number) for number in patients.values())} test patients"
+        + (" a repeat" if repeats > 1 else "")
+        if results.tested
+        else "validation patients alone"
+    ]
+    epochs = epochs_of(results)
+    if epochs:
+        facts.append(f"{count(epochs, 'epoch')} a stage")
+    if len(results.models) > 1:
+        facts.append(count(len(results.models), "network"))
+    if repeats > 1:
+        facts.append(count(repeats, "repeat"))
+    return ", ".join(facts)
+
+
+def opening(results: Results) -> str:
+    """What the figures are, in two or three sentences."""
+    places = len(site_names(results))
+    if results.synthetic:
+        what = "A synthetic hospital" if places == 1 else "Synthetic hospitals"
+        better = "network" if not results.tested and len(results.models) > 1 else "method"
+        return f"{what}: {_facts(results)}. This shows that the software works, not which {better} is better."
+    patients = test_patients(results)
+    told = f"{count(len(patients), 'hospital')} ({', '.join(patients)}): {_facts(results)}"
+    if results.folds > 1:
+        shown = ", of which the one with the best validation Dice is shown" if results.tested else ""
+        told += f", {results.folds} folds{shown}"
+    told += "."
+    if not results.tested:
+        return f"{told} No test patient was looked at: these figures choose, they do not judge."
+    repeats = len(results.seeds)
+    drawn = "one split and one training" if repeats == 1 else f"{repeats} splits and trainings"
+    told += f" The figures describe these test patients, in {drawn}."
+    if not patients or min(patients.values()) < 1:
+        return told
+    if repeats > 1:
+        return f"{told} The spread over the repeats says how far another split and training would take them."
+    site = min(patients, key=lambda name: patients[name])
+    fewest = patients[site]
+    smallest = smallest_p(fewest)
+    if smallest < 0.001:
+        return f"{told} A difference smaller than the intervals may be chance."
+    verdict = (
+        "a difference between methods there cannot be told from chance"
+        if smallest > LEVEL
+        else "a difference smaller than the intervals may be chance"
+    )
+    return (
+        f"{told} With {count(fewest, 'test patient')} at {site}, no paired sign or permutation test"
+        f" on that hospital alone can go below p = {smallest:.3g}: {verdict}."
+    )
+
+
+def synthetic_sentence(results: Results) -> str:
+    """Said under figures of patients that there are not."""
+    return " The patients are synthetic: nothing here is evidence about real ones." if results.synthetic else ""
+
+
+def held_out(results: Results) -> str:
+    """ "6 test patients at A, 6 at B and 4 at C"."""
+    patients = test_patients(results)
+    parts = [
+        f"{count(number, 'test patient') if index == 0 else number} at {target}"
+        for index, (target, number) in enumerate(patients.items())
+    ]
+    return listed(parts)

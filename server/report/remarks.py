@@ -1,0 +1,290 @@
+"""What the figures do and do not show: a sentence or two under each table and picture, from the results at hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from server.report.budget import Growth
+from server.report.contrasts import Family
+from server.report.networks import Networks
+from server.report.opening import held_out, synthetic_sentence
+from server.report.paper import Table3
+from server.report.results import Results
+from server.report.table import Comparison
+from server.report.wording import count, listed, small
+
+COVERAGE = {4: 80, 6: 86, 10: 90}
+"""Per cent of 95 % percentile intervals that hold the true mean of normally distributed values, by their number;
+simulated, and simulated again in the tests."""
+
+
+def _setting(results: Results, part: str, name: str) -> Any:
+    settings = results.study.get(part)
+    return settings.get(name) if isinstance(settings, dict) else None
+
+
+def _runs(results: Results) -> str:
+    """ "5 folds", "5 folds in each of 3 repeats"."""
+    folds, repeats = results.folds, len(results.seeds)
+    return count(folds, "fold") if repeats == 1 else f"{count(folds, 'fold')} in each of {repeats} repeats"
+
+
+def _first(results: Results) -> str:
+    return " The first repeat is drawn." if len(results.seeds) > 1 else ""
+
+
+def _chosen_by(results: Results) -> str:
+    """What validation patients chose, so that their own figures flatter it."""
+    chosen = ["the fold"] if results.folds > 1 else []
+    if _setting(results, "training", "keep") != "last":
+        chosen.append("the epoch kept")
+    if any(stage.kind == "average" for stage in results.stages):
+        chosen.append("the round")
+    return f" The same patients chose {listed(chosen)}, so these figures are on the high side." if chosen else ""
+
+
+def of_comparison(results: Results, table: Comparison) -> str:
+    one_fold = table.folds < 2
+    if not table.tested:
+        return (
+            "These are validation patients"
+            + ("" if one_fold else ", of the fold chosen for each figure and so not the same everywhere")
+            + f"; no test patient was looked at.{_chosen_by(results)}"
+            " They serve to choose between methods and do not say how well the chosen one does."
+            + synthetic_sentence(results)
+        )
+    which = "" if one_fold else f", that of {table.folds} folds with the best validation Dice"
+    if table.repeats > 1:
+        return (
+            f"Each figure is a mean over {table.repeats} repeats, each with another split and another training seed,"
+            f" of one model a repeat{which}; ± is the standard deviation over the repeats. The repeats draw their test"
+            " patients from the same hospitals' patients and are not independent of one another: the ± is no"
+            " interval." + synthetic_sentence(results)
+        )
+    return (
+        f"Each figure is one trained model{which}, on {held_out(results)}. It does not show what another split of the"
+        f" patients or another training would have given.{synthetic_sentence(results)}"
+    )
+
+
+def of_spread(results: Results) -> str:
+    what = "test" if results.tested else "validation"
+    same = (
+        " All folds of a split are tested on the same patients: ± is how far training on other patients moves a figure,"
+        " not how sure the figure is."
+        if results.tested
+        else " Each fold has validation patients of its own."
+    )
+    return f"Mean ± standard deviation of the {what} Dice over {_runs(results)}.{same}"
+
+
+def of_networks(results: Results, table: Networks) -> str:
+    runs = max(cell.runs for cell in table.cells)
+    cells = sorted(table.cells, key=lambda cell: -cell.mean)
+    close = sum(cells[0].mean - cell.mean < (cells[0].std or 0.0) for cell in cells[1:])
+    told = (
+        f"Mean ± standard deviation over {count(runs, 'training')} a network, on validation patients of {table.target}."
+    )
+    others = len(cells) - 1
+    if runs > 1 and cells[0].std is not None:
+        whom = (
+            "The other network lies"
+            if others == 1
+            else f"{close} of the other {others} networks {'lies' if close == 1 else 'lie'}"
+        )
+        told += (
+            f" {whom} within one standard deviation of the best: which of these is better is not settled."
+            if close
+            else " No other network lies within one standard deviation of the best. That is no test, for the trainings"
+            " share their patients."
+        )
+    if table.paper:
+        told += " The paper's figures are of its own split and training."
+        if results.synthetic:
+            told += " They are of real patients."
+    return told + synthetic_sentence(results)
+
+
+def of_paper(results: Results, table: Table3) -> str:
+    told = "The paper tests on one split, 20 % of 30, 30 and 19 patients, and does not name them."
+    if results.synthetic:
+        return (
+            f"{told} Its figures are of real patients, ours of synthetic ones: side by side they show that the table"
+            " can be filled, and neither confirm nor refute it."
+        )
+    return (
+        f"{told} Ours are other test patients or another draw of them, and this study's open choices (listed under"
+        " “The study as run”) need not be the paper's: a difference between the two columns has no one cause."
+        + (" The order of the methods is what could agree." if table.orders else "")
+    )
+
+
+def of_contrasts(results: Results, family: Family) -> str:
+    number = len(family.contrasts)
+    behind = {contrast.together.patients for contrast in family.contrasts}
+    patients, most = min(behind, default=0), max(behind, default=0)
+    told = []
+    if patients:
+        told.append(
+            f"{patients if patients == most else f'{patients} to {most}'} patients stand behind each line, each"
+            " counted once"
+            + (
+                " although several repeats may hold it out; who one repeat holds out has trained the models of another."
+                if family.repeats > 1
+                else "."
+            )
+        )
+    if patients and number:
+        told.append(
+            f"The smallest p that they could give is {small(family.attainable / number)},"
+            f" times {count(number, 'comparison')} {small(family.attainable)}."
+        )
+    if family.why_none:
+        told.append(family.why_none)
+    if family.tests:
+        told.append(
+            "p: sign-flip permutation test within patients, stratified over hospitals, corrected by Holm's method for"
+            f" {count(number, 'comparison')}; the intervals are not corrected. A large p does not say that two methods"
+            " are equal."
+        )
+    told.append(
+        "The trained models are taken as they are: "
+        + (
+            "with these repeats, how often the sign stayed the same says more of another training than p does."
+            if family.repeats > 1
+            else "what another training of the same methods would have given is not in these figures."
+        )
+    )
+    return " ".join(told) + synthetic_sentence(results)
+
+
+def of_intervals(results: Results, table: Comparison) -> str:
+    if not table.tested:
+        return "No interval is drawn: these patients chose fold and epoch." + synthetic_sentence(results)
+    if not any(row.ci95 for row in results.rows):
+        return (
+            "Without intervals these dots cannot say how much the choice of test patients matters."
+            + synthetic_sentence(results)
+        )
+    numbers = listed(f"{share} % with {patients}" for patients, share in COVERAGE.items())
+    return (
+        "An interval says how much the choice of test patients matters, not how another split or training would have"
+        " come out. With few patients it is too narrow: of normally distributed patients, such intervals hold the"
+        f" true mean in {numbers}, instead of 95 %. Overlapping intervals do not mean that two methods are equal, for"
+        f" the same patients stand behind both.{synthetic_sentence(results)}"
+    )
+
+
+def of_budget(results: Results) -> str:
+    parts = [f"all {_runs(results)}"] if results.folds > 1 or len(results.seeds) > 1 else []
+    if len(results.models) > 1:
+        parts.append(f"{len(results.models)} networks")
+    parts.append("every route, round and candidate that was discarded")
+    told = (
+        f"To obtain all rows: {listed(parts)} included. Stages that methods share count in each of them, and once in"
+        " Everything."
+    )
+    if any(row.method.startswith("pooled") for row in results.rows):
+        told += " Bytes are those of weights: the images that all data in one place would have to move are not in them."
+    if results.forgetting:
+        told += " Everything also holds the scoring of what is forgotten."
+    return told + " Steps of different hospitals and batches are counted alike; they do not take the same time."
+
+
+def of_budget_curves(results: Results) -> str:
+    mixed = any(stage.kind == "average" for stage in results.stages)
+    told = (
+        "Best validation Dice so far, in the chosen fold, at what had been spent by then; a route's line begins when it"
+        f" reaches the target.{_chosen_by(results)} Of two lines that end close together neither is shown to be better."
+    )
+    if mixed:
+        told += (
+            " Within a stage Dice is that of the study's grid, for averages that of the native grid, which may differ"
+            " by a little."
+        )
+    return told + " Scoring is not counted." + _first(results) + synthetic_sentence(results)
+
+
+def of_maps(results: Results) -> str:
+    what = "test patients" if results.tested else "validation patients"
+    chance = (
+        "a gain or loss of less than the intervals above may be chance"
+        if any(row.ci95 for row in results.rows)
+        else "without intervals nothing says how large a gain or loss chance alone would make"
+    )
+    return f"One model a stop, on each hospital's {what}: {chance}.{_first(results)}{synthetic_sentence(results)}"
+
+
+def of_growth(results: Results, found: list[Growth]) -> str:
+    taken, of_all = sum(one.trainings for one in found), sum(one.of_all for one in found)
+    return (
+        f"{taken} trainings in place of {of_all}. A route that grows sees only the best source of each hop: a better"
+        " route that begins with a worse source is never tried, and these figures cannot say whether there was one."
+    )
+
+
+def of_forgetting(results: Results) -> str:
+    luck = (
+        " Along a route without repetition a model is handed on from the fold that did best at its site, so that a"
+        " change also holds the luck of that fold."
+        if results.folds > 1 and _setting(results, "split", "source") == "best-fold"
+        else ""
+    )
+    return (
+        f"Test Dice of one chain of models on {held_out(results)}.{luck} It shows what this chain kept, not what every"
+        f" model trained this way would keep.{synthetic_sentence(results)}"
+    )
+
+
+def of_curves(results: Results) -> str:
+    kept = _setting(results, "training", "keep")
+    chose = " These patients chose the epoch kept." if kept != "last" else ""
+    return (
+        "The curves show whether training had settled, on validation patients; they are not the"
+        f" figures that methods are compared by.{chose}{_first(results)}{synthetic_sentence(results)}"
+    )
+
+
+def of_wire(results: Results) -> str:
+    return (
+        "Bytes of weights, over all runs of this folder: what was sent again after a failure is in them; the numbers"
+        " that travel beside the weights, and what the transport adds, are not."
+    )
+
+
+def of_hospitals(results: Results) -> str:
+    left_out = sum(site.left_out for site in results.sites)
+    split = (
+        f"The split is that of the first of {len(results.seeds)} repeats." if len(results.seeds) > 1 else "One split."
+    )
+    if not left_out:
+        return f"{split} No patient was left out.{synthetic_sentence(results)}"
+    return (
+        f"{split} {count(left_out, 'patient')} could not be used and stand in no figure; why, each hospital's own"
+        f" site.log says. What they would have changed is not known.{synthetic_sentence(results)}"
+    )
+
+
+def of_choices(results: Results) -> str:
+    return "Every figure of this page depends on these choices, and another choice was not tried" + (
+        " except where a row lists several." if _setting(results, "methods", "federated") else "."
+    )
+
+
+def of_folds(results: Results) -> str:
+    if not results.tested:
+        return "Validation figures of every fold; no test patient was looked at." + synthetic_sentence(results)
+    without = sum(
+        row.patients is not None and row.surface_patients is not None and 0 < row.surface_patients < row.patients
+        for row in results.rows
+    )
+    lost = (
+        f" In {count(without, 'row')} some patients had nothing segmented and are missing from the distances, which"
+        " flatters these: their number stands beside."
+        if without
+        else ""
+    )
+    return (
+        f"Distances are means over the patients of whom anything was segmented.{lost} Rows of one target and repeat"
+        f" share their test patients and are not independent.{synthetic_sentence(results)}"
+    )

@@ -1,0 +1,74 @@
+"""In short: what validation chose at each target, and how that lies against the other methods."""
+
+from __future__ import annotations
+
+from server.report.contrasts import Contrast, Family, own_interval
+from server.report.results import Results
+from server.report.table import Comparison, deviation, routes_taken
+from server.report.wording import ROUTED, figure, full_name, listed, probability, signed
+
+
+def in_short(results: Results, table: Comparison, family: Family) -> list[str]:
+    """A sentence on all targets together, and one a target."""
+    return [*_together(family), *_by_target(results, table)]
+
+
+def _together(family: Family) -> list[str]:
+    """Above which methods the chosen routes lie, and above which they do not: all of them, not a selection."""
+    if not family.contrasts:
+        return []
+    places = [target for target, _ in max((contrast.at for contrast in family.contrasts), key=len)]
+    where = f"Over the held-out patients of {listed(places)}"
+    told = []
+    for words, above in (("lies above", True), ("does not lie above", False)):
+        found = [_gap(contrast, places) for contrast in family.contrasts if _above(contrast) == above]
+        if found:
+            told.append(f"{where}, the route that validation chose {words}, in Dice points: {'; '.join(found)}.")
+    return told
+
+
+def _above(contrast: Contrast) -> bool:
+    gap = contrast.together.difference or 0.0
+    return gap > 0 and signed(gap) != "±0.0"
+
+
+def _gap(contrast: Contrast, places: list[str]) -> str:
+    """ "target alone (+1.2, +0.4 to +2.0, p = 0.012)"."""
+    whole = contrast.together
+    known = []
+    if whole.ci95:
+        known.append(f"{signed(whole.ci95[0])} to {signed(whole.ci95[1])}")
+    if contrast.corrected is not None:
+        shown = probability(contrast.corrected)
+        known.append(f"p {shown}" if shown.startswith("<") else f"p = {shown}")
+    here = [target for target, _ in contrast.at]
+    if here != places:
+        known.append(f"at {listed(here)} alone")
+    name = contrast.opponent
+    name = name[0].lower() + name[1:] if name.startswith(("Target", "All")) else name
+    return f"{name} ({', '.join([signed(whole.difference), *known])})"
+
+
+def _by_target(results: Results, table: Comparison) -> list[str]:
+    what = "test" if table.tested else "validation"
+    # another fold has other validation patients
+    beside = "On the same patients" if table.tested or table.folds < 2 else "The others, each in its chosen fold"
+    sentences = []
+    for column, target in enumerate(table.targets):
+        chosen = table.chosen_at(column)
+        if chosen is None or chosen.dice is None:
+            continue
+        others = [
+            f"{full_name(cell.row)} {figure(cell.dice)}"
+            for _, cell in table.column(column)
+            if cell.dice is not None and cell.row.method not in (*ROUTED, "unadapted")
+        ]
+        found = own_interval(results, chosen.rows) if table.tested else None
+        interval = f" ({figure(found[0])} to {figure(found[1])})" if found else ""
+        mean = f"{figure(chosen.dice)}{deviation(chosen.dices)}"
+        over = f" over {len(chosen.rows)} repeats" if len(chosen.rows) > 1 else ""
+        sentences.append(
+            f"At {target}, validation chose {routes_taken(chosen)}, with a {what} Dice of {mean} %{interval}{over}."
+            + (f" {beside}: {'; '.join(others)}." if others else "")
+        )
+    return sentences

@@ -1,0 +1,189 @@
+"""The figures for a terminal, and as plain lines for a file or a pipe."""
+
+from __future__ import annotations
+
+import itertools
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from server.report import remarks
+from server.report.networks import NetworkCell, Networks, best_network, networks
+from server.report.results import Results
+from server.report.table import HEADLINE_MARK, Comparison, comparison, notes
+from server.report.wording import ARCHITECTURES, count, encoder_name, figure, group_name, network_name
+
+NAMES = 12
+"""The columns that names of methods have at least; longer ones take several lines."""
+WIDTH = 100
+"""Of what is said beneath a table, in plain lines."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What stands in one place of a grid."""
+
+    text: str
+    strong: bool = False
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table with what is said above and beneath it."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[Entry, ...], ...]
+    sections: tuple[int, ...]
+    """Rows after which a rule may stand."""
+    beneath: tuple[str, ...]
+
+
+def caption(table: Comparison) -> str:
+    """What the figures of the comparison are."""
+    if not table.tested:
+        return "Dice / IoU in per cent, slice means over validation patients (how many of them in brackets)."
+    if table.repeats == 1:
+        return "Dice / IoU in per cent, slice means over held-out patients (how many of them in brackets)."
+    return (
+        f"Dice ± standard deviation over {table.repeats} repeats / IoU, in per cent, slice means over held-out"
+        " patients."
+    )
+
+
+def grids(results: Results) -> Iterator[Grid]:
+    """The tables that a study's figures fill: networks, the comparison, its spread over folds."""
+    several = networks(results)
+    yield from (_networks(results, table) for table in several)
+    shown, name = results, ""
+    if several:
+        if {row.method for row in results.rows} == {several[0].method}:
+            return
+        name = best_network(results)
+        shown = results.of_model(name)
+    table = comparison(shown)
+    title = f"{network_name(name)}, the network with the best validation Dice" if name else ""
+    yield _comparison(shown, table, title)
+    if any(cell.over_all for cell in table.cells):
+        yield _spread(shown, table)
+
+
+def _comparison(results: Results, table: Comparison, title: str) -> Grid:
+    rows = []
+    for line in table.with_headline:
+        entries = [Entry(line.label)]
+        for cell in line.cells:
+            if cell is None:
+                entries.append(Entry("–"))
+                continue
+            behind = f" ({cell.patients})" if cell.patients is not None and table.repeats == 1 else ""
+            marks = cell.marks if line is not table.headline else ""
+            figures = cell.figures
+            if table.repeats > 1:  # three targets have to fit beside their names
+                figures, marks = figures.replace(" ± ", "±"), marks.replace(" ", "")
+            entries.append(Entry(f"{figures}{behind} {marks}".rstrip(), strong=bool(cell.headlines)))
+        rows.append(tuple(entries))
+    return Grid(
+        title,
+        ("", *(f"→ {target}" for target in table.targets)),
+        tuple(rows),
+        _sections(table),
+        (caption(table), *notes(table), remarks.of_comparison(results, table)),
+    )
+
+
+def _spread(results: Results, table: Comparison) -> Grid:
+    rows = tuple(
+        (Entry(line.label), *(Entry((cell.over_all or "–") if cell else "–") for cell in line.cells))
+        for line in table.lines
+    )
+    runs = count(table.folds, "fold") + (f" × {count(table.repeats, 'repeat')}" if table.repeats > 1 else "")
+    header = (f"Dice, {runs}", *(f"→ {target}" for target in table.targets))
+    sections = [line.section for line in table.lines]
+    return Grid("", header, rows, _ends(sections), (remarks.of_spread(results),))
+
+
+def _networks(results: Results, table: Networks) -> Grid:
+    rows = []
+    for line in table.lines:
+        rows.append(
+            (
+                Entry(encoder_name(line.encoder)),
+                *(Entry(_network(cell), cell.best) if cell else Entry("–") for cell in line.cells),
+            )
+        )
+        if table.paper and any(cell and cell.paper for cell in line.cells):
+            papers = [cell.paper if cell else None for cell in line.cells]
+            rows.append((Entry("  the paper"), *(Entry(_mean(*found, digits=2) if found else "–") for found in papers)))
+    runs = max(cell.runs for cell in table.cells)
+    spread = " ± standard deviation" if runs > 1 else ""
+    return Grid(
+        "",
+        (f"{table.target}, validation", *(ARCHITECTURES.get(name, name) for name in table.architectures)),
+        tuple(rows),
+        (),
+        (
+            f"Validation Dice of “{group_name(table.method)}” in per cent, slice mean{spread}; ★ the best mean.",
+            remarks.of_networks(results, table),
+        ),
+    )
+
+
+def _network(cell: NetworkCell) -> str:
+    return _mean(cell.mean, cell.std) + (f" {HEADLINE_MARK}" if cell.best else "")
+
+
+def _mean(mean: float, std: float | None, digits: int = 1) -> str:
+    return figure(mean, digits) + ("" if std is None else f" ± {figure(std, digits)}")
+
+
+def _sections(table: Comparison) -> tuple[int, ...]:
+    return _ends([line.section for line in table.with_headline])
+
+
+def _ends(sections: list[tuple[int, int]]) -> tuple[int, ...]:
+    return tuple(index for index, (one, other) in enumerate(itertools.pairwise(sections)) if one != other)
+
+
+def terminal_table(results: Results) -> RenderableType:
+    """The tables for a terminal; three targets fit into 80 columns, with repeats into 100."""
+    shown: list[RenderableType] = []
+    for grid in grids(results):
+        table = Table(
+            box=box.SIMPLE_HEAD,
+            show_edge=False,
+            pad_edge=False,
+            padding=(0, 1, 0, 0),
+            title=grid.title or None,
+            title_justify="left",
+        )
+        for index, name in enumerate(grid.header):
+            table.add_column(Text(name), no_wrap=index > 0, min_width=NAMES if index == 0 else None)
+        for index, row in enumerate(grid.rows):
+            table.add_row(*(Text(entry.text, style=_style(entry)) for entry in row), end_section=index in grid.sections)
+        shown += [table, Text("\n".join(("", *grid.beneath, "")), style="dim")]
+    return Group(*shown)
+
+
+def _style(entry: Entry) -> str:
+    return "bold" if entry.strong else "dim" if entry.text == "–" else ""
+
+
+def text_lines(results: Results) -> list[str]:
+    """The tables as plain lines."""
+    lines: list[str] = []
+    for grid in grids(results):
+        texts = [grid.header, *(tuple(entry.text for entry in row) for row in grid.rows)]
+        widths = [max(len(row[column]) for row in texts) for column in range(len(grid.header))]
+        lines += [""] if lines else []
+        lines += [grid.title] if grid.title else []
+        lines += [
+            "  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip() for row in texts
+        ]
+        lines += ["", *(line for said in grid.beneath for line in textwrap.wrap(said, WIDTH))]
+    return lines
