@@ -66,10 +66,12 @@ class Ending:
     ledger: dict[str, Any]
     weights: frozenset[str]
     counts: dict[tuple[str, str], int]
-    trained: tuple[str, ...]
+    """By who and what, how often it happened."""
+    again: tuple[str, ...]
+    """Stages that a site has finished once more."""
 
 
-def ending_of(folder: Path, counts: dict[tuple[str, str], int], trained: list[str]) -> Ending:
+def ending_of(folder: Path, counts: dict[tuple[str, str], int], again: list[str]) -> Ending:
     files = {path.stem: path.read_bytes() for path in (folder / "weights").iterdir()}
     for name, content in files.items():
         assert digest_of(content) == name, f"weights {name} are others than their name says"
@@ -78,7 +80,7 @@ def ending_of(folder: Path, counts: dict[tuple[str, str], int], trained: list[st
         ledger={path.name: json.loads(path.read_bytes()) for path in (folder / "ledger").iterdir()},
         weights=frozenset(files),
         counts=counts,
-        trained=tuple(trained),
+        again=tuple(again),
     )
 
 
@@ -358,7 +360,7 @@ class History:
                 self.react(said)
             if self.kernel.random.random() < 0.5:
                 self.engine.forget_orders()
-        return ending_of(self.out, dict(self.counts), self.hospitals.trained)
+        return ending_of(self.out, dict(self.counts), self.again)
 
 
 @contextmanager
@@ -388,7 +390,7 @@ def world(history: History) -> Iterator[None]:
         patch.setattr(scheduler, "queue", kernel.queue())
         patch.setattr(common.files, "open", disks.open, raising=False)
         patch.setattr(common.files, "os", disks.os())
-        patch.setattr(Path, "open", disks.open_path.__get__(disks) and _method(disks.open_path))
+        patch.setattr(Path, "open", _method(disks.open_path))
         patch.setattr(Path, "unlink", _method(disks.unlink))
         patch.setattr(client.stages, "shutil", types.SimpleNamespace(rmtree=disks.rmtree))
         patch.setattr(server.ledger, "filelock", types.SimpleNamespace(FileLock=locked, Timeout=filelock.Timeout))

@@ -188,7 +188,10 @@ INTERVALS: dict[Any, Any] = {}
 
 def planned(study: Study, census: Any, choices: Any = None) -> Any:
     """`plan`, each once: it is a pure function."""
-    key = (study.digest, *(str(sorted((name, tuple(v)) for name, v in (part or {}).items())) for part in (census, choices)))
+    key = (
+        study.digest,
+        *(str(sorted((name, tuple(v)) for name, v in (part or {}).items())) for part in (census, choices)),
+    )
     if key not in PLANS:
         PLANS[key] = plan(study, census, choices)
     return PLANS[key]
