@@ -70,7 +70,7 @@ class Disks:
     # What stands in the place of Python's own.
 
     def open(self, path: Path, mode: str, *, opener: Callable[[str, int], int]) -> _File:
-        file = builtins.open(path, mode, opener=opener)
+        file = builtins.open(path, mode, opener=opener)  # noqa: SIM115
         self._opened[file.fileno()] = path
         return _File(self, path, file)
 

@@ -14,13 +14,13 @@ import types
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import filelock
 import pytest
-from flwr.app import Context, Error, Message
+from flwr.app import Error, Message
 
 import client.app
 import client.stages
@@ -36,14 +36,14 @@ from common.graph import FineTune
 from common.keys import Workplace, stage_key
 from common.messages import FINE_TUNE, BadMessage, FineTuneOrder, FineTuneReply, from_record, to_record
 from common.study import Study
-from common.weights import Weights, digest_of, pieces
+from common.weights import digest_of, pieces
 from server import lane, roster, scheduler
 from server.app import run_study
 from tests.faults.disk import Disks
 from tests.faults.engine import Door, Engine, Failed, Node
 from tests.faults.hospital import Hospitals
-from tests.faults.kernel import Kernel, Killed, Process
-from tests.faults.plans import COORDINATOR, OF_DATA, Fault, planned_faults
+from tests.faults.kernel import Kernel, Process
+from tests.faults.plans import COORDINATOR, Fault
 
 PATIENCE = 3600.0
 MOST_STARTS = 12
@@ -149,7 +149,7 @@ class History:
         return NOTHING if due is None else Strikes(self, due)
 
     def tell(self, text: str) -> None:
-        self.told.append(f"{self.kernel.now:9.2f}  {text}")
+        self.told.append(f"{self.kernel.now:9.2f}  {text.replace(str(self.folder), '…')}")
 
     def strike(self, fault: Fault, subject: Any) -> None:
         """One fault, now. Raises what it raises where it strikes."""

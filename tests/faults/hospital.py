@@ -21,26 +21,21 @@ import torch
 
 import client.app
 import client.approval
-import client.stages
-import common.files
 import common.model
-import common.study
 import common.weights
 import server.app
-import server.ledger
 import server.results
-import server.scheduler
 from client.evaluation import CaseScore
 from client.preprocess import Prepared, Record
 from client.site import SiteConfig
 from client.training import Trained
-from common.graph import FineTune, Schedule, Start
+from common.graph import Schedule
 from common.messages import Refusal, Refused
 from common.plan import plan
 from common.seeds import seed_of
 from common.study import Study, load_study
 from common.weights import Weights
-from server import lane, roster, scheduler
+from server import scheduler
 from server.statistics import bootstrap_ci
 
 SHAPES = {"count": ((), torch.int64), "layer": ((2, 3), torch.float32)}
