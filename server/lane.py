@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -34,6 +35,7 @@ from common.study import Study
 from common.weights import Weights, size_in_bytes
 from server.engine import asked
 from server.roster import is_online
+from server.soundness import Unsound
 
 log = logging.getLogger("relay.coordinator")
 
@@ -45,7 +47,6 @@ TRIES = 3
 
 FINAL = frozenset(
     (
-        Refusal.UNKNOWN_STUDY,
         Refusal.NOT_IN_STUDY,
         Refusal.BAD_MESSAGE,
         Refusal.DATA_CHANGED,
@@ -53,7 +54,6 @@ FINAL = frozenset(
         Refusal.TOO_FEW_PATIENTS,
         Refusal.DISK_FULL,
         Refusal.BLOCKED,
-        Refusal.DIVERGED,
         Refusal.ANSWERED,
     )
 )
@@ -76,8 +76,21 @@ QUIET = 120.0
 Reply = TypeVar("Reply", bound=WireMessage)
 
 
+LEFT = frozenset((Refusal.UNKNOWN_STUDY,))
+"""Refusals of a site that takes no part in the study any more."""
+
+
 class Parked(Exception):
     """A stage that cannot be finished now, with the reason in plain words."""
+
+
+class Absent(Parked):
+    """The site is away, or takes no part any more."""
+
+    def __init__(self, reason: str, seconds: float = math.inf) -> None:
+        super().__init__(reason)
+        self.seconds = seconds
+        """For how long so far."""
 
 
 @dataclass
@@ -98,10 +111,12 @@ class Traffic:
 class Lane:
     """One site's end of the wire: sends an order, waits for the answer, tries again."""
 
-    def __init__(self, grid: Grid, site: str, node_id: int, traffic: Traffic, *, patience: float = 60.0) -> None:
+    def __init__(self, grid: Grid, site: str, node_id: int | None, traffic: Traffic, *, patience: float = 60.0) -> None:
+        """Args: node_id: None for a site that has not been seen yet; it is known by its registered name."""
         self.grid, self.site, self.node_id, self.traffic = grid, site, node_id, traffic
-        self.patience = patience
-        """Seconds that the site may be away before a stage is given up."""
+        self.patience: Callable[[], float] = lambda: patience
+        """Seconds that the site may be away before `Absent` is raised."""
+        self._away_since: float | None = None
         self._unacknowledged: dict[str, str] = {}  # key → digest of weights that lie at the site
         self.held = ""
 
@@ -122,7 +137,13 @@ class Lane:
     def fine_tune(
         self, order: FineTuneOrder, weights: Callable[[], Weights], observe: Callable[[FineTuneReply], None]
     ) -> tuple[FineTuneReply, Weights]:
-        """Leg after leg until the stage is done."""
+        """Leg after leg until the stage is done.
+
+        Raises:
+            Unsound: the training diverged.
+            Absent: the site is away for longer than `patience`, or has left the study.
+            Parked: it cannot be finished for another reason.
+        """
         order = order.model_copy(update={"acknowledged": self._acknowledged(order.weights)})
         send = None if order.weights == self.held else weights()
         epoch = idle = 0
@@ -136,6 +157,7 @@ class Lane:
                 send = weights()
                 continue
             send = None
+            order = order.model_copy(update={"anew": False})
             observe(reply)
             # A checkpoint that was lost may cost a leg; a site that never gets on would cost for ever.
             idle = idle + 1 if reply.epoch <= epoch else 0
@@ -191,6 +213,10 @@ class Lane:
                     self.traffic.received[self.site] += size_in_bytes(arrived)
                 return answer, arrived
             reason = refusal_text(reply.error)
+            if reply.error.code in LEFT:
+                raise Absent(reason)
+            if reply.error.code == Refusal.DIVERGED:
+                raise Unsound(reason)
             if reply.error.code in FINAL:
                 break
         raise Parked(reason)
@@ -212,6 +238,7 @@ class Lane:
 
     def _push(self, record: RecordDict, type_: str, group: str) -> str:
         """The id of the message that was pushed; empty if Flower did not take it."""
+        assert self.node_id is not None, "it was never seen"
         self.traffic.messages[self.site] += 1
         out = Message(record, dst_node_id=self.node_id, message_type=type_, group_id=group[:16], ttl=TTL)
         return next(iter(asked(lambda: self.grid.push_messages([out]))), "")
@@ -254,20 +281,30 @@ class Lane:
     def _session(self) -> str | None:
         """What tells one presence of the site from the next; None while it is away."""
         for node in asked(self.grid.get_nodes):
-            if node.node_id == self.node_id and is_online(node):
+            known = node.name == self.site if self.node_id is None else node.node_id == self.node_id
+            if known and is_online(node):
+                self.node_id, self._away_since = node.node_id, None
                 return node.last_activated_at
+        if self._away_since is None:
+            self._away_since = time.monotonic()
         return None
 
+    def is_there(self) -> bool:
+        return self._session() is not None
+
     def _wait_for_site(self) -> str:
-        """The site's presence, once it is there."""
-        began, pause = time.monotonic(), 0.0
+        """The site's presence, once it is there. It is away from when that was first seen, whichever stage saw it."""
+        pause = 0.0
         while (session := self._session()) is None:
             if not pause:
                 log.warning("Site %s is away; waiting for it.", self.site)
-            if time.monotonic() - began > self.patience:
-                raise Parked(f"it was away for {_hours(self.patience)}")
             pause = min(30.0, 2 * pause or 1.0)
-            time.sleep(pause)
+            look = time.monotonic() + pause
+            while (now := time.monotonic()) < look:
+                away = now - (self._away_since or now)
+                if away >= self.patience():
+                    raise Absent(f"it was away for {_hours(away)}", away)
+                time.sleep(min(2.0, look - now))
         if pause:
             log.warning("Site %s is there again.", self.site)
         return session

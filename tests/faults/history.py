@@ -37,7 +37,7 @@ from common.keys import Workplace, stage_key
 from common.messages import FINE_TUNE, BadMessage, FineTuneOrder, FineTuneReply, from_record, to_record
 from common.study import Study
 from common.weights import digest_of, pieces
-from server import lane, roster, scheduler
+from server import describing, lane, roster, scheduler
 from server.app import run_study
 from tests.faults.disk import Disks
 from tests.faults.engine import Door, Engine, Failed, Node
@@ -386,8 +386,9 @@ def world(history: History) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for module in (lane, roster, scheduler, server.app, server.engine, client.app):
             patch.setattr(module, "time", kernel.time())
-        patch.setattr(scheduler, "threading", kernel.threading())
-        patch.setattr(scheduler, "queue", kernel.queue())
+        for module in (describing, scheduler):
+            patch.setattr(module, "threading", kernel.threading())
+            patch.setattr(module, "queue", kernel.queue())
         patch.setattr(common.files, "open", disks.open, raising=False)
         patch.setattr(common.files, "os", disks.os())
         patch.setattr(Path, "open", _method(disks.open_path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import types
 from collections.abc import Iterable
 from pathlib import Path
@@ -133,10 +134,11 @@ def test_a_site_that_stays_away_is_given_up_in_plain_words(clock: Clock) -> None
 
 @pytest.mark.parametrize("hours", [1, 30, 300])
 def test_a_site_that_works_for_hours_is_waited_for_and_asked_once(clock: Clock, hours: int) -> None:
+    """However short the time for which it may be away. A question may be lost: ever fewer of them follow."""
     grid = Engine(clock, hours * 3600.0)
-    describe(grid)
+    describe(grid, patience=1.0)
     assert grid.orders_pushed == 1
-    assert grid.questions_pushed <= 1
+    assert grid.questions_pushed <= math.log2(hours * 3600 / lane.QUIET + 1)
 
 
 def test_an_order_lost_in_a_restart_is_sent_again(clock: Clock) -> None:

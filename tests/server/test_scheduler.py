@@ -152,7 +152,7 @@ def test_what_keeps_failing_is_parked_after_three_tries(tmp_path: Path) -> None:
     assert set(run.parked.values()) == {"site B: Flower reports error 8"}
 
 
-@pytest.mark.parametrize("code", [Refusal.NOT_IN_STUDY, Refusal.DATA_CHANGED, Refusal.DISK_FULL, Refusal.DIVERGED])
+@pytest.mark.parametrize("code", [Refusal.NOT_IN_STUDY, Refusal.DATA_CHANGED, Refusal.DISK_FULL, Refusal.BLOCKED])
 def test_a_final_refusal_parks_what_descends_from_it_and_nothing_else(tmp_path: Path, code: Refusal) -> None:
     def refuse(site: str, order: WireMessage, answer: Answer) -> Answer:
         return refusal_error(code) if site == "B" and isinstance(order, FineTuneOrder) else answer
@@ -571,7 +571,9 @@ def test_a_route_that_cannot_grow_is_told(tmp_path: Path) -> None:
 
     results = found_by(go(FakeGrid(study_of(**GREEDY), refuse), tmp_path))
     assert {(entry["method"], entry["target"]) for entry in results["parked"]} == {("greedy", site) for site in "ABC"}
-    assert {entry["reason"] for entry in results["parked"]} == {f"site C: {REFUSALS[Refusal.DIVERGED]}"}
+    assert {entry["reason"] for entry in results["parked"]} == {
+        f"site C: {REFUSALS[Refusal.DIVERGED]}, when repeated as well"
+    }
     assert results["rows"] == []
 
 
