@@ -39,7 +39,7 @@ from common.seeds import seed_of
 from common.study import Study
 from common.weights import Weights, digest_of, serialised
 from deploy.local_grid import RUN_ID, enter_run
-from server import lane, scheduler
+from server import engine, lane, scheduler
 from server.describing import describe_all
 from server.events import Event
 from server.lane import Lane, Traffic
@@ -263,7 +263,7 @@ def make_quick(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "declared_shapes", lambda _: SHAPES)
     sleep = time.sleep
     clock = types.SimpleNamespace(sleep=lambda seconds: sleep(min(seconds, 0.001)), monotonic=time.monotonic)
-    for module in (scheduler, lane):
+    for module in (engine, lane, scheduler):
         monkeypatch.setattr(module, "time", clock)
 
 

@@ -14,7 +14,7 @@ from flwr.proto.node_pb2 import NodeInfo
 
 from common.errors import RelayError
 from common.messages import FINE_TUNE, Description, to_record
-from server import lane, roster
+from server import engine, lane, roster
 from server.lane import Lane, Parked, Traffic
 from server.roster import find_sites
 from tests.server.fake_sites import FakeGrid, go, quick, study_of
@@ -101,7 +101,7 @@ class Engine(FakeGrid):
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    for module in (lane, roster):
+    for module in (engine, lane, roster):
         monkeypatch.setattr(module, "time", types.SimpleNamespace(sleep=made.sleep, monotonic=made.monotonic))
     return made
 
