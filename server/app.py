@@ -187,7 +187,7 @@ def run_study(
         sentences.append(
             f"{len(cut)} rows were made without {' and '.join(names)}, as the study has it, and are marked."
         )
-    if reasons:
+    if any(run.parked for run in runs):
         sentences.append(f"What is finished is kept in {folder}; start again to go on.")
     if sentences:
         raise Unfinished(" ".join(sentences))

@@ -303,7 +303,7 @@ class Lane:
             while (now := time.monotonic()) < look:
                 away = now - (self._away_since or now)
                 if away >= self.patience():
-                    raise Absent(f"it was away for {_hours(away)}", away)
+                    raise Absent(away_for(self.patience()), away)
                 time.sleep(min(2.0, look - now))
         if pause:
             log.warning("Site %s is there again.", self.site)
@@ -314,5 +314,9 @@ def _lost(reply: Message) -> bool:
     return reply.has_error() and reply.error.code in ON_THE_WAY
 
 
-def _hours(seconds: float) -> str:
-    return f"{seconds / 3600:.3g} hours" if seconds >= 3600 else f"{seconds / 60:.3g} minutes"
+def away_for(seconds: float) -> str:
+    """How long a site was waited for, in words."""
+    if seconds < 60:
+        return "it was away"
+    number, unit = (seconds / 3600, "hour") if seconds >= 3600 else (seconds / 60, "minute")
+    return f"it was away for {number:.3g} {unit}{'' if number == 1 else 's'}"

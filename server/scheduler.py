@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import queue
 import threading
 import time
@@ -37,7 +38,7 @@ from server.absence import Absences, absent_from, told
 from server.aggregation import Part, aggregate
 from server.events import Event, Observer
 from server.keeping import kept_by, to_make_again, unneeded, used_by, winner
-from server.lane import Absent, Lane, Parked, Traffic
+from server.lane import Absent, Lane, Parked, Traffic, away_for
 from server.ledger import Ledger, StageRecord
 from server.records import of_scores, of_skipped, of_training
 from server.soundness import Unsound, check_not_collapsed, dice_before
@@ -232,7 +233,8 @@ class Run:
             if self._absences.patience(late) > absent.seconds or late in self.parked:
                 continue
             if not isinstance(late, FineTune) or not self._absences.may_skip(late):
-                self._park(late, f"site {node.site}: {absent}")
+                why = away_for(self._absences.patience(late)) if math.isfinite(absent.seconds) else absent
+                self._park(late, f"site {node.site}: {why}")
                 continue
             record = of_skipped(late, self._absent_key(late), parent=self._parent_digest(late))
             self.ledger.put(record)

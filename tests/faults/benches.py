@@ -18,14 +18,24 @@ NONE: dict[str, Any] = {
 }
 
 
-def bench(name: str, sites: tuple[str, ...], epoch_seconds: float, leg_minutes: float, **methods: Any) -> Bench:
+def bench(
+    name: str,
+    sites: tuple[str, ...],
+    epoch_seconds: float,
+    leg_minutes: float,
+    *,
+    absence: dict[str, Any] | None = None,
+    collapse: float = 0.0,  # scores are drawn, and fall by chance
+    **methods: Any,
+) -> Bench:
     study = Study.model_validate(
         {
             "sites": sites,
             "name": name,
             "model": {"encoder_weights": "none"},
             "split": {"folds": 2},
-            "collapse": 0.0,  # scores are drawn, and fall by chance
+            "absence": absence or {},
+            "collapse": collapse,
             "training": {"epochs": 2, "leg_minutes": leg_minutes, "precision": "float32"},
             "methods": {**NONE, **methods},
         }

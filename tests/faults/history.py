@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import re
 import types
@@ -178,6 +179,8 @@ class History:
                 kernel.jumped[actor] = kernel.jumped.get(actor, 0.0) + random.choice((60.0, 86400.0))
             case "a second coordinator":
                 self._second_coordinator()
+            case "leaves for good":
+                self.engine.kill(self.engine.nodes[actor], away=math.inf, silently=False)
             case "a hospital dies":
                 self._die(random.choice(list(self.engine.nodes.values())))
             case "this hospital dies":
@@ -314,7 +317,7 @@ class History:
 
     # What a person does.
 
-    def start(self) -> str | None:
+    def start(self, *, keep_weights: bool = False) -> str | None:
         """Start the study and wait for its end; returns what it said, None if it was killed, "" if all was well."""
         self.starts += 1
         self.struck_since_start = False
@@ -330,6 +333,7 @@ class History:
                     beside=self.folder,
                     observe=lambda _: None,
                     patience=PATIENCE,
+                    keep_weights=keep_weights,
                 )
                 said.append("")
             except RelayError as error:
