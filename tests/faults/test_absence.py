@@ -222,7 +222,7 @@ def test_whoever_leaves_and_whatever_else_happens_no_row_is_counted_for_more_tha
         leaver = leaves(site, draw.randrange(2, counts[site, "receive"] + 1))
         faults = (leaver, *planned_faults(seed, counts))
         with in_a(struck, tmp_path / str(seed), *faults, seed=seed) as history:
-            for _ in range(8):
+            for _ in range(12):
                 said = history.start()
                 if said is not None and not history.struck_since_start:
                     break
