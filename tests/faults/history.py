@@ -264,7 +264,7 @@ class History:
 
     def _finished_files(self, actor: str) -> Iterator[Path]:
         """Those of one kind, since of some there are many."""
-        folders = [self.out / "ledger", self.out / "weights"]
+        folders = [self.out / name for name in ("ledger", "weights", "ledger", "weights", "descriptions")]
         if actor != COORDINATOR:
             private = self.hospitals.sites[actor].folder
             folders = [private / "stages", private / "stages", private / "answered"]
