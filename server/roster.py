@@ -42,11 +42,14 @@ def find_sites(
     told_missing: list[str] = []
     while True:
         refused: set[str] = set()
-        there_now = [node for node in asked(grid.get_nodes) if is_online(node)]
+        registered = list(asked(grid.get_nodes))
+        there_now = [node for node in registered if is_online(node)]
         nodes = {node.name: node.node_id for node in there_now if node.name}
         if there_now and not nodes:
             nodes = _ask(grid, study, refused)
-        missing = [site for site in wanted if site not in nodes and site not in known]
+        # A node without a name is never found again later.
+        spared = known if any(node.name for node in registered) else ()
+        missing = [site for site in wanted if site not in nodes and site not in spared]
         if not missing:
             return {site: nodes[site] for site in wanted if site in nodes}
         if missing != told_missing:

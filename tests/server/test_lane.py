@@ -259,3 +259,6 @@ def test_sites_are_waited_for_and_then_missed_by_name(clock: Clock) -> None:
     assert find_sites(grid, ["A"], grid.study.digest, patience=200) == {"A": 1}
     with pytest.raises(RelayError, match="Site B of the study is not there"):
         find_sites(grid, ["A", "B"], grid.study.digest, patience=10)
+    began = clock.now
+    assert find_sites(grid, ["A", "B"], grid.study.digest, patience=200, known={"B"}) == {"A": 1}
+    assert clock.now == began, "one that has said what it has is not waited for"
