@@ -97,8 +97,8 @@ class Run:
         self._way_left: dict[Node, float] = {}
         self._again: set[Node] = set()
         """Stages with a record whose weights are gone and needed."""
-        self._sharing: dict[str, list[Node]] = defaultdict(list)
-        """By digest, the nodes that have these weights."""
+        self._sharing: dict[str, set[Node]] = defaultdict(set)
+        """By digest, the nodes that have these weights: what the ledger knows of before it has had its turn, as well."""
         self._lacking: dict[Node, bool] = {}
         """Of every node that is worked out, whether a stage before it was skipped."""
         self.plan = plan
@@ -127,7 +127,10 @@ class Run:
         for node in reversed(plan.nodes):
             after = max((self._way_left[child] for child in self._children[node]), default=0.0)
             self._way_left[node] = after + self._work.get(node, 0.0)
-        self._again |= to_make_again(plan, self._all_known(), self.ledger.has)
+        known = self._all_known()
+        for node, record in known.items():
+            self._sharing[record.weights].add(node)
+        self._again |= to_make_again(plan, known, self.ledger.has)
         self._kept = set(kept_by(plan))
         self._absences = Absences(self.study, plan)
         return [node for node in fresh if not self._missing[node]]
@@ -279,7 +282,7 @@ class Run:
             self.skipped.add(node)
         self._lacking[node] = node in self.skipped or any(self._lacking[parent] for parent in node.parents)
         if record.weights:
-            self._sharing[record.weights].append(node)
+            self._sharing[record.weights].add(node)
         if node in self._work:
             self._done_share[node] = 1.0
         # A new score may leave another candidate of a choice behind. What lies on a route stays to the end: other

@@ -25,6 +25,7 @@ def bench(
     leg_minutes: float,
     *,
     absence: dict[str, Any] | None = None,
+    seed: int = 1,
     collapse: float = 0.0,  # scores are drawn, and fall by chance
     **methods: Any,
 ) -> Bench:
@@ -32,6 +33,7 @@ def bench(
         {
             "sites": sites,
             "name": name,
+            "seed": seed,
             "model": {"encoder_weights": "none"},
             "split": {"folds": 2},
             "absence": absence or {},
@@ -48,6 +50,17 @@ BENCHES = (
     bench("routes", ("A", "B", "C"), 7.0, 0.1, baseline=True, sequential={"routes": (("B", "C", "A"),)}),
     bench("forgetting", ("A", "B"), 7.0, 10.0, sequential={"routes": (("B", "A"),)}, forgetting=True),
     bench("rounds", ("A", "B"), 3.0, 10.0, federated=({"rounds": 3, "local_epochs": 1},)),
+    # The round and the route come to the same weights: both train B for two epochs from the first weights, and with this
+    # seed the last epoch is the best.
+    bench(
+        "shared",
+        ("A", "B"),
+        3.0,
+        10.0,
+        seed=2,
+        sequential={"routes": (("B", "A"),)},
+        federated=({"rounds": 1, "local_epochs": 2, "then_target": False},),
+    ),
     # Checkpoints within a leg.
     bench("growing", ("A", "B"), 65.0, 10.0, sequential={"routes": "greedy"}),
 )
