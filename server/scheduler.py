@@ -98,7 +98,7 @@ class Run:
         self._again: set[Node] = set()
         """Stages with a record whose weights are gone and needed."""
         self._sharing: dict[str, set[Node]] = defaultdict(set)
-        """By digest, the nodes that have these weights: what the ledger knows of before it has had its turn, as well."""
+        """By digest, the nodes that have these weights, also those that the ledger knows and whose turn is to come."""
         self._lacking: dict[Node, bool] = {}
         """Of every node that is worked out, whether a stage before it was skipped."""
         self.plan = plan
