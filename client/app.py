@@ -124,6 +124,8 @@ def fine_tune_stage(message: Message, context: Context) -> Message:
     study, node, cohort, workplace = _ordered(site, order, FineTune)
     store = StageStore(site.private() / "stages")
     store.forget(tuple(key for key in order.acknowledged if key != order.key))
+    if order.anew:
+        store.forget((order.key,))
     reply = store.reply(order.key, FineTuneReply)
     if reply is not None:
         finished = _sound(store.weights(reply.weights), reply)

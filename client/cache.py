@@ -64,15 +64,18 @@ def read_metadata(path: Path) -> dict[str, str] | None:
         return None
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes, *, durable: bool = False) -> None:
     """Write a file, whole or not at all, readable for its owner alone.
+
+    Args:
+        durable: it outlasts a loss of power from now on.
 
     Raises:
         RelayError: the disk is full, or the folder cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_atomically(path, content, mode=0o600)
+        write_atomically(path, content, durable=durable, mode=0o600)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise DiskFull(
@@ -92,9 +95,9 @@ def read_json(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
+def write_json(path: Path, content: Mapping[str, Any], *, durable: bool = False) -> None:
     """Raises RelayError as `write_bytes` does."""
-    write_bytes(path, json.dumps(content).encode())
+    write_bytes(path, json.dumps(content).encode(), durable=durable)
 
 
 def stat(path: Path) -> Stat:

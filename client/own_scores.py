@@ -65,7 +65,8 @@ def keep(site: SiteConfig, key: str, scores: Sequence[CaseScore], numbers: Mappi
             )
         )
     own = OwnScores(dice=dice, iou=iou, patients=tuple(sorted(patients, key=lambda patient: patient.number)))
-    cache.write_json(site.private() / FOLDER / f"{key}.json", own.model_dump())
+    # Durably, as the answer is that follows: a delivery is held against all of them.
+    cache.write_json(site.private() / FOLDER / f"{key}.json", own.model_dump(), durable=True)
 
 
 def kept(site: SiteConfig, key: str) -> OwnScores | None:

@@ -1,11 +1,13 @@
 """What a site keeps of its stages: checkpoints on the way, finished results until they are acknowledged.
 
 Everything lies in the site's private folder under `stages/<key>/`. A key is worked out at the site, never
-taken from a message.
+taken from a message. Weights are compared with their digest before they are used; answers and checkpoints end with
+the sha256 of all before it, so that a bit that has changed on the disk is never sent, nor trained on.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import shutil
 from dataclasses import dataclass, fields
@@ -30,15 +32,16 @@ class StageStore:
 
     def reply(self, key: str, kind: type[Reply]) -> Reply | None:
         """The finished answer to a stage, or None."""
+        content = _unsealed(self.folder / key / "reply.json")
         try:
-            return kind.model_validate_json((self.folder / key / "reply.json").read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
+            return None if content is None else kind.model_validate_json(bytes(content))
+        except ValueError:  # of another version of this program
             return None
 
     def finish(self, reply: FineTuneReply | EvaluateReply) -> None:
         """Keep a finished answer; it is there whole or not at all. The checkpoint has done its work."""
         folder = self._made(reply.key)
-        write_atomically(folder / "reply.json", reply.model_dump_json().encode(), durable=True)
+        write_atomically(folder / "reply.json", _sealed(reply.model_dump_json().encode()), durable=True)
         (folder / "checkpoint.pt").unlink(missing_ok=True)
 
     def save_weights(self, key: str, weights: Weights) -> str:
@@ -71,17 +74,17 @@ class StageStore:
         """Keep all that a stage needs to go on from here."""
         buffer = io.BytesIO()  # torch reports a full disk as a RuntimeError, a plain file says what it is
         torch.save({item.name: getattr(trained, item.name) for item in fields(trained)}, buffer)
-        write_atomically(self._made(key) / "checkpoint.pt", buffer.getvalue())
+        write_atomically(self._made(key) / "checkpoint.pt", _sealed(buffer.getbuffer()))
 
     def checkpoint(self, key: str) -> Trained | None:
         """The last checkpoint of a stage, or None where there is none that can be read."""
-        path = self.folder / key / "checkpoint.pt"
-        if not path.exists():
+        content = _unsealed(self.folder / key / "checkpoint.pt")
+        if content is None:
             return None
         try:
             # weights_only: a checkpoint is data, and must never run code when it is read.
-            return Trained(**torch.load(path, map_location="cpu", weights_only=True))
-        except Exception:  # a damaged file makes torch and pickle fail in many ways: the stage starts anew
+            return Trained(**torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
+        except Exception:  # torch and pickle fail in many ways, at one of another version: the stage starts anew
             return None
 
     def forget(self, keys: tuple[str, ...]) -> None:
@@ -99,3 +102,19 @@ class StageStore:
             return load(path) if path.exists() else None
         except UnfitWeights:
             return None
+
+
+def _sealed(content: bytes | memoryview) -> list[bytes | memoryview]:
+    """A file's content with its sha256 behind it: neither JSON nor torch's own format would notice a changed bit."""
+    return [content, hashlib.sha256(content).digest()]
+
+
+def _unsealed(path: Path) -> memoryview | None:
+    """The content of a sealed file, or None where it is missing or damaged."""
+    try:
+        file = memoryview(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    size = hashlib.sha256().digest_size
+    content, seal = file[:-size], file[-size:]
+    return content if hashlib.sha256(content).digest() == seal else None

@@ -19,3 +19,7 @@ class Damaged(RelayError):
 
 class DiskFull(RelayError):
     """A disk has no room left; what was written before is kept."""
+
+
+class Unfinished(RelayError):
+    """Not everything that was asked for could be done. What could is worked out and can be shown."""

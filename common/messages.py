@@ -169,6 +169,9 @@ class Order(Planned):
 class FineTuneOrder(Order):
     """Train; the parent's weights come along with the first leg."""
 
+    anew: bool = False
+    """What the site has of the stage was refused: it begins at the beginning."""
+
 
 class EvaluateOrder(Order):
     """Score; the weights come along unless the site has them."""

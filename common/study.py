@@ -223,6 +223,44 @@ class MethodsPart(_Part):
         return parts
 
 
+Skippable = Literal["sequential", "cyclic", "fedavg", "fedprox", "fedmedian", "fedtrimmedavg"]
+"""The methods that can do without a site."""
+
+
+class AbsenceRule(_Part):
+    """What becomes of a site's stages while it is away."""
+
+    wait_hours: float = Field(default=24.0, ge=0, le=8760)
+    """How long a site may be away before its stages are given up. A site that is there and slow is never given up."""
+    then: Literal["park", "skip"] = "park"
+    """"park": the stage and all that descends from it wait for another run. "skip": a round averages who is there,
+    two sites at least; a route goes on with the next site. A row that was made so is marked, never counted as what it
+    should have been. What was skipped in a result folder stays skipped there."""
+
+
+class AbsencePart(AbsenceRule):
+    """The rule of every method that has none of its own; what one of its own leaves out is this one's."""
+
+    methods: dict[Skippable, AbsenceRule] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _inherited(cls, given: object) -> object:
+        if not isinstance(given, dict) or not isinstance(own := given.get("methods"), dict):
+            return given
+        general = {name: given[name] for name in ("wait_hours", "then") if name in given}
+        return given | {
+            "methods": {name: general | rule if isinstance(rule, dict) else rule for name, rule in own.items()}
+        }
+
+    def rule_of(self, method: str) -> AbsenceRule:
+        """Of a row's method. Where a route grows a source is not left out: what it is compared by would be missing."""
+        name = method.removesuffix("-then-target")
+        own: dict[str, AbsenceRule] = dict(self.methods.items())
+        rule = own.get("sequential" if name == "greedy" else name, self)
+        return AbsenceRule(wait_hours=rule.wait_hours) if name == "greedy" else rule
+
+
 class Study(_Part):
     """A whole study. `digest` names it."""
 
@@ -240,12 +278,16 @@ class Study(_Part):
     """No patient stands behind the data."""
     paper: Literal["", "table-2", "table-3"] = ""
     """The table of the paper whose figures are set beside this study's; the sites are its A, B and C."""
+    collapse: float = Field(default=0.1, ge=0, lt=1)
+    """A stage is refused if its validation Dice is below this share of the Dice that its weights had before it, and
+    that was 0.5 at least (`server.soundness`). It is repeated once; then its routes are parked. 0: never."""
     model: ModelPart = ModelPart()
     models: ModelsPart = ModelsPart()
     preprocessing: PreprocessingPart = PreprocessingPart()
     split: SplitPart = SplitPart()
     training: TrainingPart = TrainingPart()
     methods: MethodsPart = MethodsPart()
+    absence: AbsencePart = AbsencePart()
 
     @field_validator("sites")
     @classmethod
@@ -320,11 +362,13 @@ class Study(_Part):
     @property
     def digest(self) -> str:
         """sha256 over the study's content, whatever the layout of its file."""
-        # A key that came later says nothing where it is empty: studies that were approved before keep their names.
-        later = set() if self.licence else {"licence"}
-        plain = self.model_dump(mode="json", exclude=later)
+        # Keys that came later say nothing where they are as ever: what was approved before keeps its name.
+        plain = self.model_dump(mode="json", exclude={name for name in LATER if getattr(self, name) == LATER[name]})
         content = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(content.encode()).hexdigest()
+
+
+LATER: dict[str, object] = {"licence": "", "collapse": 0.1, "absence": AbsencePart()}
 
 
 def load_study(path: Path) -> Study:

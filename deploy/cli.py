@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from common.errors import RelayError
+from common.errors import RelayError, Unfinished
 from deploy import predict, receive
 from deploy.cli_federation import FEDERATION
 from deploy.cli_site import HOSPITAL
@@ -257,15 +257,20 @@ def _simulate(chosen: argparse.Namespace) -> int:
     study = load_study(path)
     sites = site_files(chosen.site)
     out = chosen.out or Path(f"{path.stem}-results")
-    simulate(
-        study,
-        sites,
-        out,
-        beside=path.parent,
-        at_once=chosen.at_once,
-        keep_weights=chosen.keep_weights,
-        quiet=chosen.json,
-    )
+    try:
+        simulate(
+            study,
+            sites,
+            out,
+            beside=path.parent,
+            at_once=chosen.at_once,
+            keep_weights=chosen.keep_weights,
+            quiet=chosen.json,
+        )
+    except Unfinished:
+        if not chosen.json:
+            show_results(out)
+        raise
     if chosen.json:
         print((out / "results.json").read_text(encoding="utf-8"), end="")
         return 0

@@ -173,7 +173,7 @@ def _study_run_arguments(own: argparse.ArgumentParser) -> None:
         metavar="HOURS",
         type=whole_number(1),
         default=24,
-        help="how long a hospital may be away before its stages are given up; default: 24",
+        help="how long to wait for hospitals before the study has begun, later the study's [absence] says; default: 24",
     )
     _folder(own)
     own.add_argument("--json", action="store_true", help="print results.json, and nothing else, on standard output")

@@ -18,7 +18,7 @@ from rich.text import Text
 from common.study import POOLED
 from deploy.console import BAR, span, terminal
 from server.app import line_of
-from server.scheduler import Event, Observer
+from server.events import Event, Observer
 
 WIDEST = 110
 """Columns beyond which a line is not drawn out further."""
@@ -46,7 +46,7 @@ def watching(sites: Sequence[str], *, folds: int, quiet: bool) -> Iterator[Obser
 
     def observe(event: Event) -> None:
         board.observe(event)
-        if event.kind == "parked":
+        if event.kind in ("parked", "skipped"):
             console.print(Text(line_of(event), style="yellow"))
 
     with Live(board, console=console, refresh_per_second=4, transient=True):
@@ -182,7 +182,7 @@ class Lines:
                 few = self._known == 1
                 self._line(f"{self._known} stage{' is' if few else 's are'} in the ledger already")
                 self._known = 0
-            if event.kind in ("parked", "delivered") or self._worth_a_line(event):
+            if event.kind in ("parked", "skipped", "delivered") or self._worth_a_line(event):
                 self._told[event.site] = self.clock()
                 self._line(line_of(event))
 

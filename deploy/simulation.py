@@ -59,7 +59,8 @@ def simulate(
         quiet: write nothing to standard output.
 
     Raises:
-        RelayError: the study cannot begin, or some of it could not be finished; what was finished is kept.
+        Unfinished: some of it could not be finished; the results say what.
+        RelayError: the study cannot begin; what was finished is kept.
     """
     sites = _checked(study, files)
     paths = {name: files[name].absolute() for name in study.sites}
@@ -87,7 +88,7 @@ def simulate(
             try:
                 run_study(grid, study, folder, beside=beside, observe=observe, keep_weights=keep_weights)
             except RelayError as error:
-                raise RelayError(f"{error}{_as_the_sites_tell_it(str(error), sites, logs)}") from error
+                raise type(error)(f"{error}{_as_the_sites_tell_it(str(error), sites, logs)}") from error
 
 
 def _checked(study: Study, files: Mapping[str, Path]) -> dict[str, SiteConfig]:

@@ -45,14 +45,14 @@ def run(path: Path, coordinator: Coordinator, out: Path, *, patience: float, tel
 
     Args:
         out: the result folder, under the same path for this program and for the SuperExec.
-        patience: seconds for which a hospital may be away before its stages are given up.
+        patience: seconds to wait for hospitals before the study has begun; later on the study says.
         tell: gets each line of progress.
 
     Raises:
         RelayError: the study cannot begin, or some of it could not be finished; what was finished is kept.
     """
     study = load_study(path)
-    _check(study, coordinator)
+    _check(study, coordinator, out)
     tell(
         f'Study "{study.name}", hash {spoken(study.digest)}: every hospital has to have approved the one of this hash.'
     )
@@ -87,7 +87,7 @@ def run(path: Path, coordinator: Coordinator, out: Path, *, patience: float, tel
         time.sleep(min(60.0, 2.0**deaths))
 
 
-def _check(study: Study, coordinator: Coordinator) -> None:
+def _check(study: Study, coordinator: Coordinator, out: Path) -> None:
     """What can be known before anything is submitted."""
     if study.methods.pooled:
         raise RelayError(
@@ -101,8 +101,15 @@ def _check(study: Study, coordinator: Coordinator) -> None:
             raise RelayError(
                 f"Site {site} of the study is not enrolled (enrolled: {known}); enrol it: relay enroll site."
             )
-        if enrolled[site].revoked:
+        if enrolled[site].revoked and site not in _took_part(study, out):
             raise RelayError(f"Site {site} of the study was revoked on {enrolled[site].revoked[:10]}; leave it out.")
+
+
+def _took_part(study: Study, out: Path) -> frozenset[str]:
+    """The sites without which a study that has begun may go on."""
+    from server.describing import kept_in, known_of  # imports Flower
+
+    return known_of(kept_in(out, variant) for variant in study.variants)
 
 
 def _submit(control: Control, path: Path, out: Path, patience: float, tell: Callable[[str], None]) -> str:

@@ -21,20 +21,22 @@ from typing import Any
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from common.errors import RelayError
+from common.errors import RelayError, Unfinished
 from common.files import write_atomically
 from common.graph import Average, FineTune
 from common.model import declared_bytes
 from common.plan import Plan, plan
 from common.study import POOLED, Study, load_study, study_toml
-from server.deliver import deliver
+from server.deliver import Deliveries, deliver
+from server.describing import describe_all, keep, kept_in, known_of
+from server.events import Event, Observer
 from server.lane import Lane, Traffic
 from server.ledger import Ledger, StageRecord
 from server.progress import recording
 from server.report.page import write_report
 from server.results import results_of, write_json
 from server.roster import find_sites
-from server.scheduler import Event, Observer, Run, census_of, describe_all, start_of
+from server.scheduler import Run, census_of, start_of
 from server.start import source_digest, start_weights
 
 app = ServerApp()
@@ -86,6 +88,8 @@ def line_of(event: Event) -> str:
     what = f"{event.text} (fold {event.fold + 1})"
     if event.stage != "fine-tune":
         what = f"{event.stage} of {what}"
+    if event.kind == "skipped":
+        return f"{counted}{where}{what} is left out, since the site is away"
     if event.kind == "known":
         return f"{counted}{where}{what} is in the ledger already"
     epoch = f", epoch {event.epoch} of {event.epochs}" if event.epochs and event.epoch else ""
@@ -107,14 +111,16 @@ def run_study(
 
     Args:
         beside: the folder that a file of encoder weights is taken from.
-        patience: seconds to wait for a site that is not there, at the beginning or later on.
+        patience: seconds to wait for a site that is not there at the beginning, and has never described what it
+            has; later on the study says (`absence`).
         keep_weights: take none away; otherwise those go that no row, choice or stage needs any more.
 
     Returns:
         What results.json holds.
 
     Raises:
-        RelayError: the study cannot begin, or some of it could not be finished; what was finished is kept.
+        Unfinished: some of it could not be finished, or was made without a site; the results say what.
+        RelayError: the study cannot begin, or the folder cannot be written; what was finished is kept.
     """
     ledger = Ledger(folder, progress=lambda done, of: observe(Event("examining", "", "", epoch=done, epochs=of)))
     with closing(ledger), _a_sentence_about(folder):
@@ -151,30 +157,37 @@ def _run(
     # Before any site works for hours: the first weights may be the one thing that is missing.
     starts = [_start(variant, ledger, beside) for variant in variants]
     sites = [*study.sites, *([POOLED] if study.methods.pooled else [])]
-    nodes = find_sites(grid, sites, variants[0].digest, patience=patience)
+    kept = [kept_in(folder, variant) for variant in variants]
+    nodes = find_sites(grid, sites, variants[0].digest, patience=patience, known=known_of(kept))
     traffic = Traffic()
     past = _past(folder)
-    lanes = {site: Lane(grid, site, node, traffic, patience=patience) for site, node in nodes.items()}
-    runs: list[Run] = []
-    for variant, start in zip(variants, starts, strict=True):
+    lanes = {site: Lane(grid, site, nodes.get(site), traffic, patience=patience) for site in sites}
 
-        def tell(event: Event, number: int = len(runs)) -> None:
+    def teller(number: int) -> Observer:
+        def tell(event: Event) -> None:
             observe(replace(event, variant=number, variants=len(variants)))
             if event.kind == "done":
                 _note(traffic, folder, past, started, time.monotonic() - began)
 
-        descriptions = describe_all(variant, lanes, tell)
-        stages = plan(variant, census_of(descriptions))
-        if not runs:
-            _check_room(variants, stages, folder, everything=keep_weights)
+        return tell
+
+    # All of them first: nobody who leaves in the midst of the study then keeps it from beginning.
+    described = []
+    for number, variant in enumerate(variants):
+        described.append(describe_all(variant, lanes, teller(number), kept=kept[number]))
+        keep(folder, variant, described[number])
+    plans = [plan(variant, census_of(found)) for variant, found in zip(variants, described, strict=True)]
+    _check_room(variants, plans[0], folder, everything=keep_weights)
+    runs: list[Run] = []
+    for number, variant in enumerate(variants):
         run = Run(
             variant,
-            stages,
+            plans[number],
             lanes=lanes,
-            descriptions=descriptions,
+            descriptions=described[number],
             ledger=ledger,
-            start=start,
-            observe=tell,
+            start=starts[number],
+            observe=teller(number),
             traffic=traffic,
             keep_weights=keep_weights,
         )
@@ -185,24 +198,33 @@ def _run(
     _note(traffic, folder, past, started, time.monotonic() - began)
     write_report(folder)  # now: a site that is away may keep its delivery waiting for a day
     sent = dict(traffic.sent)
-    deliveries = deliver(study, runs, lanes, ledger, tell)
+    deliveries = deliver(study, runs, lanes, ledger, teller(len(variants) - 1))
     _note(traffic, folder, past, started, time.monotonic() - began, deliveries.done)
     if dict(traffic.sent) != sent:
         write_report(folder)  # it counts what crossed the wire
-    reasons = {reason for run in runs for reason in run.parked.values()}
-    if reasons:
-        parked = len(results["parked"])
-        raise RelayError(
-            f"{parked} of {parked + len(results['rows'])} rows could not be finished –"
-            f" {'; '.join(sorted(reasons))}. What is finished is kept in {folder}; start again to go on."
-        )
+    sentences = list(_missing(runs, results, deliveries, folder))
+    if sentences:
+        raise Unfinished(" ".join(sentences))
+    return results
+
+
+def _missing(runs: Sequence[Run], results: dict[str, Any], deliveries: Deliveries, folder: Path) -> Iterator[str]:
+    """What could not be done as asked, in sentences."""
+    reasons = {reason for run in runs for reason in run.parked.values()} | {row["reason"] for row in results["parked"]}
+    cut = [row for row in results["rows"] if row["absent"]]
+    if parked := len(results["parked"]):
+        told = "; ".join(sorted(reasons))
+        yield f"{parked} of {parked + len(results['rows'])} rows could not be finished – {told}."
+    elif reasons:
+        yield f"What is measured beside the rows could not be finished – {'; '.join(sorted(reasons))}."
+    if cut:
+        names = sorted({site for row in cut for site in row["absent"]})
+        yield f"{len(cut)} rows were made without {' and '.join(names)}, as the study has it, and are marked."
     if deliveries.failed:
         told = "; ".join(f"site {site}: {reason}" for site, reason in sorted(deliveries.failed.items()))
-        raise RelayError(
-            f"All is worked out and lies in {folder}, but not every site has its weights – {told}."
-            " Start again, and nothing but that is done."
-        )
-    return results
+        yield f"Not every site has its weights – {told}."
+    if deliveries.failed or any(run.parked for run in runs):
+        yield f"What is finished is kept in {folder}; start again to go on."
 
 
 def _start(study: Study, ledger: Ledger, beside: Path) -> StageRecord:
@@ -232,10 +254,15 @@ def _check_room(variants: Sequence[Study], stages: Plan, folder: Path, *, everyt
 
 
 def _keep_study(study: Study, folder: Path) -> None:
+    """Write study.toml once: a file that is written at every start may be lost with the power at every start."""
     path = folder / "study.toml"
-    if path.exists() and load_study(path).digest != study.digest:
+    try:
+        kept = load_study(path)
+    except RelayError:  # there is none, or it is damaged: the ledger below is examined by itself
+        write_atomically(path, study_toml(study).encode(), durable=True)
+        return
+    if kept.digest != study.digest:
         raise RelayError(f"{folder} holds the results of another study; give another folder with --out.")
-    write_atomically(path, study_toml(study).encode())
 
 
 def _past(folder: Path) -> dict[str, Any]:

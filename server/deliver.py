@@ -21,10 +21,11 @@ from common.graph import Evaluate, FineTune
 from common.messages import Delivery
 from common.plan import Row
 from common.study import Study
+from server.events import Event, Observer
 from server.lane import Lane, Parked
 from server.ledger import Ledger
 from server.results import label_of
-from server.scheduler import Event, Observer, Run, census_of
+from server.scheduler import Run, census_of
 
 Role = Literal["chosen", "own"]
 

@@ -6,9 +6,9 @@ they may still win.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from common.graph import Average, Best, Evaluate, FineTune, Node
+from common.graph import Average, Best, Evaluate, FineTune, Node, Start
 from common.plan import Plan
 from server.ledger import StageRecord
 
@@ -49,6 +49,14 @@ def _may_win(best: Best, dice: Dice) -> list[Node]:
     ]
 
 
+def kept_by(found: Plan) -> Iterator[Node]:
+    """The nodes whose weights stay, whoever else asks: of every row, and of what a route's next hop is chosen from."""
+    yield Start()
+    yield from (row.model for row in found.rows)
+    for candidates in found.growing.values():
+        yield from (model for candidate in candidates for model in candidate.models)
+
+
 def to_make_again(found: Plan, records: Mapping[Node, StageRecord], has: Callable[[str], bool]) -> set[Node]:
     """The stages that are worked out, but whose weights are gone and needed.
 
@@ -60,7 +68,7 @@ def to_make_again(found: Plan, records: Mapping[Node, StageRecord], has: Callabl
     def dice(node: Node) -> float | None:
         return records[node].dice if node in records else None
 
-    needed = {row.model for row in found.rows}
+    needed = set(kept_by(found))
     again: set[Node] = set()
     for node in reversed(found.nodes):
         lacking = node in records and node in needed and not has(records[node].weights)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -35,7 +36,9 @@ from common.messages import (
 )
 from common.study import Study
 from common.weights import Weights, size_in_bytes
+from server.engine import asked
 from server.roster import is_online
+from server.soundness import Unsound
 
 log = logging.getLogger("relay.coordinator")
 
@@ -47,7 +50,6 @@ TRIES = 3
 
 FINAL = frozenset(
     (
-        Refusal.UNKNOWN_STUDY,
         Refusal.NOT_IN_STUDY,
         Refusal.BAD_MESSAGE,
         Refusal.DATA_CHANGED,
@@ -55,10 +57,8 @@ FINAL = frozenset(
         Refusal.TOO_FEW_PATIENTS,
         Refusal.DISK_FULL,
         Refusal.BLOCKED,
-        Refusal.DIVERGED,
         Refusal.ANSWERED,
         Refusal.NOT_CHOSEN,
-        Refusal.LEFT,
         Refusal.BEYOND_APPROVAL,
     )
 )
@@ -75,18 +75,27 @@ time would else be asked for ever."""
 LOOK_EVERY = 5.0
 """Seconds between two looks at whether the site is there: each is a request at Flower's engine."""
 
-HICCUPS = 10
-"""So often in a row may Flower's engine fail at one request, as it does while its database is busy."""
-
 QUIET = 120.0
 """Seconds without an answer after which a question is put behind the order: see `Lane._await`."""
 
 Reply = TypeVar("Reply", bound=WireMessage)
-Item = TypeVar("Item")
+
+
+LEFT = frozenset((Refusal.UNKNOWN_STUDY, Refusal.LEFT))
+"""Refusals of a site that takes no part in the study any more."""
 
 
 class Parked(Exception):
     """A stage that cannot be finished now, with the reason in plain words."""
+
+
+class Absent(Parked):
+    """The site is away, or takes no part any more."""
+
+    def __init__(self, reason: str, seconds: float = math.inf) -> None:
+        super().__init__(reason)
+        self.seconds = seconds
+        """For how long so far."""
 
 
 @dataclass
@@ -107,10 +116,12 @@ class Traffic:
 class Lane:
     """One site's end of the wire: sends an order, waits for the answer, tries again."""
 
-    def __init__(self, grid: Grid, site: str, node_id: int, traffic: Traffic, *, patience: float = 60.0) -> None:
+    def __init__(self, grid: Grid, site: str, node_id: int | None, traffic: Traffic, *, patience: float = 60.0) -> None:
+        """Args: node_id: None for a site that has not been seen yet; it is known by its registered name."""
         self.grid, self.site, self.node_id, self.traffic = grid, site, node_id, traffic
-        self.patience = patience
-        """Seconds that the site may be away before a stage is given up."""
+        self.patience: Callable[[], float] = lambda: patience
+        """Seconds that the site may be away before `Absent` is raised."""
+        self._away_since: float | None = None
         self._unacknowledged: dict[str, str] = {}  # key → digest of weights that lie at the site
         self.held = ""
 
@@ -131,7 +142,13 @@ class Lane:
     def fine_tune(
         self, order: FineTuneOrder, weights: Callable[[], Weights], observe: Callable[[FineTuneReply], None]
     ) -> tuple[FineTuneReply, Weights]:
-        """Leg after leg until the stage is done."""
+        """Leg after leg until the stage is done.
+
+        Raises:
+            Unsound: the training diverged.
+            Absent: the site is away for longer than `patience`, or has left the study.
+            Parked: it cannot be finished for another reason.
+        """
         order = order.model_copy(update={"acknowledged": self._acknowledged(order.weights)})
         send = None if order.weights == self.held else weights()
         epoch = idle = 0
@@ -145,6 +162,7 @@ class Lane:
                 send = weights()
                 continue
             send = None
+            order = order.model_copy(update={"anew": False})
             observe(reply)
             # A checkpoint that was lost may cost a leg; a site that never gets on would cost for ever.
             idle = idle + 1 if reply.epoch <= epoch else 0
@@ -211,6 +229,10 @@ class Lane:
                     self.traffic.received[self.site] += size_in_bytes(arrived)
                 return answer, arrived
             reason = refusal_text(reply.error)
+            if reply.error.code in LEFT:
+                raise Absent(reason)
+            if reply.error.code == Refusal.DIVERGED:
+                raise Unsound(reason)
             if reply.error.code in FINAL:
                 break
         raise Parked(reason)
@@ -232,14 +254,15 @@ class Lane:
 
     def _push(self, record: RecordDict, type_: str, group: str) -> str:
         """The id of the message that was pushed; empty if Flower did not take it."""
+        assert self.node_id is not None, "it was never seen"
         self.traffic.messages[self.site] += 1
         out = Message(record, dst_node_id=self.node_id, message_type=type_, group_id=group[:16], ttl=TTL)
-        return next(iter(_asked(lambda: self.grid.push_messages([out]))), "")
+        return next(iter(asked(lambda: self.grid.push_messages([out]))), "")
 
     def _pull(self, order: str) -> Message | None:
         """The answer to an order, if it is there."""
         # One id at a time: Flower's engine holds up the answers that are there for one still on its way.
-        return next(iter(_asked(lambda: self.grid.pull_messages([order]))), None)
+        return next(iter(asked(lambda: self.grid.pull_messages([order]))), None)
 
     def _await(self, order: str, session: str, study: str) -> Message | None:
         """The answer to an order, however long it takes; None once it is known that none will come.
@@ -248,10 +271,11 @@ class Lane:
         A site handles its messages one after the other, in the order that they were pushed in: so a question
         behind the order that is answered while the order is not says that the order is lost. It is put there when
         the site has come back, and when nothing was heard for long; a site that works for hours answers neither,
-        and is waited for.
+        and is waited for. A question may be lost as well: another one follows, after twice as long each time.
         """
         began = time.monotonic()
-        look, ask, question = began + LOOK_EVERY, began + QUIET, ""
+        look, quiet, question = began + LOOK_EVERY, QUIET, ""
+        ask = began + quiet
         while True:
             if (reply := self._pull(order)) is not None:
                 return reply
@@ -263,51 +287,52 @@ class Lane:
             if now >= look:
                 look = now + LOOK_EVERY
                 there = self._session()
-                if there is not None and (there != session or (not question and now >= ask)):
-                    session, ask = there, now + QUIET
+                if there is not None and (there != session or now >= ask):
+                    quiet = QUIET if there != session else 2 * quiet
+                    session, ask = there, now + quiet
                     question = self._push(to_record(Describe(study=study)), DESCRIBE, "question")
             # Never more than a twentieth of the waiting is added by looking too late.
             time.sleep(min(2.0, 0.005 + (now - began) / 20))
 
     def _session(self) -> str | None:
         """What tells one presence of the site from the next; None while it is away."""
-        for node in _asked(self.grid.get_nodes):
-            if node.node_id == self.node_id and is_online(node):
+        for node in asked(self.grid.get_nodes):
+            known = node.name == self.site if self.node_id is None else node.node_id == self.node_id
+            if known and is_online(node):
+                self.node_id, self._away_since = node.node_id, None
                 return node.last_activated_at
+        if self._away_since is None:
+            self._away_since = time.monotonic()
         return None
 
+    def is_there(self) -> bool:
+        return self._session() is not None
+
     def _wait_for_site(self) -> str:
-        """The site's presence, once it is there."""
-        began, pause = time.monotonic(), 0.0
+        """The site's presence, once it is there. It is away from when that was first seen, whichever stage saw it."""
+        pause = 0.0
         while (session := self._session()) is None:
             if not pause:
                 log.warning("Site %s is away; waiting for it.", self.site)
-            if time.monotonic() - began > self.patience:
-                raise Parked(f"it was away for {_hours(self.patience)}")
             pause = min(30.0, 2 * pause or 1.0)
-            time.sleep(pause)
+            look = time.monotonic() + pause
+            while (now := time.monotonic()) < look:
+                away = now - (self._away_since or now)
+                if away >= self.patience():
+                    raise Absent(away_for(self.patience()), away)
+                time.sleep(min(2.0, look - now))
         if pause:
             log.warning("Site %s is there again.", self.site)
         return session
-
-
-def _asked(ask: Callable[[], Iterable[Item]]) -> Iterable[Item]:
-    """What Flower's engine answers; a request at which it failed itself (HTTP 500 and above) is made again."""
-    for hiccup in range(HICCUPS):
-        try:
-            return ask()
-        except Exception as error:
-            status = getattr(getattr(error, "response", None), "status_code", 0)
-            if status < 500 or hiccup == HICCUPS - 1:
-                raise
-            log.warning("Flower's engine failed at a request (HTTP %d); it is made again.", status)
-            time.sleep(min(30.0, 2.0**hiccup))
-    raise AssertionError("not reached")
 
 
 def _lost(reply: Message) -> bool:
     return reply.has_error() and reply.error.code in ON_THE_WAY
 
 
-def _hours(seconds: float) -> str:
-    return f"{seconds / 3600:.3g} hours" if seconds >= 3600 else f"{seconds / 60:.3g} minutes"
+def away_for(seconds: float) -> str:
+    """How long a site was waited for, in words."""
+    if seconds < 60:
+        return "it was away"
+    number, unit = (seconds / 3600, "hour") if seconds >= 3600 else (seconds / 60, "minute")
+    return f"it was away for {number:.3g} {unit}{'' if number == 1 else 's'}"

@@ -41,7 +41,8 @@ class StageRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True)
     key: str
-    kind: Literal["start", "fine-tune", "evaluate", "average"]
+    kind: Literal["start", "fine-tune", "evaluate", "average", "absent"]
+    """"absent": the study went on without the stage, with the weights that it would have started from."""
     site: str = ""
     fold: int = 0
     parents: tuple[str, ...] = ()

@@ -17,7 +17,9 @@ from common.model import declared_bytes
 from common.plan import Row, routes_to
 from common.seeds import seed_of
 from common.study import POOLED, Study
+from server.absence import absent_from, trained_for, why_not_counted
 from server.choices import open_choices
+from server.keeping import used_by
 from server.ledger import StageRecord
 from server.scheduler import Run
 from server.statistics import bootstrap_ci
@@ -28,8 +30,9 @@ ROUTED = ("baseline", "longer", "sequential", "cyclic", "greedy", "unadapted")
 def results_of(study: Study, runs: Sequence[Run]) -> dict[str, Any]:
     """Everything that was found, as results.json holds it; the same for every undisturbed or resumed run.
 
-    Dice and IoU are in per cent. A row whose stages could not be finished is not among the rows but under
-    "parked", with the reason.
+    Dice and IoU are in per cent. Every row says who trained for it ("contributed"), and which sites it should have
+    had and did without ("absent"): such a row is no route's headline and in no mean. A row whose stages could not be
+    finished is not among the rows but under "parked", with the reason.
 
     Args:
         runs: one a variant of the study, in their order.
@@ -82,11 +85,23 @@ class _Part:
             "seed": run.study.seed,
             "model": f"{model.architecture} {model.encoder}",
         }
-        self.finished = [
-            row for row in run.plan.rows if {row.test or row.validation, row.validation} <= run.records.keys()
-        ]
+        done = [row for row in run.plan.rows if {row.test or row.validation, row.validation} <= run.records.keys()]
+        self.not_counted = {row: why for row in done if (why := why_not_counted(row, run.study, run))}
+        self.finished = [row for row in done if row not in self.not_counted]
+        self.absent = {row: absent_from(row.model, run.skipped) for row in self.finished}
         self.chosen = set(_chosen(run, self.finished))
-        self.headline = set(_headline(run, [row for row in self.finished if row in self.chosen]))
+        self._choices_too()
+        self.headline = set(
+            _headline(run, [row for row in self.finished if row in self.chosen and not self.absent[row]])
+        )
+
+    def _choices_too(self) -> None:
+        """A chosen row was chosen among its folds: what one of them did without, it did without as well."""
+        if not self.run.skipped:
+            return
+        for chosen in self.chosen:
+            folds = [row for row in self.finished if _group(row) == _group(chosen)]
+            self.absent[chosen] = tuple(sorted({site for row in folds for site in self.absent[row]}))
 
     def rows(self) -> Iterator[dict[str, Any]]:
         for row in self.finished:
@@ -94,8 +109,7 @@ class _Part:
 
     def _row(self, row: Row) -> dict[str, Any]:
         run = self.run
-        chain = behind(row.model, run.winner)
-        trained = [node for node in chain if isinstance(node, FineTune)]
+        trained = trained_for(row.model, run)
         cost = self.cost([*trained, *([row.test] if row.test else [])])
         return {
             **self.labels,
@@ -113,6 +127,7 @@ class _Part:
             "bytes_moved": cost.bytes,
             "weights": run.records[row.model].weights,
             "contributed": sorted({node.site for node in trained}),
+            "absent": list(self.absent[row]),
             "stage": _stage_id(self.number, _trained_by(run, row.model)),
         }
 
@@ -141,17 +156,20 @@ class _Part:
         wanted: list[Node] = [node for row in rows for node in (row.test or row.model, row.validation)]
         if method == "greedy":
             wanted += self.run.plan.tried
-        return [node for node in all_behind(wanted) if node in self.run.records]
+        return [node for node in all_behind(wanted) if self._is_done(node)]
 
     def everything(self) -> list[Node]:
-        return [node for node in self.run.plan.nodes if node in self.run.records]
+        return [node for node in self.run.plan.nodes if self._is_done(node)]
+
+    def _is_done(self, node: Node) -> bool:
+        return node in self.run.records and node not in self.run.skipped
 
     def forgetting(self) -> Iterator[dict[str, Any]]:
         """Of every chosen route: what every site's test patients have of the model, after every hop."""
         if not self.run.study.methods.forgetting:
             return  # rows of other methods would fill some cells by chance
         for row in self.finished:
-            if row.method not in ("sequential", "cyclic", "greedy") or row not in self.chosen:
+            if row.method not in ("sequential", "cyclic", "greedy") or row not in self.chosen or self.absent[row]:
                 continue
             way = [node for node in behind(row.model, self.run.winner) if isinstance(node, FineTune)][::-1]
             after = [{"site": node.site, "dice": self._everywhere(node)} for node in way]
@@ -193,7 +211,7 @@ class _Part:
 
     def stages(self) -> Iterator[dict[str, Any]]:
         for node in self.run.plan.nodes:
-            if isinstance(node, FineTune) and node in self.run.records:
+            if isinstance(node, FineTune) and self._is_done(node):
                 yield self._stage(node)
             elif isinstance(node, Average) and node in self.run.records:
                 yield self._round(node)
@@ -227,7 +245,8 @@ class _Part:
             record = self.run.records.get(Evaluate(site, node.fold, "validation", node))
             if record is not None:
                 scores[site] = _per_cent(record.dice)
-        cost = self.cost(node.parts)
+        parts = [part for part in node.parts if self._is_done(part)]
+        cost = self.cost(parts)
         return {
             "id": _stage_id(self.number, node),
             "kind": "average",
@@ -238,20 +257,23 @@ class _Part:
             "epochs": [],
             "gradient_steps": cost.gradient_steps,
             "bytes_moved": cost.bytes,
+            "contributed": sorted(part.site for part in parts),
             "validation": scores,
             "validation_dice": statistics.fmean(scores.values()) if scores else None,
             "weights": self.run.records[node].weights,
         }
 
     def _parent(self, parent: Node) -> str | None:
-        while isinstance(parent, Best):
-            parent = self.run.winner(parent)
+        while isinstance(parent, Best) or parent in self.run.skipped:
+            parent = self.run.winner(parent) if isinstance(parent, Best) else used_by(parent)[0]
         return _stage_id(self.number, parent) if isinstance(parent, FineTune | Average) else None
 
     def parked(self) -> Iterator[dict[str, Any]]:
         run = self.run
         for row in run.plan.rows:
-            reason = run.parked.get(row.test or row.model) or run.parked.get(row.validation)
+            reason = (
+                run.parked.get(row.test or row.model) or run.parked.get(row.validation) or self.not_counted.get(row)
+            )
             if reason:
                 yield {
                     **self.labels,
@@ -286,11 +308,16 @@ def _chosen(run: Run, rows: list[Row]) -> Iterator[Row]:
     """
     groups: dict[tuple[str, tuple[str, ...], str], list[Row]] = defaultdict(list)
     for row in rows:
-        groups[row.method, row.route, row.target].append(row)
+        groups[_group(row)].append(row)
     folds = len(run.study.split.run)
     for group in groups.values():
         if len(group) == folds:
             yield max(group, key=lambda row: (run.records[row.validation].dice, -row.fold))
+
+
+def _group(row: Row) -> tuple[str, tuple[str, ...], str]:
+    """What the folds of a row share."""
+    return row.method, row.route, row.target
 
 
 def _headline(run: Run, rows: list[Row]) -> Iterator[Row]:
@@ -328,9 +355,12 @@ SPREAD = ("dice", "iou", "dice_volume", "hd95_mm", "assd_mm", "validation_dice",
 
 
 def _spread(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Mean and standard deviation over all folds and repeats of a method, network, route and target."""
+    """Mean and standard deviation over all folds and repeats of a method, network, route and target; rows that did
+    without a site are none of them."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
+        if row["absent"]:
+            continue
         # A route that grew may be another one in another repeat; what the method gives is what is looked at.
         route = () if row["method"] == "greedy" else tuple(row["route"])
         groups[row["method"], row["model"], route, row["target"]].append(row)
@@ -372,8 +402,8 @@ def _trainings_of(study: Study, target: str) -> int:
 
 
 def _trained_by(run: Run, model: Node) -> Node:
-    while isinstance(model, Best):
-        model = run.winner(model)
+    while isinstance(model, Best) or model in run.skipped:
+        model = run.winner(model) if isinstance(model, Best) else used_by(model)[0]
     return model
 
 

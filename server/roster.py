@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from flwr.app import Message
 from flwr.proto.node_pb2 import NodeInfo
@@ -12,6 +12,7 @@ from flwr.serverapp import Grid
 
 from common.errors import RelayError
 from common.messages import DESCRIBE, BadMessage, Describe, Description, from_record, refusal_text, to_record
+from server.engine import asked
 
 log = logging.getLogger("relay.coordinator")
 
@@ -21,14 +22,17 @@ def is_online(node: NodeInfo) -> bool:
     return node.status in ("", "online")
 
 
-def find_sites(grid: Grid, sites: Iterable[str], study: str, *, patience: float) -> dict[str, int]:
-    """The node of each site.
+def find_sites(
+    grid: Grid, sites: Iterable[str], study: str, *, patience: float, known: Collection[str] = ()
+) -> dict[str, int]:
+    """The node of each site that is there.
 
     A node is known by the name that it was registered under at the coordinator. Where nodes have no names,
     as in Flower's simulation, each is asked what it is; its answer is believed, since one machine plays all.
 
     Args:
         patience: seconds to wait for a site that is not there yet.
+        known: sites that need not be there, since they have described what they have before.
 
     Raises:
         RelayError: a site is not there.
@@ -38,13 +42,16 @@ def find_sites(grid: Grid, sites: Iterable[str], study: str, *, patience: float)
     told_missing: list[str] = []
     while True:
         refused: set[str] = set()
-        there_now = [node for node in grid.get_nodes() if is_online(node)]
+        registered = list(asked(grid.get_nodes))
+        there_now = [node for node in registered if is_online(node)]
         nodes = {node.name: node.node_id for node in there_now if node.name}
         if there_now and not nodes:
             nodes = _ask(grid, study, refused)
-        missing = [site for site in wanted if site not in nodes]
+        # A node without a name is never found again later.
+        spared = known if any(node.name for node in registered) else ()
+        missing = [site for site in wanted if site not in nodes and site not in spared]
         if not missing:
-            return {site: nodes[site] for site in wanted}
+            return {site: nodes[site] for site in wanted if site in nodes}
         if missing != told_missing:
             told_missing = missing
             log.warning("Waiting for %s.", " and ".join(f"site {site}" for site in missing))

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import math
 import queue
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 
 from common.errors import Damaged, RelayError
-from common.graph import Average, Best, Evaluate, FineTune, Node, Start, way_of
+from common.graph import Average, Best, Evaluate, FineTune, Node, way_of
 from common.keys import Workplace, stage_key
 from common.messages import (
     STAGE_VERSION,
@@ -32,90 +34,21 @@ from common.messages import (
 from common.plan import Census, Plan, grown, plan
 from common.study import Study
 from common.weights import UnfitWeights, Weights, check_fit
+from server.absence import Absences, absent_from, told
 from server.aggregation import Part, aggregate
-from server.keeping import to_make_again, unneeded, used_by, winner
-from server.lane import Lane, Parked, Traffic
-from server.ledger import Cases, Ledger, StageRecord
+from server.events import Event, Observer
+from server.keeping import kept_by, to_make_again, unneeded, used_by, winner
+from server.lane import Absent, Lane, Parked, Traffic, away_for
+from server.ledger import Ledger, StageRecord
+from server.records import of_scores, of_skipped, of_training
+from server.soundness import Unsound, check_not_collapsed, dice_before
 
-REASONS_WITHIN = 3.0
-"""Seconds in which other sites may say that they cannot take part either."""
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something a person who watches wants to know."""
-
-    kind: str
-    """"examining", "preparing", "running", "done", "known", "again", "parked" or "delivered"."""
-    site: str
-    text: str
-    """The way of the weights, as "B → C", why a stage is parked, or what was delivered."""
-    stage: str = ""
-    """"fine-tune", "validation" or "test"."""
-    fold: int = 0
-    epoch: int = 0
-    epochs: int = 0
-    dice: float | None = None
-    """Of the last epoch, 0 to 1."""
-    stages_done: int = 0
-    stages: int = 0
-    work_left: float = 1.0
-    """The share of all training that is still to come, in slices shown to a network."""
-    rate: float = 0.0
-    """The share of all training that this run did in a second."""
-    variant: int = 0
-    variants: int = 1
-    """Which of the plain studies is at work that this one is made of; stages and work are counted within it."""
-
-
-Observer = Callable[[Event], None]
+log = logging.getLogger("relay.coordinator")
 
 
 def census_of(descriptions: Mapping[str, Description]) -> Census:
     """Chosen training slices by site and fold."""
     return {site: description.train_slices for site, description in descriptions.items()}
-
-
-def describe_all(study: Study, lanes: Mapping[str, Lane], observe: Observer) -> dict[str, Description]:
-    """Ask all sites at once what they have for a study.
-
-    Raises:
-        RelayError: a site cannot take part; the sentence names each.
-    """
-    descriptions: dict[str, Description] = {}
-    reasons: dict[str, str] = {}
-
-    def ask(site: str) -> None:
-        def tell(description: Description) -> None:
-            observe(
-                Event(
-                    "preparing",
-                    site,
-                    "patients prepared",
-                    epoch=description.prepared,
-                    epochs=description.patients_found,
-                )
-            )
-
-        try:
-            descriptions[site] = lanes[site].describe(study, tell)
-        except Parked as parked:
-            reasons[site] = str(parked)
-        except Exception as error:  # a lane's thread must not die unheard
-            reasons[site] = f"the coordinator failed ({type(error).__name__}: {error})"
-        ended.put(site)
-
-    ended: queue.SimpleQueue[str] = queue.SimpleQueue()
-    for site in lanes:
-        threading.Thread(target=ask, args=(site,), daemon=True).start()
-    with suppress(queue.Empty):
-        for _ in lanes:
-            # Once a site cannot take part, the others are not waited for: they may prepare for hours.
-            ended.get(timeout=REASONS_WITHIN if reasons else None)
-    if reasons:
-        told = "; ".join(f"site {site}: {reason}" for site, reason in sorted(dict(reasons).items()))
-        raise RelayError(f"The study cannot begin – {told}.")
-    return {site: descriptions[site] for site in lanes}
 
 
 class Run:
@@ -140,12 +73,17 @@ class Run:
         self.observe, self.traffic, self.keep_weights = observe, traffic, keep_weights
         self.records: dict[Node, StageRecord] = {}
         self.parked: dict[Node, str] = {}
+        self.skipped: set[Node] = set()
+        """Stages that the study went on without; their records hold the weights that they would have started from."""
         self.stored: list[Node] = []
         """Stages that this run found in the ledger."""
         self.choices: dict[str, tuple[str, ...]] = {}
         """The hops chosen so far, where routes grow."""
         self._census = json.dumps(census_of(descriptions), separators=(",", ":"))
-        self._finished: queue.Queue[tuple[Node, StageRecord | str]] = queue.Queue()
+        self._finished: queue.Queue[tuple[Node, StageRecord | Parked]] = queue.Queue()
+        self._waiting: dict[str, list[Node]] = defaultdict(list)
+        """By site, what can be begun there."""
+        self._at_work: dict[str, Node] = {}
         self._work: dict[Node, float] = {}
         """Of every stage at a site."""
         self._done_share: dict[Node, float] = {}
@@ -159,17 +97,24 @@ class Run:
         self._way_left: dict[Node, float] = {}
         self._again: set[Node] = set()
         """Stages with a record whose weights are gone and needed."""
-        self._sharing: dict[str, list[Node]] = defaultdict(list)
-        """By digest, the nodes that have these weights."""
+        self._sharing: dict[str, set[Node]] = defaultdict(set)
+        """By digest, the nodes that have these weights, also those that the ledger knows and whose turn is to come."""
+        self._lacking: dict[Node, bool] = {}
+        """Of every node that is worked out, whether a stage before it was skipped."""
         self.plan = plan
-        self._ready = self._taken_in(plan)
+        for site, lane in lanes.items():
+            lane.patience = partial(self._patience, site)
+        # As far as the ledger knows it, before anything is settled: only so it shows which weights are needed again.
+        while (further := self._further(self._all_known())) is not None:
+            self.plan = further
+        self._ready = self._taken_in(self.plan)
 
     def _taken_in(self, plan: Plan) -> list[Node]:
         """Make a plan the run's own, at first and whenever a route has grown; returns what can be begun."""
         self.plan = plan
         fresh = [node for node in plan.nodes if node not in self._missing]
         for node in fresh:
-            parents = set(node.parents)
+            parents = dict.fromkeys(node.parents)
             self._missing[node] = sum(parent not in self.records for parent in parents)
             for used in used_by(node):
                 self._users[used].append(node)
@@ -182,17 +127,30 @@ class Run:
         for node in reversed(plan.nodes):
             after = max((self._way_left[child] for child in self._children[node]), default=0.0)
             self._way_left[node] = after + self._work.get(node, 0.0)
-        self._again |= to_make_again(plan, self._all_known(), self.ledger.has)
-        self._kept = {row.model for row in plan.rows} | {Start()}
+        known = self._all_known()
+        for node, record in known.items():
+            self._sharing[record.weights].add(node)
+        self._again |= to_make_again(plan, known, self.ledger.has)
+        self._kept = set(kept_by(plan))
+        self._absences = Absences(self.study, plan)
         return [node for node in fresh if not self._missing[node]]
 
     def _grown(self) -> list[Node]:
         """Choose the next hop of every route that can grow; returns what can be begun."""
         ready: list[Node] = []
-        while (choices := grown(self.study, self.plan.growing, self.choices, self._dice)) != self.choices:
-            self.choices = choices
-            ready += self._taken_in(plan(self.study, census_of(self.descriptions), choices))
+        while (further := self._further(self.records)) is not None:
+            ready += self._taken_in(further)
         return ready
+
+    def _further(self, known: Mapping[Node, StageRecord]) -> Plan | None:
+        """The plan with the hops that can be chosen from what is known; None where none can."""
+        choices = grown(
+            self.study, self.plan.growing, self.choices, lambda node: known[node].dice if node in known else None
+        )
+        if choices == self.choices:
+            return None
+        self.choices = choices
+        return plan(self.study, census_of(self.descriptions), choices)
 
     def _dice(self, node: Node) -> float | None:
         return self.records[node].dice if node in self.records else None
@@ -210,7 +168,7 @@ class Run:
     def _record_of(self, node: Node, known: Mapping[Node, StageRecord]) -> StageRecord | None:
         """The record of a node whose parents are known, if there is one."""
         if isinstance(node, FineTune | Evaluate):
-            return self.ledger.get(self._key(node, known))
+            return self.ledger.get(self._absent_key(node)) or self.ledger.get(self._key(node, known))
         if isinstance(node, Average):
             return self.ledger.get(self._average_key(node, known))
         if isinstance(node, Best):
@@ -219,16 +177,16 @@ class Run:
 
     def go(self) -> None:
         """Work until nothing is left that can be done. What could not be done stands in `parked`."""
-        waiting: dict[str, list[Node]] = defaultdict(list)
-        busy: set[str] = set()
         ready = self._ready
         while True:
             while ready or (ready := self._grown()):
                 node = ready.pop()
+                if self._is_cut(node):
+                    continue
                 if isinstance(node, FineTune | Evaluate):
                     known = self._known(node)
                     if known is None:
-                        waiting[node.site].append(node)
+                        self._waiting[node.site].append(node)
                         continue
                     self._settle(node, known)
                     self.stored.append(node)
@@ -240,26 +198,60 @@ class Run:
                         self._park(node, str(parked))
                         continue
                 ready += self._freed(node)
-            for site, nodes in waiting.items():
+            for site, nodes in self._waiting.items():
                 nodes[:] = [node for node in nodes if node not in self.parked]
-                if nodes and site not in busy:
-                    busy.add(site)
-                    threading.Thread(target=self._at_site, args=(self._next(nodes),), daemon=True).start()
-            if not busy:
+                if nodes and site not in self._at_work:
+                    self._at_work[site] = node = self._next(nodes)
+                    threading.Thread(target=self._at_site, args=(node,), daemon=True).start()
+            if not self._at_work:
                 if not self.plan.growing:
                     self._take_away(list(self.records))
                 return
             node, outcome = self._finished.get()
             assert isinstance(node, FineTune | Evaluate)
-            busy.discard(node.site)
-            if isinstance(outcome, str):
-                self._park(node, outcome)
+            del self._at_work[node.site]
+            if isinstance(outcome, Absent):
+                ready += self._without(node, outcome)
+            elif isinstance(outcome, Parked):
+                self._park(node, f"site {node.site}: {outcome}")
             else:
                 if isinstance(node, Evaluate):
                     self._own_work += self._work[node]
                 self._settle(node, outcome)
                 self._tell("done", node, dice=outcome.dice if isinstance(node, FineTune) else None)
                 ready += self._freed(node)
+
+    def _patience(self, site: str) -> float:
+        """Seconds that a site may be away until something has to be decided for one of its stages."""
+        at_work = [self._at_work[site]] if site in self._at_work else []
+        nodes = (*at_work, *self._waiting.get(site, ()))
+        return min(map(self._absences.patience, nodes), default=self._absences.general)
+
+    def _without(self, node: FineTune | Evaluate, absent: Absent) -> list[Node]:
+        """A site is away: what has waited for long enough is skipped or parked; returns what can be begun."""
+        ready: list[Node] = []
+        waiting = [node, *self._waiting[node.site]]
+        self._waiting[node.site] = [other for other in waiting if self._absences.patience(other) > absent.seconds]
+        for late in waiting:
+            if self._absences.patience(late) > absent.seconds or late in self.parked:
+                continue
+            if not isinstance(late, FineTune) or not self._absences.may_skip(late):
+                why = away_for(self._absences.patience(late)) if math.isfinite(absent.seconds) else absent
+                self._park(late, f"site {node.site}: {why}")
+                continue
+            record = of_skipped(late, self._absent_key(late), parent=self._parent_digest(late))
+            self.ledger.put(record)
+            self._settle(late, record)
+            self._tell("skipped", late)
+            ready += self._freed(late)
+        return ready
+
+    def _is_cut(self, node: Node) -> bool:
+        """Whether a node is not worked out, since a stage before it was skipped and nothing needs it without."""
+        if not any(self._lacking[parent] for parent in node.parents) or self._absences.may_use_cut(node):
+            return False
+        self._park(node, told(absent_from(node, self.skipped)))
+        return True
 
     def _next(self, nodes: list[Node]) -> Node:
         """Scores of weights that the site still holds, or of an average, which may then be taken away; after them
@@ -286,8 +278,11 @@ class Run:
 
     def _settle(self, node: Node, record: StageRecord) -> None:
         self.records[node] = record
+        if record.kind == "absent":
+            self.skipped.add(node)
+        self._lacking[node] = node in self.skipped or any(self._lacking[parent] for parent in node.parents)
         if record.weights:
-            self._sharing[record.weights].append(node)
+            self._sharing[record.weights].add(node)
         if node in self._work:
             self._done_share[node] = 1.0
         # A new score may leave another candidate of a choice behind. What lies on a route stays to the end: other
@@ -303,19 +298,18 @@ class Run:
         """Take away the weights that nobody needs any more."""
         if self.keep_weights:
             return
-        for digest in unneeded(
+        digests = unneeded(
             nodes,
             sharing=self._sharing.__getitem__,
             users=self._users,
             kept=self._kept,
             records=self.records,
-        ):
+        )
+        for digest in sorted(digests):
             self.ledger.drop(digest)
 
     def _park(self, node: Node, reason: str) -> None:
         """A stage and all that descends from it wait for another run."""
-        if isinstance(node, FineTune | Evaluate):
-            reason = f"site {node.site}: {reason}"
         stack = [node]
         while stack:
             current = stack.pop()
@@ -340,6 +334,10 @@ class Run:
         weights = known[node.parents[0]].weights
         return stage_key(node, study=self.study, weights=weights, workplace=self._workplace(node.site))
 
+    def _absent_key(self, node: Node) -> str:
+        """Of the decision to go on without a stage. It stands: what followed was made without it."""
+        return _hash("absent", STAGE_VERSION, self.study.digest, node.id)
+
     def _known(self, node: Node) -> StageRecord | None:
         """The record of a node, unless its weights have to be made again first."""
         record = self._record_of(node, self.records)
@@ -358,19 +356,22 @@ class Run:
         return winner(node, self._dice)
 
     def _average_key(self, node: Average, known: Mapping[Node, StageRecord]) -> str:
-        parts = {part.site: known[part] for part in node.parts}
+        parts = _parts(node, known)
         parent = known[node.parts[0].parent].weights
         weights = {site: record.weights for site, record in parts.items()}
         shares = {site: record.train_slices for site, record in parts.items()}
         return _hash("average", STAGE_VERSION, node.strategy, parent, weights, shares)
 
     def _average(self, node: Average) -> StageRecord:
-        records = {part.site: self.records[part] for part in node.parts}
+        records = _parts(node, self.records)
+        if len(records) < min(2, len(node.parts)):
+            there = f"only {', '.join(records)} was" if records else "nobody was"
+            raise Parked(f"{told(absent_from(node, self.skipped))}; {there} left to average")
         parent = self.records[node.parts[0].parent].weights
         weights = aggregate(
             node.strategy,
             {site: Part(self.ledger.checked(record.weights), record.train_slices) for site, record in records.items()},
-            expected=frozenset(part.site for part in node.parts),
+            expected=frozenset(records),
             parent=self.ledger.checked(parent),
         )
         record = StageRecord(
@@ -383,39 +384,44 @@ class Run:
         self.ledger.put(record)
         return record
 
-    def _at_site(self, node: Node) -> None:
+    def _at_site(self, node: FineTune | Evaluate) -> None:
         """In a lane's thread: one stage; its outcome goes to the main loop."""
-        assert isinstance(node, FineTune | Evaluate)
+        self._finished.put((node, self._outcome(node)))
+
+    def _outcome(self, node: FineTune | Evaluate) -> StageRecord | Parked:
         try:
             # Two nodes may be the same work, such as a round's score and the best round's.
-            record = self._known(node)
-            if record is None:
-                began = time.monotonic()
-                record = self._fine_tune(node) if isinstance(node, FineTune) else self._evaluate(node)
-                self.ledger.put(record)
-                if isinstance(node, FineTune):
-                    self.lanes[node.site].acknowledge(record.key, record.weights)
-                self.traffic.seconds[record.key] = time.monotonic() - began
-            self._finished.put((node, record))
-        except (Parked, Damaged) as parked:
-            self._finished.put((node, str(parked)))
+            if (record := self._known(node)) is not None:
+                return record
+            began = time.monotonic()
+            record = self._trained(node) if isinstance(node, FineTune) else self._evaluate(node)
+            self.ledger.put(record)
+            if isinstance(node, FineTune):
+                self.lanes[node.site].acknowledge(record.key, record.weights)
+            self.traffic.seconds[record.key] = time.monotonic() - began
+            return record
+        except Parked as parked:
+            return parked
+        except Damaged as damaged:
+            return Parked(str(damaged))
         except OSError as error:
-            reason = f"the coordinator's result folder {self.ledger.folder} cannot be written ({error.strerror})"
-            self._finished.put((node, reason))
+            return Parked(f"the coordinator's result folder {self.ledger.folder} cannot be written ({error.strerror})")
         except Exception as error:  # a lane's thread must not die unheard
-            self._finished.put((node, f"the coordinator failed ({type(error).__name__}: {error})"))
+            return Parked(f"the coordinator failed ({type(error).__name__}: {error})")
 
-    def _fine_tune(self, node: FineTune) -> StageRecord:
-        parent = self._parent_digest(node)
-        order = FineTuneOrder(
-            study=self.study.digest,
-            node=node.id,
-            key=self._key(node, self.records),
-            weights=parent,
-            census=self._census,
-            choices=json.dumps(self.choices, separators=(",", ":")),
-            fingerprint=self.descriptions[node.site].fingerprint,
-        )
+    def _trained(self, node: FineTune) -> StageRecord:
+        """A training; one that must not go on is asked for once more, from its beginning."""
+        try:
+            return self._fine_tune(node)
+        except Unsound as unsound:
+            log.warning("Site %s: %s; the stage is repeated.", node.site, unsound)
+            try:
+                return self._fine_tune(node, anew=True)
+            except Unsound as again:
+                raise Parked(f"{again}, when repeated as well") from None
+
+    def _fine_tune(self, node: FineTune, *, anew: bool = False) -> StageRecord:
+        order = FineTuneOrder(**self._order(node), anew=anew)
         self._tell("running", node)
 
         def observe(reply: FineTuneReply) -> None:
@@ -424,7 +430,7 @@ class Run:
             self._own_work += (self._done_share[node] - before) * self._work[node]
             self._tell("running", node, reply.epoch, reply.dices[-1] if reply.dices else None)
 
-        reply, weights = self.lanes[node.site].fine_tune(order, lambda: self.ledger.weights(parent), observe)
+        reply, weights = self.lanes[node.site].fine_tune(order, lambda: self.ledger.weights(order.weights), observe)
         if reply.epoch != node.schedule.epochs:
             raise Parked("it ended a stage after another number of epochs than it was asked for")
         if reply.train_slices != self.descriptions[node.site].train_slices[node.fold]:
@@ -432,62 +438,29 @@ class Run:
         try:
             check_fit(weights, self.study.model)
         except UnfitWeights as error:
-            raise Parked(f"its weights were refused: {error}") from None
-        digest = self.ledger.put_weights(weights)
-        if digest != reply.weights:
-            raise Parked("its weights are not those that it named; they changed on the way")
-        return StageRecord(
-            key=order.key,
-            kind="fine-tune",
-            site=node.site,
-            fold=node.fold,
-            parents=(parent,),
-            weights=digest,
-            gradient_steps=reply.gradient_steps,
-            train_slices=reply.train_slices,
-            losses=reply.losses,
-            learning_rates=reply.learning_rates,
-            dices=reply.dices,
-            kept_epoch=reply.kept_epoch,
-            dice=reply.validation_dice,
-            iou=reply.validation_iou,
-            patients=reply.validation_patients,
-        )
+            raise Unsound(f"its weights were refused: {error}") from None
+        check_not_collapsed(reply.validation_dice, dice_before(node, self.records), self.study.collapse)
+        if self.ledger.put_weights(weights) != reply.weights:
+            raise Unsound("its weights are not those that it named; they changed on the way")
+        return of_training(node, reply, parent=order.weights)
 
     def _evaluate(self, node: Evaluate) -> StageRecord:
-        parent = self._parent_digest(node)
-        order = EvaluateOrder(
-            study=self.study.digest,
-            node=node.id,
-            key=self._key(node, self.records),
-            weights=parent,
-            census=self._census,
-            choices=json.dumps(self.choices, separators=(",", ":")),
-            fingerprint=self.descriptions[node.site].fingerprint,
-        )
+        order = EvaluateOrder(**self._order(node))
         self._tell("running", node)
-        reply = self.lanes[node.site].evaluate(order, lambda: self.ledger.weights(parent))
-        return StageRecord(
-            key=order.key,
-            kind="evaluate",
-            site=node.site,
-            fold=node.fold,
-            parents=(parent,),
-            dice=reply.dice,
-            iou=reply.iou,
-            dice_volume=reply.dice_volume,
-            patients=reply.patients,
-            slices=reply.slices,
-            hd95_mm=reply.hd95_mm,
-            assd_mm=reply.assd_mm,
-            surface_patients=reply.surface_patients,
-            cases=Cases(
-                numbers=reply.case_numbers,
-                slices=reply.case_slices,
-                dices=reply.case_dices,
-                ious=reply.case_ious,
-            ),
-        )
+        reply = self.lanes[node.site].evaluate(order, lambda: self.ledger.weights(order.weights))
+        return of_scores(node, reply, parent=order.weights)
+
+    def _order(self, node: FineTune | Evaluate) -> dict[str, Any]:
+        """What both kinds of order say."""
+        return {
+            "study": self.study.digest,
+            "node": node.id,
+            "key": self._key(node, self.records),
+            "weights": self._parent_digest(node),
+            "census": self._census,
+            "choices": json.dumps(self.choices, separators=(",", ":")),
+            "fingerprint": self.descriptions[node.site].fingerprint,
+        }
 
     def _slices_shown(self, node: FineTune | Evaluate) -> float:
         """The work of a stage: slices shown to the network, one of training for three of scoring."""
@@ -516,6 +489,11 @@ class Run:
                 rate=self._own_work / total / elapsed,
             )
         )
+
+
+def _parts(node: Average, known: Mapping[Node, StageRecord]) -> dict[str, StageRecord]:
+    """By site, what a round has to average."""
+    return {part.site: known[part] for part in node.parts if known[part].kind != "absent"}
 
 
 def start_of(study: Study, ledger: Ledger, *, source: str, weights: Callable[[], Weights]) -> StageRecord:

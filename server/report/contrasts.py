@@ -96,7 +96,9 @@ def family(results: Results, table: Comparison, *, testing: bool = True) -> Fami
         pairs: dict[str, list[tuple[Row, Row]]] = {}
         for cell in cells:
             target = cell.row.target
-            found = [(headline[target, row.seed], row) for row in cell.rows if (target, row.seed) in headline]
+            # What was made without a site is none of its method.
+            rows = [row for row in cell.rows if (target, row.seed) in headline and not row.absent]
+            found = [(headline[target, row.seed], row) for row in rows]
             if found and target not in problems and all(r.dice is not None for pair in found for r in pair):
                 pairs[target] = found
         if pairs:

@@ -69,6 +69,8 @@ class Row(_Value):
     bytes_moved: int | None = None
     weights: str = ""
     contributed: tuple[str, ...] | None = None
+    absent: tuple[str, ...] = ()
+    """Sites that the row should have had, in one of its rounds, folds or hops, and did without."""
     stage: str | None = None
 
 

@@ -201,9 +201,10 @@ def _label(row: Row) -> str:
 def absent(row: Row, sites: Sequence[str]) -> tuple[str, ...]:
     """The sites that a row needs and that did not take part."""
     if row.contributed is None or POOLED in row.contributed:
-        return ()
+        return row.absent
     needed = sites if _group(row)[0] >= AVERAGES else row.route  # averages and all data need everybody
-    return tuple(site for site in dict.fromkeys(needed) if site not in row.contributed)
+    lacking = [site for site in needed if site not in row.contributed]
+    return tuple(dict.fromkeys((*lacking, *row.absent)))
 
 
 def comparison(results: Results) -> Comparison:

@@ -33,7 +33,7 @@ def main(laps: int = 3) -> None:
     import server.ledger
     import server.scheduler
     from server.app import run_study
-    from server.scheduler import Event
+    from server.events import Event
     from tests.hospitals import approve_everywhere, small_study, write_hospitals
 
     with tempfile.TemporaryDirectory() as name:

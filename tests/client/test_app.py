@@ -140,6 +140,16 @@ def test_an_order_that_comes_twice_is_answered_from_disk(home: Path, start: Weig
     assert trainings == [1, 2]
 
 
+def test_a_stage_whose_answer_was_refused_is_worked_out_from_its_beginning(
+    home: Path, start: Weights, trainings: list[int]
+) -> None:
+    order = order_of(first(FineTune), start)
+    once, _ = trained(send(order, start))
+    again, _ = trained(send(order.model_copy(update={"anew": True}), start))
+    assert again == once
+    assert trainings == [1, 2, 1, 2]
+
+
 def test_a_score_that_is_asked_for_twice_is_not_worked_out_twice(
     home: Path, start: Weights, monkeypatch: pytest.MonkeyPatch
 ) -> None:

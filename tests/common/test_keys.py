@@ -76,6 +76,10 @@ CHANGES_NOTHING: list[dict[str, Any]] = [
     {"models": {"encoders": ("resnet18",)}},  # so is each network
     {"models": {"architectures": ("Unet",)}},
     {"paper": "table-3"},
+    {"absence": {"wait_hours": 1.0}},  # what ran equal is equal
+    {"absence": {"then": "skip"}},
+    {"absence": {"methods": {"fedavg": {"then": "skip"}}}},
+    {"collapse": 0.5},
 ]
 
 

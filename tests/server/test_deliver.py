@@ -15,7 +15,7 @@ from common.messages import Delivery, EvaluateOrder, FineTuneOrder, Refusal, Wir
 from common.seeds import seed_of
 from common.study import Study
 from server.app import run_study
-from server.scheduler import Event
+from server.events import Event
 from tests.server.fake_sites import START, Answer, FakeGrid, quick, study_of
 
 __all__ = ["quick"]

@@ -10,8 +10,8 @@ import pytest
 
 from common.errors import RelayError
 from server import progress
+from server.events import Event
 from server.progress import Recorder, read, recording
-from server.scheduler import Event
 from tests.hospitals import small_study
 
 STUDY = small_study()

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from common.errors import RelayError
 from server.report import comparison, read_results, terminal_table, text_lines, write_report
+from server.report.contrasts import family
 from tests.hospitals import small_study
 from tests.server.pages import Page, example, page_of, put, the
 from tests.server.plausible import plausible
@@ -80,6 +81,20 @@ def test_a_method_that_lacked_a_hospital_says_so(tmp_path: Path) -> None:
     assert sum("†" in line for line in lines) == 3
     assert expected in lines
     assert expected in page_of(folder).text
+
+
+def test_a_row_that_missed_a_hospital_in_one_round_alone_says_so_everywhere(tmp_path: Path) -> None:
+    results = example()
+    the(results, method="fedavg", target="A", chosen=True)["absent"] = ["B"]
+    folder = put(tmp_path, results)
+    expected = "† not every hospital took part: FedAvg at A without B."
+    assert expected in text_lines(read_results(folder))
+    page = page_of(folder).text
+    assert expected in page and "FedAvg † without B" in page
+    for column, told in (("A", False), ("B", True)):
+        found = family(read_results(folder), comparison(read_results(folder))).contrasts
+        (fedavg,) = [contrast for contrast in found if contrast.opponent == "FedAvg"]
+        assert (fedavg.where(column) is not None) == told, "it is no opponent where it lacked a hospital"
 
 
 def test_where_everybody_took_part_no_mark_and_no_note_stands(tmp_path: Path) -> None:

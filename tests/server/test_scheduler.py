@@ -158,8 +158,7 @@ def test_what_keeps_failing_is_parked_after_three_tries(tmp_path: Path) -> None:
         Refusal.NOT_IN_STUDY,
         Refusal.DATA_CHANGED,
         Refusal.DISK_FULL,
-        Refusal.DIVERGED,
-        Refusal.LEFT,
+        Refusal.BLOCKED,
         Refusal.BEYOND_APPROVAL,
     ],
 )
@@ -581,7 +580,9 @@ def test_a_route_that_cannot_grow_is_told(tmp_path: Path) -> None:
 
     results = found_by(go(FakeGrid(study_of(**GREEDY), refuse), tmp_path))
     assert {(entry["method"], entry["target"]) for entry in results["parked"]} == {("greedy", site) for site in "ABC"}
-    assert {entry["reason"] for entry in results["parked"]} == {f"site C: {REFUSALS[Refusal.DIVERGED]}"}
+    assert {entry["reason"] for entry in results["parked"]} == {
+        f"site C: {REFUSALS[Refusal.DIVERGED]}, when repeated as well"
+    }
     assert results["rows"] == []
 
 

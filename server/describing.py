@@ -1,0 +1,116 @@
+"""What the sites have for a study: asked for at every start, and kept for those that are away at the next."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import queue
+import threading
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from common.errors import RelayError
+from common.files import write_atomically
+from common.messages import Description
+from common.study import Study
+from server.events import Event, Observer
+from server.lane import Absent, Lane, Parked
+
+REASONS_WITHIN = 3.0
+"""Seconds in which other sites may say that they cannot take part either."""
+
+Descriptions = Mapping[str, Description]
+"""By site."""
+
+
+def describe_all(
+    study: Study, lanes: Mapping[str, Lane], observe: Observer, *, kept: Descriptions | None = None
+) -> dict[str, Description]:
+    """Ask all sites at once what they have for a study.
+
+    Args:
+        kept: what sites said in an earlier run: it stands for one that is away now, or has left the study since.
+
+    Raises:
+        RelayError: a site cannot take part; the sentence names each.
+    """
+    descriptions: dict[str, Description] = {}
+    reasons: dict[str, str] = {}
+    before = kept or {}
+
+    def ask(site: str) -> None:
+        def tell(description: Description) -> None:
+            observe(
+                Event(
+                    "preparing",
+                    site,
+                    "patients prepared",
+                    epoch=description.prepared,
+                    epochs=description.patients_found,
+                )
+            )
+
+        try:
+            if site in before and not lanes[site].is_there():
+                descriptions[site] = before[site]
+            else:
+                descriptions[site] = lanes[site].describe(study, tell)
+        except Absent as absent:
+            if site in before:
+                descriptions[site] = before[site]
+            else:
+                reasons[site] = str(absent)
+        except Parked as parked:
+            reasons[site] = str(parked)
+        except Exception as error:  # a lane's thread must not die unheard
+            reasons[site] = f"the coordinator failed ({type(error).__name__}: {error})"
+        ended.put(site)
+
+    ended: queue.SimpleQueue[str] = queue.SimpleQueue()
+    for site in lanes:
+        threading.Thread(target=ask, args=(site,), daemon=True).start()
+    with suppress(queue.Empty):
+        for _ in lanes:
+            # Once a site cannot take part, the others are not waited for: they may prepare for hours.
+            ended.get(timeout=REASONS_WITHIN if reasons else None)
+    if reasons:
+        told = "; ".join(f"site {site}: {reason}" for site, reason in sorted(dict(reasons).items()))
+        raise RelayError(f"The study cannot begin – {told}.")
+    return {site: descriptions[site] for site in lanes}
+
+
+def keep(folder: Path, study: Study, descriptions: Descriptions) -> None:
+    """Keep what the sites said in a result folder."""
+    plain = {site: description.model_dump(mode="json") for site, description in descriptions.items()}
+    content = json.dumps({"sites": plain, "seal": _seal(plain)}, indent=1).encode()
+    path = _path(folder, study)
+    if not path.exists() or path.read_bytes() != content:
+        path.parent.mkdir(exist_ok=True)
+        write_atomically(path, content, durable=True)
+
+
+def kept_in(folder: Path, study: Study) -> dict[str, Description]:
+    """What the sites said in an earlier run of a result folder; nothing where that is missing or damaged."""
+    try:
+        content = json.loads(_path(folder, study).read_bytes())
+        plain = content["sites"]
+        if content["seal"] != _seal(plain):
+            return {}
+        return {site: Description.model_validate_json(json.dumps(said)) for site, said in plain.items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return {}
+
+
+def known_of(kept: Iterable[Descriptions]) -> frozenset[str]:
+    """The sites of which everything is kept: the study can go on without them."""
+    names = [frozenset(descriptions) for descriptions in kept]
+    return frozenset.intersection(*names) if names else frozenset()
+
+
+def _path(folder: Path, study: Study) -> Path:
+    return folder / "descriptions" / f"{study.digest}.json"
+
+
+def _seal(plain: object) -> str:
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()

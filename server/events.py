@@ -1,0 +1,36 @@
+"""What a person who watches a study is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something a person who watches wants to know."""
+
+    kind: str
+    """"examining", "preparing", "running", "done", "known", "again", "skipped", "parked" or "delivered"."""
+    site: str
+    text: str
+    """The way of the weights, as "B → C", why a stage is parked, or what was delivered."""
+    stage: str = ""
+    """"fine-tune", "validation" or "test"."""
+    fold: int = 0
+    epoch: int = 0
+    epochs: int = 0
+    dice: float | None = None
+    """Of the last epoch, 0 to 1."""
+    stages_done: int = 0
+    stages: int = 0
+    work_left: float = 1.0
+    """The share of all training that is still to come, in slices shown to a network."""
+    rate: float = 0.0
+    """The share of all training that this run did in a second."""
+    variant: int = 0
+    variants: int = 1
+    """Which of the plain studies is at work that this one is made of; stages and work are counted within it."""
+
+
+Observer = Callable[[Event], None]

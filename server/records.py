@@ -1,0 +1,58 @@
+"""What a site's answer to a stage says, as the ledger's record of it."""
+
+from __future__ import annotations
+
+from common.graph import Evaluate, FineTune
+from common.messages import EvaluateReply, FineTuneReply
+from server.ledger import Cases, StageRecord
+
+
+def of_training(node: FineTune, reply: FineTuneReply, *, parent: str) -> StageRecord:
+    """Args: parent: digest of the weights that the stage started from."""
+    return StageRecord(
+        key=reply.key,
+        kind="fine-tune",
+        site=node.site,
+        fold=node.fold,
+        parents=(parent,),
+        weights=reply.weights,
+        gradient_steps=reply.gradient_steps,
+        train_slices=reply.train_slices,
+        losses=reply.losses,
+        learning_rates=reply.learning_rates,
+        dices=reply.dices,
+        kept_epoch=reply.kept_epoch,
+        dice=reply.validation_dice,
+        iou=reply.validation_iou,
+        patients=reply.validation_patients,
+    )
+
+
+def of_scores(node: Evaluate, reply: EvaluateReply, *, parent: str) -> StageRecord:
+    """Args: parent: digest of the weights that were scored."""
+    return StageRecord(
+        key=reply.key,
+        kind="evaluate",
+        site=node.site,
+        fold=node.fold,
+        parents=(parent,),
+        dice=reply.dice,
+        iou=reply.iou,
+        dice_volume=reply.dice_volume,
+        patients=reply.patients,
+        slices=reply.slices,
+        hd95_mm=reply.hd95_mm,
+        assd_mm=reply.assd_mm,
+        surface_patients=reply.surface_patients,
+        cases=Cases(
+            numbers=reply.case_numbers,
+            slices=reply.case_slices,
+            dices=reply.case_dices,
+            ious=reply.case_ious,
+        ),
+    )
+
+
+def of_skipped(node: FineTune, key: str, *, parent: str) -> StageRecord:
+    """A stage that the study went on without: the weights are those that it would have started from."""
+    return StageRecord(key=key, kind="absent", site=node.site, fold=node.fold, parents=(parent,), weights=parent)

@@ -1,0 +1,3 @@
+from tests.faults.hospital import tiny
+
+__all__ = ["tiny"]

@@ -1,0 +1,245 @@
+"""The real client app and coordinator on a network of seven numbers, without images.
+
+A training is arithmetic that depends on the weights it starts from, the site, the fold, the epoch and the momentum
+carried over from the epoch before: a wrong order, stale weights or a leg that lost its place shows in the digest.
+Scores are drawn from the weights, so that every choice hangs on them. What costs time and decides nothing here is
+left out (images, drawings, pages, deliveries of finished models) or worked out once (plans, intervals, the parsing of
+study files).
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import client.app
+import client.approval
+import client.scoring
+import common.model
+import common.weights
+import server.app
+import server.results
+from client.evaluation import CaseScore
+from client.preprocess import Prepared, Record
+from client.site import SiteConfig
+from client.training import Trained
+from common.graph import Schedule
+from common.messages import Refusal, Refused
+from common.plan import plan
+from common.seeds import seed_of
+from common.study import Study, load_study
+from common.weights import Weights
+from server import scheduler
+from server.deliver import Deliveries
+from server.statistics import bootstrap_ci
+
+SHAPES = {"count": ((), torch.int64), "layer": ((2, 3), torch.float32)}
+PATIENTS = {"A": 6, "B": 7, "C": 8}
+
+
+def first_weights() -> Weights:
+    return {"count": torch.tensor(5), "layer": torch.tensor(np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3))}
+
+
+def drawn(*names: str | int) -> float:
+    """A number from 0 to 1 that depends on names alone."""
+    return seed_of(*names) / 2**63
+
+
+def content_of(weights: Weights) -> str:
+    return hashlib.sha256(b"".join(weights[name].numpy().tobytes() for name in sorted(weights))).hexdigest()
+
+
+class Network:
+    """What stands in the place of a network."""
+
+    def __init__(self) -> None:
+        self.weights: Weights = {}
+
+    def load_state_dict(self, weights: Weights) -> None:
+        self.weights = {name: tensor.clone() for name, tensor in weights.items()}
+
+
+def next_epoch(
+    layer: np.ndarray, momentum: np.ndarray, names: tuple[str | int, ...], epoch: int, schedule: Schedule, mu: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """What an epoch makes of a layer and of the optimizer's state."""
+    pull = [drawn(*names, epoch, schedule.total_epochs, str(mu), k) - 0.5 for k in range(layer.size)]
+    momentum = 0.9 * momentum + np.reshape(pull, layer.shape)
+    return (layer.astype(np.float64) / 2 + momentum).astype(np.float32), momentum
+
+
+class Hospitals:
+    """What differs from one history to the next.
+
+    Args:
+        sleep: of the clock in which an epoch takes `epoch_seconds`.
+        diverges: trainings, as `training_name` names them, that end in values which are not finite.
+    """
+
+    def __init__(self, sites: dict[str, SiteConfig], sleep: Callable[[float], None], epoch_seconds: float) -> None:
+        self.sites, self.sleep, self.epoch_seconds = sites, sleep, epoch_seconds
+        self.trained: list[str] = []
+        self.diverges: set[str] = set()
+
+    def fine_tune(
+        self,
+        network: Network,
+        *_: object,
+        schedule: Schedule,
+        seed_names: tuple[str | int, ...],
+        proximal_mu: float,
+        resume: Trained | None,
+        **__: object,
+    ) -> Iterator[Trained]:
+        name = f"{seed_names}, {schedule}, {content_of(network.weights)}"
+        self.trained.append(name)
+        state = resume or Trained()
+        current = resume.current if resume else network.weights
+        count, layer = int(current["count"]), current["layer"].numpy()
+        momentum = resume.optimizer["momentum"].numpy() if resume else np.zeros(layer.shape)
+        for epoch in range(schedule.first + state.epoch, schedule.last):
+            self.sleep(self.epoch_seconds)
+            if name in self.diverges:
+                raise Refused(Refusal.DIVERGED)
+            layer, momentum = next_epoch(layer, momentum, seed_names, epoch, schedule, proximal_mu)
+            count += 1
+            done = epoch + 1 - schedule.first
+            weights = {"count": torch.tensor(count), "layer": torch.tensor(layer)}
+            dice = drawn("epoch", *seed_names, content_of(weights))
+            best = not state.dices or dice > max(state.dices)
+            better = done == schedule.epochs if schedule.keep == "last" else best
+            state = Trained(
+                epoch=done,
+                losses=(*state.losses, drawn("loss", content_of(weights))),
+                learning_rates=(*state.learning_rates, 1e-3 / (1 + epoch)),
+                dices=(*state.dices, dice),
+                gradient_steps=state.gradient_steps + 3,
+                kept_epoch=done if better else state.kept_epoch,
+                kept=weights if better else state.kept,
+                current=weights,
+                optimizer={"momentum": torch.tensor(momentum)},
+            )
+            yield state
+
+    def scores(
+        self, network: Network, records: list[Record], *_: object, surfaces: bool = False, **__: object
+    ) -> list[CaseScore]:
+        content = content_of(network.weights)
+        return [
+            CaseScore(
+                patient=record.patient,
+                slices=record.chosen,
+                dice=drawn("dice", record.patient, content),
+                iou=drawn("iou", record.patient, content),
+                volume_dice=drawn("volume", record.patient, content),
+                surface_mm=(3.5, 1.25) if surfaces else None,
+            )
+            for record in records
+        ]
+
+
+@functools.cache
+def records_of(site: str) -> tuple[Record, ...]:
+    return tuple(
+        Record(
+            patient=f"{site}{k}",
+            site=site,
+            path=Path(),
+            slices=9,
+            chosen=4 + seed_of(site, k) % 4,
+            below=1,
+            digest=f"{seed_of(site, k, 'digest'):064x}",
+            image_digest=f"{seed_of(site, k, 'image'):064x}",
+        )
+        for k in range(PATIENTS[site])
+    )
+
+
+def prepared(site: SiteConfig, *_: object, **__: object) -> Prepared:
+    records = records_of(site.name)
+    return Prepared(records, total=len(records), done=len(records), left_out=0)
+
+
+@functools.cache
+def _study_of(content: bytes, path: Path) -> Study:
+    return load_study(path)
+
+
+def study_from(path: Path) -> Study:
+    """`load_study`, each content once."""
+    return _study_of(path.read_bytes(), path) if path.exists() else load_study(path)
+
+
+PLANS: dict[Any, Any] = {}
+DIGESTS: dict[int, tuple[Study, str]] = {}
+INTERVALS: dict[Any, Any] = {}
+
+
+def planned(study: Study, census: Any, choices: Any = None) -> Any:
+    """`plan`, each once: it is a pure function."""
+    key = (
+        study.digest,
+        *(str(sorted((name, tuple(v)) for name, v in (part or {}).items())) for part in (census, choices)),
+    )
+    if key not in PLANS:
+        PLANS[key] = plan(study, census, choices)
+    return PLANS[key]
+
+
+def interval(dice: dict[str, float], slices: dict[str, int], **named: Any) -> Any:
+    key = str((dice, slices, named))
+    if key not in INTERVALS:
+        INTERVALS[key] = bootstrap_ci(dice, slices, **named)
+    return INTERVALS[key]
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Iterator[None]:
+    """All of production code on the tiny network; what a history brings in addition is put in by it."""
+    with pytest.MonkeyPatch.context() as patch:
+        put_in_place(patch)
+        yield
+
+
+def put_in_place(patch: pytest.MonkeyPatch) -> None:
+    for module in (common.weights, common.model):
+        patch.setattr(module, "declared_shapes", lambda _: SHAPES)
+    for module in (client.app, server.app, scheduler):
+        patch.setattr(module, "plan", planned)
+    for module in (client.approval, server.app):
+        patch.setattr(module, "load_study", study_from)
+    for module in (client.app, client.scoring):
+        patch.setattr(module, "statistics", lambda _: {})
+    digest = Study.digest.fget
+    assert digest is not None
+
+    def known_digest(study: Study) -> str:
+        if id(study) not in DIGESTS:
+            DIGESTS[id(study)] = study, digest(study)
+        return DIGESTS[id(study)][1]
+
+    patch.setattr(Study, "digest", property(known_digest))
+    patch.setattr(client.app, "prepare", prepared)
+    patch.setattr(client.scoring, "build_undrawn", lambda _: Network())
+    patch.setattr(client.scoring, "place", lambda *_: None)
+    patch.setattr(client.scoring, "add_to_page", lambda *_, **__: None)
+    patch.setattr(client.app, "chosen_slices", lambda *_: None)
+    patch.setattr(server.app, "write_report", lambda _: None)
+    patch.setattr(server.app, "deliver", lambda *_: Deliveries())
+    patch.setattr(server.app, "recording", lambda folder, study, observe: nullcontext(observe))
+    patch.setattr(server.app, "start_weights", lambda *_: first_weights())
+    patch.setattr(server.results, "bootstrap_ci", interval)
+    versions = functools.cache(server.results.importlib.metadata.version)
+    patch.setattr(server.results.importlib.metadata, "version", versions)
+    for name in ("relay.site", "relay.coordinator", "flwr"):
+        patch.setattr(logging.getLogger(name), "disabled", True)

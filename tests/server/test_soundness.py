@@ -1,0 +1,101 @@
+"""Weights that must not go on: refused, asked for once more, and then parked in plain words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.graph import FineTune
+from common.messages import FineTuneOrder, Refusal, WireMessage, refusal_error
+from common.study import Study
+from server.soundness import Unsound, check_not_collapsed
+from tests.server.fake_sites import Answer, FakeGrid, go, quick, study_of
+
+__all__ = ["quick"]
+pytestmark = pytest.mark.usefixtures("quick")
+ONE_HOP = {"sequential": {"routes": (("B", "A"),)}}
+
+
+def careful(**methods: Any) -> Study:
+    return study_of(**methods).model_copy(update={"collapse": 0.1})
+
+
+def spoilt(grid: FakeGrid, times: int, how: Any) -> dict[str, list[bool]]:
+    """Spoil the first answers of A to the last stage of the route; returns by key whether it was asked for anew."""
+    asked: dict[str, list[bool]] = {}
+
+    def change(site: str, order: WireMessage, answer: Answer) -> Answer:
+        if site != "A" or not isinstance(order, FineTuneOrder):
+            return answer
+        node = grid.plan.by_id[order.node]
+        assert isinstance(node, FineTune)
+        if not node.parent.parents:
+            return answer
+        asked.setdefault(order.key, []).append(order.anew)
+        return how(*answer) if len(asked[order.key]) <= times else answer
+
+    grid.change = change
+    return asked
+
+
+WAYS: dict[str, tuple[Any, str]] = {
+    "collapsed": (
+        lambda reply, weights: (reply.model_copy(update={"validation_dice": 0.01}), weights),
+        "collapsed to 1.0",
+    ),
+    "diverged": (lambda *_: refusal_error(Refusal.DIVERGED), "training gave values that are not finite"),
+    "not finite": (
+        lambda reply, weights: (reply, {**weights, "layer": torch.full((2, 3), torch.inf)}),
+        "a value that is not finite",
+    ),
+    "another shape": (lambda reply, weights: (reply, {**weights, "layer": torch.ones(3, 3)}), "weights were refused"),
+    "changed on the way": (
+        lambda reply, weights: (reply, {**weights, "layer": weights["layer"] + 1}),
+        "changed on the way",
+    ),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("times", [1, 2])
+def test_an_answer_that_must_not_go_on_is_asked_for_once_more(tmp_path: Path, way: str, times: int) -> None:
+    how, sentence = WAYS[way]
+    grid = FakeGrid(careful(**ONE_HOP))
+    grid.score = lambda node, weights: 0.75
+    asked = spoilt(grid, times, how)
+    run = go(grid, tmp_path / "spoilt")
+    assert set(map(tuple, asked.values())) == {(False, True)}, "once more, and from its beginning"
+    whole = FakeGrid(careful(**ONE_HOP))
+    whole.score = grid.score
+    undisturbed = go(whole, tmp_path / "whole")
+    if times == 1:
+        assert run.parked == {} and run.records == undisturbed.records
+        return
+    assert run.parked and set(run.records) < set(undisturbed.records)
+    for reason in run.parked.values():
+        assert reason.startswith("site A: ") and sentence in reason and reason.endswith("when repeated as well")
+
+
+def test_nothing_is_refused_for_a_bad_beginning(tmp_path: Path) -> None:
+    """Rounds that have learnt nothing yet."""
+    grid = FakeGrid(careful(federated=({"rounds": 3, "local_epochs": 1},)))
+    grid.score = lambda node, weights: int(weights[:2], 16) / 256 * 0.49
+    assert go(grid, tmp_path).parked == {}
+    assert not any(order.anew for order in grid.orders(FineTuneOrder) if isinstance(order, FineTuneOrder))
+
+
+@given(before=st.floats(0, 1), after=st.floats(0, 1), share=st.floats(0, 0.99))
+def test_only_sound_weights_can_collapse_and_only_to_less_than_they_had(
+    before: float, after: float, share: float
+) -> None:
+    try:
+        check_not_collapsed(after, before, share)
+    except Unsound:
+        assert before >= 0.5 and after < before and share > 0
+    check_not_collapsed(after, None, share)
+    check_not_collapsed(after, before, 0.0)
