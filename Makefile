@@ -7,7 +7,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest -rs -n 2 --dist loadfile
 
 # Training sets its own threads; a test's arithmetic on tiny arrays is slowed by more.
-test test-all test-compose bench: export OMP_NUM_THREADS = 1
+test test-all test-compose: export OMP_NUM_THREADS = 1
 
 .PHONY: help demo test test-all test-compose wheels bench clean
 
@@ -17,7 +17,7 @@ help:
 	@echo "make test-all  the same with the slow ones"
 	@echo "make test-compose  three hospitals in containers, against a Docker engine"
 	@echo "make wheels    the packages that the containers' image is made of, into deploy/wheels/"
-	@echo "make bench     what the framework itself costs a hop, without training"
+	@echo "make bench     what the software costs: a study, a hop, a step, preprocessing; a quarter of an hour"
 	@echo "make clean     remove .venv, caches, relay-demo/ and relay-apart/"
 
 demo: .venv/ready
@@ -46,8 +46,8 @@ deploy/wheels/.ready: pyproject.toml constraints.txt .venv/ready
 	rm -f deploy/wheels/prostate_relay-*.whl
 	touch $@
 
-bench: .venv/ready
-	$(BIN)/python -m tests.bench_hop
+bench: .venv/ready-dev
+	$(BIN)/python -m tests.bench
 
 .venv/ready: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "No Python of 3.11 or later is found; install one, or name it: make PYTHON=/path/to/python" >&2; exit 1; }

@@ -1,4 +1,4 @@
-"""The hospital's Flower ClientApp: describe, fine-tune, evaluate.
+"""The hospital's Flower ClientApp: describe, fine-tune, evaluate, take a delivery.
 
 The same app runs on the embedded grid, in Flower's simulation and in a SuperNode; nothing in it knows
 which. Its settings come from the site's own file, never from the coordinator: the environment variable
@@ -16,31 +16,32 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
-from numpy.typing import NDArray
-from torch import nn
 
+from client import own_scores
 from client.approval import answer_once, approved, hold_to
 from client.batches import chosen_slices, statistics
 from client.cohort import Cohort, gather
+from client.delivery import take
 from client.egress import release, scrub
-from client.evaluation import CaseScore, Example, evaluate, slice_mean
-from client.local_page import add_to_page
+from client.evaluation import slice_mean
 from client.preprocess import Prepared, Record, fingerprint, prepare, site_key
+from client.scoring import case_numbers, network_of, score, scores_of
 from client.site import SiteConfig, load_site
 from client.stages import StageStore
-from client.training import Machine, Trained, choose_machine, fine_tune, place, probabilities
+from client.training import Trained, choose_machine, fine_tune
 from common.errors import RelayError
-from common.graph import Evaluate, FineTune, way_of
+from common.graph import Evaluate, FineTune
 from common.keys import Workplace, stage_key
 from common.messages import (
+    DELIVER,
     DESCRIBE,
     EVALUATE,
     FINE_TUNE,
     BadMessage,
+    Delivery,
     Describe,
     Description,
     EvaluateOrder,
@@ -49,15 +50,14 @@ from common.messages import (
     FineTuneReply,
     FromSite,
     Order,
+    Planned,
     Refusal,
     Refused,
     from_record,
 )
-from common.model import build_undrawn
-from common.plan import plan
-from common.seeds import seed_of
+from common.plan import Census, Choices, Plan, plan
 from common.study import Study
-from common.weights import UnfitWeights, Weights, check_fit, digest_of, pieces
+from common.weights import Weights, digest_of, pieces
 
 CHECKPOINT_SECONDS = 60.0
 """A checkpoint at the end of the first epoch after so long, besides one at the end of every leg."""
@@ -113,7 +113,7 @@ def fine_tune_stage(message: Message, context: Context) -> Message:
     """Go on with a fine-tuning stage for a leg, from this site's own checkpoint where there is one."""
     site = site_of(context)
     order, weights = from_record(message.content, FineTuneOrder)
-    study, node, cohort = _ordered(site, order, FineTune)
+    study, node, cohort, workplace = _ordered(site, order, FineTune)
     store = StageStore(site.private() / "stages")
     store.forget(tuple(key for key in order.acknowledged if key != order.key))
     reply = store.reply(order.key, FineTuneReply)
@@ -126,7 +126,7 @@ def fine_tune_stage(message: Message, context: Context) -> Message:
     if start is None:
         needs = FineTuneReply(study=study.digest, key=order.key, state="needs-weights")
         return _answer(message, needs, None, site=site, study=study)
-    reply, finished = _train(site, study, node, cohort, order, start, resume, store)
+    reply, finished = _train(site, study, node, cohort, workplace, order, start, resume, store)
     return _answer(message, reply, finished, site=site, study=study)
 
 
@@ -135,7 +135,7 @@ def evaluate_stage(message: Message, context: Context) -> Message:
     """Score weights on this site's validation or test patients."""
     site = site_of(context)
     order, weights = from_record(message.content, EvaluateOrder)
-    study, node, cohort = _ordered(site, order, Evaluate)
+    study, node, cohort, _ = _ordered(site, order, Evaluate)
     store = StageStore(site.private() / "stages")
     reply = store.reply(order.key, EvaluateReply)
     if reply is None:
@@ -143,12 +143,24 @@ def evaluate_stage(message: Message, context: Context) -> Message:
         if weights is None:
             reply = EvaluateReply(study=study.digest, key=order.key, state="needs-weights")
             return _answer(message, reply, None, site=site, study=study)
-        reply = _score(site, study, node, cohort, order, weights)
+        reply = score(site, study, node, cohort, order, weights)
         store.finish(reply)
     store.forget(tuple(key for key in order.acknowledged if key != order.key))
     if not site.patient_scores:
         reply = reply.model_copy(update=dict.fromkeys(CASES, ()))
     return _answer(message, reply, None, site=site, study=study)
+
+
+@app.query(DELIVER.partition(".")[2])
+def take_delivery(message: Message, context: Context) -> Message:
+    """Keep weights that this site may use from now on, with a card that says what they are."""
+    site = site_of(context)
+    delivery, weights = from_record(message.content, Delivery)
+    study, census, choices, found = _planned(site, delivery)
+    cohort, workplace = _gathered(site, study, delivery, census)
+    hold_to(site, study, choices)
+    receipt = take(site, study, found, cohort, workplace, delivery, weights)
+    return _answer(message, receipt, None, site=site, study=study)
 
 
 def site_of(context: Context) -> SiteConfig:
@@ -184,33 +196,45 @@ def _answer(message: Message, answer: FromSite, weights: Weights | None, *, site
     return Message(release(answer, weights, site=site, model=study.model), reply_to=message)
 
 
-def _ordered(site: SiteConfig, order: Order, kind: type[Stage]) -> tuple[Study, Stage, Cohort]:
+def _ordered(site: SiteConfig, order: Order, kind: type[Stage]) -> tuple[Study, Stage, Cohort, Workplace]:
     """What an order asks for, rebuilt from the approved study; nothing of the order itself is believed.
 
     Raises:
         Refused: an unknown study, a stage that is not this site's in it, other data than were described.
     """
-    study = approved(site, order.study)
-    torch.set_num_threads(study.training.threads)
-    try:
-        census = {name: tuple(int(n) for n in counts) for name, counts in json.loads(order.census).items()}
-        choices = {target: tuple(map(str, chosen)) for target, chosen in json.loads(order.choices).items()}
-        node = plan(study, census, choices).by_id.get(order.node)
-    except (RelayError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError):
-        raise Refused(Refusal.NOT_IN_STUDY) from None
+    study, census, choices, found = _planned(site, order)
+    node = found.by_id.get(order.node)
     if not isinstance(node, kind) or node.site != site.name:
         raise Refused(Refusal.NOT_IN_STUDY)
-    prepared = prepare(site, study.preprocessing)
-    cohort = gather(prepared.records, site, study.split)
-    workplace = _workplace(site, study, prepared)
-    own = tuple(_chosen(cohort.train(fold)) for fold in range(study.split.folds))
-    if workplace.fingerprint != order.fingerprint or census.get(site.name) != own:
-        raise Refused(Refusal.DATA_CHANGED)
+    cohort, workplace = _gathered(site, study, order, census)
     if order.key != stage_key(node, study=study, weights=order.weights, workplace=workplace):
         raise BadMessage("the key is not the stage's")
     hold_to(site, study, choices)
     answer_once(site, study, node, order.key)
-    return study, node, cohort
+    return study, node, cohort, workplace
+
+
+def _planned(site: SiteConfig, message: Planned) -> tuple[Study, Census, Choices, Plan]:
+    """The plan that a message is about, made from the approved study. Raises Refused."""
+    study = approved(site, message.study)
+    torch.set_num_threads(study.training.threads)
+    try:
+        census = {name: tuple(int(n) for n in counts) for name, counts in json.loads(message.census).items()}
+        choices = {target: tuple(map(str, chosen)) for target, chosen in json.loads(message.choices).items()}
+        return study, census, choices, plan(study, census, choices)
+    except (RelayError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError):
+        raise Refused(Refusal.NOT_IN_STUDY) from None
+
+
+def _gathered(site: SiteConfig, study: Study, message: Planned, census: Census) -> tuple[Cohort, Workplace]:
+    """The site's patients. Raises Refused where they are not those that the coordinator planned with."""
+    prepared = prepare(site, study.preprocessing)
+    cohort = gather(prepared.records, site, study.split)
+    workplace = _workplace(site, study, prepared)
+    own = tuple(_chosen(cohort.train(fold)) for fold in range(study.split.folds))
+    if workplace.fingerprint != message.fingerprint or census.get(site.name) != own:
+        raise Refused(Refusal.DATA_CHANGED)
+    return cohort, workplace
 
 
 def _workplace(site: SiteConfig, study: Study, prepared: Prepared) -> Workplace:
@@ -237,6 +261,7 @@ def _train(
     study: Study,
     node: FineTune,
     cohort: Cohort,
+    workplace: Workplace,
     order: FineTuneOrder,
     start: Weights,
     resume: Trained | None,
@@ -247,7 +272,7 @@ def _train(
     machine = choose_machine(site.device, study.training.precision)
     train, validation = cohort.train(node.fold), cohort.validation(node.fold)
     mean_std = statistics(train)
-    network = _network(study, start, order.weights)
+    network = network_of(study, start, order.weights)
     trained, key = resume, order.key
     legs_end = began + study.training.leg_minutes * 60
     if trained is None or trained.epoch < node.schedule.epochs:
@@ -275,14 +300,16 @@ def _train(
                 checkpointed = now
     assert trained is not None
     network.load_state_dict(trained.kept)
-    scores = _scores(network, validation, mean_std, machine)
+    scores = scores_of(network, validation, mean_std, machine)
     dice, iou = slice_mean(scores)
+    digest = store.save_weights(key, trained.kept)
     reply = _reply(study, key, trained, "done", train, validation).model_copy(
-        update={
-            "weights": store.save_weights(key, trained.kept),
-            "validation_dice": dice,
-            "validation_iou": iou,
-        }
+        update={"weights": digest, "validation_dice": dice, "validation_iou": iou}
+    )
+    # The very scores that an evaluation of these weights would give: they are kept as those.
+    scored = Evaluate(node.site, node.fold, "validation", node)
+    own_scores.keep(
+        site, stage_key(scored, study=study, weights=digest, workplace=workplace), scores, case_numbers(site, cohort)
     )
     store.finish(reply)
     return reply, trained.kept
@@ -307,91 +334,3 @@ def _reply(
             "validation_patients": len(validation),
         }
     )
-
-
-def _score(
-    site: SiteConfig, study: Study, node: Evaluate, cohort: Cohort, order: EvaluateOrder, weights: Weights
-) -> EvaluateReply:
-    """Scores on the patients of a split; the site's own page keeps the worst and best slices of a test."""
-    machine = choose_machine(site.device, study.training.precision)
-    network = _network(study, weights, order.weights)
-    place(network, machine)
-    examples: list[Example] = []
-    records = cohort.test() if node.split == "test" else cohort.validation(node.fold)
-    mean_std = statistics(cohort.train(node.fold))
-    scores = _scores(network, records, mean_std, machine, examples, surfaces=node.split == "test")
-    dice, iou = slice_mean(scores)
-    numbers = _case_numbers(site, cohort)
-    ordered = sorted(scores, key=lambda score: numbers[score.patient])
-    if node.split == "test":
-        add_to_page(site, title=f"{way_of(node.weights)}, fold {node.fold + 1}", stage=node.id, examples=examples)
-    volume = float(np.mean([score.volume_dice for score in scores]))
-    # Fewer than may stand behind a number: the numbers stay, the rest of the answer may go.
-    distances = [score.surface_mm for score in scores if score.surface_mm is not None]
-    if len(distances) < site.minimum_patients:
-        distances = []
-    hd95, assd = (float(value) for value in np.mean(distances, axis=0)) if distances else (0.0, 0.0)
-    return EvaluateReply.model_validate(
-        {
-            "study": study.digest,
-            "key": order.key,
-            "state": "done",
-            "dice": dice,
-            "iou": iou,
-            "dice_volume": volume,
-            "patients": len(scores),
-            "slices": sum(score.slices for score in scores),
-            "hd95_mm": hd95,
-            "assd_mm": assd,
-            "surface_patients": len(distances),
-            "case_numbers": tuple(numbers[score.patient] for score in ordered),
-            "case_slices": tuple(score.slices for score in ordered),
-            "case_dices": tuple(score.dice for score in ordered),
-            "case_ious": tuple(score.iou for score in ordered),
-        }
-    )
-
-
-def _scores(
-    network: nn.Module,
-    records: list[Record],
-    mean_std: dict[str, tuple[float, float]],
-    machine: Machine,
-    examples: list[Example] | None = None,
-    *,
-    surfaces: bool = False,
-) -> list[CaseScore]:
-    def predict(images: NDArray[np.float32]) -> NDArray[np.float32]:
-        return probabilities(network, torch.from_numpy(images).unsqueeze(1), machine).squeeze(1).numpy()
-
-    return evaluate(
-        predict,
-        records,
-        lambda record: mean_std[record.site],
-        surfaces=surfaces,
-        keep=None if examples is None else examples.append,
-    )
-
-
-def _network(study: Study, weights: Weights, digest: str) -> nn.Module:
-    """The declared network with weights that an order names.
-
-    Raises:
-        Refused: they are not the declared network's, or not those of that digest.
-    """
-    network = build_undrawn(study.model)
-    try:
-        check_fit(weights, study.model)
-    except UnfitWeights:
-        raise Refused(Refusal.BAD_WEIGHTS) from None
-    if digest_of(pieces(weights)) != digest:
-        raise Refused(Refusal.BAD_WEIGHTS)
-    network.load_state_dict(weights)
-    return network
-
-
-def _case_numbers(site: SiteConfig, cohort: Cohort) -> dict[str, int]:
-    """Random numbers in the patients' place: the same for every model, and meaningless elsewhere."""
-    key = int.from_bytes(site_key(site), "big")
-    ranks: dict[str, int] = {name: seed_of(key, name) for name in cohort.records}
-    return {name: number for number, name in enumerate(sorted(ranks, key=ranks.__getitem__), start=1)}

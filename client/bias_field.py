@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,7 +11,11 @@ from common.study import N4Part
 
 
 def correct_bias_field(
-    image: NDArray[np.float32], spacing: tuple[float, float, float], n4: N4Part
+    image: NDArray[np.float32],
+    spacing: tuple[float, float, float],
+    n4: N4Part,
+    *,
+    progress: Callable[[int, int], None] | None = None,
 ) -> NDArray[np.float32]:
     """Divide out the slow rise and fall of brightness that a coil brings, by N4.
 
@@ -24,6 +30,7 @@ def correct_bias_field(
     Args:
         image: (slices, rows, columns).
         spacing: millimetres: slice, row, column.
+        progress: is called with iterations done and iterations at most; a level may end before its last.
 
     Raises RuntimeError where ITK cannot fit a field.
     """
@@ -43,6 +50,14 @@ def correct_bias_field(
     fit.SetNumberOfThreads(1)
     fit.SetMaximumNumberOfIterations(list(n4.iterations))
     fit.SetConvergenceThreshold(n4.convergence)
+    if progress is not None:
+        before = [sum(n4.iterations[:level]) for level in range(len(n4.iterations) + 1)]
+        fit.AddCommand(
+            sitk.sitkIterationEvent,
+            lambda: progress(
+                before[min(fit.GetCurrentLevel(), len(n4.iterations))] + fit.GetElapsedIterations(), before[-1]
+            ),
+        )
     fit.Execute(small, small_foreground)
     field = sitk.GetArrayFromImage(fit.GetLogBiasFieldAsImage(volume))
     seen = field[sitk.GetArrayViewFromImage(foreground) > 0]

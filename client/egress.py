@@ -27,6 +27,7 @@ from common.messages import (
     EvaluateReply,
     FineTuneReply,
     FromSite,
+    Receipt,
     Refusal,
     Refused,
     refusal_error,
@@ -47,7 +48,7 @@ def release(answer: FromSite, weights: Weights | None, *, site: SiteConfig, mode
     Raises:
         Refused: it may not leave; nothing of it does.
     """
-    if type(answer) not in (Description, FineTuneReply, EvaluateReply):
+    if type(answer) not in (Description, FineTuneReply, EvaluateReply, Receipt):
         raise Refused(Refusal.BLOCKED)
     try:
         # A copy with changes is not checked when it is made: what leaves is what the declaration says.
@@ -79,10 +80,10 @@ def _patients_behind(answer: FromSite) -> tuple[int, ...]:
     """How many patients stand behind the numbers of an answer."""
     if isinstance(answer, Description):
         return (answer.test_patients, *answer.train_patients, *answer.validation_patients) if answer.complete else ()
-    if isinstance(answer, FineTuneReply):
-        return () if answer.state == "needs-weights" else (answer.train_patients, answer.validation_patients)
-    if answer.state == "needs-weights":
+    if isinstance(answer, Receipt) or answer.state == "needs-weights":
         return ()
+    if isinstance(answer, FineTuneReply):
+        return (answer.train_patients, answer.validation_patients)
     return (answer.patients, *([answer.surface_patients] if answer.surface_patients else []))
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import io
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from client import cache
+from client import cache, pictures
 from client.evaluation import Example
 from client.site import SiteConfig
 
@@ -28,8 +26,7 @@ SIDE = 240
 WINDOW = (1.0, 99.0)
 """The percentiles of the picture's values that become black and white."""
 
-EXPERT, PREDICTED, BOTH = (86, 180, 233), (230, 159, 0), (255, 255, 255)
-"""Colours of the outlines; told apart with any colour vision (Okabe and Ito, 2008)."""
+EXPERT, PREDICTED, BOTH = pictures.FIRST, pictures.SECOND, pictures.BOTH
 
 
 def add_to_page(site: SiteConfig, *, title: str, stage: str, examples: Iterable[Example]) -> Path:
@@ -77,23 +74,16 @@ def draw(example: Example) -> Image.Image:
     values = example.image[rows, columns]
     low, high = np.percentile(values, WINDOW)
     grey = np.clip((values - low) / max(float(high - low), 1e-6), 0, 1) * 255
-    picture = Image.fromarray(grey.astype(np.uint8)).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
-    pixels = np.asarray(picture.convert("RGB")).copy()
-    expert, predicted = (_outline(mask[rows, columns]) for mask in (example.expert, example.predicted))
-    pixels[expert] = EXPERT
-    pixels[predicted] = PREDICTED
-    pixels[expert & predicted] = BOTH
-    return Image.fromarray(pixels)
+    outlines = [(example.expert[rows, columns], EXPERT), (example.predicted[rows, columns], PREDICTED)]
+    return pictures.draw(grey.astype(np.uint8), outlines, side=SIDE)
 
 
 def _picture(example: Example) -> dict[str, Any]:
-    file = io.BytesIO()
-    draw(example).quantize(128).save(file, "PNG", optimize=True)
     return {
         "patient": example.patient,
         "slice": example.number + 1,
         "dice": example.dice,
-        "png": base64.b64encode(file.getvalue()).decode(),
+        "png": pictures.png(draw(example)),
     }
 
 
@@ -109,24 +99,13 @@ def _window_on(region: NDArray[np.bool_]) -> tuple[slice, slice]:
     return slice(first_row, first_row + side), slice(first_column, first_column + side)
 
 
-def _outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The rim of a mask, two pixels wide, at the picture's size."""
-    smooth = Image.fromarray(mask.astype(np.uint8) * 255).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
-    inside = np.pad(np.asarray(smooth) >= 128, 2)
-    core = inside.copy()
-    for axis in (0, 1):
-        for step in (-2, -1, 1, 2):
-            core &= np.roll(inside, step, axis)
-    return (inside & ~core)[2:-2, 2:-2]
-
-
 def _render(name: str, sections: Sequence[dict[str, Any]]) -> str:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     colours = {"expert": EXPERT, "predicted": PREDICTED}
     return environment.from_string(_PAGE).render(
         name=name,
         sections=sections,
-        colours={key: "#{:02x}{:02x}{:02x}".format(*value) for key, value in colours.items()},
+        colours={key: pictures.css(value) for key, value in colours.items()},
     )
 
 

@@ -192,14 +192,19 @@ def to_native(probabilities: NDArray[np.float32], slices: Slices) -> NDArray[np.
 
     Linear; 0 where the native image reaches beyond the study's grid.
     """
-    _, rows, columns = slices.native_mask.shape
-    _, row, column = slices.native_spacing
-    return grid.resample(
-        probabilities.astype(np.float32, copy=False),
-        (slices.spacing_mm, slices.spacing_mm),
-        (rows, columns),
-        (row, column),
-    )
+    return off_grid(probabilities, slices.spacing_mm, slices.native_mask.shape[1:], slices.native_spacing[1:])
+
+
+def onto_grid(image: NDArray[np.float32], plane: grid.Plane, part: PreprocessingPart) -> NDArray[np.float32]:
+    """Slices (slices, rows, columns) of some spacing in plane on the study's grid."""
+    return grid.resample(image, plane, (part.pixels, part.pixels), (part.spacing_mm, part.spacing_mm))
+
+
+def off_grid(
+    probabilities: NDArray[np.float32], spacing_mm: float, shape: tuple[int, int], plane: grid.Plane
+) -> NDArray[np.float32]:
+    """And back: slices on the study's grid on another one, of that shape and spacing."""
+    return grid.resample(probabilities.astype(np.float32, copy=False), (spacing_mm, spacing_mm), shape, plane)
 
 
 def fingerprint(records: Iterable[Record], key: bytes) -> str:
@@ -280,7 +285,7 @@ def _prepare_one(task: Task, preprocessing: PreprocessingPart) -> Record:
     cache.write_tensors(
         task.slices,
         {
-            "image": grid.resample(corrected, native, shape, spacing),
+            "image": onto_grid(corrected, native, preprocessing),
             "mask": grid.resample_mask(case.mask, native, shape, spacing),
             "chosen": chosen,
             "native_mask": case.mask,

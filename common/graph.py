@@ -32,7 +32,7 @@ class Schedule:
         return self.last - self.first
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Node:
     """A stage of the graph. Two nodes are equal if all that they name is equal."""
 
@@ -53,6 +53,10 @@ class Node:
     def __hash__(self) -> int:
         return hash(self.id)
 
+    def __repr__(self) -> str:
+        """Short: with its parents written out, a node of 50 rounds would have as many words as the graph has paths."""
+        return f"<{type(self).__name__} {self.id[:12]}>"
+
     @property
     def parents(self) -> tuple[Node, ...]:
         """The nodes that must be there before this one can be worked out."""
@@ -69,12 +73,12 @@ def _plain(value: object) -> object:
     return value
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Start(Node):
     """The study's first weights."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class FineTune(Node):
     """Train at one site, from the parent's weights."""
 
@@ -89,7 +93,7 @@ class FineTune(Node):
         return (self.parent,)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Evaluate(Node):
     """Score weights on a site's patients, without training."""
 
@@ -103,7 +107,7 @@ class Evaluate(Node):
         return (self.weights,)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Average(Node):
     """The aggregated weights of one round."""
 
@@ -119,7 +123,7 @@ class Average(Node):
         return self.parts[0].fold
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Best(Node):
     """The candidate with the best score at a named site; the first among equals."""
 

@@ -19,6 +19,7 @@ from common.weights import Weights, from_arrays, to_arrays
 DESCRIBE = "query.describe"
 FINE_TUNE = "train.stage"
 EVALUATE = "evaluate.stage"
+DELIVER = "query.deliver"
 
 STAGE_VERSION = 2
 """Raised whenever the same stage would give another result; a golden test guards it."""
@@ -45,6 +46,7 @@ class Refusal(IntEnum):
     DIVERGED = 1010
     OUT_OF_MEMORY = 1011
     ANSWERED = 1012
+    NOT_CHOSEN = 1013
 
 
 REFUSALS: dict[Refusal, str] = {
@@ -61,6 +63,7 @@ REFUSALS: dict[Refusal, str] = {
     Refusal.DIVERGED: "training gave values that are not finite",
     Refusal.OUT_OF_MEMORY: "the site ran out of memory",
     Refusal.ANSWERED: "the site has answered this stage from other weights or data; approve the study there again",
+    Refusal.NOT_CHOSEN: "the site's own validation scores do not choose these weights",
 }
 
 
@@ -136,7 +139,18 @@ class Description(WireMessage):
         return bool(self.fingerprint)
 
 
-class Order(WireMessage):
+class Planned(WireMessage):
+    """What a site needs to make the coordinator's plan itself, from its own copy of the study."""
+
+    census: str = Field(max_length=100_000)
+    """JSON: the census that the graph was planned with."""
+    choices: str = Field(default="{}", max_length=100_000)
+    """JSON: the hops chosen so far, where routes grow."""
+    fingerprint: Digest
+    """Of the data that the site described."""
+
+
+class Order(Planned):
     """To a site: work out one node of the study's graph."""
 
     node: Digest
@@ -144,12 +158,6 @@ class Order(WireMessage):
     """Names the result; what the site has of it already it goes on from, or sends again."""
     weights: Digest
     """Digest of the weights that the stage starts from."""
-    census: str = Field(max_length=100_000)
-    """JSON: the census that the graph was planned with."""
-    choices: str = Field(default="{}", max_length=100_000)
-    """JSON: the hops chosen so far, where routes grow."""
-    fingerprint: Digest
-    """Of the data that the site described."""
     acknowledged: tuple[Digest, ...] = ()
     """Keys whose results are safe at the coordinator: the site need keep their weights no longer."""
 
@@ -230,8 +238,46 @@ class EvaluateReply(WireMessage):
         return self
 
 
-ToSite = Describe | FineTuneOrder | EvaluateOrder
-FromSite = Description | FineTuneReply | EvaluateReply
+class Delivery(Planned):
+    """To a site, when all that concerns it is done: weights that it may keep and use.
+
+    Which these are is said by their place among the rows of the plan, which the site makes itself: no name and
+    no path of the coordinator's making comes along. Numbers of the study's sites stand in the study's order.
+    """
+
+    role: Literal["chosen", "own"]
+    """What validation chose for this site (`common.chosen`), or, if that is another, what it chose of the models
+    that were trained at this site alone."""
+    models: tuple[Digest, ...] = Field(max_length=100_000)
+    """The weights of every row that could have been chosen, in the plan's order."""
+    row: Count
+    """The place of these weights in `models`; they come along unless the site has them."""
+    patients: tuple[Count, ...]
+    """Of each site: all that were used."""
+    test_patients: tuple[Count, ...]
+    slices: tuple[Count, ...]
+    """Of each site: chosen ones, of all its patients."""
+    forgetting: tuple[Share, ...] = ()
+    """Test Dice of the model on its way: of every hop the Dice at each site. Empty where it was not measured."""
+
+    @model_validator(mode="after")
+    def _one_number_a_site(self) -> Self:
+        sites = len(self.patients)
+        if not sites == len(self.test_patients) == len(self.slices) or (sites and len(self.forgetting) % sites):
+            raise ValueError("every site has one number of each kind")
+        if self.row >= len(self.models):
+            raise ValueError("the weights are none of those named")
+        return self
+
+
+class Receipt(WireMessage):
+    """From a site: it has the weights of a delivery, or they have to come along. It says nothing else."""
+
+    state: Literal["needs-weights", "done"]
+
+
+ToSite = Describe | FineTuneOrder | EvaluateOrder | Delivery
+FromSite = Description | FineTuneReply | EvaluateReply | Receipt
 Kind = TypeVar("Kind", bound=WireMessage)
 
 

@@ -160,7 +160,7 @@ class CyclicPart(_Part):
 class FederatedPart(_Part):
     """Rounds in which every site trains from the same weights, and the results are aggregated."""
 
-    strategy: Literal["fedavg", "fedprox", "fedmedian", "fedtrimmedavg"] = "fedavg"
+    strategy: Literal["fedavg", "fedprox", "fedmedian", "fedtrimmedavg", "krum"] = "fedavg"
     rounds: int = Field(default=0, ge=0)
     """0: as many as come closest to the gradient steps of the longest route."""
     local_epochs: Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_several)] = (1,)
@@ -219,6 +219,8 @@ class Study(_Part):
     name: str = Field(default="study", min_length=1, max_length=80)
     about: str = ""
     """A sentence that opens the table and the report."""
+    licence: str = Field(default="", max_length=200)
+    """Under which the hospitals get their models; it is printed on the model cards."""
     seed: int = Field(default=1, ge=0)
     """Seed of the first weights, the order of batches and augmentation."""
     sites: tuple[SiteName, ...] = Field(min_length=1)
@@ -262,6 +264,8 @@ class Study(_Part):
         for part in self.methods.federated:
             if part.strategy == "fedtrimmedavg" and len(self.sites) < 3:
                 raise ValueError("fedtrimmedavg leaves nothing of two sites; it needs three")
+            if part.strategy == "krum" and len(self.sites) < 3:
+                raise ValueError("krum compares models with each other; it needs three sites")
         return self
 
     @model_validator(mode="after")
@@ -306,7 +310,10 @@ class Study(_Part):
     @property
     def digest(self) -> str:
         """sha256 over the study's content, whatever the layout of its file."""
-        content = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        # A key that came later says nothing where it is empty: studies that were approved before keep their names.
+        later = set() if self.licence else {"licence"}
+        plain = self.model_dump(mode="json", exclude=later)
+        content = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
 

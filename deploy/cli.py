@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from common.errors import RelayError
+from deploy import predict, receive
 from deploy.cli_federation import FEDERATION
 from deploy.command import Command, whole_number
 
@@ -58,6 +59,13 @@ What came out
   relay report DIR               make report.html of a result folder again
   relay study verify DIR         hold every record and weights file against its
                                  digest and lineage
+
+What a hospital gets out of it
+  relay site receive SITE.toml --to DIR
+                                 weights, their model cards, and a letter of one
+                                 page: what taking part brought this hospital
+  relay predict WEIGHTS SERIES -o mask.nii.gz
+                                 draw the gland in a DICOM series or a volume
 
 Data to try things on
   relay phantom DIR              write the synthetic hospitals alone
@@ -408,14 +416,20 @@ def _verify(chosen: argparse.Namespace) -> int:
 
 
 def _check_arguments(own: argparse.ArgumentParser) -> None:
-    own.add_argument("site", metavar="SITE.toml", type=Path, help="the hospital's own settings")
-    own.add_argument("--json", action="store_true", help="for a script")
+    own.add_argument(
+        "site", metavar="SITE.toml|FOLDER", type=Path, help="the hospital's own settings, or a folder of images alone"
+    )
+    own.add_argument("--masks", metavar="FOLDER", type=Path, help="with a folder of images: the labels, if kept apart")
+    own.add_argument("--json", action="store_true", help="for a script at the site: patients are named")
+    own.add_argument(
+        "--counts", metavar="FILE.json", type=Path, help="write what may be shared: counts, without any name or value"
+    )
 
 
 def _check(chosen: argparse.Namespace) -> int:
     from deploy.site_check import site_check
 
-    return site_check(chosen.site, as_json=chosen.json)
+    return site_check(chosen.site, masks=chosen.masks, as_json=chosen.json, counts=chosen.counts)
 
 
 COMMANDS = (
@@ -470,6 +484,8 @@ COMMANDS = (
         _check_arguments,
         _check,
     ),
+    Command(("site", "receive"), receive.ABOUT, receive.arguments, receive.run),
+    Command(("predict",), predict.ABOUT, predict.arguments, predict.run),
     *FEDERATION,
 )
 

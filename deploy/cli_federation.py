@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+from common.errors import RelayError
 from deploy.command import Command, whole_number
 
 COORDINATOR = Path("relay-coordinator")
@@ -193,23 +197,52 @@ def _study_run(chosen: argparse.Namespace) -> int:
 
 
 def _study_status_arguments(own: argparse.ArgumentParser) -> None:
+    own.add_argument("--out", metavar="OUT", type=Path, help="also how far the study of this result folder is")
+    own.add_argument(
+        "--serve",
+        metavar="[HOST:]PORT",
+        help="show both on a web page that keeps itself up to date; default host: 127.0.0.1, this machine alone",
+    )
     _folder(own)
     own.add_argument("--json", action="store_true", help="for a script")
 
 
 def _study_status(chosen: argparse.Namespace) -> int:
-    from deploy.coordinator_folder import Coordinator
-    from deploy.study_status import presences, sentence_of
+    from datetime import UTC, datetime
 
-    found = presences(Coordinator(chosen.dir))
+    from deploy.coordinator_folder import Coordinator
+    from deploy.study_status import Status, lines, presences, sentence_of
+    from server.progress import read
+
+    # A study of hospitals that all lie on one machine has a result folder and no coordinator's.
+    coordinator = Coordinator(chosen.dir) if chosen.dir.is_dir() or chosen.out is None else None
+    if chosen.serve:
+        return _serve(chosen.serve, Status(chosen.out, coordinator).now)
     if chosen.json:
-        print(json.dumps(found, indent=1))
-    else:
-        for presence in found:
-            print(sentence_of(presence))
-        if not found:
-            print("No site is enrolled yet: relay enroll site NAME REQUEST.")
+        told = Status(chosen.out, coordinator).now()
+        print(json.dumps(told, indent=1))
+        return 0 if all(presence["online"] for presence in told.get("present", [])) and not told.get("error") else 1
+    if chosen.out is not None:
+        print(*lines(read(chosen.out), datetime.now(UTC)), sep="\n")
+    found = presences(coordinator) if coordinator else []
+    for presence in found:
+        print(sentence_of(presence))
+    if coordinator and not found:
+        print("No site is enrolled yet: relay enroll site NAME REQUEST.")
     return 0 if all(presence["online"] for presence in found) else 1
+
+
+def _serve(address: str, status: Callable[[], dict[str, Any]]) -> int:
+    from deploy.status_page import server
+
+    host, _, port = address.rpartition(":")
+    if not port.isdigit() or int(port) > 65535:
+        raise RelayError(f'--serve wants a port, such as 8080, or HOST:PORT, and got "{address}".')
+    with server(host or "127.0.0.1", int(port), status) as page:
+        print(f"http://{host or '127.0.0.1'}:{page.server_address[1]}/ – Ctrl-C ends it.", flush=True)
+        with suppress(KeyboardInterrupt):
+            page.serve_forever()
+    return 0
 
 
 def _init_arguments(own: argparse.ArgumentParser) -> None:
@@ -314,7 +347,8 @@ FEDERATION = (
     ),
     Command(
         ("study", "status"),
-        "Which hospitals are there and which are missing; exit code 0 if all are there.",
+        "Which hospitals are there and which are missing, and with --out how far a study is; exit code 0 if all are"
+        " there.",
         _study_status_arguments,
         _study_status,
     ),

@@ -111,6 +111,8 @@ class Board:
                 self._lines[event.site] = _Line(self._what(event), event.epoch, event.epochs, "epoch ", event.dice)
             elif event.kind == "done":
                 self._lines[event.site] = _Line()
+            elif event.kind == "delivered":
+                self._lines[event.site] = _Line("has its model")
 
     def _what(self, event: Event) -> str:
         fold = f", fold {event.fold + 1}" if self.folds > 1 else ""
@@ -180,7 +182,7 @@ class Lines:
                 few = self._known == 1
                 self._line(f"{self._known} stage{' is' if few else 's are'} in the ledger already")
                 self._known = 0
-            if event.kind == "parked" or self._worth_a_line(event):
+            if event.kind in ("parked", "delivered") or self._worth_a_line(event):
                 self._told[event.site] = self.clock()
                 self._line(line_of(event))
 

@@ -1,13 +1,16 @@
 """One round's average: Flower's own strategies, behind a guard.
 
 Flower's strategies average whatever arrives, in silence, and treat every entry as a weight. So the guard
-counts the parts, hands over floating-point tensors alone, as float64 and in the order of the sites' names,
-a few tensors at a time; integer buffers are the parent's.
+counts the parts, hands over floating-point tensors alone, as float64 and in the order of the sites' names;
+integer buffers are the parent's. The files are mapped into memory and handed over slice by slice, so that what is
+held at once is one result and a fixed budget, however many sites take part. Krum is the exception: it measures whole
+models against each other, and needs all of them at once.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,22 +18,30 @@ from pathlib import Path
 
 import torch
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
-from flwr.serverapp.strategy import FedAvg, FedMedian, FedProx, FedTrimmedAvg
+from flwr.serverapp.strategy import FedAvg, FedMedian, FedProx, FedTrimmedAvg, Krum
 from flwr.serverapp.strategy.strategy import Strategy
 from safetensors import safe_open
 
 from common.errors import RelayError
 from common.weights import Weights
 
-CHUNK_BYTES = 8 * 2**20
-"""Weights of a part that are in memory at once."""
+AT_ONCE_BYTES = 32 * 2**20
+"""Weights of all parts together that are in memory at once; as float64, and copied by Flower, a few times as much."""
+
+Piece = tuple[str, slice | None]
+"""A tensor's name, and the rows of it (along its first axis); None for all of it."""
 
 STRATEGIES: dict[str, type[FedAvg]] = {
     "fedavg": FedAvg,
     "fedprox": FedProx,
     "fedmedian": FedMedian,
     "fedtrimmedavg": FedTrimmedAvg,
+    "krum": Krum,
 }
+WIDEST = 4
+"""Bytes of a weight: no network here has wider ones, but for counters."""
+WHOLE = frozenset({"krum"})
+"""Strategies that need every part as a whole at once."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +58,7 @@ def aggregate(strategy: str, parts: Mapping[str, Part], *, expected: frozenset[s
     """The weights of a round.
 
     FedAvg: McMahan et al., AISTATS 2017. FedProx aggregates alike (Li et al., MLSys 2020). FedMedian and
-    FedTrimmedAvg: Yin et al., ICML 2018.
+    FedTrimmedAvg: Yin et al., ICML 2018. Krum: Blanchard et al., NeurIPS 2017.
 
     Args:
         parts: by the name of the site; the order does not matter.
@@ -68,25 +79,30 @@ def aggregate(strategy: str, parts: Mapping[str, Part], *, expected: frozenset[s
         for site, file in files.items():
             if sorted(file.keys()) != names:
                 raise RelayError(f"A round cannot be averaged: the part of {site} has other tensors than its parent.")
-        for chunk in _chunks(before, names):
-            olds = {name: before.get_tensor(name) for name in chunk}
-            floating = [name for name in chunk if olds[name].is_floating_point()]
-            result |= {name: olds[name] for name in chunk if name not in floating}
-            if not floating:
-                continue
+        made: dict[str, list[torch.Tensor]] = {name: [] for name in names}
+        budget = None if strategy in WHOLE else AT_ONCE_BYTES // len(parts)
+        for chunk in _chunks(before, names, budget):
+            olds = [_part_of(before, piece) for piece in chunk]
+            floating = [number for number, old in enumerate(olds) if old.is_floating_point()]
+            means = dict.fromkeys(range(len(chunk)))
             replies = []
-            for site, file in files.items():
-                tensors = {name: file.get_tensor(name) for name in floating}
-                if any(tensors[name].shape != olds[name].shape for name in floating):
+            for site, file in files.items() if floating else ():
+                tensors = {str(number): _part_of(file, chunk[number]) for number in floating}
+                if any(tensors[str(number)].shape != olds[number].shape for number in floating):
                     raise RelayError(f"A round cannot be averaged: {site}'s part has other shapes than its parent.")
                 replies.append(_reply(tensors, parts[site].examples))
-            with _quiet():
-                arrays, _ = rule.aggregate_train(1, replies)
-            if arrays is None or set(arrays) != set(floating):
-                raise RelayError(f"Flower's {strategy} gave no average; nothing was kept of this round.")
-            for name in floating:
-                mean = torch.from_numpy(arrays[name].numpy().copy())
-                result[name] = mean.to(olds[name].dtype).reshape(olds[name].shape)
+            if replies:
+                with _quiet():
+                    arrays, _ = rule.aggregate_train(1, replies)
+                if arrays is None or set(arrays) != set(map(str, floating)):
+                    raise RelayError(f"Flower's {strategy} gave no average; nothing was kept of this round.")
+                means |= {number: torch.from_numpy(arrays[str(number)].numpy().copy()) for number in floating}
+            for number, (name, _) in enumerate(chunk):
+                old, mean = olds[number], means[number]
+                made[name].append(old if mean is None else mean.to(old.dtype).reshape(old.shape))
+        for name in names:
+            pieces = made.pop(name)
+            result[name] = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
     return result
 
 
@@ -105,24 +121,38 @@ def _quiet() -> Iterator[None]:
 def _rule(strategy: str, sites: int) -> Strategy:
     if strategy == "fedprox":
         return FedProx(proximal_mu=0.0)  # its term is the site's work; the mean is FedAvg's
+    if strategy == "krum":
+        # As many liars as it can stand among so many sites: 2 f + 3 ≤ n.
+        return Krum(num_malicious_nodes=max(0, (sites - 3) // 2))
     if strategy == "fedtrimmedavg":
         # Flower cuts int(beta × sites) values at either end: with its own 0.2 none of three or four.
         return FedTrimmedAvg(beta=max(0.2, 1 / sites))
     return STRATEGIES[strategy]()
 
 
-def _chunks(file: safe_open, names: list[str]) -> Iterator[list[str]]:
-    chunk: list[str] = []
+def _chunks(file: safe_open, names: list[str], budget: int | None) -> Iterator[list[Piece]]:
+    """Pieces of all tensors in order, as many at a time as fit into `budget` bytes; None: all."""
+    chunk: list[Piece] = []
     size = 0
     for name in names:
-        tensor = file.get_tensor(name)
-        chunk.append(name)
-        size += tensor.numel() * tensor.element_size()
-        if size >= CHUNK_BYTES:
-            yield chunk
-            chunk, size = [], 0
+        shape = file.get_slice(name).get_shape()
+        row = WIDEST * math.prod(shape[1:])
+        rows = shape[0] if shape else 1
+        step = rows if budget is None or not shape else max(1, budget // max(row, 1))
+        for start in range(0, rows, step) if rows and shape else (0,):
+            whole = step >= rows
+            chunk.append((name, None if whole else slice(start, min(start + step, rows))))
+            size += row * min(step, rows - start)
+            if budget is not None and size >= budget:
+                yield chunk
+                chunk, size = [], 0
     if chunk:
         yield chunk
+
+
+def _part_of(file: safe_open, piece: Piece) -> torch.Tensor:
+    name, rows = piece
+    return file.get_tensor(name) if rows is None else file.get_slice(name)[rows]
 
 
 def _reply(tensors: Weights, examples: int) -> Message:

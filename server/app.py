@@ -11,7 +11,8 @@ import logging
 import platform
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,8 +27,10 @@ from common.graph import Average, FineTune
 from common.model import declared_bytes
 from common.plan import Plan, plan
 from common.study import POOLED, Study, load_study, study_toml
+from server.deliver import deliver
 from server.lane import Lane, Traffic
 from server.ledger import Ledger, StageRecord
+from server.progress import recording
 from server.report.page import write_report
 from server.results import results_of, write_json
 from server.roster import find_sites
@@ -78,8 +81,8 @@ def line_of(event: Event) -> str:
         return f"{event.epoch} of {event.epochs} bytes of what is there examined"
     if event.kind == "preparing":
         return f"{counted}{where}{event.epoch} of {event.epochs} patients prepared"
-    if event.kind == "parked":
-        return f"{where}parked: {event.text}"
+    if event.kind in ("parked", "delivered"):
+        return f"{where}{event.kind}: {event.text}"
     what = f"{event.text} (fold {event.fold + 1})"
     if event.stage != "fine-tune":
         what = f"{event.stage} of {what}"
@@ -114,59 +117,90 @@ def run_study(
         RelayError: the study cannot begin, or some of it could not be finished; what was finished is kept.
     """
     ledger = Ledger(folder, progress=lambda done, of: observe(Event("examining", "", "", epoch=done, epochs=of)))
-    try:
+    with closing(ledger), _a_sentence_about(folder):
         _keep_study(study, folder)
-        began, started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
-        variants = study.variants
-        # Before any site works for hours: the first weights may be the one thing that is missing.
-        starts = [_start(variant, ledger, beside) for variant in variants]
-        sites = [*study.sites, *([POOLED] if study.methods.pooled else [])]
-        nodes = find_sites(grid, sites, variants[0].digest, patience=patience)
-        traffic = Traffic()
-        past = _past(folder)
-        lanes = {site: Lane(grid, site, node, traffic, patience=patience) for site, node in nodes.items()}
-        runs: list[Run] = []
-        for variant, start in zip(variants, starts, strict=True):
+        with recording(folder, study, observe) as recorded, _a_sentence_about(folder):
+            return _run(grid, study, folder, ledger, beside, recorded, patience, keep_weights)
 
-            def tell(event: Event, number: int = len(runs)) -> None:
-                observe(replace(event, variant=number, variants=len(variants)))
-                if event.kind == "done":
-                    _note(traffic, folder, past, started, time.monotonic() - began)
 
-            descriptions = describe_all(variant, lanes, tell)
-            stages = plan(variant, census_of(descriptions))
-            if not runs:
-                _check_room(variants, stages, folder, everything=keep_weights)
-            run = Run(
-                variant,
-                stages,
-                lanes=lanes,
-                descriptions=descriptions,
-                ledger=ledger,
-                start=start,
-                observe=tell,
-                traffic=traffic,
-                keep_weights=keep_weights,
-            )
-            run.go()
-            runs.append(run)
-        results = results_of(study, runs)
-        write_atomically(folder / "results.json", write_json(results), durable=True)
-        _note(traffic, folder, past, started, time.monotonic() - began)
-        write_report(folder)
+@contextmanager
+def _a_sentence_about(folder: Path) -> Iterator[None]:
+    """A disk that is full, or cannot be written, is told in a sentence."""
+    try:
+        yield
     except OSError as error:
         raise RelayError(
             f"The result folder {folder} cannot be written ({error.strerror}); make room and start again:"
             " what is finished is kept."
         ) from None
-    finally:
-        ledger.close()
+
+
+def _run(
+    grid: Grid,
+    study: Study,
+    folder: Path,
+    ledger: Ledger,
+    beside: Path,
+    observe: Observer,
+    patience: float,
+    keep_weights: bool,
+) -> dict[str, Any]:
+    """The study itself, on an open ledger."""
+    began, started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
+    variants = study.variants
+    # Before any site works for hours: the first weights may be the one thing that is missing.
+    starts = [_start(variant, ledger, beside) for variant in variants]
+    sites = [*study.sites, *([POOLED] if study.methods.pooled else [])]
+    nodes = find_sites(grid, sites, variants[0].digest, patience=patience)
+    traffic = Traffic()
+    past = _past(folder)
+    lanes = {site: Lane(grid, site, node, traffic, patience=patience) for site, node in nodes.items()}
+    runs: list[Run] = []
+    for variant, start in zip(variants, starts, strict=True):
+
+        def tell(event: Event, number: int = len(runs)) -> None:
+            observe(replace(event, variant=number, variants=len(variants)))
+            if event.kind == "done":
+                _note(traffic, folder, past, started, time.monotonic() - began)
+
+        descriptions = describe_all(variant, lanes, tell)
+        stages = plan(variant, census_of(descriptions))
+        if not runs:
+            _check_room(variants, stages, folder, everything=keep_weights)
+        run = Run(
+            variant,
+            stages,
+            lanes=lanes,
+            descriptions=descriptions,
+            ledger=ledger,
+            start=start,
+            observe=tell,
+            traffic=traffic,
+            keep_weights=keep_weights,
+        )
+        run.go()
+        runs.append(run)
+    results = results_of(study, runs)
+    write_atomically(folder / "results.json", write_json(results), durable=True)
+    _note(traffic, folder, past, started, time.monotonic() - began)
+    write_report(folder)  # now: a site that is away may keep its delivery waiting for a day
+    sent = dict(traffic.sent)
+    deliveries = deliver(study, runs, lanes, ledger, tell)
+    _note(traffic, folder, past, started, time.monotonic() - began, deliveries.done)
+    if dict(traffic.sent) != sent:
+        write_report(folder)  # it counts what crossed the wire
     reasons = {reason for run in runs for reason in run.parked.values()}
     if reasons:
         parked = len(results["parked"])
         raise RelayError(
             f"{parked} of {parked + len(results['rows'])} rows could not be finished –"
             f" {'; '.join(sorted(reasons))}. What is finished is kept in {folder}; start again to go on."
+        )
+    if deliveries.failed:
+        told = "; ".join(f"site {site}: {reason}" for site, reason in sorted(deliveries.failed.items()))
+        raise RelayError(
+            f"All is worked out and lies in {folder}, but not every site has its weights – {told}."
+            " Start again, and nothing but that is done."
         )
     return results
 
@@ -213,8 +247,16 @@ def _past(folder: Path) -> dict[str, Any]:
     return past if isinstance(past, dict) else {}
 
 
-def _note(traffic: Traffic, folder: Path, past: dict[str, Any], started: str, seconds: float) -> None:
-    """Write run.json: what really crossed the wire, attempts and times, over all runs of this folder."""
+def _note(
+    traffic: Traffic,
+    folder: Path,
+    past: dict[str, Any],
+    started: str,
+    seconds: float,
+    delivered: Mapping[str, Mapping[str, str]] | None = None,
+) -> None:
+    """Write run.json: what really crossed the wire, attempts and times, over all runs of this folder; and which site
+    has which weights of its own."""
 
     def with_past(name: str, now: dict[str, int]) -> dict[str, int]:
         before = past.get(name, {})
@@ -231,5 +273,6 @@ def _note(traffic: Traffic, folder: Path, past: dict[str, Any], started: str, se
         "attempts": with_past("attempts", dict(traffic.attempts)),
         "stage_seconds": past.get("stage_seconds", {})
         | {key: round(value, 2) for key, value in dict(traffic.seconds).items()},
+        "delivered": past.get("delivered", {}) | dict(delivered or {}),
     }
     write_atomically(folder / "run.json", write_json(note))

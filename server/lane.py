@@ -13,17 +13,20 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from common.messages import (
+    DELIVER,
     DESCRIBE,
     EVALUATE,
     FINE_TUNE,
     STAGE_VERSION,
     BadMessage,
+    Delivery,
     Describe,
     Description,
     EvaluateOrder,
     EvaluateReply,
     FineTuneOrder,
     FineTuneReply,
+    Receipt,
     Refusal,
     WireMessage,
     from_record,
@@ -54,6 +57,7 @@ FINAL = frozenset(
         Refusal.BLOCKED,
         Refusal.DIVERGED,
         Refusal.ANSWERED,
+        Refusal.NOT_CHOSEN,
     )
 )
 """Refusals that asking again does not change."""
@@ -161,6 +165,17 @@ class Lane:
                 raise Parked("it answered another stage than it was asked for")
             if reply.state == "done":
                 return reply
+            if send is not None:
+                raise Parked("it asks for weights that came along")
+            send = weights()
+
+    def deliver(self, delivery: Delivery, weights: Callable[[], Weights]) -> None:
+        """Give the site weights that it may keep; they travel only if it has them no longer."""
+        send = None
+        while True:
+            receipt, _ = self._ask(delivery, send, DELIVER, Receipt, delivery.models[delivery.row])
+            if receipt.state == "done":
+                return
             if send is not None:
                 raise Parked("it asks for weights that came along")
             send = weights()

@@ -46,10 +46,10 @@ class Event:
     """Something a person who watches wants to know."""
 
     kind: str
-    """"examining", "preparing", "running", "done", "known", "again" or "parked"."""
+    """"examining", "preparing", "running", "done", "known", "again", "parked" or "delivered"."""
     site: str
     text: str
-    """The way of the weights, as "B → C", or why a stage is parked."""
+    """The way of the weights, as "B → C", why a stage is parked, or what was delivered."""
     stage: str = ""
     """"fine-tune", "validation" or "test"."""
     fold: int = 0

@@ -194,9 +194,11 @@ def approve_everywhere(sites: Mapping[str, Path], study: Study) -> None:
 
 
 def forget_stages(sites: Mapping[str, Path]) -> None:
-    """As if the sites had never worked out a stage; their data stay prepared, their keys the same."""
+    """As if the sites had never worked out a stage nor got anything of one; their data stay prepared, their keys
+    the same."""
     for path in sites.values():
-        shutil.rmtree(load_site(path).private() / "stages", ignore_errors=True)
+        for name in ("stages", "scores", "received"):
+            shutil.rmtree(load_site(path).private() / name, ignore_errors=True)
 
 
 def run_on_grid(

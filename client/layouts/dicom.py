@@ -68,7 +68,7 @@ def scan(paths: Iterable[Path]) -> Scan:
     return Scan(tuple(replace(first[key], files=tuple(files[key])) for key in first), tuple(damaged))
 
 
-def choose(candidates: Sequence[Series], pattern: str, *, place: str) -> Series:
+def choose(candidates: Sequence[Series], pattern: str, *, place: str, key: str = '"series" in the site file') -> Series:
     """The axial T2 series among one patient's.
 
     Args:
@@ -76,6 +76,7 @@ def choose(candidates: Sequence[Series], pattern: str, *, place: str) -> Series:
         pattern: the site's `series`; where it is empty, a SeriesDescription that is there has to hold "T2":
             a T1 lies in the same place, and would pass for it.
         place: where they lie, for the sentence.
+        key: what the pattern is called where the user writes it.
 
     Raises:
         RelayError: none fits, or several do.
@@ -86,22 +87,19 @@ def choose(candidates: Sequence[Series], pattern: str, *, place: str) -> Series:
     if pattern:
         fitting = [series for series in fitting if re.search(pattern, series.description, re.IGNORECASE)]
         if not fitting:
-            raise RelayError(
-                f'No axial series in {place} matches "{pattern}" ({_names(candidates)}); '
-                'change "series" in the site file.'
-            )
+            raise RelayError(f'No axial series in {place} matches "{pattern}" ({_names(candidates)}); change {key}.')
     else:
         fitting = [series for series in fitting if not series.description or "t2" in series.description.lower()]
         if not fitting:
             raise RelayError(
                 f"No axial series in {place} calls itself a T2 ({_names(candidates)}); add the axial T2 series, "
-                'or say which it is with "series" in the site file.'
+                f"or say which it is with {key}."
             )
         fitting = [series for series in fitting if series.description] or fitting
     if len(fitting) > 1:
         raise RelayError(
             f"{len(fitting)} series in {place} could be meant ({_names(fitting)}); "
-            'say which with "series" in the site file, a regular expression for the SeriesDescription.'
+            f"say which with {key}, a regular expression for the SeriesDescription."
         )
     return fitting[0]
 

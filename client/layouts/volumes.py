@@ -49,20 +49,36 @@ def read_image(files: Sequence[Path], *, channel: int | None = None) -> sitk.Ima
     Raises:
         RelayError: it cannot be read, or is none of that.
     """
+    return upright(read_as_it_lies(files, channel=channel), place(files))
+
+
+def read_as_it_lies(files: Sequence[Path], *, channel: int | None = None) -> sitk.Image:
+    """An axial volume on its own grid, with the axes and values of its file or series. Raises RelayError."""
     _there(files)
-    raw = read_volume(files[0], channel) if is_volume_file(files[0]) else dicom.read_image(files)
+    return read_volume(files[0], channel) if is_volume_file(files[0]) else dicom.read_image(files)
+
+
+def upright(raw: sitk.Image, place: str) -> sitk.Image:
+    """A volume as float32 in LPS order, looked at for what makes it unusable.
+
+    Args:
+        place: how a sentence names its files.
+
+    Raises:
+        RelayError: it is not axial, no volume, or holds what is no number or one value alone.
+    """
     image = sitk.DICOMOrient(sitk.Cast(raw, sitk.sitkFloat32), "LPS")
     x, y, z = image.GetSpacing()
     if max(x, y) > 1.5 * z:
-        raise RelayError(f"{place(files)} is not axial (its slices are thickest across the body); give the axial T2.")
+        raise RelayError(f"{place} is not axial (its slices are thickest across the body); give the axial T2.")
     if min(image.GetSize()) < 3:
-        raise RelayError(f"{place(files)} is no volume: it has {image.GetSize()[2]} slice(s); give the whole series.")
+        raise RelayError(f"{place} is no volume: it has {image.GetSize()[2]} slice(s); give the whole series.")
     values = sitk.GetArrayViewFromImage(image)
     wrong = int(values.size - np.isfinite(values).sum())
     if wrong:
-        raise RelayError(f"{place(files)} holds {wrong} values that are no numbers (NaN or infinite); export it again.")
+        raise RelayError(f"{place} holds {wrong} values that are no numbers (NaN or infinite); export it again.")
     if values.min() == values.max():
-        raise RelayError(f"{place(files)} is the same value ({values.min():g}) everywhere; export it again.")
+        raise RelayError(f"{place} is the same value ({values.min():g}) everywhere; export it again.")
     return image
 
 

@@ -15,6 +15,7 @@ _NAMES = {
     "fedprox": "FedProx",
     "fedmedian": "FedMedian",
     "fedtrimmedavg": "FedTrimmedAvg",
+    "krum": "Krum",
     POOLED: "All data",
 }
 ARCHITECTURES = {"Unet": "UNet", "UnetPlusPlus": "UNet++", "MAnet": "MANet", "DeepLabV3": "DeepLabV3"}

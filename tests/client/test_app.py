@@ -13,37 +13,30 @@ import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 import client.app
+import client.scoring
 from client.app import app
 from client.site import load_site
 from common.graph import Evaluate, FineTune
-from common.keys import Workplace, stage_key
 from common.messages import (
     DESCRIBE,
     EVALUATE,
     FINE_TUNE,
-    REFUSALS,
     Describe,
-    Description,
-    EvaluateOrder,
     EvaluateReply,
     FineTuneOrder,
     FineTuneReply,
-    Order,
     Refusal,
     WireMessage,
     from_record,
     to_record,
 )
 from common.model import build
-from common.plan import Plan, plan
-from common.study import Study
 from common.weights import Weights, digest_of, serialised
 from deploy.local_grid import enter_run
 from tests.hospitals import approve_everywhere, small_study, write_hospitals
+from tests.site_calls import CENSUS, STUDY, call, described, first, order_of, planned, refused, send, trained
 
-STUDY = small_study(methods={"baseline": True, "sequential": {"routes": (("B", "A"),)}})
 LEGS = small_study(methods={"baseline": True}, training={"leg_minutes": 0.0})
-CENSUS = {"A": (10, 10), "B": (12, 14), "C": (20, 22)}
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -71,64 +64,6 @@ def home(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 def start() -> Weights:
     torch.manual_seed(0)
     return build(STUDY.model).state_dict()
-
-
-def call(kind: str, content: RecordDict) -> Message:
-    message = Message(content, dst_node_id=1, message_type=kind)
-    message.metadata.__dict__["_message_id"] = "1"
-    return app(message, Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={}))
-
-
-def refused(reply: Message, code: Refusal) -> bool:
-    assert reply.has_error(), "it was answered"
-    assert reply.error.reason == REFUSALS[Refusal(reply.error.code)]
-    return reply.error.code == int(code)
-
-
-def described(study: Study = STUDY) -> Description:
-    while True:  # as often as legs without length need
-        reply = call(DESCRIBE, to_record(Describe(study=study.digest)))
-        assert not reply.has_error(), reply.error
-        description, _ = from_record(reply.content, Description)
-        if description.complete:
-            return description
-
-
-def planned(study: Study = STUDY, census: Any = None) -> tuple[Plan, dict[str, tuple[int, ...]]]:
-    census = census or {**CENSUS, "A": described(study).train_slices}
-    return plan(study, census), census
-
-
-def order_of(stage: FineTune | Evaluate, weights: Weights, study: Study = STUDY, **changes: Any) -> Order:
-    description = described(study)
-    workplace = Workplace(description.fingerprint, description.torch, description.device, description.precision)
-    digest = digest_of(serialised(weights))
-    fields = {
-        "study": study.digest,
-        "node": stage.id,
-        "key": stage_key(stage, study=study, weights=digest, workplace=workplace),
-        "weights": digest,
-        "census": json.dumps({**CENSUS, "A": description.train_slices}),
-        "fingerprint": description.fingerprint,
-        **changes,
-    }
-    return (FineTuneOrder if isinstance(stage, FineTune) else EvaluateOrder).model_validate(fields)
-
-
-def first(kind: type[FineTune] | type[Evaluate], study: Study = STUDY, site: str = "A") -> FineTune | Evaluate:
-    for node in planned(study)[0].nodes:
-        if isinstance(node, kind) and node.site == site:
-            return node
-    raise AssertionError
-
-
-def send(order: Order, weights: Weights | None) -> Message:
-    return call(FINE_TUNE if isinstance(order, FineTuneOrder) else EVALUATE, to_record(order, weights))
-
-
-def trained(reply: Message) -> tuple[FineTuneReply, Weights | None]:
-    assert not reply.has_error(), reply.error
-    return from_record(reply.content, FineTuneReply)
 
 
 @pytest.fixture
@@ -206,7 +141,7 @@ def test_a_score_that_is_asked_for_twice_is_not_worked_out_twice(
 ) -> None:
     order = order_of(first(Evaluate), start)
     once = from_record(send(order, start).content, EvaluateReply)
-    monkeypatch.setattr(client.app, "evaluate", lambda *_, **__: pytest.fail("it was worked out again"))
+    monkeypatch.setattr(client.scoring, "evaluate", lambda *_, **__: pytest.fail("it was worked out again"))
     assert from_record(send(order, None).content, EvaluateReply) == once
 
 

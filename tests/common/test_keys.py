@@ -62,6 +62,7 @@ CHANGES_TRAINING: list[dict[str, Any]] = [
 CHANGES_NOTHING: list[dict[str, Any]] = [
     {"name": "other"},
     {"about": "other"},
+    {"licence": "other"},
     {"sites": ("A", "B", "C")},
     {"synthetic": True},
     {"model": {"encoder_weights": "none"}},  # its content is in the weights' digest

@@ -17,12 +17,14 @@ from pydantic import ValidationError
 from common.messages import (
     REFUSALS,
     BadMessage,
+    Delivery,
     Describe,
     Description,
     EvaluateOrder,
     EvaluateReply,
     FineTuneOrder,
     FineTuneReply,
+    Receipt,
     Refusal,
     WireMessage,
     from_record,
@@ -117,7 +119,27 @@ def orders(kind: type[FineTuneOrder] | type[EvaluateOrder]) -> st.SearchStrategy
     )
 
 
+@st.composite
+def deliveries(draw: st.DrawFn) -> Delivery:
+    models = draw(st.lists(DIGEST, min_size=1, max_size=6).map(tuple))
+    sites, hops = draw(st.integers(1, 4)), draw(st.integers(0, 3))
+    return Delivery(
+        study=draw(DIGEST),
+        census="{}",
+        fingerprint=draw(DIGEST),
+        role=draw(st.sampled_from(["chosen", "own"])),
+        models=models,
+        row=draw(st.integers(0, len(models) - 1)),
+        patients=draw(many(COUNT, sites)),
+        test_patients=draw(many(COUNT, sites)),
+        slices=draw(many(COUNT, sites)),
+        forgetting=draw(many(SHARE, sites * hops)),
+    )
+
+
 MESSAGES = st.one_of(
+    deliveries(),
+    st.builds(Receipt, study=DIGEST, state=st.sampled_from(["needs-weights", "done"])),
     st.builds(Describe, study=DIGEST),
     descriptions(),
     orders(FineTuneOrder),
@@ -215,6 +237,51 @@ def test_what_was_not_declared_is_refused(field: str, value: Any) -> None:
     assert "Smith" not in str(error.value)
 
 
+DELIVERY = Delivery(
+    study=A,
+    census="{}",
+    fingerprint=A,
+    role="chosen",
+    models=(A, B),
+    row=1,
+    patients=(4, 5),
+    test_patients=(1, 2),
+    slices=(7, 8),
+    forgetting=(0.5, 0.25, 0.75, 1.0),
+)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", "model.safetensors"),  # undeclared, as every name of a file is
+        ("path", "../../etc/passwd"),
+        ("licence", "none"),
+        ("role", "../own"),
+        ("role", "other"),
+        ("models", ["../../etc/passwd", A]),
+        ("models", []),
+        ("row", "1"),
+        ("row", 2),
+        ("row", -1),
+        ("row", True),
+        ("patients", ["Smith", "5"]),
+        ("patients", [4]),
+        ("patients", [4.5, 5.5]),
+        ("forgetting", [0.5]),
+        ("forgetting", [1.5, 0.5]),
+        ("forgetting", [float("nan"), 0.5]),
+        ("study", "study.toml"),
+    ],
+)
+def test_a_delivery_says_what_was_declared_and_names_no_file(field: str, value: Any) -> None:
+    assert from_record(over_the_wire(to_record(DELIVERY))[0], Delivery) == (DELIVERY, None)
+    record = to_record(DELIVERY)
+    record.config_records["message"][field] = value
+    with pytest.raises(BadMessage):
+        from_record(over_the_wire(record)[0], Delivery)
+
+
 def test_a_key_that_is_missing_is_refused() -> None:
     for field in ("study", "key", "state"):
         record = to_record(REPLY)
@@ -279,6 +346,8 @@ def test_one_kind_of_message_is_not_taken_for_another() -> None:
         FineTuneOrder(study=A, node=B, key=B, weights=A, census="{}", fingerprint=A),
         REPLY,
         EvaluateReply(study=A, key=B, state="done"),
+        DELIVERY,
+        Receipt(study=A, state="done"),
     ]
     for message in messages:
         for kind in {type(other) for other in messages} - {type(message)}:

@@ -237,6 +237,7 @@ def test_the_digest_is_the_same_in_every_version() -> None:
     """Sites have approved studies by this name: whoever changes it asks every site to approve anew."""
     study = Study(sites=("A", "B"), model={"encoder": "resnet18"}, seed=7)  # type: ignore[arg-type]
     assert study.digest == "119c54e4a5b7b2b3cf728c26e9b86d5608f1ac105926c009c1f16dfc85a69b13"
+    assert study.model_copy(update={"licence": "CC BY 4.0"}).digest != study.digest
 
 
 @pytest.mark.parametrize("path", sorted((REPO / "deploy" / "studies").glob("*.toml")), ids=lambda path: path.name)

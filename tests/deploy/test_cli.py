@@ -263,7 +263,7 @@ def test_a_check_lists_every_damage_with_its_sentence(tmp_path: Path) -> None:
     done = relay("site", "check", site, COLUMNS="80")
     assert done.returncode == 0 and done.stderr == "" and ESCAPE not in done.stdout
     lines = done.stdout.splitlines()
-    assert lines[0].startswith("Site B: 3 usable patients, ") and "7 unusable" in lines[0]
+    assert lines[0].startswith("Site B, layout nifti-pairs: 3 usable patients, ") and "7 unusable" in lines[0]
     for name, sentence in DAMAGES.items():
         (line,) = [line for line in lines if line.startswith(f"{name}, unusable: ")]
         assert sentence in line
@@ -279,6 +279,56 @@ def test_a_site_without_a_usable_patient_is_no_success(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.splitlines() == ["Site B has no patient that can be used; what is wrong with each stands above."]
     assert "Zeros, unusable: " in done.stdout
+
+
+def small_site(folder: Path, name: str, seeds: range) -> Path:
+    for seed in seeds:
+        write_pair(folder / "images", f"Case-{name}-{seed}", *patient(seed, slices=7))
+    return write_site(folder, name)
+
+
+def test_a_check_with_something_to_look_at_is_done_and_says_where_the_contours_are(tmp_path: Path) -> None:
+    """The exit code says that there is something to train on; glands of 6 ml are for a doctor to judge."""
+    done = relay("site", "check", small_site(tmp_path, "B", range(4)))
+    assert done.returncode == 0 and done.stderr == ""
+    assert "Case-B-2, to look at: The gland has " in done.stdout
+    assert "Looked for masks mirrored left to right: found in 0 of 4" in done.stdout
+    page = tmp_path / "private" / "checkup.html"
+    assert done.stdout.splitlines()[-1] == f"Contours of all patients, for this site alone: {page}"
+    assert "must stay at the site" in page.read_text(encoding="utf-8")
+
+
+def test_counts_are_written_beside_what_the_site_sees(tmp_path: Path) -> None:
+    site, counts = small_site(tmp_path / "secret", "B", range(4)), tmp_path / "counts.json"
+    done = relay("site", "check", site, "--json", "--counts", counts)
+    assert done.returncode == 0
+    told = json.loads(done.stdout)
+    assert {finding["patient"] for finding in told["findings"]} <= {f"Case-B-{seed}" for seed in range(4)}
+    text = counts.read_text(encoding="utf-8")
+    assert json.loads(text)["sites"][0]["patients"]["usable"] == told["usable"] == 4
+    assert "Case" not in text and "secret" not in text
+    assert "make it, or name another" in refused("site", "check", site, "--counts", tmp_path / "nowhere" / "c.json")
+
+
+def test_members_of_the_pooled_site_that_share_an_image_are_told(tmp_path: Path) -> None:
+    sites = [small_site(tmp_path / name, name, seeds) for name, seeds in (("A", range(3)), ("B", range(2, 5)))]
+    pooled = tmp_path / "site.toml"
+    pooled.write_text(f'name = "pooled"\nmembers = {json.dumps([str(path) for path in sites])}\n', encoding="utf-8")
+    done = relay("site", "check", pooled, "--counts", tmp_path / "counts.json")
+    assert done.returncode == 0
+    assert "One and the same image: Case-A-2 of site A, Case-B-2 of site B." in done.stdout.splitlines()
+    assert [site["site"] for site in json.loads((tmp_path / "counts.json").read_text())["sites"]] == ["A", "B"]
+    assert len(json.loads(relay("site", "check", pooled, "--json").stdout)["shared"]) == 1
+
+
+def test_a_folder_that_no_file_describes_is_recognised_and_checked(tmp_path: Path) -> None:
+    damaged_pairs(tmp_path)
+    done = relay("site", "check", tmp_path / "images", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Site images, layout nifti-pairs: 3 usable patients, ")
+    assert (tmp_path / ".relay-images" / "checkup.html").is_file()
+    sentence = refused("site", "check", write_site(tmp_path, "B"), "--masks", tmp_path)
+    assert "--masks goes with a folder of images" in sentence
 
 
 def test_dicom_series_that_are_empty_or_could_both_be_meant(tmp_path: Path) -> None:
@@ -301,7 +351,7 @@ def test_dicom_series_that_are_empty_or_could_both_be_meant(tmp_path: Path) -> N
     site = write_site(tmp_path, "A", layout="nci-isbi", masks="labels")
     done = relay("site", "check", site)
     assert done.returncode == 0, done.stderr
-    assert "Site A: 1 usable patient" in done.stdout
+    assert "Site A, layout nci-isbi: 1 usable patient" in done.stdout
     two, empty = (re.search(rf"^{name}, unusable: (.*)$", done.stdout, re.MULTILINE) for name in ("P-2", "P-3"))
     assert two and "series" in two[1]
     assert empty and ("image" in empty[1] or "empty" in empty[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import SimpleITK as sitk
 
 from client.site import load_site
 from common.study import Study, study_toml
@@ -86,9 +88,35 @@ def test_a_study_over_flowers_engine_gives_what_it_gives_embedded(
     assert code == 0, errors + federation.told()
     assert json.loads(out) == json.loads(json.dumps(bench.embedded))
     bench.assert_equal(tmp_path / "out")
-    status = federation.relay("study", "status", "--dir", str(federation.coordinator.folder), "--json")
-    assert {entry["site"]: entry["online"] for entry in json.loads(status.stdout)} == {"A": True, "B": True}
-    assert status.returncode == 0
+    assert_received(bench, federation, tmp_path / "out")
+    status = federation.relay(
+        "study", "status", "--dir", str(federation.coordinator.folder), "--out", str(tmp_path / "out"), "--json"
+    )
+    assert {entry["site"]: entry["online"] for entry in json.loads(status.stdout)["present"]} == {"A": True, "B": True}
+    assert status.returncode == 0 and json.loads(status.stdout)["state"] == "done"
+
+
+def assert_received(bench: Bench, federation: Federation, out: Path) -> None:
+    """A, where the route ends, has the weights that its validation patients chose, and draws with them."""
+    best = max(bench.embedded["rows"], key=lambda row: row["validation_dice"])
+    assert best["target"] == "A" and "A: delivered: B → A" in (out / "study.log").read_text(encoding="utf-8")
+    folder, site = federation.folder / "received", bench.sites["A"]
+    done = federation.relay("site", "receive", str(site), "--to", str(folder), "--json")
+    assert done.returncode == 0, done.stderr
+    (outcome,) = json.loads(done.stdout)["received"]
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    assert digest == best["weights"] == outcome["chosen"]["weights"]
+    assert outcome["chosen"]["checked"], "by the site's own record"
+    assert outcome["chosen"]["scores"]["dice"]["mean"] == pytest.approx(best["dice"], abs=1e-5)
+    assert "Keep your own model" in (folder / "letter.txt").read_text(encoding="utf-8"), "nothing was compared"
+    delivered = json.loads((out / "run.json").read_text(encoding="utf-8"))["delivered"]
+    assert delivered == {"A": {"study": STUDY.digest, "chosen": digest}}
+    nothing = federation.relay("site", "receive", str(bench.sites["B"]))
+    assert nothing.returncode == 1 and "Nothing has arrived at site B yet" in nothing.stderr
+    scan, mask = next(site.parent.rglob("Case00.nii.gz")), folder / "mask.nii.gz"
+    drawn = federation.relay("predict", str(folder / "model.safetensors"), str(scan), "-o", str(mask))
+    assert drawn.returncode == 0, drawn.stderr
+    assert sitk.ReadImage(str(mask)).GetSize() == sitk.ReadImage(str(scan)).GetSize()
 
 
 @pytest.mark.slow

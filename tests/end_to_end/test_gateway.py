@@ -45,7 +45,7 @@ def status(federation: Federation, path: str, *, site: str = "") -> int:
 
 def online(federation: Federation) -> set[str]:
     told = federation.relay("study", "status", "--dir", str(federation.coordinator.folder), "--json")
-    return {entry["site"] for entry in json.loads(told.stdout) if entry["online"]}
+    return {entry["site"] for entry in json.loads(told.stdout)["present"] if entry["online"]}
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def chosen_in_the_label_files() -> dict[str, int]:
     return found
 
 
-def test_real_series_are_read_and_pass_the_check_up(hospitals: dict[str, Path]) -> None:
+def test_real_series_are_read_whole(hospitals: dict[str, Path]) -> None:
     checkup = check(load_site(hospitals["A"]))
     assert [patient.patient for patient in checkup.patients] == PATIENTS
     assert not checkup.problems and not checkup.duplicates

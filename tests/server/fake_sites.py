@@ -23,13 +23,16 @@ import common.model
 import common.weights
 from common.graph import Evaluate, FineTune
 from common.messages import (
+    DELIVER,
     DESCRIBE,
     FINE_TUNE,
+    Delivery,
     Description,
     EvaluateOrder,
     EvaluateReply,
     FineTuneOrder,
     FineTuneReply,
+    Receipt,
     WireMessage,
     from_record,
     to_record,
@@ -84,6 +87,8 @@ class FakeGrid(Grid):
         self.held: dict[str, dict[str, Weights]] = defaultdict(dict)
         self.asked: list[tuple[str, WireMessage, bool]] = []
         """Site, order, and whether weights came along."""
+        self.received: dict[str, dict[str, str]] = defaultdict(dict)
+        """By site and role, the digest of the weights that were delivered."""
         self.busy: Counter[str] = Counter()
         self.most_at_a_site = 0
         self.score: Callable[[Evaluate | FineTune, str], float] = _score
@@ -110,6 +115,8 @@ class FakeGrid(Grid):
     def answer(self, site: str, kind: str, record: RecordDict) -> Answer:
         if kind == DESCRIBE:
             return self.describe(site), None
+        if kind == DELIVER:
+            return self.take(site, *from_record(record, Delivery))
         order, weights = from_record(record, FineTuneOrder if kind == FINE_TUNE else EvaluateOrder)
         with self._lock:
             self.asked.append((site, order, weights is not None))
@@ -176,6 +183,19 @@ class FakeGrid(Grid):
             validation_patients=3,
         )
         return reply, moved
+
+    def take(self, site: str, delivery: Delivery, weights: Weights | None) -> Answer:
+        with self._lock:
+            self.asked.append((site, delivery, weights is not None))
+        digest = delivery.models[delivery.row]
+        if weights is None and digest not in self.received[site].values():
+            return Receipt(study=delivery.study, state="needs-weights"), None
+        assert weights is None or digest_of(serialised(weights)) == digest
+        answer: Answer = (Receipt(study=delivery.study, state="done"), None)
+        answer = answer if self.change is None else self.change(site, delivery, answer)
+        if not isinstance(answer, Error):
+            self.received[site][delivery.role] = digest
+        return answer
 
     def evaluate(self, node: Any, order: WireMessage) -> Answer:
         assert isinstance(node, Evaluate) and isinstance(order, EvaluateOrder)

@@ -163,11 +163,16 @@ def test_a_part_that_fits_not_is_refused(tmp_path: Path, change: str) -> None:
         aggregate("fedavg", parts, expected=frozenset(parts), parent=parent_of(tmp_path))
 
 
-def test_only_a_few_tensors_are_in_memory_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    many = {f"t{k:02}": torch.full((1000,), float(k)) for k in range(40)}  # 4 kB each
+@pytest.mark.parametrize("sites", [3, 12])
+def test_what_is_in_memory_at_once_grows_neither_with_tensors_nor_with_sites(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sites: int
+) -> None:
+    many = {f"t{k:02}": torch.full((50, 20), float(k)) for k in range(40)} | {"seen": torch.tensor(7)}  # 4 kB each
     parts = {
-        site: Part(tmp_path / f"{save({n: t + k for n, t in many.items()}, tmp_path)}.safetensors", 1)
-        for k, site in enumerate("ABC")
+        f"S{k}": Part(
+            tmp_path / f"{save({n: t + k if t.ndim else t for n, t in many.items()}, tmp_path)}.safetensors", 1
+        )
+        for k in range(sites)
     }
     sizes: list[int] = []
     whole = aggregation._reply
@@ -177,10 +182,44 @@ def test_only_a_few_tensors_are_in_memory_at_once(tmp_path: Path, monkeypatch: p
         return whole(tensors, examples)
 
     monkeypatch.setattr(aggregation, "_reply", watch)
-    monkeypatch.setattr(aggregation, "CHUNK_BYTES", 12_000)
-    mean = aggregate("fedavg", parts, expected=frozenset(parts), parent=parts["A"].weights)
-    assert max(sizes) <= 12_000 and sum(sizes) == 3 * 40 * 4000
-    assert all(torch.equal(mean[name], tensor + 1) for name, tensor in many.items())
+    budget = 24_000
+    monkeypatch.setattr(aggregation, "AT_ONCE_BYTES", budget)
+    mean = aggregate("fedavg", parts, expected=frozenset(parts), parent=parts["S0"].weights)
+    # A piece may go beyond the budget by less than a row (80 bytes) and the counter.
+    assert max(sizes) * sites <= budget + 100 * sites and sum(sizes) == sites * 40 * 4000
+    assert (max(sizes) < 4000) == (sites == 12), "a tensor is cut where there are many sites"
+    middle = (sites - 1) / 2
+    assert all(torch.equal(mean[name], many[name] + middle) for name in many if name != "seen")
+    assert int(mean["seen"]) == 7
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "fedmedian", "fedtrimmedavg"])
+def test_cut_into_single_rows_the_result_is_the_same_to_the_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str
+) -> None:
+    parts, _ = parts_of(tmp_path, {"A": 3, "B": 7, "C": 11, "D": 1})
+    whole = aggregate(strategy, parts, expected=frozenset(parts), parent=parent_of(tmp_path))
+    monkeypatch.setattr(aggregation, "AT_ONCE_BYTES", 1)
+    cut = aggregate(strategy, parts, expected=frozenset(parts), parent=parent_of(tmp_path))
+    assert digest_of(serialised(cut)) == digest_of(serialised(whole))
+
+
+def test_krum_takes_the_model_that_lies_nearest_to_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measured over whole models, whatever the budget: tensor by tensor it would take one of each."""
+    far = {"A": (0.0, 9.0), "B": (1.0, 0.0), "C": (1.2, 0.1), "D": (9.0, 0.0), "E": (1.1, 0.0)}
+    values = {site: {"x": torch.full((4,), x), "y": torch.full((4,), y)} for site, (x, y) in far.items()}
+    parts = {site: Part(tmp_path / f"{save(weights, tmp_path)}.safetensors", 1) for site, weights in values.items()}
+    monkeypatch.setattr(aggregation, "AT_ONCE_BYTES", 1)
+    chosen = aggregate("krum", parts, expected=frozenset(parts), parent=parts["A"].weights)
+
+    # Of five, one may lie: the distances to the 5 - 1 - 2 nearest others are added up, and the smallest sum wins.
+    def score(site: str) -> float:
+        x, y = far[site]
+        return sum(sorted((x - p) ** 2 + (y - q) ** 2 for other, (p, q) in far.items() if other != site)[:2])
+
+    nearest = min(far, key=score)
+    assert nearest == "E"
+    assert all(torch.equal(chosen[name], values[nearest][name]) for name in ("x", "y"))
 
 
 def test_flower_keeps_quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,7 +233,7 @@ def test_flower_keeps_quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     logger, ear = logging.getLogger("flwr"), Ear()
     logger.addHandler(ear)
     before = logger.level
-    monkeypatch.setattr(aggregation, "CHUNK_BYTES", 1)
+    monkeypatch.setattr(aggregation, "AT_ONCE_BYTES", 1)
     try:
         parts, _ = parts_of(tmp_path, {"A": 1, "B": 1})
         aggregate("fedavg", parts, expected=frozenset(parts), parent=parent_of(tmp_path))

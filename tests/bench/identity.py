@@ -1,10 +1,14 @@
-"""Put into the fork server by `bench_hop`: a hospital's app whose training is the identity, with a stopwatch."""
+"""Put into the fork server by the benchmarks: a hospital's app whose training is the identity, with a stopwatch.
+
+With RELAY_BENCH_MB every network is a toy with so many megabytes of weights, at the coordinator too.
+"""
 
 from __future__ import annotations
 
 import functools
 import multiprocessing
 import os
+import sys
 import time
 from collections.abc import Iterator
 from types import ModuleType
@@ -14,11 +18,14 @@ import torch
 from torch import nn
 
 import client.app
+import client.scoring
 import client.stages
+import common.model
 import deploy.local_grid
 from client.evaluation import CaseScore
 from client.preprocess import Record
 from client.training import Trained
+from common.study import ModelPart
 
 STEPS = "RELAY_BENCH_STEPS"
 LAST = "send"
@@ -59,19 +66,44 @@ def identity(network: nn.Module, *_: object, **named: Any) -> Iterator[Trained]:
     yield Trained(epochs, zeros, zeros, zeros, epochs, 1, weights, weights, {})
 
 
-def no_scores(_: nn.Module, records: list[Record], *__: object) -> list[CaseScore]:
+def no_scores(_: nn.Module, records: list[Record], *__: object, **___: object) -> list[CaseScore]:
     return [CaseScore(record.patient, slices=1, dice=0.5, iou=0.4, volume_dice=0.5) for record in records]
 
 
+class Toy(nn.Module):
+    """Convolutions of a network of the wanted size, which nobody runs."""
+
+    def __init__(self, megabytes: float) -> None:
+        super().__init__()
+        count = max(1, round(megabytes * 1e6 / 4 / (256 * 256 * 9)))
+        width = max(4, round((megabytes * 1e6 / 4 / count / 9) ** 0.5))
+        self.layers = nn.ModuleList(nn.Conv2d(width, width, 3) for _ in range(count))
+        self.register_buffer("seen", torch.tensor(0))
+
+
+def build_toy(model: ModelPart) -> nn.Module:
+    network = Toy(float(os.environ["RELAY_BENCH_MB"]))
+    common.model._shapes[model] = {
+        name: (tuple(tensor.shape), tensor.dtype) for name, tensor in network.state_dict().items()
+    }
+    return network
+
+
+if "RELAY_BENCH_MB" in os.environ:
+    real = common.model.build
+    for module in list(sys.modules.values()):
+        if getattr(module, "build", None) is real:
+            module.build = build_toy  # type: ignore[attr-defined]
+
 if STEPS in os.environ:
     client.app.fine_tune = identity  # type: ignore[assignment]
-    client.app._scores = no_scores  # type: ignore[assignment]
+    client.app.scores_of = client.scoring.scores_of = no_scores  # type: ignore[assignment]
     torch.set_num_threads(1)
     watch(client.app, "app", "everything")
     watch(client.app, "from_record", "weights from Flower's record")
     watch(client.app, "_ordered", "the order against the approved study and data")
-    watch(client.app, "digest_of", "the digest of what came")
-    watch(client.app, "_network", "build, check and load the network")
+    watch(client.scoring, "digest_of", "the digest of what came")
+    watch(client.app, "network_of", "build, check and load the network")
     watch(client.app, "chosen_slices", "read the slices")
     watch(client.app, "release", "the last door, Flower's record")
     watch(client.stages.StageStore, "save_weights", "keep the result")  # type: ignore[arg-type]

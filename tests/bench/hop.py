@@ -1,6 +1,6 @@
-"""What the framework itself costs a hop: laps of three sites on the embedded grid, without training.
+"""2a. What the framework itself costs a hop: laps of three sites on the embedded grid, without training.
 
-    python -m tests.bench_hop [LAPS]
+    python -m tests.bench.hop [LAPS]
 
 Coordinator, hospitals' app, messages, checks on both sides, ledger and what a site keeps are the real ones, with
 54.9 MB of weights; training and scoring alone are replaced, in the workers, by the identity.
@@ -41,11 +41,11 @@ def main(laps: int = 3) -> None:
         steps = folder / "steps"
         steps.touch()
         os.environ["RELAY_BENCH_STEPS"] = str(steps)
-        from tests.bench_identity import note, watch
+        from tests.bench.identity import note, watch
 
         # The fork server is started here, with a module more than the grid would give it.
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["deploy.worker_imports", "tests.bench_identity"])
+        context.set_forkserver_preload(["deploy.worker_imports", "tests.bench.identity"])
         forkserver.ensure_running()
         sites = write_hospitals(folder, {"A": 6, "B": 6, "C": 6})
         study = small_study(

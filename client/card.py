@@ -1,0 +1,204 @@
+"""The model card: what weights are, what they were made of, and how well they do at this hospital.
+
+`Card` is what a program reads beside a weights file; `markdown` is the same for people.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from common.errors import RelayError
+from common.study import ModelPart, PreprocessingPart, TrainingPart
+
+Role = Literal["chosen", "own"]
+
+NO_LICENCE = "None was given. Ask the study's coordinator before the model is passed on."
+NO_DEVICE = (
+    "This is research software and a research model, not a medical device. Nobody may be diagnosed or treated by what"
+    " it draws unless a qualified person has looked at it."
+)
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Figure(_Value):
+    """A mean over test patients, and its 95 % interval where there are enough of them."""
+
+    mean: float
+    low: float | None = None
+    high: float | None = None
+    patients: int
+
+
+class Scores(_Value):
+    """On a hospital's test patients. Dice and IoU in per cent, distances in millimetres."""
+
+    slices: int
+    dice: Figure
+    """Means over slices with gland, as those of IoU."""
+    iou: Figure
+    dice_volume: Figure
+    """Over all slices of a patient, a mean over patients, as the distances are."""
+    hd95_mm: Figure | None = None
+    """95 % Hausdorff distance; None where nothing was segmented in any patient."""
+    assd_mm: Figure | None = None
+    """Average symmetric surface distance."""
+
+
+class Reference(_Value):
+    """A model of this hospital alone, for comparison."""
+
+    method: str
+    fold: int
+    weights: str
+    validation_dice: float | None
+    scores: Scores | None
+    ahead: Figure | None
+    """How far the card's model lies above it, in points of Dice, on the same patients."""
+
+
+class Hospital(_Value):
+    """A site of the study."""
+
+    name: str
+    patients: int
+    test_patients: int
+    slices: int
+    trained: bool
+    """Whether these weights were trained there."""
+
+
+class Hop(_Value):
+    """The model after it was trained at a site: test Dice in per cent, by site."""
+
+    site: str
+    dice: dict[str, float]
+
+
+class Card(_Value):
+    """All about one weights file. Folds are counted from 0; what is None is not on record at the site."""
+
+    format: Literal[1] = 1
+    relay: str
+    """Version of the program."""
+    received: str
+    """When, in ISO 8601."""
+    study: str
+    study_digest: str
+    about: str
+    licence: str
+    synthetic: bool
+    site: str
+    role: Role
+    method: str
+    route: tuple[str, ...]
+    fold: int
+    folds: int
+    weights: str
+    """sha256 of the safetensors file."""
+    model: ModelPart
+    preprocessing: PreprocessingPart
+    training: TrainingPart
+    mean: float
+    """Of the pixels of the fold's training slices at this site, bias field corrected: images are standardised by it."""
+    std: float = Field(gt=0)
+    device: str
+    """That the scores were worked out on."""
+    precision: Literal["float32", "bfloat16"]
+    torch: str
+    hospitals: tuple[Hospital, ...]
+    validation_dice: float | None
+    """In per cent."""
+    checked: bool
+    """Whether the site chose the same by scores of its own record."""
+    scores: Scores | None
+    references: tuple[Reference, ...]
+    forgetting: tuple[Hop, ...]
+
+
+def network_named(model: ModelPart) -> ModelPart:
+    """A study's network as a card names it: of a file of encoder weights the name alone, for cards are passed on, and
+    its path is one of the coordinator's machine."""
+    name = model.encoder_weights.replace("\\", "/").rpartition("/")[2]
+    return model.model_copy(update={"encoder_weights": name})
+
+
+def load_card(path: Path) -> Card:
+    """Read a card. Raises RelayError where there is none, or none that this program knows."""
+    try:
+        return Card.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise RelayError(
+            f"The model card {path} cannot be read ({error.strerror}); it belongs beside the weights:"
+            " say where it is with --card."
+        ) from None
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"]) or "its top"
+        raise RelayError(
+            f"{path} is no model card that this program knows (at {where}); give the right file."
+        ) from None
+
+
+def card_beside(weights: Path) -> Path:
+    """Where the card of a weights file lies: model.safetensors has model-card.json."""
+    return weights.with_name(f"{weights.stem}-card.json")
+
+
+def digest_of_file(path: Path) -> str:
+    """sha256 of a file. Raises RelayError where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise RelayError(f"{path} cannot be read ({error.strerror}); check the path.") from None
+
+
+_METHODS = {"fedavg": "FedAvg", "fedprox": "FedProx", "fedmedian": "FedMedian", "fedtrimmedavg": "FedTrimmedAvg"}
+
+
+def name_of(method: str, route: tuple[str, ...], site: str) -> str:
+    """The way of a model in words: "A alone", "B → C → A", "FedAvg, then A"."""
+    if method == "baseline":
+        return f"{site} alone"
+    if method == "longer":
+        return f"{site} alone, longest route's steps"
+    if method == "unadapted":
+        return f"{' → '.join(route)}, not adapted to {site}"
+    average = method.removesuffix("-then-target")
+    if average in _METHODS:
+        return _METHODS[average] if average == method else f"{_METHODS[average]}, then {site}"
+    return " → ".join(route)
+
+
+def figure_text(value: Figure | None, *, sign: bool = False) -> str:
+    """ "91.4 (88.0 to 93.9)", without the interval where there is none, a dash where there is nothing."""
+    if value is None:
+        return "–"
+    span = interval_text(value, sign=sign)
+    return f"{number(value.mean, sign=sign)} ({span})" if span else number(value.mean, sign=sign)
+
+
+def interval_text(value: Figure, *, sign: bool = False) -> str:
+    """ "88.0 to 93.9"; empty where there is none."""
+    if value.low is None or value.high is None:
+        return ""
+    return f"{number(value.low, sign=sign)} to {number(value.high, sign=sign)}"
+
+
+def number(value: float, digits: int = 1, *, sign: bool = False) -> str:
+    """A number with a real minus, and with a plus where a sign is asked for."""
+    text = f"{abs(value):.{digits}f}"
+    if not float(text):
+        return text
+    return f"−{text}" if value < 0 else f"+{text}" if sign else text
+
+
+def count(many: int, noun: str) -> str:
+    """ "1 patient", "6 patients"."""
+    return f"{many} {noun}{'' if many == 1 else 's'}"

@@ -1,0 +1,31 @@
+"""Which weights a hospital gets out of a study. Its validation patients choose; no test patient is looked at.
+
+The coordinator chooses by this rule, and the site chooses once more, by the scores that it worked out itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from common.plan import Plan, Row
+from common.study import POOLED
+
+OWN = ("baseline", "longer")
+"""The methods in which a site trains alone."""
+
+
+def offered(plan: Plan, site: str) -> tuple[Row, ...]:
+    """The rows whose weights a site may be given: all at this target, in the plan's order, the simple before the
+    elaborate; but none of all data in one place, which no hospital could have without moving images."""
+    return tuple(row for row in plan.rows if row.target == site and not row.method.startswith(POOLED))
+
+
+def chosen(validation_dices: Sequence[float]) -> int:
+    """The place of the row with the best validation Dice at the site; the first, simplest one among equals."""
+    return max(range(len(validation_dices)), key=validation_dices.__getitem__)
+
+
+def own(rows: Sequence[Row], validation_dices: Sequence[float]) -> int | None:
+    """The same among the models of the site alone; None where the study trains none."""
+    places = [place for place, row in enumerate(rows) if row.method in OWN]
+    return max(places, key=validation_dices.__getitem__, default=None)

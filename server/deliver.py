@@ -1,0 +1,130 @@
+"""At a study's end: each site is given the weights that validation chose for it.
+
+And, where those come from others, the best model of its own alone as well: the advice to keep that one is worth
+nothing to a hospital that no longer has it. A message that is repeated is harmless, and weights travel only to a
+site that has them no longer; so all of it is done at the end of every run of a result folder.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
+
+from common.chosen import OWN, chosen, offered, own
+from common.cost import behind
+from common.errors import Damaged
+from common.graph import Evaluate, FineTune
+from common.messages import Delivery
+from common.plan import Row
+from common.study import Study
+from server.lane import Lane, Parked
+from server.ledger import Ledger
+from server.results import label_of
+from server.scheduler import Event, Observer, Run, census_of
+
+Role = Literal["chosen", "own"]
+
+
+@dataclass
+class Deliveries:
+    """What was delivered, by site."""
+
+    done: dict[str, dict[str, str]] = field(default_factory=dict)
+    """The study's digest, and that of the weights by what they are: "chosen", "own"."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """Why a site does not have its weights."""
+
+
+def deliver(
+    study: Study, runs: Sequence[Run], lanes: Mapping[str, Lane], ledger: Ledger, observe: Observer
+) -> Deliveries:
+    """Give every site its weights, all sites at once. None to a site of which something could not be finished: the
+    best of some rows is not the best of all."""
+    result = Deliveries()
+
+    def give(site: str, parcels: Sequence[Delivery], text: str) -> None:
+        try:
+            for parcel in parcels:
+                lanes[site].deliver(parcel, partial(ledger.weights, parcel.models[parcel.row]))
+            given: dict[str, str] = {parcel.role: parcel.models[parcel.row] for parcel in parcels}
+            result.done[site] = {"study": parcels[0].study, **given}
+            observe(Event("delivered", site, text))
+        except (Parked, Damaged) as parked:
+            result.failed[site] = str(parked)
+        except Exception as error:  # a lane's thread must not die unheard
+            result.failed[site] = f"the coordinator failed ({type(error).__name__}: {error})"
+
+    threads = []
+    for site in study.sites:
+        run = _run_for(site, study, runs)
+        if run is not None:
+            parcels = list(_parcels(run, site))
+            row = offered(run.plan, site)[parcels[-1].row]
+            thread = threading.Thread(target=give, args=(site, parcels, label_of(row)), daemon=True)
+            thread.start()
+            threads.append(thread)
+    for thread in threads:
+        thread.join()
+    return result
+
+
+def _run_for(site: str, study: Study, runs: Sequence[Run]) -> Run | None:
+    """The variant of the study whose weights a site gets: of the first repeat the network that validation chose.
+
+    Further repeats say how much chance there is in the first. They hold out other patients, so that neither their
+    validation scores nor their test scores can be set against those of the first.
+    """
+    first = runs[: len(runs) // study.repeats]
+    if not first or not all(_is_finished(run, site) for run in first):
+        return None
+    return first[chosen([max(_dices(run, site)) for run in first])]
+
+
+def _is_finished(run: Run, site: str) -> bool:
+    rows = offered(run.plan, site)
+    needed = {node for row in rows for node in (row.model, row.validation, row.test) if node is not None}
+    return bool(rows) and site not in run.plan.growing and needed <= run.records.keys()
+
+
+def _dices(run: Run, site: str) -> list[float]:
+    return [run.records[row.validation].dice for row in offered(run.plan, site)]
+
+
+def _parcels(run: Run, site: str) -> Iterator[Delivery]:
+    """The deliveries to a site; the chosen weights come last."""
+    rows, dices = offered(run.plan, site), _dices(run, site)
+    place, alone = chosen(dices), own(rows, dices)
+    if alone is not None and rows[place].method not in OWN:
+        yield _delivery(run, site, "own", rows, alone)
+    yield _delivery(run, site, "chosen", rows, place)
+
+
+def _delivery(run: Run, site: str, role: Role, rows: Sequence[Row], place: int) -> Delivery:
+    descriptions = [run.descriptions[name] for name in run.study.sites]
+    return Delivery(
+        study=run.study.digest,
+        census=json.dumps(census_of(run.descriptions), separators=(",", ":")),
+        choices=json.dumps(run.choices, separators=(",", ":")),
+        fingerprint=run.descriptions[site].fingerprint,
+        role=role,
+        models=tuple(run.records[row.model].weights for row in rows),
+        row=place,
+        patients=tuple(description.patients for description in descriptions),
+        test_patients=tuple(description.test_patients for description in descriptions),
+        slices=tuple(description.slices for description in descriptions),
+        forgetting=tuple(_forgetting(run, rows[place])),
+    )
+
+
+def _forgetting(run: Run, row: Row) -> Iterator[float]:
+    """Of a travelling model the test Dice of every site after every hop; nothing where that was not measured."""
+    if row.method not in ("sequential", "cyclic", "greedy"):
+        return
+    way = [node for node in behind(row.model, run.winner) if isinstance(node, FineTune)][::-1]
+    scored = [Evaluate(site, node.fold, "test", node) for node in way for site in run.study.sites]
+    if all(node in run.records for node in scored):
+        yield from (run.records[node].dice for node in scored)

@@ -1,0 +1,114 @@
+"""How the coordinator's memory and time grow with sites, rounds and weights, on the embedded grid.
+
+    python -m tests.bench.scale            # the table of docs/performance.md; about half an hour
+    python -m tests.bench.scale --quick    # the same with fewer rounds and no 100 sites
+
+Everything but training and scoring is real: files, readers, a worker process a message, checks on both sides,
+approvals, the ledger. The network is a toy of the wanted size. Each case runs in a process of its own, so its peak
+memory is the coordinator's alone, sites being other processes; what it holds before the study begins is taken off.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from multiprocessing import forkserver
+from pathlib import Path
+from typing import Any
+
+GREEDY = {"sequential": {"routes": "greedy", "max_hops": 2}}
+
+
+def rounds(count: int) -> dict[str, Any]:
+    return {"federated": [{"rounds": count, "then_target": False}]}
+
+
+CASES: list[dict[str, Any]] = [
+    *({"what": "FedAvg, 20 rounds", "sites": sites, "mb": 1, "methods": rounds(20)} for sites in (10, 30, 100)),
+    *({"what": "greedy route, 2 hops", "sites": sites, "mb": 1, "methods": GREEDY} for sites in (5, 10, 20)),
+    *({"what": "FedAvg, 2 rounds", "sites": 10, "mb": mb, "methods": rounds(2)} for mb in (1, 10, 54, 200)),
+]
+
+
+def main(*words: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    quick = "--quick" in words
+    table = Table(title="The coordinator, by sites and weights", title_justify="left")
+    titles = ("", "sites", "MB", "messages", "s in all", "ms a message", "its processor ms", "peak MB above start")
+    for title in titles:
+        table.add_column(title, justify="right" if title else "left")
+    for case in CASES:
+        if quick and (case["sites"] > 30 or case["mb"] > 54):
+            continue
+        environment = os.environ | {"RELAY_BENCH_MB": str(case["mb"]), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "tests.bench.scale", "--case", json.dumps(case)]
+        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, encoding="utf-8", check=True)
+        found = json.loads(done.stdout.splitlines()[-1])
+        row = (
+            case["what"],
+            str(case["sites"]),
+            str(case["mb"]),
+            str(found["messages"]),
+            f"{found['seconds']:.0f}",
+            f"{1000 * found['seconds'] / found['messages']:.0f}",
+            f"{1000 * found['processor'] / found['messages']:.0f}",
+            f"{found['peak_mb']:.0f}",
+        )
+        print(*row, sep="\t", file=sys.stderr, flush=True)
+        table.add_row(*row)
+    Console(width=120).print(table)
+
+
+def measure(case: dict[str, Any]) -> dict[str, float]:
+    """In the process of a case."""
+    import deploy.local_grid
+    from server.app import run_study
+    from tests.hospitals import approve_everywhere, small_study, write_hospitals
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        steps = folder / "steps"
+        os.environ["RELAY_BENCH_STEPS"] = str(steps)
+        import tests.bench.identity
+
+        assert tests.bench.identity.build_toy
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["deploy.worker_imports", "tests.bench.identity"])
+        forkserver.ensure_running()
+        names = {f"S{number:02}": 4 for number in range(case["sites"])}
+        sites = write_hospitals(folder, names, slices=3)
+        methods = {name: tuple(part) if isinstance(part, list) else part for name, part in case["methods"].items()}
+        study = small_study(
+            sites=tuple(names), split={"folds": 2, "use_folds": 1}, training={"epochs": 1}, methods=methods
+        )
+        approve_everywhere(sites, study)
+        with deploy.local_grid.LocalGrid(sites, at_once=2) as grid:
+            before, processor, began = _peak_mb(), time.process_time(), time.perf_counter()
+            run_study(grid, study, folder / "out", beside=folder, observe=lambda _: None)
+            seconds, used = time.perf_counter() - began, time.process_time() - processor
+        note = json.loads((folder / "out" / "run.json").read_text(encoding="utf-8"))
+    return {
+        "messages": note["messages"],
+        "seconds": seconds,
+        "processor": used,
+        "peak_mb": _peak_mb() - before,
+    }
+
+
+def _peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--case"]:
+        print(json.dumps(measure(json.loads(sys.argv[2]))))
+    else:
+        main(*sys.argv[1:])
