@@ -70,16 +70,22 @@ def _find_and_read(site: SiteConfig, seeds: list[int], watched: Watched) -> None
         _sentences([*(one.sentence for one in found.problems), *found.notes], seeds)
         watched.outcomes["refused"] += len(found.problems)
         numbers = {name_of(seed): seed for seed in seeds}
-        names = [source.patient for source in found.sources]
+        names = [_plain(source.patient) for source in found.sources]
         if any(f"sound {number}" not in names for number in range(SOUND)):
             tell(fault=f"a sound patient is lost: {names} {found.problems}", seeds=seeds)
         for source in found.sources:
-            own = [numbers[source.patient]] if source.patient in numbers else seeds
+            name = _plain(source.patient)
+            own = [numbers[name]] if name in numbers else seeds
             with watched.only(BadPatient, seeds=own, what="read"):
                 case = layouts.read(source)
-                watched.outcomes["read"] += not source.patient.startswith("sound ")
+                watched.outcomes["read"] += not name.startswith("sound ")
                 if (wrong := _insane(case)) is not None:
                     tell(fault=f"a case that is none: {wrong}", seeds=own)
+
+
+def _plain(patient: str) -> str:
+    """A patient's name without the folder that some layouts name it with."""
+    return patient.rpartition("/")[2]
 
 
 def _insane(case: Case) -> str | None:

@@ -8,6 +8,7 @@ line, what it found: outcomes, and faults with their seeds. Seeds that end it ar
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import resource
@@ -75,6 +76,7 @@ def unkind(sentence: str) -> str | None:
 def main(kind: str, folder: Path, batches: list[list[int]]) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    faulthandler.enable()
     os.environ["TMPDIR"] = str(folder)
     from tests.fuzz import at_a_site, settings, wire
 
