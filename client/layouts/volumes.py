@@ -9,6 +9,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from client.layouts import Case, Source, dicom, metaimage, nifti, nrrd, writable
+from client.layouts.size import check_steps, check_voxels
 from common.errors import BadPatient, RelayError
 
 # ITK tells of harmless oddities in headers on stderr, and names the files as it does.
@@ -29,6 +30,11 @@ def read_case(source: Source) -> Case:
         mask = on_grid(read_mask(source.mask, step=image.GetSpacing()[2]), image, place=place(source.mask))
     except RelayError as error:
         raise BadPatient(source.patient, writable(str(error))) from None
+    except MemoryError:
+        raise BadPatient(source.patient, writable(f"{place(source.image)} needs more memory than there is.")) from None
+    except RuntimeError:
+        wrong = f"{place(source.image)} and its mask cannot be laid onto each other; look at their headers."
+        raise BadPatient(source.patient, writable(wrong)) from None
     x, y, z = image.GetSpacing()
     return Case(
         patient=source.patient,
@@ -67,6 +73,7 @@ def upright(raw: sitk.Image, place: str) -> sitk.Image:
     Raises:
         RelayError: it is not axial, no volume, or holds what is no number or one value alone.
     """
+    check_steps(place, raw.GetSpacing())
     image = sitk.DICOMOrient(sitk.Cast(raw, sitk.sitkFloat32), "LPS")
     x, y, z = image.GetSpacing()
     if max(x, y) > 1.5 * z:
@@ -94,6 +101,7 @@ def read_mask(files: Sequence[Path], *, step: float = 0.0) -> sitk.Image:
     """
     _there(files)
     raw = read_volume(files[0]) if is_volume_file(files[0]) else dicom.read_mask(files, step=step)
+    check_steps(place(files), raw.GetSpacing())
     mask = sitk.DICOMOrient(raw > 0, "LPS")
     if not sitk.GetArrayViewFromImage(mask).any():
         raise RelayError(f"The mask {place(files)} is empty (no label above 0); draw it, or remove the patient.")
@@ -163,7 +171,12 @@ def read_volume(path: Path, channel: int | None = None) -> sitk.Image:
     else:
         nrrd.check(path)
     try:
-        image = sitk.ReadImage(str(path), imageIO=image_io)
+        reader = sitk.ImageFileReader()
+        reader.SetImageIO(image_io)
+        reader.SetFileName(str(path))
+        reader.ReadImageInformation()
+        check_voxels(path, [*reader.GetSize(), reader.GetNumberOfComponents()])
+        image = reader.Execute()
     except RuntimeError as error:
         if "orthonormal" in str(error):
             raise RelayError(

@@ -98,5 +98,6 @@ if __name__ == "__main__":
     if sys.argv[3] == "-":  # batches come from the one who started it
         lines = json.loads(sys.stdin.readline())
     else:
+        empty(Path(sys.argv[2]))
         lines = [[int(seed) for seed in sys.argv[3:]]]
     main(sys.argv[1], Path(sys.argv[2]), lines)

@@ -124,7 +124,7 @@ def lines(content: list[tuple[str, str]], rng: Random, odd: Mapping[str, tuple[s
         elif way == 10:
             changed[k] = rng.choice((key.upper(), key.lower(), f" {key}", f"{key} ", NAME, "")), value
         else:
-            text = rng.choice((*PHI, "x" * 70_000, "\r", "\0", "%s%n%d", "é\ud800"[:1]))
+            text = rng.choice((*PHI, "x" * 70_000, "x" * 40_000, "1 " * 9000, "x" * 450, "\r", "\0", "%s%n%d", "é\ud800"[:1]))
             changed[k] = key, rng.choice((text, f"{value} {text}", f"{text} {value}"))
     return changed
 
