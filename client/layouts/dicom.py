@@ -17,7 +17,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from client.layouts.size import MOST_BYTES, check_voxels
+from client.layouts.size import MOST_BYTES, check_steps, check_voxels
 from common.errors import RelayError
 
 PATIENT_ID, SERIES_UID, DESCRIPTION, POSITION = "0010|0020", "0020|000e", "0008|103e", "0020|0032"
@@ -200,6 +200,7 @@ def _stack(files: Sequence[Path]) -> _Stack | sitk.Image:
     first = headers[0]
     axes, size = _axes(first), first.GetSize()
     check_voxels(place, [*size, len(files)])
+    check_steps(str(place), first.GetSpacing()[:2])
     for path, header in zip(files, headers, strict=True):
         if not tag(header, POSITION):
             raise RelayError(f"{path} does not say where its slice lies (ImagePositionPatient); export it again.")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -30,11 +31,6 @@ def read_case(source: Source) -> Case:
         mask = on_grid(read_mask(source.mask, step=image.GetSpacing()[2]), image, place=place(source.mask))
     except RelayError as error:
         raise BadPatient(source.patient, writable(str(error))) from None
-    except MemoryError:
-        raise BadPatient(source.patient, writable(f"{place(source.image)} needs more memory than there is.")) from None
-    except RuntimeError:
-        wrong = f"{place(source.image)} and its mask cannot be laid onto each other; look at their headers."
-        raise BadPatient(source.patient, writable(wrong)) from None
     x, y, z = image.GetSpacing()
     return Case(
         patient=source.patient,
@@ -55,7 +51,8 @@ def read_image(files: Sequence[Path], *, channel: int | None = None) -> sitk.Ima
     Raises:
         RelayError: it cannot be read, or is none of that.
     """
-    return upright(read_as_it_lies(files, channel=channel), place(files))
+    with _told(files):
+        return upright(read_as_it_lies(files, channel=channel), place(files))
 
 
 def read_as_it_lies(files: Sequence[Path], *, channel: int | None = None) -> sitk.Image:
@@ -100,9 +97,10 @@ def read_mask(files: Sequence[Path], *, step: float = 0.0) -> sitk.Image:
         RelayError: it cannot be read, or holds no label at all.
     """
     _there(files)
-    raw = read_volume(files[0]) if is_volume_file(files[0]) else dicom.read_mask(files, step=step)
-    check_steps(place(files), raw.GetSpacing())
-    mask = sitk.DICOMOrient(raw > 0, "LPS")
+    with _told(files):
+        raw = read_volume(files[0]) if is_volume_file(files[0]) else dicom.read_mask(files, step=step)
+        check_steps(place(files), raw.GetSpacing())
+        mask = sitk.DICOMOrient(raw > 0, "LPS")
     if not sitk.GetArrayViewFromImage(mask).any():
         raise RelayError(f"The mask {place(files)} is empty (no label above 0); draw it, or remove the patient.")
     return mask
@@ -145,6 +143,17 @@ def is_volume_file(path: Path) -> bool:
 def place(files: Sequence[Path]) -> str:
     """How a sentence names the files: the file itself, or the folder of a series."""
     return str(files[0] if is_volume_file(files[0]) else files[0].parent)
+
+
+@contextmanager
+def _told(files: Sequence[Path]) -> Iterator[None]:
+    """Turns what ITK throws at a header's values, or where there is no memory, into a RelayError."""
+    try:
+        yield
+    except RuntimeError:
+        raise RelayError(f"{place(files)} has a header that makes no sense; export it again.") from None
+    except MemoryError:
+        raise RelayError(f"{place(files)} needs more memory than there is; crop it, or leave it out.") from None
 
 
 def _there(files: Sequence[Path]) -> None:

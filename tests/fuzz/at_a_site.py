@@ -47,7 +47,7 @@ def run(kind: str, seeds: list[int], folder: Path, watched: Watched) -> None:
                 if name != "images/dataset.json":
                     (here / name).unlink(missing_ok=True)
                     with contextlib.suppress(OSError):
-                        (here / name).parent.rmdir()
+                        os.removedirs((here / name).parent)  # as far as they are empty
 
 
 def _site(kind: str, here: Path) -> SiteConfig:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-MEMORY = 3 << 30
+MEMORY = 2 << 30
 """Bytes of addresses; torch and SimpleITK take one gigabyte before anything is read."""
 SECONDS = 20
 """Of processor time, and three times that of any time, for a batch."""
@@ -41,6 +41,7 @@ def limit_time() -> None:
     signal.signal(signal.SIGXCPU, signal.SIG_DFL)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(3 * SECONDS)
+    faulthandler.dump_traceback_later(3 * SECONDS - 5)  # so that it is seen where it hangs
 
 
 class Watched:
