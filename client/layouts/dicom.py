@@ -29,6 +29,7 @@ DRIFT_MM = 1.0
 GAP = 0.1
 """How far a gap between slices may be from the usual one, as a share of it."""
 
+DEFLATED = b"1.2.840.10008.1.2.1.99"
 DEEPEST = 200
 """Sequences within sequences: structured reports have some ten, GDCM's recursion ends after thousands."""
 _ITEM = re.compile(rb"(?:\xfe\xff[\x00\x0d]\xe0|\xff\xfe\xe0[\x00\x0d])(....)", re.DOTALL)
@@ -249,8 +250,8 @@ def _read(path: Path) -> sitk.Image:
 
 
 def _header(path: Path) -> sitk.ImageFileReader:
-    if _too_deep(path):
-        raise RelayError(f"{path} cannot be read; its sequences lie within each other without end: copy it again.")
+    if _ends_gdcm(path):
+        raise RelayError(f"{path} cannot be read; it is deflated or damaged: export it again, uncompressed.")
     reader = sitk.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
     reader.LoadPrivateTagsOff()
@@ -262,15 +263,19 @@ def _header(path: Path) -> sitk.ImageFileReader:
     return reader
 
 
-def _too_deep(path: Path) -> bool:
-    """Whether items lie so deep in each other that GDCM, which follows them by recursion, ends the process.
+def _ends_gdcm(path: Path) -> bool:
+    """Whether reading a file's header may end the process: none of it can be caught.
 
-    By the tags of items and their lengths alone, wherever they stand: a few that are pixels make no depth.
+    GDCM fails on some files in the transfer syntax that deflates all but the first lines, which no scanner uses. It
+    follows items in items by recursion; how deep they lie is told here by their tags and lengths alone, wherever
+    these stand: a few that are pixels make no depth.
     """
     try:
         content = path.read_bytes() if path.stat().st_size <= MOST_BYTES else b""
     except OSError:
         return False
+    if DEFLATED in content[:4096]:
+        return True
     ends: list[float] = []
     for found in _ITEM.finditer(content):
         if found[0][:4] in _ITEM_ENDS:
