@@ -31,7 +31,7 @@ ALLOWED = (Refusal.DATA_UNUSABLE,)
 
 def run(kind: str, seeds: list[int], folder: Path, watched: Watched) -> None:
     here = folder / WARD
-    site = _site(kind, here)
+    site = at(kind, here)
     files = {name: content for seed in seeds for name, content in mutated(kind, seed).items()}
     write(files, here)
     try:
@@ -50,7 +50,7 @@ def run(kind: str, seeds: list[int], folder: Path, watched: Watched) -> None:
                         os.removedirs((here / name).parent)  # as far as they are empty
 
 
-def _site(kind: str, here: Path) -> SiteConfig:
+def at(kind: str, here: Path) -> SiteConfig:
     """A site with sound patients and nobody else."""
     path = here / "site.toml"
     if not path.exists():

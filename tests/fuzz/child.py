@@ -1,8 +1,8 @@
 """The process in which mutated files are read, under limits of memory, processor time and time.
 
-    python -m tests.fuzz.child FORMAT FOLDER SEED [SEED …]
+    python -m tests.fuzz.child FOLDER KIND SEED [SEED …]
 
-Reads the files of these seeds, all at one site, and leaves them in FOLDER. It says on stdout, a JSON object a
+Reads the files of these seeds, all at one site; those of a single one are left in FOLDER. It says on stdout, a JSON object a
 line, what it found: outcomes, and faults with their seeds. Seeds that end it are those of its last line.
 """
 
@@ -15,11 +15,14 @@ import resource
 import shutil
 import signal
 import sys
+import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from common.errors import RelayError
 
 MEMORY = 2 << 30
 """Bytes of addresses; torch and SimpleITK take one gigabyte before anything is read."""
@@ -51,13 +54,13 @@ class Watched:
         self.outcomes: Counter[str] = Counter()
 
     @contextmanager
-    def only(self, *allowed: type[Exception], seeds: list[int], what: str) -> Iterator[None]:
+    def only(self, *allowed: type[Exception], seeds: list[int], what: str, sentence: bool = True) -> Iterator[None]:
         """Whatever else is raised is a fault, and told; nothing of it stops the rest."""
         try:
             yield
         except allowed as error:
             self.outcomes["refused"] += 1
-            if (wrong := unkind(str(error))) is not None:
+            if sentence and (wrong := unkind(str(error))) is not None:
                 tell(fault=f"{what}: {wrong}: {error}", seeds=seeds)
         except Exception:
             tell(fault=f"{what}: {traceback.format_exc()}", seeds=seeds)
@@ -65,7 +68,7 @@ class Watched:
 
 def unkind(sentence: str) -> str | None:
     """What is wrong with a sentence for the site's own eyes."""
-    if not sentence.endswith(".") or not sentence.isprintable():
+    if not sentence.endswith((".", "?")) or not sentence.isprintable():
         return "it is no sentence"
     if len(sentence) > 2000:
         return "it is too long"
@@ -74,31 +77,49 @@ def unkind(sentence: str) -> str | None:
     return None
 
 
-def main(kind: str, folder: Path, batches: list[list[int]]) -> None:
+def main(folder: Path, batches: list[tuple[str, list[int]]]) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     faulthandler.enable()
-    os.environ["TMPDIR"] = str(folder)
-    from tests.fuzz import at_a_site, settings, wire
-
-    run = {"toml": settings.run, "records": wire.run}.get(kind, at_a_site.run)
-    for seeds in batches:
+    for kind, seeds in batches:
         limit_time()
-        tell(begins=seeds)
+        tell(begins=seeds, kind=kind)
         watched = Watched()
-        run(kind, seeds, folder, watched)
-        tell(ends=seeds, outcomes=watched.outcomes)
+        _run_of(kind)(kind, seeds, folder / kind, watched)
+        tell(ends=seeds, kind=kind, outcomes=watched.outcomes)
 
 
-def empty(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+def _run_of(kind: str) -> Callable[[str, list[int], Path, Watched], None]:
+    if kind == "planted":
+        return _planted
+    from tests.fuzz import at_a_site, settings, wire  # not before the limits stand
+
+    return {"toml": settings.run, "records": wire.run}.get(kind, at_a_site.run)
+
+
+def _planted(kind: str, seeds: list[int], folder: Path, watched: Watched) -> None:
+    """Faults that have to be found, or nothing that is not found says anything."""
+    for seed in seeds:
+        with watched.only(RelayError, seeds=[seed], what=kind):
+            match seed:
+                case 3:
+                    os.kill(os.getpid(), signal.SIGSEGV)
+                case 5:
+                    raise ValueError("an exception that nobody expects")
+                case 7:
+                    bytearray(MEMORY)
+                case 9:
+                    raise RelayError("It is no sentence")
+                case 11:
+                    signal.alarm(1)
+                    time.sleep(60)
+        watched.outcomes["read"] += 1
 
 
 if __name__ == "__main__":
-    if sys.argv[3] == "-":  # batches come from the one who started it
-        lines = json.loads(sys.stdin.readline())
+    where = Path(sys.argv[1])
+    if sys.argv[2] == "-":  # batches come from `tests.fuzz.runs`
+        main(where, json.loads(sys.stdin.readline()))
     else:
-        empty(Path(sys.argv[2]))
-        lines = [[int(seed) for seed in sys.argv[3:]]]
-    main(sys.argv[1], Path(sys.argv[2]), lines)
+        shutil.rmtree(where / sys.argv[2], ignore_errors=True)
+        main(where, [(sys.argv[2], [int(seed) for seed in sys.argv[3:]])])

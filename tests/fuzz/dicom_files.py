@@ -72,7 +72,15 @@ def slices(array: Array, name: str, series: str) -> list[File]:
         elements = [
             Element(tag, vr, padded(value, b"\0" if vr == b"UI" else b" ")) for tag, (vr, value) in texts.items()
         ]
-        numbers = {0x0002: 1, 0x0010: plane.shape[0], 0x0011: plane.shape[1], 0x0100: 16, 0x0101: 16, 0x0102: 15, 0x0103: 0}
+        numbers = {
+            0x0002: 1,
+            0x0010: plane.shape[0],
+            0x0011: plane.shape[1],
+            0x0100: 16,
+            0x0101: 16,
+            0x0102: 15,
+            0x0103: 0,
+        }
         elements += [Element((0x0028, low), b"US", struct.pack("<H", number)) for low, number in numbers.items()]
         elements.append(Element(dicom.PIXELS, b"OW", plane.astype("<u2").tobytes()))
         elements.append(Element((0x0002, 0x0001), b"OB", b"\0\1"))
@@ -106,7 +114,22 @@ def series(array: Array, name: str, number: int, rng: Random | None = None) -> d
 
 
 def _harmed(file: File, rng: Random) -> File:
-    ways = (_odd, _odd, _odd, _number, _number, _number, _lose, _lose, _twice, _kind, _length, _length, _syntax, _syntax)
+    ways = (
+        _odd,
+        _odd,
+        _odd,
+        _number,
+        _number,
+        _number,
+        _lose,
+        _lose,
+        _twice,
+        _kind,
+        _length,
+        _length,
+        _syntax,
+        _syntax,
+    )
     return rng.choice((*ways, _pieces, _nested, _head, _more))(file, rng)
 
 
@@ -170,11 +193,15 @@ def _pieces(file: File, rng: Random) -> File:
     """Compressed pixels that are none."""
     file.say(rng.choice(dicom.COMPRESSED))
     pixels = file.put(dicom.PIXELS, b"OB", b"")
-    start = rng.choice((b"\xff\xd8\xff\xe0", b"\xff\xd8\xff\xf7\0\x0b\x10", b"\xff\x4f\xff\x51\0\x29", b"\0\0\0\x0cjP  ", b""))
+    start = rng.choice(
+        (b"\xff\xd8\xff\xe0", b"\xff\xd8\xff\xf7\0\x0b\x10", b"\xff\x4f\xff\x51\0\x29", b"\0\0\0\x0cjP  ", b"")
+    )
     size = struct.pack(">HHB", rng.choice((32, 0, 65535)), rng.choice((32, 65535)), rng.choice((1, 3, 255)))
     frame = start + rng.choice((b"", b"\xff\xc3\0\x0b\x10" + size + b"\x11\0")) + rng.randbytes(rng.randrange(200))
     if rng.random() < 0.3:
-        frame = struct.pack("<16I", rng.choice((2, 1, 0, 15, 2**31)), *(rng.choice((64, 0, 2**32 - 1)) for _ in range(15)))
+        frame = struct.pack(
+            "<16I", rng.choice((2, 1, 0, 15, 2**31)), *(rng.choice((64, 0, 2**32 - 1)) for _ in range(15))
+        )
         frame += rng.randbytes(rng.randrange(300))
     pixels.value = dicom.fragments([rng.choice((b"", b"\0\0\0\0", b"\xff" * 8)), *[frame] * rng.choice((1, 0, 3))])
     pixels.length = rng.choice((dicom.UNDEFINED, dicom.UNDEFINED, None, 10))

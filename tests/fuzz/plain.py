@@ -15,8 +15,38 @@ from tests.fuzz.planted import BORN, GIVEN, NAME, PATIENT_ID, USER, WARD
 Random = random.Random
 
 PHI = (NAME, f"{NAME}^{GIVEN}", PATIENT_ID, BORN, WARD, USER, f"/home/{USER}/{NAME}.dcm")
-NUMBERS = ("0", "-1", "1", "2", "3", "-3", "40", "255", "32768", "100000", "4294967296", "-9223372036854775808", "9" * 400)
-FLOATS = ("nan", "inf", "-inf", "0", "-0.0", "-1", "1e-30", "1e-300", "1e30", "1e308", "1e999", "0x10", "1,5", "1.5.2", "")
+NUMBERS = (
+    "0",
+    "-1",
+    "1",
+    "2",
+    "3",
+    "-3",
+    "40",
+    "255",
+    "32768",
+    "100000",
+    "4294967296",
+    "-9223372036854775808",
+    "9" * 400,
+)
+FLOATS = (
+    "nan",
+    "inf",
+    "-inf",
+    "0",
+    "-0.0",
+    "-1",
+    "1e-30",
+    "1e-300",
+    "1e30",
+    "1e308",
+    "1e999",
+    "0x10",
+    "1,5",
+    "1.5.2",
+    "",
+)
 
 
 @dataclass(frozen=True)
@@ -124,7 +154,9 @@ def lines(content: list[tuple[str, str]], rng: Random, odd: Mapping[str, tuple[s
         elif way == 10:
             changed[k] = rng.choice((key.upper(), key.lower(), f" {key}", f"{key} ", NAME, "")), value
         else:
-            text = rng.choice((*PHI, "x" * 70_000, "x" * 40_000, "1 " * 9000, "x" * 450, "\r", "\0", "%s%n%d", "é\ud800"[:1]))
+            text = rng.choice(
+                (*PHI, "x" * 70_000, "x" * 40_000, "1 " * 9000, "x" * 450, "\r", "\0", "%s%n%d", "é\ud800"[:1])
+            )
             changed[k] = key, rng.choice((text, f"{value} {text}", f"{text} {value}"))
     return changed
 
