@@ -1,4 +1,4 @@
-"""Mutated patients beside sound ones at a hospital: found, read, looked at, prepared, and described to a coordinator."""
+"""Mutated patients beside sound ones at a hospital: found, read, looked at, prepared, and described."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
     python -m tests.fuzz.child FOLDER KIND SEED [SEED …]
 
-Reads the files of these seeds, all at one site; those of a single one are left in FOLDER. It says on stdout, a JSON object a
-line, what it found: outcomes, and faults with their seeds. Seeds that end it are those of its last line.
+Reads the files of these seeds, all at one site; those of a single one are left in FOLDER. It says on stdout, a JSON
+object a line, what it found: outcomes, and faults with their seeds. Seeds that end it are those of its last line.
 """
 
 from __future__ import annotations

@@ -37,10 +37,12 @@ VALUES = (
     "true", '""', "[]", "{}", "[[]]", "[1, 'a', {}]", "1979-05-27T07:32:00Z", "07:32:00", "1979-05-27",
     f'"{NAME}"', f'"images {NAME}/{USER}.dcm"', "'(((a+)+)+'", "'['", "'.'", "'images'", '"""\nlines\n"""', '"\\u0000"',
     '"\\ud800"', '"' + "x" * 3000 + '"', "[" * 3000, "[" * 400 + "]" * 400, "{a.b.c = 1}", '["A", "A"]', '["pooled"]',
-    '"pooled"', '"../.."', "'auto'", "'A'", "-1", "3.0", '"1"', "[nan]", "[" + "1," * 3000 + "]", *(f'"{x}"' for x in FLOATS),
+    '"pooled"', '"../.."', "'auto'", "'A'", "-1", "3.0", '"1"', "[nan]", "[" + "1," * 3000 + "]",
+    *(f'"{text}"' for text in FLOATS),
 )  # fmt: skip
-KEYS = ("name", "members", "sites", "paper", "x", '""', f'"{NAME}"', "a.b.c", "model.encoder", "[methods]", "[[methods]]",
-        "[methods.federated]", "[[methods.federated]]", "seed", "repeats", "about", "folder")  # fmt: skip
+KEYS = ("name", "members", "sites", "paper", "x", '""', f'"{NAME}"', "a.b.c", "model.encoder",
+        "[methods]", "[[methods]]", "[methods.federated]", "[[methods.federated]]", "seed", "repeats", "about",
+        "folder")  # fmt: skip
 
 
 def text_of(seed: int) -> bytes:

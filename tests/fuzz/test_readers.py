@@ -1,4 +1,4 @@
-"""Whatever a file says, it is read or told in a sentence: no crash, no hang, no memory without end, no name that leaves.
+"""Whatever a file says, it is read or told in a sentence: no crash, no hang, no bomb, and no name that leaves.
 
 Every file comes from a seed. RELAY_FUZZ=FIRST:FACTOR tries others, and more of them: RELAY_FUZZ=100000:20.
 """

@@ -7,7 +7,6 @@ import struct
 import zlib
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from tests.fuzz.plain import PHI, Entry, Fifo, Files, Link, Random, elsewhere, harm, lines, packed
@@ -167,9 +166,9 @@ class _Sound(Random):
 META = {
     "NDims": ("0", "-1", "2", "4", "5", "10", "11", "1000000"),
     "DimSize": ("-3 28 5", "0 0 0", "100000 100000 100000", "2147483647 2 1", "32 32", "32 32 5 1", "5120 1 1"),
-    "ElementType": ("MET_UCHAR", "MET_DOUBLE", "MET_OTHER", "MET_STRING", "MET_LONG_LONG", "MET_SHORT_ARRAY", "MET_NONE"),
-    "ElementDataFile": ("LOCAL", "LIST", "/etc/passwd", "../../../etc/passwd", "fifo", "/dev/zero", "x%03d.raw 1 9 1", "",
-                        ".", f"/home/{USER}/{NAME}.raw", "\0", "n" * 5000, "/proc/self/mem", "../x.raw"),
+    "ElementType": ("MET_UCHAR", "MET_DOUBLE", "MET_OTHER", "MET_STRING", "MET_LONG_LONG", "MET_SHORT_ARRAY"),
+    "ElementDataFile": ("LOCAL", "LIST", "/etc/passwd", "../../../etc/passwd", "fifo", "/dev/zero", "x%03d.raw 1 9 1",
+                        "", ".", f"/home/{USER}/{NAME}.raw", "\0", "n" * 5000, "/proc/self/mem", "../x.raw"),
     "ElementSpacing": ("nan nan nan", "0 0 0", "-1 1 3", "1e-30 1 3", "1e30 1e30 1e30", "1 1", "3 3 1"),
     "TransformMatrix": ("nan 0 0 0 1 0 0 0 1", "0 0 0 0 0 0 0 0 0", "1 1 1 1 1 1 1 1 1", "1 0", "0 0 1 1 0 0 0 1 0"),
     "Offset": ("nan nan nan", "inf 0 0", "1e300 0 0", "1 2"),

@@ -52,13 +52,14 @@ SOUND: tuple[tuple[WireMessage, str], ...] = (
     ),
     (Description(study=A, site="A", patients_found=3, prepared=1), ""),
     (FineTuneReply(**TRAINED, learning_rates=(0.1,), kept_epoch=1, weights=B), ""),
-    (EvaluateReply(study=A, key=A, state="done", case_numbers=(1,), case_slices=(2,), case_dices=(0.1,), case_ious=(0.1,)), ""),
+    (EvaluateReply(study=A, key=A, state="done", patients=3, slices=9, dice=0.5, iou=0.4, dice_volume=0.5), ""),
     (Receipt(study=A, state="done"), ""),
 )  # fmt: skip
 VALUES: tuple[Any, ...] = (
-    0, -1, 1, 2**62, -(2**62), 1.5, float("nan"), float("inf"), -0.0, 1e308, True, False, "", "done", A, A.upper(), A + "\n",
-    NAME, "x" * 200_000, "\0", '{"A": [1e999]}', '{"A": "x"}', "[" * 5000, "null", "NaN", '{"__proto__": 1}', b"", b"\xff",
-    [0], [-1, 2**62], [1.5], [float("nan")], [True, False], [A], [NAME, A], [b"x"], [0] * 5000,
+    0, -1, 1, 2**62, -(2**62), 1.5, float("nan"), float("inf"), -0.0, 1e308, True, False, "", "done", A, A.upper(),
+    A + "\n", NAME, "x" * 200_000, "\0", '{"A": [1e999]}', '{"A": "x"}', "[" * 5000, "null",
+    "NaN", '{"__proto__": 1}', b"", b"\xff", [0], [-1, 2**62], [1.5], [float("nan")], [True, False], [A], [NAME, A],
+    [b"x"], [0] * 5000,
 )  # fmt: skip
 
 
