@@ -76,17 +76,14 @@ def _voxels(path: Path) -> _Voxels:
         # Numbers of axes that are none end the process in ITK.
         if int(keys["NDims"]) != len(sizes) or len(sizes) > 5 or min([*sizes, channels]) < 1 or before < -1:
             raise ValueError
-        expected = (
-            check_voxels(path, [*sizes, channels]) * _BYTES[keys["ElementType"].removeprefix("MET_").removeprefix("U")]
-        )
+        kind = keys["ElementType"].removeprefix("MET_").removeprefix("U")
+        expected = check_voxels(path, [*sizes, channels]) * _BYTES[kind]
         needed = int(keys.get("CompressedDataSize", 1)) if compressed else expected
     except (KeyError, ValueError):
         raise _damaged(path) from None
     local = name.upper() == "LOCAL"
     if Path(name).name != name:
-        raise RelayError(
-            f"The voxels of {path} lie in another folder; put their file beside it, and its bare name in it."
-        )
+        raise RelayError(f"The voxels of {path} lie in another folder; put them beside it, and name them so in it.")
     file = path if local else path.parent / name
     try:
         size = file.stat().st_size if file.is_file() else -1

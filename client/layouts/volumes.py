@@ -28,7 +28,9 @@ def read_case(source: Source) -> Case:
     """Read one patient. Raises BadPatient; see `client.layouts.read`."""
     try:
         image = read_image(source.image, channel=source.channel)
-        mask = on_grid(read_mask(source.mask, step=image.GetSpacing()[2]), image, place=place(source.mask))
+        mask = read_mask(source.mask, step=image.GetSpacing()[2])
+        with _told(place(source.mask)):
+            mask = on_grid(mask, image, place=place(source.mask))
     except RelayError as error:
         raise BadPatient(source.patient, writable(str(error))) from None
     x, y, z = image.GetSpacing()
@@ -51,14 +53,14 @@ def read_image(files: Sequence[Path], *, channel: int | None = None) -> sitk.Ima
     Raises:
         RelayError: it cannot be read, or is none of that.
     """
-    with _told(files):
-        return upright(read_as_it_lies(files, channel=channel), place(files))
+    return upright(read_as_it_lies(files, channel=channel), place(files))
 
 
 def read_as_it_lies(files: Sequence[Path], *, channel: int | None = None) -> sitk.Image:
     """An axial volume on its own grid, with the axes and values of its file or series. Raises RelayError."""
     _there(files)
-    return read_volume(files[0], channel) if is_volume_file(files[0]) else dicom.read_image(files)
+    with _told(place(files)):
+        return read_volume(files[0], channel) if is_volume_file(files[0]) else dicom.read_image(files)
 
 
 def upright(raw: sitk.Image, place: str) -> sitk.Image:
@@ -71,7 +73,8 @@ def upright(raw: sitk.Image, place: str) -> sitk.Image:
         RelayError: it is not axial, no volume, or holds what is no number or one value alone.
     """
     check_steps(place, raw.GetSpacing())
-    image = sitk.DICOMOrient(sitk.Cast(raw, sitk.sitkFloat32), "LPS")
+    with _told(place):
+        image = sitk.DICOMOrient(sitk.Cast(raw, sitk.sitkFloat32), "LPS")
     x, y, z = image.GetSpacing()
     if max(x, y) > 1.5 * z:
         raise RelayError(f"{place} is not axial (its slices are thickest across the body); give the axial T2.")
@@ -97,7 +100,7 @@ def read_mask(files: Sequence[Path], *, step: float = 0.0) -> sitk.Image:
         RelayError: it cannot be read, or holds no label at all.
     """
     _there(files)
-    with _told(files):
+    with _told(place(files)):
         raw = read_volume(files[0]) if is_volume_file(files[0]) else dicom.read_mask(files, step=step)
         check_steps(place(files), raw.GetSpacing())
         mask = sitk.DICOMOrient(raw > 0, "LPS")
@@ -146,14 +149,14 @@ def place(files: Sequence[Path]) -> str:
 
 
 @contextmanager
-def _told(files: Sequence[Path]) -> Iterator[None]:
+def _told(place: str) -> Iterator[None]:
     """Turns what ITK throws at a header's values, or where there is no memory, into a RelayError."""
     try:
         yield
     except RuntimeError:
-        raise RelayError(f"{place(files)} has a header that makes no sense; export it again.") from None
+        raise RelayError(f"{place} has a header that makes no sense; export it again.") from None
     except MemoryError:
-        raise RelayError(f"{place(files)} needs more memory than there is; crop it, or leave it out.") from None
+        raise RelayError(f"{place} needs more memory than there is; crop it, or leave it out.") from None
 
 
 def _there(files: Sequence[Path]) -> None:

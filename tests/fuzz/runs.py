@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 Batch = tuple[str, list[int]]
-TOGETHER = 16
+TOGETHER = 32
 """Files at a site at a time."""
 
 
