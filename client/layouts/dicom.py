@@ -33,6 +33,7 @@ DEFLATED = b"1.2.840.10008.1.2.1.99"
 DEEPEST = 200
 """Sequences within sequences: structured reports have some ten, GDCM's recursion ends after thousands."""
 _ITEM = re.compile(rb"(?:\xfe\xff[\x00\x0d]\xe0|\xff\xfe\xe0[\x00\x0d])(....)", re.DOTALL)
+_ITEM_STARTS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
 _ITEM_ENDS = (b"\xfe\xff\x0d\xe0", b"\xff\xfe\xe0\x0d")
 
 Vector = NDArray[np.float64]
@@ -276,6 +277,8 @@ def _ends_gdcm(path: Path) -> bool:
         return False
     if DEFLATED in content[:4096]:
         return True
+    if not any(item in content for item in _ITEM_STARTS):  # as in nearly all
+        return False
     ends: list[float] = []
     for found in _ITEM.finditer(content):
         if found[0][:4] in _ITEM_ENDS:
