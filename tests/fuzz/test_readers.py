@@ -17,12 +17,12 @@ from tests.fuzz.planted import GIVEN, NAME, PATIENT_ID, found_in
 
 FIRST, FACTOR = (int(part) for part in os.environ.get("RELAY_FUZZ", "0:1").split(":"))
 COUNTS = {
-    "dicom": 320,
-    "dicom-masks": 240,
+    "dicom": 300,
+    "dicom-masks": 160,
     "nrrd": 320,
-    "nifti": 320,
+    "nifti": 360,
     "decathlon": 160,
-    "mhd": 320,
+    "mhd": 360,
     "toml": 400,
     "records": 320,
 }
