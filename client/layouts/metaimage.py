@@ -18,6 +18,7 @@ from common.errors import RelayError
 ENDINGS = (".mhd", ".mha")
 
 _HEADER_BYTES = 1 << 16
+_LONGEST_NAME = 255
 _KEY = re.compile(r"[A-Za-z0-9_]+( [A-Za-z0-9_]+)*")
 _BYTES = {"CHAR": 1, "SHORT": 2, "INT": 4, "LONG": 4, "LONG_LONG": 8, "FLOAT": 4, "DOUBLE": 8}
 """Bytes of a value by MetaIO's name of its type, without "MET_" and the U of an unsigned one."""
@@ -82,6 +83,8 @@ def _voxels(path: Path) -> _Voxels:
     except (KeyError, ValueError):
         raise _damaged(path) from None
     local = name.upper() == "LOCAL"
+    if len(name) > _LONGEST_NAME:
+        raise _damaged(path)
     if Path(name).name != name:
         raise RelayError(f"The voxels of {path} lie in another folder; put them beside it, and name them so in it.")
     file = path if local else path.parent / name

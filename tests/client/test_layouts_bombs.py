@@ -123,6 +123,13 @@ def test_voxels_in_another_folder_are_told(tmp_path: Path, name: str) -> None:
     assert "another folder" in problem(layouts.find(config), "Case00")
 
 
+def test_a_name_that_no_file_can_have_is_not_repeated(tmp_path: Path) -> None:
+    config = as_promise12(tmp_path, *truth())
+    path = tmp_path / "images" / "Case00.mhd"
+    path.write_text(path.read_text("utf-8").replace("Case00.raw", "n" * 5000), encoding="utf-8")
+    assert "cannot be read" in problem(layouts.find(config), "Case00")
+
+
 @pytest.mark.parametrize(
     "more", ["DimSize = 9999 9999 9999\n", "DimSize: 9999 9999 9999\n", "DimSize 9999 9999 9999\n", "ID=1\nID=2\n"]
 )
