@@ -21,12 +21,13 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from client import own_scores
-from client.approval import answer_once, approved, hold_to
+from client.approval import answer_once, approved, hold_to, hold_to_census, hold_to_limits
 from client.batches import chosen_slices, statistics
 from client.cohort import Cohort, gather
 from client.delivery import take
-from client.egress import release, scrub
+from client.egress import Handler, release, scrub
 from client.evaluation import slice_mean
+from client.in_use import in_use
 from client.preprocess import Prepared, Record, fingerprint, prepare, site_key
 from client.scoring import case_numbers, network_of, score, scores_of
 from client.site import SiteConfig, load_site
@@ -65,7 +66,14 @@ CHECKPOINT_SECONDS = 60.0
 CASES = ("case_numbers", "case_slices", "case_dices", "case_ious")
 """What an answer says of single patients: kept at the site, and sent only where its file permits."""
 
-app = ClientApp(mods=[scrub])
+
+def at_work(message: Message, context: Context, handle: Handler) -> Message:
+    """Flower's mod around every handler: while it works, nobody empties the site's folder."""
+    with in_use(site_of(context)):
+        return handle(message, context)
+
+
+app = ClientApp(mods=[scrub, at_work])
 Stage = TypeVar("Stage", FineTune, Evaluate)
 
 
@@ -158,6 +166,7 @@ def take_delivery(message: Message, context: Context) -> Message:
     delivery, weights = from_record(message.content, Delivery)
     study, census, choices, found = _planned(site, delivery)
     cohort, workplace = _gathered(site, study, delivery, census)
+    hold_to_census(site, study, census)
     hold_to(site, study, choices)
     receipt = take(site, study, found, cohort, workplace, delivery, weights)
     return _answer(message, receipt, None, site=site, study=study)
@@ -193,6 +202,8 @@ def _log_to(path: Path) -> None:
 
 
 def _answer(message: Message, answer: FromSite, weights: Weights | None, *, site: SiteConfig, study: Study) -> Message:
+    # Once more: since the order came the site may have left the study, and then nothing more of it leaves.
+    approved(site, study.digest)
     return Message(release(answer, weights, site=site, model=study.model), reply_to=message)
 
 
@@ -209,6 +220,7 @@ def _ordered(site: SiteConfig, order: Order, kind: type[Stage]) -> tuple[Study, 
     cohort, workplace = _gathered(site, study, order, census)
     if order.key != stage_key(node, study=study, weights=order.weights, workplace=workplace):
         raise BadMessage("the key is not the stage's")
+    hold_to_census(site, study, census)
     hold_to(site, study, choices)
     answer_once(site, study, node, order.key)
     return study, node, cohort, workplace
@@ -221,6 +233,7 @@ def _planned(site: SiteConfig, message: Planned) -> tuple[Study, Census, Choices
     try:
         census = {name: tuple(int(n) for n in counts) for name, counts in json.loads(message.census).items()}
         choices = {target: tuple(map(str, chosen)) for target, chosen in json.loads(message.choices).items()}
+        hold_to_limits(site, study, census)
         return study, census, choices, plan(study, census, choices)
     except (RelayError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError):
         raise Refused(Refusal.NOT_IN_STUDY) from None
@@ -287,6 +300,7 @@ def _train(
             proximal_mu=node.proximal_mu,
             resume=resume,
         ):
+            approved(site, study.digest)  # a site that has left trains no further epoch
             now = time.monotonic()
             if trained.epoch == node.schedule.epochs:
                 break

@@ -1,24 +1,24 @@
 """The last door: what may leave a hospital, and the log of what left.
 
 Every answer passes `release`. It lets out the declared messages alone, weights that are exactly the
-declared network, numbers of enough patients, and a refusal's code. Every line of the log names the digest
-of the line before it, so that a changed or missing line shows.
+declared network, numbers of enough patients, and a refusal's code. Every line of the log (`client.chain`) names
+the digest of the line before it, so that a changed or missing line shows.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import logging
-import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 from flwr.app import Context, Message, RecordDict
 
+from client import chain
 from client.site import SiteConfig
 from common.errors import Damaged, DiskFull, RelayError
 from common.messages import (
@@ -30,6 +30,7 @@ from common.messages import (
     Receipt,
     Refusal,
     Refused,
+    WireMessage,
     refusal_error,
     to_record,
 )
@@ -49,6 +50,7 @@ def release(answer: FromSite, weights: Weights | None, *, site: SiteConfig, mode
         Refused: it may not leave; nothing of it does.
     """
     if type(answer) not in (Description, FineTuneReply, EvaluateReply, Receipt):
+        log.error("Blocked at the door: a %s, which is no declared answer.", type(answer).__name__)
         raise Refused(Refusal.BLOCKED)
     try:
         # A copy with changes is not checked when it is made: what leaves is what the declaration says.
@@ -58,6 +60,7 @@ def release(answer: FromSite, weights: Weights | None, *, site: SiteConfig, mode
         raise Refused(Refusal.BLOCKED) from None
     if weights is not None:
         if not isinstance(answer, FineTuneReply) or answer.state != "done":
+            log.error("Blocked at the door: weights with an answer that has none.")
             raise Refused(Refusal.BLOCKED)
         try:
             check_fit(weights, model)
@@ -87,30 +90,35 @@ def _patients_behind(answer: FromSite) -> tuple[int, ...]:
     return (answer.patients, *([answer.surface_patients] if answer.surface_patients else []))
 
 
+def numbers_in(message: WireMessage) -> int:
+    """How many numbers a message holds, those included that say nothing (0)."""
+    return sum(map(_numbers, message.model_dump(mode="json").values()))
+
+
+def _numbers(value: Any) -> int:
+    if isinstance(value, list):
+        return sum(map(_numbers, value))
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _note(answer: FromSite, weights: Weights | None, path: Path) -> None:
-    """Add a line to the log of what left."""
+    """Add a line to the log of what left: it is on the disk before the answer is on its way."""
     body = answer.model_dump_json()
-    entry: dict[str, object] = {
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "study": answer.study,
-        "kind": type(answer).__name__,
-        "stage": getattr(answer, "key", ""),
-        "bytes": len(body) + (size_in_bytes(weights) if weights else 0),
-        "digest": hashlib.sha256(body.encode()).hexdigest(),
-        "weights": getattr(answer, "weights", "") if weights else "",
-    }
-    with path.open("a+b") as file:
-        os.chmod(path, 0o600)
-        entry["before"] = hashlib.sha256(_last_line(path)).hexdigest()
-        file.write(json.dumps(entry, separators=(",", ":")).encode() + b"\n")
-
-
-def _last_line(path: Path) -> bytes:
-    with path.open("rb") as file:
-        file.seek(0, os.SEEK_END)
-        file.seek(max(0, file.tell() - 4096))
-        lines = file.read().splitlines()
-    return lines[-1] if lines else b""
+    chain.append(
+        path,
+        {
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "study": answer.study,
+            "kind": type(answer).__name__,
+            "state": getattr(answer, "state", ""),
+            "stage": getattr(answer, "key", ""),
+            "bytes": len(body) + (size_in_bytes(weights) if weights else 0),
+            "numbers": numbers_in(answer),
+            "tensors": len(weights) if weights else 0,
+            "digest": hashlib.sha256(body.encode()).hexdigest(),
+            "weights": getattr(answer, "weights", "") if weights else "",
+        },
+    )
 
 
 def scrub(message: Message, context: Context, handle: Handler) -> Message:

@@ -47,6 +47,8 @@ class Refusal(IntEnum):
     OUT_OF_MEMORY = 1011
     ANSWERED = 1012
     NOT_CHOSEN = 1013
+    LEFT = 1014
+    BEYOND_APPROVAL = 1015
 
 
 REFUSALS: dict[Refusal, str] = {
@@ -64,6 +66,8 @@ REFUSALS: dict[Refusal, str] = {
     Refusal.OUT_OF_MEMORY: "the site ran out of memory",
     Refusal.ANSWERED: "the site has answered this stage from other weights or data; approve the study there again",
     Refusal.NOT_CHOSEN: "the site's own validation scores do not choose these weights",
+    Refusal.LEFT: "the site has left the study",
+    Refusal.BEYOND_APPROVAL: "another site has more training slices than the site's approval of the study allows for",
 }
 
 

@@ -35,6 +35,9 @@ Choices = Mapping[str, tuple[str, ...]]
 """Where routes grow: for each target the sources chosen so far, in the order of travel; the target itself at the
 end says that its route is complete. A target that is not named has no source yet."""
 
+Rounds = Callable[[Study, FederatedPart, int, Census], int]
+"""How many rounds a federated method has, from its local epochs and the census."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -79,8 +82,11 @@ class Plan:
         return {node.id: node for node in self.nodes}
 
 
-def plan(study: Study, census: Census, choices: Choices | None = None) -> Plan:
+def plan(study: Study, census: Census, choices: Choices | None = None, *, rounds: Rounds | None = None) -> Plan:
     """All methods of a study as one graph.
+
+    Args:
+        rounds: how many rounds a federated method has; `rounds_of` unless given.
 
     Raises:
         RelayError: the census lacks a site of the study, or the choices are none that the study allows.
@@ -90,7 +96,7 @@ def plan(study: Study, census: Census, choices: Choices | None = None) -> Plan:
             raise RelayError(f"Nothing is known of site {site} yet; every site has to describe its data first.")
     choices = choices or {}
     _check(study, choices)
-    rows = tuple(_rows(study, census, choices))
+    rows = tuple(_rows(study, census, choices, rounds or rounds_of))
     growing = {}
     tried: list[FineTune] = []
     for target in _growing(study):
@@ -193,10 +199,11 @@ def batches_per_epoch(slices: int, batch: int) -> int:
     return max(1, full + (rest > 1))
 
 
-def _rows(study: Study, census: Census, choices: Choices) -> Iterator[Row]:
+def _rows(study: Study, census: Census, choices: Choices, number: Rounds) -> Iterator[Row]:
     methods, folds = study.methods, study.split.run
     rounds = {
-        part.strategy: [tuple(_all_rounds(study, part, fold, census)) for fold in folds] for part in methods.federated
+        part.strategy: [tuple(_all_rounds(study, part, fold, census, number)) for fold in folds]
+        for part in methods.federated
     }
     for target in study.sites:
         if methods.baseline:
@@ -313,16 +320,15 @@ def _schedule(epochs: int, keep: Keep) -> Schedule:
     return Schedule(total_epochs=epochs, first=0, last=epochs, keep=keep)
 
 
-def _all_rounds(study: Study, part: FederatedPart, fold: int, census: Census) -> Iterator[Average]:
+def _all_rounds(study: Study, part: FederatedPart, fold: int, census: Census, number: Rounds) -> Iterator[Average]:
     for local_epochs, mu in part.settings:
-        yield from _rounds(study, part, fold, local_epochs, mu, census)
+        yield from _rounds(study, part, fold, local_epochs, mu, number(study, part, local_epochs, census))
 
 
 def _rounds(
-    study: Study, part: FederatedPart, fold: int, local_epochs: int, mu: float, census: Census
+    study: Study, part: FederatedPart, fold: int, local_epochs: int, mu: float, rounds: int
 ) -> Iterator[Average]:
     """One average a round; the rounds are consecutive slices of one cosine."""
-    rounds = rounds_of(study, part, local_epochs, census)
     total = rounds * local_epochs
     parent: Node = Start()
     for number in range(rounds):
@@ -341,6 +347,18 @@ def rounds_of(study: Study, part: FederatedPart, local_epochs: int, census: Cens
     longest = max(sum(_longest_in_steps(study, census, target, fold) for fold in folds) for target in study.sites)
     of_a_round = sum(_steps(study, census, site, fold) * local_epochs for site in study.sites for fold in folds)
     return max(1, round(longest / of_a_round))
+
+
+def most_rounds(study: Study, part: FederatedPart, local_epochs: int, _: Census) -> int:
+    """What `rounds_of` gives at most, whatever the census.
+
+    A route that comes to no site more than n times has at most n times the steps of all sites together.
+    """
+    if part.rounds:
+        return part.rounds
+    routes = [route for target in study.sites for route in routes_to(study, target)]
+    visits = max((route.count(site) for route in routes for site in route), default=1)
+    return max(1, round(visits * study.training.epochs / local_epochs))
 
 
 def _steps(study: Study, census: Census, site: str, fold: int) -> int:

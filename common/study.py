@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tomli_w
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from common.tomlfile import load_toml
 
@@ -35,6 +35,16 @@ Encoder = Literal[
 ]
 
 
+def _on_one_line(text: str) -> str:
+    """A study file comes by mail and is shown on terminals: it must not command them, nor turn their lines round."""
+    if not text.isprintable():
+        raise ValueError("this holds a line end or another character that is not shown; write one plain line")
+    return text
+
+
+Line = Annotated[str, AfterValidator(_on_one_line)]
+
+
 def _several(value: object) -> object:
     """One value may stand without brackets."""
     return tuple(value) if isinstance(value, list | tuple) else (value,)
@@ -49,7 +59,7 @@ class ModelPart(_Part):
 
     architecture: Architecture = "UnetPlusPlus"
     encoder: Encoder = "efficientnet-b3"
-    encoder_weights: str = "imagenet"
+    encoder_weights: Line = "imagenet"
     """"imagenet", "none" (drawn from the study's seed), or a file of encoder weights beside the study file."""
 
 
@@ -216,10 +226,10 @@ class MethodsPart(_Part):
 class Study(_Part):
     """A whole study. `digest` names it."""
 
-    name: str = Field(default="study", min_length=1, max_length=80)
-    about: str = ""
+    name: Line = Field(default="study", min_length=1, max_length=80)
+    about: Line = ""
     """A sentence that opens the table and the report."""
-    licence: str = Field(default="", max_length=200)
+    licence: Line = Field(default="", max_length=200)
     """Under which the hospitals get their models; it is printed on the model cards."""
     seed: int = Field(default=1, ge=0)
     """Seed of the first weights, the order of batches and augmentation."""

@@ -202,16 +202,6 @@ def fingerprint(content: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def spoken(digest: str) -> str:
-    """The first 20 digits in groups of four: for the telephone. Machines compare all 64."""
-    return " ".join(digest[k : k + 4] for k in range(0, 20, 4))
-
-
-def as_heard(text: str) -> str:
-    """Digits as somebody typed them, with spaces, dashes, colons or capitals."""
-    return "".join(text.replace("-", " ").replace(":", " ").lower().split())
-
-
 def _leaf(
     subject: x509.Name,
     public_key: ec.EllipticCurvePublicKey,

@@ -17,6 +17,7 @@ from typing import NoReturn
 from common.errors import RelayError
 from deploy import predict, receive
 from deploy.cli_federation import FEDERATION
+from deploy.cli_site import HOSPITAL
 from deploy.command import Command, whole_number
 
 HELP = """\
@@ -51,9 +52,18 @@ Hospitals that are really apart: at each hospital
   relay site init SITE.toml --name NAME
                                  make its file, its keys, its request
   relay site join SITE.toml KIT  take the coordinator's kit
+  relay site approve SITE.toml STUDY.toml
+                                 what a study would run here and what would
+                                 leave, in plain words; approve it, or not
   relay site start SITE.toml     be there for the coordinator's orders
   relay site service SITE.toml   print a systemd unit that does so, or a
                                  compose file
+  relay site audit SITE.toml     all that left, line by line; --verify finds a
+                                 changed line
+  relay site leave SITE.toml [STUDY]
+                                 take part no longer, at once
+  relay site forget SITE.toml [STUDY]
+                                 remove caches and checkpoints
 
 What came out
   relay report DIR               make report.html of a result folder again
@@ -487,6 +497,7 @@ COMMANDS = (
     Command(("site", "receive"), receive.ABOUT, receive.arguments, receive.run),
     Command(("predict",), predict.ABOUT, predict.arguments, predict.run),
     *FEDERATION,
+    *HOSPITAL,
 )
 
 

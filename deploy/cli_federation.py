@@ -79,7 +79,7 @@ def _enroll_site_arguments(own: argparse.ArgumentParser) -> None:
 
 
 def _enroll_site(chosen: argparse.Namespace) -> int:
-    from deploy.certificates import spoken
+    from common.telephone import spoken
     from deploy.coordinator_folder import Coordinator
     from deploy.enroll import enroll, tell_superlink_if_up
 
@@ -104,7 +104,7 @@ def _enroll_list_arguments(own: argparse.ArgumentParser) -> None:
 
 
 def _enroll_list(chosen: argparse.Namespace) -> int:
-    from deploy.certificates import spoken
+    from common.telephone import spoken
     from deploy.coordinator_folder import Coordinator
     from deploy.enroll import records
 
@@ -251,7 +251,7 @@ def _init_arguments(own: argparse.ArgumentParser) -> None:
 
 
 def _init(chosen: argparse.Namespace) -> int:
-    from deploy.certificates import spoken
+    from common.telephone import spoken
     from deploy.site.keys import init
 
     site, request, path = init(chosen.site, name=chosen.name)

@@ -20,9 +20,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from common.errors import RelayError
 from common.files import write_atomically
 from common.study import SiteName
+from common.telephone import as_heard
 from deploy.certificates import (
     Key,
-    as_heard,
     days_left,
     make_ca,
     make_client,

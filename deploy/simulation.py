@@ -6,6 +6,7 @@ import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from client import layouts
@@ -72,12 +73,14 @@ def simulate(
     from deploy.local_grid import LocalGrid
 
     # The grid first: its fork server and this process then import torch, which takes seconds, at the same time.
-    with LocalGrid(paths, at_once=min(at_once, len(sites)), spawn=_on_cuda(study, sites)) as grid:
+    with ExitStack() as held, LocalGrid(paths, at_once=min(at_once, len(sites)), spawn=_on_cuda(study, sites)) as grid:
         from client.approval import approve
+        from client.in_use import in_use
         from deploy.live import watching
         from server.app import run_study
 
         for site in sites.values():
+            held.enter_context(in_use(site))
             approve(site, study)
         logs = {name: _size(site.folder / "site.log") for name, site in sites.items()}
         with watching(list(sites), folds=len(study.split.run), quiet=quiet) as observe:

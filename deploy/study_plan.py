@@ -23,6 +23,7 @@ from common.graph import Evaluate, FineTune, Node, way_of
 from common.model import declared_bytes
 from common.plan import Census, Plan, grown, plan
 from common.study import POOLED, Study
+from common.telephone import spoken
 from deploy.console import bar, span, terminal
 from deploy.simulation import cores
 from deploy.trial import Speed, measure, measure_n4
@@ -303,6 +304,7 @@ def _print(
         f"{study.name}: sites {', '.join(study.sites)}; {_count(folds, 'fold')}, {_count(networks, 'network')},"
         f" {_count(study.repeats, 'repeat')}; weights of {decimal(declared_bytes(study.variants[0].model))}."
     )
+    print(f"Hash: {spoken(study.digest)}.")
     for site, counts in census.items():
         how = " (assumed)" if site in assumed else ""
         told = f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else str(counts[0])

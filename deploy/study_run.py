@@ -18,6 +18,7 @@ from typing import TypeVar
 from common.errors import RelayError
 from common.files import write_atomically
 from common.study import Study, load_study
+from common.telephone import spoken
 from deploy.coordinator_folder import Coordinator
 from deploy.enroll import records
 from deploy.flower import Control, Unreachable
@@ -52,6 +53,9 @@ def run(path: Path, coordinator: Coordinator, out: Path, *, patience: float, tel
     """
     study = load_study(path)
     _check(study, coordinator)
+    tell(
+        f'Study "{study.name}", hash {spoken(study.digest)}: every hospital has to have approved the one of this hash.'
+    )
     control = coordinator.control()
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -17,14 +17,15 @@ from pathlib import Path
 
 import tomli_w
 
-from client.approval import FOLDER, approve
-from client.site import load_site
+from client.approval import approvals
+from client.site import SiteConfig, load_site
 from common.errors import RelayError
 from common.study import Study, load_study
 from deploy import enroll
 from deploy.coordinator_folder import Coordinator
 from deploy.phantom import write_hospitals
 from deploy.site import keys
+from deploy.site.approve import approve_study
 
 ROOT = Path("/")
 PATIENTS = {"A": 6, "B": 6, "C": 5}
@@ -49,9 +50,9 @@ def set_up(study: Study, root: Path = ROOT) -> None:
             _, kit = enroll.enroll(coordinator, name, request_path, heard=request.fingerprint)
             keys.join(site_file, kit)
             _say(f"Hospital {name} made its keys, and the coordinator admitted it.")
-        if not (site.folder / FOLDER / f"{study.digest}.toml").exists():
-            approve(site, study)
-            _say(f'Hospital {name} approved the study "{study.name}".')
+        if not any(record.study == study.digest for record in approvals(site)):
+            # As `relay site approve --yes` does. What a hospital has left since is not approved for it again.
+            approve_study(_seen_from_here(site, data), study, yes=True)
 
 
 def _write_patients(name: str, site_file: Path, data: Path) -> None:
@@ -70,6 +71,15 @@ def _write_patients(name: str, site_file: Path, data: Path) -> None:
             settings[key] = str(IN_CONTAINER / settings[key])
     site_file.write_text(tomli_w.dumps(settings | {"folder": "private"}), encoding="utf-8")
     _say(f"Hospital {name} has {PATIENTS[name]} synthetic patients.")
+
+
+def _seen_from_here(site: SiteConfig, data: Path) -> SiteConfig:
+    """A hospital whose data are somewhere else here than in its own container."""
+
+    def here(path: Path) -> Path:
+        return data / path.relative_to(IN_CONTAINER) if path.is_relative_to(IN_CONTAINER) else path
+
+    return site.model_copy(update={"images": here(site.images), "masks": site.masks and here(site.masks)})
 
 
 def _say(sentence: str) -> None:

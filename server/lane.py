@@ -58,6 +58,8 @@ FINAL = frozenset(
         Refusal.DIVERGED,
         Refusal.ANSWERED,
         Refusal.NOT_CHOSEN,
+        Refusal.LEFT,
+        Refusal.BEYOND_APPROVAL,
     )
 )
 """Refusals that asking again does not change."""

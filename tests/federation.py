@@ -38,13 +38,16 @@ class Federation:
 
     Args:
         gateway: with nginx at the door; without it the hospitals dial the SuperLink itself.
+        dialled: the port that they dial instead, where a test listens itself.
     """
 
-    def __init__(self, folder: Path, sites: Mapping[str, Path], *, gateway: bool = False) -> None:
+    def __init__(
+        self, folder: Path, sites: Mapping[str, Path], *, gateway: bool = False, dialled: int | None = None
+    ) -> None:
         self.folder, self.sites = folder, dict(sites)
         self.coordinator = Coordinator(folder / "coordinator")
         superlink = a_free_port()
-        self.gateway_port = a_free_port() if gateway else superlink
+        self.gateway_port = dialled or (a_free_port() if gateway else superlink)
         enroll.set_up(
             self.coordinator,
             host="localhost",

@@ -13,6 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from client.in_use import in_use
 from client.site import SiteConfig, load_site
 from deploy.certificates import make_ca, make_server, new_key, pem, pem_of_key, write_private
 from deploy.flower import QUIET, program
@@ -52,7 +53,7 @@ def start(path: Path, *, health: str = "") -> None:
             " coordinator again, and take the new kit with relay site join."
         )
     flower_module(RUNTIME, REPLACED)
-    with tempfile.TemporaryDirectory(prefix="relay-site-") as scratch, until_stopped() as over:
+    with in_use(site), tempfile.TemporaryDirectory(prefix="relay-site-") as scratch, until_stopped() as over:
         tunnel = _tunnel(papers, Path(scratch))
         tunnel.start()
         words = Words(gateway)

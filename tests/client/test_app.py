@@ -15,7 +15,10 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 import client.app
 import client.scoring
 from client.app import app
+from client.approval import approvals, approve, leave
+from client.asked import asked_of
 from client.site import load_site
+from client.survey import survey
 from common.graph import Evaluate, FineTune
 from common.messages import (
     DESCRIBE,
@@ -31,6 +34,7 @@ from common.messages import (
     to_record,
 )
 from common.model import build
+from common.plan import plan
 from common.weights import Weights, digest_of, serialised
 from deploy.local_grid import enter_run
 from tests.hospitals import approve_everywhere, small_study, write_hospitals
@@ -252,6 +256,100 @@ class TestWhatIsNotInTheStudy:
         for census in ({**CENSUS, "A": (own[0] + 1, own[1])}, {**CENSUS, "A": (*own, 1)}):
             order = order_of(first(FineTune), start, census=json.dumps(census))
             assert refused(send(order, start), Refusal.DATA_CHANGED)
+
+
+LONGER = small_study(methods={"longer_baseline": True, "sequential": {"routes": (("B", "A"),)}})
+
+
+@pytest.fixture
+def bounded(home: Path) -> Path:
+    """Hospital A has approved a study, with at most 40 training slices at each other site."""
+    approve(load_site(home / "site.toml"), LONGER, largest_elsewhere=40)
+    return home
+
+
+def longest(census: dict[str, tuple[int, ...]]) -> FineTune:
+    trainings = [node for node in plan(LONGER, census).nodes if isinstance(node, FineTune) and node.site == "A"]
+    return max(trainings, key=lambda node: node.schedule.epochs)
+
+
+def test_a_forged_census_cannot_order_a_training_without_end(
+    bounded: Path, start: Weights, trainings: list[int]
+) -> None:
+    """The baseline trains as long as the longest route, whose length the coordinator tells."""
+    own = described(LONGER).train_slices
+    for count in (41, 4_000, 10**9):
+        census = {"A": own, "B": (count, 40), "C": (1, 1)}
+        stage = longest(census)
+        order = order_of(stage, start, LONGER, census=json.dumps(census))
+        assert refused(send(order, start), Refusal.BEYOND_APPROVAL)
+    assert stage.schedule.epochs > 10**6
+    assert trainings == []
+    # What is approved is trained: as long as it was said to be, and no longer.
+    census = {"A": own, "B": (40, 40), "C": (1, 1)}
+    surveys = [survey(load_site(bounded / "site.toml"), variant) for variant in LONGER.variants]
+    told = asked_of("A", LONGER, surveys, largest_elsewhere=40, patient_scores=True)
+    trained(send(order_of(longest(census), start, LONGER, census=json.dumps(census)), start))
+    assert max(trainings) == max(epochs for epochs, _ in told.of_epochs)
+
+
+def test_a_second_census_asks_for_nothing_more(bounded: Path, start: Weights, trainings: list[int]) -> None:
+    own = described(LONGER).train_slices
+    first = {"A": own, "B": (30, 30), "C": (1, 1)}
+    trained(send(order_of(longest(first), start, LONGER, census=json.dumps(first)), start))
+    done = len(trainings)
+    for second in (first | {"B": (40, 40)}, first | {"C": (1, 2)}):
+        order = order_of(longest(second), start, LONGER, census=json.dumps(second))
+        assert refused(send(order, start), Refusal.ANSWERED)
+    assert len(trainings) == done
+
+
+def log_of_what_left(home: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (home / "private" / "egress.jsonl").read_bytes().splitlines()]
+
+
+def test_of_a_study_that_was_left_nothing_more_leaves(
+    home: Path, start: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of a stage that is being worked out: it ends with its epoch, and is not sent."""
+    site = load_site(home / "site.toml")
+    order, score = order_of(first(FineTune), start), order_of(first(Evaluate), start)
+    real, epochs = client.app.fine_tune, []
+
+    def left_meanwhile(*args: Any, **more: Any) -> Iterator[Any]:
+        for state in real(*args, **more):
+            epochs.append(state.epoch)
+            leave(site, next(record for record in approvals(site) if STUDY.digest in record.variants))
+            yield state
+
+    monkeypatch.setattr(client.app, "fine_tune", left_meanwhile)
+    before = log_of_what_left(home)
+    assert refused(send(order, start), Refusal.LEFT)
+    assert epochs == [1]
+    for message in (
+        send(order, start),
+        send(score, start),
+        call(DESCRIBE, to_record(Describe(study=STUDY.digest))),
+    ):
+        assert refused(message, Refusal.LEFT)
+    assert log_of_what_left(home) == before
+    assert not call(DESCRIBE, to_record(Describe(study=LEGS.digest))).has_error(), "another study goes on"
+
+
+def test_a_score_that_is_worked_out_while_the_site_leaves_is_not_sent(
+    home: Path, start: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = load_site(home / "site.toml")
+    order, real = order_of(first(Evaluate), start), client.scoring.evaluate
+
+    def left_meanwhile(*args: Any, **more: Any) -> Any:
+        leave(site, next(record for record in approvals(site) if STUDY.digest in record.variants))
+        return real(*args, **more)
+
+    monkeypatch.setattr(client.scoring, "evaluate", left_meanwhile)
+    before = log_of_what_left(home)
+    assert refused(send(order, start), Refusal.LEFT)
+    assert log_of_what_left(home) == before
 
 
 def test_changed_data_are_told_and_not_trained_on(home: Path, start: Weights, trainings: list[int]) -> None:

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 
 import pytest
 
-from client.approval import approve, approved, hold_to
+from client import chain
+from client.approval import (
+    LOG,
+    approvals,
+    approve,
+    approved,
+    hold_to,
+    hold_to_census,
+    hold_to_limits,
+    leave,
+    study_of,
+)
 from client.site import SiteConfig, load_site
 from common.messages import Refusal, Refused
 from common.plan import Choices
-from common.study import Study
+from common.study import Study, study_toml
 from tests.hospitals import small_study, write_site
 
 
@@ -33,7 +45,7 @@ def refused(site: SiteConfig, study: Study, choices: Choices) -> bool:
 
 def test_every_repeat_and_network_of_an_approved_study_is_approved(site: SiteConfig) -> None:
     study = small_study(repeats=2, models={"encoders": ("resnet18", "mobilenet_v2")})
-    assert approve(site, study) == study.digest
+    assert approve(site, study).study == study.digest
     assert len(study.variants) == 4
     for variant in study.variants:
         assert approved(site, variant.digest) == variant
@@ -65,3 +77,135 @@ def test_approving_again_lets_a_route_grow_anew(site: SiteConfig) -> None:
     assert refused(site, GREEDY, {"A": ("C",)})
     approve(site, GREEDY)
     assert not refused(site, GREEDY, {"A": ("C",)})
+
+
+def code_of(site: SiteConfig, digest: str) -> Refusal:
+    with pytest.raises(Refused) as refusal:
+        approved(site, digest)
+    return refusal.value.code
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": 2},
+        {"name": "studz"},
+        {"about": "."},
+        {"repeats": 2},
+        {"training": {"epochs": 3}},
+        {"training": {"leg_minutes": 31.0}},
+        {"split": {"seed": 2}},
+        {"methods": {"baseline": True}},
+        {"preprocessing": {"minimum_mask_pixels": 201}},
+    ],
+)
+def test_a_study_that_differs_in_anything_is_not_approved(site: SiteConfig, changes: dict[str, object]) -> None:
+    study = small_study()
+    approve(site, study)
+    other = small_study(**changes)
+    assert other.digest != study.digest
+    assert code_of(site, other.digest) == Refusal.UNKNOWN_STUDY or other.digest in {
+        variant.digest for variant in study.variants
+    }
+    assert approved(site, study.variants[0].digest)
+
+
+def test_an_approval_whose_study_was_changed_by_one_byte_counts_for_nothing(site: SiteConfig) -> None:
+    record = approve(site, small_study())
+    (path,) = (site.private() / "approved").glob("*.toml")
+    content = path.read_bytes()
+    refusals = 0
+    for place in range(0, len(content), 5):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        try:
+            # A blank may have become another one: then it is the same study still, and never another.
+            assert approved(site, record.variants[0]) == small_study()
+        except Refused as refusal:
+            refusals += refusal.code == Refusal.UNKNOWN_STUDY
+    assert refusals > len(content) / 5 * 0.9
+    path.write_bytes(content)
+    assert approved(site, record.variants[0])
+    path.unlink()
+    assert code_of(site, record.variants[0]) == Refusal.UNKNOWN_STUDY
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"study": "../../etc"}', "\0"])
+def test_an_approval_that_cannot_be_read_counts_for_nothing_and_stops_no_other(site: SiteConfig, content: str) -> None:
+    record, other = approve(site, small_study()), approve(site, GREEDY)
+    (site.private() / "approved" / f"{record.study}.json").write_text(content, encoding="utf-8")
+    assert code_of(site, record.variants[0]) == Refusal.UNKNOWN_STUDY
+    assert approvals(site) == [other]
+    assert approved(site, other.variants[0])
+
+
+def test_an_approval_says_who_and_when_and_is_its_owners_alone(site: SiteConfig) -> None:
+    study = small_study(repeats=2)
+    record = approve(site, study, largest_elsewhere=500)
+    assert approvals(site) == [record]
+    assert record.by and record.at.endswith("+00:00") and record.largest_elsewhere == 500
+    assert study_of(site, record) == study
+    path = site.private() / "approved" / f"{record.study}.json"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    left = leave(site, record)
+    log = chain.read(site.private() / LOG)
+    assert log.fault == ""
+    assert [(line["action"], line["study"], line["by"]) for line in log.lines] == [
+        ("approved", record.study, record.by),
+        ("left", record.study, left.left_by),
+    ]
+
+
+def test_a_study_that_was_left_is_refused_until_it_is_approved_again(site: SiteConfig) -> None:
+    study = small_study(repeats=2)
+    record, other = approve(site, study), approve(site, GREEDY)
+    leave(site, record)
+    for variant in study.variants:
+        assert code_of(site, variant.digest) == Refusal.LEFT
+    assert approved(site, other.variants[0]), "another study is not touched"
+    approve(site, study)
+    for variant in study.variants:
+        assert approved(site, variant.digest) == variant
+
+
+def test_a_variant_of_two_studies_is_approved_as_long_as_one_of_them_is(site: SiteConfig) -> None:
+    once, twice = approve(site, small_study(seed=1)), approve(site, small_study(seed=1, repeats=2))
+    (shared,) = set(once.variants) & set(twice.variants)
+    leave(site, once)
+    assert approved(site, shared)
+    leave(site, twice)
+    assert code_of(site, shared) == Refusal.LEFT
+
+
+def test_a_site_elsewhere_may_claim_as_many_slices_as_were_approved(site: SiteConfig) -> None:
+    study = small_study()
+    approve(site, study, largest_elsewhere=100)
+    digest = study.variants[0]
+    hold_to_limits(site, digest, {"A": (10**6, 10**6), "B": (100, 99), "C": (1, 1)})  # its own are compared elsewhere
+    for count in (101, 10**6, 10**300):
+        with pytest.raises(Refused) as refusal:
+            hold_to_limits(site, digest, {"A": (10, 10), "B": (1, 1), "C": (1, count)})
+        assert refusal.value.code == Refusal.BEYOND_APPROVAL
+    approve(site, study, largest_elsewhere=101)
+    hold_to_limits(site, digest, {"A": (10, 10), "B": (1, 1), "C": (1, 101)})
+
+
+def test_a_study_is_planned_with_one_census_until_it_is_approved_again(site: SiteConfig) -> None:
+    """Else a coordinator would have a longer and a longer baseline trained, one after the other."""
+    study = small_study()
+    approve(site, study)
+    first = {"A": (10, 10), "B": (20, 20), "C": (30, 30)}
+    hold_to_census(site, study, first)
+    hold_to_census(site, study, dict(reversed(first.items())))
+    for census in (first | {"C": (30, 31)}, first | {"B": (20,)}):
+        with pytest.raises(Refused) as refusal:
+            hold_to_census(site, study, census)
+        assert refusal.value.code == Refusal.ANSWERED
+    approve(site, study)
+    hold_to_census(site, study, first | {"C": (30, 31)})
+
+
+def test_the_copy_is_the_study(site: SiteConfig) -> None:
+    study = small_study(about="Ü → ß")
+    approve(site, study)
+    (path,) = (site.private() / "approved").glob("*.toml")
+    assert path.read_text(encoding="utf-8") == study_toml(study)

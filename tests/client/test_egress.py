@@ -112,13 +112,26 @@ def test_the_declared_answers_leave_as_they_are(site: SiteConfig, weights: Weigh
 
 def spoilt(weights: Weights) -> list[Weights]:
     name = next(name for name, tensor in weights.items() if tensor.is_floating_point())
-    tensor = weights[name].clone()
-    tensor.view(-1)[0] = float("nan")
+    count = next(name for name, tensor in weights.items() if not tensor.is_floating_point())
+
+    def with_one(value: float) -> torch.Tensor:
+        tensor = weights[name].clone()
+        tensor.view(-1)[-1] = value
+        return tensor
+
     return [
         weights | {"patients": torch.ones(3)},
+        weights | {"": torch.ones(1)},
         {other: value for other, value in weights.items() if other != name},
-        weights | {name: tensor},
+        {f"{other}s" if other == name else other: value for other, value in weights.items()},
+        *(weights | {name: with_one(float(value))} for value in ("nan", "inf", "-inf")),
         weights | {name: weights[name].double()},
+        weights | {name: weights[name].half()},
+        weights | {count: weights[count].float()},
+        weights | {count: weights[count].reshape(1)},
+        weights | {name: weights[name].flatten()},
+        weights | {name: weights[name][..., :-1]},
+        weights | {name: weights[name].unsqueeze(0)},
         {},
     ]
 
@@ -253,6 +266,32 @@ def site_log(tmp_path: Path) -> Iterator[Callable[[], str]]:
     yield lambda: (tmp_path / "told.log").read_text()
     handler.close()
     logger.handlers, logger.propagate = before
+
+
+def test_of_what_is_blocked_the_coordinator_gets_a_code_and_the_site_a_line_in_its_log(
+    site: SiteConfig, weights: Weights, site_log: Callable[[], str]
+) -> None:
+    enter_run(1)
+    message = Message(to_record(Describe(study=A)), dst_node_id=1, message_type="query.describe")
+    context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={})
+    answers: list[tuple[Any, Weights | None, Refusal]] = [
+        *((done(weights), other, Refusal.BLOCKED) for other in spoilt(weights)),
+        (done(weights, state="running"), weights, Refusal.BLOCKED),
+        (Richer(study=A, key=B, state="needs-weights"), None, Refusal.BLOCKED),
+        (done(losses=("Smith",)), None, Refusal.BLOCKED),
+        (score(case_numbers=(1,), case_slices=(1,), case_dices=(0.5,), case_ious=(0.5,)), None, Refusal.BLOCKED),
+        (score(patients=1), None, Refusal.TOO_FEW_PATIENTS),
+    ]
+    for number, (answer, brought, code) in enumerate(answers, start=1):
+
+        def answered(asked: Message, _: Context, answer: Any = answer, brought: Weights | None = brought) -> Message:
+            return Message(release(answer, brought, site=site, model=MODEL), reply_to=asked)
+
+        reply = scrub(message, context, answered)
+        assert reply.has_error() and not reply.has_content()
+        assert (reply.error.code, reply.error.reason) == (int(code), REFUSALS[code])
+        assert site_log().count("Blocked at the door") == number
+    assert lines(site) == []
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,8 @@ def complaint(tmp_path: Path, text: str) -> str:
         (SITES + "seed = true", '"seed" is true, but input should be a valid integer.'),
         (SITES + "seed = -1", '"seed" is -1, but input should be greater than or equal to 0.'),
         (SITES + "synthetic = 1", '"synthetic" is 1, but input should be a valid boolean.'),
+        (SITES + 'name = "a\\u001b[2Jb"', '"name": this holds a line end or another character that is not shown'),
+        (SITES + 'about = "a\\nApproved."', '"about": this holds a line end or another character that is not shown'),
         (SITES + "name = 1", '"name" is 1, but input should be a valid string.'),
         (SITES + "training = 3", '"training" is 3, but input should be an object.'),
         (
@@ -152,14 +154,16 @@ def test_a_study_cannot_be_changed() -> None:
 
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=40)
+LINE = st.text(st.characters(exclude_categories=("C", "Z"), include_characters=" "), max_size=40)
+"""Of what a terminal shows."""
 TABLES = st.fixed_dictionaries(
     {"sites": st.lists(st.from_regex(r"\A[A-Z][a-z0-9_-]{0,5}\Z"), min_size=2, max_size=5, unique=True)},
     optional={
-        "name": TEXT.filter(bool),
-        "about": TEXT,
+        "name": LINE.filter(bool),
+        "about": LINE,
         "seed": st.integers(0, 2**80),
         "synthetic": st.booleans(),
-        "model": st.fixed_dictionaries({}, optional={"encoder_weights": TEXT}),
+        "model": st.fixed_dictionaries({}, optional={"encoder_weights": LINE}),
         "split": st.fixed_dictionaries({}, optional={"test_fraction": st.floats(0.01, 0.99), "seed": st.integers(0)}),
         "training": st.fixed_dictionaries(
             {},

@@ -16,8 +16,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from client.site import load_site
 from common.errors import RelayError
+from common.telephone import spoken
 from deploy import enroll
-from deploy.certificates import spoken
 from deploy.cli import main
 from deploy.coordinator_folder import Coordinator
 from deploy.papers import Kit, Request, read_paper

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from common.errors import RelayError
-from common.study import study_toml
+from common.study import load_study, study_toml
+from common.telephone import spoken
 from deploy import enroll, study_run
 from deploy.coordinator_folder import Coordinator
 from deploy.flower import Control, Unreachable
@@ -68,7 +69,8 @@ def follow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tup
         prepare(out)
         told: list[str] = []
         study_run.run(study, coordinator, out, patience=7200, tell=told.append)
-        return control, told
+        assert spoken(load_study(study).digest) in told[0], "hospitals compare the hash"
+        return control, told[1:]
 
     return run
 

@@ -1,19 +1,21 @@
-"""Over real SuperLink and SuperNode processes, TLS and node authentication, a study gives what it gives embedded."""
+"""Over real SuperLink and SuperNode processes, TLS and node authentication, a study gives what it gives embedded.
+
+That it does where nothing goes wrong is in `test_every_message_is_declared.py`; here parts of it die.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pytest
-import SimpleITK as sitk
 
 from client.site import load_site
 from common.study import Study, study_toml
@@ -31,13 +33,17 @@ STUDY = small_study(
 class Bench:
     """Two hospitals, and what the study gives when all is on one machine."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.sites = write_hospitals(folder / "hospitals", {"A": 6, "B": 6}, slices=7)
-        self.embedded, _ = run_on_grid(STUDY, self.sites, folder / "embedded")
-        self.weights = {path.name for path in (folder / "embedded" / "weights").iterdir()}
+    def __init__(self, folder: Path, sites: Mapping[str, Path]) -> None:
+        self.folder, self.sites = folder, dict(sites)
         self.study = folder / "study.toml"
         self.study.write_text(study_toml(STUDY), encoding="utf-8")
+
+    @cached_property
+    def embedded(self) -> dict[str, Any]:
+        """Worked out anew, and not answered from what the hospitals keep of a deployed run."""
+        forget_stages(self.sites)
+        results, _ = run_on_grid(STUDY, self.sites, self.folder / "embedded")
+        return dict(json.loads(json.dumps(results)))
 
     def fresh(self) -> None:
         """The hospitals keep their patients, and have never worked out a stage."""
@@ -48,13 +54,15 @@ class Bench:
         """Row for row, number for number; the weights are named by their digests."""
         results = json.loads((out / "results.json").read_text(encoding="utf-8"))
         assert results["parked"] == []
-        assert results == json.loads(json.dumps(self.embedded))
-        assert {path.name for path in (out / "weights").iterdir()} == self.weights
+        assert results == self.embedded
+        weights = {path.name for path in (self.folder / "embedded" / "weights").iterdir()}
+        assert {path.name for path in (out / "weights").iterdir()} == weights
 
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(tmp_path_factory.mktemp("bench"))
+    folder = tmp_path_factory.mktemp("bench")
+    return Bench(folder, write_hospitals(folder / "hospitals", {"A": 6, "B": 6}, slices=7))
 
 
 @pytest.fixture
@@ -77,46 +85,6 @@ def ended(federation: Federation, run: Any, seconds: float = 420) -> tuple[int, 
 
 def until_said(out: Path, text: str, federation: Federation) -> None:
     wait_for(lambda: text in (out / "study.log").read_text(encoding="utf-8"), seconds=240, told=federation.told)
-
-
-def test_a_study_over_flowers_engine_gives_what_it_gives_embedded(
-    bench: Bench, federation: Federation, tmp_path: Path
-) -> None:
-    federation.start("superlink", "superexec", "A", "B")
-    run = federation.study(str(bench.study), "--out", str(tmp_path / "out"))
-    code, out, errors = ended(federation, run)
-    assert code == 0, errors + federation.told()
-    assert json.loads(out) == json.loads(json.dumps(bench.embedded))
-    bench.assert_equal(tmp_path / "out")
-    assert_received(bench, federation, tmp_path / "out")
-    status = federation.relay(
-        "study", "status", "--dir", str(federation.coordinator.folder), "--out", str(tmp_path / "out"), "--json"
-    )
-    assert {entry["site"]: entry["online"] for entry in json.loads(status.stdout)["present"]} == {"A": True, "B": True}
-    assert status.returncode == 0 and json.loads(status.stdout)["state"] == "done"
-
-
-def assert_received(bench: Bench, federation: Federation, out: Path) -> None:
-    """A, where the route ends, has the weights that its validation patients chose, and draws with them."""
-    best = max(bench.embedded["rows"], key=lambda row: row["validation_dice"])
-    assert best["target"] == "A" and "A: delivered: B → A" in (out / "study.log").read_text(encoding="utf-8")
-    folder, site = federation.folder / "received", bench.sites["A"]
-    done = federation.relay("site", "receive", str(site), "--to", str(folder), "--json")
-    assert done.returncode == 0, done.stderr
-    (outcome,) = json.loads(done.stdout)["received"]
-    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    assert digest == best["weights"] == outcome["chosen"]["weights"]
-    assert outcome["chosen"]["checked"], "by the site's own record"
-    assert outcome["chosen"]["scores"]["dice"]["mean"] == pytest.approx(best["dice"], abs=1e-5)
-    assert "Keep your own model" in (folder / "letter.txt").read_text(encoding="utf-8"), "nothing was compared"
-    delivered = json.loads((out / "run.json").read_text(encoding="utf-8"))["delivered"]
-    assert delivered == {"A": {"study": STUDY.digest, "chosen": digest}}
-    nothing = federation.relay("site", "receive", str(bench.sites["B"]))
-    assert nothing.returncode == 1 and "Nothing has arrived at site B yet" in nothing.stderr
-    scan, mask = next(site.parent.rglob("Case00.nii.gz")), folder / "mask.nii.gz"
-    drawn = federation.relay("predict", str(folder / "model.safetensors"), str(scan), "-o", str(mask))
-    assert drawn.returncode == 0, drawn.stderr
-    assert sitk.ReadImage(str(mask)).GetSize() == sitk.ReadImage(str(scan)).GetSize()
 
 
 @pytest.mark.slow

@@ -152,7 +152,17 @@ def test_what_keeps_failing_is_parked_after_three_tries(tmp_path: Path) -> None:
     assert set(run.parked.values()) == {"site B: Flower reports error 8"}
 
 
-@pytest.mark.parametrize("code", [Refusal.NOT_IN_STUDY, Refusal.DATA_CHANGED, Refusal.DISK_FULL, Refusal.DIVERGED])
+@pytest.mark.parametrize(
+    "code",
+    [
+        Refusal.NOT_IN_STUDY,
+        Refusal.DATA_CHANGED,
+        Refusal.DISK_FULL,
+        Refusal.DIVERGED,
+        Refusal.LEFT,
+        Refusal.BEYOND_APPROVAL,
+    ],
+)
 def test_a_final_refusal_parks_what_descends_from_it_and_nothing_else(tmp_path: Path, code: Refusal) -> None:
     def refuse(site: str, order: WireMessage, answer: Answer) -> Answer:
         return refusal_error(code) if site == "B" and isinstance(order, FineTuneOrder) else answer

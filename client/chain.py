@@ -1,0 +1,174 @@
+"""A log whose every line names the digest of the line before it, so that a changed or missing line shows.
+
+The chain alone cannot show that lines are missing at its end. So a note of the end lies beside the log, and a log
+that is not as the note says shows for ever: the next line names the end that was noted, not the one it finds. Who
+may write both files can still change both; see `docs/threat-model.md` for what helps against that.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from common.errors import RelayError
+from common.files import write_atomically
+
+NOTHING = hashlib.sha256(b"").hexdigest()
+"""What the first line names."""
+UNKNOWN = "0" * 64
+"""What a line names that found a log and no note of its end."""
+
+
+@dataclass(frozen=True)
+class End:
+    """A log's end, as it was noted after the last line."""
+
+    lines: int
+    bytes: int
+    digest: str
+    """sha256 of the last line, without its line end."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A log as it was found."""
+
+    lines: tuple[dict[str, Any], ...]
+    """What each line says; nothing of a line that cannot be read."""
+    digests: tuple[str, ...]
+    """sha256 of each line."""
+    fault: str
+    """The first place where the log is not what was written, in plain words; empty if there is none."""
+
+
+def append(path: Path, entry: Mapping[str, object]) -> None:
+    """Add a line, on the disk when this returns. Any number of processes may do so at once.
+
+    Raises:
+        RelayError: the folder is on a file system without locks.
+        OSError: the log cannot be written.
+    """
+    with _alone(path), open(path, "a+b", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        os.chmod(path, 0o600)
+        end = _end_to_name(file, _noted(path))
+        line = json.dumps({**entry, "before": end.digest}, separators=(",", ":")).encode()
+        file.write(line + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+        now = End(end.lines + 1, file.seek(0, os.SEEK_END), hashlib.sha256(line).hexdigest())
+        write_atomically(_note_of(path), json.dumps(asdict(now)).encode(), durable=True, mode=0o600)
+
+
+def read(path: Path) -> Reading:
+    """Read a log and walk its chain. A log that is not there is an empty one.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    # The note first: a line that is added meanwhile then lies beyond it, and is no fault.
+    end = _noted(path)
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        content = b""
+    # What follows the last line end is a line that is being written, or never was: nothing left with it.
+    raw = content.split(b"\n")[:-1]
+    lines, digests, fault, before = [], [], "", NOTHING
+    for number, line in enumerate(raw, start=1):
+        entry = _entry(line)
+        lines.append(entry)
+        digests.append(hashlib.sha256(line).hexdigest())
+        if not fault and entry.get("before") != before:
+            fault = _break(number, entry)
+        before = digests[-1]
+    return Reading(tuple(lines), tuple(digests), fault or _fault_at_end(digests, end))
+
+
+def _break(number: int, entry: Mapping[str, Any]) -> str:
+    if "before" not in entry:
+        return f"line {number} was changed: it cannot be read"
+    if entry["before"] == UNKNOWN:
+        return f"the note of the end was gone when line {number} was written: lines may be missing before it"
+    if number == 1:
+        return "line 1 is not the first that was written, or was changed"
+    return f"line {number - 1} was changed, or lines between it and line {number} were taken out or put in"
+
+
+def _fault_at_end(digests: list[str], end: End | None) -> str:
+    if end is None:
+        return "the note of the end is gone: lines may be missing there" if len(digests) > 1 else ""
+    if len(digests) < end.lines:
+        return f"line {len(digests) + 1} is gone: {end.lines} lines were written, and {len(digests)} are there"
+    if digests[end.lines - 1] != end.digest:
+        return f"line {end.lines} was changed, or all lines from an earlier one on were written anew"
+    return ""
+
+
+def _end_to_name(file: BinaryIO, noted: End | None) -> End:
+    """The end that the next line names; the file is ready to take it.
+
+    A process that was killed between a line and its note, or within a line, leaves a line more than was noted, or
+    the beginning of one. Anything else than that is not mended.
+    """
+    size = file.seek(0, os.SEEK_END)
+    end = start = noted or End(0, 0, NOTHING)
+    file.seek(start.bytes)
+    *whole, torn = file.read().split(b"\n")
+    mended = True
+    for line in whole:
+        mended = mended and _entry(line).get("before") == end.digest
+        end = End(end.lines + 1, end.bytes + len(line) + 1, hashlib.sha256(line).hexdigest())
+    if mended and torn:
+        file.truncate(size - len(torn))
+    file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+    if file.read(1) not in (b"", b"\n"):
+        file.write(b"\n")
+    if noted:
+        return end if mended else noted
+    return end if mended and end.lines <= 1 else End(end.lines, end.bytes, UNKNOWN)
+
+
+def _entry(line: bytes) -> dict[str, Any]:
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return entry if isinstance(entry, dict) else {}
+
+
+def _note_of(path: Path) -> Path:
+    return path.with_suffix(".end")
+
+
+def _noted(path: Path) -> End | None:
+    try:
+        end = End(**json.loads(_note_of(path).read_bytes()))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+    sound = isinstance(end.lines, int) and isinstance(end.bytes, int) and isinstance(end.digest, str)
+    return end if sound and end.lines > 0 and end.bytes > 0 else None
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    # The system lets go of it when the process ends, however it ends.
+    handle = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP):
+            raise RelayError(
+                f"{path.parent} is on a file system without locks; put the site's folder elsewhere."
+            ) from None
+        raise
+    finally:
+        os.close(handle)

@@ -1,0 +1,16 @@
+"""Digests as people compare them: read out over the telephone, twenty digits in groups of four.
+
+Twenty hexadecimal digits are 80 bits. Machines compare all 64 digits.
+"""
+
+from __future__ import annotations
+
+
+def spoken(digest: str) -> str:
+    """The first 20 digits in groups of four."""
+    return " ".join(digest[k : k + 4] for k in range(0, 20, 4))
+
+
+def as_heard(text: str) -> str:
+    """Digits as somebody typed them, with spaces, dashes, colons or capitals."""
+    return "".join(text.replace("-", " ").replace(":", " ").lower().split())

@@ -1,0 +1,246 @@
+"""What a study would run at a hospital and what of it would leave, in the words of who has to answer for it."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.filesize import decimal
+
+from client.approval import Approval
+from client.asked import Asked, Onward
+from client.site import SiteConfig
+from client.survey import Survey
+from common.model import declared_bytes, declared_shapes
+from common.study import Study
+from common.telephone import spoken
+
+WIDTH = 100
+LABEL = 12
+"""Columns of a line's label."""
+SHOWN = 8
+"""So many routes are written out."""
+
+
+def words(
+    study: Study, site: SiteConfig, surveys: Sequence[Survey], asked: Asked, onward: Onward, *, largest_elsewhere: int
+) -> list[str]:
+    """All that is to be known before a study is approved, as lines of text."""
+    others = [name for name in study.sites if name != site.name]
+    lines = [f'Study "{study.name}" at site {site.name}, together with {_and(others) or "nobody"}.']
+    lines += textwrap.wrap(f"In its own words: {study.about}", WIDTH) if study.about else []
+    lines += ["", *_labelled("hash", f"{spoken(study.digest)}   (the coordinator has to read out the same)"), ""]
+    lines += ["What runs here: the relay that is installed on this machine. A study brings no code."]
+    lines += _runs(study, surveys, asked)
+    lines += ["", "What leaves, encrypted, to the coordinator and nobody else:"]
+    lines += _leaves(study, asked)
+    lines += ["", "Where the weights go from there:"]
+    for text in _goes(study, site.name, others, onward):
+        lines += textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="    ")
+    lines += ["", "What holds the coordinator to it:"]
+    for text in _holds(site, surveys, others, largest_elsewhere):
+        lines += textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="    ")
+    return [*lines, "", "What can be found out from weights and numbers that left: docs/threat-model.md."]
+
+
+def changes(before: Approval, study: Study, asked: Asked, copy: Study | None) -> list[str]:
+    """What is another than at the last approval, as lines of text.
+
+    Args:
+        copy: the study as it was approved then; None where it is gone.
+    """
+    lines = [f"Since {on(before.at)}, when {before.by} approved {spoken(before.study)}:"]
+    if copy is None:
+        return [*lines, "  the study as it was approved then is gone, and cannot be compared."]
+    old, new = flat(copy.model_dump(mode="json")), flat(study.model_dump(mode="json"))
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) != new.get(key):
+            lines.append(f"  {key}: {_value(old, key)} → {_value(new, key)}")
+    counted = [
+        f"  {name}: {_n(then)} → {_n(now)}"
+        for name, then, now in _compared(before.asked, asked)
+        if before.asked and then != now
+    ]
+    if len(lines) == 1:
+        lines.append("  nothing in the study.")
+    return [*lines, *(["  and so, with the patients of today:", *counted] if counted else [])]
+
+
+def flat(content: Any, name: str = "") -> dict[str, Any]:
+    """Settings by their full names, as "methods.sequential.max_hops"."""
+    if isinstance(content, Mapping):
+        pairs = [(f"{name}.{key}" if name else key, value) for key, value in content.items()]
+    elif isinstance(content, list) and any(isinstance(value, Mapping) for value in content):
+        pairs = [(f"{name}[{number}]", value) for number, value in enumerate(content, start=1)]
+    else:
+        return {name: content}
+    return {key: value for inner, part in pairs for key, value in flat(part, inner).items()}
+
+
+def on(time: str) -> str:
+    """A time of a log, for a person."""
+    return f"{time[:16].replace('T', ' ')} UTC"
+
+
+def _runs(study: Study, surveys: Sequence[Survey], asked: Asked) -> Iterator[str]:
+    first = surveys[0]
+    out = f"; {first.left_out} cannot be used and are left out" if first.left_out else ""
+    yield from _labelled(
+        "patients",
+        f"{first.patients} of this site{out}: {first.test_patients} are held out for test, the others are divided into"
+        f" {study.split.folds} folds; a training uses {_span(first.train_patients)} of them, and"
+        f" {_span(first.validation_patients)} to validate.",
+    )
+    if len(surveys) > 1:
+        networks = len({variant.model for variant in study.variants})
+        yield from _labelled(
+            "variants",
+            f"the study is {len(surveys)} in one: {_count(study.repeats, 'repeat')} of {_count(networks, 'network')}."
+            " All that follows is counted over them together.",
+        )
+    most = "" if asked.exact else "at most "
+    epochs = ", ".join(f"{_n(count)} of {_count(epochs, 'epoch')}" for epochs, count in asked.of_epochs)
+    yield from _labelled(
+        "trainings",
+        f"{most}{_n(asked.trainings)}: {epochs}; {_n(asked.epochs)} epochs and {_n(asked.gradient_steps)} gradient"
+        " steps together."
+        if asked.trainings
+        else "none.",
+    )
+    yield from _labelled(
+        "scorings",
+        f"{most}{_n(asked.validations)} on validation patients, besides the one that belongs to each training,"
+        f" and {_n(asked.tests)} on test patients.",
+    )
+    if study.methods.sequential.routes == "greedy":
+        yield from _labelled(
+            "routes", "they grow in the course of the study, hop by hop; counted is the most that they may ask for."
+        )
+
+
+def _leaves(study: Study, asked: Asked) -> Iterator[str]:
+    most = "" if asked.exact else "at most "
+    sizes = {(len(declared_shapes(one.model)), declared_bytes(one.model)) for one in study.variants}
+    of_each = " or ".join(f"{tensors} tensors of {decimal(size)}" for tensors, size in sorted(sizes))
+    yield from _labelled(
+        "weights",
+        f"{most}{_count(asked.trainings, 'time')}, once a training: {of_each}; {decimal(asked.weight_bytes)} together.",
+    )
+    yield from _labelled(
+        "numbers",
+        f"{most}{_n(asked.training_numbers)} with the trainings: of each epoch the loss, the learning rate and the"
+        " validation Dice; of each training Dice and IoU, and counts of patients, slices and steps.",
+    )
+    yield from _labelled(
+        "",
+        f"{most}{_n(asked.scoring_numbers)} with the scorings: Dice and IoU, of test patients also distances between"
+        " surfaces, each a mean over all patients of the split; counts of patients and slices.",
+    )
+    yield from _labelled(
+        "",
+        f"{_n(asked.description_numbers)} about the data, each time that the coordinator asks: counts of patients and"
+        " slices, in each split. With them go a fingerprint of the data, under a key that stays here, this machine's"
+        " kind of processor, and the version of torch.",
+    )
+    if asked.patient_numbers:
+        yield from _labelled(
+            "",
+            f"{most}{_n(asked.patient_numbers)} OF SINGLE PATIENTS: slices, Dice and IoU of each, under a random number"
+            f' in the place of the name; "patient_scores" is true in the site file.',
+        )
+    else:
+        yield from _labelled("", "none of single patients.")
+    minutes = f"{study.training.leg_minutes:g} minutes"
+    yield from _labelled(
+        "besides",
+        f"a training that takes longer than {minutes} says every {minutes} how far it is, with the numbers of its"
+        " epochs so far; an answer that was lost is sent again; a refusal is a code and a fixed text; at the end, that"
+        " the weights chosen for this site have arrived.",
+    )
+    yield from _labelled(
+        "never", "images, masks, names, dates, paths, headers, texts of errors: no message has a place for them."
+    )
+
+
+def _goes(study: Study, site: str, others: Sequence[str], onward: Onward) -> Iterator[str]:
+    """Each as a sentence."""
+    if not others:
+        yield "To nobody."
+        return
+    if onward.routes:
+        shown = ", ".join(" → ".join(route) for route in onward.routes[:SHOWN])
+        more = len(onward.routes) - SHOWN
+        yield (
+            f"To {_and(list(dict.fromkeys(route[-1] for route in onward.routes)))}, where others go on training from"
+            f" them: {shown}{f' and {more} more ways' if more > 0 else ''}."
+        )
+    if study.methods.sequential.routes == "greedy":
+        yield (
+            f"Wherever a route grows through {site}: further hops lead from there to any of {_and(others)}"
+            f" ({study.methods.sequential.max_hops} hops at most)."
+        )
+    if onward.scored_at:
+        yield f"To {_and(onward.scored_at)}, where they are scored."
+    if onward.averaged:
+        yield (
+            f"Into averages with those of {_and(others)} ({', '.join(onward.averaged)}), which go to every site of the"
+            " study."
+        )
+    if not (onward.routes or onward.scored_at or onward.averaged):
+        yield "Nowhere: they stay at the coordinator."
+    else:
+        yield (
+            "What is chosen for a hospital at the end is sent to it for good, to use and pass on as its licence says."
+        )
+
+
+def _holds(site: SiteConfig, surveys: Sequence[Survey], others: Sequence[str], largest: int) -> Iterator[str]:
+    fewest = min(survey.fewest for survey in surveys)
+    yield (
+        "This site makes the plan itself from the study that is approved here, refuses what is not in it, and answers"
+        " each stage with one result only, for the weights that it was first asked with."
+    )
+    if others:
+        yield (
+            f"How long the longest training is depends on the other sites' sizes. It is counted, and held, to"
+            f" {_n(largest)} training slices at each of them (--others): a study that claims more is refused."
+        )
+    yield (
+        f"Nothing leaves that stands for fewer than {_count(site.minimum_patients, 'patient')} (minimum_patients in the"
+        f" site file); the smallest split here has {fewest}."
+    )
+
+
+def _compared(then: Asked | None, now: Asked) -> Iterator[tuple[str, int, int]]:
+    if then is None:
+        return
+    for name, value in now.model_dump().items():
+        if isinstance(value, int) and not isinstance(value, bool):
+            yield name.replace("_", " "), getattr(then, name), value
+
+
+def _labelled(label: str, text: str) -> list[str]:
+    head = f"  {label:<{LABEL}}"
+    return textwrap.wrap(text, WIDTH, initial_indent=head, subsequent_indent=" " * len(head))
+
+
+def _value(settings: Mapping[str, Any], key: str) -> str:
+    return json.dumps(settings[key], ensure_ascii=False) if key in settings else "(not there)"
+
+
+def _span(counts: Sequence[int]) -> str:
+    return f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else f"{counts[0]}"
+
+
+def _and(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
+
+
+def _n(number: int) -> str:
+    return f"{number:,}".replace(",", "\u202f")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{_n(number)} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,227 @@
+"""`relay site approve`: a person at the hospital sees what a study would do, and says yes or no; and `leave`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from rich.filesize import decimal
+
+from client import chain, egress
+from client.approval import Approval, approvals, approve, leave, study_of
+from client.asked import asked_of, onward_of
+from client.site import SiteConfig
+from client.survey import Survey, count, divide
+from common.errors import RelayError
+from common.study import Study, load_study
+from common.telephone import as_heard, spoken
+from deploy.console import bar
+from deploy.site.approval_words import changes, on, words
+
+LARGEST_ELSEWHERE = 10_000
+"""Training slices that another site may claim unless told otherwise: those of about 600 patients."""
+DIGITS = 20
+"""Of a hash, so many are compared over the telephone."""
+
+
+def approve_study(
+    site: SiteConfig,
+    study: Study,
+    *,
+    yes: bool = False,
+    again: bool = False,
+    heard: str = "",
+    largest_elsewhere: int = LARGEST_ELSEWHERE,
+    as_json: bool = False,
+    ask: Callable[[], str] | None = None,
+) -> int:
+    """Show a study in plain words, and approve it if told to; returns the exit code.
+
+    Args:
+        yes: approve without asking.
+        again: also where it is approved already: each of its stages may then be answered once more.
+        heard: digits of the hash that the coordinator read out, 20 at least.
+        largest_elsewhere: training slices that another site may claim.
+        as_json: print for a script; approves only with `yes`.
+        ask: asks the person in front of the screen; None where there is nobody.
+
+    Raises:
+        RelayError: it cannot be approved here, or was not.
+    """
+    _check(site, study)
+    compare(study.digest, heard)
+    surveys = _surveyed(site, study)
+    _check_minimum(site, surveys)
+    asked = asked_of(site.name, study, surveys, largest_elsewhere=largest_elsewhere, patient_scores=site.patient_scores)
+    known = approvals(site)
+    standing = next((record for record in known if record.study == study.digest and not record.left), None)
+    before = next((record for record in reversed(known) if record.name == study.name), None)
+    differences = changes(before, study, asked, study_of(site, before)) if before else []
+    if not as_json:
+        told = words(study, site, surveys, asked, onward_of(site.name, study), largest_elsewhere=largest_elsewhere)
+        print("\n".join([*told, "", *(differences or [f'No study named "{study.name}" was approved here before.'])]))
+        if standing and not again:
+            print(f"\nIt is approved already ({standing.by}, {on(standing.at)}). Nothing was changed.")
+            print("With --again each of its stages may be answered once more, and other limits hold.")
+            return 0
+        if not yes and (ask is None or ask().strip().lower() != "yes"):
+            raise RelayError(
+                "Not approved; nothing was changed."
+                if ask
+                else "Nobody is there to ask; read what is written above, and add --yes to approve it."
+            )
+    if (again or standing is None) and (yes or not as_json):
+        standing = approve(site, study, largest_elsewhere=largest_elsewhere, asked=asked)
+    if as_json:
+        answer = {
+            "study": study.name,
+            "digest": study.digest,
+            "hash": spoken(study.digest),
+            "asked": asked.model_dump(mode="json"),
+            "fewest_patients": min(survey.fewest for survey in surveys),
+            "changes": differences,
+            "approved": standing is not None,
+        }
+        print(json.dumps(answer, indent=1, ensure_ascii=False))
+    else:
+        print(f"\nApproved. Site {site.name} answers the coordinator's orders of this study from now on.")
+    return 0
+
+
+def list_approvals(site: SiteConfig, *, as_json: bool) -> int:
+    """Print what was approved at a site, and what was left."""
+    found = approvals(site)
+    if as_json:
+        print(json.dumps([record.model_dump(mode="json") for record in found], indent=1, ensure_ascii=False))
+        return 0
+    for record in found:
+        state = f"left {on(record.left)} by {record.left_by}" if record.left else "approved"
+        print(f'{spoken(record.study)}  {on(record.at)}  by {record.by}  "{record.name}"  {state}')
+    if not found:
+        print("No study was approved here yet: relay site approve SITE.toml STUDY.toml.")
+    return 0
+
+
+def leave_study(site: SiteConfig, which: str) -> int:
+    """Take back the approval of a study, or of all; returns the exit code.
+
+    Args:
+        which: a study file or the digits of a hash; empty for all that the site takes part in.
+
+    Raises:
+        RelayError: the site takes part in none such.
+    """
+    records = [record for record in approvals(site) if not record.left]
+    if which:
+        records = [record for record in records if is_of(record, digits_of(which))]
+    if not records:
+        raise RelayError(
+            f"Site {site.name} takes part in no study{f' {which}' if which else ''};"
+            " relay site approve SITE.toml --list says in which it does."
+        )
+    for record in records:
+        leave(site, record)
+        print(f'Site {site.name} has left "{record.name}" ({spoken(record.study)}).')
+        print(f"  {sent(site, record.variants)}")
+    print(
+        "From now on every order is refused, and nothing more leaves; a training that is running ends with its epoch,"
+        " and is not sent. The coordinator hears of it with its next order, and does the rest of the study without.\n"
+        "The logs stay (relay site audit). Caches and checkpoints go with relay site forget. To take part again:"
+        " relay site approve."
+    )
+    return 0
+
+
+def digits_of(which: str) -> str:
+    """The digest of a study file, or digits as somebody typed them.
+
+    Raises:
+        RelayError: neither; or so few digits that they could be another study's.
+    """
+    if Path(which).is_file():
+        return load_study(Path(which)).digest
+    digits = as_heard(which)
+    if len(digits) < 8 or not set(digits) <= set("0123456789abcdef"):
+        raise RelayError(f'"{which}" is no study file, and no hash; of a hash 8 digits at least are wanted.')
+    return digits
+
+
+def is_of(record: Approval, digits: str) -> bool:
+    """Whether a hash that begins with these digits is a study's or one of its variants'."""
+    return any(digest.startswith(digits) for digest in (record.study, *record.variants))
+
+
+def compare(digest: str, heard: str) -> None:
+    """Raises RelayError unless the digits that were read out are a study's, or none were."""
+    digits = as_heard(heard)
+    if not digits:
+        return
+    if len(digits) < DIGITS or not set(digits) <= set("0123456789abcdef"):
+        raise RelayError(f'--hash wants the {DIGITS} digits that the coordinator reads out, and got "{heard}".')
+    if not digest.startswith(digits):
+        raise RelayError(
+            f"The hash of this study is {spoken(digest)}: another one than the coordinator read out. The file is"
+            " another version, or was changed on its way. Nothing was approved."
+        )
+
+
+def _check(site: SiteConfig, study: Study) -> None:
+    if site.pooled:
+        raise RelayError("All data in one place belong to no hospital that could approve; name a hospital's own file.")
+    if site.name not in study.sites:
+        raise RelayError(
+            f"The study is about the sites {', '.join(study.sites)}, and this is site {site.name}; ask the coordinator."
+        )
+    if study.methods.pooled:
+        raise RelayError(
+            'The study asks for all data in one place ("pooled"), which hospitals that are apart do not have; the'
+            " coordinator has to set pooled = false under [methods]."
+        )
+
+
+def _surveyed(site: SiteConfig, study: Study) -> list[Survey]:
+    """The site's patients, read once and divided as each variant will."""
+    with bar(f"Counting the slices of site {site.name}", unit="patients", stream=sys.stderr) as progress:
+        counted = count(site, study, progress=progress)
+    if counted.left_out and site.bad_patients == "stop":
+        raise RelayError(
+            f"Site {site.name} has {counted.left_out} patients that cannot be used, and its file says to stop at such"
+            ' (bad_patients = "stop"); relay site check says what is wrong with them.'
+        )
+    return [divide(site, counted, variant) for variant in study.variants]
+
+
+def _check_minimum(site: SiteConfig, surveys: list[Survey]) -> None:
+    for survey in surveys:
+        for split, patients in (
+            ("test", survey.test_patients),
+            ("training", min(survey.train_patients)),
+            ("validation", min(survey.validation_patients)),
+        ):
+            if patients < site.minimum_patients:
+                raise RelayError(
+                    f"Not approved: the smallest {split} split of this study has {patients} of this site's"
+                    f" {survey.patients} patients, and minimum_patients = {site.minimum_patients} in the site file"
+                    " lets no number of so few leave; ask the coordinator for fewer folds, or for larger splits."
+                )
+
+
+def sent(site: SiteConfig, digests: Collection[str] | None = None) -> str:
+    """What cannot be called back: all that left a site, or what left for some plain studies."""
+    lines = chain.read(site.private() / egress.LOG).lines
+    found = [line for line in lines if digests is None or line.get("study") in digests]
+    if not found:
+        return "Nothing of it has left this site." if digests is not None else "Nothing has left this site."
+    weights = sum(bool(line.get("weights")) for line in found)
+    sizes = [line.get("bytes", 0) for line in found]
+    total = sum(size for size in sizes if isinstance(size, int))
+    return (
+        f"What left before cannot be called back: {_messages(len(found))}, {weights} with weights, {decimal(total)} in"
+        " all, are at the coordinator, and what others trained from these weights stays with them."
+    )
+
+
+def _messages(number: int) -> str:
+    return f"{number} message{'' if number == 1 else 's'}"

@@ -1,0 +1,157 @@
+"""`relay site audit`: the log of all that left a hospital, for people; and whether it is as it was written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.filesize import decimal
+
+from client import approval, chain, egress
+from client.site import load_site
+from common.errors import RelayError
+from common.telephone import as_heard, spoken
+from deploy.site.approval_words import on
+from deploy.site.approve import digits_of, is_of
+
+HEAD = ("line", "time", "study", "stage", "what", "bytes", "digest")
+
+KINDS = {
+    ("Description", ""): "counts of the data",
+    ("FineTuneReply", "needs-weights"): "asked for the weights of an order",
+    ("FineTuneReply", "running"): "a training's numbers so far",
+    ("FineTuneReply", "done"): "a training's numbers and weights",
+    ("EvaluateReply", "needs-weights"): "asked for the weights of an order",
+    ("EvaluateReply", "done"): "a scoring's numbers",
+    ("Receipt", "needs-weights"): "asked for the weights of a delivery",
+    ("Receipt", "done"): "said that a delivery has arrived",
+}
+"""What a line stands for, by the kind of message and its state."""
+
+
+@dataclass(frozen=True)
+class _Log:
+    """One of a site's two logs."""
+
+    path: Path
+    reading: chain.Reading
+
+    @property
+    def end(self) -> str:
+        """The digest of the last line; empty where there is none."""
+        return self.reading.digests[-1] if self.reading.digests else ""
+
+
+def audit(path: Path, *, verify: bool, study: str, noted: str, as_json: bool) -> int:
+    """Print what left a site; returns the exit code.
+
+    Args:
+        verify: walk the chains of both logs.
+        study: a study file or the digits of a hash: what left for it alone.
+        noted: the digits of a line's digest that somebody noted elsewhere: that line has to be there still.
+
+    Raises:
+        RelayError: with `verify` or `noted`, a log is not as it was written.
+    """
+    site = load_site(path)
+    logs = [_Log(file, chain.read(file)) for file in (site.private() / egress.LOG, site.private() / approval.LOG)]
+    left = logs[0]
+    records = approval.approvals(site)
+    names = {digest: record.name for record in records for digest in (*record.variants, record.study)}
+    shown = list(zip(range(1, len(left.reading.lines) + 1), left.reading.lines, left.reading.digests, strict=True))
+    if study:
+        digits = digits_of(study)
+        of_it = {digest for record in records if is_of(record, digits) for digest in record.variants}
+        shown = [
+            entry
+            for entry in shown
+            if str(entry[1].get("study", "")) in of_it or str(entry[1].get("study", "")).startswith(digits)
+        ]
+    if as_json:
+        answer: dict[str, Any] = {"lines": [{"line": number, **line} for number, line, _ in shown], "end": left.end}
+        if verify:
+            answer["faults"] = [f"{log.path.name}: {log.reading.fault}" for log in logs if log.reading.fault]
+        print(json.dumps(answer, indent=1))
+    else:
+        _print(shown, names)
+        if left.end:
+            print(
+                f"\nThe log's end: line {len(left.reading.lines)}, {spoken(left.end)}. Noted elsewhere, these digits"
+                " show later whether the log up to here is what it was (--noted)."
+            )
+    if noted:
+        number = _line_of(noted, left.reading.digests)
+        if not as_json:
+            print(f"The line that was noted is line {number}; nothing before it was changed since, if the chain holds.")
+    if verify or noted:
+        for log in logs:
+            if log.reading.fault:
+                raise RelayError(f"{log.path} is not as it was written: {log.reading.fault}.")
+        if not as_json:
+            lines = " and ".join(f"{len(log.reading.lines)} lines of {log.path.name}" for log in logs)
+            print(f"{lines} are as they were written, as far as their chains tell.")
+    return 0
+
+
+def _print(shown: Iterable[tuple[int, Mapping[str, Any], str]], names: Mapping[str, str]) -> None:
+    rows, total, weights = [], 0, 0
+    for number, line, _ in shown:
+        size = line.get("bytes", 0)
+        total += size if isinstance(size, int) else 0
+        weights += bool(line.get("weights"))
+        rows.append(
+            (
+                str(number),
+                on(_text(line, "time")) if line else "?",
+                f"{_text(line, 'study')[:8]} {names.get(_text(line, 'study'), '')}".strip(),
+                _text(line, "stage")[:8],
+                _what(line),
+                decimal(size) if isinstance(size, int) else "?",
+                _text(line, "digest")[:8],
+            )
+        )
+    if not rows:
+        print("Nothing has left.")
+        return
+    table = [HEAD, *rows]
+    widths = [max(len(row[column]) for row in table) for column in range(len(HEAD))]
+    for row in table:
+        cells = [
+            cell.rjust(width) if HEAD[column] in ("line", "bytes") else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        print("  ".join(cells).rstrip())
+    print(
+        f"\n{len(rows)} messages, {weights} of them with weights, {decimal(total)}. Refusals, each a code and a fixed"
+        " text, stand in site.log."
+    )
+
+
+def _what(line: Mapping[str, Any]) -> str:
+    if not line:
+        return "cannot be read"
+    kind, state = _text(line, "kind"), _text(line, "state")
+    return KINDS.get((kind, state), f"{kind} {state}".strip())
+
+
+def _text(line: Mapping[str, Any], key: str) -> str:
+    """What somebody may have changed is no more trusted on a terminal than what was sent."""
+    value = line.get(key, "")
+    return value if isinstance(value, str) and value.isprintable() else "?"
+
+
+def _line_of(noted: str, digests: tuple[str, ...]) -> int:
+    digits = as_heard(noted)
+    if len(digits) < 8:
+        raise RelayError(
+            f'--noted wants the digits that an earlier audit printed as the log\'s end, and got "{noted}".'
+        )
+    for number, digest in enumerate(digests, start=1):
+        if digest.startswith(digits):
+            return number
+    raise RelayError(
+        f"No line of the log has the digest {spoken(digits)} that was noted: the log was changed, or lines are missing."
+    )
