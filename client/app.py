@@ -237,7 +237,7 @@ def _planned(site: SiteConfig, message: Planned) -> tuple[Study, Census, Choices
         choices = {target: tuple(map(str, chosen)) for target, chosen in json.loads(message.choices).items()}
         hold_to_limits(site, study, census)
         return study, census, choices, plan(study, census, choices)
-    except (RelayError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError):
+    except (RelayError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError):
         raise Refused(Refusal.NOT_IN_STUDY) from None
 
 

@@ -156,6 +156,8 @@ def _load(path: Path) -> SiteConfig:
     beside = path.absolute().parent
 
     def resolve(entry: Path) -> Path:
+        if "\0" in str(entry):
+            raise RelayError(f"In the site file {path}, a path holds the character of number 0; write it again.")
         return Path(os.path.normpath(beside / entry.expanduser()))
 
     folder = raw.folder if "folder" in raw.model_fields_set else Path(f".relay-{raw.name}")

@@ -14,6 +14,9 @@ from pydantic_core import ErrorDetails
 
 from common.errors import RelayError
 
+LONGEST = 1000
+"""Letters of a sentence. The longest that is meant, which lists all keys of a study, has half as many."""
+
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -34,7 +37,7 @@ def load_toml(path: Path, kind: type[Model], what: str) -> Model:
     try:
         table = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # TOMLDecodeError, or a number of thousands of digits
-        raise RelayError(f"The {what} {path} is not valid TOML: {error}.") from None
+        raise RelayError(_readable(f"The {what} {path} is not valid TOML: {error}.")) from None
     return from_table(table, kind, f"the {what} {path}")
 
 
@@ -44,7 +47,13 @@ def from_table(table: dict[str, Any], kind: type[Model], where: str) -> Model:
         # By way of JSON, since pydantic's strict mode takes a list for a tuple there and nowhere else.
         return kind.model_validate_json(json.dumps(table, default=str))
     except ValidationError as error:
-        raise RelayError(f"In {where}, {_sentence(error, kind)}") from None
+        raise RelayError(_readable(f"In {where}, {_sentence(error, kind)}")) from None
+
+
+def _readable(sentence: str) -> str:
+    """A sentence as a terminal can hold it, whatever the file says: what stands there is repeated in part."""
+    plain = "".join(letter if letter.isprintable() else "?" for letter in sentence)
+    return plain if len(plain) <= LONGEST else f"{plain[: LONGEST // 2]} … {plain[-LONGEST // 2 :]}"
 
 
 def _sentence(error: ValidationError, kind: type[BaseModel]) -> str:

@@ -6,6 +6,7 @@ ImagePositionPatient; neither folder nor file names say anything reliable.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -16,6 +17,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
+from client.layouts.size import MOST_BYTES, check_steps, check_voxels
 from common.errors import RelayError
 
 PATIENT_ID, SERIES_UID, DESCRIPTION, POSITION = "0010|0020", "0020|000e", "0008|103e", "0020|0032"
@@ -26,6 +28,13 @@ DRIFT_MM = 1.0
 """How far slices of one stack may be shifted against each other in plane."""
 GAP = 0.1
 """How far a gap between slices may be from the usual one, as a share of it."""
+
+DEFLATED = b"1.2.840.10008.1.2.1.99"
+DEEPEST = 200
+"""Sequences within sequences: structured reports have some ten, GDCM's recursion ends after thousands."""
+_ITEM = re.compile(rb"(?:\xfe\xff[\x00\x0d]\xe0|\xff\xfe\xe0[\x00\x0d])(....)", re.DOTALL)
+_ITEM_STARTS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
+_ITEM_ENDS = (b"\xfe\xff\x0d\xe0", b"\xff\xfe\xe0\x0d")
 
 Vector = NDArray[np.float64]
 
@@ -149,6 +158,7 @@ def read_mask(files: Sequence[Path], *, step: float) -> sitk.Image:
         regular = np.all(np.abs(offsets - places * candidate) <= GAP * candidate * np.maximum(1, places / 10))
         if regular and len(set(places)) == len(places):
             slices = _pixels(stack.files)
+            check_voxels(files[0].parent, [int(places[-1]) + 1, *slices.shape[1:]])
             filled = np.zeros((int(places[-1]) + 1, *slices.shape[1:]), np.float32)
             filled[places] = slices
             fitted = float(offsets[-1] / places[-1]) if places[-1] else float(candidate)
@@ -187,9 +197,12 @@ def _stack(files: Sequence[Path]) -> _Stack | sitk.Image:
     place = files[0].parent
     headers = [_header(path) for path in files]
     if len(files) == 1 and headers[0].GetSize()[2] > 1:
+        check_voxels(files[0], headers[0].GetSize())
         return _read(files[0])
     first = headers[0]
     axes, size = _axes(first), first.GetSize()
+    check_voxels(place, [*size, len(files)])
+    check_steps(str(place), first.GetSpacing()[:2])
     for path, header in zip(files, headers, strict=True):
         if not tag(header, POSITION):
             raise RelayError(f"{path} does not say where its slice lies (ImagePositionPatient); export it again.")
@@ -200,6 +213,8 @@ def _stack(files: Sequence[Path]) -> _Stack | sitk.Image:
         ):
             raise RelayError(f"The slices in {place} differ in size or direction; give one series in one folder.")
     origins = np.array([header.GetOrigin() for header in headers])
+    if not np.isfinite(origins).all() or not np.isfinite(axes).all():
+        raise RelayError(f"The slices in {place} lie at places that are no numbers; export them again.")
     heights = origins @ axes[2]
     order = np.argsort(heights, kind="stable")
     origins, heights = origins[order], heights[order]
@@ -236,6 +251,8 @@ def _read(path: Path) -> sitk.Image:
 
 
 def _header(path: Path) -> sitk.ImageFileReader:
+    if _ends_gdcm(path):
+        raise RelayError(f"{path} cannot be read; it is deflated or damaged: export it again, uncompressed.")
     reader = sitk.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
     reader.LoadPrivateTagsOff()
@@ -245,6 +262,36 @@ def _header(path: Path) -> sitk.ImageFileReader:
     except RuntimeError:
         raise RelayError(f"{path} cannot be read; it is damaged or no DICOM image: copy it again.") from None
     return reader
+
+
+def _ends_gdcm(path: Path) -> bool:
+    """Whether reading a file's header may end the process: none of it can be caught.
+
+    GDCM fails on some files in the transfer syntax that deflates all but the first lines, which no scanner uses. It
+    follows items in items by recursion; how deep they lie is told here by their tags and lengths alone, wherever
+    these stand: a few that are pixels make no depth.
+    """
+    try:
+        content = path.read_bytes() if path.stat().st_size <= MOST_BYTES else b""
+    except OSError:
+        return False
+    if DEFLATED in content[:4096]:
+        return True
+    if not any(item in content for item in _ITEM_STARTS):  # as in nearly all
+        return False
+    ends: list[float] = []
+    for found in _ITEM.finditer(content):
+        if found[0][:4] in _ITEM_ENDS:
+            if ends:
+                ends.pop()
+            continue
+        while ends and ends[-1] <= found.start():
+            ends.pop()
+        length = int.from_bytes(found[1], "little" if found[0][0] == 0xFE else "big")
+        ends.append(math.inf if length == 0xFFFFFFFF else found.end() + length)
+        if len(ends) > DEEPEST:
+            return True
+    return False
 
 
 def _axes(header: sitk.ImageFileReader | sitk.Image) -> Vector:

@@ -90,10 +90,11 @@ def _list(path: Path, entered: set[tuple[int, int]]) -> Folder:
                 if (there.st_dev, there.st_ino) not in entered:
                     folders.append(_list(inside, entered))
                 continue
-            is_file = entry.is_file()
+            if not entry.is_file() and os.path.exists(inside):  # a pipe or a device: who opens it may wait for ever
+                troubles.append((inside, f"{inside} is neither a file nor a folder; remove it."))
+                continue
         except OSError:  # a link that leads to itself
-            is_file = False
-        if is_file or entry.is_symlink():
-            files.append(inside)
+            pass
+        files.append(inside)
     folders.sort(key=lambda folder: folder.path)
     return Folder(path, tuple(sorted(files)), tuple(folders), tuple(troubles))

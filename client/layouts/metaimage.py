@@ -7,16 +7,19 @@ Format: itk.org/Wiki/MetaIO/Documentation.
 
 from __future__ import annotations
 
-import math
+import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from client.layouts.size import check_voxels
 from common.errors import RelayError
 
 ENDINGS = (".mhd", ".mha")
 
 _HEADER_BYTES = 1 << 16
+_LONGEST_NAME = 255
+_KEY = re.compile(r"[A-Za-z0-9_]+( [A-Za-z0-9_]+)*")
 _BYTES = {"CHAR": 1, "SHORT": 2, "INT": 4, "LONG": 4, "LONG_LONG": 8, "FLOAT": 4, "DOUBLE": 8}
 """Bytes of a value by MetaIO's name of its type, without "MET_" and the U of an unsigned one."""
 
@@ -44,7 +47,7 @@ def check(path: Path) -> None:
         with voxels.file.open("rb") as file:
             file.seek(voxels.start)
             unpack = zlib.decompressobj(wbits=47)  # zlib's or gzip's own header
-            size = len(unpack.decompress(file.read()))
+            size = len(unpack.decompress(file.read(), voxels.bytes + 1))
     except (OSError, zlib.error):
         raise _damaged(voxels.file) from None
     if not unpack.eof or size != voxels.bytes:
@@ -74,15 +77,22 @@ def _voxels(path: Path) -> _Voxels:
         # Numbers of axes that are none end the process in ITK.
         if int(keys["NDims"]) != len(sizes) or len(sizes) > 5 or min([*sizes, channels]) < 1 or before < -1:
             raise ValueError
-        expected = math.prod(sizes) * channels * _BYTES[keys["ElementType"].removeprefix("MET_").removeprefix("U")]
+        kind = keys["ElementType"].removeprefix("MET_").removeprefix("U")
+        expected = check_voxels(path, [*sizes, channels]) * _BYTES[kind]
         needed = int(keys.get("CompressedDataSize", 1)) if compressed else expected
     except (KeyError, ValueError):
         raise _damaged(path) from None
     local = name.upper() == "LOCAL"
+    if len(name) > _LONGEST_NAME:
+        raise _damaged(path)
+    if Path(name).name != name:
+        raise RelayError(f"The voxels of {path} lie in another folder; put them beside it, and name them so in it.")
     file = path if local else path.parent / name
     try:
-        size = file.stat().st_size
-    except OSError:
+        size = file.stat().st_size if file.is_file() else -1
+    except (OSError, ValueError):
+        size = -1
+    if size < 0:
         raise RelayError(f"The voxels of {path} are missing; add the file {file.name} beside it.") from None
     # A size of -1 says that the voxels are what stands last.
     start = (length if local else 0) + before if before >= 0 else max(0, size - needed)
@@ -103,9 +113,13 @@ def _header(path: Path) -> tuple[dict[str, str], int]:
     length = 0
     for line in content.split(b"\n"):
         length += len(line) + 1
-        key, _, value = line.decode("utf-8", "surrogateescape").partition("=")
-        keys[key.strip()] = value.strip()
-        if key.strip() == "ElementDataFile":  # the last one
+        key, equals, value = line.decode("utf-8", "surrogateescape").partition("=")
+        key = key.strip()
+        # Where a line is read otherwise by ITK, what is found here would say nothing of what it does.
+        if key in keys or (line.strip() and not (equals and _KEY.fullmatch(key))):
+            raise _damaged(path)
+        keys[key] = value.strip()
+        if key == "ElementDataFile":  # the last one
             return keys, length
     raise _damaged(path)
 

@@ -1,6 +1,7 @@
 """What SimpleITK passes over in a NRRD file.
 
-Its reader takes what it can unpack of a damaged file without a look at the checksum. Format: teem.sourceforge.net/nrrd.
+Its reader takes what it can unpack of a damaged file without a look at the checksum, and writes beyond its own
+memory where a field of the header is long. Format: teem.sourceforge.net/nrrd.
 """
 
 from __future__ import annotations
@@ -10,28 +11,50 @@ import re
 import zlib
 from pathlib import Path
 
+from client.layouts.size import MOST_BYTES, check_voxels
 from common.errors import RelayError
+
+_HEADER_BYTES = 1 << 20
+_FIELD_BYTES = 500
+"""The longest fields of a header, which list a few numbers, have a fifth of that. Comments may be longer."""
 
 
 def check(path: Path) -> None:
-    """Make sure that a .nrrd file holds its own voxels, and that what is compressed can be unpacked.
+    """Make sure that a .nrrd file holds its own voxels, not too many, and that what is compressed can be unpacked.
 
     Raises:
-        RelayError: its voxels lie in another file, or it is damaged.
+        RelayError: its voxels lie in another file, are too many, or it is damaged.
     """
     damaged = RelayError(f"{path} cannot be read; it is damaged or of another format: copy it again.")
     try:
-        content = path.read_bytes()
-    except OSError:
+        with path.open("rb") as file:
+            content = file.read(_HEADER_BYTES)
+            end = re.search(rb"\r?\n\r?\n", content)
+            header = content[: end.start() if end else len(content)].lower()
+            if re.search(rb"^data ?file:", header, re.MULTILINE):
+                raise RelayError(f"The voxels of {path} lie in another file; write it again as one .nrrd file.")
+            sizes = re.findall(rb"^sizes: *([0-9 \t]+?)\s*$", header, re.MULTILINE)
+            if end is None or not header.startswith(b"nrrd") or len(sizes) != 1 or _long(header):
+                raise damaged
+            voxels = check_voxels(path, [int(size) for size in sizes[0].split()])
+            if path.stat().st_size > _HEADER_BYTES + MOST_BYTES:
+                raise damaged
+            if re.search(rb"^encoding: *gz", header, re.MULTILINE):
+                file.seek(end.end())
+                _unpack(gzip.GzipFile(fileobj=file), 8 * voxels)
+    except (OSError, EOFError, ValueError, zlib.error):
         raise damaged from None
-    end = re.search(rb"\r?\n\r?\n", content)
-    header = content[: end.start() if end else len(content)].lower()
-    if re.search(rb"^data ?file:", header, re.MULTILINE):
-        raise RelayError(f"The voxels of {path} lie in another file; write it again as one .nrrd file.")
-    if end is None or not header.startswith(b"nrrd"):
-        raise damaged
-    if re.search(rb"^encoding: *gz", header, re.MULTILINE):
-        try:
-            gzip.decompress(content[end.end() :])
-        except (OSError, EOFError, zlib.error):
-            raise damaged from None
+
+
+def _long(header: bytes) -> bool:
+    """Whether a line is longer than NRRD's own fields are; those of its users, "key:=value", are read otherwise."""
+    return any(len(line) > _FIELD_BYTES and not re.match(rb"#|[^:]*:=", line) for line in header.splitlines())
+
+
+def _unpack(file: gzip.GzipFile, most: int) -> None:
+    """Unpack it all, and keep none. Raises ValueError where it is more than asked for, OSError where damaged."""
+    there = 0
+    while piece := file.read(1 << 20):
+        there += len(piece)
+        if there > most + (1 << 20):
+            raise ValueError("it swells")

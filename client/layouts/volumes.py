@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
 from client.layouts import Case, Source, dicom, metaimage, nifti, nrrd, writable
+from client.layouts.size import check_steps, check_voxels
 from common.errors import BadPatient, RelayError
 
 # ITK tells of harmless oddities in headers on stderr, and names the files as it does.
@@ -26,7 +28,9 @@ def read_case(source: Source) -> Case:
     """Read one patient. Raises BadPatient; see `client.layouts.read`."""
     try:
         image = read_image(source.image, channel=source.channel)
-        mask = on_grid(read_mask(source.mask, step=image.GetSpacing()[2]), image, place=place(source.mask))
+        mask = read_mask(source.mask, step=image.GetSpacing()[2])
+        with _told(place(source.mask)):
+            mask = on_grid(mask, image, place=place(source.mask))
     except RelayError as error:
         raise BadPatient(source.patient, writable(str(error))) from None
     x, y, z = image.GetSpacing()
@@ -55,7 +59,8 @@ def read_image(files: Sequence[Path], *, channel: int | None = None) -> sitk.Ima
 def read_as_it_lies(files: Sequence[Path], *, channel: int | None = None) -> sitk.Image:
     """An axial volume on its own grid, with the axes and values of its file or series. Raises RelayError."""
     _there(files)
-    return read_volume(files[0], channel) if is_volume_file(files[0]) else dicom.read_image(files)
+    with _told(place(files)):
+        return read_volume(files[0], channel) if is_volume_file(files[0]) else dicom.read_image(files)
 
 
 def upright(raw: sitk.Image, place: str) -> sitk.Image:
@@ -67,7 +72,9 @@ def upright(raw: sitk.Image, place: str) -> sitk.Image:
     Raises:
         RelayError: it is not axial, no volume, or holds what is no number or one value alone.
     """
-    image = sitk.DICOMOrient(sitk.Cast(raw, sitk.sitkFloat32), "LPS")
+    check_steps(place, raw.GetSpacing())
+    with _told(place):
+        image = sitk.DICOMOrient(sitk.Cast(raw, sitk.sitkFloat32), "LPS")
     x, y, z = image.GetSpacing()
     if max(x, y) > 1.5 * z:
         raise RelayError(f"{place} is not axial (its slices are thickest across the body); give the axial T2.")
@@ -93,8 +100,10 @@ def read_mask(files: Sequence[Path], *, step: float = 0.0) -> sitk.Image:
         RelayError: it cannot be read, or holds no label at all.
     """
     _there(files)
-    raw = read_volume(files[0]) if is_volume_file(files[0]) else dicom.read_mask(files, step=step)
-    mask = sitk.DICOMOrient(raw > 0, "LPS")
+    with _told(place(files)):
+        raw = read_volume(files[0]) if is_volume_file(files[0]) else dicom.read_mask(files, step=step)
+        check_steps(place(files), raw.GetSpacing())
+        mask = sitk.DICOMOrient(raw > 0, "LPS")
     if not sitk.GetArrayViewFromImage(mask).any():
         raise RelayError(f"The mask {place(files)} is empty (no label above 0); draw it, or remove the patient.")
     return mask
@@ -139,6 +148,17 @@ def place(files: Sequence[Path]) -> str:
     return str(files[0] if is_volume_file(files[0]) else files[0].parent)
 
 
+@contextmanager
+def _told(place: str) -> Iterator[None]:
+    """Turns what ITK throws at a header's values, or where there is no memory, into a RelayError."""
+    try:
+        yield
+    except RuntimeError:
+        raise RelayError(f"{place} has a header that makes no sense; export it again.") from None
+    except MemoryError:
+        raise RelayError(f"{place} needs more memory than there is; crop it, or leave it out.") from None
+
+
 def _there(files: Sequence[Path]) -> None:
     if not files:
         raise RelayError("The series is empty: it has no file; add its files, or remove the patient.")
@@ -163,7 +183,12 @@ def read_volume(path: Path, channel: int | None = None) -> sitk.Image:
     else:
         nrrd.check(path)
     try:
-        image = sitk.ReadImage(str(path), imageIO=image_io)
+        reader = sitk.ImageFileReader()
+        reader.SetImageIO(image_io)
+        reader.SetFileName(str(path))
+        reader.ReadImageInformation()
+        check_voxels(path, [*reader.GetSize(), reader.GetNumberOfComponents()])
+        image = reader.Execute()
     except RuntimeError as error:
         if "orthonormal" in str(error):
             raise RelayError(

@@ -257,7 +257,7 @@ class TestWhatIsNotInTheStudy:
     def test_a_hostile_census(self, home: Path, start: Weights, trainings: list[int], census: str) -> None:
         reply = send(order_of(first(FineTune), start, census=census), start)
         assert reply.has_error()
-        codes = (Refusal.NOT_IN_STUDY, Refusal.DATA_CHANGED, Refusal.FAILED)
+        codes = (Refusal.NOT_IN_STUDY, Refusal.DATA_CHANGED)
         assert any(refused(reply, code) for code in codes)
         assert trainings == []
 

@@ -161,3 +161,11 @@ def test_a_site_is_a_value(tmp_path: Path) -> None:
 def test_scores_of_single_patients_and_a_least_number_of_them_exclude_each_other(tmp_path: Path) -> None:
     with pytest.raises(RelayError, match="patient_scores"):
         load_site(written(tmp_path, PLAIN + "patient_scores = true\nminimum_patients = 5\n"))
+
+
+@pytest.mark.parametrize("key", ["images", "folder"])
+def test_a_path_that_no_system_takes_is_told(tmp_path: Path, key: str) -> None:
+    values = {"images": "data", "folder": "private"} | {key: "a\\u0000b"}
+    lines = "".join(f'{name} = "{value}"\n' for name, value in values.items())
+    with pytest.raises(RelayError, match="a path holds the character of number 0"):
+        load_site(written(tmp_path, f'name = "A"\n{lines}'))

@@ -9,6 +9,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from common.errors import RelayError
+from common.study import load_study
 from common.tomlfile import from_table, load_toml
 
 
@@ -68,3 +69,12 @@ def test_a_file_is_read_as_utf8_and_named_in_its_error(tmp_path: Path) -> None:
     path.write_bytes(b"name = ")
     with pytest.raises(RelayError, match=r"^The thing file .*x\.toml is not valid TOML: "):
         load_toml(path, Outer, "thing file")
+
+
+@pytest.mark.parametrize("value", ['"' + "x" * 5000 + '"', "[" + "1," * 3000 + "]", '"\\u0007\\u2028"'])
+def test_a_value_without_end_or_that_a_terminal_would_obey_is_not_repeated_as_it_is(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "study.toml"
+    path.write_text(f"name = {value}\nseed = {value}\n", encoding="utf-8")
+    with pytest.raises(RelayError) as told:
+        load_study(path)
+    assert str(told.value).isprintable() and len(str(told.value)) < 1100

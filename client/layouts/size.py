@@ -1,0 +1,40 @@
+"""How large a volume may be. A header may claim anything: what it claims is looked at before memory is taken for it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from common.errors import RelayError
+
+MOST_VOXELS = 1 << 27
+"""Far more than a prostate's volume has: 640 × 640 pixels on 200 slices are 82 millions, and usual are 5."""
+MOST_BYTES = 8 * MOST_VOXELS
+STEPS_MM = (0.01, 100.0)
+"""Between the centres of voxels."""
+
+
+def check_voxels(place: Path, sizes: Sequence[int]) -> int:
+    """How many voxels axes of these sizes have. Raises RelayError where they are too many, or an axis has none."""
+    voxels = math.prod(sizes)
+    if min(sizes, default=0) < 1:
+        raise RelayError(f"{place} cannot be read; it is damaged or of another format: copy it again.")
+    if voxels > MOST_VOXELS:
+        about = f"{voxels:.1e}" if voxels < 1e30 else "far too many"
+        raise RelayError(
+            f"{place} says that it has {about} voxels, and at most {MOST_VOXELS} are read;"
+            " copy it again, or crop it to the pelvis."
+        )
+    return voxels
+
+
+def check_steps(place: str, spacing: Sequence[float]) -> None:
+    """Raises RelayError where voxels do not lie at distances that a scanner could measure."""
+    least, most = STEPS_MM
+    if not all(least <= step <= most for step in spacing):
+        steps = " × ".join(f"{step:g}" for step in spacing)
+        raise RelayError(
+            f"The voxels of {place} lie {steps} mm apart, where {least:g} to {most:g} are possible;"
+            " export it again with its spacing."
+        )
