@@ -117,6 +117,8 @@ class Card(_Value):
     """In per cent."""
     checked: bool
     """Whether the site chose the same by scores of its own record."""
+    left_out: int = 0
+    """Models that were not among those chosen from, since a site that they need was away: the coordinator says so."""
     scores: Scores | None
     references: tuple[Reference, ...]
     forgetting: tuple[Hop, ...]

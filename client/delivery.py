@@ -22,7 +22,7 @@ from client.received import FOLDER, PATIENTS
 from client.scoring import check_named
 from client.site import SiteConfig
 from client.stages import StageStore
-from common.chosen import OWN, chosen, offered, own
+from common.chosen import OWN, chosen, may_be_left_out, offered, own
 from common.cost import all_behind
 from common.errors import RelayError
 from common.files import write_atomically
@@ -39,15 +39,24 @@ class _Known:
     """What this site has on record of every row that it could be given, in the plan's order."""
 
     rows: tuple[Row, ...]
+    left_out: frozenset[int]
+    """Places of rows that do not count: a site that they need was away. The coordinator says so."""
     weights: tuple[str, ...]
     validation: tuple[OwnScores | None, ...]
     test: tuple[OwnScores | None, ...]
 
     @property
     def dices(self) -> list[float] | None:
-        """All validation scores; None where one is not on record."""
-        found = [scores.dice for scores in self.validation if scores is not None]
-        return found if len(found) == len(self.rows) else None
+        """All validation scores, of rows that do not count less than any; None where one is not on record."""
+        found = []
+        for place, scores in enumerate(self.validation):
+            if place in self.left_out:
+                found.append(-1.0)
+            elif scores is None:
+                return None
+            else:
+                found.append(scores.dice)
+        return found
 
 
 def take(
@@ -69,10 +78,12 @@ def take(
     rows = offered(plan, site.name)
     if len(rows) != len(delivery.models) or (delivery.role == "own" and rows[delivery.row].method not in OWN):
         raise Refused(Refusal.NOT_IN_STUDY)
+    if not all(place < len(rows) and may_be_left_out(study, rows[place]) for place in delivery.left_out):
+        raise Refused(Refusal.NOT_CHOSEN)
     hops = len(delivery.forgetting) // max(len(study.sites), 1)
     if len(delivery.patients) != len(study.sites) or hops not in (0, len(rows[delivery.row].route)):
         raise BadMessage("numbers of other sites or hops than the study's")
-    known = _known(site, study, rows, delivery.models, workplace)
+    known = _known(site, study, rows, delivery, workplace)
     checked = _check_choice(known, delivery)
     digest = delivery.models[delivery.row]
     folder = site.private() / FOLDER / study.digest
@@ -92,15 +103,16 @@ def take(
     return Receipt(study=study.digest, state="done")
 
 
-def _known(site: SiteConfig, study: Study, rows: Sequence[Row], models: Sequence[str], workplace: Workplace) -> _Known:
+def _known(site: SiteConfig, study: Study, rows: Sequence[Row], delivery: Delivery, workplace: Workplace) -> _Known:
     def scores(row: Row, weights: str, split: SplitName) -> OwnScores | None:
         node = Evaluate(site.name, row.fold, split, row.model)
         return own_scores.kept(site, stage_key(node, study=study, weights=weights, workplace=workplace))
 
-    pairs = list(zip(rows, models, strict=True))
+    pairs = list(zip(rows, delivery.models, strict=True))
     return _Known(
         rows=tuple(rows),
-        weights=tuple(models),
+        left_out=frozenset(delivery.left_out),
+        weights=delivery.models,
         validation=tuple(scores(row, weights, "validation") for row, weights in pairs),
         test=tuple(scores(row, weights, "test") if row.test else None for row, weights in pairs),
     )
@@ -148,7 +160,7 @@ def _has(path: Path, card: Card) -> bool:
 def _alone(known: _Known) -> Iterator[tuple[str, int]]:
     """Of each method in which the site trains alone, the place of the fold that validation chose."""
     for method in OWN:
-        places = [place for place, row in enumerate(known.rows) if row.method == method]
+        places = [place for place, row in enumerate(known.rows) if row.method == method and place not in known.left_out]
         dices = [scores.dice for place in places if (scores := known.validation[place]) is not None]
         if places and len(dices) == len(places):
             yield method, places[chosen(dices)]
@@ -227,6 +239,7 @@ def _card(
             ),
             "validation_dice": 100 * validation.dice if validation else None,
             "checked": checked,
+            "left_out": len(delivery.left_out),
             "scores": comparison.scores(test) if test else None,
             "references": tuple(_references(known, delivery.row)),
             "forgetting": tuple(

@@ -207,6 +207,11 @@ def _decided(card: Card) -> Iterator[str]:
         if card.checked
         else "The choice is the coordinator's: your site has not all validation scores on record."
     )
+    if card.left_out:
+        checked += (
+            f" {card.left_out} of the study's models were not among those chosen from, since a hospital that they need"
+            " was away."
+        )
     yield (
         "Your validation patients chose the study's model among all methods, and your own among those trained at your"
         " hospital alone, for the epochs of one stage or for the gradient steps of the longest route. Your test"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from common.plan import Plan, Row
-from common.study import POOLED
+from common.study import POOLED, Study
 
 OWN = ("baseline", "longer")
 """The methods in which a site trains alone."""
@@ -18,6 +18,12 @@ def offered(plan: Plan, site: str) -> tuple[Row, ...]:
     """The rows whose weights a site may be given: all at this target, in the plan's order, the simple before the
     elaborate; but none of all data in one place, which no hospital could have without moving images."""
     return tuple(row for row in plan.rows if row.target == site and not row.method.startswith(POOLED))
+
+
+def may_be_left_out(study: Study, row: Row) -> bool:
+    """Whether a row need not be among those chosen from, where a site that it needs was away: only if the study, as it
+    was approved, goes on without it. Nobody else may leave out the better one."""
+    return study.absence.rule_of(row.method).then == "skip"
 
 
 def chosen(validation_dices: Sequence[float]) -> int:

@@ -257,6 +257,9 @@ class Delivery(Planned):
     that were trained at this site alone."""
     models: tuple[Digest, ...] = Field(max_length=100_000)
     """The weights of every row that could have been chosen, in the plan's order."""
+    left_out: tuple[Count, ...] = Field(default=(), max_length=100_000)
+    """The places of rows that were not among those chosen from, since a site that they need was away; what stands
+    there in `models` means nothing."""
     row: Count
     """The place of these weights in `models`; they come along unless the site has them."""
     patients: tuple[Count, ...]
@@ -272,7 +275,7 @@ class Delivery(Planned):
         sites = len(self.patients)
         if not sites == len(self.test_patients) == len(self.slices) or (sites and len(self.forgetting) % sites):
             raise ValueError("every site has one number of each kind")
-        if self.row >= len(self.models):
+        if self.row >= len(self.models) or self.row in self.left_out:
             raise ValueError("the weights are none of those named")
         return self
 

@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
-from common.chosen import OWN, chosen, offered, own
+from common.chosen import OWN, chosen, may_be_left_out, offered, own
 from common.cost import behind
 from common.errors import Damaged
 from common.graph import Evaluate, FineTune
 from common.messages import Delivery
 from common.plan import Row
 from common.study import Study
+from server.absence import absent_from
 from server.events import Event, Observer
 from server.lane import Lane, Parked
 from server.ledger import Ledger
@@ -28,6 +29,9 @@ from server.results import label_of
 from server.scheduler import Run, census_of
 
 Role = Literal["chosen", "own"]
+
+NONE = "0" * 64
+"""In the place of a digest where there is none."""
 
 
 @dataclass
@@ -86,33 +90,47 @@ def _run_for(site: str, study: Study, runs: Sequence[Run]) -> Run | None:
 
 
 def _is_finished(run: Run, site: str) -> bool:
+    rows, left_out = offered(run.plan, site), _left_out(run, site)
+    counted = [row for place, row in enumerate(rows) if place not in left_out]
+    needed = {node for row in counted for node in (row.model, row.validation, row.test) if node is not None}
+    if not all(may_be_left_out(run.study, rows[place]) for place in left_out):
+        return False
+    return bool(counted) and site not in run.plan.growing and needed <= run.records.keys()
+
+
+def _left_out(run: Run, site: str) -> tuple[int, ...]:
+    """The places of rows that did without a site: their weights are not what their names say."""
     rows = offered(run.plan, site)
-    needed = {node for row in rows for node in (row.model, row.validation, row.test) if node is not None}
-    return bool(rows) and site not in run.plan.growing and needed <= run.records.keys()
+    return tuple(place for place, row in enumerate(rows) if absent_from(row.model, run.skipped))
 
 
 def _dices(run: Run, site: str) -> list[float]:
-    return [run.records[row.validation].dice for row in offered(run.plan, site)]
+    """Validation Dice of every row; of those that do not count, less than any."""
+    left_out = _left_out(run, site)
+    rows = enumerate(offered(run.plan, site))
+    return [-1.0 if place in left_out else run.records[row.validation].dice for place, row in rows]
 
 
 def _parcels(run: Run, site: str) -> Iterator[Delivery]:
     """The deliveries to a site; the chosen weights come last."""
     rows, dices = offered(run.plan, site), _dices(run, site)
     place, alone = chosen(dices), own(rows, dices)
-    if alone is not None and rows[place].method not in OWN:
+    if alone is not None and dices[alone] >= 0 and rows[place].method not in OWN:
         yield _delivery(run, site, "own", rows, alone)
     yield _delivery(run, site, "chosen", rows, place)
 
 
 def _delivery(run: Run, site: str, role: Role, rows: Sequence[Row], place: int) -> Delivery:
     descriptions = [run.descriptions[name] for name in run.study.sites]
+    left_out = _left_out(run, site)
     return Delivery(
         study=run.study.digest,
         census=json.dumps(census_of(run.descriptions), separators=(",", ":")),
         choices=json.dumps(run.choices, separators=(",", ":")),
         fingerprint=run.descriptions[site].fingerprint,
         role=role,
-        models=tuple(run.records[row.model].weights for row in rows),
+        models=tuple(NONE if other in left_out else run.records[row.model].weights for other, row in enumerate(rows)),
+        left_out=left_out,
         row=place,
         patients=tuple(description.patients for description in descriptions),
         test_patients=tuple(description.test_patients for description in descriptions),

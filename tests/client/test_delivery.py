@@ -305,6 +305,18 @@ class TestAHostileCoordinator:
         assert refused(deliver(delivery(hidden, other), models[other]), Refusal.NOT_CHOSEN)
         assert nothing_was_written(home)
 
+    def test_a_better_model_that_is_said_to_be_left_out(
+        self, home: Path, site: SiteConfig, models: list[Weights]
+    ) -> None:
+        """The approved study parks what an absent site is needed for; nothing of it is ever left out."""
+        row = best(site, models)
+        other = next(k for k in range(len(models)) if k != row)
+        message = delivery(models, other).model_copy(update={"left_out": (row,)})
+        assert refused(deliver(message, models[other]), Refusal.NOT_CHOSEN)
+        message = delivery(models, row).model_copy(update={"left_out": (99,)})
+        assert refused(deliver(message, models[row]), Refusal.NOT_CHOSEN)
+        assert nothing_was_written(home)
+
     @pytest.mark.parametrize(
         ("field", "value"),
         [

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 import server.app
+import server.deliver
 from common.errors import RelayError
-from common.graph import FineTune, Start
+from common.graph import FineTune, Start, way_of
 from common.messages import Delivery, EvaluateOrder, FineTuneOrder, Refusal, WireMessage, refusal_error
 from common.seeds import seed_of
-from common.study import Study
+from common.study import AbsencePart, Study
 from server.app import run_study
 from server.events import Event
 from tests.server.fake_sites import START, Answer, FakeGrid, quick, study_of
@@ -84,6 +85,29 @@ def test_every_site_gets_the_weights_with_its_best_validation_dice_and_its_own_b
         assert in_order in (["own", "chosen"], ["chosen"]), "what was chosen comes last"
 
 
+@pytest.mark.parametrize("then", ["skip", "park"])
+def test_rows_that_did_without_a_site_are_not_chosen_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: str
+) -> None:
+    """As if C had been away on the way B → C → A; where the study parks, A's weights wait for all of its rows."""
+    absence = AbsencePart.model_validate({"then": then})
+    grid = FakeGrid(study_of(**METHODS).model_copy(update={"absence": absence}))
+    score = grid.score
+
+    def cut(node: Any) -> bool:
+        return isinstance(node, FineTune) and way_of(node) == "B → C → A"
+
+    grid.score = lambda node, weights: 0.999 if cut(node) else score(node, weights) / 2
+    monkeypatch.setattr(server.deliver, "absent_from", lambda model, _: ("C",) if cut(model) else ())
+    results = run(grid, tmp_path / "out")
+    assert best(results, "A")["route"] == ["B", "C", "A"], "it would have been chosen"
+    if then == "park":
+        assert "A" not in grid.received and "B" in grid.received
+        return
+    counted = {"rows": [row for row in results["rows"] if row["route"] != ["B", "C", "A"]]}
+    assert grid.received["A"]["chosen"] == best(counted, "A")["weights"]
+
+
 def test_no_test_score_has_a_say(tmp_path: Path) -> None:
     received = []
     for turned in (False, True):
@@ -143,7 +167,7 @@ def test_a_site_that_cannot_take_its_weights_is_told_and_gets_them_from_the_next
         return refusal_error(Refusal.DISK_FULL) if refuses else answer
 
     grid = FakeGrid(study_of(**METHODS), change)
-    with pytest.raises(RelayError, match="not every site has its weights – site B: the site's disk is full"):
+    with pytest.raises(RelayError, match="Not every site has its weights – site B: the site's disk is full"):
         run(grid, tmp_path / "out")
     results = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
     assert results["parked"] == []
