@@ -65,6 +65,8 @@ class LocalGrid(Grid):
         self._sites = dict(sites)
         self._cores = max(1, (os.cpu_count() or 1) // at_once)
         self._places = threading.Semaphore(at_once)
+        # Weights that wait for their site's turn: as many as are worked on, however many sites there are.
+        self._waiting = threading.Semaphore(at_once)
         self._queues: dict[int, queue.Queue[Message | None]] = {node: queue.Queue() for node in self._nodes}
         self._replies: dict[str, Message] = {}
         self._arrived = threading.Condition()
@@ -114,6 +116,8 @@ class LocalGrid(Grid):
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         ids = []
         for message in messages:
+            if _arrays(message):
+                self._waiting.acquire()
             ids.append(uuid.uuid4().hex)
             message.metadata.__dict__["_message_id"] = ids[-1]
             self._queues[message.metadata.dst_node_id].put(message)
@@ -138,14 +142,24 @@ class LocalGrid(Grid):
 
     def _serve(self, node: int) -> None:
         """A site's thread: its messages one after the other, each in a fresh worker."""
-        while (message := self._queues[node].get()) is not None and not self._closed:
-            with self._places:
-                if self._closed:
-                    return
-                reply = self._handle(node, message)
-            with self._arrived:
-                self._replies[message.metadata.message_id] = reply
-                self._arrived.notify_all()
+        while not self._closed and self._serve_one(node):
+            pass
+
+    def _serve_one(self, node: int) -> bool:
+        """One message; what it holds is let go before the next is waited for. False: there are no more."""
+        message = self._queues[node].get()
+        if message is None:
+            return False
+        with self._places:
+            if _arrays(message):
+                self._waiting.release()
+            if self._closed:
+                return False
+            reply = self._handle(node, message)
+        with self._arrived:
+            self._replies[message.metadata.message_id] = reply
+            self._arrived.notify_all()
+        return True
 
     def _handle(self, node: int, message: Message) -> Message:
         ours, theirs = multiprocessing.Pipe()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -78,7 +79,12 @@ LOOK_EVERY = 5.0
 QUIET = 120.0
 """Seconds without an answer after which a question is put behind the order: see `Lane._await`."""
 
+HANDS = threading.Semaphore(4)
+"""Messages with weights that all lanes together hold at a time, on the way out or in until they are in the ledger: so
+the coordinator holds few copies, however many sites there are."""
+
 Reply = TypeVar("Reply", bound=WireMessage)
+LoadWeights = Callable[[], Weights]
 
 
 LEFT = frozenset((Refusal.UNKNOWN_STUDY, Refusal.LEFT))
@@ -124,6 +130,13 @@ class Lane:
         self._away_since: float | None = None
         self._unacknowledged: dict[str, str] = {}  # key → digest of weights that lie at the site
         self.held = ""
+        self._has_a_hand = False
+
+    def put_down(self) -> None:
+        """The weights that came last are kept, or not wanted: another lane may take some."""
+        if self._has_a_hand:
+            self._has_a_hand = False
+            HANDS.release()
 
     def describe(self, study: Study, observe: Callable[[Description], None]) -> Description:
         """What the site has for a study; asks again until all its patients are prepared."""
@@ -140,9 +153,9 @@ class Lane:
                 return description
 
     def fine_tune(
-        self, order: FineTuneOrder, weights: Callable[[], Weights], observe: Callable[[FineTuneReply], None]
+        self, order: FineTuneOrder, weights: LoadWeights, observe: Callable[[FineTuneReply], None]
     ) -> tuple[FineTuneReply, Weights]:
-        """Leg after leg until the stage is done.
+        """Leg after leg until the stage is done. Who has kept the weights calls `put_down`.
 
         Raises:
             Unsound: the training diverged.
@@ -150,7 +163,7 @@ class Lane:
             Parked: it cannot be finished for another reason.
         """
         order = order.model_copy(update={"acknowledged": self._acknowledged(order.weights)})
-        send = None if order.weights == self.held else weights()
+        send = None if order.weights == self.held else weights
         epoch = idle = 0
         while True:
             reply, arrived = self._ask(order, send, FINE_TUNE, FineTuneReply, order.key)
@@ -159,7 +172,7 @@ class Lane:
             if reply.state == "needs-weights":
                 if send is not None:
                     raise Parked("it asks for weights that came along")
-                send = weights()
+                send = weights
                 continue
             send = None
             order = order.model_copy(update={"anew": False})
@@ -174,11 +187,12 @@ class Lane:
                     raise Parked("it said that a stage was done, and sent no weights")
                 self.held = reply.weights
                 return reply, arrived
+            self.put_down()
 
-    def evaluate(self, order: EvaluateOrder, weights: Callable[[], Weights]) -> EvaluateReply:
+    def evaluate(self, order: EvaluateOrder, weights: LoadWeights) -> EvaluateReply:
         """Scores of weights at the site."""
         order = order.model_copy(update={"acknowledged": self._acknowledged(order.weights)})
-        send = None if order.weights == self.held else weights()
+        send = None if order.weights == self.held else weights
         while True:
             reply, _ = self._ask(order, send, EVALUATE, EvaluateReply, order.key)
             if reply.key != order.key:
@@ -187,18 +201,18 @@ class Lane:
                 return reply
             if send is not None:
                 raise Parked("it asks for weights that came along")
-            send = weights()
+            send = weights
 
-    def deliver(self, delivery: Delivery, weights: Callable[[], Weights]) -> None:
+    def deliver(self, delivery: Delivery, weights: LoadWeights) -> None:
         """Give the site weights that it may keep; they travel only if it has them no longer."""
-        send = None
+        send: LoadWeights | None = None
         while True:
             receipt, _ = self._ask(delivery, send, DELIVER, Receipt, delivery.models[delivery.row])
             if receipt.state == "done":
                 return
             if send is not None:
                 raise Parked("it asks for weights that came along")
-            send = weights()
+            send = weights
 
     def acknowledge(self, key: str, weights: str) -> None:
         """The result of a key is safe here; the site is told with the next order."""
@@ -213,7 +227,7 @@ class Lane:
         return keys
 
     def _ask(
-        self, message: WireMessage, weights: Weights | None, type_: str, kind: type[Reply], group: str
+        self, message: WireMessage, weights: LoadWeights | None, type_: str, kind: type[Reply], group: str
     ) -> tuple[Reply, Weights | None]:
         reason = ""
         for attempt in range(TRIES):
@@ -224,8 +238,11 @@ class Lane:
                 try:
                     answer, arrived = from_record(reply.content, kind)
                 except BadMessage as error:
+                    self.put_down()
                     raise Parked(f"its answer is not one of the declared messages ({error})") from None
-                if arrived is not None:
+                if arrived is None:
+                    self.put_down()
+                else:
                     self.traffic.received[self.site] += size_in_bytes(arrived)
                 return answer, arrived
             reason = refusal_text(reply.error)
@@ -237,20 +254,27 @@ class Lane:
                 break
         raise Parked(reason)
 
-    def _send(self, message: WireMessage, weights: Weights | None, type_: str, group: str) -> Message:
+    def _send(self, message: WireMessage, weights: LoadWeights | None, type_: str, group: str) -> Message:
         """An order out, its answer back. What is lost on the way is sent again; the site answers a stage once."""
         for loss in range(LOSSES):
             # Flower takes a message for a node that is away, and returns it as an error at once.
             session = self._wait_for_site()
-            if weights is not None:
-                self.traffic.sent[self.site] += size_in_bytes(weights)
-            order = self._push(to_record(message, weights), type_, group)
+            order = self._push_with(weights, message, type_, group)
             reply = self._await(order, session, message.study) if order else None
             if reply is not None and not _lost(reply):
                 return reply
             log.warning("Site %s: an order or its answer was lost on the way; it is sent again.", self.site)
             time.sleep(min(60.0, 2.0**loss))
         raise Parked(f"an order was lost on the way {LOSSES} times in a row")
+
+    def _push_with(self, weights: LoadWeights | None, message: WireMessage, type_: str, group: str) -> str:
+        """They are read when there is a hand for them, and put down once Flower's engine has them."""
+        if weights is None:
+            return self._push(to_record(message), type_, group)
+        with HANDS:
+            loaded = weights()
+            self.traffic.sent[self.site] += size_in_bytes(loaded)
+            return self._push(to_record(message, loaded), type_, group)
 
     def _push(self, record: RecordDict, type_: str, group: str) -> str:
         """The id of the message that was pushed; empty if Flower did not take it."""
@@ -261,8 +285,18 @@ class Lane:
 
     def _pull(self, order: str) -> Message | None:
         """The answer to an order, if it is there."""
-        # One id at a time: Flower's engine holds up the answers that are there for one still on its way.
-        return next(iter(asked(lambda: self.grid.pull_messages([order]))), None)
+        HANDS.acquire()
+        keeps = False
+        try:
+            # One id at a time: Flower's engine holds up the answers that are there for one still on its way.
+            reply = next(iter(asked(lambda: self.grid.pull_messages([order]))), None)
+            with_weights = reply is not None and not reply.has_error() and bool(reply.content.array_records)
+            keeps = with_weights and not self._has_a_hand
+            self._has_a_hand |= keeps
+        finally:
+            if not keeps:
+                HANDS.release()
+        return reply
 
     def _await(self, order: str, session: str, study: str) -> Message | None:
         """The answer to an order, however long it takes; None once it is known that none will come.

@@ -408,6 +408,8 @@ class Run:
             return Parked(f"the coordinator's result folder {self.ledger.folder} cannot be written ({error.strerror})")
         except Exception as error:  # a lane's thread must not die unheard
             return Parked(f"the coordinator failed ({type(error).__name__}: {error})")
+        finally:
+            self.lanes[node.site].put_down()
 
     def _trained(self, node: FineTune) -> StageRecord:
         """A training; one that must not go on is asked for once more, from its beginning."""
