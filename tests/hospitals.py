@@ -193,11 +193,15 @@ def approve_everywhere(sites: Mapping[str, Path], study: Study) -> None:
         approve(load_site(path), study)
 
 
-def forget_stages(sites: Mapping[str, Path]) -> None:
+def forget_stages(sites: Mapping[str, Path], *, scores: bool = True) -> None:
     """As if the sites had never worked out a stage nor got anything of one; their data stay prepared, their keys
-    the same."""
+    the same.
+
+    Args:
+        scores: also what they have on record of every scoring.
+    """
     for path in sites.values():
-        for name in ("stages", "scores", "received"):
+        for name in ("stages", *(["scores"] if scores else []), "received"):
             shutil.rmtree(load_site(path).private() / name, ignore_errors=True)
 
 

@@ -81,8 +81,8 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 @pytest.fixture(autouse=True)
 def fresh(bench: Bench) -> None:
-    """The hospitals keep their patients and keys, and have never worked out a stage."""
-    forget_stages(bench.sites)
+    """The hospitals keep their patients, keys and records of scores, and have no stage's weights."""
+    forget_stages(bench.sites, scores=False)
 
 
 def kinds(events: list[tuple[str, str]]) -> Counter[str]:

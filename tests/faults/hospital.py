@@ -203,9 +203,10 @@ def interval(dice: dict[str, float], slices: dict[str, int], **named: Any) -> An
     return INTERVALS[key]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def tiny() -> Iterator[None]:
-    """All of production code on the tiny network; what a history brings in addition is put in by it."""
+    """All of production code on the tiny network, for this module's tests alone; what a history brings in addition is
+    put in by it."""
     with pytest.MonkeyPatch.context() as patch:
         put_in_place(patch)
         yield
