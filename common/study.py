@@ -279,8 +279,9 @@ class Study(_Part):
     paper: Literal["", "table-2", "table-3"] = ""
     """The table of the paper whose figures are set beside this study's; the sites are its A, B and C."""
     collapse: float = Field(default=0.1, ge=0, lt=1)
-    """A stage is refused if its validation Dice is below this share of the Dice that its weights had before it, and
-    that was 0.5 at least (`server.soundness`). It is repeated once; then its routes are parked. 0: never."""
+    """A stage is refused if its validation Dice is below this share of the Dice that its weights had before it, at this
+    site or, for a stage of 20 epochs at least, at another, and that was 0.5 at least (`server.soundness`). It is
+    repeated once; then its routes are parked. 0: never."""
     model: ModelPart = ModelPart()
     models: ModelsPart = ModelsPart()
     preprocessing: PreprocessingPart = PreprocessingPart()
