@@ -237,7 +237,7 @@ def assert_apart(compose: Compose) -> None:
     others = [compose.address("hospital-b"), compose.address("coordinator"), compose.address("superexec")]
     refused = [f"{others[0]}:{port}" for port in (22, 8443, 9094)]
     refused += [f"{others[1]}:8000", f"{others[2]}:9097", "hospital-b:9094", "coordinator:8000"]
-    refused += ["gateway:8081", "gateway:8000", "1.1.1.1:443", "8.8.8.8:53", "pypi.org:443"]
+    refused += ["gateway:8081", "gateway:8000", "1.1.1.1:443", "8.8.8.8:53", "example.org:443"]
     reached = compose.done("exec", "-T", "hospital-a", "python", "-c", REACH, "gateway:8443", *refused)
     assert reached == "y" + "n" * len(refused), dict(zip(refused, reached[1:], strict=True))
     # The same addresses are no dream: the study's own container reaches the control interface.
