@@ -213,10 +213,11 @@ def run_on_grid(
     at_once: int = 1,
     beside: Path = REPO,
     grid: type[LocalGrid] = LocalGrid,
+    keep_weights: bool = False,
 ) -> tuple[dict[str, Any], list[Event]]:
     """Approve and run a study on the embedded grid; returns what results.json holds, and all events."""
     approve_everywhere(sites, study)
     events: list[Event] = []
     with grid(sites, at_once=at_once) as running:
-        results = run_study(running, study, out, beside=beside, observe=events.append)
+        results = run_study(running, study, out, beside=beside, observe=events.append, keep_weights=keep_weights)
     return results, events

@@ -140,7 +140,7 @@ def rounds(hospitals: dict[str, Path], tmp_path_factory: pytest.TempPathFactory)
         },
     )
     out = tmp_path_factory.mktemp("rounds")
-    run_on_grid(study, hospitals, out, at_once=2)
+    run_on_grid(study, hospitals, out, at_once=2, keep_weights=True)
     return study, out
 
 
