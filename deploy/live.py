@@ -109,7 +109,7 @@ class Board:
                 self._lines[event.site] = _Line(text, event.epoch, event.epochs)
             elif event.kind == "running":
                 self._lines[event.site] = _Line(self._what(event), event.epoch, event.epochs, "epoch ", event.dice)
-            elif event.kind == "done":
+            elif event.kind in ("done", "parked", "skipped"):
                 self._lines[event.site] = _Line()
             elif event.kind == "delivered":
                 self._lines[event.site] = _Line("has its model")

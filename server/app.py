@@ -83,8 +83,10 @@ def line_of(event: Event) -> str:
         return f"{event.epoch} of {event.epochs} bytes of what is there examined"
     if event.kind == "preparing":
         return f"{counted}{where}{event.epoch} of {event.epochs} patients prepared"
-    if event.kind in ("parked", "delivered"):
-        return f"{where}{event.kind}: {event.text}"
+    if event.kind == "parked":
+        return f"parked: {event.text}"
+    if event.kind == "delivered":
+        return f"{where}delivered: {event.text}"
     what = f"{event.text} (fold {event.fold + 1})"
     if event.stage != "fine-tune":
         what = f"{event.stage} of {what}"

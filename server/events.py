@@ -13,6 +13,7 @@ class Event:
     kind: str
     """"examining", "preparing", "running", "done", "known", "again", "skipped", "parked" or "delivered"."""
     site: str
+    """Whose line changes. A site whose stage was parked has nothing to do until the next event."""
     text: str
     """The way of the weights, as "B → C", why a stage is parked, or what was delivered."""
     stage: str = ""

@@ -183,8 +183,9 @@ _IDLE: dict[str, object] = {"what": "waiting", "since": "", "done": 0, "of": 0, 
 
 
 def _at_work(line: AtWork, event: Event) -> AtWork:
-    if event.kind == "done":
-        return line.model_copy(update={**_IDLE, "finished": line.finished + 1})
+    if event.kind in ("done", "parked", "skipped"):
+        finished = line.finished + (event.kind == "done")
+        return line.model_copy(update={**_IDLE, "finished": finished})
     if event.kind == "preparing":
         what = "patients prepared" if event.epoch == event.epochs else "preparing patients"
     elif event.kind == "running":

@@ -316,7 +316,9 @@ class Run:
             if current not in self.parked:
                 self.parked[current] = reason
                 stack += self._children[current]
-        self.observe(Event("parked", "", reason))
+        site = node.site if isinstance(node, FineTune | Evaluate) else ""
+        # A site that works on something else is not told to rest.
+        self.observe(Event("parked", "" if site in self._at_work else site, reason))
 
     def _parent_digest(self, node: FineTune | Evaluate) -> str:
         return self.records[node.parents[0]].weights

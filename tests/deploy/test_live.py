@@ -135,7 +135,7 @@ def test_plain_lines_count_what_is_in_the_ledger_already() -> None:
 
 
 def test_what_is_left_for_another_run_is_always_told() -> None:
-    parked = Event("parked", "", "site C: the site's disk is full; make room there")
+    parked = Event("parked", "C", "site C: the site's disk is full; make room there")
     assert told([(0.0, parked)]) == ["  0:00 parked: site C: the site's disk is full; make room there"]
 
 

@@ -77,6 +77,13 @@ def test_what_is_parked_says_why_and_once(recorder: Recorder, tmp_path: Path) ->
     assert read(tmp_path).parked == ("site C: it went away",)
 
 
+@pytest.mark.parametrize("kind", ["parked", "skipped"])
+def test_a_site_whose_stage_was_given_up_is_not_said_to_train(recorder: Recorder, tmp_path: Path, kind: str) -> None:
+    recorder.observe(trains("C", 5))
+    recorder.observe(Event(kind, "C", "site C: it went away"))
+    assert [(site.what, site.finished) for site in read(tmp_path).sites] == [("waiting", 0)] * 3
+
+
 def test_the_end_is_told_and_how(tmp_path: Path) -> None:
     seen: list[Event] = []
     with recording(tmp_path, STUDY, seen.append) as observe:
