@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import SimpleITK as sitk
 
+from client.site import load_site
 from common.study import study_toml
 from deploy.phantom import write_hospitals
 from deploy.three_hospitals import PATIENTS
@@ -175,8 +177,11 @@ def test_up_ends_with_the_table_of_the_embedded_run_and_down_leaves_nothing(
 
 
 def test_parts_that_are_killed_and_started_again_change_nothing_and_nobody_reaches_what_is_not_theirs(
-    compose: Compose, embedded: tuple[dict[str, Any], set[str]]
+    compose: Compose, embedded: tuple[dict[str, Any], set[str]], tmp_path: Path
 ) -> None:
+    """Hospital A brings its own images and site file, the others are made in volumes."""
+    images, site = own_hospital(tmp_path / "own")
+    compose.environment |= {"RELAY_DATA_A": str(images), "RELAY_SITE_A": str(site)}
     compose.done("up", "-d", seconds=600)
     try:
         assert_contained(compose)
@@ -198,7 +203,38 @@ def test_parts_that_are_killed_and_started_again_change_nothing_and_nobody_reach
     assert ended.stdout.strip() == "0", compose.told()
     assert "submitted again" in compose.done("logs", "study")
     assert_equal(compose, embedded)
+    assert_received(compose, site)
     assert_revoked(compose)
+
+
+def own_hospital(folder: Path) -> tuple[Path, Path]:
+    """A hospital A as one that brings its own: a folder of images, and one with a site file and nothing else."""
+    written = write_hospitals(folder / "images", patients={"A": PATIENTS["A"]})["A"]
+    for path in (folder / "images").rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    site = folder / "site"
+    site.mkdir()
+    # Read here as in the container, where the images lie under /data.
+    lines = written.read_text(encoding="utf-8").splitlines()
+    own = [line for line in lines if line.startswith(("name", "layout", "patient_scores"))]
+    paths = [f'images = "/data/{load_site(written).images.relative_to(folder / "images")}"']
+    if masks := load_site(written).masks:
+        paths.append(f'masks = "/data/{masks.relative_to(folder / "images")}"')
+    text = "\n".join([*own, *paths, 'folder = "private"', ""])
+    (site / "site.toml").write_text(text, encoding="utf-8")
+    return folder / "images", site
+
+
+def assert_received(compose: Compose, site: Path) -> None:
+    """The hospital's own people take the weights out, in the container, and segment a patient with them."""
+    compose.done("exec", "-T", "hospital-a", "relay", "site", "receive", "/site/site.toml", "--to", "/site/received")
+    there = {path.name for path in (site / "received").iterdir()}
+    assert {"own-model.safetensors", "letter.txt"} <= there, there
+    series = next(path.parent for path in sorted((site.parent / "images").rglob("*.dcm")))
+    inside = f"/data/{series.relative_to(site.parent / 'images')}"
+    predict = ("relay", "predict", "/site/received/own-model.safetensors", inside, "-o", "/site/mask.nii.gz")
+    compose.done("exec", "-T", "hospital-a", *predict)
+    assert sitk.ReadImage(str(site / "mask.nii.gz")).GetSize()[2] == len(list(series.glob("*.dcm")))
 
 
 def assert_revoked(compose: Compose) -> None:
