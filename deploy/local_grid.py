@@ -127,6 +127,11 @@ class LocalGrid(Grid):
         with self._arrived:
             return [self._replies.pop(key) for key in message_ids if key in self._replies]
 
+    def wait_for(self, message_id: str, seconds: float) -> None:
+        """Until the answer to a message is there, for so long at most; Flower's own grids can only be asked."""
+        with self._arrived:
+            self._arrived.wait_for(lambda: message_id in self._replies, seconds)
+
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         waiting = set(self.push_messages(messages))
         until = None if timeout is None else time.monotonic() + timeout

@@ -1,9 +1,11 @@
 """What the fork server imports before it forks: everything that a worker needs, and nothing is run."""
 
+import monai.metrics
+
 import client.app
 import common.model
 import deploy.local_grid
 
 common.model.segmentation_models()
 
-__all__ = ["client", "deploy"]
+__all__ = ["client", "deploy", "monai"]

@@ -17,36 +17,36 @@ import sys
 import tempfile
 from pathlib import Path
 
-from client.site import load_site
-from common.study import study_toml
-from tests.bench.pairs import PAIRS, interleaved, show, table
-from tests.federation import Federation
-from tests.hospitals import approve_everywhere, forget_stages, run_on_grid, small_study, write_hospitals
 
-STUDY = small_study(
-    sites=("A", "B"),
-    model={"architecture": "UnetPlusPlus", "encoder": "efficientnet-b3", "encoder_weights": "none"},
-    split={"use_folds": 1, "source": "same-fold"},
-    training={"epochs": 1, "precision": "float32"},
-    methods={"sequential": {"routes": (("A", "B", "A", "B"),)}},
-)
+def main(pairs: int = 5) -> None:
+    # Here and not above: every worker imports the program's main module, and that of `relay` imports next to nothing.
+    from client.site import load_site
+    from common.study import study_toml
+    from tests.bench.pairs import interleaved, show, table
+    from tests.federation import Federation
+    from tests.hospitals import approve_everywhere, forget_stages, run_on_grid, small_study, write_hospitals
 
-
-def main(pairs: int = PAIRS) -> None:
+    study = small_study(
+        sites=("A", "B"),
+        model={"architecture": "UnetPlusPlus", "encoder": "efficientnet-b3", "encoder_weights": "none"},
+        split={"use_folds": 1, "source": "same-fold"},
+        training={"epochs": 1, "precision": "float32"},
+        methods={"sequential": {"routes": (("A", "B", "A", "B"),)}},
+    )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         sites = write_hospitals(folder / "hospitals", {"A": 5, "B": 5}, slices=5)
-        (folder / "study.toml").write_text(study_toml(STUDY), encoding="utf-8")
+        (folder / "study.toml").write_text(study_toml(study), encoding="utf-8")
         numbers = iter(range(1000))
 
         def fresh() -> Path:
             forget_stages(sites)
-            approve_everywhere(sites, STUDY)
+            approve_everywhere(sites, study)
             return folder / f"out-{next(numbers)}"
 
         def embedded() -> float:
             out = fresh()
-            run_on_grid(STUDY, sites, out)
+            run_on_grid(study, sites, out)
             return _a_stage(out)
 
         for site in sites.values():

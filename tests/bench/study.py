@@ -9,6 +9,8 @@ hands on the same weights, bit for bit, which is checked.
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import resource
 import statistics
 import sys
@@ -17,31 +19,26 @@ import threading
 import time
 from pathlib import Path
 
-import torch
-
-from common.study import Study
-from server.app import run_study
-from tests.bench.pairs import PAIRS, interleaved, show, table
-from tests.end_to_end.plain_loop import PlainLoop, Tensors, digest
-from tests.hospitals import approve_everywhere, forget_stages, small_study, write_hospitals
-
 ROUTE = ("B", "C", "A")
 
 
-def study_of(pixels: int, epochs: int) -> Study:
-    return small_study(
+def main(pairs: int = 5, pixels: int = 128, epochs: int = 10) -> None:
+    # Here and not above: every worker imports the program's main module, and that of `relay` imports next to nothing.
+    import torch
+
+    from deploy.local_grid import LocalGrid
+    from server.app import run_study
+    from tests.bench.pairs import interleaved, show, table
+    from tests.end_to_end.plain_loop import PlainLoop, Tensors, digest
+    from tests.hospitals import approve_everywhere, forget_stages, small_study, write_hospitals
+
+    torch.set_num_threads(1)
+    study = small_study(
         preprocessing={"pixels": pixels, "spacing_mm": 56 / pixels, "minimum_mask_pixels": 50},
         split={"use_folds": 1, "source": "same-fold"},
         training={"epochs": epochs, "batch": 16, "precision": "float32"},
         methods={"sequential": {"routes": (ROUTE,)}},
     )
-
-
-def main(pairs: int = PAIRS, pixels: int = 128, epochs: int = 10) -> None:
-    from deploy.local_grid import LocalGrid
-
-    torch.set_num_threads(1)
-    study = study_of(pixels, epochs)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         sites = write_hospitals(folder, {"A": 14, "B": 14, "C": 14}, slices=9)
@@ -68,6 +65,10 @@ def main(pairs: int = PAIRS, pixels: int = 128, epochs: int = 10) -> None:
                 began = time.perf_counter()
                 out = folder / f"out-{next(numbers)}"
                 with LocalGrid(sites, at_once=1) as grid:
+                    # The fork server has imported torch once a first worker is there.
+                    worker = multiprocessing.get_context("forkserver").Process(target=os.getpid)
+                    worker.start()
+                    worker.join()
                     ready = time.perf_counter()
                     results = run_study(grid, study, out, beside=folder, observe=lambda _: None)
                     took = time.perf_counter() - ready
@@ -104,8 +105,6 @@ class Watch:
         self._thread.join()
 
     def _look(self) -> None:
-        import os
-
         from tests.federation import descendants
 
         page = resource.getpagesize()
