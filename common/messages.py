@@ -1,8 +1,8 @@
 """The few messages that cross the wire, typed, and their form as Flower's records.
 
 A message is one ConfigRecord named "message", which holds the fields of one of the models below, and,
-where weights travel, one ArrayRecord named "weights". Anything else is refused on arrival, on either
-side: a hospital and a coordinator may distrust each other.
+where weights travel, one ArrayRecord named "weights", whose one array is their safetensors file. Anything
+else is refused on arrival, on either side: a hospital and a coordinator may distrust each other.
 """
 
 from __future__ import annotations
@@ -326,5 +326,5 @@ def from_record(record: RecordDict, kind: type[Kind]) -> tuple[Kind, Weights | N
         return message, None
     try:
         return message, from_arrays(arrays)
-    except Exception:  # Flower and numpy read them lazily, and fail in many ways
+    except Exception:  # they come from elsewhere, and can be wrong in many ways
         raise BadMessage("the weights cannot be read") from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,7 @@ from common.messages import (
     refusal_text,
     to_record,
 )
+from common.weights import FORM, serialised
 from deploy.local_grid import enter_run
 
 DIGEST = st.text("0123456789abcdef", min_size=64, max_size=64)
@@ -310,12 +313,68 @@ def test_records_that_were_not_declared_are_refused(change: Any) -> None:
         from_record(over_the_wire(record)[0], FineTuneReply)
 
 
-@pytest.mark.parametrize("data", [b"", b"Smith", b"\x93NUMPY\x01\x00" + b"\xff" * 40])
+def as_weights(data: bytes) -> ArrayRecord:
+    """Bytes in the place of the weights' file."""
+    return ArrayRecord({FORM: Array(dtype="uint8", shape=(len(data),), stype=FORM, data=data)})
+
+
+SOUND = serialised({"layer": torch.ones(3), "count": torch.tensor(2)})
+
+
+def with_header(change: Callable[[str], str]) -> bytes:
+    length = int.from_bytes(SOUND[:8], "little")
+    header = change(SOUND[8 : 8 + length].decode().rstrip()).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + SOUND[8 + length :]
+
+
+HIDDEN = {
+    "no more than itself": (with_header(str), True),
+    "metadata": (with_header(lambda text: '{"__metadata__":{"patient":"Smith"},' + text[1:]), False),
+    "spaces": (with_header(lambda text: text + " " * 80), False),
+    "spaces within": (with_header(lambda text: text.replace(",", ", ")), False),
+    "another order of keys": (with_header(lambda text: json.dumps(dict(reversed(json.loads(text).items())))), False),
+    "more bytes behind": (SOUND + b"Smith", False),
+}
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_nothing_travels_in_the_file_of_the_weights_beside_the_tensors(name: str) -> None:
+    data, sound = HIDDEN[name]
+    record = to_record(REPLY)
+    record["weights"] = as_weights(data)
+    arrived = over_the_wire(record)[0]
+    if sound:
+        _, weights = from_record(arrived, FineTuneReply)
+        assert weights is not None and weights.keys() == {"layer", "count"}
+        return
+    with pytest.raises(BadMessage, match="the weights cannot be read"):
+        from_record(arrived, FineTuneReply)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        ArrayRecord(),
+        ArrayRecord({"layer": Array(np.ones(3))}),
+        ArrayRecord({"Smith": as_weights(SOUND)[FORM]}),
+        ArrayRecord({FORM: as_weights(SOUND)[FORM], "more": Array(np.ones(3))}),
+        ArrayRecord({FORM: Array(dtype="uint8", shape=(len(SOUND),), stype="Smith", data=SOUND)}),
+        ArrayRecord({FORM: Array(dtype="Smith", shape=(len(SOUND),), stype=FORM, data=SOUND)}),
+        ArrayRecord({FORM: Array(dtype="uint8", shape=(1, len(SOUND)), stype=FORM, data=SOUND)}),
+    ],
+)
+def test_weights_in_any_other_record_are_refused(record: ArrayRecord) -> None:
+    sent = to_record(REPLY)
+    sent["weights"] = record
+    with pytest.raises(BadMessage, match="the weights cannot be read"):
+        from_record(over_the_wire(sent)[0], FineTuneReply)
+
+
+@pytest.mark.parametrize("data", [b"", b"Smith", b"\x93NUMPY\x01\x00" + b"\xff" * 40, SOUND[:-1], b"\xff" * 64])
 def test_weights_that_cannot_be_read_are_refused(data: bytes) -> None:
     record = to_record(REPLY)
-    array = Array(np.zeros(3))
-    array.data = data
-    record["weights"] = ArrayRecord({"layer": array})
+    record["weights"] = as_weights(data)
     with pytest.raises(BadMessage, match="the weights cannot be read"):
         from_record(over_the_wire(record)[0], FineTuneReply)
 
@@ -332,9 +391,7 @@ def test_weights_never_run_code() -> None:
     np.save(buffer, np.array([Evil()], dtype=object), allow_pickle=True)
     for data in (buffer.getvalue(), pickle.dumps(Evil())):
         record = to_record(REPLY)
-        array = Array(np.zeros(3))
-        array.data = data
-        record["weights"] = ArrayRecord({"layer": array})
+        record["weights"] = as_weights(data)
         with pytest.raises(BadMessage):
             from_record(record, FineTuneReply)
 

@@ -100,6 +100,17 @@ def test_no_more_workers_are_alive_than_were_allowed(sites: dict[str, Path], at_
     assert {reply.metadata.reply_to_message_id for reply in replies} == set(ids)
 
 
+def test_an_answer_is_waited_for_until_it_is_there_and_no_longer(grid: LocalGrid) -> None:
+    (order,) = grid.push_messages([describe(grid, 1)])
+    began = time.monotonic()
+    grid.wait_for(order, 60.0)
+    assert time.monotonic() - began < 60.0
+    assert list(grid.pull_messages([order]))
+    began = time.monotonic()
+    grid.wait_for(order, 0.1)  # it was taken, and comes no second time
+    assert 0.1 <= time.monotonic() - began < 30.0
+
+
 def test_every_site_answers_with_its_own_settings(grid: LocalGrid, monkeypatch: pytest.MonkeyPatch) -> None:
     before = dict(os.environ)
     replies = grid.send_and_receive([describe(grid, node) for node in (1, 2, 3)], timeout=60)

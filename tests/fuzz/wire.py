@@ -29,6 +29,7 @@ from common.messages import (
     from_record,
     to_record,
 )
+from common.weights import FORM, to_arrays
 from tests.fuzz import at_a_site
 from tests.fuzz.child import Watched, tell
 from tests.fuzz.plain import PHI, Random, harm
@@ -80,7 +81,7 @@ def record_of(seed: int) -> tuple[type[WireMessage], str, RecordDict]:
             record["message"] = ConfigRecord(fields)
         elif way < 9 and weights is not None:
             record["weights"] = ArrayRecord(
-                {name: _array(rng) for name in rng.choice((("conv",), ("", NAME), ("a", "b")))}
+                {name: _array(rng) for name in rng.choice(((FORM,), (FORM,), ("", NAME), (FORM, "b")))}
             )
         else:
             name = rng.choice(("message", "weights", "more", NAME, ""))
@@ -90,12 +91,16 @@ def record_of(seed: int) -> tuple[type[WireMessage], str, RecordDict]:
 
 def _array(rng: Random) -> Array:
     """An array whose type, shape or content may be anything."""
-    sound = ArrayRecord({"x": torch.ones(2, 3)})["x"]
+    sound = to_arrays({"x": torch.ones(2, 3), "count": torch.tensor(4)})[FORM]
+    # Mostly the bytes alone are wrong, so that they are looked at.
+    data = rng.choice((sound.data, b"", *(harm(sound.data, rng) for _ in range(8)), sound.data * 2, b"\x80\x04]." * 9))
+    odd_types = ("O", "float99", "<U9", "V8", "i4,f8", "", NAME, "complex64", "M8")
+    odd_shapes: tuple[tuple[int, ...], ...] = ((2, 4), (-1,), (0,), (2**40, 2**40), (2**31,), (), (1,) * 70)
     return Array(
-        dtype=rng.choice((sound.dtype, sound.dtype, "O", "float99", "<U9", "V8", "i4,f8", "", NAME, "complex64", "M8")),
-        shape=rng.choice((sound.shape, sound.shape, (2, 4), (-1,), (0,), (2**40, 2**40), (2**31,), (), (1,) * 70)),
-        stype=rng.choice((sound.stype, "", "pickle")),
-        data=rng.choice((sound.data, sound.data, b"", harm(sound.data, rng), sound.data * 2, b"\x80\x04]." * 9)),
+        dtype=rng.choice((*(sound.dtype,) * 30, *odd_types)),
+        shape=rng.choice((*((len(data),),) * 30, *odd_shapes)),
+        stype=rng.choice((*(sound.stype,) * 10, "numpy.ndarray", "pickle")),
+        data=data,
     )
 
 

@@ -116,6 +116,24 @@ def test_an_order_that_is_answered_costs_one_message(clock: Clock) -> None:
     assert (grid.orders_pushed, grid.questions_pushed) == (1, 0)
 
 
+class Telling(Engine):
+    """An engine that can say when an answer has come, as the embedded grid can."""
+
+    def wait_for(self, message_id: str, seconds: float) -> None:
+        ready, _ = self._answers.get(message_id, (float("inf"), None))
+        self.clock.now = max(self.clock.now, min(ready, self.clock.now + seconds))
+
+
+@pytest.mark.parametrize(("kind", "late"), [(Engine, True), (Telling, False)])
+def test_the_end_of_work_is_seen_at_once_where_the_grid_can_tell_it(
+    clock: Clock, kind: type[Engine], late: bool
+) -> None:
+    began, seconds = clock.now, 31.7
+    describe(kind(clock, seconds))
+    assert (clock.now > began + seconds) == late
+    assert clock.now <= began + 1.05 * seconds + 0.1, "never more than a twentieth too late"
+
+
 def test_nothing_is_pushed_to_a_site_that_is_away_until_it_is_back(clock: Clock) -> None:
     grid = Engine(clock, "answer")
     grid.away_until = clock.now + 3 * 3600
