@@ -22,7 +22,7 @@ from pathlib import Path
 ROUTE = ("B", "C", "A")
 
 
-def main(pairs: int = 5, pixels: int = 128, epochs: int = 10) -> None:
+def main(pairs: int = 5, pixels: int = 128, epochs: int = 7) -> None:
     # Here and not above: every worker imports the program's main module, and that of `relay` imports next to nothing.
     import torch
 
