@@ -229,10 +229,10 @@ def assert_received(compose: Compose, site: Path) -> None:
     """The hospital's own people take the weights out, in the container, and segment a patient with them."""
     compose.done("exec", "-T", "hospital-a", "relay", "site", "receive", "/site/site.toml", "--to", "/site/received")
     there = {path.name for path in (site / "received").iterdir()}
-    assert {"own-model.safetensors", "letter.txt"} <= there, there
+    assert {"model.safetensors", "model-card.md", "letter.txt"} <= there, there
     series = next(path.parent for path in sorted((site.parent / "images").rglob("*.dcm")))
     inside = f"/data/{series.relative_to(site.parent / 'images')}"
-    predict = ("relay", "predict", "/site/received/own-model.safetensors", inside, "-o", "/site/mask.nii.gz")
+    predict = ("relay", "predict", "/site/received/model.safetensors", inside, "-o", "/site/mask.nii.gz")
     compose.done("exec", "-T", "hospital-a", *predict)
     assert sitk.ReadImage(str(site / "mask.nii.gz")).GetSize()[2] == len(list(series.glob("*.dcm")))
 
