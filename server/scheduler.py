@@ -419,6 +419,8 @@ class Run:
             return self._fine_tune(node)
         except Unsound as unsound:
             log.warning("Site %s: %s; the stage is repeated.", node.site, unsound)
+            # Else lanes that repeat could hold all hands and wait for another.
+            self.lanes[node.site].put_down()
             try:
                 return self._fine_tune(node, anew=True)
             except Unsound as again:
