@@ -14,7 +14,7 @@ from typing import Annotated, Literal, Self, TypeVar
 from flwr.app import ArrayRecord, ConfigRecord, Error, RecordDict
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from common.weights import Weights, from_arrays, to_arrays
+from common.weights import File, Weights, from_arrays, serialised, to_arrays
 
 DESCRIBE = "query.describe"
 FINE_TUNE = "train.stage"
@@ -295,14 +295,14 @@ class BadMessage(Exception):
     """What arrived is not the message that was declared."""
 
 
-def to_record(message: WireMessage, weights: Weights | None = None) -> RecordDict:
-    """A message as Flower carries it."""
+def to_record(message: WireMessage, weights: Weights | File | None = None) -> RecordDict:
+    """A message as Flower carries it. Args: weights: tensors, or their file."""
     plain = message.model_dump(mode="json")
     # Flower drops the type of an empty list, so that it would come back as nothing: leave it out.
     fields = {name: value for name, value in plain.items() if value != []}
     record = RecordDict({"message": ConfigRecord(fields)})
     if weights is not None:
-        record["weights"] = to_arrays(weights)
+        record["weights"] = to_arrays(serialised(weights) if isinstance(weights, dict) else weights)
     return record
 
 

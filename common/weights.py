@@ -8,7 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import mmap
+import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 import safetensors
 import safetensors.torch
@@ -22,6 +25,8 @@ from common.study import ModelPart
 Weights = dict[str, torch.Tensor]
 Pieces = list[bytes | memoryview]
 """A file's content, in order."""
+File = bytes | memoryview
+"""A safetensors file in one piece."""
 
 FORM = "safetensors"
 """Names the one array of Flower's record of weights, and its form."""
@@ -39,6 +44,9 @@ _TYPES = {
     torch.bool: "BOOL",
 }
 """Safetensors' names of types, in the order in which they stand in a file."""
+
+# Weights that arrived are looked at and copied, never changed in place.
+warnings.filterwarnings("ignore", message="The given buffer is not writable")
 
 
 class UnfitWeights(Exception):
@@ -98,6 +106,11 @@ def save(weights: Weights, folder: Path) -> str:
     return digest
 
 
+def mapped(file: BinaryIO) -> memoryview:
+    """A file that the system reads into memory as far as it is looked at, and may forget again; it may be closed."""
+    return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
+
+
 def load(path: Path) -> Weights:
     """Read a safetensors file.
 
@@ -110,35 +123,51 @@ def load(path: Path) -> Weights:
         raise UnfitWeights("the weights file is damaged") from error
 
 
-def to_arrays(weights: Weights) -> ArrayRecord:
+def to_arrays(file: File) -> ArrayRecord:
     """Flower's record of weights: one array, which is their file.
 
     An array a tensor is what Flower has by itself. It carries every array as an object of its own, though, with
-    requests of its own: 55 MB in a thousand tensors took a minute through SuperLink.
+    requests of its own: 55 MB in 706 tensors took a minute through SuperLink.
     """
-    content = serialised(weights)
-    return ArrayRecord({FORM: Array(dtype="uint8", shape=(len(content),), stype=FORM, data=content)})
+    record = ArrayRecord({FORM: Array(dtype="uint8", shape=(len(file),), stype=FORM, data=b"")})
+    record[FORM].data = file  # type: ignore[assignment]  # Flower takes any buffer, if not in a constructor
+    return record
 
 
 def from_arrays(arrays: ArrayRecord) -> Weights:
-    """Weights of Flower's record; exact.
+    """Weights of Flower's record; exact, and nothing is copied: the tensors lie in the array's own bytes.
 
     Raises:
         ValueError: it is another record, or what it holds is not byte for byte the file of some weights, since
             something else is in it: so nothing travels beside the tensors.
-        UnfitWeights: a tensor of a type that no network here has.
-        safetensors.SafetensorError: it is no safetensors file.
+        Exception: of any kind, where it is no file of weights at all.
     """
     ((name, array),) = arrays.items()
     if (name, array.stype, array.dtype, tuple(array.shape)) != (FORM, FORM, "uint8", (len(array.data),)):
         raise ValueError("not the one array that was declared")
-    weights = safetensors.torch.load(array.data)
-    length, header, *contents = pieces(weights)
-    if array.data[: len(length) + len(header)] != bytes(length) + bytes(header):
+    weights = _tensors(array.data)
+    head, text, *contents = pieces(weights)
+    if array.data[: len(head) + len(text)] != bytes(head) + bytes(text):
         raise ValueError("the file is not written as it was declared")
-    if len(array.data) != len(length) + len(header) + sum(map(len, contents)):
+    if len(array.data) != len(head) + len(text) + sum(map(len, contents)):
         raise ValueError("more than the tensors is in it")
     return weights
+
+
+def _tensors(file: File) -> Weights:
+    """The tensors that a file's header tells of, as views of the file: safetensors' own reader copies them."""
+    end = _header_end(file)
+    types = {name: dtype for dtype, name in _TYPES.items()}
+    content = torch.frombuffer(file, dtype=torch.uint8)[end:]
+    return {
+        name: content[slice(*entry["data_offsets"])].view(types[entry["dtype"]]).reshape(entry["shape"])
+        for name, entry in json.loads(bytes(file[8:end])).items()
+    }
+
+
+def _header_end(file: File) -> int:
+    """Where a file's tensors begin."""
+    return 8 + int.from_bytes(file[:8], "little")
 
 
 def check_fit(weights: Weights, model: ModelPart) -> None:
@@ -161,6 +190,8 @@ def check_fit(weights: Weights, model: ModelPart) -> None:
             raise UnfitWeights("a tensor holds a value that is not finite")
 
 
-def size_in_bytes(weights: Weights) -> int:
+def size_in_bytes(weights: Weights | File) -> int:
     """Bytes of the tensors alone."""
+    if not isinstance(weights, dict):
+        return len(weights) - _header_end(weights)
     return sum(tensor.numel() * tensor.element_size() for tensor in weights.values())

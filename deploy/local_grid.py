@@ -14,11 +14,12 @@ import multiprocessing
 import os
 import queue
 import signal
+import tempfile
 import threading
 import time
 import uuid
 from collections.abc import Iterable, Mapping
-from multiprocessing import forkserver
+from multiprocessing import forkserver, reduction
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
@@ -31,6 +32,8 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
+
+from common.weights import mapped
 
 RUN_ID = 1
 DIED = 8
@@ -65,8 +68,6 @@ class LocalGrid(Grid):
         self._sites = dict(sites)
         self._cores = max(1, (os.cpu_count() or 1) // at_once)
         self._places = threading.Semaphore(at_once)
-        # Weights that wait for their site's turn: as many as are worked on, however many sites there are.
-        self._waiting = threading.Semaphore(at_once)
         self._queues: dict[int, queue.Queue[Message | None]] = {node: queue.Queue() for node in self._nodes}
         self._replies: dict[str, Message] = {}
         self._arrived = threading.Condition()
@@ -116,8 +117,6 @@ class LocalGrid(Grid):
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         ids = []
         for message in messages:
-            if _arrays(message):
-                self._waiting.acquire()
             ids.append(uuid.uuid4().hex)
             message.metadata.__dict__["_message_id"] = ids[-1]
             self._queues[message.metadata.dst_node_id].put(message)
@@ -156,8 +155,6 @@ class LocalGrid(Grid):
         if message is None:
             return False
         with self._places:
-            if _arrays(message):
-                self._waiting.release()
             if self._closed:
                 return False
             reply = self._handle(node, message)
@@ -202,21 +199,26 @@ def _work(wire: Connection, node: int, settings: Mapping[str, str]) -> None:
 
 
 def _send(wire: Connection, message: Message) -> None:
-    """A message as Flower packs it, and the content of its arrays after it: Flower would copy that four times."""
+    """A message as Flower packs it, and each array's content as a file without a name: Flower would copy it four times,
+    and an answer that waits for the coordinator is in nobody's memory. `TMPDIR` says where such files lie."""
     arrays = _arrays(message)
     contents = [array.data for array in arrays]
     for array in arrays:
         array.data = b""
     wire.send_bytes(message_to_proto(message).SerializeToString())
     for content in contents:
-        wire.send_bytes(content)
+        with tempfile.TemporaryFile() as file:
+            file.write(content)
+            file.flush()
+            reduction.send_handle(wire, file.fileno(), None)
 
 
 def _receive(wire: Connection) -> Message:
     """What `_send` sent."""
     message = message_from_proto(ProtoMessage.FromString(wire.recv_bytes()))
     for array in _arrays(message):
-        array.data = wire.recv_bytes()
+        with os.fdopen(reduction.recv_handle(wire), "rb") as file:
+            array.data = mapped(file)  # type: ignore[assignment]  # Flower takes any buffer
     return message
 
 

@@ -25,7 +25,7 @@ from safetensors import safe_open
 from common.errors import RelayError
 from common.weights import Weights
 
-AT_ONCE_BYTES = 32 * 2**20
+AT_ONCE_BYTES = 8 * 2**20
 """Weights of all parts together that are in memory at once; as float64, and copied by Flower, a few times as much."""
 
 Piece = tuple[str, slice | None]

@@ -54,7 +54,7 @@ def deliver(
     def give(site: str, parcels: Sequence[Delivery], text: str) -> None:
         try:
             for parcel in parcels:
-                lanes[site].deliver(parcel, partial(ledger.weights, parcel.models[parcel.row]))
+                lanes[site].deliver(parcel, partial(ledger.file, parcel.models[parcel.row]))
             given: dict[str, str] = {parcel.role: parcel.models[parcel.row] for parcel in parcels}
             result.done[site] = {"study": parcels[0].study, **given}
             observe(Event("delivered", site, text))

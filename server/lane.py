@@ -36,7 +36,7 @@ from common.messages import (
     to_record,
 )
 from common.study import Study
-from common.weights import Weights, size_in_bytes
+from common.weights import File, Weights, size_in_bytes
 from server.engine import asked
 from server.roster import is_online
 from server.soundness import Unsound
@@ -79,12 +79,12 @@ LOOK_EVERY = 5.0
 QUIET = 120.0
 """Seconds without an answer after which a question is put behind the order: see `Lane._await`."""
 
-HANDS = threading.Semaphore(4)
+HANDS = threading.Semaphore(2)
 """Messages with weights that all lanes together hold at a time, on the way out or in until they are in the ledger: so
 the coordinator holds few copies, however many sites there are."""
 
 Reply = TypeVar("Reply", bound=WireMessage)
-LoadWeights = Callable[[], Weights]
+GetFile = Callable[[], File]
 
 
 LEFT = frozenset((Refusal.UNKNOWN_STUDY, Refusal.LEFT))
@@ -155,7 +155,7 @@ class Lane:
                 return description
 
     def fine_tune(
-        self, order: FineTuneOrder, weights: LoadWeights, observe: Callable[[FineTuneReply], None]
+        self, order: FineTuneOrder, weights: GetFile, observe: Callable[[FineTuneReply], None]
     ) -> tuple[FineTuneReply, Weights]:
         """Leg after leg until the stage is done. Who has kept the weights calls `put_down`.
 
@@ -191,7 +191,7 @@ class Lane:
                 return reply, arrived
             self.put_down()
 
-    def evaluate(self, order: EvaluateOrder, weights: LoadWeights) -> EvaluateReply:
+    def evaluate(self, order: EvaluateOrder, weights: GetFile) -> EvaluateReply:
         """Scores of weights at the site."""
         order = order.model_copy(update={"acknowledged": self._acknowledged(order.weights)})
         send = None if order.weights == self.held else weights
@@ -205,9 +205,9 @@ class Lane:
                 raise Parked("it asks for weights that came along")
             send = weights
 
-    def deliver(self, delivery: Delivery, weights: LoadWeights) -> None:
+    def deliver(self, delivery: Delivery, weights: GetFile) -> None:
         """Give the site weights that it may keep; they travel only if it has them no longer."""
-        send: LoadWeights | None = None
+        send: GetFile | None = None
         while True:
             receipt, _ = self._ask(delivery, send, DELIVER, Receipt, delivery.models[delivery.row])
             if receipt.state == "done":
@@ -229,7 +229,7 @@ class Lane:
         return keys
 
     def _ask(
-        self, message: WireMessage, weights: LoadWeights | None, type_: str, kind: type[Reply], group: str
+        self, message: WireMessage, weights: GetFile | None, type_: str, kind: type[Reply], group: str
     ) -> tuple[Reply, Weights | None]:
         reason = ""
         for attempt in range(TRIES):
@@ -256,7 +256,7 @@ class Lane:
                 break
         raise Parked(reason)
 
-    def _send(self, message: WireMessage, weights: LoadWeights | None, type_: str, group: str) -> Message:
+    def _send(self, message: WireMessage, weights: GetFile | None, type_: str, group: str) -> Message:
         """An order out, its answer back. What is lost on the way is sent again; the site answers a stage once."""
         for loss in range(LOSSES):
             # Flower takes a message for a node that is away, and returns it as an error at once.
@@ -269,7 +269,7 @@ class Lane:
             time.sleep(min(60.0, 2.0**loss))
         raise Parked(f"an order was lost on the way {LOSSES} times in a row")
 
-    def _push_with(self, weights: LoadWeights | None, message: WireMessage, type_: str, group: str) -> str:
+    def _push_with(self, weights: GetFile | None, message: WireMessage, type_: str, group: str) -> str:
         """They are read when there is a hand for them, and put down once Flower's engine has them."""
         if weights is None:
             return self._push(to_record(message), type_, group)

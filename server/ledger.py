@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict
 
 from common.errors import Damaged, RelayError
 from common.files import write_atomically
-from common.weights import Weights, load, save
+from common.weights import Weights, mapped, save
 
 
 class Cases(BaseModel):
@@ -210,9 +210,10 @@ class Ledger:
         self._there.add(digest)
         return digest
 
-    def weights(self, digest: str) -> Weights:
-        """Read weights. Raises Damaged as `checked` does."""
-        return load(self.checked(digest))
+    def file(self, digest: str) -> memoryview:
+        """The file of weights, to be sent. Raises Damaged as `checked` does."""
+        with self.checked(digest).open("rb") as file:
+            return mapped(file)
 
     def checked(self, digest: str) -> Path:
         """The file of weights that are about to be used.

@@ -436,7 +436,7 @@ class Run:
             self._own_work += (self._done_share[node] - before) * self._work[node]
             self._tell("running", node, reply.epoch, reply.dices[-1] if reply.dices else None)
 
-        reply, weights = self.lanes[node.site].fine_tune(order, lambda: self.ledger.weights(order.weights), observe)
+        reply, weights = self.lanes[node.site].fine_tune(order, lambda: self.ledger.file(order.weights), observe)
         if reply.epoch != node.schedule.epochs:
             raise Parked("it ended a stage after another number of epochs than it was asked for")
         if reply.train_slices != self.descriptions[node.site].train_slices[node.fold]:
@@ -453,7 +453,7 @@ class Run:
     def _evaluate(self, node: Evaluate) -> StageRecord:
         order = EvaluateOrder(**self._order(node))
         self._tell("running", node)
-        reply = self.lanes[node.site].evaluate(order, lambda: self.ledger.weights(order.weights))
+        reply = self.lanes[node.site].evaluate(order, lambda: self.ledger.file(order.weights))
         return of_scores(node, reply, parent=order.weights)
 
     def _order(self, node: FineTune | Evaluate) -> dict[str, Any]:

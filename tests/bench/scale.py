@@ -130,10 +130,10 @@ class Peak:
 
 
 def _memory() -> tuple[float, float]:
-    """Megabytes of this process: its own, and of files that it maps."""
+    """Megabytes of this process: its own, files in memory included, and of files on a disk that it maps."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     found = {line.partition(":")[0]: line.split()[1] for line in lines if line.startswith("Rss")}
-    return int(found["RssAnon"]) / 1000, int(found["RssFile"]) / 1000
+    return (int(found["RssAnon"]) + int(found["RssShmem"])) / 1000, int(found["RssFile"]) / 1000
 
 
 if __name__ == "__main__":

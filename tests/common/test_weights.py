@@ -64,7 +64,7 @@ def test_a_file_holds_the_tensors_to_the_bit(tmp_path: Path) -> None:
 
 def test_flowers_record_holds_the_tensors_to_the_bit() -> None:
     half = {"brain float": torch.tensor([1.0, 3e38], dtype=torch.bfloat16)}
-    arrived = from_arrays(to_arrays(odd_ones() | half))
+    arrived = from_arrays(to_arrays(serialised(odd_ones() | half)))
     assert torch.equal(arrived.pop("brain float"), half["brain float"])
     same(arrived, odd_ones())
 
@@ -72,7 +72,7 @@ def test_flowers_record_holds_the_tensors_to_the_bit() -> None:
 def test_flower_carries_weights_as_one_object_however_many_tensors_they_are(network: Weights) -> None:
     """It takes several requests for each: see `to_arrays`."""
     assert len(network) > 200
-    assert len(to_arrays(network)) == 1
+    assert len(to_arrays(serialised(network))) == 1
 
 
 def test_the_digest_is_what_sha256sum_says_of_the_file(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from common.messages import (
     from_record,
     to_record,
 )
-from common.weights import FORM, to_arrays
+from common.weights import FORM, serialised, to_arrays
 from tests.fuzz import at_a_site
 from tests.fuzz.child import Watched, tell
 from tests.fuzz.plain import PHI, Random, harm
@@ -91,7 +91,7 @@ def record_of(seed: int) -> tuple[type[WireMessage], str, RecordDict]:
 
 def _array(rng: Random) -> Array:
     """An array whose type, shape or content may be anything."""
-    sound = to_arrays({"x": torch.ones(2, 3), "count": torch.tensor(4)})[FORM]
+    sound = to_arrays(serialised({"x": torch.ones(2, 3), "count": torch.tensor(4)}))[FORM]
     # Mostly the bytes alone are wrong, so that they are looked at.
     data = rng.choice((sound.data, b"", *(harm(sound.data, rng) for _ in range(8)), sound.data * 2, b"\x80\x04]." * 9))
     odd_types = ("O", "float99", "<U9", "V8", "i4,f8", "", NAME, "complex64", "M8")

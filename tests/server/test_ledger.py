@@ -120,7 +120,7 @@ def test_weights_cut_off_or_changed_at_any_byte_are_told_and_made_again(ledger: 
     (fault,) = examine(ledger.folder).faults
     assert fault.path == path and fault.damaged
     with pytest.raises(Damaged, match="are gone or damaged; start again"):
-        ledger.weights(record.weights)
+        ledger.file(record.weights)
     assert not ledger.has(record.weights) and not path.exists()
     assert ledger.put_weights(WEIGHTS) == record.weights
     assert path.read_bytes() == whole
