@@ -18,6 +18,7 @@ from common.weights import (
     digest_of,
     from_arrays,
     load,
+    mapped,
     save,
     serialised,
     size_in_bytes,
@@ -73,6 +74,27 @@ def test_flower_carries_weights_as_one_object_however_many_tensors_they_are(netw
     """It takes several requests for each: see `to_arrays`."""
     assert len(network) > 200
     assert len(to_arrays(serialised(network))) == 1
+
+
+def test_weights_that_are_sent_or_arrive_are_not_copied(tmp_path: Path, network: Weights) -> None:
+    path = tmp_path / f"{save(network, tmp_path)}.safetensors"
+    with path.open("rb") as opened:
+        file = mapped(opened)
+    record = to_arrays(file)
+    assert record["safetensors"].data is file
+    begin = torch.frombuffer(file, dtype=torch.uint8).data_ptr()
+    arrived = from_arrays(record)
+    same(arrived, network)
+    assert all(begin < tensor.data_ptr() < begin + len(file) for tensor in arrived.values())
+
+
+def test_what_is_done_to_weights_that_were_mapped_is_not_done_to_their_file(tmp_path: Path) -> None:
+    path = tmp_path / f"{save(odd_ones(), tmp_path)}.safetensors"
+    before = path.read_bytes()
+    with path.open("rb") as opened:
+        arrived = from_arrays(to_arrays(mapped(opened)))
+    arrived["z"].add_(1)
+    assert path.read_bytes() == before
 
 
 def test_the_digest_is_what_sha256sum_says_of_the_file(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from common.graph import FineTune
 from common.messages import FineTuneOrder, Refusal, WireMessage, refusal_error
 from common.study import Study
-from server import soundness
+from server import lane, soundness
 from server.soundness import Unsound, check_not_collapsed
 from tests.server.fake_sites import Answer, FakeGrid, go, quick, study_of
 
@@ -85,6 +86,32 @@ def test_an_answer_that_must_not_go_on_is_asked_for_once_more(tmp_path: Path, wa
     assert run.parked and set(run.records) < set(undisturbed.records)
     for reason in run.parked.values():
         assert reason.startswith("site A: ") and sentence in reason and reason.endswith("when repeated as well")
+
+
+class OneHand(threading.Semaphore):
+    """A hand for all lanes, and nobody waits for it for ever."""
+
+    def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
+        assert super().acquire(timeout=20), "nobody puts down what they hold"
+        return True
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_lane_that_repeats_a_stage_has_put_down_what_it_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """Lanes that keep it while they ask for more would wait for each other."""
+    hand = OneHand(1)
+    monkeypatch.setattr(lane, "HANDS", hand)
+    grid = FakeGrid(careful(**ONE_HOP))
+    grid.score = lambda node, weights: 0.75
+    asked = spoilt(grid, 1, WAYS[way][0])
+    assert go(grid, tmp_path).parked == {}
+    assert set(map(tuple, asked.values())) == {(False, True)}
+    assert hand.acquire(), "it is free again"
 
 
 def test_nothing_is_refused_for_a_bad_beginning(tmp_path: Path) -> None:

@@ -1,0 +1,26 @@
+"""How many copies of the weights the coordinator holds."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+MB = 64
+SITES = 8
+
+
+def test_the_coordinator_holds_a_few_copies_of_the_weights_however_many_sites_answer() -> None:
+    """Its own memory's peak, in a process of its own, while eight real workers send it their weights at once."""
+    case = {"sites": SITES, "methods": {"federated": [{"rounds": 1, "then_target": False}]}}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.bench.scale", "--case", json.dumps(case)],
+        env=os.environ | {"RELAY_BENCH_MB": str(MB), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
+        check=True,
+    )
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["messages"] == 6 * SITES
+    assert MB < found["peak_mb"] < 4 * MB
