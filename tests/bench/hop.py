@@ -56,7 +56,7 @@ def main(laps: int = 3) -> None:
         approve_everywhere(sites, study)
         watch(server.ledger.Ledger, "put_weights", "keep the weights")  # type: ignore[arg-type]
         watch(server.ledger.Ledger, "put", "keep the record")  # type: ignore[arg-type]
-        watch(server.ledger.Ledger, "weights", "read the parent's weights")  # type: ignore[arg-type]
+        watch(server.ledger.Ledger, "file", "the parent's file, its digest")  # type: ignore[arg-type]
         watch(server.scheduler, "check_fit", "do the weights fit")
         watch(server.lane, "to_record", "Flower's record of the weights")
         watch(server.lane, "from_record", "weights from Flower's record")
