@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
@@ -40,10 +40,8 @@ class Node:
     """sha256, hexadecimal."""
 
     def __post_init__(self) -> None:
-        parts: list[object] = [type(self).__name__]
-        for item in fields(self):
-            if item.name != "id":
-                parts.append(_plain(getattr(self, item.name)))
+        names = (name for name in self.__dataclass_fields__ if name != "id")
+        parts = [type(self).__name__, *(_plain(getattr(self, name)) for name in names)]
         content = json.dumps(parts, separators=(",", ":"))
         object.__setattr__(self, "id", hashlib.sha256(content.encode()).hexdigest())
 

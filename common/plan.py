@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from common.errors import RelayError
 from common.graph import (
@@ -301,18 +301,25 @@ def _cyclic(study: Study, target: str, fold: int) -> FineTune:
     return node
 
 
-def _route(study: Study, route: tuple[str, ...], fold: int, *, same_fold: bool = False) -> FineTune:
+def _route(study: Study, route: tuple[str, ...], fold: int) -> FineTune:
     """The last stage of a route; its source is the best of the source's folds, or the same fold.
 
     A route that comes to a site twice keeps to one fold: the best of the others has trained there on the
     patients that this fold is chosen by.
     """
     schedule = _schedule(study.training.epochs, study.training.keep)
+    same_fold = study.split.source == "same-fold" or len(set(route)) < len(route)
+    return _last_of(route, fold, None if same_fold else study.split.run, schedule)
+
+
+@lru_cache(maxsize=2**15)  # a hundred sites try ten thousand routes, and plan again with every hop that is chosen
+def _last_of(route: tuple[str, ...], fold: int, folds: range | None, schedule: Schedule) -> FineTune:
+    """The last stage of a route. Args: folds: those that its source is the best of; None: of the same."""
     if len(route) == 1:
         return FineTune(route[0], fold, Start(), schedule)
-    if same_fold or study.split.source == "same-fold" or len(set(route)) < len(route):
-        return FineTune(route[-1], fold, _route(study, route[:-1], fold, same_fold=True), schedule)
-    sources = tuple(_route(study, route[:-1], source_fold) for source_fold in study.split.run)
+    if folds is None:
+        return FineTune(route[-1], fold, _last_of(route[:-1], fold, None, schedule), schedule)
+    sources = tuple(_last_of(route[:-1], source_fold, folds, schedule) for source_fold in folds)
     return FineTune(route[-1], fold, best_of(sources, route[-2]), schedule)
 
 

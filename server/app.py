@@ -163,13 +163,17 @@ def _run(
     nodes = find_sites(grid, sites, variants[0].digest, patience=patience, known=known_of(kept))
     traffic = Traffic()
     past = _past(folder)
+    next_note = 0.0
     lanes = {site: Lane(grid, site, nodes.get(site), traffic, patience=patience) for site in sites}
 
     def teller(number: int) -> Observer:
         def tell(event: Event) -> None:
+            nonlocal next_note
             observe(replace(event, variant=number, variants=len(variants)))
-            if event.kind == "done":
-                _note(traffic, folder, past, started, time.monotonic() - began)
+            if event.kind == "done" and (now := time.monotonic()) >= next_note:
+                _note(traffic, folder, past, started, now - began)
+                # It grows with the stages: noted after each of ten thousand, it would take longer than they.
+                next_note = time.monotonic() + 20 * (time.monotonic() - now)
 
         return tell
 

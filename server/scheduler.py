@@ -14,7 +14,7 @@ import math
 import queue
 import threading
 import time
-from collections import defaultdict
+from collections import ChainMap, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -87,11 +87,18 @@ class Run:
         self._work: dict[Node, float] = {}
         """Of every stage at a site."""
         self._done_share: dict[Node, float] = {}
-        self._own_work = 0.0
+        self._counting = threading.Lock()
+        self._all_work = self._done_work = self._own_work = 0.0
+        """The sums of what stands above, kept up as they change: they are told with every event."""
+        self._stages_done = 0
         self._began = time.monotonic()
         self._children: dict[Node, list[Node]] = defaultdict(list)
         self._users: dict[Node, list[Node]] = defaultdict(list)
         """Of every node, those that use its weights."""
+        self._found: dict[Node, StageRecord] = {}
+        """What the ledger had of nodes when they came into the plan."""
+        self._news: set[str] = set()
+        """Targets whose growing routes have something new to be chosen from."""
         self._missing: dict[Node, int] = {}
         """Of every node, how many of its parents are not there yet."""
         self._way_left: dict[Node, float] = {}
@@ -105,8 +112,10 @@ class Run:
         for site, lane in lanes.items():
             lane.patience = partial(self._patience, site)
         # As far as the ledger knows it, before anything is settled: only so it shows which weights are needed again.
-        while (further := self._further(self._all_known())) is not None:
+        self._find(plan.nodes)
+        while (further := self._further(self._found, study.sites)) is not None:
             self.plan = further
+            self._find(further.nodes)
         self._ready = self._taken_in(self.plan)
 
     def _taken_in(self, plan: Plan) -> list[Node]:
@@ -124,13 +133,15 @@ class Run:
                     self.parked[node] = self.parked[parent]
             if isinstance(node, FineTune | Evaluate):
                 self._work[node] = self._slices_shown(node)
+                self._all_work += self._work[node]
         for node in reversed(plan.nodes):
             after = max((self._way_left[child] for child in self._children[node]), default=0.0)
             self._way_left[node] = after + self._work.get(node, 0.0)
-        known = self._all_known()
-        for node, record in known.items():
-            self._sharing[record.weights].add(node)
-        self._again |= to_make_again(plan, known, self.ledger.has)
+        self._find(fresh)
+        for node in fresh:
+            if node in self._found:
+                self._sharing[self._found[node].weights].add(node)
+        self._again |= to_make_again(plan, {**self._found, **self.records}, self.ledger.has)
         self._kept = set(kept_by(plan))
         self._absences = Absences(self.study, plan)
         return [node for node in fresh if not self._missing[node]]
@@ -138,15 +149,21 @@ class Run:
     def _grown(self) -> list[Node]:
         """Choose the next hop of every route that can grow; returns what can be begun."""
         ready: list[Node] = []
-        while (further := self._further(self.records)) is not None:
-            ready += self._taken_in(further)
+        while self._news:
+            news = self._news
+            self._news = set()
+            before = self.choices
+            if (further := self._further(self.records, news)) is not None:
+                ready += self._taken_in(further)
+                # What is new in the plan may be known already.
+                self._news |= {target for target in further.growing if self.choices.get(target) != before.get(target)}
         return ready
 
-    def _further(self, known: Mapping[Node, StageRecord]) -> Plan | None:
-        """The plan with the hops that can be chosen from what is known; None where none can."""
-        choices = grown(
-            self.study, self.plan.growing, self.choices, lambda node: known[node].dice if node in known else None
-        )
+    def _further(self, known: Mapping[Node, StageRecord], targets: Iterable[str]) -> Plan | None:
+        """The plan with the next hops of some targets' routes that can be chosen from what is known; None where none
+        can."""
+        growing = {target: self.plan.growing[target] for target in targets if target in self.plan.growing}
+        choices = grown(self.study, growing, self.choices, lambda node: known[node].dice if node in known else None)
         if choices == self.choices:
             return None
         self.choices = choices
@@ -155,15 +172,14 @@ class Run:
     def _dice(self, node: Node) -> float | None:
         return self.records[node].dice if node in self.records else None
 
-    def _all_known(self) -> dict[Node, StageRecord]:
-        """What the ledger has of the plan, found without working anything out."""
-        known = dict(self.records)
-        for node in self.plan.nodes:
+    def _find(self, nodes: Iterable[Node]) -> None:
+        """Look for nodes' records in the ledger, parents first, without working anything out."""
+        known = ChainMap(self.records, self._found)
+        for node in nodes:
             if node not in known and all(parent in known for parent in node.parents):
                 record = self._record_of(node, known)
                 if record is not None:
-                    known[node] = record
-        return known
+                    self._found[node] = record
 
     def _record_of(self, node: Node, known: Mapping[Node, StageRecord]) -> StageRecord | None:
         """The record of a node whose parents are known, if there is one."""
@@ -199,7 +215,8 @@ class Run:
                         continue
                 ready += self._freed(node)
             for site, nodes in self._waiting.items():
-                nodes[:] = [node for node in nodes if node not in self.parked]
+                if self.parked:
+                    nodes[:] = [node for node in nodes if node not in self.parked]
                 if nodes and site not in self._at_work:
                     self._at_work[site] = node = self._next(nodes)
                     threading.Thread(target=self._at_site, args=(node,), daemon=True).start()
@@ -216,7 +233,8 @@ class Run:
                 self._park(node, f"site {node.site}: {outcome}")
             else:
                 if isinstance(node, Evaluate):
-                    self._own_work += self._work[node]
+                    with self._counting:
+                        self._own_work += self._work[node]
                 self._settle(node, outcome)
                 self._tell("done", node, dice=outcome.dice if isinstance(node, FineTune) else None)
                 ready += self._freed(node)
@@ -277,14 +295,17 @@ class Run:
         return freed
 
     def _settle(self, node: Node, record: StageRecord) -> None:
+        self._stages_done += node in self._work and node not in self.records
         self.records[node] = record
+        if isinstance(node, FineTune):
+            self._news.add(node.site)
         if record.kind == "absent":
             self.skipped.add(node)
         self._lacking[node] = node in self.skipped or any(self._lacking[parent] for parent in node.parents)
         if record.weights:
             self._sharing[record.weights].add(node)
         if node in self._work:
-            self._done_share[node] = 1.0
+            self._count(node, 1.0)
         # A new score may leave another candidate of a choice behind. What lies on a route stays to the end: other
         # ways may lead to the same weights, and then go on from them.
         rivals = [rival for child in self._children[node] if isinstance(child, Best) for rival in child.candidates]
@@ -431,9 +452,9 @@ class Run:
         self._tell("running", node)
 
         def observe(reply: FineTuneReply) -> None:
-            before = self._done_share.get(node, 0.0)
-            self._done_share[node] = reply.epoch / node.schedule.epochs
-            self._own_work += (self._done_share[node] - before) * self._work[node]
+            further = self._count(node, reply.epoch / node.schedule.epochs)
+            with self._counting:
+                self._own_work += further
             self._tell("running", node, reply.epoch, reply.dices[-1] if reply.dices else None)
 
         reply, weights = self.lanes[node.site].fine_tune(order, lambda: self.ledger.file(order.weights), observe)
@@ -475,9 +496,16 @@ class Run:
             return float(description.train_slices[node.fold] * node.schedule.epochs)
         return description.test_slices / 3
 
+    def _count(self, node: Node, share: float) -> float:
+        """A share of a stage is done; returns how much work that is more than before."""
+        with self._counting:
+            further = (share - self._done_share.get(node, 0.0)) * self._work[node]
+            self._done_share[node] = share
+            self._done_work += further
+        return further
+
     def _tell(self, kind: str, node: FineTune | Evaluate, epoch: int = 0, dice: float | None = None) -> None:
-        total = sum(self._work.values()) or 1.0
-        done = sum(self._work[key] * share for key, share in list(self._done_share.items()))
+        total = self._all_work or 1.0
         elapsed = max(time.monotonic() - self._began, 1e-6)
         self.observe(
             Event(
@@ -489,9 +517,9 @@ class Run:
                 epoch=epoch,
                 epochs=node.schedule.epochs if isinstance(node, FineTune) else 0,
                 dice=dice,
-                stages_done=sum(1 for item in self._work if item in self.records),
+                stages_done=self._stages_done,
                 stages=len(self._work),
-                work_left=1 - done / total,
+                work_left=max(0.0, 1 - self._done_work / total),
                 rate=self._own_work / total / elapsed,
             )
         )

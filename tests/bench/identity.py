@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import sys
 import time
+import zlib
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
@@ -55,19 +56,24 @@ def watch(module: ModuleType, name: str, label: str) -> None:
 
 
 def identity(network: nn.Module, *_: object, **named: Any) -> Iterator[Trained]:
-    """No step of training. One buffer counts on, or a lap's stages would be one and the same."""
+    """No step of training. Buffers count the hops, and a weight tells the way, or stages would be one and the same."""
     schedule = named["schedule"]
     weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     for tensor in weights.values():
         if not tensor.is_floating_point():
             tensor += 1
+    way = next(tensor for tensor in weights.values() if tensor.is_floating_point()).view(-1)
+    way[0] = way[0] / 2 + zlib.crc32(os.environ["RELAY_SITE"].encode()) / 2**32
     epochs = schedule.epochs
     zeros = (0.0,) * epochs
     yield Trained(epochs, zeros, zeros, zeros, epochs, 1, weights, weights, {})
 
 
-def no_scores(_: nn.Module, records: list[Record], *__: object, **___: object) -> list[CaseScore]:
-    return [CaseScore(record.patient, slices=1, dice=0.5, iou=0.4, volume_dice=0.5) for record in records]
+def scores(network: nn.Module, records: list[Record], *_: object, **__: object) -> list[CaseScore]:
+    """Each hop gains, or no route would grow."""
+    hops = max(int(buffer.max()) for buffer in network.buffers() if not buffer.is_floating_point())
+    dice = 1 - 0.5 ** (hops + 1)
+    return [CaseScore(record.patient, slices=1, dice=dice, iou=0.4, volume_dice=0.5) for record in records]
 
 
 class Toy(nn.Module):
@@ -97,7 +103,7 @@ if "RELAY_BENCH_MB" in os.environ:
 
 if STEPS in os.environ:
     client.app.fine_tune = identity  # type: ignore[assignment]
-    client.app.scores_of = client.scoring.scores_of = no_scores  # type: ignore[assignment]
+    client.app.scores_of = client.scoring.scores_of = scores  # type: ignore[assignment]
     torch.set_num_threads(1)
     watch(client.app, "app", "everything")
     watch(client.app, "from_record", "weights from Flower's record")

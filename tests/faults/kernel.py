@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import queue
 import random
+import threading
 import types
 from collections.abc import Callable
 from typing import Any
@@ -188,7 +189,7 @@ class Kernel:
             def start(self) -> None:
                 kernel.spawn(kernel.process, self.work)
 
-        return types.SimpleNamespace(Thread=Thread)
+        return types.SimpleNamespace(Thread=Thread, Lock=threading.Lock)
 
     def queue(self) -> types.SimpleNamespace:
         kernel = self
