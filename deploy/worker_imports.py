@@ -3,9 +3,11 @@
 import monai.metrics
 
 import client.app
+import client.layouts
 import common.model
 import deploy.local_grid
 
 common.model.segmentation_models()
+client.layouts.known()  # SimpleITK with them
 
 __all__ = ["client", "deploy", "monai"]

@@ -1,6 +1,6 @@
 """How the coordinator's memory and time grow with sites, rounds and weights, on the embedded grid.
 
-    python -m tests.bench.scale            # the table of docs/performance.md; a quarter of an hour
+    python -m tests.bench.scale            # the table of docs/performance.md; three quarters of an hour
     python -m tests.bench.scale --quick    # the same with fewer rounds and no 100 sites
 
 Everything but training and scoring is real: files, readers, a worker process a message, checks on both sides,
@@ -32,8 +32,8 @@ def rounds(count: int) -> dict[str, Any]:
 
 CASES: list[dict[str, Any]] = [
     *({"what": "FedAvg, 20 rounds", "sites": sites, "mb": 1, "methods": rounds(20)} for sites in (10, 30, 100)),
-    *({"what": "greedy route, 2 hops", "sites": sites, "mb": 1, "methods": GREEDY} for sites in (10, 30, 100)),
     *({"what": "FedAvg, 2 rounds", "sites": 10, "mb": mb, "methods": rounds(2)} for mb in (1, 10, 54, 200)),
+    *({"what": "greedy routes, 2 hops", "sites": sites, "mb": 0.1, "methods": GREEDY} for sites in (10, 30, 100)),
 ]
 
 
