@@ -572,3 +572,13 @@ def test_hops_that_the_study_could_not_choose_are_refused(choices: Choices) -> N
         plan(study, census_of(study), choices)
     with pytest.raises(RelayError, match="is no route to"):
         plan(study_of(), census_of(study_of()), {"A": ("B",)})
+
+
+def test_a_plan_made_again_with_a_hop_more_makes_no_stage_anew() -> None:
+    """A hundred sites try ten thousand routes, and plan again two hundred times."""
+    study = study_of(sites=NAMES, methods={"sequential": {"routes": "greedy", "max_hops": 2}})
+    before = plan(study, census_of(study))
+    after = plan(study, census_of(study), {"A": ("B",)})
+    assert len(after.tried) > len(before.tried)
+    there = {node.id: node for node in after.tried}
+    assert all(there[node.id] is node for node in before.tried)

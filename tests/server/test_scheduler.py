@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,11 @@ from common.messages import (
     WireMessage,
     refusal_error,
 )
+from common.plan import grown
 from common.seeds import seed_of
+from common.study import Study
 from common.weights import Weights, digest_of, serialised
+from server import scheduler
 from server.results import results_of, write_json
 from server.scheduler import Run
 from tests.server.fake_sites import SLICES, START, Answer, FakeGrid, batches, go, quick, study_of
@@ -572,6 +576,22 @@ def test_a_route_that_grew_is_found_again_without_asking_anybody(tmp_path: Path)
     second = go(grid, tmp_path)
     assert grid.asked == []
     assert write_json(found_by(second)) == write_json(found_by(first))
+
+
+def test_a_hop_is_looked_for_only_where_something_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a hundred targets, each of which chooses from a hundred sources, all of them at every answer is a minute."""
+    looked_at: list[str] = []
+
+    def watched(study: Study, growing: Mapping[str, Any], *rest: Any) -> dict[str, tuple[str, ...]]:
+        looked_at.extend(growing)
+        return grown(study, growing, *rest)
+
+    monkeypatch.setattr(scheduler, "grown", watched)
+    run = go(FakeGrid(study_of(**GREEDY)), tmp_path)
+    trained = sum(isinstance(node, FineTune) for node in run.records)
+    chosen = sum(len(route) for route in run.choices.values())
+    assert set(looked_at) == set("ABC")
+    assert len(looked_at) <= 3 + trained + chosen
 
 
 def test_a_route_that_cannot_grow_is_told(tmp_path: Path) -> None:
