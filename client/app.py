@@ -236,7 +236,7 @@ def _planned(site: SiteConfig, message: Planned) -> tuple[Study, Census, Choices
         census = {name: tuple(int(n) for n in counts) for name, counts in json.loads(message.census).items()}
         choices = {target: tuple(map(str, chosen)) for target, chosen in json.loads(message.choices).items()}
         hold_to_limits(site, study, census)
-        return study, census, choices, plan(study, census, choices)
+        return study, census, choices, plan(study, census, choices, at=site.name)
     except (RelayError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError):
         raise Refused(Refusal.NOT_IN_STUDY) from None
 

@@ -82,11 +82,21 @@ class Plan:
         return {node.id: node for node in self.nodes}
 
 
-def plan(study: Study, census: Census, choices: Choices | None = None, *, rounds: Rounds | None = None) -> Plan:
+def plan(
+    study: Study,
+    census: Census,
+    choices: Choices | None = None,
+    *,
+    rounds: Rounds | None = None,
+    at: str | None = None,
+) -> Plan:
     """All methods of a study as one graph.
 
     Args:
         rounds: how many rounds a federated method has; `rounds_of` unless given.
+        at: the one site whose stages are asked about. Of the routes that are tried, those whose last two stages are
+            elsewhere are then left out, since an earlier stage ends a shorter one: of a hundred sites' ten thousand
+            routes two hundred stay, and a site makes the plan for every order.
 
     Raises:
         RelayError: the census lacks a site of the study, or the choices are none that the study allows.
@@ -104,11 +114,11 @@ def plan(study: Study, census: Census, choices: Choices | None = None, *, rounds
         made = {
             route: tuple(_route(study, route, fold) for fold in study.split.run)
             for route in _tried(study, target, chosen)
+            if at is None or at in route[-2:]
         }
         tried += [node for models in made.values() for node in models]
         if chosen[-1:] != (target,):
-            candidates = [(*chosen, target)] if chosen else []
-            candidates += [route for route in made if len(route) == len(chosen) + 2]
+            candidates = [route for route in made if route == (*chosen, target) or len(route) == len(chosen) + 2]
             growing[target] = tuple(Candidate(route, made[route]) for route in candidates)
     wanted = [node for row in rows for node in (row.test or row.model, row.validation)]
     nodes = tuple(parents_first([*wanted, *tried, *_forgetting(study, rows)]))

@@ -520,6 +520,11 @@ def test_nobody_validates_weights_that_have_seen_the_patients(source: str, route
         behind[node] = before | trained
 
 
+def own(found: Plan, site: str) -> set[Node]:
+    """A site's stages."""
+    return {node for node in found.nodes if isinstance(node, FineTune | Evaluate) and node.site == site}
+
+
 @settings(max_examples=40, deadline=None)
 @given(studies(), st.data())
 def test_a_route_grows_by_the_best_of_all_sources_hop_by_hop(
@@ -539,6 +544,11 @@ def test_a_route_grows_by_the_best_of_all_sources_hop_by_hop(
         further := grown(study, plan(study, census, choices).growing, choices, lambda n: dice(way_of(n)))
     ) != choices:
         choices = further
+        whole = plan(study, census, choices)
+        for site in study.sites:
+            its = plan(study, census, choices, at=site)
+            assert its.rows == whole.rows
+            assert own(its, site) == own(whole, site)
     for target in study.sites:
         route: tuple[str, ...] = ()
         best = -1.0
@@ -582,3 +592,12 @@ def test_a_plan_made_again_with_a_hop_more_makes_no_stage_anew() -> None:
     assert len(after.tried) > len(before.tried)
     there = {node.id: node for node in after.tried}
     assert all(there[node.id] is node for node in before.tried)
+
+
+def test_a_site_of_a_hundred_makes_few_stages_of_the_others() -> None:
+    names = tuple(f"S{number:02}" for number in range(100))
+    study = study_of(sites=names, methods={"sequential": {"routes": "greedy", "max_hops": 2}})
+    choices: Choices = {name: ("S01" if name == "S00" else "S00",) for name in names}
+    whole, its = plan(study, census_of(study), choices), plan(study, census_of(study), choices, at="S50")
+    assert own(its, "S50") == own(whole, "S50")
+    assert len(its.tried) < len(whole.tried) / 20
