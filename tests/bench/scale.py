@@ -1,6 +1,6 @@
 """How the coordinator's memory and time grow with sites, rounds and weights, on the embedded grid.
 
-    python -m tests.bench.scale            # the table of docs/performance.md; three quarters of an hour
+    python -m tests.bench.scale            # the table of docs/performance.md; half an hour
     python -m tests.bench.scale --quick    # the same with fewer rounds and no 100 sites
 
 Everything but training and scoring is real: files, readers, a worker process a message, checks on both sides,
