@@ -1,7 +1,7 @@
 """How the coordinator's memory and time grow with sites, rounds and weights, on the embedded grid.
 
     python -m tests.bench.scale            # the table of docs/performance.md; half an hour
-    python -m tests.bench.scale --quick    # the same with fewer rounds and no 100 sites
+    python -m tests.bench.scale --quick    # the same without 100 sites and 200 MB
 
 Everything but training and scoring is real: files, readers, a worker process a message, checks on both sides,
 approvals, the ledger. The network is a toy of the wanted size. Each case runs in a process of its own, so its peak

