@@ -192,7 +192,7 @@ def planned(study: Study, census: Any, choices: Any = None) -> Any:
         *(str(sorted((name, tuple(v)) for name, v in (part or {}).items())) for part in (census, choices)),
     )
     if key not in PLANS:
-        PLANS[key] = plan(study, census, choices)
+        PLANS[key] = plan(study, census, choices, at=at)
     return PLANS[key]
 
 
