@@ -185,10 +185,11 @@ DIGESTS: dict[int, tuple[Study, str]] = {}
 INTERVALS: dict[Any, Any] = {}
 
 
-def planned(study: Study, census: Any, choices: Any = None) -> Any:
+def planned(study: Study, census: Any, choices: Any = None, *, at: str | None = None) -> Any:
     """`plan`, each once: it is a pure function."""
     key = (
         study.digest,
+        at,
         *(str(sorted((name, tuple(v)) for name, v in (part or {}).items())) for part in (census, choices)),
     )
     if key not in PLANS:
