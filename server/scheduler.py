@@ -233,8 +233,7 @@ class Run:
                 self._park(node, f"site {node.site}: {outcome}")
             else:
                 if isinstance(node, Evaluate):
-                    with self._counting:
-                        self._own_work += self._work[node]
+                    self._count(node, 1.0, own=True)
                 self._settle(node, outcome)
                 self._tell("done", node, dice=outcome.dice if isinstance(node, FineTune) else None)
                 ready += self._freed(node)
@@ -305,7 +304,7 @@ class Run:
         if record.weights:
             self._sharing[record.weights].add(node)
         if node in self._work:
-            self._count(node, 1.0)
+            self._count(node, 1.0, own=False)
         # A new score may leave another candidate of a choice behind. What lies on a route stays to the end: other
         # ways may lead to the same weights, and then go on from them.
         rivals = [rival for child in self._children[node] if isinstance(child, Best) for rival in child.candidates]
@@ -452,9 +451,7 @@ class Run:
         self._tell("running", node)
 
         def observe(reply: FineTuneReply) -> None:
-            further = self._count(node, reply.epoch / node.schedule.epochs)
-            with self._counting:
-                self._own_work += further
+            self._count(node, reply.epoch / node.schedule.epochs, own=True)
             self._tell("running", node, reply.epoch, reply.dices[-1] if reply.dices else None)
 
         reply, weights = self.lanes[node.site].fine_tune(order, lambda: self.ledger.file(order.weights), observe)
@@ -496,13 +493,13 @@ class Run:
             return float(description.train_slices[node.fold] * node.schedule.epochs)
         return description.test_slices / 3
 
-    def _count(self, node: Node, share: float) -> float:
-        """A share of a stage is done; returns how much work that is more than before."""
+    def _count(self, node: Node, share: float, *, own: bool) -> None:
+        """A share of a stage is done. Args: own: by this run, which tells from it how fast it is."""
         with self._counting:
             further = (share - self._done_share.get(node, 0.0)) * self._work[node]
             self._done_share[node] = share
             self._done_work += further
-        return further
+            self._own_work += further * own
 
     def _tell(self, kind: str, node: FineTune | Evaluate, epoch: int = 0, dice: float | None = None) -> None:
         total = self._all_work or 1.0
