@@ -120,7 +120,10 @@ def test_the_command_serves_until_it_is_stopped(recorder: Recorder, tmp_path: Pa
         found = re.match(r"http://127\.0\.0\.1:(\d+)/", program.stdout.readline())
         assert found and get(int(found[1]), "/status.json")[0] == 200
         program.send_signal(signal.SIGINT)
-        assert program.wait(timeout=20) == 0
+        try:
+            assert program.wait(timeout=20) == 0
+        finally:
+            program.kill()  # or a failure would wait for ever
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here to open the page in")

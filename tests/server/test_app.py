@@ -1,4 +1,4 @@
-"""What can be known to fail is told before any site works for it."""
+"""A whole study at the coordinator: what can be known to fail is told first, and notes cost little beside the work."""
 
 from __future__ import annotations
 
@@ -41,3 +41,29 @@ def test_a_disk_too_small_for_the_weights_is_told_before_anything_is_trained(
         run_study(grid, grid.study, tmp_path / "out", beside=tmp_path)
     assert len(list((tmp_path / "out" / "ledger").iterdir())) == 1, "the first weights alone"
     assert not grid.orders(FineTuneOrder)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("seconds", [0.0, 1.0])
+def test_what_was_sent_is_noted_after_every_stage_unless_that_takes_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    """On a clock that a note alone moves: a long one is not followed by another before twenty times as long."""
+    clock = [100.0]
+    before_the_end: list[float] = []
+    note = server.app._note
+
+    def noted(*given: Any) -> None:
+        note(*given)
+        clock[0] += seconds
+        if not (tmp_path / "out" / "results.json").exists():
+            before_the_end.append(clock[0])
+
+    monkeypatch.setattr(server.app, "_note", noted)
+    monkeypatch.setattr(server.app, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(server.app, "start_weights", lambda *_: START)
+    grid = FakeGrid(study_of(baseline=True))
+    run_study(grid, grid.study, tmp_path / "out", beside=tmp_path)
+    trained = len(grid.orders(FineTuneOrder))
+    assert trained == 6
+    assert len(before_the_end) == 1 if seconds else len(before_the_end) >= trained
