@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import hashlib
 import logging
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from multiprocessing import reduction
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -91,15 +93,22 @@ def test_the_search_finds_what_it_looks_for() -> None:
 
 @pytest.fixture
 def wire(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """Every byte that this process, the coordinator's, receives from another."""
+    """Every byte that this process, the coordinator's, receives from another, through a pipe or as a file."""
     received: list[bytes] = []
     receive: Callable[..., bytes] = Connection.recv_bytes
+    take: Callable[[Connection], int] = reduction.recv_handle
 
     def listen(self: Connection, maxlength: int | None = None) -> bytes:
         received.append(receive(self, maxlength))
         return received[-1]
 
+    def look_into(connection: Connection) -> int:
+        file = take(connection)
+        received.append(os.pread(file, os.fstat(file).st_size, 0))
+        return file
+
     monkeypatch.setattr(Connection, "recv_bytes", listen)
+    monkeypatch.setattr(reduction, "recv_handle", look_into)
     return received
 
 
