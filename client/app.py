@@ -125,7 +125,7 @@ def fine_tune_stage(message: Message, context: Context) -> Message:
     store = StageStore(site.private() / "stages")
     store.forget(tuple(key for key in order.acknowledged if key != order.key))
     if order.anew:
-        store.forget((order.key,))
+        store.begin_anew(order.key, order.anew)
     reply = store.reply(order.key, FineTuneReply)
     if reply is not None:
         finished = _sound(store.weights(reply.weights), reply)

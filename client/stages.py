@@ -92,6 +92,14 @@ class StageStore:
         for key in keys:
             shutil.rmtree(self.folder / key, ignore_errors=True)
 
+    def begin_anew(self, key: str, word: str) -> None:
+        """Forget what there is of a stage, unless that was done for this very word: an order may come twice."""
+        path = self.folder / key / "anew"
+        if not path.exists() or path.read_bytes() != word.encode():
+            self.forget((key,))
+            self._made(key)
+            write_atomically(path, word.encode(), durable=True)
+
     def _made(self, key: str) -> Path:
         folder = self.folder / key
         folder.mkdir(parents=True, exist_ok=True)

@@ -169,8 +169,9 @@ class Order(Planned):
 class FineTuneOrder(Order):
     """Train; the parent's weights come along with the first leg."""
 
-    anew: bool = False
-    """What the site has of the stage was refused: it begins at the beginning."""
+    anew: str = Field(default="", pattern=r"^([0-9a-f]{16})?$")
+    """What the site has of the stage was refused: it begins at the beginning, once for each such word. The same order
+    may come twice."""
 
 
 class EvaluateOrder(Order):

@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import tomli_w
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
@@ -234,7 +234,8 @@ class AbsenceRule(_Part):
     """How long a site may be away before its stages are given up. A site that is there and slow is never given up."""
     then: Literal["park", "skip"] = "park"
     """"park": the stage and all that descends from it wait for another run. "skip": a round averages who is there,
-    two sites at least; a route goes on with the next site. A row that was made so is marked, never counted as what it
+    two sites at least, of FedTrimmedAvg three; a route goes on with the next site. Methods that cannot do without a
+    site (`Skippable`) wait in any case. A row that was made so is marked, never counted as what it
     should have been. What was skipped in a result folder stays skipped there."""
 
 
@@ -258,7 +259,7 @@ class AbsencePart(AbsenceRule):
         name = method.removesuffix("-then-target")
         own: dict[str, AbsenceRule] = dict(self.methods.items())
         rule = own.get("sequential" if name == "greedy" else name, self)
-        return AbsenceRule(wait_hours=rule.wait_hours) if name == "greedy" else rule
+        return rule if name in get_args(Skippable) else AbsenceRule(wait_hours=rule.wait_hours)
 
 
 class Study(_Part):

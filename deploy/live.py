@@ -109,6 +109,8 @@ class Board:
                 self._lines[event.site] = _Line(text, event.epoch, event.epochs)
             elif event.kind == "running":
                 self._lines[event.site] = _Line(self._what(event), event.epoch, event.epochs, "epoch ", event.dice)
+            elif event.kind in ("away", "back"):
+                self._lines[event.site] = _Line("away" if event.kind == "away" else "there again")
             elif event.kind in ("done", "parked", "skipped"):
                 self._lines[event.site] = _Line()
             elif event.kind == "delivered":
@@ -182,7 +184,7 @@ class Lines:
                 few = self._known == 1
                 self._line(f"{self._known} stage{' is' if few else 's are'} in the ledger already")
                 self._known = 0
-            if event.kind in ("parked", "skipped", "delivered") or self._worth_a_line(event):
+            if event.kind in ("parked", "skipped", "delivered", "away", "back") or self._worth_a_line(event):
                 self._told[event.site] = self.clock()
                 self._line(line_of(event))
 

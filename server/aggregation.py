@@ -42,6 +42,9 @@ WIDEST = 4
 """Bytes of a weight: no network here has wider ones, but for counters."""
 WHOLE = frozenset({"krum"})
 """Strategies that need every part as a whole at once."""
+LEAST = {"fedtrimmedavg": 3, "krum": 3}
+"""Parts that a strategy needs: one that cuts a value at either end has none left of two, and one that compares models
+with each other has nothing to tell two apart by. Two for the others."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import logging
 import platform
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -23,9 +23,9 @@ from flwr.serverapp import Grid, ServerApp
 
 from common.errors import RelayError, Unfinished
 from common.files import write_atomically
-from common.graph import Average, FineTune
+from common.graph import Average, FineTune, Node
 from common.model import declared_bytes
-from common.plan import Plan, plan
+from common.plan import plan
 from common.study import POOLED, Study, load_study, study_toml
 from server.deliver import Deliveries, deliver
 from server.describing import describe_all, keep, kept_in, known_of
@@ -70,6 +70,8 @@ def main(grid: Grid, context: Context) -> None:
 
 def log_line(event: Event) -> None:
     """Progress as plain log lines."""
+    if event.kind in ("away", "back"):
+        return  # the lane says more of it
     log.info("%s", line_of(event))
 
 
@@ -85,6 +87,8 @@ def line_of(event: Event) -> str:
         return f"{counted}{where}{event.epoch} of {event.epochs} patients prepared"
     if event.kind == "parked":
         return f"parked: {event.text}"
+    if event.kind in ("away", "back"):
+        return f"{where}{'away; it is waited for' if event.kind == 'away' else 'there again'}"
     if event.kind == "delivered":
         return f"{where}delivered: {event.text}"
     what = f"{event.text} (fold {event.fold + 1})"
@@ -177,17 +181,18 @@ def _run(
 
         return tell
 
+    for lane in lanes.values():
+        lane.observe = teller(0)
     # All of them first: nobody who leaves in the midst of the study then keeps it from beginning.
     described = []
     for number, variant in enumerate(variants):
         described.append(describe_all(variant, lanes, teller(number), kept=kept[number]))
         keep(folder, variant, described[number])
     plans = [plan(variant, census_of(found)) for variant, found in zip(variants, described, strict=True)]
-    _check_room(variants, plans[0], folder, everything=keep_weights)
-    runs: list[Run] = []
-    for number, variant in enumerate(variants):
-        run = Run(
-            variant,
+
+    def run_of(number: int, lanes: Mapping[str, Lane]) -> Run:
+        return Run(
+            variants[number],
             plans[number],
             lanes=lanes,
             descriptions=described[number],
@@ -197,8 +202,16 @@ def _run(
             traffic=traffic,
             keep_weights=keep_weights,
         )
+
+    to_make = [run_of(number, {}).to_make() for number in range(len(variants))]
+    _check_room(variants, to_make, folder, everything=keep_weights)
+    runs: list[Run] = []
+    for number in range(len(variants)):
+        run = run_of(number, lanes)
         run.go()
         runs.append(run)
+    if not any(run.parked or run.not_made_again for run in runs):
+        ledger.set_strays_aside()
     results = results_of(study, runs)
     write_atomically(folder / "results.json", write_json(results), durable=True)
     _note(traffic, folder, past, started, time.monotonic() - began)
@@ -229,7 +242,9 @@ def _missing(runs: Sequence[Run], results: dict[str, Any], deliveries: Deliverie
     if deliveries.failed:
         told = "; ".join(f"site {site}: {reason}" for site, reason in sorted(deliveries.failed.items()))
         yield f"Not every site has its weights – {told}."
-    if deliveries.failed or any(run.parked for run in runs):
+    if gone := sorted({reason for run in runs for reason in run.not_made_again.values()}):
+        yield f"Weights that are gone from {folder} could not be made again – {'; '.join(gone)}."
+    if deliveries.failed or gone or any(run.parked for run in runs):
         yield f"What is finished is kept in {folder}; start again to go on."
 
 
@@ -238,22 +253,29 @@ def _start(study: Study, ledger: Ledger, beside: Path) -> StageRecord:
     return start_of(study, ledger, source=source, weights=lambda: start_weights(study, beside))
 
 
-def _check_room(variants: Sequence[Study], stages: Plan, folder: Path, *, everything: bool) -> None:
-    """Refuse a study whose weights the disk cannot hold; better now than after days."""
-    made = sum(isinstance(node, FineTune | Average) for node in stages.nodes)
-    if not everything:
-        # Of the rounds, in every fold, the averages that lead and what is on its way.
-        folds, sites = len(variants[0].split.run), len(variants[0].sites)
-        of_rounds = {
-            node for average in stages.nodes if isinstance(average, Average) for node in (average, *average.parts)
-        }
-        made = min(made, made - len(of_rounds) + 3 * folds * (sites + 1))
-    kept = sum(path.stat().st_size for path in (folder / "weights").glob("*.safetensors"))
-    need = made * sum(declared_bytes(variant.model) for variant in variants) - kept
+def _check_room(
+    variants: Sequence[Study], to_make: Sequence[Collection[Node]], folder: Path, *, everything: bool
+) -> None:
+    """Refuse a study whose weights the disk cannot hold; better now than after days.
+
+    Args:
+        to_make: of every variant, what is still to be worked out.
+    """
+    made = need = 0
+    for variant, nodes in zip(variants, to_make, strict=True):
+        trained = sum(isinstance(node, FineTune | Average) for node in nodes)
+        if not everything:
+            # Of the rounds, in every fold, the averages that lead and what is on its way.
+            folds, sites = len(variant.split.run), len(variant.sites)
+            averages = [node for node in nodes if isinstance(node, Average)]
+            of_rounds = {*averages, *(part for average in averages for part in average.parts)} & set(nodes)
+            trained = min(trained, trained - len(of_rounds) + 3 * folds * (sites + 1))
+        made += trained
+        need += trained * declared_bytes(variant.model)
     free = shutil.disk_usage(folder).free
     if need > free:
         raise RelayError(
-            f"The weights of {made * len(variants)} stages need {need / 1e9:.1f} GB more in {folder},"
+            f"The weights of {made} stages need {need / 1e9:.1f} GB more in {folder},"
             f" and {free / 1e9:.1f} GB are free; make room, give another folder with --out,"
             " or set fewer rounds, folds or routes in the study."
         )

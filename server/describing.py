@@ -15,7 +15,7 @@ from common.files import write_atomically
 from common.messages import Description
 from common.study import Study
 from server.events import Event, Observer
-from server.lane import Absent, Lane, Parked
+from server.lane import Absent, Lane, Parked, Refused
 
 REASONS_WITHIN = 3.0
 """Seconds in which other sites may say that they cannot take part either."""
@@ -30,7 +30,8 @@ def describe_all(
     """Ask all sites at once what they have for a study.
 
     Args:
-        kept: what sites said in an earlier run: it stands for one that is away now, or has left the study since.
+        kept: what sites said in an earlier run: it stands for one that is away now, has left the study since, or
+            cannot answer.
 
     Raises:
         RelayError: a site cannot take part; the sentence names each.
@@ -56,11 +57,13 @@ def describe_all(
                 descriptions[site] = before[site]
             else:
                 descriptions[site] = lanes[site].describe(study, tell)
-        except Absent as absent:
+        except (Absent, Refused) as refused:
+            # Whatever the site refuses now, its stages are parked for; the others need not wait for it.
             if site in before:
                 descriptions[site] = before[site]
+                observe(Event("parked", site, f"site {site}: {refused}"))
             else:
-                reasons[site] = str(absent)
+                reasons[site] = str(refused)
         except Parked as parked:
             reasons[site] = str(parked)
         except Exception as error:  # a lane's thread must not die unheard
@@ -92,13 +95,17 @@ def keep(folder: Path, study: Study, descriptions: Descriptions) -> None:
 
 def kept_in(folder: Path, study: Study) -> dict[str, Description]:
     """What the sites said in an earlier run of a result folder; nothing where that is missing or damaged."""
+    path = _path(folder, study)
+    if not path.exists():
+        return {}
+    file = path.read_bytes()
     try:
-        content = json.loads(_path(folder, study).read_bytes())
+        content = json.loads(file)
         plain = content["sites"]
         if content["seal"] != _seal(plain):
             return {}
         return {site: Description.model_validate_json(json.dumps(said)) for site, said in plain.items()}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError):
         return {}
 
 

@@ -11,7 +11,7 @@ class Event:
     """Something a person who watches wants to know."""
 
     kind: str
-    """"examining", "preparing", "running", "done", "known", "again", "skipped", "parked" or "delivered"."""
+    """"examining", "preparing", "running", "done", "known", "away", "back", "skipped", "parked" or "delivered"."""
     site: str
     """Whose line changes. A site whose stage was parked has nothing to do until the next event."""
     text: str

@@ -38,6 +38,7 @@ from common.messages import (
 from common.study import Study
 from common.weights import File, Weights, size_in_bytes
 from server.engine import asked
+from server.events import Event, Observer
 from server.roster import is_online
 from server.soundness import Unsound
 
@@ -104,6 +105,10 @@ class Absent(Parked):
         """For how long so far."""
 
 
+class Refused(Parked):
+    """The site answered that it cannot, when asked again as well."""
+
+
 @dataclass
 class Traffic:
     """What really crossed the wire, by site: bytes of tensors, messages, tries.
@@ -127,6 +132,8 @@ class Lane:
         self.grid, self.site, self.node_id, self.traffic = grid, site, node_id, traffic
         self.patience: Callable[[], float] = lambda: patience
         """Seconds that the site may be away before `Absent` is raised."""
+        self.observe: Observer = lambda _: None
+        """Is told when the site goes away and when it is back."""
         self._away_since: float | None = None
         self._unacknowledged: dict[str, str] = {}  # key → digest of weights that lie at the site
         self.held = ""
@@ -177,7 +184,6 @@ class Lane:
                 send = weights
                 continue
             send = None
-            order = order.model_copy(update={"anew": False})
             observe(reply)
             # A checkpoint that was lost may cost a leg; a site that never gets on would cost for ever.
             idle = idle + 1 if reply.epoch <= epoch else 0
@@ -254,7 +260,7 @@ class Lane:
                 raise Unsound(reason)
             if reply.error.code in FINAL:
                 break
-        raise Parked(reason)
+        raise Refused(reason)
 
     def _send(self, message: WireMessage, weights: GetFile | None, type_: str, group: str) -> Message:
         """An order out, its answer back. What is lost on the way is sent again; the site answers a stage once."""
@@ -336,10 +342,13 @@ class Lane:
         for node in asked(self.grid.get_nodes):
             known = node.name == self.site if self.node_id is None else node.node_id == self.node_id
             if known and is_online(node):
+                if self._away_since is not None:
+                    self.observe(Event("back", self.site, ""))
                 self.node_id, self._away_since = node.node_id, None
                 return node.last_activated_at
         if self._away_since is None:
             self._away_since = time.monotonic()
+            self.observe(Event("away", self.site, ""))
         return None
 
     def is_there(self) -> bool:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,33 +111,48 @@ def examine(folder: Path, *, progress: Callable[[int, int], None] | None = None)
             faults.append(Fault(path, "is no record as relay writes it, or was changed", damaged=True))
         else:
             records[record.key] = record
-    made = {record.weights for record in records.values() if record.weights}
-    for record in records.values():
-        lost = [digest for digest in record.parents if digest not in made]
-        if lost:
-            path = folder / "ledger" / f"{record.key}.json"
-            faults.append(Fault(path, f"starts from weights {lost[0][:12]}… that no record made", damaged=False))
+    made = _made_by(records)
+    for key, digest in _strays(records).items():
+        path = folder / "ledger" / f"{key}.json"
+        faults.append(Fault(path, f"starts from weights {digest[:12]}… that no record made", damaged=False))
     files = sorted((folder / "weights").glob("*.safetensors"))
-    total, done = sum(path.stat().st_size for path in files), 0
+    total, done = sum(path.stat().st_size for path in files if path.exists()), 0
     sound = set()
     for path in files:
-        if _digest_of(path) == path.stem:
-            sound.add(path.stem)
-        else:
-            faults.append(Fault(path, "does not hold the weights that its name says", damaged=True))
-        done += path.stat().st_size
+        with suppress(FileNotFoundError):  # a study that is at work took it away in between
+            size = path.stat().st_size
+            if _digest_of(path) == path.stem:
+                sound.add(path.stem)
+            else:
+                faults.append(Fault(path, "does not hold the weights that its name says", damaged=True))
+            done += size
         if progress:
             progress(done, total)
     return Examination(records, frozenset(sound), frozenset(made - sound), tuple(faults))
 
 
+def _made_by(records: Mapping[str, StageRecord]) -> frozenset[str]:
+    """The digests of all weights that were made. A stage that was left out made none."""
+    return frozenset(record.weights for record in records.values() if record.weights and record.kind != "absent")
+
+
+def _strays(records: Mapping[str, StageRecord]) -> dict[str, str]:
+    """By key, of every record that starts from weights which no record made, the digest of those."""
+    made = _made_by(records)
+    return {key: digest for key, record in records.items() for digest in record.parents if digest not in made}
+
+
 def _read_record(path: Path) -> StageRecord | None:
-    """A record that is whole, under its own key, and as it was sealed."""
+    """A record that is whole, under its own key, and as it was sealed; None if it is not.
+
+    Raises OSError where it cannot be read: that says nothing of what it holds.
+    """
+    file = path.read_bytes()
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(file)
         seal = content.pop("seal")
         record = StageRecord.model_validate_json(json.dumps(content))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError):  # no JSON, no object, no seal, no record
         return None
     return record if record.key == path.stem and record.seal == seal else None
 
@@ -151,7 +166,8 @@ class Ledger:
     """The result folder of one study; one coordinator at a time may hold it."""
 
     def __init__(self, folder: Path, *, progress: Callable[[int, int], None] | None = None) -> None:
-        """Open a folder, made if need be. What is damaged is removed, so that it is made again.
+        """Open a folder, made if need be. What is damaged is removed, so that it is made again; a damaged record is
+        left beside the others, under a name that ends in ".damaged".
 
         Raises:
             RelayError: another coordinator holds it, or it cannot be used.
@@ -166,14 +182,18 @@ class Ledger:
                 left.unlink()  # of a coordinator that was killed while it wrote
             found = examine(folder, progress=progress)
             for fault in found.faults:
-                if fault.damaged:
+                if fault.damaged and fault.path.suffix == ".json":
+                    fault.path.replace(fault.path.with_suffix(".damaged"))
+                elif fault.damaged:
                     fault.path.unlink(missing_ok=True)
         except filelock.Timeout:
             raise RelayError(
                 f"Another study is writing to {folder}; wait for it, or give another folder with --out."
             ) from None
         except OSError as error:
-            raise RelayError(f"The result folder {folder} cannot be used ({error.strerror}).") from None
+            raise RelayError(
+                f"The result folder {folder} cannot be used ({error.strerror}); nothing in it was changed."
+            ) from None
         self.faults = found.faults
         """What was found wrong; damaged files are removed by now."""
         self._known = dict(found.records)
@@ -199,6 +219,18 @@ class Ledger:
         content = record.model_dump(mode="json", exclude_defaults=True) | {"seal": record.seal}
         write_atomically(self._records / f"{record.key}.json", json.dumps(content, indent=1).encode(), durable=True)
         self._known[record.key] = record
+
+    def set_strays_aside(self) -> None:
+        """Set aside what was made from weights that are known no more, as damaged records are.
+
+        A stage whose record was damaged may come to other weights when it is made again, on a graphics card; nothing
+        asks any more for what was made from the first. To be called when nothing is left to be made.
+        """
+        while strays := _strays(self._known):
+            for key in strays:
+                del self._known[key]
+                path = self._records / f"{key}.json"
+                path.replace(path.with_suffix(".damaged"))
 
     def has(self, digest: str) -> bool:
         """Whether the weights are there."""

@@ -30,6 +30,8 @@ SURE = 0.02
 """The share of the work after which time left is told."""
 RECENT = 12
 """Finished stages that are listed."""
+AWAY = "away"
+"""What a site does that is not there."""
 
 
 class AtWork(BaseModel):
@@ -137,9 +139,12 @@ class Recorder:
                 changes["seconds_left"] = round(event.work_left / event.rate, 1) if sure else None
             if event.kind == "parked" and event.text not in now.parked:
                 changes["parked"] = (*now.parked, event.text)
-            if event.kind == "done":
+            if event.kind in ("done", "skipped"):
                 changes["recent"] = (_told(event), *now.recent)[:RECENT]
-            changes["sites"] = tuple(_at_work(line, event) if line.site == event.site else line for line in now.sites)
+            sites = tuple(_at_work(line, event) if line.site == event.site else line for line in now.sites)
+            changes["sites"] = sites
+            if any(line.what == AWAY for line in sites):
+                changes["seconds_left"] = None  # nobody knows when it is back
             self._progress = now.model_copy(update=changes)
             if self.clock() - self._written >= 1.0:
                 self._write()
@@ -188,6 +193,8 @@ def _at_work(line: AtWork, event: Event) -> AtWork:
         return line.model_copy(update={**_IDLE, "finished": finished})
     if event.kind == "preparing":
         what = "patients prepared" if event.epoch == event.epochs else "preparing patients"
+    elif event.kind in ("away", "back"):
+        what = AWAY if event.kind == "away" else "there again"
     elif event.kind == "running":
         what = f"{'trains' if event.stage == 'fine-tune' else 'scores'} {event.text}, fold {event.fold + 1}"
     else:
@@ -199,6 +206,8 @@ def _at_work(line: AtWork, event: Event) -> AtWork:
 
 def _told(event: Event) -> str:
     what = f"{event.text}, fold {event.fold + 1}"
+    if event.kind == "skipped":
+        return f"{event.site}: {what} is left out, since the site is away"
     dice = "" if event.dice is None else f", validation Dice {100 * event.dice:.1f} %"
     return f"{event.site}: {what if event.stage == 'fine-tune' else f'{event.stage} of {what}'}{dice}"
 

@@ -17,7 +17,7 @@ from common.model import declared_bytes
 from common.plan import Row, routes_to
 from common.seeds import seed_of
 from common.study import POOLED, Study
-from server.absence import absent_from, trained_for, why_not_counted
+from server.absence import absent_from, told, trained_for, why_not_counted
 from server.choices import open_choices
 from server.keeping import used_by
 from server.ledger import StageRecord
@@ -284,7 +284,8 @@ class _Part:
                     "reason": reason,
                 }
         for target, candidates in run.plan.growing.items():
-            stuck = [run.parked[node] for candidate in candidates for node in candidate.models if node in run.parked]
+            models = [node for candidate in candidates for node in candidate.models]
+            stuck = [why for node in models if (why := run.parked.get(node) or told(absent_from(node, run.skipped)))]
             for fold in run.study.split.run:
                 yield {
                     **self.labels,

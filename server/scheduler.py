@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import queue
+import secrets
 import threading
 import time
 from collections import ChainMap, defaultdict
@@ -35,7 +36,7 @@ from common.plan import Census, Plan, grown, plan
 from common.study import Study
 from common.weights import UnfitWeights, Weights, check_fit
 from server.absence import Absences, absent_from, told
-from server.aggregation import Part, aggregate
+from server.aggregation import LEAST, Part, aggregate
 from server.events import Event, Observer
 from server.keeping import kept_by, to_make_again, unneeded, used_by, winner
 from server.lane import Absent, Lane, Parked, Traffic, away_for
@@ -73,6 +74,8 @@ class Run:
         self.observe, self.traffic, self.keep_weights = observe, traffic, keep_weights
         self.records: dict[Node, StageRecord] = {}
         self.parked: dict[Node, str] = {}
+        self.not_made_again: dict[Node, str] = {}
+        """Why stages with a record could not be worked out once more for their weights, which are gone."""
         self.skipped: set[Node] = set()
         """Stages that the study went on without; their records hold the weights that they would have started from."""
         self.stored: list[Node] = []
@@ -107,16 +110,22 @@ class Run:
         self._sharing: dict[str, set[Node]] = defaultdict(set)
         """By digest, the nodes that have these weights, also those that the ledger knows and whose turn is to come."""
         self._lacking: dict[Node, bool] = {}
-        """Of every node that is worked out, whether a stage before it was skipped."""
+        """Of every node that is known, whether it or a stage before it was skipped."""
         self.plan = plan
         for site, lane in lanes.items():
             lane.patience = partial(self._patience, site)
+            lane.observe = observe
         # As far as the ledger knows it, before anything is settled: only so it shows which weights are needed again.
         self._find(plan.nodes)
         while (further := self._further(self._found, study.sites)) is not None:
             self.plan = further
             self._find(further.nodes)
         self._ready = self._taken_in(self.plan)
+
+    def to_make(self) -> set[Node]:
+        """What is still to be worked out, as far as the ledger knows."""
+        known = ChainMap(self.records, self._found)
+        return {node for node in self.plan.nodes if node in self._again or node not in known}
 
     def _taken_in(self, plan: Plan) -> list[Node]:
         """Make a plan the run's own, at first and whenever a route has grown; returns what can be begun."""
@@ -133,7 +142,7 @@ class Run:
                     self.parked[node] = self.parked[parent]
             if isinstance(node, FineTune | Evaluate):
                 self._work[node] = self._slices_shown(node)
-                self._all_work += self._work[node]
+                self._all_work += self._work[node] * (node not in self.parked)
         for node in reversed(plan.nodes):
             after = max((self._way_left[child] for child in self._children[node]), default=0.0)
             self._way_left[node] = after + self._work.get(node, 0.0)
@@ -163,7 +172,12 @@ class Run:
         """The plan with the next hops of some targets' routes that can be chosen from what is known; None where none
         can."""
         growing = {target: self.plan.growing[target] for target in targets if target in self.plan.growing}
-        choices = grown(self.study, growing, self.choices, lambda node: known[node].dice if node in known else None)
+
+        def dice(node: Node) -> float | None:
+            # What another method went on without is not what a route is chosen by.
+            return known[node].dice if node in known and not self._lacking[node] else None
+
+        choices = grown(self.study, growing, self.choices, dice)
         if choices == self.choices:
             return None
         self.choices = choices
@@ -180,11 +194,15 @@ class Run:
                 record = self._record_of(node, known)
                 if record is not None:
                     self._found[node] = record
+                    self._lacking[node] = self._lacks(node, record)
+
+    def _lacks(self, node: Node, record: StageRecord) -> bool:
+        return record.kind == "absent" or any(self._lacking[parent] for parent in node.parents)
 
     def _record_of(self, node: Node, known: Mapping[Node, StageRecord]) -> StageRecord | None:
         """The record of a node whose parents are known, if there is one."""
         if isinstance(node, FineTune | Evaluate):
-            return self.ledger.get(self._absent_key(node)) or self.ledger.get(self._key(node, known))
+            return self.ledger.get(self._absent_key(node, known)) or self.ledger.get(self._key(node, known))
         if isinstance(node, Average):
             return self.ledger.get(self._average_key(node, known))
         if isinstance(node, Best):
@@ -212,6 +230,11 @@ class Run:
                         self._settle(node, self._at_coordinator(node))
                     except (Parked, RelayError) as parked:
                         self._park(node, str(parked))
+                        continue
+                    except OSError:
+                        raise  # of the disk: nothing more can be kept
+                    except Exception as error:  # what other methods have finished must not be lost with this one
+                        self._park(node, f"the coordinator failed ({type(error).__name__}: {error})")
                         continue
                 ready += self._freed(node)
             for site, nodes in self._waiting.items():
@@ -252,11 +275,19 @@ class Run:
         for late in waiting:
             if self._absences.patience(late) > absent.seconds or late in self.parked:
                 continue
-            if not isinstance(late, FineTune) or not self._absences.may_skip(late):
-                why = away_for(self._absences.patience(late)) if math.isfinite(absent.seconds) else absent
-                self._park(late, f"site {node.site}: {why}")
+            left = not math.isfinite(absent.seconds)
+            why = f"site {node.site}: {absent if left else away_for(self._absences.patience(late))}"
+            if (made := self._record_of(late, self.records)) is not None:
+                # It was to be made again, for its weights alone. What is known of it stands, and so does what was
+                # made from it; what needs the weights themselves says so.
+                self.not_made_again[late] = why
+                self._settle(late, made)
+                ready += self._freed(late)
                 continue
-            record = of_skipped(late, self._absent_key(late), parent=self._parent_digest(late))
+            if not isinstance(late, FineTune) or not self._absences.may_skip(late):
+                self._park(late, why)
+                continue
+            record = of_skipped(late, self._absent_key(late, self.records), parent=self._parent_digest(late))
             self.ledger.put(record)
             self._settle(late, record)
             self._tell("skipped", late)
@@ -300,7 +331,7 @@ class Run:
             self._news.add(node.site)
         if record.kind == "absent":
             self.skipped.add(node)
-        self._lacking[node] = node in self.skipped or any(self._lacking[parent] for parent in node.parents)
+        self._lacking[node] = self._lacks(node, record)
         if record.weights:
             self._sharing[record.weights].add(node)
         if node in self._work:
@@ -335,6 +366,8 @@ class Run:
             current = stack.pop()
             if current not in self.parked:
                 self.parked[current] = reason
+                # It is no part of the time that is left.
+                self._all_work -= self._work.get(current, 0.0) * (1 - self._done_share.get(current, 0.0))
                 stack += self._children[current]
         site = node.site if isinstance(node, FineTune | Evaluate) else ""
         # A site that works on something else is not told to rest.
@@ -356,9 +389,9 @@ class Run:
         weights = known[node.parents[0]].weights
         return stage_key(node, study=self.study, weights=weights, workplace=self._workplace(node.site))
 
-    def _absent_key(self, node: Node) -> str:
-        """Of the decision to go on without a stage. It stands: what followed was made without it."""
-        return _hash("absent", STAGE_VERSION, self.study.digest, node.id)
+    def _absent_key(self, node: FineTune | Evaluate, known: Mapping[Node, StageRecord]) -> str:
+        """Of the decision to go on without a stage. It stands for these weights: what followed was made without it."""
+        return _hash("absent", STAGE_VERSION, self.study.digest, node.id, known[node.parents[0]].weights)
 
     def _known(self, node: Node) -> StageRecord | None:
         """The record of a node, unless its weights have to be made again first."""
@@ -386,7 +419,7 @@ class Run:
 
     def _average(self, node: Average) -> StageRecord:
         records = _parts(node, self.records)
-        if len(records) < min(2, len(node.parts)):
+        if len(records) < min(LEAST.get(node.strategy, 2), len(node.parts)):
             there = f"only {', '.join(records)} was" if records else "nobody was"
             raise Parked(f"{told(absent_from(node, self.skipped))}; {there} left to average")
         parent = self.records[node.parts[0].parent].weights
@@ -442,11 +475,11 @@ class Run:
             # Else lanes that repeat could hold all hands and wait for another.
             self.lanes[node.site].put_down()
             try:
-                return self._fine_tune(node, anew=True)
+                return self._fine_tune(node, anew=secrets.token_hex(8))
             except Unsound as again:
                 raise Parked(f"{again}, when repeated as well") from None
 
-    def _fine_tune(self, node: FineTune, *, anew: bool = False) -> StageRecord:
+    def _fine_tune(self, node: FineTune, *, anew: str = "") -> StageRecord:
         order = FineTuneOrder(**self._order(node), anew=anew)
         self._tell("running", node)
 
@@ -464,7 +497,10 @@ class Run:
         except UnfitWeights as error:
             raise Unsound(f"its weights were refused: {error}") from None
         check_not_collapsed(reply.validation_dice, dice_before(node, self.records), self.study.collapse)
-        if self.ledger.put_weights(weights) != reply.weights:
+        digest = self.ledger.put_weights(weights)
+        if digest != reply.weights:
+            if not self._sharing.get(digest):
+                self.ledger.drop(digest)
             raise Unsound("its weights are not those that it named; they changed on the way")
         return of_training(node, reply, parent=order.weights)
 

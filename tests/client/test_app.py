@@ -145,9 +145,14 @@ def test_a_stage_whose_answer_was_refused_is_worked_out_from_its_beginning(
 ) -> None:
     order = order_of(first(FineTune), start)
     once, _ = trained(send(order, start))
-    again, _ = trained(send(order.model_copy(update={"anew": True}), start))
+    anew = order.model_copy(update={"anew": "0" * 16})
+    again, _ = trained(send(anew, start))
     assert again == once
     assert trainings == [1, 2, 1, 2]
+    assert trained(send(anew, start))[0] == once
+    assert trainings == [1, 2, 1, 2], "the same order, which came twice"
+    trained(send(anew.model_copy(update={"anew": "1" * 16}), start))
+    assert trainings == [1, 2, 1, 2, 1, 2]
 
 
 def test_a_score_that_is_asked_for_twice_is_not_worked_out_twice(

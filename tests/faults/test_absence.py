@@ -6,7 +6,9 @@ ran equal is equal.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +19,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+import client.app
+import server.scheduler
 from client.approval import approve
 from common.study import Study
 from tests.faults.benches import bench
@@ -166,6 +170,120 @@ def test_a_round_of_one_site_is_no_round(tmp_path: Path) -> None:
         said = history.start()
     assert said and "only A was left to average" in said
     assert results_in(tmp_path / "two")["rows"] == []
+
+
+@pytest.mark.parametrize("strategy", ["fedtrimmedavg", "krum", "fedmedian"])
+def test_a_strategy_that_cannot_do_without_a_site_waits_and_the_others_lose_nothing(
+    tmp_path: Path, strategy: str
+) -> None:
+    """Of two parts a trimmed mean leaves nothing, and Krum has nothing to tell them apart by."""
+    three = bench(
+        "three",
+        ("A", "B", "C"),
+        3.0,
+        10.0,
+        absence=SKIP,
+        baseline=True,
+        federated=({"strategy": strategy, "rounds": 2, "local_epochs": 1},),
+    )
+    whole = undisturbed(three, tmp_path / "whole")
+    with in_a(three, tmp_path / "cut", leaves("C", 2)) as history:
+        said = history.start()
+        assert said and "the coordinator failed" not in said
+        found = results_in(tmp_path / "cut")
+        assert {row["target"] for row in rows_of(found, method="baseline")} == {"A", "B"}
+        assert bool(rows_of(found, method=strategy)) == (strategy == "fedmedian")
+        if strategy == "krum":
+            history.engine.start(history.engine.nodes["C"])
+            assert history.start() == ""
+            assert results_in(tmp_path / "cut") == whole
+
+
+def test_a_fault_of_the_coordinator_in_one_method_leaves_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("a fault of ours")
+
+    monkeypatch.setattr(server.scheduler, "aggregate", fails)
+    with in_a(bench("two", ("A", "B"), 3.0, 10.0, baseline=True, federated=FEDAVG), tmp_path / "two") as history:
+        said = history.start()
+    assert said and "the coordinator failed (ZeroDivisionError: a fault of ours)" in said
+    assert len(rows_of(results_in(tmp_path / "two"), method="baseline")) == 4
+
+
+def test_what_was_finished_is_not_left_out_because_its_weights_are_gone(tmp_path: Path) -> None:
+    """The weights of B → C are damaged, and C is away when they should be made again: all rows are what they were."""
+    routes = bench("lost", ("A", "B", "C"), 7.0, 10.0, absence=SKIP, sequential={"routes": (("B", "C"), ROUTES[0])})
+    with in_a(routes, tmp_path / "lost") as history:
+        assert history.start() == ""
+        whole = results_in(tmp_path / "lost")
+        lost = {row["weights"] for row in rows_of(whole, target="C")}
+        for digest in lost:
+            (history.out / "weights" / f"{digest}.safetensors").write_bytes(b"damaged")
+        node = history.engine.nodes["C"]
+        history.engine.kill(node, away=math.inf, silently=False)
+        said = history.start()
+        assert said and "could not be made again – site C: it was away for 2 hours" in said
+        assert results_in(tmp_path / "lost") == whole
+        history.engine.start(node)
+        assert history.start() == ""
+        assert results_in(tmp_path / "lost") == whole
+        assert all((history.out / "weights" / f"{digest}.safetensors").stat().st_size > 7 for digest in lost)
+
+
+@pytest.mark.parametrize("seed", range(1, 4))
+def test_a_route_is_not_chosen_by_a_source_that_another_method_left_out(tmp_path: Path, seed: int) -> None:
+    """The first stage of a lap is the first stage of a route as well."""
+    found = bench(
+        "grown",
+        ("A", "B", "C"),
+        3.0,
+        10.0,
+        seed=seed,
+        absence={"wait_hours": 2.0, "methods": {"cyclic": {"then": "skip"}}},
+        baseline=True,
+        sequential={"routes": "greedy"},
+        cyclic={"laps": 1},
+    )
+    split = found.study.split.model_copy(update={"source": "same-fold"})
+    found = Bench(found.name, found.study.model_copy(update={"split": split}), found.epoch_seconds)
+    with in_a(found, tmp_path / "cut", leaves("B", 2)) as history:
+        said = history.start()
+    assert said
+    results = results_in(tmp_path / "cut")
+    assert not rows_of(results, method="greedy")
+    assert not any(entry["route"] for entry in results["grown"])
+    reasons = {entry["target"]: entry["reason"] for entry in results["parked"] if entry["method"] == "greedy"}
+    assert reasons.keys() == {"A", "B", "C"} and all("site B: it was away" in why for why in reasons.values())
+
+
+def test_what_was_skipped_is_asked_for_again_where_other_weights_come_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """B has other patients since: its weights are others, and nothing has been decided about them."""
+    routes = bench("other", ("A", "B", "C"), 7.0, 10.0, absence=SKIP, sequential={"routes": (("B", "C", "A"),)})
+    with in_a(routes, tmp_path / "cut", leaves("C", 2)) as history:
+        history.start()
+        assert all(row["absent"] == ["C"] for row in rows_of(results_in(tmp_path / "cut")))
+        fingerprint, fine_tune = client.app.fingerprint, history.hospitals.fine_tune
+
+        def other_data(records: Any, key: Any) -> str:
+            plain = fingerprint(records, key)
+            return hashlib.sha256(plain.encode()).hexdigest() if records[0].site == "B" else plain
+
+        def other_training(*given: Any, seed_names: tuple[str | int, ...], **more: Any) -> Any:
+            return fine_tune(*given, seed_names=(*seed_names, "B" in seed_names), **more)
+
+        monkeypatch.setattr(client.app, "fingerprint", other_data)
+        monkeypatch.setattr(client.app, "fine_tune", other_training)
+        history.engine.start(history.engine.nodes["C"])
+        for site in history.hospitals.sites.values():
+            approve(site, history.bench.study)
+        assert history.start() == ""
+    whole = rows_of(results_in(tmp_path / "cut"), route=["B", "C", "A"])
+    assert len(whole) == 2
+    assert all((row["absent"], row["contributed"]) == ([], ["A", "B", "C"]) for row in whole)
 
 
 def test_every_method_has_its_own_patience(tmp_path: Path) -> None:

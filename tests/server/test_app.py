@@ -44,6 +44,19 @@ def test_a_disk_too_small_for_the_weights_is_told_before_anything_is_trained(
 
 
 @pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("methods", [{"baseline": True}, {"federated": ({"rounds": 3, "local_epochs": 1},)}])
+def test_a_full_disk_does_not_refuse_a_study_that_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, methods: dict[str, Any]
+) -> None:
+    grid = FakeGrid(study_of(**methods))
+    monkeypatch.setattr(server.app, "start_weights", lambda *_: START)
+    once = run_study(grid, grid.study, tmp_path / "out", beside=tmp_path)
+    monkeypatch.setattr(server.app, "declared_bytes", lambda _: 10**6)
+    monkeypatch.setattr(server.app, "shutil", SimpleNamespace(disk_usage=lambda _: SimpleNamespace(free=0)))
+    assert run_study(grid, grid.study, tmp_path / "out", beside=tmp_path) == once
+
+
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("seconds", [0.0, 1.0])
 def test_what_was_sent_is_noted_after_every_stage_unless_that_takes_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float

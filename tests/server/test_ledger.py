@@ -15,6 +15,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import server.ledger
 from common import files
 from common.errors import Damaged, RelayError
 from server.ledger import Cases, Ledger, StageRecord, examine
@@ -76,6 +77,43 @@ def test_a_record_that_cannot_be_read_is_none_and_is_told(ledger: Ledger, conten
     later = again(ledger)
     assert later.get(KEY) is None and [fault.path for fault in later.faults] == [path]
     assert not path.exists(), "so that it is written again"
+    assert path.with_suffix(".damaged").read_bytes() == content, "somebody may want to look at it"
+    assert examine(ledger.folder).faults == ()
+
+
+def test_a_record_that_a_disk_does_not_give_is_not_taken_for_a_damaged_one(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger.put(record_of(ledger))
+    path, read = ledger.folder / "ledger" / f"{KEY}.json", Path.read_bytes
+
+    def fails(self: Path) -> bytes:
+        if self == path:
+            raise OSError(errno.EIO, "Input/output error")
+        return read(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", fails)
+        with pytest.raises(RelayError, match="Input/output error"):
+            again(ledger)
+    assert again(ledger).get(KEY) == record_of(ledger)
+
+
+def test_the_weights_of_a_stage_that_was_left_out_were_not_made_by_it(ledger: Ledger) -> None:
+    """Its record names those that it would have started from: where nothing else made them, they came from nowhere."""
+    ledger.put(StageRecord(key=KEY, kind="absent", parents=("b" * 64,), weights="b" * 64))
+    (fault,) = examine(ledger.folder).faults
+    assert "no record made" in fault.sentence
+
+
+def test_weights_that_are_taken_away_while_a_ledger_is_examined_are_no_fault(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = record_of(ledger)
+    ledger.put(record)
+    monkeypatch.setattr(server.ledger, "_digest_of", lambda path: path.unlink() or path.read_bytes().hex())
+    found = examine(ledger.folder)
+    assert found.faults == () and found.gone == {record.weights}
 
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -141,6 +179,17 @@ def test_a_record_whose_weights_came_from_nowhere_is_told(ledger: Ledger) -> Non
     (fault,) = examine(ledger.folder).faults
     assert not fault.damaged and "starts from weights bbbbbbbbbbbb… that no record made" in fault.sentence
     assert again(ledger).get(KEY) == record, "it is sound itself"
+
+
+def test_what_came_from_weights_that_are_made_no_more_is_set_aside_with_all_that_came_from_it(ledger: Ledger) -> None:
+    sound = record_of(ledger)
+    ledger.put(sound)
+    ledger.put(StageRecord(key="b" * 64, kind="fine-tune", parents=("c" * 64,), weights="d" * 64))
+    ledger.put(StageRecord(key="e" * 64, kind="evaluate", parents=("d" * 64,)))
+    ledger.set_strays_aside()
+    assert examine(ledger.folder).records == {KEY: sound} and examine(ledger.folder).faults == ()
+    assert ledger.get("b" * 64) is ledger.get("e" * 64) is None and ledger.get(KEY) == sound
+    assert len(list(ledger.folder.rglob("*.damaged"))) == 2
 
 
 def test_what_a_killed_coordinator_left_half_written_is_cleared_away(ledger: Ledger) -> None:

@@ -71,6 +71,24 @@ def test_time_left_is_told_once_it_can_be_known(recorder: Recorder, tmp_path: Pa
     assert read(tmp_path).seconds_left is None
 
 
+def test_a_site_that_is_away_says_so_and_nobody_says_how_long_it_takes(recorder: Recorder, tmp_path: Path) -> None:
+    recorder.observe(trains("C", 5, work_left=0.5, rate=0.001))
+    recorder.observe(Event("away", "C", ""))
+    recorder.observe(trains("B", 5, work_left=0.5, rate=0.001))
+    found = read(tmp_path)
+    assert (found.sites[2].what, found.sites[2].of, found.seconds_left) == ("away", 0, None)
+    recorder.observe(Event("back", "C", ""))
+    assert read(tmp_path).sites[2].what == "there again"
+    recorder.observe(trains("C", 6, work_left=0.5, rate=0.001))
+    found = read(tmp_path)
+    assert (found.sites[2].what, found.seconds_left) == ("trains B → C, fold 2", 500.0)
+
+
+def test_what_is_left_out_is_listed(recorder: Recorder, tmp_path: Path) -> None:
+    recorder.observe(Event("skipped", "C", "B → C", stage="fine-tune", fold=1))
+    assert read(tmp_path).recent == ("C: B → C, fold 2 is left out, since the site is away",)
+
+
 def test_what_is_parked_says_why_and_once(recorder: Recorder, tmp_path: Path) -> None:
     for _ in range(2):
         recorder.observe(Event("parked", "", "site C: it went away"))

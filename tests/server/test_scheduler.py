@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from flwr.app import Error
+from flwr.app import Error, RecordDict
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -33,6 +33,9 @@ from common.seeds import seed_of
 from common.study import Study
 from common.weights import Weights, digest_of, serialised
 from server import scheduler
+from server.describing import describe_all
+from server.events import Event
+from server.lane import Lane, Traffic
 from server.results import results_of, write_json
 from server.scheduler import Run
 from tests.server.fake_sites import SLICES, START, Answer, FakeGrid, batches, go, quick, study_of
@@ -388,6 +391,25 @@ def test_a_site_that_cannot_take_part_is_named_before_anything_is_trained(
     with pytest.raises(RelayError, match=f"The study cannot begin – site B: .*{reason}"):
         go(grid, tmp_path)
     assert grid.asked == []
+
+
+def test_a_site_that_cannot_answer_at_a_later_start_keeps_nobody_else_from_going_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = study_of(baseline=True)
+    before = {site: FakeGrid(study).describe(site) for site in study.sites}
+
+    class Full(FakeGrid):
+        def answer(self, site: str, kind: str, record: RecordDict) -> Answer:
+            return refusal_error(Refusal.DISK_FULL) if site == "B" else super().answer(site, kind, record)
+
+    grid = Full(study)
+    lanes = {site: Lane(grid, site, number, Traffic()) for number, site in grid.sites.items()}
+    told: list[Event] = []
+    assert describe_all(study, lanes, told.append, kept=before) == before
+    assert [(event.kind, event.site) for event in told if event.kind == "parked"] == [("parked", "B")]
+    with pytest.raises(RelayError, match="The study cannot begin – site B: "):
+        describe_all(study, lanes, told.append)
 
 
 def test_a_site_still_preparing_is_asked_again(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def spoilt(grid: FakeGrid, times: int, how: Any) -> dict[str, list[bool]]:
         assert isinstance(node, FineTune)
         if not node.parent.parents:
             return answer
-        asked.setdefault(order.key, []).append(order.anew)
+        asked.setdefault(order.key, []).append(bool(order.anew))
         return how(*answer) if len(asked[order.key]) <= times else answer
 
     grid.change = change
