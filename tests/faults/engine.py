@@ -195,6 +195,15 @@ class Engine:
         for node in self.nodes.values():
             node.waiting.clear()
 
+    def close(self) -> None:
+        """Let go of all messages: their weights are files that are held open."""
+        for held in (self.answers, self.given, self.later, self.orders):
+            held.clear()
+        for node in self.nodes.values():
+            node.held = None
+            node.waiting.clear()
+            node.answered.clear()
+
 
 class Door(Grid):
     """What one run of the coordinator sees of the engine."""

@@ -422,7 +422,11 @@ def world(history: History) -> Iterator[None]:
         patch.setattr(client.app, "fine_tune", hospitals.fine_tune)
         for module in (client.app, client.scoring):
             patch.setattr(module, "scores_of", hospitals.scores)
-        yield
+        try:
+            yield
+        finally:
+            kernel.close()
+            history.engine.close()
 
 
 def _method(function: Any) -> Any:

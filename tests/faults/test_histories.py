@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+import threading
+from pathlib import Path
+
 import pytest
 
+from common.files import write_atomically
 from tests.faults.benches import BENCHES
-from tests.faults.history import Bench
+from tests.faults.history import Bench, History, world
+from tests.faults.kernel import Process
+from tests.faults.plans import COORDINATOR
 from tests.faults.trial import lived, tried, undisturbed_ending
 
 SEEDS = 1000
@@ -38,3 +46,46 @@ def test_how_threads_take_turns_changes_nothing(bench: Bench) -> None:
             expected.ledger,
             expected.weights,
         )
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the system does not list what a process holds open")
+def test_a_history_leaves_no_file_open() -> None:
+    for name in (bench.name for bench in BENCHES):
+        undisturbed_ending(name)
+    before = len(os.listdir("/proc/self/fd"))
+    for seed in range(20):
+        tried(seed)
+    assert len(os.listdir("/proc/self/fd")) <= before + 5
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_seed_is_told_also_if_clearing_up_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Folder(tempfile.TemporaryDirectory):  # type: ignore[type-arg]
+        def __exit__(self, *what: object) -> None:
+            self.cleanup()
+            raise OSError("no file is to be had")
+
+    undisturbed_ending(BENCHES[0].name)
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", Folder)
+    tale = tried(0).tale
+    assert "python -m tests.faults 0" in tale and "no file is to be had" in tale
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_thread_that_another_test_has_left_is_let_be(tmp_path: Path) -> None:
+    """Such as one that notes a run's progress: what it writes is no use of a disk in a history."""
+    history = History(BENCHES[0], tmp_path, 1, ())
+    process = Process("anybody", COORDINATOR, 0)
+
+    def work() -> None:
+        thread = threading.Thread(target=lambda: write_atomically(tmp_path / "note", b"5 of 9", durable=True))
+        thread.start()
+        thread.join()
+        history.kernel.end(process)
+
+    with world(history):
+        history.kernel.spawn(process, work)
+        history.kernel.run(until=lambda: not process.alive)
+    assert (tmp_path / "note").read_bytes() == b"5 of 9"
+    assert not history.counts

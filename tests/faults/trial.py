@@ -53,16 +53,18 @@ def undisturbed_ending(name: str) -> Ending:
 
 def lived(bench: Bench, seed: int, faults: tuple[Fault, ...]) -> tuple[tuple[str, ...], Ending | str]:
     """What happened, and how it ended; in words if it did not end as a study should."""
-    with tempfile.TemporaryDirectory(dir=_memory(), prefix="relay-faults-") as folder:
-        history = History(bench, Path(folder), seed, faults)
-        try:
+    told: list[str] = []
+    try:
+        with tempfile.TemporaryDirectory(dir=_memory(), prefix="relay-faults-") as folder:
+            history = History(bench, Path(folder), seed, faults)
+            told = history.told
             with world(history):
                 ending = history.live()
-                return tuple(history.told), ending
-        except BaseException as error:
-            if isinstance(error, KeyboardInterrupt):
-                raise
-            return tuple(history.told), "".join(traceback.format_exception(error))
+        return tuple(told), ending
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # also of clearing up, so that the seed is told
+        return tuple(told), "".join(traceback.format_exception(error))
 
 
 def _memory() -> str | None:
