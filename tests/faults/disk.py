@@ -19,7 +19,7 @@ from typing import Any
 
 from tests.faults.kernel import Kernel
 
-OPEN, UNLINK = Path.open, Path.unlink
+UNLINK = Path.unlink
 FILLING = ("write", "append")
 """What a full disk does not take. A rename needs no room."""
 
@@ -74,10 +74,6 @@ class Disks:
         self._opened[file.fileno()] = path
         return _File(self, path, file)
 
-    def open_path(self, path: Path, mode: str = "r", *rest: Any, **named: Any) -> Any:
-        file = OPEN(path, mode, *rest, **named)
-        return _File(self, path, file) if self.kernel.current and "a" in mode else file
-
     def fsync(self, descriptor: int) -> None:
         path = self._opened[descriptor]
         self.operation("fsync", path, lambda: self._force(path))
@@ -123,9 +119,7 @@ class Disks:
             self._opened[descriptor] = Path(path)
             return descriptor
 
-        return types.SimpleNamespace(
-            open=opened, fsync=self.fsync, replace=self.replace, close=os.close, O_RDONLY=os.O_RDONLY, name="posix"
-        )
+        return types.SimpleNamespace(**{**vars(os), "open": opened, "fsync": self.fsync, "replace": self.replace})
 
     # Loss of power.
 
@@ -178,20 +172,16 @@ class Disks:
 class _File:
     """An open file that is written to."""
 
-    def __init__(self, disks: Disks, path: Path, file: io.BufferedWriter) -> None:
+    def __init__(self, disks: Disks, path: Path, file: Any) -> None:
         self.disks, self.path, self.file = disks, path, file
+        self.flush, self.fileno, self.seek = file.flush, file.fileno, file.seek
+        self.read, self.truncate = file.read, file.truncate
 
     def __enter__(self) -> _File:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.file.close()
-
-    def flush(self) -> None:
-        self.file.flush()
-
-    def fileno(self) -> int:
-        return self.file.fileno()
 
     def writelines(self, chunks: Iterable[bytes | memoryview]) -> None:
         content = b"".join(chunks)

@@ -13,7 +13,7 @@ import os
 import re
 import types
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +24,14 @@ import pytest
 from flwr.app import Error, Message
 
 import client.app
+import client.chain
 import client.scoring
 import client.stages
 import common.files
 import server.app
 import server.engine
 import server.ledger
+from client import egress
 from client.app import app
 from client.approval import approve
 from client.site import SiteConfig
@@ -71,9 +73,13 @@ class Ending:
     """By who and what, how often it happened."""
     again: tuple[str, ...]
     """Stages that a site has finished once more."""
+    logs: tuple[str, ...]
+    """What is wrong with the hospitals' logs of what left."""
 
 
-def ending_of(folder: Path, counts: dict[tuple[str, str], int], again: list[str]) -> Ending:
+def ending_of(
+    folder: Path, counts: dict[tuple[str, str], int], again: list[str], sites: Iterable[SiteConfig]
+) -> Ending:
     files = {path.stem: path.read_bytes() for path in (folder / "weights").iterdir()}
     for name, content in files.items():
         assert digest_of(content) == name, f"weights {name} are others than their name says"
@@ -83,6 +89,9 @@ def ending_of(folder: Path, counts: dict[tuple[str, str], int], again: list[str]
         weights=frozenset(files),
         counts=counts,
         again=tuple(again),
+        logs=tuple(
+            f"{site.name}: {fault}" for site in sites if (fault := client.chain.read(site.private() / egress.LOG).fault)
+        ),
     )
 
 
@@ -365,7 +374,7 @@ class History:
                 self.react(said)
             if self.kernel.random.random() < 0.5:
                 self.engine.forget_orders()
-        return ending_of(self.out, dict(self.counts), self.again)
+        return ending_of(self.out, dict(self.counts), self.again, self.hospitals.sites.values())
 
 
 class _AsManyAsNeeded:
@@ -411,9 +420,9 @@ def world(history: History) -> Iterator[None]:
             patch.setattr(module, "threading", kernel.threading())
             patch.setattr(module, "queue", kernel.queue())
         patch.setattr(lane, "HANDS", _AsManyAsNeeded())
-        patch.setattr(common.files, "open", disks.open, raising=False)
-        patch.setattr(common.files, "os", disks.os())
-        patch.setattr(Path, "open", _method(disks.open_path))
+        for module in (common.files, client.chain):
+            patch.setattr(module, "open", disks.open, raising=False)
+            patch.setattr(module, "os", disks.os())
         patch.setattr(Path, "unlink", _method(disks.unlink))
         patch.setattr(client.stages, "shutil", types.SimpleNamespace(rmtree=disks.rmtree))
         patch.setattr(server.ledger, "filelock", types.SimpleNamespace(FileLock=locked, Timeout=filelock.Timeout))

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 COORDINATOR = "coordinator"
+MOMENTS = ("before", "middle", "after")
 
 ON_DISK = {
     "killed": 6,
@@ -64,7 +65,7 @@ class Fault:
     kind: str
     nth: int
     moment: str
-    """"before", "middle" or "after"."""
+    """One of MOMENTS. In the middle of receiving is while the client app is at work."""
     harm: str
 
     def __str__(self) -> str:
@@ -97,7 +98,7 @@ def planned_faults(seed: int, counts: Mapping[tuple[str, str], int]) -> tuple[Fa
                 actor=actor,
                 kind=kind,
                 nth=1 + int(share * (counts[actor, kind] - 1)),
-                moment=draw.choice(("before", "middle", "after")),
+                moment=draw.choice(MOMENTS),
                 harm=draw.choices(list(harms), list(harms.values()))[0],
             )
         )

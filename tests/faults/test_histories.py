@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import tempfile
 import threading
@@ -13,19 +14,30 @@ from common.files import write_atomically
 from tests.faults.benches import BENCHES
 from tests.faults.history import Bench, History, world
 from tests.faults.kernel import Process
-from tests.faults.plans import COORDINATOR
+from tests.faults.plans import COORDINATOR, HARMS, MOMENTS
 from tests.faults.trial import lived, tried, undisturbed_ending
 
 SEEDS = 1000
 AT_ONCE = 50
+once = functools.cache(tried)
+"""A seed's history, lived through by the first test that asks for it."""
 
 
 @pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize("first", range(0, SEEDS, AT_ONCE))
 def test_a_study_that_is_struck_ends_as_if_nothing_had_happened(first: int) -> None:
     for seed in range(first, first + AT_ONCE):
-        trial = tried(seed)
+        trial = once(seed)
         assert not trial.complaints, trial.tale
+
+
+@pytest.mark.usefixtures("tiny")
+def test_whatever_may_strike_does() -> None:
+    """In the first 200 histories: every kind of use at every moment, and every harm."""
+    struck = [fault for seed in range(200) for fault in once(seed).struck]
+    places = {(kind, moment) for kind in HARMS for moment in MOMENTS}
+    assert {(fault.kind, fault.moment) for fault in struck} == places
+    assert {fault.harm for fault in struck} == {harm for harms in HARMS.values() for harm in harms}
 
 
 @pytest.mark.usefixtures("tiny")

@@ -24,6 +24,11 @@ class Trial:
     complaints: tuple[str, ...]
 
     @property
+    def struck(self) -> tuple[Fault, ...]:
+        """The faults that came to pass."""
+        return tuple(fault for fault in self.faults if any(str(fault) in line for line in self.told))
+
+    @property
     def tale(self) -> str:
         """All of it, and how to live it again."""
         planned = [f"  planned: {fault}" for fault in self.faults]
@@ -82,4 +87,5 @@ def _complaints(found: Ending, undisturbed: Ending, faults: tuple[Fault, ...]) -
         complaints.append("the weights are not those of the undisturbed study")
     if found.again and not any(fault.harm in OF_DATA for fault in faults):
         complaints.append(f"finished work was done again: {'; '.join(found.again)}")
+    complaints += [f"the log of what left {fault}" for fault in found.logs]
     return complaints
