@@ -39,9 +39,12 @@ ON_THE_WAY_BACK = AT_A_HOSPITAL | {
     "another answer in its place": 3,
 }
 
+AT_A_READING = {"reading fails": 1}
+
 HARMS: dict[str, Mapping[str, int]] = {
     "write": ON_DISK,
     "append": ON_DISK,
+    "read": AT_A_READING,
     "fsync": ON_DISK,
     "rename": ON_DISK,
     "unlink": ON_DISK,

@@ -12,9 +12,10 @@ import pytest
 
 from common.files import write_atomically
 from tests.faults.benches import BENCHES
+from tests.faults.disk import LEDGER
 from tests.faults.history import Bench, History, world
 from tests.faults.kernel import Process
-from tests.faults.plans import COORDINATOR, HARMS, MOMENTS
+from tests.faults.plans import COORDINATOR, HARMS, MOMENTS, Fault
 from tests.faults.trial import lived, tried, undisturbed_ending
 
 SEEDS = 1000
@@ -38,6 +39,32 @@ def test_whatever_may_strike_does() -> None:
     places = {(kind, moment) for kind in HARMS for moment in MOMENTS}
     assert {(fault.kind, fault.moment) for fault in struck} == places
     assert {fault.harm for fault in struck} == {harm for harms in HARMS.values() for harm in harms}
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_ledger_that_cannot_be_read_for_once_loses_nothing(tmp_path: Path) -> None:
+    """Who starts a study reads all of its ledger; each of these readings fails in turn."""
+    bench = next(bench for bench in BENCHES if bench.name == "shared")
+    history = History(bench, tmp_path, 1, ())
+    read = COORDINATOR, "read"
+
+    def ledger() -> dict[str, bytes]:
+        files = [path for name in LEDGER for path in (history.out / name).iterdir()]
+        return {path.name: path.read_bytes() for path in files}
+
+    with world(history):
+        assert history.start() == ""
+        whole, before = ledger(), history.counts[read]
+        assert history.start() == ""
+        readings = history.counts[read] - before
+        assert readings >= len(whole)
+        for nth in range(1, readings + 1):
+            fault = Fault(*read, history.counts[read] + nth, "before", "reading fails")
+            history.plan(fault)
+            said = history.start()
+            assert said and "Input/output error" in said and history.struck_since_start, fault
+            assert ledger() == whole, fault
+            assert history.start() == "", fault
 
 
 @pytest.mark.usefixtures("tiny")

@@ -85,7 +85,10 @@ def _complaints(found: Ending, undisturbed: Ending, faults: tuple[Fault, ...]) -
         complaints.append("the ledger is not that of the undisturbed study")
     if found.weights != undisturbed.weights:
         complaints.append("the weights are not those of the undisturbed study")
-    if found.again and not any(fault.harm in OF_DATA for fault in faults):
-        complaints.append(f"finished work was done again: {'; '.join(found.again)}")
+    if not any(fault.harm in OF_DATA for fault in faults):
+        if found.again:
+            complaints.append(f"finished work was done again: {'; '.join(found.again)}")
+        if found.removed:
+            complaints.append(f"sound records were removed: {'; '.join(found.removed)}")
     complaints += [f"the log of what left {fault}" for fault in found.logs]
     return complaints
