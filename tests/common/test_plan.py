@@ -118,7 +118,7 @@ def test_fifty_rounds_over_ten_sites_are_planned_in_a_second() -> None:
     )
     began = time.process_time()
     found = planned(study)
-    assert time.process_time() - began < 1.0 * 3  # a second on an idle machine
+    assert time.process_time() - began < 1.0
     assert sum(isinstance(node, Average) for node in found.nodes) == 50 * 5
     assert len(repr(found.rows[-1].model)) < 100, "a failing test, or a debugger, would write out 10^50 paths"
 

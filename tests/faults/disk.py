@@ -1,7 +1,7 @@
 """Files that fail as real ones do: half written, on a full disk, gone with the power, changed on the medium.
 
-What production code calls to write, rename, force to the disk or remove is counted, by who calls it. Reading is
-left alone: what can be wrong with a file shows in its content.
+What production code calls to write, rename, force to the disk or remove is counted, by who calls it. So is the
+reading of a study's ledger. Other reading is left alone: what can be wrong with a file shows in its content.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults.kernel import Kernel
+from tests.faults.plans import COORDINATOR, MOMENTS
 
 OPEN, UNLINK = Path.open, Path.unlink
+LEDGER = ("ledger", "weights")
+"""The folders of a study's ledger."""
 FILLING = ("write", "append")
 """What a full disk does not take. A rename needs no room."""
 
@@ -44,6 +47,8 @@ class Disks:
         self.loose: dict[str, dict[Path, Loose]] = {}
         self.written: dict[str, list[Path]] = {}
         """What each actor has given a name, in order."""
+        self.removed: list[Path] = []
+        """Records that the coordinator has taken away."""
         self._forced: set[Path] = set()
         self._opened: dict[int, Path] = {}
 
@@ -75,8 +80,18 @@ class Disks:
         return _File(self, path, file)
 
     def open_path(self, path: Path, mode: str = "r", *rest: Any, **named: Any) -> Any:
-        file = OPEN(path, mode, *rest, **named)
-        return _File(self, path, file) if self.kernel.current and "a" in mode else file
+        """Only the coordinator reads what it names "ledger" or "weights" in this way."""
+        if (
+            self.kernel.current
+            and self.kernel.process.actor == COORDINATOR
+            and path.parent.name in LEDGER
+            and mode == "rb"
+        ):
+            self.kernel.check_alive()
+            strikes = self.count("read")
+            for moment in MOMENTS:  # who reads sees no difference
+                strikes(moment, path)
+        return OPEN(path, mode, *rest, **named)
 
     def fsync(self, descriptor: int) -> None:
         path = self._opened[descriptor]
@@ -102,6 +117,8 @@ class Disks:
             def act() -> None:
                 if not path.name.endswith(".part"):
                     self._loosen(path, content_safe=True)
+                    if path.parent.name == "ledger":
+                        self.removed.append(path)
                 UNLINK(path, True)
 
             self.operation("unlink", path, act)
@@ -123,9 +140,7 @@ class Disks:
             self._opened[descriptor] = Path(path)
             return descriptor
 
-        return types.SimpleNamespace(
-            open=opened, fsync=self.fsync, replace=self.replace, close=os.close, O_RDONLY=os.O_RDONLY, name="posix"
-        )
+        return types.SimpleNamespace(**{**vars(os), "open": opened, "fsync": self.fsync, "replace": self.replace})
 
     # Loss of power.
 
@@ -135,7 +150,7 @@ class Disks:
         known = self.loose.setdefault(self.kernel.process.actor, {})
         before = known[path].before if path in known and not known[path].name_safe else None
         if before is None and path.exists():
-            before = path.read_bytes()
+            before = _content(path)
         known[path] = Loose(before, name_safe=False, content_safe=content_safe)
 
     def _force(self, path: Path) -> None:
@@ -158,7 +173,7 @@ class Disks:
                 if state.before is not None and path.parent.exists():
                     path.write_bytes(state.before)
             elif not state.content_safe and path.exists() and random.random() < 0.5:
-                whole = path.read_bytes()
+                whole = _content(path)
                 path.write_bytes(random.choice([b"", whole[: len(whole) // 2], b"\0" * len(whole)]))
 
     def flip(self, files: Iterable[Path], actor: str) -> Path | None:
@@ -169,7 +184,7 @@ class Disks:
         if not found:
             return None
         path = newest[-1] if newest and random.random() < 0.5 else random.choice(found)
-        content = bytearray(path.read_bytes())
+        content = bytearray(_content(path))
         content[random.randrange(len(content))] ^= 1 << random.randrange(8)
         path.write_bytes(content)
         return path
@@ -178,20 +193,16 @@ class Disks:
 class _File:
     """An open file that is written to."""
 
-    def __init__(self, disks: Disks, path: Path, file: io.BufferedWriter) -> None:
+    def __init__(self, disks: Disks, path: Path, file: Any) -> None:
         self.disks, self.path, self.file = disks, path, file
+        self.flush, self.fileno, self.seek = file.flush, file.fileno, file.seek
+        self.read, self.truncate = file.read, file.truncate
 
     def __enter__(self) -> _File:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.file.close()
-
-    def flush(self) -> None:
-        self.file.flush()
-
-    def fileno(self) -> int:
-        return self.file.fileno()
 
     def writelines(self, chunks: Iterable[bytes | memoryview]) -> None:
         content = b"".join(chunks)
@@ -208,6 +219,12 @@ class _File:
         self.file.truncate()
         self.file.write(content)
         self.file.flush()
+
+
+def _content(path: Path) -> bytes:
+    """Read by nobody in the history."""
+    with OPEN(path, "rb") as file:
+        return file.read()
 
 
 def _half(content: bytes) -> bytes:

@@ -119,7 +119,7 @@ class Engine:
             order = node.held = node.waiting.pop(0)
             strikes = self.count("receive")
             strikes("before", order)
-            reply = self._worked_out(process, node, order)
+            reply = self._worked_out(process, node, order, strikes)
             strikes("after", order)
             if reply is None:
                 self.kernel.sleep(CRASH_SHOWS)
@@ -135,8 +135,8 @@ class Engine:
             node.held = None
             strikes("after", (order, reply))
 
-    def _worked_out(self, parent: Process, node: Node, order: Message) -> Message | None:
-        """The answer of a client app in a process of its own; None if it dies."""
+    def _worked_out(self, parent: Process, node: Node, order: Message, strikes: Any) -> Message | None:
+        """The answer of a client app in a process of its own; None if it dies. It is struck while it is at work."""
         worker = Process(f"ClientApp {node.name}", node.name, node.number)
         replies: list[Message] = []
         parent.at_end.append(end := lambda: self.kernel.kill(worker))
@@ -147,6 +147,9 @@ class Engine:
             self.kernel.end(worker)
 
         self.kernel.spawn(worker, work)
+        if strikes.any("middle"):
+            self.kernel.wait(lambda: not worker.alive, self.kernel.random.choice((0.0, 5.0, 30.0)))
+            strikes("middle", order)
         self.kernel.wait(lambda: not worker.alive)
         parent.at_end.remove(end)
         return replies[0] if replies else None
@@ -194,6 +197,15 @@ class Engine:
         """A run has ended: what no node has taken yet is taken back."""
         for node in self.nodes.values():
             node.waiting.clear()
+
+    def close(self) -> None:
+        """Let go of all messages: their weights are files that are held open."""
+        for held in (self.answers, self.given, self.later, self.orders):
+            held.clear()
+        for node in self.nodes.values():
+            node.held = None
+            node.waiting.clear()
+            node.answered.clear()
 
 
 class Door(Grid):

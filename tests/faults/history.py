@@ -24,12 +24,14 @@ import pytest
 from flwr.app import Error, Message
 
 import client.app
+import client.chain
 import client.scoring
 import client.stages
 import common.files
 import server.app
 import server.engine
 import server.ledger
+from client import egress
 from client.app import app
 from client.approval import approve
 from client.site import SiteConfig
@@ -71,19 +73,10 @@ class Ending:
     """By who and what, how often it happened."""
     again: tuple[str, ...]
     """Stages that a site has finished once more."""
-
-
-def ending_of(folder: Path, counts: dict[tuple[str, str], int], again: list[str]) -> Ending:
-    files = {path.stem: path.read_bytes() for path in (folder / "weights").iterdir()}
-    for name, content in files.items():
-        assert digest_of(content) == name, f"weights {name} are others than their name says"
-    return Ending(
-        results=(folder / "results.json").read_bytes(),
-        ledger={path.name: json.loads(path.read_bytes()) for path in (folder / "ledger").iterdir()},
-        weights=frozenset(files),
-        counts=counts,
-        again=tuple(again),
-    )
+    removed: tuple[str, ...]
+    """Records that the coordinator has taken away."""
+    logs: tuple[str, ...]
+    """What is wrong with the hospitals' logs of what left."""
 
 
 class Strikes:
@@ -124,7 +117,7 @@ class History:
         self.starts = 0
         self._due: dict[tuple[str, str, int], list[Fault]] = {}
         for fault in faults:
-            self._due.setdefault((fault.actor, fault.kind, fault.nth), []).append(fault)
+            self.plan(fault)
         self.disks = Disks(self.kernel, self.count)
         sites = {}
         for name in bench.study.sites:
@@ -143,6 +136,9 @@ class History:
         self.engine = Engine(self.kernel, bench.study.sites, app, self.count)
 
     # Faults.
+
+    def plan(self, fault: Fault) -> None:
+        self._due.setdefault((fault.actor, fault.kind, fault.nth), []).append(fault)
 
     def count(self, kind: str) -> Strikes | _Nothing:
         actor = self.kernel.process.actor
@@ -167,7 +163,7 @@ class History:
             case "disk is full":
                 self.disks.full.add(actor)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            case "input/output error":
+            case "input/output error" | "reading fails":
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
             case "a bit changes":
                 self._flip(actor if random.random() < 0.7 else random.choice((COORDINATOR, *self.engine.nodes)))
@@ -190,8 +186,7 @@ class History:
                 times = random.choice((1, 1, 3))
                 for more in range(1, times):
                     number = self.counts[actor, fault.kind] + more
-                    again = Fault(actor, fault.kind, number, "before", "engine fails once more")
-                    self._due.setdefault((actor, fault.kind, number), []).append(again)
+                    self.plan(Fault(actor, fault.kind, number, "before", "engine fails once more"))
                 raise Failed(random.choice((500, 503)))
             case "engine fails once more":
                 raise Failed(500)
@@ -365,7 +360,22 @@ class History:
                 self.react(said)
             if self.kernel.random.random() < 0.5:
                 self.engine.forget_orders()
-        return ending_of(self.out, dict(self.counts), self.again)
+        return self._ending()
+
+    def _ending(self) -> Ending:
+        files = {path.stem: path.read_bytes() for path in (self.out / "weights").iterdir()}
+        for name, content in files.items():
+            assert digest_of(content) == name, f"weights {name} are others than their name says"
+        logs = {name: client.chain.read(site.private() / egress.LOG) for name, site in self.hospitals.sites.items()}
+        return Ending(
+            results=(self.out / "results.json").read_bytes(),
+            ledger={path.name: json.loads(path.read_bytes()) for path in (self.out / "ledger").iterdir()},
+            weights=frozenset(files),
+            counts=dict(self.counts),
+            again=tuple(self.again),
+            removed=tuple(path.name for path in self.disks.removed),
+            logs=tuple(f"{name}: {log.fault}" for name, log in logs.items() if log.fault),
+        )
 
 
 class _AsManyAsNeeded:
@@ -411,8 +421,9 @@ def world(history: History) -> Iterator[None]:
             patch.setattr(module, "threading", kernel.threading())
             patch.setattr(module, "queue", kernel.queue())
         patch.setattr(lane, "HANDS", _AsManyAsNeeded())
-        patch.setattr(common.files, "open", disks.open, raising=False)
-        patch.setattr(common.files, "os", disks.os())
+        for module in (common.files, client.chain):
+            patch.setattr(module, "open", disks.open, raising=False)
+            patch.setattr(module, "os", disks.os())
         patch.setattr(Path, "open", _method(disks.open_path))
         patch.setattr(Path, "unlink", _method(disks.unlink))
         patch.setattr(client.stages, "shutil", types.SimpleNamespace(rmtree=disks.rmtree))
@@ -422,7 +433,11 @@ def world(history: History) -> Iterator[None]:
         patch.setattr(client.app, "fine_tune", hospitals.fine_tune)
         for module in (client.app, client.scoring):
             patch.setattr(module, "scores_of", hospitals.scores)
-        yield
+        try:
+            yield
+        finally:
+            kernel.close()
+            history.engine.close()
 
 
 def _method(function: Any) -> Any:

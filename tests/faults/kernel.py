@@ -64,10 +64,16 @@ class Kernel:
         self.jumped: dict[str, float] = {}
         """By actor, how far its clocks have jumped."""
         self.tasks: list[Task] = []
-        self.current: Task | None = None
         self.turns = 0
         self._hub = greenlet.getcurrent()
+        self._thread = threading.get_ident()
+        self._turn: Task | None = None
         self._failures: list[BaseException] = []
+
+    @property
+    def current(self) -> Task | None:
+        """Whose turn it is. Nobody's in a real thread: one that another test has left still writes, and is let be."""
+        return self._turn if threading.get_ident() == self._thread else None
 
     @property
     def process(self) -> Process:
@@ -150,12 +156,18 @@ class Kernel:
                 raise Stuck(f"nobody can go on: {sorted(task.process.name for task in self.tasks)}")
             self.now = wake
 
+    def close(self) -> None:
+        """Kill all that is left. A greenlet that waits for ever is never collected, nor is what it holds open."""
+        for process in {task.process: None for task in self.tasks}:
+            self.kill(process)
+        self._bury()
+
     def _switch(self, task: Task) -> None:
         task.wake, task.condition = math.inf, None
-        self.current = task
+        self._turn = task
         TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, task.process.node
         task.greenlet.switch()
-        self.current = None
+        self._turn = None
         if task.greenlet.dead:
             self.tasks.remove(task)
         if self._failures:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 COORDINATOR = "coordinator"
+MOMENTS = ("before", "middle", "after")
 
 ON_DISK = {
     "killed": 6,
@@ -38,9 +39,12 @@ ON_THE_WAY_BACK = AT_A_HOSPITAL | {
     "another answer in its place": 3,
 }
 
+AT_A_READING = {"reading fails": 1}
+
 HARMS: dict[str, Mapping[str, int]] = {
     "write": ON_DISK,
     "append": ON_DISK,
+    "read": AT_A_READING,
     "fsync": ON_DISK,
     "rename": ON_DISK,
     "unlink": ON_DISK,
@@ -64,7 +68,7 @@ class Fault:
     kind: str
     nth: int
     moment: str
-    """"before", "middle" or "after"."""
+    """One of MOMENTS. In the middle of receiving is while the client app is at work."""
     harm: str
 
     def __str__(self) -> str:
@@ -97,7 +101,7 @@ def planned_faults(seed: int, counts: Mapping[tuple[str, str], int]) -> tuple[Fa
                 actor=actor,
                 kind=kind,
                 nth=1 + int(share * (counts[actor, kind] - 1)),
-                moment=draw.choice(("before", "middle", "after")),
+                moment=draw.choice(MOMENTS),
                 harm=draw.choices(list(harms), list(harms.values()))[0],
             )
         )

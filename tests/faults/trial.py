@@ -24,6 +24,11 @@ class Trial:
     complaints: tuple[str, ...]
 
     @property
+    def struck(self) -> tuple[Fault, ...]:
+        """The faults that came to pass."""
+        return tuple(fault for fault in self.faults if any(str(fault) in line for line in self.told))
+
+    @property
     def tale(self) -> str:
         """All of it, and how to live it again."""
         planned = [f"  planned: {fault}" for fault in self.faults]
@@ -53,16 +58,18 @@ def undisturbed_ending(name: str) -> Ending:
 
 def lived(bench: Bench, seed: int, faults: tuple[Fault, ...]) -> tuple[tuple[str, ...], Ending | str]:
     """What happened, and how it ended; in words if it did not end as a study should."""
-    with tempfile.TemporaryDirectory(dir=_memory(), prefix="relay-faults-") as folder:
-        history = History(bench, Path(folder), seed, faults)
-        try:
+    told: list[str] = []
+    try:
+        with tempfile.TemporaryDirectory(dir=_memory(), prefix="relay-faults-") as folder:
+            history = History(bench, Path(folder), seed, faults)
+            told = history.told
             with world(history):
                 ending = history.live()
-                return tuple(history.told), ending
-        except BaseException as error:
-            if isinstance(error, KeyboardInterrupt):
-                raise
-            return tuple(history.told), "".join(traceback.format_exception(error))
+        return tuple(told), ending
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # also of clearing up, so that the seed is told
+        return tuple(told), "".join(traceback.format_exception(error))
 
 
 def _memory() -> str | None:
@@ -78,6 +85,10 @@ def _complaints(found: Ending, undisturbed: Ending, faults: tuple[Fault, ...]) -
         complaints.append("the ledger is not that of the undisturbed study")
     if found.weights != undisturbed.weights:
         complaints.append("the weights are not those of the undisturbed study")
-    if found.again and not any(fault.harm in OF_DATA for fault in faults):
-        complaints.append(f"finished work was done again: {'; '.join(found.again)}")
+    if not any(fault.harm in OF_DATA for fault in faults):
+        if found.again:
+            complaints.append(f"finished work was done again: {'; '.join(found.again)}")
+        if found.removed:
+            complaints.append(f"sound records were removed: {'; '.join(found.removed)}")
+    complaints += [f"the log of what left {fault}" for fault in found.logs]
     return complaints
