@@ -25,6 +25,9 @@ def write_atomically(
         os.replace(temporary, path)
         if durable:
             _keep_name(path.parent)
+    except OSError as error:
+        # A full disk is told without a name, and a temporary one says nothing.
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 

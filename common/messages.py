@@ -71,6 +71,10 @@ REFUSALS: dict[Refusal, str] = {
 }
 
 
+DIED = 8
+"""Flower's code for a client app that ended without an answer."""
+
+
 class Refused(Exception):
     """Raised at a site where a message cannot be answered; only the code and its fixed text leave."""
 
@@ -86,6 +90,8 @@ def refusal_error(code: Refusal) -> Error:
 
 def refusal_text(error: Error) -> str:
     """The sentence of an error that arrived; a code of ours gives our own text, whatever was sent."""
+    if error.code == DIED:
+        return f"the site's process ended without an answer, often for want of memory (Flower's error {DIED})"
     try:
         return REFUSALS[Refusal(error.code)]
     except ValueError:

@@ -129,7 +129,7 @@ class SplitPart(_Part):
 class TrainingPart(_Part):
     """One stage of fine-tuning."""
 
-    epochs: int = Field(default=200, ge=1)
+    epochs: int = Field(default=200, ge=1, le=10_000)
     batch: int = Field(default=16, ge=2)
     learning_rate: float = Field(default=1e-3, gt=0)
     final_learning_rate: float = Field(default=0.0, ge=0)
@@ -171,7 +171,7 @@ class FederatedPart(_Part):
     """Rounds in which every site trains from the same weights, and the results are aggregated."""
 
     strategy: Literal["fedavg", "fedprox", "fedmedian", "fedtrimmedavg", "krum"] = "fedavg"
-    rounds: int = Field(default=0, ge=0)
+    rounds: int = Field(default=0, ge=0, le=1000)
     """0: as many as come closest to the gradient steps of the longest route."""
     local_epochs: Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_several)] = (1,)
     """Epochs of a round. Of several, each target's validation patients choose, as they choose the round."""

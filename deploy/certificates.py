@@ -58,8 +58,14 @@ def _write_new(path: Path, content: bytes, mode: int) -> None:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     except FileExistsError:
         raise RelayError(f"{path} is there already; nothing was overwritten.") from None
-    with open(handle, "wb") as file:
-        file.write(content)
+    try:
+        with open(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        path.unlink()  # half of one would be in the way of the next try
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def pem_of_key(key: Key) -> bytes:

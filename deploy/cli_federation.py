@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -236,7 +237,7 @@ def _serve(address: str, status: Callable[[], dict[str, Any]]) -> int:
     from deploy.status_page import server
 
     host, _, port = address.rpartition(":")
-    if not port.isdigit() or int(port) > 65535:
+    if not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
         raise RelayError(f'--serve wants a port, such as 8080, or HOST:PORT, and got "{address}".')
     with server(host or "127.0.0.1", int(port), status) as page:
         print(f"http://{host or '127.0.0.1'}:{page.server_address[1]}/ – Ctrl-C ends it.", flush=True)

@@ -74,10 +74,12 @@ def set_up(
 ) -> Settings:
     """Make the authorities, the certificates, the gateway's settings and the SuperExec secret.
 
+    Where this was cut off, by a full disk, it goes on with the keys that are there.
+
     Raises:
         RelayError: a coordinator is there already, or a name or address makes no sense.
     """
-    if coordinator.settings_file.exists() or (coordinator.ca.exists() and any(coordinator.ca.iterdir())):
+    if coordinator.settings_file.exists():
         raise RelayError(
             f"A coordinator is set up in {coordinator.folder} already; nothing was changed. New certificates for it:"
             " relay enroll renew."
@@ -88,19 +90,22 @@ def set_up(
         raise RelayError(f"--{error.errors()[0]['loc'][0]} {error.errors()[0]['input']!r} makes no sense.") from None
     coordinator.private_folders()
     for name in ("server", "clients"):
-        key = new_key()
-        write_private(coordinator.ca / f"{name}-ca.key", pem_of_key(key))
-        write_public(coordinator.ca / f"{name}-ca.crt", pem(make_ca(f"relay {name} of {host}", key)))
+        private, public = coordinator.ca / f"{name}-ca.key", coordinator.ca / f"{name}-ca.crt"
+        if not private.exists():
+            write_private(private, pem_of_key(new_key()))
+        if not public.exists():
+            write_public(public, pem(make_ca(f"relay {name} of {host}", read_key(private))))
     for folder in (coordinator.gateway, coordinator.superlink, coordinator.control_folder):
-        write_public(folder / "server-ca.crt", (coordinator.ca / "server-ca.crt").read_bytes())
-    write_public(coordinator.gateway / "clients-ca.crt", (coordinator.ca / "clients-ca.crt").read_bytes())
-    write_private(coordinator.secret, secrets.token_urlsafe(48).encode())
+        _write(folder / "server-ca.crt", (coordinator.ca / "server-ca.crt").read_bytes())
+    _write(coordinator.gateway / "clients-ca.crt", (coordinator.ca / "clients-ca.crt").read_bytes())
+    if not coordinator.secret.exists():
+        write_private(coordinator.secret, secrets.token_urlsafe(48).encode())
     _write_certificates(coordinator, settings)
     _write_crl(coordinator)
     conf = resources.files("deploy").joinpath("gateway/nginx.conf.template").read_text(encoding="utf-8")
     for mark, value in (("SUPERLINK", superlink), ("PORT", str(port)), ("HEALTH", str(health_port))):
         conf = conf.replace(f"@{mark}@", value)
-    write_public(coordinator.gateway / "nginx.conf", conf.encode())
+    _write(coordinator.gateway / "nginx.conf", conf.encode())
     # Last: where this file is, everything is.
     write_public(coordinator.settings_file, tomli_w.dumps(settings.model_dump()).encode())
     return settings
@@ -242,6 +247,11 @@ def _compare(request: Request, heard: str) -> bool:
             f" site {request.site}'s. Nothing was signed."
         )
     return True
+
+
+def _write(path: Path, content: bytes) -> None:
+    """A file that everybody may read, made anew where it is there."""
+    write_atomically(path, content, durable=True, mode=0o644)
 
 
 def _write_certificates(coordinator: Coordinator, settings: Settings) -> None:

@@ -10,6 +10,7 @@ Private names of Flower are touched here, and at a hospital in `site/launcher.py
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import queue
@@ -19,7 +20,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterable, Mapping
-from multiprocessing import forkserver, reduction
+from multiprocessing import forkserver, reduction, util
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
@@ -33,16 +34,43 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+from common.errors import DiskFull
+from common.messages import DIED, Refusal, refusal_error
 from common.weights import mapped
 
 RUN_ID = 1
-DIED = 8
-"""Flower's code for a client app that ended without an answer."""
+LONGEST = 70
+"""Letters of the folder that a socket's own folder is made in: the path of a socket may have a hundred."""
 
 
 def enter_run(node_id: int) -> None:
     """Flower builds a message only in a process that knows its run and node."""
     TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = RUN_ID, 1, node_id
+
+
+def _start_the_fork_server() -> None:
+    """What begins here inherits that Ctrl-C is not its own: the coordinator ends it, without a word of it."""
+    ours = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if ours else None
+    try:
+        _short_folder_for_sockets()
+        forkserver.ensure_running()
+    except OSError as error:
+        raise _no_room(error) from None
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGINT, before)
+
+
+def _short_folder_for_sockets() -> None:
+    """The fork server's socket lies in TMPDIR, unless that has a longer path than a socket may have."""
+    folder = tempfile.gettempdir()
+    try:
+        if len(os.fsencode(folder)) > LONGEST:
+            tempfile.tempdir = "/tmp"
+        util.get_temp_dir()  # it is made once, and then kept to
+    finally:
+        tempfile.tempdir = folder
 
 
 class LocalGrid(Grid):
@@ -63,7 +91,7 @@ class LocalGrid(Grid):
         else:
             self._processes = multiprocessing.get_context("forkserver")
             self._processes.set_forkserver_preload(["deploy.worker_imports"])
-            forkserver.ensure_running()
+            _start_the_fork_server()
         self._nodes = dict(enumerate(sites, start=1))
         self._sites = dict(sites)
         self._cores = max(1, (os.cpu_count() or 1) // at_once)
@@ -73,6 +101,8 @@ class LocalGrid(Grid):
         self._arrived = threading.Condition()
         self._alive: dict[int, BaseProcess] = {}
         self._closed = False
+        self._no_room = ""
+        """Why no message can be sent any more."""
         self._threads = [
             threading.Thread(target=self._serve, args=(node,), daemon=True, name=name)
             for node, name in self._nodes.items()
@@ -93,8 +123,11 @@ class LocalGrid(Grid):
     def __enter__(self) -> LocalGrid:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.close()
+        # Whatever a study says that could send nothing any more, this is why.
+        if kind is not KeyboardInterrupt:
+            self._check_room()
 
     def set_run(self, run: Run) -> None:
         raise ValueError("the run of a local grid is fixed")
@@ -123,6 +156,7 @@ class LocalGrid(Grid):
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        self._check_room()
         with self._arrived:
             return [self._replies.pop(key) for key in message_ids if key in self._replies]
 
@@ -143,6 +177,10 @@ class LocalGrid(Grid):
                 if not arrived:
                     self._arrived.wait(0.05)
         return replies
+
+    def _check_room(self) -> None:
+        if self._no_room:
+            raise DiskFull(self._no_room)
 
     def _serve(self, node: int) -> None:
         """A site's thread: its messages one after the other, each in a fresh worker."""
@@ -173,6 +211,9 @@ class LocalGrid(Grid):
             self._alive[node] = process
             _send(ours, message)
             reply = _receive(ours)
+        except DiskFull as error:
+            self._no_room = str(error)
+            reply = Message(Error(DIED, "the order was not sent"), reply_to=message)
         except Exception:  # a worker that died, or an answer that cannot be read: the next try may do better
             reply = Message(Error(DIED, "the worker ended without an answer"), reply_to=message)
         finally:
@@ -192,9 +233,16 @@ def _work(wire: Connection, node: int, settings: Mapping[str, str]) -> None:
     os.environ.update(settings)
     from client.app import app
 
-    message = _receive(wire)
+    try:
+        message = _receive(wire)
+    except EOFError:  # the coordinator could not send it, and says why itself
+        return
     context = Context(run_id=RUN_ID, node_id=node, node_config={}, state=RecordDict(), run_config={})
-    _send(wire, app(message, context))
+    try:
+        _send(wire, app(message, context))
+    except DiskFull as error:
+        logging.getLogger("relay.site").error("%s", error)
+        _send(wire, Message(refusal_error(Refusal.DISK_FULL), reply_to=message))
     wire.close()
 
 
@@ -202,15 +250,41 @@ def _send(wire: Connection, message: Message) -> None:
     """A message as Flower packs it, and each array's content as a file without a name: Flower would copy it four times,
     and an answer that waits for the coordinator is in nobody's memory. `TMPDIR` says where such files lie."""
     arrays = _arrays(message)
-    contents = [array.data for array in arrays]
-    for array in arrays:
-        array.data = b""
-    wire.send_bytes(message_to_proto(message).SerializeToString())
-    for content in contents:
+    files: list[int] = []
+    try:
+        for array in arrays:
+            files.append(_filed(array.data))
+            array.data = b""
+        wire.send_bytes(message_to_proto(message).SerializeToString())
+        for file in files:
+            reduction.send_handle(wire, file, None)
+    finally:
+        for file in files:
+            os.close(file)
+
+
+def _filed(content: bytes) -> int:
+    """The descriptor of a file without a name that holds this.
+
+    Raises:
+        DiskFull: there is no room for it.
+    """
+    try:
         with tempfile.TemporaryFile() as file:
             file.write(content)
             file.flush()
-            reduction.send_handle(wire, file.fileno(), None)
+            return os.dup(file.fileno())
+    except OSError as error:
+        raise _no_room(error) from None
+
+
+def _no_room(error: OSError) -> DiskFull:
+    # Not `gettempdir`, which fails itself where there is no room anywhere.
+    folder = tempfile.tempdir or os.environ.get("TMPDIR", "/tmp")
+    return DiskFull(
+        f"The folder for temporary files, {folder} (TMPDIR), cannot be written ({error.strerror}); make room there or"
+        " set TMPDIR to another folder, and start again: what is finished is kept."
+    )
 
 
 def _receive(wire: Connection) -> Message:

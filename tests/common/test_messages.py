@@ -454,4 +454,7 @@ def test_a_refusal_is_a_number_and_our_own_text() -> None:
     for code in Refusal:
         assert refusal_error(code).reason == REFUSALS[code]
         assert refusal_text(Error(int(code), "patient Smith has no mask")) == REFUSALS[code]
-    assert refusal_text(Error(8, "patient Smith")) == "Flower reports error 8"
+    assert refusal_text(Error(7, "patient Smith")) == "Flower reports error 7"
+    assert refusal_text(Error(8, "patient Smith")) == (
+        "the site's process ended without an answer, often for want of memory (Flower's error 8)"
+    )

@@ -96,6 +96,14 @@ def complaint(tmp_path: Path, text: str) -> str:
             '"methods.federated.0.local_epochs.0" is "one", but input should be a valid integer.',
         ),
         (SITES + '[models]\nencoders = ["resnet18", "resnet18"]', '"models": one of the encoders stands twice.'),
+        (
+            SITES + "[[methods.federated]]\nrounds = 100000000",
+            '"methods.federated.0.rounds" is 100000000, but input should be less than or equal to 1000.',
+        ),
+        (
+            SITES + "[training]\nepochs = 100000000",
+            '"training.epochs" is 100000000, but input should be less than or equal to 10000.',
+        ),
         (SITES + "repeats = 0", '"repeats" is 0, but input should be greater than or equal to 1.'),
         (
             'sites = ["A", "X"]\npaper = "table-3"',
@@ -170,7 +178,7 @@ TABLES = st.fixed_dictionaries(
             optional={
                 "learning_rate": st.floats(1e-300, 1e300),
                 "leg_minutes": st.floats(0, 1e300),
-                "epochs": st.integers(1, 10**12),
+                "epochs": st.integers(1, 10_000),
                 "loss": st.sampled_from(["dice+bce", "dice", "bce"]),
             },
         ),

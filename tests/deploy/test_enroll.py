@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import stat
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -18,6 +22,7 @@ from client.site import load_site
 from common.errors import RelayError
 from common.telephone import spoken
 from deploy import enroll
+from deploy.certificates import write_private
 from deploy.cli import main
 from deploy.coordinator_folder import Coordinator
 from deploy.papers import Kit, Request, read_paper
@@ -72,6 +77,46 @@ def test_nothing_that_is_there_is_overwritten(coordinator: Coordinator, site_fil
         enroll.set_up(coordinator, host="other.example.org", port=1, superlink="127.0.0.1:1")
     keys.init(site_file, name="A")
     assert {path: path.read_bytes() for path in every} == before
+
+
+def limited(writes: int, real: Callable[..., None]) -> Callable[..., None]:
+    left = iter(range(writes))
+
+    def write(*given: Any, **named: Any) -> None:
+        if next(left, None) is None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(*given, **named)
+
+    return write
+
+
+@pytest.mark.parametrize("fsyncs", range(0, 30, 3))
+def test_a_set_up_that_a_full_disk_cut_off_goes_on_with_its_keys(
+    tmp_path: Path, site_file: Path, monkeypatch: pytest.MonkeyPatch, fsyncs: int
+) -> None:
+    made = Coordinator(tmp_path / "coordinator")
+    with monkeypatch.context() as patch, suppress(OSError):
+        patch.setattr(os, "fsync", limited(fsyncs, os.fsync))
+        enroll.set_up(made, host=HOST, port=443, superlink="127.0.0.1:8000")
+    if not made.settings_file.exists():
+        before = {path: path.read_bytes() for path in made.ca.iterdir()}
+        enroll.set_up(made, host=HOST, port=443, superlink="127.0.0.1:8000")
+        assert before.items() <= {path: path.read_bytes() for path in made.ca.iterdir()}.items()
+    admitted(made, site_file)
+    enroll.renew(made)
+    assert not list(made.folder.rglob("*.part"))
+
+
+def test_a_new_file_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", limited(0, os.fsync))
+        with pytest.raises(OSError, match=r"No space left.*a\.key"):
+            write_private(tmp_path / "a.key", b"key")
+    assert not list(tmp_path.iterdir())
+    write_private(tmp_path / "a.key", b"key")
+    with pytest.raises(RelayError, match="there already"):
+        write_private(tmp_path / "a.key", b"another")
+    assert (tmp_path / "a.key").read_bytes() == b"key"
 
 
 def test_the_nodes_key_is_what_flower_wants(coordinator: Coordinator, site_file: Path) -> None:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import logging
+import multiprocessing
 import os
 import signal
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -13,9 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
-from common.messages import DESCRIBE, Describe, Description, from_record, refusal_text, to_record
+from common.errors import DiskFull
+from common.messages import DESCRIBE, Describe, Description, Refusal, from_record, refusal_text, to_record
+from deploy import local_grid
 from deploy.local_grid import LocalGrid
 from tests.hospitals import approve_everywhere, small_study, write_hospitals
 
@@ -139,7 +147,7 @@ def test_a_worker_that_is_killed_is_error_8_and_the_next_message_works(grid: Loc
     killer.join()
     assert killed
     assert reply.has_error() and reply.error.code == 8
-    assert refusal_text(reply.error) == "Flower reports error 8"
+    assert "the site's process ended without an answer" in refusal_text(reply.error)
     (reply,) = wait_for(grid, grid.push_messages([describe(grid, 1)]))
     assert not reply.has_error()
 
@@ -190,3 +198,104 @@ def test_the_fork_server_has_run_nothing_of_any_site(sites: dict[str, Path], gri
     assert b"RELAY_SITE" not in environment
     opened = {os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir() if path.exists()}
     assert not [path for path in opened if str(sites["A"].parent) in path]
+
+
+def full(*_: Any, **__: Any) -> Any:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def weights() -> Message:
+    arrays = ArrayRecord({"weights": Array("uint8", (3,), "safetensors", b"abc")})
+    return Message(RecordDict({"weights": arrays}), dst_node_id=1, message_type=DESCRIBE)
+
+
+def study_that_hides_its_errors(grid: LocalGrid) -> None:
+    with suppress(DiskFull):
+        wait_for(grid, grid.push_messages([weights()]))
+        raise AssertionError("there was an answer")
+
+
+def test_a_coordinator_without_room_to_send_ends_the_study_and_names_the_folder(
+    sites: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(local_grid.tempfile, "TemporaryFile", full)
+    sentence = f"{tempfile.gettempdir()}.*TMPDIR.*No space left on device.*start again"
+    with pytest.raises(DiskFull, match=sentence), LocalGrid(sites, at_once=1) as grid:
+        study_that_hides_its_errors(grid)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_site_without_room_to_answer_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import client.app
+
+    log = tmp_path / "site.log"
+    monkeypatch.setattr(client.app, "app", lambda message, _: Message(weights().content, reply_to=message))
+    monkeypatch.setattr(local_grid, "_end_with_the_coordinator", lambda: None)
+    monkeypatch.setattr(local_grid.signal, "signal", lambda *_: None)
+    handler = logging.FileHandler(log)
+    logger = logging.getLogger("relay.site")
+    logger.addHandler(handler)
+    ours, theirs = multiprocessing.Pipe()
+    local_grid.enter_run(0)
+    order = Message(to_record(Describe(study=STUDY.digest)), dst_node_id=1, message_type=DESCRIBE)
+    local_grid._send(ours, order)
+    with monkeypatch.context() as patch:
+        patch.setattr(local_grid.tempfile, "TemporaryFile", full)
+        local_grid._work(theirs, 1, {})
+    local_grid.enter_run(0)
+    logger.removeHandler(handler)
+    assert local_grid._receive(ours).error.code == Refusal.DISK_FULL
+    assert "TMPDIR" in log.read_text()
+
+
+ONE_DESCRIPTION = """
+import sys
+from pathlib import Path
+from deploy.local_grid import LocalGrid
+from tests.deploy.test_local_grid import describe
+if __name__ == "__main__":
+    with LocalGrid({"A": Path(sys.argv[1])}, at_once=1) as grid:
+        print("begun", flush=True)
+        (reply,) = grid.send_and_receive([describe(grid, 1)], timeout=120)
+        print(reply.has_error(), flush=True)
+"""
+
+
+def begin(sites: dict[str, Path], folder: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", ONE_DESCRIPTION, sites["A"]],
+        env=os.environ | {"TMPDIR": str(folder)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        start_new_session=True,
+    )
+
+
+def alive(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_the_path_of_tmpdir_may_be_long(sites: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / ("a-folder-as-clusters-have-them" * 4)
+    folder.mkdir()
+    out, err = begin(sites, folder).communicate(timeout=120)
+    assert out.split()[-1:] == ["False"], err
+
+
+def test_ctrl_c_while_the_fork_server_starts_is_told_once(sites: dict[str, Path], tmp_path: Path) -> None:
+    running = begin(sites, tmp_path)
+    assert running.stdout and running.stdout.readline() == "begun\n"
+    time.sleep(0.3)
+    os.killpg(running.pid, signal.SIGINT)
+    _, err = running.communicate(timeout=60)
+    assert err.count("Traceback") == 1, "this process's own alone"
+    assert running.returncode == -signal.SIGINT
+    until = time.monotonic() + 20
+    while time.monotonic() < until and alive(running.pid):
+        time.sleep(0.1)
+    assert not alive(running.pid)

@@ -7,6 +7,8 @@ import json
 import re
 import shutil
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -93,8 +95,8 @@ def page(recorder: Recorder, tmp_path: Path) -> Iterator[int]:
         thread.join()
 
 
-def get(port: int, path: str, host: str = "127.0.0.1") -> tuple[int, bytes, dict[str, str]]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+def get(port: int, path: str, host: str = "127.0.0.1", at: str = "127.0.0.1") -> tuple[int, bytes, dict[str, str]]:
+    connection = http.client.HTTPConnection(at, port, timeout=10)
     connection.request("GET", path, headers={"Host": f"{host}:{port}"})
     answer = connection.getresponse()
     return answer.status, answer.read(), dict(answer.getheaders())
@@ -111,6 +113,54 @@ def test_the_page_brings_nothing_from_elsewhere(page: int) -> None:
 def test_another_name_that_leads_here_learns_nothing(page: int) -> None:
     code, content, _ = get(page, "/status.json", host="evil.example")
     assert code == 403 and b"hospitals" not in content
+
+
+def test_a_page_for_the_network_answers_under_the_address_that_was_dialled(recorder: Recorder, tmp_path: Path) -> None:
+    with server("0.0.0.0", 0, Status(tmp_path / "out", None).now) as served:
+        thread = threading.Thread(target=served.serve_forever, daemon=True)
+        thread.start()
+        port = served.server_address[1]
+        # Any address of 127.0.0.0/8 is this machine's; 127.0.0.2 stands for one of the network's.
+        assert get(port, "/", host="127.0.0.2", at="127.0.0.2")[0] == 200
+        assert get(port, "/", host="localhost")[0] == 200
+        assert get(port, "/", host="127.0.0.3", at="127.0.0.2")[0] == 403
+        assert get(port, "/", host="evil.example", at="127.0.0.2")[0] == 403
+        served.shutdown()
+        thread.join()
+
+
+def test_a_reader_that_goes_away_is_no_news(page: int, capfd: pytest.CaptureFixture[str]) -> None:
+    for _ in range(3):
+        with socket.create_connection(("127.0.0.1", page)) as reader:
+            reader.sendall(b"GET / HTT")
+            time.sleep(0.05)
+            reader.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # reset, and not closed
+    assert get(page, "/")[0] == 200
+    time.sleep(0.2)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("address", "sentence"),
+    [
+        ("²", "--serve wants a port"),
+        ("nohost.invalid:8080", "nohost.invalid"),
+        ("a" * 70 + ":8080", "is no name or address of this machine"),
+        ("203.0.113.7:8080", "is no name or address of this machine"),
+        ("x:65536", "--serve wants a port"),
+    ],
+)
+def test_where_no_page_can_be_served_is_one_sentence(
+    recorder: Recorder, tmp_path: Path, address: str, sentence: str
+) -> None:
+    done = status(tmp_path, "--serve", address)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+    assert sentence in done.stderr and "another port" not in done.stderr
+
+
+def test_a_port_that_is_taken_is_said_to_be(page: int, tmp_path: Path) -> None:
+    done = status(tmp_path / "out", "--serve", str(page))
+    assert done.returncode == 1 and "choose another port" in done.stderr
 
 
 def test_the_command_serves_until_it_is_stopped(recorder: Recorder, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from common.messages import (
     Refusal,
     WireMessage,
     refusal_error,
+    refusal_text,
 )
 from common.plan import grown
 from common.seeds import seed_of
@@ -156,7 +157,7 @@ def test_what_keeps_failing_is_parked_after_three_tries(tmp_path: Path) -> None:
     grid = FakeGrid(study_of(baseline=True), lambda site, order, answer: Error(8, "x") if site == "B" else answer)
     run = go(grid, tmp_path)
     assert len([site for site, _, _ in grid.asked if site == "B"]) == 2 * 3
-    assert set(run.parked.values()) == {"site B: Flower reports error 8"}
+    assert set(run.parked.values()) == {f"site B: {refusal_text(Error(8, ''))}"}
 
 
 @pytest.mark.parametrize(
