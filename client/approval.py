@@ -3,6 +3,9 @@
 In the private folder, approved/ holds two files for each study that was ever approved: the study itself, and the
 record of the approval, which says by whom, when and within which limits, and whether the site has left the study
 since. Who did what stands besides in a log that is only ever added to.
+
+Who rehearses a study on this machine (`relay simulate`) has approved nothing for a coordinator. The approvals of a
+rehearsal, and what was answered under them, lie in rehearsal/, where no process looks that answers a coordinator.
 """
 
 from __future__ import annotations
@@ -14,11 +17,13 @@ import pwd
 import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from client import cache, chain
 from client.asked import Asked
+from client.rehearsal import rehearsing
 from client.site import SiteConfig
 from common.errors import RelayError
 from common.files import write_atomically
@@ -33,6 +38,7 @@ LOG = "approvals.jsonl"
 ANSWERED = "answered"
 CHOICES = "choices.json"
 CENSUS = "census.json"
+REHEARSAL = "rehearsal"
 
 log = logging.getLogger("relay.site")
 
@@ -57,6 +63,8 @@ class Approval(BaseModel):
     left: str = ""
     """When the site left the study; empty while it takes part."""
     left_by: str = ""
+    rehearsal: bool = False
+    """It holds on this machine alone, and for no coordinator's order."""
 
 
 def approve(
@@ -64,10 +72,11 @@ def approve(
 ) -> Approval:
     """Let a study, and so each of its variants, run at a site from now on.
 
-    Approving a study again lets each of its stages be answered once more, and its census and routes be others.
+    Approving a study again lets each of its stages be answered once more, and its census and routes be others. In a
+    rehearsal it holds for rehearsals, and changes nothing of what was approved or left in earnest.
     """
-    folder = site.private() / FOLDER
-    folder.mkdir(exist_ok=True)
+    folder = _place(site, rehearsal=rehearsing()) / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
     variants = study.variants
     record = Approval(
         study=study.digest,
@@ -77,11 +86,12 @@ def approve(
         by=_user(),
         largest_elsewhere=largest_elsewhere,
         asked=asked,
+        rehearsal=rehearsing(),
     )
     for digest in record.variants:
-        shutil.rmtree(site.private() / ANSWERED / digest, ignore_errors=True)
+        shutil.rmtree(_answered(site, digest), ignore_errors=True)
     write_atomically(folder / f"{record.study}.toml", study_toml(study).encode(), durable=True)
-    _keep(site, record, "approved")
+    _keep(site, record, "rehearsed" if record.rehearsal else "approved")
     return record
 
 
@@ -92,10 +102,14 @@ def leave(site: SiteConfig, record: Approval) -> Approval:
     return record
 
 
-def approvals(site: SiteConfig) -> list[Approval]:
-    """All approvals, those of studies that the site has left included, in the order in which they were given."""
+def approvals(site: SiteConfig, *, rehearsal: bool | None = None) -> list[Approval]:
+    """All approvals, those of studies that the site has left included, in the order in which they were given.
+
+    Args:
+        rehearsal: those of rehearsals, or those in earnest; by default those that hold in this process.
+    """
     found = []
-    for path in (site.private() / FOLDER).glob("*.json"):
+    for path in (_place(site, rehearsal=rehearsing() if rehearsal is None else rehearsal) / FOLDER).glob("*.json"):
         try:
             found.append(Approval.model_validate_json(path.read_text(encoding="utf-8")))
         except (OSError, ValueError):
@@ -106,7 +120,7 @@ def approvals(site: SiteConfig) -> list[Approval]:
 def study_of(site: SiteConfig, record: Approval) -> Study | None:
     """The site's own copy of a study that it approved; None where it is gone or not what was approved."""
     try:
-        study = load_study(site.private() / FOLDER / f"{record.study}.toml")
+        study = load_study(_place(site, rehearsal=record.rehearsal) / FOLDER / f"{record.study}.toml")
     except RelayError:
         return None
     return study if study.digest == record.study else None
@@ -155,7 +169,7 @@ def hold_to(site: SiteConfig, study: Study, choices: Choices) -> None:
     Raises:
         Refused: a hop is another one than was told before.
     """
-    path = site.private() / ANSWERED / study.digest / CHOICES
+    path = _answered(site, study.digest) / CHOICES
     known = {target: tuple(chosen) for target, chosen in cache.read_json(path).items()}
     longest = dict(known)
     for target, chosen in choices.items():
@@ -175,7 +189,7 @@ def hold_to_census(site: SiteConfig, study: Study, census: Census) -> None:
     Raises:
         Refused: the study was planned with another one before.
     """
-    path = site.private() / ANSWERED / study.digest / CENSUS
+    path = _answered(site, study.digest) / CENSUS
     known = cache.read_json(path)
     told = {name: list(census[name]) for name in (*study.sites, POOLED) if name in census}
     if not known:
@@ -194,7 +208,7 @@ def answer_once(site: SiteConfig, study: Study, node: Node, key: str) -> None:
     Raises:
         Refused: the stage was asked for with others before.
     """
-    folder = site.private() / ANSWERED / study.digest
+    folder = _answered(site, study.digest)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / node.id
     if not path.exists():
@@ -208,8 +222,16 @@ def _taking_part(records: list[Approval], digest: str) -> Iterator[Approval]:
     return (record for record in records if digest in record.variants and not record.left)
 
 
+def _place(site: SiteConfig, *, rehearsal: bool) -> Path:
+    return site.private() / REHEARSAL if rehearsal else site.private()
+
+
+def _answered(site: SiteConfig, digest: str) -> Path:
+    return _place(site, rehearsal=rehearsing()) / ANSWERED / digest
+
+
 def _keep(site: SiteConfig, record: Approval, what: str) -> None:
-    path = site.private() / FOLDER / f"{record.study}.json"
+    path = _place(site, rehearsal=record.rehearsal) / FOLDER / f"{record.study}.json"
     write_atomically(path, record.model_dump_json(indent=1).encode(), durable=True, mode=0o600)
     chain.append(
         site.private() / LOG,

@@ -19,6 +19,7 @@ import torch
 from flwr.app import Context, Message, RecordDict
 
 from client import chain
+from client.rehearsal import rehearsing
 from client.site import SiteConfig
 from common.errors import Damaged, DiskFull, RelayError
 from common.messages import (
@@ -117,6 +118,7 @@ def _note(answer: FromSite, weights: Weights | None, path: Path) -> None:
             "tensors": len(weights) if weights else 0,
             "digest": hashlib.sha256(body.encode()).hexdigest(),
             "weights": getattr(answer, "weights", "") if weights else "",
+            **({"rehearsal": True} if rehearsing() else {}),
         },
     )
 

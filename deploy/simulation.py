@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from client import layouts
+from client.rehearsal import REHEARSING
 from client.site import SiteConfig, load_site
 from client.splits import split
 from common.errors import RelayError
@@ -69,7 +70,8 @@ def simulate(
         sites[POOLED] = load_site(paths[POOLED])
     if at_once is None:
         at_once = max(1, cores() // study.training.threads)
-    os.environ |= {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
+    # REHEARSING also of the workers: under what is approved below they answer this process, and no coordinator.
+    os.environ |= {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", REHEARSING: "1"}
     logging.getLogger("flwr").setLevel(logging.WARNING)
     from deploy.local_grid import LocalGrid
 

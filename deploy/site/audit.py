@@ -59,7 +59,7 @@ def audit(path: Path, *, verify: bool, study: str, noted: str, as_json: bool) ->
     site = load_site(path)
     logs = [_Log(file, chain.read(file)) for file in (site.private() / egress.LOG, site.private() / approval.LOG)]
     left = logs[0]
-    records = approval.approvals(site)
+    records = [*approval.approvals(site, rehearsal=True), *approval.approvals(site, rehearsal=False)]
     names = {digest: record.name for record in records for digest in (*record.variants, record.study)}
     shown = list(zip(range(1, len(left.reading.lines) + 1), left.reading.lines, left.reading.digests, strict=True))
     if study:
@@ -134,7 +134,8 @@ def _what(line: Mapping[str, Any]) -> str:
     if not line:
         return "cannot be read"
     kind, state = _text(line, "kind"), _text(line, "state")
-    return KINDS.get((kind, state), f"{kind} {state}".strip())
+    what = KINDS.get((kind, state), f"{kind} {state}".strip())
+    return f"{what} (a rehearsal on this machine)" if line.get("rehearsal") else what
 
 
 def _text(line: Mapping[str, Any], key: str) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rich.filesize import decimal
 
-from client.approval import ANSWERED, Approval, approvals, study_of
+from client.approval import ANSWERED, REHEARSAL, Approval, approvals, study_of
 from client.in_use import alone
 from client.inventory import tasks_of
 from client.site import SiteConfig, load_site
@@ -109,10 +109,14 @@ def forget(
 
 def _records_of(site: SiteConfig, study: str) -> list[Approval]:
     digits = digits_of(study) if study else ""
-    records = [record for record in approvals(site) if study and is_of(record, digits)]
+    records = [record for record in _known(site) if study and is_of(record, digits)]
     if study and not records:
         raise RelayError(f"Site {site.name} never approved a study {study}; relay site approve SITE.toml --list.")
     return records
+
+
+def _known(site: SiteConfig) -> list[Approval]:
+    return [*approvals(site, rehearsal=False), *approvals(site, rehearsal=True)]
 
 
 def _of_all(site: SiteConfig, everything: bool) -> Iterator[tuple[Path, str]]:
@@ -123,7 +127,7 @@ def _of_all(site: SiteConfig, everything: bool) -> Iterator[tuple[Path, str]]:
 
 def _of_studies(site: SiteConfig, records: list[Approval]) -> list[tuple[Path, str]]:
     """What is kept for some studies and for no other that the site takes part in."""
-    others = [record for record in approvals(site) if not record.left and record not in records]
+    others = [record for record in _known(site) if not record.left and record not in records]
     stages = _stages_of(site, records) - _stages_of(site, others)
     patients = _patients_of(site, records) - _patients_of(site, others)
     return [
@@ -135,12 +139,14 @@ def _of_studies(site: SiteConfig, records: list[Approval]) -> list[tuple[Path, s
 def _stages_of(site: SiteConfig, records: list[Approval]) -> set[Path]:
     """The folders of stages that were asked for, or answered, in some studies."""
     digests = {digest for record in records for digest in record.variants}
-    stages, answered = site.private() / "stages", site.private() / ANSWERED
+    stages = site.private() / "stages"
+    answered = [site.private() / ANSWERED, site.private() / REHEARSAL / ANSWERED]
     store = StageStore(stages)
     found = {
         stages / path.read_text(encoding="ascii", errors="replace")
         for digest in digests
-        for path in answered.glob(f"{digest}/{'[0-9a-f]' * 64}")
+        for folder in answered
+        for path in folder.glob(f"{digest}/{'[0-9a-f]' * 64}")
     }
     for folder in stages.glob("*"):
         reply = store.reply(folder.name, FineTuneReply) or store.reply(folder.name, EvaluateReply)
@@ -202,5 +208,5 @@ def _files(number: int) -> str:
 
 
 def _named(records: list[Approval]) -> str:
-    names = [f'"{record.name}"' for record in records]
+    names = dict.fromkeys(f'"{record.name}"' for record in records)
     return f" of {', '.join(names)}" if names else ""

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from client.in_use import in_use
+from client.rehearsal import REHEARSING
 from client.site import SiteConfig, load_site
 from deploy.certificates import make_ca, make_server, new_key, pem, pem_of_key, write_private
 from deploy.flower import QUIET, program
@@ -128,7 +129,7 @@ def _programs(site: SiteConfig, path: Path, papers: Admission, port: int, scratc
     secret = scratch / "superexec.secret"
     write_private(secret, secrets.token_urlsafe(48).encode())
     runtime = a_free_port()
-    environment = {**QUIET, "FLWR_HOME": str(scratch / "flower"), "RELAY_SITE": str(path.absolute())}
+    environment = {**QUIET, "FLWR_HOME": str(scratch / "flower"), "RELAY_SITE": str(path.absolute()), REHEARSING: ""}
     node = [program("flower-supernode"), "--superlink", f"127.0.0.1:{port}"]
     node += ["--root-certificates", str(scratch / "loopback-ca.crt")]
     node += ["--auth-supernode-private-key", str(papers.node_key)]

@@ -10,6 +10,7 @@ import pytest
 from client import chain
 from client.approval import (
     LOG,
+    answer_once,
     approvals,
     approve,
     approved,
@@ -19,9 +20,10 @@ from client.approval import (
     leave,
     study_of,
 )
+from client.rehearsal import REHEARSING
 from client.site import SiteConfig, load_site
 from common.messages import Refusal, Refused
-from common.plan import Choices
+from common.plan import Choices, plan
 from common.study import Study, study_toml
 from tests.hospitals import small_study, write_site
 
@@ -77,6 +79,42 @@ def test_approving_again_lets_a_route_grow_anew(site: SiteConfig) -> None:
     assert refused(site, GREEDY, {"A": ("C",)})
     approve(site, GREEDY)
     assert not refused(site, GREEDY, {"A": ("C",)})
+
+
+@pytest.mark.parametrize("state", ["never approved", "approved", "left"])
+def test_a_rehearsal_makes_and_changes_nothing_that_a_coordinator_is_served_under(
+    site: SiteConfig, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    node = plan(GREEDY, dict.fromkeys(GREEDY.sites, (4, 4)), {}).nodes[0]
+    if state != "never approved":
+        record = approve(site, GREEDY, largest_elsewhere=500)
+        answer_once(site, GREEDY, node, "a" * 64)
+        assert not refused(site, GREEDY, {"A": ("B",)})
+        if state == "left":
+            leave(site, record)
+    standing = approvals(site)
+    monkeypatch.setenv(REHEARSING, "1")
+    for _ in range(2):  # the second time it goes on
+        approve(site, GREEDY)
+        assert approved(site, GREEDY.digest)
+        answer_once(site, GREEDY, node, "b" * 64)
+        assert not refused(site, GREEDY, {"A": ("C",)})
+        hold_to_limits(site, GREEDY, {"A": (1,), "B": (10**6,)})
+    monkeypatch.delenv(REHEARSING)
+    assert approvals(site) == standing
+    (rehearsal,) = approvals(site, rehearsal=True)
+    assert rehearsal.rehearsal and study_of(site, rehearsal) == GREEDY
+    if state == "approved":
+        assert approved(site, GREEDY.digest)
+        with pytest.raises(Refused):
+            hold_to_limits(site, GREEDY, {"A": (1,), "B": (501,)})
+        with pytest.raises(Refused):
+            answer_once(site, GREEDY, node, "b" * 64)
+        assert refused(site, GREEDY, {"A": ("C",)})
+    else:
+        assert code_of(site, GREEDY.digest) == (Refusal.LEFT if state == "left" else Refusal.UNKNOWN_STUDY)
+    actions = [line["action"] for line in chain.read(site.private() / LOG).lines]
+    assert actions[-2:] == ["rehearsed", "rehearsed"]
 
 
 def code_of(site: SiteConfig, digest: str) -> Refusal:

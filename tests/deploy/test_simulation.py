@@ -16,6 +16,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from client.approval import approvals, approve, leave
+from client.site import load_site
+from common.study import load_study
+from deploy.site.audit import audit
+from deploy.site.forget import forget
 from tests.hospitals import patient, write_hospitals, write_pair, write_site
 
 STUDY = """\
@@ -162,6 +167,26 @@ def test_a_study_with_bad_patients_runs_without_them_and_names_them_at_their_sit
     assert other.returncode == 1
     assert other.stderr.splitlines() == [f"{out} holds the results of another study; give another folder with --out."]
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == whole
+
+
+def test_a_rehearsal_leaves_what_a_hospital_decided_as_it_was(
+    sites: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study_path = study_file(tmp_path)
+    study, hospitals = load_study(study_path), {name: load_site(path) for name, path in sites.items()}
+    leave(hospitals["A"], approve(hospitals["A"], study, largest_elsewhere=1))
+    decided = {name: approvals(site) for name, site in hospitals.items()}
+    done = simulate(study_path, sites, tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert {name: approvals(site) for name, site in hospitals.items()} == decided == {"A": decided["A"], "B": []}
+    assert not any((site.folder / "answered").exists() for site in hospitals.values())
+    assert audit(sites["A"], verify=True, study=str(study_path), noted="", as_json=False) == 0
+    rows = [row for row in capsys.readouterr().out.splitlines() if study.digest[:8] in row]
+    assert rows and all("mine" in row and "(a rehearsal on this machine)" in row for row in rows)
+    assert any((hospitals["A"].folder / "stages").iterdir())
+    assert forget(sites["A"], study=str(study_path)) == 0
+    assert not any((hospitals["A"].folder / "stages").iterdir())
+    assert "Nothing of it has left this site." in capsys.readouterr().out
 
 
 def test_a_site_whose_patients_are_all_bad_is_told_with_the_words_of_its_own_log(
