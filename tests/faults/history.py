@@ -369,7 +369,7 @@ class History:
         logs = {name: client.chain.read(site.private() / egress.LOG) for name, site in self.hospitals.sites.items()}
         return Ending(
             results=(self.out / "results.json").read_bytes(),
-            ledger={path.name: json.loads(path.read_bytes()) for path in (self.out / "ledger").iterdir()},
+            ledger={path.name: json.loads(path.read_bytes()) for path in (self.out / "ledger").glob("*.json")},
             weights=frozenset(files),
             counts=dict(self.counts),
             again=tuple(self.again),
