@@ -188,7 +188,7 @@ def parser() -> argparse.ArgumentParser:
             name = group[0]
             if name not in groups:
                 known = ", ".join(other.words[1] for other in COMMANDS if other.words[0] == name)
-                described = below.add_parser(name, description=f"What can be done with a {name}: {known}.")
+                described = below.add_parser(name, description=f"What can be done with relay {name}: {known}.")
                 groups[name] = described.add_subparsers(title="commands", metavar="COMMAND", required=True)
             place = groups[name]
         own = place.add_parser(word, description=command.about, allow_abbrev=False)
