@@ -105,22 +105,20 @@ class Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code: 0 done, 1 not all done, 2 wrongly called, 130 stopped by Ctrl-C."""
-    for stream in (sys.stdout, sys.stderr):
-        # A terminal that has no arrows shall not end a study.
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
+    _be_written_to()
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in ("-h", "--help", "help"):
-        sys.stdout.write(HELP)
-        return 0
-    chosen = parser().parse_args(words)
-    command: Command = chosen.command
+    chosen: argparse.Namespace | None = None
     try:
-        code = command.run(chosen)
+        if not words or words[0] in ("-h", "--help", "help"):
+            sys.stdout.write(HELP)
+            code = 0
+        else:
+            chosen = _chosen(words)
+            code = chosen.command.run(chosen)
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:
-        _end(command.stopped, 130)
+        _end(chosen.command.stopped if chosen else "Stopped.", 130)
     except BrokenPipeError:
         # Who reads, such as `head`, has gone; Python would complain of it once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -129,6 +127,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if getattr(chosen, "debug", False):
             raise
         _end(sentence_of(error), 1)
+
+
+def _be_written_to() -> None:
+    """Output that is closed, or a terminal without arrows, shall not end a study."""
+    # A file that is opened later would else become standard output.
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
+def _chosen(words: Sequence[str]) -> argparse.Namespace:
+    """What was asked for; help is printed, and has arrived, before this ends the program."""
+    try:
+        return parser().parse_args(words)
+    finally:
+        sys.stdout.flush()
 
 
 def sentence_of(error: Exception) -> str:
@@ -172,7 +188,7 @@ def parser() -> argparse.ArgumentParser:
             name = group[0]
             if name not in groups:
                 known = ", ".join(other.words[1] for other in COMMANDS if other.words[0] == name)
-                described = below.add_parser(name, description=f"What can be done with a {name}: {known}.")
+                described = below.add_parser(name, description=f"What can be done with relay {name}: {known}.")
                 groups[name] = described.add_subparsers(title="commands", metavar="COMMAND", required=True)
             place = groups[name]
         own = place.add_parser(word, description=command.about, allow_abbrev=False)
@@ -291,7 +307,9 @@ def show_results(folder: Path) -> int:
     results = read_results(folder)
     screen = terminal()
     print()
-    if screen is None:
+    if not results.rows:
+        print("No row of the table is finished.")
+    elif screen is None:
         print(opening(results), *text_lines(results), sep="\n")
     else:
         screen.print(opening(results), highlight=False, markup=False)

@@ -40,6 +40,12 @@ from deploy.coordinator_folder import Coordinator, Settings
 from deploy.flower import Unreachable
 from deploy.papers import Kit, Request, read_paper, write_paper
 
+WANTED = {
+    "host": "a name or an address that hospitals can dial, such as fl.example.org",
+    "port": "a port from 1 to 65535",
+    "superlink": "HOST:PORT, such as 127.0.0.1:8000",
+}
+
 SUPERLINK_NAME = "superlink"
 """The name that the gateway knows the SuperLink by, whatever machine it is on."""
 
@@ -77,7 +83,7 @@ def set_up(
     Where this was cut off, by a full disk, it goes on with the keys that are there.
 
     Raises:
-        RelayError: a coordinator is there already, or a name or address makes no sense.
+        RelayError: a coordinator is there already, or a name, port or address is none.
     """
     if coordinator.settings_file.exists():
         raise RelayError(
@@ -87,7 +93,9 @@ def set_up(
     try:
         settings = Settings(host=host, port=port, superlink=superlink)
     except ValidationError as error:
-        raise RelayError(f"--{error.errors()[0]['loc'][0]} {error.errors()[0]['input']!r} makes no sense.") from None
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        raise RelayError(f'--{name} wants {WANTED[name]}, and got "{first["input"]}".') from None
     coordinator.private_folders()
     for name in ("server", "clients"):
         private, public = coordinator.ca / f"{name}-ca.key", coordinator.ca / f"{name}-ca.crt"

@@ -93,12 +93,14 @@ def study_plan(
 
 
 def slices_of(given: Sequence[str]) -> dict[str, int]:
-    """The values of --slices, "NAME=N", as a table. Raises RelayError where one is written otherwise."""
-    slices = {}
+    """The values of --slices, "NAME=N", as a table. Raises RelayError where one is no such thing, or stands twice."""
+    slices: dict[str, int] = {}
     for entry in given:
         name, _, number = entry.partition("=")
         if not name or not number.isdecimal() or not int(number):
             raise RelayError(f'--slices wants NAME=N, such as A=396, and got "{entry}".')
+        if name in slices:
+            raise RelayError(f"--slices names {name} twice ({slices[name]} and {number}); give each site one number.")
         slices[name] = int(number)
     return slices
 

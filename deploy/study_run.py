@@ -94,6 +94,7 @@ def _check(study: Study, coordinator: Coordinator, out: Path) -> None:
             'The study asks for all data in one place ("pooled"), which hospitals that are apart do not have; set'
             " pooled = false under [methods]."
         )
+    coordinator.settings()  # without a coordinator nobody would be enrolled
     enrolled = {record.site: record for record in records(coordinator)}
     for site in study.sites:
         if site not in enrolled:

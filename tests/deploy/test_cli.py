@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from deploy.cli import show_results
 from tests.hospitals import patient, write_dicom_patient, write_hospitals, write_pair, write_site
 
 ESCAPE = "\x1b"
@@ -105,6 +107,36 @@ def test_help_imports_nothing_heavy() -> None:
 def test_every_command_says_what_it_takes(words: list[str]) -> None:
     done = relay(*words, "--help")
     assert done.returncode == 0 and done.stdout.startswith(f"usage: relay {' '.join(words)}")
+
+
+def in_shell(line: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    program = f"{sys.executable} -m deploy.cli"
+    # Unbuffered, argparse itself passes over what it cannot write.
+    command = ["env", "-u", "PYTHONUNBUFFERED", "sh", "-c", line.replace("relay", program)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, encoding="utf-8", timeout=120)
+
+
+@pytest.mark.parametrize("words", ["--help", "--version", "site check --help", "phantom x --patients 1"])
+def test_output_that_nobody_takes_is_no_fault_of_the_program(tmp_path: Path, words: str) -> None:
+    full = in_shell(f"relay {words} > /dev/full", tmp_path)
+    assert full.returncode == 1
+    assert full.stderr.splitlines()[-1:] == [
+        "The disk is full; make room and start again: what is finished is kept."
+    ], full.stderr
+    assert "Traceback" not in full.stderr and "Exception" not in full.stderr
+    shutil.rmtree(tmp_path / "x", ignore_errors=True)
+    closed = in_shell(f"relay {words} >&-", tmp_path)
+    assert (closed.returncode, closed.stderr) == (0, "")
+
+
+def test_a_closed_standard_error_hides_the_sentence_and_not_the_code(tmp_path: Path) -> None:
+    assert in_shell("relay report nothing 2>&-", tmp_path).returncode == 1
+
+
+def test_results_without_a_row_are_no_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "results.json").write_text('{"rows": []}', encoding="utf-8")
+    show_results(tmp_path)
+    assert capsys.readouterr().out == f"\nNo row of the table is finished.\n\n{tmp_path / 'report.html'}\n"
 
 
 def test_the_version_is_the_distributions() -> None:

@@ -113,6 +113,11 @@ def test_a_count_that_is_none_is_told(given: str) -> None:
         slices_of([given])
 
 
+def test_a_site_is_given_one_number_of_slices() -> None:
+    with pytest.raises(RelayError, match="--slices names A twice"):
+        slices_of(["A=10", "B=10", "A=20"])
+
+
 def test_a_site_of_which_nothing_is_known_is_told(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

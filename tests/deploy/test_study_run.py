@@ -75,6 +75,13 @@ def follow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tup
     return run
 
 
+def test_a_folder_without_a_coordinator_is_named(tmp_path: Path) -> None:
+    study = tmp_path / "study.toml"
+    study.write_text(study_toml(small_study(sites=("A", "B"), methods={"baseline": True})), encoding="utf-8")
+    with pytest.raises(RelayError, match="No coordinator is set up in .*none"):
+        study_run.run(study, Coordinator(tmp_path / "none"), tmp_path / "out", patience=1, tell=print)
+
+
 def test_a_run_that_is_done_is_told_to_its_end(follow: Any) -> None:
     control, told = follow((line("[1/2] A: A (fold 1)") + line("a warning", "WARNING") + line("Done."), "running"))
     assert told == ["Submitted as run 101.", "[1/2] A: A (fold 1)", "a warning"]

@@ -54,6 +54,7 @@ def live(bench: Bench, federation: Federation, out: Path, seed: int) -> None:
     code, _, errors = ended(federation, run, seconds=600)
     tale = f"seed {seed}: {told}\n{errors}"
     assert code == 0, tale + federation.told()
+    assert told, f"{tale}the study ended before anything was killed"
     bench.assert_equal(out)
 
 

@@ -363,7 +363,7 @@ class History:
         return self._ending()
 
     def _ending(self) -> Ending:
-        files = {path.stem: path.read_bytes() for path in (self.out / "weights").iterdir()}
+        files = {path.stem: path.read_bytes() for path in (self.out / "weights").glob("*.safetensors")}
         for name, content in files.items():
             assert digest_of(content) == name, f"weights {name} are others than their name says"
         logs = {name: client.chain.read(site.private() / egress.LOG) for name, site in self.hospitals.sites.items()}

@@ -316,25 +316,30 @@ def test_a_site_that_takes_its_approval_back_has_left(tmp_path: Path) -> None:
     assert all(row["absent"] == ["C"] for row in rows_of(results_in(tmp_path / "left"), route=["B", "C", "A"]))
 
 
-METHODS = {
+ALL: dict[str, Any] = {
     "baseline": True,
     "sequential": {"routes": ROUTES},
     "federated": FEDAVG,
     "cyclic": {"laps": 2},
     "unadapted": True,
 }
+FEW: dict[str, Any] = {
+    "sequential": {"routes": ROUTES[:2]},
+    "federated": ({"rounds": 2, "local_epochs": 1, "then_target": False},),
+}
 
 
+@pytest.mark.parametrize(("methods", "seeds"), [(ALL, range(5)), (FEW, range(5, 30))], ids=["all", "few"])
 @pytest.mark.parametrize("then", ["park", "skip"])
 def test_whoever_leaves_and_whatever_else_happens_no_row_is_counted_for_more_than_it_is(
-    tmp_path: Path, then: str
+    tmp_path: Path, then: str, methods: dict[str, Any], seeds: range
 ) -> None:
-    struck = bench("struck", ("A", "B", "C"), 7.0, 10.0, absence={"wait_hours": 2.0, "then": then}, **METHODS)
+    struck = bench("struck", ("A", "B", "C"), 7.0, 10.0, absence={"wait_hours": 1.0, "then": then}, **methods)
     with in_a(struck, tmp_path / "whole") as history:
         assert history.start() == ""
         counts = dict(history.counts)
     whole = {(row["label"], row["target"], row["fold"]): row for row in results_in(tmp_path / "whole")["rows"]}
-    for seed in range(8):
+    for seed in seeds:
         draw = random.Random(f"absence {seed}")
         site = draw.choice("ABC")
         leaver = leaves(site, draw.randrange(2, counts[site, "receive"] + 1))
