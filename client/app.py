@@ -207,6 +207,7 @@ def _log_to(path: Path) -> None:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(handler)
     logger.propagate = False
+    logging.raiseExceptions = False  # a log on a full disk shall not fill another one with tracebacks
     path.touch(mode=0o600)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import resource
 import shutil
@@ -594,6 +595,17 @@ def test_a_bad_patient_is_not_read_again_at_every_call(tmp_path: Path, monkeypat
     assert first.left_out > 0
     monkeypatch.setattr(layouts, "read", lambda source: pytest.fail(f"{source.patient} was read again"))
     assert prepare(site, NO_N4) == first
+
+
+@pytest.mark.parametrize("damage", ["files", "found", "sources"])
+def test_an_index_of_a_wrong_shape_is_as_none(tmp_path: Path, damage: str) -> None:
+    site = make_site(tmp_path, 2)
+    made = prepare(site, NO_N4)
+    index = site.folder / "cache" / "index.json"
+    content = json.loads(index.read_bytes())
+    (content["found"] if damage == "sources" else content)[damage] = [3]
+    index.write_text(json.dumps(content), encoding="utf-8")
+    assert prepare(site, NO_N4) == made
 
 
 # Too little memory ---------------------------------------------------------------------------------------------
