@@ -8,7 +8,6 @@ PATH, and Flower's partition number picks one.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
@@ -19,6 +18,7 @@ from typing import TypeVar
 import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
+from pydantic import TypeAdapter
 
 from client import own_scores
 from client.approval import answer_once, approved, hold_to, hold_to_census, hold_to_limits
@@ -42,6 +42,7 @@ from common.messages import (
     EVALUATE,
     FINE_TUNE,
     BadMessage,
+    Count,
     Delivery,
     Describe,
     Description,
@@ -62,6 +63,9 @@ from common.weights import Weights, digest_of, pieces
 
 CHECKPOINT_SECONDS = 60.0
 """A checkpoint at the end of the first epoch after so long, besides one at the end of every leg."""
+
+_CENSUS = TypeAdapter(dict[str, tuple[Count, ...]])
+_CHOICES = TypeAdapter(dict[str, tuple[str, ...]])
 
 CASES = ("case_numbers", "case_slices", "case_dices", "case_ious")
 """What an answer says of single patients: kept at the site, and sent only where its file permits."""
@@ -180,6 +184,9 @@ def site_of(context: Context) -> SiteConfig:
     Raises:
         RelayError: the environment names no site file.
     """
+    log = Path(os.environ.get("RELAY_SITE_LOG", ""))
+    if log.name and log.parent.is_dir():
+        _log_to(log)  # before the file is read: what is wrong in it is told there
     if path := os.environ.get("RELAY_SITE"):
         site = load_site(Path(path))
     elif paths := os.environ.get("RELAY_SITES"):
@@ -200,6 +207,7 @@ def _log_to(path: Path) -> None:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(handler)
     logger.propagate = False
+    logging.raiseExceptions = False  # a log on a full disk shall not fill another one with tracebacks
     path.touch(mode=0o600)
 
 
@@ -233,11 +241,15 @@ def _planned(site: SiteConfig, message: Planned) -> tuple[Study, Census, Choices
     study = approved(site, message.study)
     torch.set_num_threads(study.training.threads)
     try:
-        census = {name: tuple(int(n) for n in counts) for name, counts in json.loads(message.census).items()}
-        choices = {target: tuple(map(str, chosen)) for target, chosen in json.loads(message.choices).items()}
-        hold_to_limits(site, study, census)
+        census, choices = _CENSUS.validate_json(message.census), _CHOICES.validate_json(message.choices)
+    except ValueError:
+        raise Refused(Refusal.NOT_IN_STUDY) from None
+    if any(len(counts) < study.split.folds for counts in census.values()):
+        raise Refused(Refusal.NOT_IN_STUDY)
+    hold_to_limits(site, study, census)
+    try:
         return study, census, choices, plan(study, census, choices, at=site.name)
-    except (RelayError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError):
+    except RelayError:  # what else is raised is this program's own fault, and told as that
         raise Refused(Refusal.NOT_IN_STUDY) from None
 
 

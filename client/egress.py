@@ -83,7 +83,9 @@ def release(answer: FromSite, weights: Weights | None, *, site: SiteConfig, mode
 def _patients_behind(answer: FromSite) -> tuple[int, ...]:
     """How many patients stand behind the numbers of an answer."""
     if isinstance(answer, Description):
-        return (answer.test_patients, *answer.train_patients, *answer.validation_patients) if answer.complete else ()
+        if not answer.complete:  # how many are ready already is no number of theirs
+            return (answer.patients_found,)
+        return (answer.test_patients, *answer.train_patients, *answer.validation_patients)
     if isinstance(answer, Receipt) or answer.state == "needs-weights":
         return ()
     if isinstance(answer, FineTuneReply):

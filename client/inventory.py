@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,8 @@ def tasks_of(home: SiteConfig, preprocessing: PreprocessingPart, prefix: str) ->
     place = cache.digest_of(FOUND_VERSION, home.series, str(home.images), str(home.masks))
     snapshot = cache.snapshot([home.images, *([home.masks] if home.masks else [])], without=home.folder)
     found, entry = _find(home, known.get("found"), f"{place}:{snapshot}")
-    digests = cache.ContentDigests(known.get("files", {}))
+    files = known.get("files")
+    digests = cache.ContentDigests(files if isinstance(files, dict) else {})
     itk = importlib.metadata.version("SimpleITK")
     # What does not change the result must not change the key.
     n4 = preprocessing.n4.model_dump() if preprocessing.n4.enabled else None
@@ -81,14 +83,15 @@ def _find(home: SiteConfig, known: Any, key: str) -> tuple[Found, dict[str, Any]
 
     What was found for a layout that was recognised also holds once the site file names that very layout.
     """
-    if isinstance(known, dict) and known.get("key") == key and home.layout in (known["asked"], known["layout"]):
-        sources = tuple(
-            Source(patient, tuple(map(Path, image)), tuple(map(Path, mask)), channel)
-            for patient, image, mask, channel in known["sources"]
-        )
-        problems = tuple(Problem(patient, sentence) for patient, sentence in known["problems"])
-        if not problems or 0 <= time.time() - known["at"] < PROBLEMS_HOLD:
-            return Found(sources, problems, tuple(known["notes"]), known["layout"]), known
+    with suppress(LookupError, TypeError, ValueError):  # what is damaged is taken for missing
+        if known["key"] == key and home.layout in (known["asked"], known["layout"]):
+            sources = tuple(
+                Source(patient, tuple(map(Path, image)), tuple(map(Path, mask)), channel)
+                for patient, image, mask, channel in known["sources"]
+            )
+            problems = tuple(Problem(patient, sentence) for patient, sentence in known["problems"])
+            if not problems or 0 <= time.time() - known["at"] < PROBLEMS_HOLD:
+                return Found(sources, problems, tuple(known["notes"]), known["layout"]), known
     found = layouts.find(home)
     entry: dict[str, Any] = {
         "key": key,

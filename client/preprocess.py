@@ -32,6 +32,7 @@ from client import cache, grid, layouts
 from client.bias_field import correct_bias_field
 from client.inventory import PROBLEMS_HOLD, Task, tasks_of
 from client.layouts import Case
+from client.layouts.size import raise_if_short
 from client.site import SiteConfig
 from common.errors import BadPatient, Damaged, RelayError
 from common.study import N4Part, PreprocessingPart
@@ -314,6 +315,7 @@ def _corrected(task: Task, case: Case, n4: N4Part) -> NDArray[np.float32]:
         try:
             corrected = correct_bias_field(case.image, case.spacing, n4)
         except RuntimeError as error:
+            raise_if_short(str(error))
             reason = str(error).strip().splitlines()[-1]
             raise BadPatient(
                 task.source.patient,

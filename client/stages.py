@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import shutil
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -20,6 +21,8 @@ from client.training import Trained
 from common.files import write_atomically
 from common.messages import EvaluateReply, FineTuneReply
 from common.weights import UnfitWeights, Weights, digest_of, load, pieces
+
+log = logging.getLogger("relay.site")
 
 Reply = TypeVar("Reply", FineTuneReply, EvaluateReply)
 
@@ -84,7 +87,8 @@ class StageStore:
         try:
             # weights_only: a checkpoint is data, and must never run code when it is read.
             return Trained(**torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
-        except Exception:  # torch and pickle fail in many ways, at one of another version: the stage starts anew
+        except Exception as error:  # torch and pickle fail in many ways, at one of another version
+            log.warning("A checkpoint cannot be read (%s: %s); its stage starts anew.", type(error).__name__, error)
             return None
 
     def forget(self, keys: tuple[str, ...]) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from client.layouts.size import MOST_BYTES, check_steps, check_voxels
+from client.layouts.size import MOST_BYTES, MOST_PACKED, check_steps, check_voxels, raise_if_short
 from common.errors import RelayError
 
 PATIENT_ID, SERIES_UID, DESCRIPTION, POSITION = "0010|0020", "0020|000e", "0008|103e", "0020|0032"
@@ -246,7 +246,10 @@ def _pixels(files: Iterable[Path]) -> NDArray[np.float32]:
 def _read(path: Path) -> sitk.Image:
     try:
         return sitk.ReadImage(str(path), sitk.sitkFloat32, imageIO="GDCMImageIO")
-    except RuntimeError:
+    except RuntimeError as error:
+        voxels = math.prod(_header(path).GetSize())
+        if voxels <= MOST_PACKED * _bytes(path):  # else what it claims is not there, and no memory would do
+            raise_if_short(str(error), voxels)
         raise RelayError(f"{path} cannot be read; it is damaged or no DICOM image: copy it again.") from None
 
 
@@ -260,8 +263,18 @@ def _header(path: Path) -> sitk.ImageFileReader:
     try:
         reader.ReadImageInformation()
     except RuntimeError:
+        # Not by what is said: a damaged length asks for any amount.
+        raise_if_short("", _bytes(path))
         raise RelayError(f"{path} cannot be read; it is damaged or no DICOM image: copy it again.") from None
     return reader
+
+
+def _bytes(path: Path) -> int:
+    """0 where the file is gone."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _ends_gdcm(path: Path) -> bool:

@@ -41,7 +41,13 @@ def check(path: Path) -> None:
                 raise damaged
             if re.search(rb"^encoding: *gz", header, re.MULTILINE):
                 file.seek(end.end())
-                _unpack(gzip.GzipFile(fileobj=file), 8 * voxels)
+                held = _unpack(gzip.GzipFile(fileobj=file), 8 * voxels)
+            elif re.search(rb"^encoding: *bz", header, re.MULTILINE):
+                held = voxels
+            else:
+                held = path.stat().st_size - end.end()
+            if held < voxels:
+                raise damaged
     except (OSError, EOFError, ValueError, zlib.error):
         raise damaged from None
 
@@ -51,10 +57,11 @@ def _long(header: bytes) -> bool:
     return any(len(line) > _FIELD_BYTES and not re.match(rb"#|[^:]*:=", line) for line in header.splitlines())
 
 
-def _unpack(file: gzip.GzipFile, most: int) -> None:
-    """Unpack it all, and keep none. Raises ValueError where it is more than asked for, OSError where damaged."""
+def _unpack(file: gzip.GzipFile, most: int) -> int:
+    """How many bytes are packed; none is kept. Raises ValueError where they are too many, OSError where damaged."""
     there = 0
     while piece := file.read(1 << 20):
         there += len(piece)
         if there > most + (1 << 20):
             raise ValueError("it swells")
+    return there

@@ -10,7 +10,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from client.layouts import Case, Source, dicom, metaimage, nifti, nrrd, writable
-from client.layouts.size import check_steps, check_voxels
+from client.layouts.size import check_steps, check_voxels, raise_if_short
 from common.errors import BadPatient, RelayError
 
 # ITK tells of harmless oddities in headers on stderr, and names the files as it does.
@@ -150,13 +150,12 @@ def place(files: Sequence[Path]) -> str:
 
 @contextmanager
 def _told(place: str) -> Iterator[None]:
-    """Turns what ITK throws at a header's values, or where there is no memory, into a RelayError."""
+    """Turns what ITK throws at a header's values into a RelayError, and a shortage of memory into a MemoryError."""
     try:
         yield
-    except RuntimeError:
+    except RuntimeError as error:
+        raise_if_short(str(error))
         raise RelayError(f"{place} has a header that makes no sense; export it again.") from None
-    except MemoryError:
-        raise RelayError(f"{place} needs more memory than there is; crop it, or leave it out.") from None
 
 
 def _there(files: Sequence[Path]) -> None:
@@ -172,6 +171,7 @@ def read_volume(path: Path, channel: int | None = None) -> sitk.Image:
 
     Raises:
         RelayError: it cannot be read, or is none of that.
+        MemoryError: there is too little memory to read it.
     """
     name = path.name.lower()
     image_io = ""  # SimpleITK finds it by the file's ending, but for a MetaImage's in upper case
@@ -182,18 +182,20 @@ def read_volume(path: Path, channel: int | None = None) -> sitk.Image:
         image_io = "MetaImageIO"
     else:
         nrrd.check(path)
+    voxels = 0
     try:
         reader = sitk.ImageFileReader()
         reader.SetImageIO(image_io)
         reader.SetFileName(str(path))
         reader.ReadImageInformation()
-        check_voxels(path, [*reader.GetSize(), reader.GetNumberOfComponents()])
+        voxels = check_voxels(path, [*reader.GetSize(), reader.GetNumberOfComponents()])
         image = reader.Execute()
     except RuntimeError as error:
         if "orthonormal" in str(error):
             raise RelayError(
                 f"The axes in the header of {path} are not at right angles; export it again with an orthogonal grid."
             ) from None
+        raise_if_short(str(error), voxels)
         raise RelayError(f"{path} cannot be read; it is damaged or of another format: copy it again.") from None
     volumes = image.GetSize()[3] if image.GetDimension() == 4 else 1
     if channel is not None and not (image.GetDimension() == 4 and channel < volumes):

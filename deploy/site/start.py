@@ -129,7 +129,13 @@ def _programs(site: SiteConfig, path: Path, papers: Admission, port: int, scratc
     secret = scratch / "superexec.secret"
     write_private(secret, secrets.token_urlsafe(48).encode())
     runtime = a_free_port()
-    environment = {**QUIET, "FLWR_HOME": str(scratch / "flower"), "RELAY_SITE": str(path.absolute()), REHEARSING: ""}
+    environment = {
+        **QUIET,
+        "FLWR_HOME": str(scratch / "flower"),
+        "RELAY_SITE": str(path.absolute()),
+        "RELAY_SITE_LOG": str(site.folder / "site.log"),
+        REHEARSING: "",
+    }
     node = [program("flower-supernode"), "--superlink", f"127.0.0.1:{port}"]
     node += ["--root-certificates", str(scratch / "loopback-ca.crt")]
     node += ["--auth-supernode-private-key", str(papers.node_key)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -266,6 +267,17 @@ class TestWhatIsNotInTheStudy:
         assert any(refused(reply, code) for code in codes)
         assert trainings == []
 
+    @pytest.mark.parametrize("owner", ["plan", "hold_to_limits"])
+    def test_a_fault_of_this_program_is_told_as_that_and_logged(
+        self, home: Path, start: Weights, monkeypatch: pytest.MonkeyPatch, owner: str
+    ) -> None:
+        def fail(*_: Any, **__: Any) -> None:
+            raise TypeError("a fault of our own")
+
+        monkeypatch.setattr(client.app, owner, fail)
+        assert refused(send(order_of(first(FineTune), start), start), Refusal.FAILED)
+        assert "TypeError: a fault of our own" in (home / "private" / "site.log").read_text(encoding="utf-8")
+
     def test_a_census_that_is_not_the_sites_own(self, home: Path, start: Weights) -> None:
         own = described().train_slices
         for census in ({**CENSUS, "A": (own[0] + 1, own[1])}, {**CENSUS, "A": (*own, 1)}):
@@ -424,6 +436,18 @@ def test_a_site_without_a_file_says_so_to_nobody_but_itself(monkeypatch: pytest.
     monkeypatch.delenv("RELAY_SITES", raising=False)
     enter_run(1)
     assert refused(call(DESCRIBE, to_record(Describe(study=STUDY.digest))), Refusal.DATA_UNUSABLE)
+
+
+def test_a_site_whose_file_was_spoilt_while_it_runs_says_so_in_its_own_log(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = home / "private" / "site.log"
+    monkeypatch.setenv("RELAY_SITE_LOG", str(log))
+    (home / "site.toml").write_text("nmae = 'A'\n", encoding="utf-8")
+    logging.getLogger("relay.site").handlers.clear()  # as in a fresh process
+    before = log.stat().st_size if log.exists() else 0
+    assert refused(call(DESCRIBE, to_record(Describe(study=STUDY.digest))), Refusal.DATA_UNUSABLE)
+    assert "site.toml, the key" in log.read_text(encoding="utf-8")[before:]
 
 
 def test_a_machine_that_plays_several_sites_takes_the_one_of_its_number(

@@ -95,7 +95,7 @@ def refusal(answer: Any, weights: Weights | None, site: SiteConfig) -> Refusal:
 def test_the_declared_answers_leave_as_they_are(site: SiteConfig, weights: Weights) -> None:
     answers: list[tuple[Any, Weights | None]] = [
         (description(), None),
-        (Description(study=A, site="A", patients_found=1, prepared=0), None),
+        (Description(study=A, site="A", patients_found=9, prepared=1), None),
         (FineTuneReply(study=A, key=B, state="needs-weights"), None),
         (done(state="running"), None),
         (done(weights), weights),
@@ -281,6 +281,7 @@ def test_of_what_is_blocked_the_coordinator_gets_a_code_and_the_site_a_line_in_i
         (done(losses=("Smith",)), None, Refusal.BLOCKED),
         (score(case_numbers=(1,), case_slices=(1,), case_dices=(0.5,), case_ious=(0.5,)), None, Refusal.BLOCKED),
         (score(patients=1), None, Refusal.TOO_FEW_PATIENTS),
+        (Description(study=A, site="A", patients_found=1, prepared=0), None, Refusal.TOO_FEW_PATIENTS),
     ]
     for number, (answer, brought, code) in enumerate(answers, start=1):
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from client import layouts
+from client.layouts import dicom
 from tests.layout_files import (
     OBLIQUE,
     Writer,
@@ -104,3 +106,18 @@ def test_a_series_that_is_not_axial_is_told(tmp_path: Path) -> None:
     write_volume(folder / "images" / "c.nii.gz", image, axes=coronal)
     write_volume(folder / "images" / "c_segmentation.nii.gz", mask, axes=coronal)
     assert "not axial" in bad(only(layouts.find(site(folder, "nifti-pairs"))))
+
+
+def test_a_shortage_of_memory_is_not_the_files_fault_unless_it_claims_what_it_does_not_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = only(layouts.find(as_nci_isbi(tmp_path, *truth())))
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise RuntimeError("Failed to allocate memory for image.")
+
+    monkeypatch.setattr(dicom.sitk, "ReadImage", fails)
+    with pytest.raises(MemoryError):
+        layouts.read(source)
+    monkeypatch.setattr(dicom, "MOST_PACKED", 0)
+    assert "cannot be read" in bad(source)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import resource
 import shutil
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 
 from client import inventory, layouts, preprocess
 from client.bias_field import correct_bias_field
+from client.layouts import size
 from client.preprocess import fingerprint, load, prepare, site_key, to_native
 from client.site import SiteConfig, load_site
 from common.errors import RelayError
@@ -593,3 +595,64 @@ def test_a_bad_patient_is_not_read_again_at_every_call(tmp_path: Path, monkeypat
     assert first.left_out > 0
     monkeypatch.setattr(layouts, "read", lambda source: pytest.fail(f"{source.patient} was read again"))
     assert prepare(site, NO_N4) == first
+
+
+@pytest.mark.parametrize("damage", ["files", "found", "sources"])
+def test_an_index_of_a_wrong_shape_is_as_none(tmp_path: Path, damage: str) -> None:
+    site = make_site(tmp_path, 2)
+    made = prepare(site, NO_N4)
+    index = site.folder / "cache" / "index.json"
+    content = json.loads(index.read_bytes())
+    (content["found"] if damage == "sources" else content)[damage] = [3]
+    index.write_text(json.dumps(content), encoding="utf-8")
+    assert prepare(site, NO_N4) == made
+
+
+# Too little memory ---------------------------------------------------------------------------------------------
+
+SHORT = "itkImportImageContainer.hxx:179:\nFailed to allocate memory for image."
+
+
+def short_once(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, said: str) -> None:
+    """The next call fails as ITK does, and those after it do not."""
+    whole, fails = getattr(owner, name), [RuntimeError(said)]
+
+    def call(*args: Any, **more: Any) -> Any:
+        if fails:
+            raise fails.pop()
+        return whole(*args, **more)
+
+    monkeypatch.setattr(owner, name, call)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "said"),
+    [
+        (preprocess, "correct_bias_field", SHORT),
+        (sitk.ImageFileReader, "Execute", SHORT),
+        (sitk.ImageFileReader, "Execute", "std::bad_alloc"),
+        (sitk, "DICOMOrient", SHORT),
+        (sitk, "Resample", SHORT),
+    ],
+)
+def test_a_shortage_of_memory_leaves_no_patient_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, said: str
+) -> None:
+    site = make_site(tmp_path, 2)
+    short_once(monkeypatch, owner, name, said)
+    with pytest.raises(MemoryError):
+        prepare(site, QUICK, cores=1)
+    made = prepare(site, QUICK, cores=1)
+    assert len(made.records) == 2 and made.left_out == 0 and log_of(site) == []
+
+
+def test_a_reader_that_does_not_say_that_memory_was_short_is_not_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = make_site(tmp_path, 2)
+    short_once(monkeypatch, sitk.ImageFileReader, "Execute", "nifti_image_load failed for file")
+    monkeypatch.setattr(size.np, "empty", lambda *_: bytearray(1 << 62))
+    with pytest.raises(MemoryError):
+        prepare(site, NO_N4, cores=1)
+    monkeypatch.undo()
+    assert prepare(site, NO_N4, cores=1).left_out == 0

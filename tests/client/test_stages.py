@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -152,3 +153,13 @@ def test_what_is_acknowledged_is_dropped_and_nothing_else(store: StageStore) -> 
     assert store.reply(OTHER, FineTuneReply) is not None
     assert store.start("d" * 64) is not None
     assert store.weights(first) is not None, "the other stage made the same weights"
+
+
+def test_a_checkpoint_of_another_version_is_as_none_and_the_sites_log_says_so(
+    store: StageStore, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.save_checkpoint(KEY, trained_after_a_step())
+    monkeypatch.setattr("client.stages.Trained", lambda **_: int("another version"))
+    monkeypatch.setattr(logging.getLogger("relay.site"), "propagate", True)
+    assert store.checkpoint(KEY) is None
+    assert "A checkpoint cannot be read (ValueError: " in caplog.text
