@@ -18,6 +18,7 @@ from client.batches import standardised
 from client.bias_field import correct_bias_field
 from client.card import Card
 from client.layouts import dicom, folder, volumes
+from client.layouts.size import raise_if_short
 from client.preprocess import off_grid, onto_grid
 from client.training import Machine, place, probabilities
 from common.errors import RelayError
@@ -138,6 +139,7 @@ def draw(
         try:
             values = correct_bias_field(values, (z, y, x), part.n4, progress=progress)
         except RuntimeError as error:
+            raise_if_short(str(error))
             reason = str(error).strip().splitlines()[-1]
             raise RelayError(f"N4 finds no bias field for {volumes.place(scan.files)} ({reason}).") from None
     slices = standardised(onto_grid(values, (y, x), part), (card.mean, card.std))

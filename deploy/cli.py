@@ -154,6 +154,8 @@ def sentence_of(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         where = f" that holds {error.filename}" if error.filename else ""
         return f"The disk{where} is full; make room and start again: what is finished is kept."
+    if isinstance(error, MemoryError):
+        return "There is not enough memory; end other programs or use a machine with more: what is finished is kept."
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename} cannot be read or written ({error.strerror}); check the path and its rights."
     return (

@@ -202,7 +202,10 @@ class LocalGrid(Grid):
         return True
 
     def _handle(self, node: int, message: Message) -> Message:
-        ours, theirs = multiprocessing.Pipe()
+        try:
+            ours, theirs = multiprocessing.Pipe()
+        except OSError:  # too many open files: this thread must not die of it
+            return Message(Error(DIED, "there is no way to a worker"), reply_to=message)
         settings = {"RELAY_SITE": str(self._sites[self._nodes[node]]), "RELAY_CORES": str(self._cores)}
         process = self._processes.Process(target=_work, args=(theirs, node, settings), daemon=True)
         try:

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from common.errors import Damaged, RelayError
+from common.errors import RelayError
 from common.graph import Average, Best, Evaluate, FineTune, Node, way_of
 from common.keys import Workplace, stage_key
 from common.messages import (
@@ -457,8 +457,8 @@ class Run:
             return record
         except Parked as parked:
             return parked
-        except Damaged as damaged:
-            return Parked(str(damaged))
+        except RelayError as error:  # weights that are damaged, a disk without room
+            return Parked(str(error))
         except OSError as error:
             return Parked(f"the coordinator's result folder {self.ledger.folder} cannot be written ({error.strerror})")
         except Exception as error:  # a lane's thread must not die unheard
