@@ -16,7 +16,10 @@ import argparse
 import importlib
 import os
 import sys
+import threading
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
@@ -29,6 +32,9 @@ if TYPE_CHECKING:
 
 FLOWER = "1.41."
 """The tests attack the launcher with this series of Flower; another one is not trusted unseen."""
+
+GRACE = 10.0
+"""Seconds in which Flower may end the process itself."""
 
 RUNTIME = "flwr.supernode.runtime.run_clientapp"
 REPLACED = ("install_from_fab", "get_project_dir", "get_load_client_app_fn")
@@ -44,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # the option is always there.
     taken.add_argument("--insecure", action="store_true")
     chosen = taken.parse_args(arguments)
+    if chosen.parent_pid is not None:
+        threading.Thread(target=end_with, args=(chosen.parent_pid,), daemon=True).start()
     runtime = confined(flower_module(RUNTIME, (*REPLACED, "run_clientapp")))
     runtime.run_clientapp(
         runtime_api_address=chosen.runtime_api_address,
@@ -53,6 +61,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parent_pid=chosen.parent_pid,
         runtime_dependency_install=False,
     )
+
+
+def end_with(parent: int, *, grace: float = GRACE) -> None:
+    """End this process some seconds after its parent is gone; returns never.
+
+    Flower looks at the parent as well, and raises SIGINT in here; but its way out of that may wait for ever, and the
+    process with it, weights and images in its memory.
+    """
+    with suppress(ProcessLookupError):
+        while True:
+            os.kill(parent, 0)
+            time.sleep(1.0)
+    time.sleep(grace)
+    os._exit(1)
 
 
 def flower_module(name: str, wanted: Sequence[str]) -> ModuleType:

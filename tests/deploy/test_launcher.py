@@ -140,3 +140,23 @@ def test_the_hospitals_part_of_deploy_knows_nothing_of_the_coordinators() -> Non
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", timeout=120)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_it_ends_with_its_parent_even_where_its_own_main_thread_waits_for_ever() -> None:
+    script = (
+        "import sys, threading\n"
+        "from deploy.site.launcher import end_with\n"
+        "threading.Thread(target=end_with, args=(int(sys.argv[1]),), kwargs={'grace': 0.1}, daemon=True).start()\n"
+        "print('waiting', flush=True)\n"
+        "threading.Event().wait()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as parent:
+        with subprocess.Popen(
+            [sys.executable, "-c", script, str(parent.pid)], stdout=subprocess.PIPE, text=True
+        ) as launched:
+            assert launched.stdout is not None and launched.stdout.readline() == "waiting\n"
+            with pytest.raises(subprocess.TimeoutExpired):
+                launched.wait(1.5)
+            parent.kill()
+            parent.wait()
+            assert launched.wait(20) == 1
