@@ -150,13 +150,15 @@ def test_it_ends_with_its_parent_even_where_its_own_main_thread_waits_for_ever()
         "print('waiting', flush=True)\n"
         "threading.Event().wait()\n"
     )
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as parent:
-        with subprocess.Popen(
+    with (
+        subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as parent,
+        subprocess.Popen(
             [sys.executable, "-c", script, str(parent.pid)], stdout=subprocess.PIPE, text=True
-        ) as launched:
-            assert launched.stdout is not None and launched.stdout.readline() == "waiting\n"
-            with pytest.raises(subprocess.TimeoutExpired):
-                launched.wait(1.5)
-            parent.kill()
-            parent.wait()
-            assert launched.wait(20) == 1
+        ) as launched,
+    ):
+        assert launched.stdout is not None and launched.stdout.readline() == "waiting\n"
+        with pytest.raises(subprocess.TimeoutExpired):
+            launched.wait(1.5)
+        parent.kill()
+        parent.wait()
+        assert launched.wait(20) == 1
