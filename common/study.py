@@ -235,8 +235,8 @@ class AbsenceRule(_Part):
     then: Literal["park", "skip"] = "park"
     """"park": the stage and all that descends from it wait for another run. "skip": a round averages who is there,
     two sites at least, of FedTrimmedAvg three; a route goes on with the next site. Methods that cannot do without a
-    site (`Skippable`) wait in any case. A row that was made so is marked, never counted as what it
-    should have been. What was skipped in a result folder stays skipped there."""
+    site (`Skippable`) wait in any case. A row that was made so is marked, never counted as what it should have been.
+    What was skipped in a result folder stays skipped there, for the same weights."""
 
 
 class AbsencePart(AbsenceRule):

@@ -34,6 +34,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+from client.rehearsal import REHEARSING
 from common.errors import DiskFull
 from common.messages import DIED, Refusal, refusal_error
 from common.weights import mapped
@@ -206,7 +207,12 @@ class LocalGrid(Grid):
             ours, theirs = multiprocessing.Pipe()
         except OSError:  # too many open files: this thread must not die of it
             return Message(Error(DIED, "there is no way to a worker"), reply_to=message)
-        settings = {"RELAY_SITE": str(self._sites[self._nodes[node]]), "RELAY_CORES": str(self._cores)}
+        settings = {
+            "RELAY_SITE": str(self._sites[self._nodes[node]]),
+            "RELAY_CORES": str(self._cores),
+            # The fork server has kept the environment in which it began.
+            REHEARSING: os.environ.get(REHEARSING, ""),
+        }
         process = self._processes.Process(target=_work, args=(theirs, node, settings), daemon=True)
         try:
             process.start()

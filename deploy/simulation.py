@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from client import layouts
-from client.rehearsal import REHEARSING
+from client.rehearsal import rehearsal
 from client.site import SiteConfig, load_site
 from client.splits import split
 from common.errors import RelayError
@@ -70,8 +70,7 @@ def simulate(
         sites[POOLED] = load_site(paths[POOLED])
     if at_once is None:
         at_once = max(1, cores() // study.training.threads)
-    # REHEARSING also of the workers: under what is approved below they answer this process, and no coordinator.
-    os.environ |= {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", REHEARSING: "1"}
+    os.environ |= {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
     logging.getLogger("flwr").setLevel(logging.WARNING)
     from deploy.local_grid import LocalGrid
 
@@ -82,6 +81,8 @@ def simulate(
         from deploy.live import watching
         from server.app import run_study
 
+        # What is approved here is answered by the grid's workers, and by nobody for a coordinator.
+        held.enter_context(rehearsal())
         for site in sites.values():
             held.enter_context(in_use(site))
             approve(site, study)

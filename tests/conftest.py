@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -17,10 +16,3 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(autouse=True)
-def _no_rehearsal_outlasts_its_test() -> Iterator[None]:
-    """`relay simulate` says so in the environment of its process, which here is that of all tests."""
-    yield
-    os.environ.pop("RELAY_REHEARSAL", None)

@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def end_with(parent: int, *, grace: float = GRACE) -> None:
-    """End this process some seconds after its parent is gone; returns never.
+    """End this process some seconds after its parent is gone; never returns.
 
     Flower looks at the parent as well, and raises SIGINT in here; but its way out of that may wait for ever, and the
     process with it, weights and images in its memory.

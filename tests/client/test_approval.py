@@ -20,7 +20,7 @@ from client.approval import (
     leave,
     study_of,
 )
-from client.rehearsal import REHEARSING
+from client.rehearsal import rehearsal
 from client.site import SiteConfig, load_site
 from common.messages import Refusal, Refused
 from common.plan import Choices, plan
@@ -82,9 +82,7 @@ def test_approving_again_lets_a_route_grow_anew(site: SiteConfig) -> None:
 
 
 @pytest.mark.parametrize("state", ["never approved", "approved", "left"])
-def test_a_rehearsal_makes_and_changes_nothing_that_a_coordinator_is_served_under(
-    site: SiteConfig, monkeypatch: pytest.MonkeyPatch, state: str
-) -> None:
+def test_a_rehearsal_makes_and_changes_nothing_that_a_coordinator_is_served_under(site: SiteConfig, state: str) -> None:
     node = plan(GREEDY, dict.fromkeys(GREEDY.sites, (4, 4)), {}).nodes[0]
     if state != "never approved":
         record = approve(site, GREEDY, largest_elsewhere=500)
@@ -93,17 +91,16 @@ def test_a_rehearsal_makes_and_changes_nothing_that_a_coordinator_is_served_unde
         if state == "left":
             leave(site, record)
     standing = approvals(site)
-    monkeypatch.setenv(REHEARSING, "1")
     for _ in range(2):  # the second time it goes on
-        approve(site, GREEDY)
-        assert approved(site, GREEDY.digest)
-        answer_once(site, GREEDY, node, "b" * 64)
-        assert not refused(site, GREEDY, {"A": ("C",)})
-        hold_to_limits(site, GREEDY, {"A": (1,), "B": (10**6,)})
-    monkeypatch.delenv(REHEARSING)
+        with rehearsal():
+            approve(site, GREEDY)
+            assert approved(site, GREEDY.digest)
+            answer_once(site, GREEDY, node, "b" * 64)
+            assert not refused(site, GREEDY, {"A": ("C",)})
+            hold_to_limits(site, GREEDY, {"A": (1,), "B": (10**6,)})
     assert approvals(site) == standing
-    (rehearsal,) = approvals(site, rehearsal=True)
-    assert rehearsal.rehearsal and study_of(site, rehearsal) == GREEDY
+    (rehearsed,) = approvals(site, rehearsal=True)
+    assert rehearsed.rehearsal and study_of(site, rehearsed) == GREEDY
     if state == "approved":
         assert approved(site, GREEDY.digest)
         with pytest.raises(Refused):

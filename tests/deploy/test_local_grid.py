@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
+from client.rehearsal import rehearsal
 from common.errors import DiskFull
 from common.messages import DESCRIBE, Describe, Description, Refusal, from_record, refusal_text, to_record
 from deploy import local_grid
@@ -95,6 +96,15 @@ def test_each_message_is_handled_in_a_fresh_process_of_the_fork_server(grid: Loc
     assert watch.parents == {forkserver._forkserver._forkserver_pid}  # type: ignore[attr-defined]
     with pytest.raises(ProcessLookupError):
         os.kill(watch.pids[0], 0)
+
+
+def test_a_worker_rehearses_while_the_process_of_the_grid_does_and_no_longer(grid: LocalGrid) -> None:
+    """The fork server is older than either, and has its own environment."""
+    with rehearsal():
+        (reply,) = wait_for(grid, grid.push_messages([describe(grid, 1)]))
+    assert reply.error.code == Refusal.UNKNOWN_STUDY, "what was approved in earnest is none of a rehearsal's"
+    (reply,) = wait_for(grid, grid.push_messages([describe(grid, 1)]))
+    assert not reply.has_error()
 
 
 @pytest.mark.parametrize("at_once", [1, 2])
