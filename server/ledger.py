@@ -192,7 +192,7 @@ class Ledger:
             ) from None
         except OSError as error:
             raise RelayError(
-                f"The result folder {folder} cannot be used ({error.strerror}); nothing in it was changed."
+                f"The result folder {folder} cannot be used ({error.strerror}); what is finished in it is kept."
             ) from None
         self.faults = found.faults
         """What was found wrong; damaged files are removed by now."""
