@@ -198,17 +198,17 @@ def site_of(context: Context) -> SiteConfig:
 
 
 def _log_to(path: Path) -> None:
-    """The site's own log: the one place where errors are told in full."""
+    """The site's own log: the one place where errors are told in full; standard error until it is open."""
     logger = logging.getLogger("relay.site")
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()
-    handler = logging.FileHandler(path, delay=True, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logger.addHandler(handler)
     logger.propagate = False
     logging.raiseExceptions = False  # a log on a full disk shall not fill another one with tracebacks
     path.touch(mode=0o600)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger.addHandler(handler)
 
 
 def _answer(message: Message, answer: FromSite, weights: Weights | None, *, site: SiteConfig, study: Study) -> Message:

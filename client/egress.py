@@ -11,6 +11,7 @@ import errno
 import hashlib
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -132,28 +133,34 @@ def scrub(message: Message, context: Context, handle: Handler) -> Message:
     """
     try:
         return handle(message, context)
-    except Refused as refused:
-        log.warning("Refused: %s.", refused)
-        code = refused.code
-    except BadMessage:
-        log.warning("Refused: the message is not one that this site knows.")
-        code = Refusal.BAD_MESSAGE
-    except DiskFull as error:
-        log.error("%s", error)
-        code = Refusal.DISK_FULL
-    except Damaged as error:
-        log.error("%s", error)
-        code = Refusal.FAILED
-    except RelayError as error:
-        log.error("%s", error)
-        code = Refusal.DATA_UNUSABLE
-    except (MemoryError, torch.OutOfMemoryError):
-        log.exception("Out of memory.")
-        code = Refusal.OUT_OF_MEMORY
-    except OSError as error:
-        log.exception("A file could not be read or written.")
-        code = Refusal.DISK_FULL if error.errno == errno.ENOSPC else Refusal.FAILED
-    except Exception:
-        log.exception("A stage failed.")
-        code = Refusal.FAILED
+    except Exception as error:
+        code, sentence = _told(error)
+        known = isinstance(error, Refused | BadMessage)
+        with suppress(Exception):  # of a log that cannot be written, which would name its path
+            log.log(
+                logging.WARNING if known else logging.ERROR,
+                "%s",
+                sentence,
+                exc_info=not known and not isinstance(error, RelayError),
+            )
     return Message(refusal_error(code), reply_to=message)
+
+
+def _told(error: Exception) -> tuple[Refusal, str]:
+    """What the coordinator hears, and what the site's own log says."""
+    if isinstance(error, Refused):
+        return error.code, f"Refused: {error}."
+    if isinstance(error, BadMessage):
+        return Refusal.BAD_MESSAGE, "Refused: the message is not one that this site knows."
+    if isinstance(error, DiskFull):
+        return Refusal.DISK_FULL, str(error)
+    if isinstance(error, Damaged):
+        return Refusal.FAILED, str(error)
+    if isinstance(error, RelayError):
+        return Refusal.DATA_UNUSABLE, str(error)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return Refusal.OUT_OF_MEMORY, "Out of memory."
+    if isinstance(error, OSError):
+        full = error.errno == errno.ENOSPC
+        return Refusal.DISK_FULL if full else Refusal.FAILED, "A file could not be read or written."
+    return Refusal.FAILED, "A stage failed."

@@ -25,6 +25,7 @@ from common.messages import (
     DESCRIBE,
     EVALUATE,
     FINE_TUNE,
+    REFUSALS,
     Describe,
     EvaluateReply,
     FineTuneOrder,
@@ -448,6 +449,24 @@ def test_a_site_whose_file_was_spoilt_while_it_runs_says_so_in_its_own_log(
     before = log.stat().st_size if log.exists() else 0
     assert refused(call(DESCRIBE, to_record(Describe(study=STUDY.digest))), Refusal.DATA_UNUSABLE)
     assert "site.toml, the key" in log.read_text(encoding="utf-8")[before:]
+
+
+@pytest.mark.parametrize("harm", ["it is a folder", "its folder is a file"])
+def test_a_log_that_cannot_be_opened_leaves_no_path_in_an_answer(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], harm: str
+) -> None:
+    log = home / "private" / "site.log"
+    if harm == "it is a folder":
+        log.unlink(missing_ok=True)
+        log.mkdir(parents=True)
+    else:
+        log.parent.rename(home / "moved")
+        log.parent.write_text("", encoding="utf-8")
+    monkeypatch.setattr(logging.getLogger("relay.site"), "handlers", [])  # as in a fresh process
+    enter_run(1)
+    reply = call(DESCRIBE, to_record(Describe(study=STUDY.digest)))
+    assert reply.has_error() and reply.error.reason in REFUSALS.values()
+    assert str(log.parent) in capsys.readouterr().err, "what the site started says it in its own place"
 
 
 def test_a_machine_that_plays_several_sites_takes_the_one_of_its_number(

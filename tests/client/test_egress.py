@@ -328,3 +328,26 @@ def test_of_what_goes_wrong_a_code_and_a_fixed_text_leave(
     assert (reply.error.code, reply.error.reason) == (int(code), REFUSALS[code])
     told = site_log()
     assert told and (not isinstance(error, RelayError | OSError | ValueError) or "Smith" in told)
+
+
+def test_no_path_leaves_where_the_log_itself_cannot_be_written(
+    site: SiteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a log raises names its file; of what went wrong the coordinator hears the code all the same."""
+    handler = logging.FileHandler(tmp_path / "Smith" / "site.log", delay=True)
+    monkeypatch.setattr(logging.getLogger("relay.site"), "handlers", [handler])
+    message = Message(to_record(Describe(study=A)), dst_node_id=1, message_type="query.describe")
+    context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={})
+    for error, code in (
+        (Refused(Refusal.NOT_IN_STUDY), Refusal.NOT_IN_STUDY),
+        (BadMessage("Smith"), Refusal.BAD_MESSAGE),
+        (RelayError("Smith"), Refusal.DATA_UNUSABLE),
+        (ValueError("Smith"), Refusal.FAILED),
+    ):
+
+        def fail(*_: Any, error: Exception = error) -> Message:
+            raise error
+
+        enter_run(1)
+        reply = scrub(message, context, fail)
+        assert reply.has_error() and (reply.error.code, reply.error.reason) == (int(code), REFUSALS[code])
