@@ -36,8 +36,8 @@ from server.progress import recording
 from server.report.page import write_report
 from server.results import results_of, write_json
 from server.roster import find_sites
-from server.scheduler import Run, census_of, start_of
-from server.start import source_digest, start_weights
+from server.scheduler import Run, census_of
+from server.start import source_digest, start_of, start_weights
 
 app = ServerApp()
 log = logging.getLogger("relay.coordinator")

@@ -7,7 +7,6 @@ of them a machine bears is the grid's business.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
@@ -16,17 +15,14 @@ import secrets
 import threading
 import time
 from collections import ChainMap, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
-import torch
-
 from common.errors import RelayError
-from common.graph import Average, Best, Evaluate, FineTune, Node, way_of
+from common.graph import Average, Best, Evaluate, FineTune, Node
 from common.keys import Workplace, stage_key
 from common.messages import (
-    STAGE_VERSION,
     Description,
     EvaluateOrder,
     FineTuneOrder,
@@ -34,15 +30,17 @@ from common.messages import (
 )
 from common.plan import Census, Plan, grown, plan
 from common.study import Study
-from common.weights import UnfitWeights, Weights, check_fit
+from common.weights import UnfitWeights, check_fit
 from server.absence import Absences, absent_from, told
 from server.aggregation import LEAST, Part, aggregate
 from server.events import Event, Observer
 from server.keeping import kept_by, to_make_again, unneeded, used_by, winner
+from server.keys import absent_key, average_key
 from server.lane import Absent, Lane, Parked, Traffic, away_for
 from server.ledger import Ledger, StageRecord
 from server.records import of_scores, of_skipped, of_training
 from server.soundness import Unsound, check_not_collapsed, dice_before
+from server.work import Work, slices_shown
 
 log = logging.getLogger("relay.coordinator")
 
@@ -87,14 +85,7 @@ class Run:
         self._waiting: dict[str, list[Node]] = defaultdict(list)
         """By site, what can be begun there."""
         self._at_work: dict[str, Node] = {}
-        self._work: dict[Node, float] = {}
-        """Of every stage at a site."""
-        self._done_share: dict[Node, float] = {}
-        self._counting = threading.Lock()
-        self._all_work = self._done_work = self._own_work = 0.0
-        """The sums of what stands above, kept up as they change: they are told with every event."""
-        self._stages_done = 0
-        self._began = time.monotonic()
+        self._work = Work(observe)
         self._children: dict[Node, list[Node]] = defaultdict(list)
         self._users: dict[Node, list[Node]] = defaultdict(list)
         """Of every node, those that use its weights."""
@@ -141,11 +132,10 @@ class Run:
                 if parent in self.parked:
                     self.parked[node] = self.parked[parent]
             if isinstance(node, FineTune | Evaluate):
-                self._work[node] = self._slices_shown(node)
-                self._all_work += self._work[node] * (node not in self.parked)
+                self._work.add(node, slices_shown(node, self.descriptions), waits=node in self.parked)
         for node in reversed(plan.nodes):
             after = max((self._way_left[child] for child in self._children[node]), default=0.0)
-            self._way_left[node] = after + self._work.get(node, 0.0)
+            self._way_left[node] = after + self._work.of.get(node, 0.0)
         self._find(fresh)
         for node in fresh:
             if node in self._found:
@@ -224,7 +214,7 @@ class Run:
                         continue
                     self._settle(node, known)
                     self.stored.append(node)
-                    self._tell("known", node)
+                    self._work.tell("known", node)
                 else:
                     try:
                         self._settle(node, self._at_coordinator(node))
@@ -256,9 +246,9 @@ class Run:
                 self._park(node, f"site {node.site}: {outcome}")
             else:
                 if isinstance(node, Evaluate):
-                    self._count(node, 1.0, own=True)
+                    self._work.count(node, 1.0, own=True)
                 self._settle(node, outcome)
-                self._tell("done", node, dice=outcome.dice if isinstance(node, FineTune) else None)
+                self._work.tell("done", node, dice=outcome.dice if isinstance(node, FineTune) else None)
                 ready += self._freed(node)
 
     def _patience(self, site: str) -> float:
@@ -290,7 +280,7 @@ class Run:
             record = of_skipped(late, self._absent_key(late, self.records), parent=self._parent_digest(late))
             self.ledger.put(record)
             self._settle(late, record)
-            self._tell("skipped", late)
+            self._work.tell("skipped", late)
             ready += self._freed(late)
         return ready
 
@@ -325,8 +315,8 @@ class Run:
         return freed
 
     def _settle(self, node: Node, record: StageRecord) -> None:
-        self._stages_done += node in self._work and node not in self.records
         self.records[node] = record
+        self._work.finish(node)
         if isinstance(node, FineTune):
             self._news.add(node.site)
         if record.kind == "absent":
@@ -334,8 +324,6 @@ class Run:
         self._lacking[node] = self._lacks(node, record)
         if record.weights:
             self._sharing[record.weights].add(node)
-        if node in self._work:
-            self._count(node, 1.0, own=False)
         # A new score may leave another candidate of a choice behind. What lies on a route stays to the end: other
         # ways may lead to the same weights, and then go on from them.
         rivals = [rival for child in self._children[node] if isinstance(child, Best) for rival in child.candidates]
@@ -366,8 +354,7 @@ class Run:
             current = stack.pop()
             if current not in self.parked:
                 self.parked[current] = reason
-                # It is no part of the time that is left.
-                self._all_work -= self._work.get(current, 0.0) * (1 - self._done_share.get(current, 0.0))
+                self._work.leave(current)
                 stack += self._children[current]
         site = node.site if isinstance(node, FineTune | Evaluate) else ""
         # A site that works on something else is not told to rest.
@@ -390,8 +377,7 @@ class Run:
         return stage_key(node, study=self.study, weights=weights, workplace=self._workplace(node.site))
 
     def _absent_key(self, node: FineTune | Evaluate, known: Mapping[Node, StageRecord]) -> str:
-        """Of the decision to go on without a stage. It stands for these weights: what followed was made without it."""
-        return _hash("absent", STAGE_VERSION, self.study.digest, node.id, known[node.parents[0]].weights)
+        return absent_key(node, self.study, parent=known[node.parents[0]].weights)
 
     def _known(self, node: Node) -> StageRecord | None:
         """The record of a node, unless its weights have to be made again first."""
@@ -411,11 +397,7 @@ class Run:
         return winner(node, self._dice)
 
     def _average_key(self, node: Average, known: Mapping[Node, StageRecord]) -> str:
-        parts = _parts(node, known)
-        parent = known[node.parts[0].parent].weights
-        weights = {site: record.weights for site, record in parts.items()}
-        shares = {site: record.train_slices for site, record in parts.items()}
-        return _hash("average", STAGE_VERSION, node.strategy, parent, weights, shares)
+        return average_key(node, _parts(node, known), parent=known[node.parts[0].parent].weights)
 
     def _average(self, node: Average) -> StageRecord:
         records = _parts(node, self.records)
@@ -481,11 +463,11 @@ class Run:
 
     def _fine_tune(self, node: FineTune, *, anew: str = "") -> StageRecord:
         order = FineTuneOrder(**self._order(node), anew=anew)
-        self._tell("running", node)
+        self._work.tell("running", node)
 
         def observe(reply: FineTuneReply) -> None:
-            self._count(node, reply.epoch / node.schedule.epochs, own=True)
-            self._tell("running", node, reply.epoch, reply.dices[-1] if reply.dices else None)
+            self._work.count(node, reply.epoch / node.schedule.epochs, own=True)
+            self._work.tell("running", node, reply.epoch, reply.dices[-1] if reply.dices else None)
 
         reply, weights = self.lanes[node.site].fine_tune(order, lambda: self.ledger.file(order.weights), observe)
         if reply.epoch != node.schedule.epochs:
@@ -506,7 +488,7 @@ class Run:
 
     def _evaluate(self, node: Evaluate) -> StageRecord:
         order = EvaluateOrder(**self._order(node))
-        self._tell("running", node)
+        self._work.tell("running", node)
         reply = self.lanes[node.site].evaluate(order, lambda: self.ledger.file(order.weights))
         return of_scores(node, reply, parent=order.weights)
 
@@ -522,60 +504,7 @@ class Run:
             "fingerprint": self.descriptions[node.site].fingerprint,
         }
 
-    def _slices_shown(self, node: FineTune | Evaluate) -> float:
-        """The work of a stage: slices shown to the network, one of training for three of scoring."""
-        description = self.descriptions[node.site]
-        if isinstance(node, FineTune):
-            return float(description.train_slices[node.fold] * node.schedule.epochs)
-        return description.test_slices / 3
-
-    def _count(self, node: Node, share: float, *, own: bool) -> None:
-        """A share of a stage is done. Args: own: by this run, which tells from it how fast it is."""
-        with self._counting:
-            further = (share - self._done_share.get(node, 0.0)) * self._work[node]
-            self._done_share[node] = share
-            self._done_work += further
-            self._own_work += further * own
-
-    def _tell(self, kind: str, node: FineTune | Evaluate, epoch: int = 0, dice: float | None = None) -> None:
-        total = self._all_work or 1.0
-        elapsed = max(time.monotonic() - self._began, 1e-6)
-        self.observe(
-            Event(
-                kind=kind,
-                site=node.site,
-                text=way_of(node) if isinstance(node, FineTune) else way_of(node.weights),
-                stage="fine-tune" if isinstance(node, FineTune) else node.split,
-                fold=node.fold,
-                epoch=epoch,
-                epochs=node.schedule.epochs if isinstance(node, FineTune) else 0,
-                dice=dice,
-                stages_done=self._stages_done,
-                stages=len(self._work),
-                work_left=max(0.0, 1 - self._done_work / total),
-                rate=self._own_work / total / elapsed,
-            )
-        )
-
 
 def _parts(node: Average, known: Mapping[Node, StageRecord]) -> dict[str, StageRecord]:
     """By site, what a round has to average."""
     return {part.site: known[part] for part in node.parts if known[part].kind != "absent"}
-
-
-def start_of(study: Study, ledger: Ledger, *, source: str, weights: Callable[[], Weights]) -> StageRecord:
-    """The record of a study's first weights, from the ledger or made now.
-
-    Args:
-        source: what they depend on outside the study; see `server.start.source_digest`.
-    """
-    key = _hash("start", STAGE_VERSION, study.model.model_dump(mode="json"), study.seed, source, torch.__version__)
-    record = ledger.get(key)
-    if record is None or not ledger.has(record.weights):
-        record = StageRecord(key=key, kind="start", weights=ledger.put_weights(weights()))
-        ledger.put(record)
-    return record
-
-
-def _hash(*parts: object) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

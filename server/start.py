@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -12,6 +13,8 @@ from common.model import build, segmentation_models
 from common.seeds import seed_of
 from common.study import Study
 from common.weights import UnfitWeights, Weights, load
+from server.keys import start_key
+from server.ledger import Ledger, StageRecord
 
 
 def start_weights(study: Study, beside: Path) -> Weights:
@@ -36,6 +39,20 @@ def start_weights(study: Study, beside: Path) -> Weights:
         return weights
     encoder = _imagenet(study) if source == "imagenet" else _from_file(beside / source)
     return _with_encoder(weights, encoder, study, source)
+
+
+def start_of(study: Study, ledger: Ledger, *, source: str, weights: Callable[[], Weights]) -> StageRecord:
+    """The record of a study's first weights, from the ledger or made now.
+
+    Args:
+        source: what they depend on outside the study; see `source_digest`.
+    """
+    key = start_key(study, source)
+    record = ledger.get(key)
+    if record is None or not ledger.has(record.weights):
+        record = StageRecord(key=key, kind="start", weights=ledger.put_weights(weights()))
+        ledger.put(record)
+    return record
 
 
 def source_digest(study: Study, beside: Path) -> str:

@@ -41,7 +41,7 @@ from common.keys import Workplace, stage_key
 from common.messages import FINE_TUNE, BadMessage, FineTuneOrder, FineTuneReply, from_record, to_record
 from common.study import Study
 from common.weights import digest_of, pieces
-from server import describing, lane, roster, scheduler
+from server import describing, lane, roster, scheduler, work
 from server.app import run_study
 from tests.faults.disk import Disks
 from tests.faults.engine import Door, Engine, Failed, Node
@@ -415,10 +415,11 @@ def world(history: History) -> Iterator[None]:
         history.finished.add(entry)
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (lane, roster, scheduler, server.app, server.engine, client.app):
+        for module in (lane, roster, scheduler, work, server.app, server.engine, client.app):
             patch.setattr(module, "time", kernel.time())
-        for module in (describing, scheduler):
+        for module in (describing, scheduler, work):
             patch.setattr(module, "threading", kernel.threading())
+        for module in (describing, scheduler):
             patch.setattr(module, "queue", kernel.queue())
         patch.setattr(lane, "HANDS", _AsManyAsNeeded())
         for module in (common.files, client.chain):

@@ -42,12 +42,13 @@ from common.seeds import seed_of
 from common.study import Study
 from common.weights import Weights, digest_of, serialised
 from deploy.local_grid import RUN_ID, enter_run
-from server import engine, lane, scheduler
+from server import engine, lane, scheduler, work
 from server.describing import describe_all
 from server.events import Event
 from server.lane import Lane, Traffic
 from server.ledger import Ledger
-from server.scheduler import Run, census_of, start_of
+from server.scheduler import Run, census_of
+from server.start import start_of
 
 SHAPES = {"count": ((), torch.int64), "layer": ((2, 3), torch.float32)}
 SLICES = {"A": (10, 11), "B": (20, 21), "C": (33, 34)}
@@ -283,7 +284,7 @@ def make_quick(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "declared_shapes", lambda _: SHAPES)
     sleep = time.sleep
     clock = types.SimpleNamespace(sleep=lambda seconds: sleep(min(seconds, 0.001)), monotonic=time.monotonic)
-    for module in (engine, lane, scheduler):
+    for module in (engine, lane, scheduler, work):
         monkeypatch.setattr(module, "time", clock)
 
 
