@@ -333,9 +333,9 @@ class Lane:
                     quiet = QUIET if there != session else 2 * quiet
                     session, ask = there, now + quiet
                     question = self._push(to_record(Describe(study=study)), DESCRIBE, "question")
-            # Never more than a twentieth of the waiting is added by looking too late, and nothing where the grid
-            # can say when an answer has come, as the embedded one can.
-            self._rest(order, min(2.0, 0.005 + (now - began) / 20))
+            # Never more than a tenth of a second and a twentieth of the waiting is added by looking too late, and
+            # nothing where the grid can say when an answer has come, as the embedded one can.
+            self._rest(order, min(2.0, 0.1 + (now - began) / 20))
 
     def _session(self) -> str | None:
         """What tells one presence of the site from the next; None while it is away."""

@@ -85,7 +85,7 @@ class Federation:
                     stdout=out,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
-                    env=os.environ | {"OMP_NUM_THREADS": "1", "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2"},
+                    env=os.environ | {"OMP_NUM_THREADS": "1"},
                 )
 
     def kill(self, name: str, how: signal.Signals = signal.SIGKILL) -> None:

@@ -12,14 +12,15 @@ Flower that it was tried with.
 
 from __future__ import annotations
 
-import argparse
 import importlib
+import json
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
@@ -40,27 +41,37 @@ RUNTIME = "flwr.supernode.runtime.run_clientapp"
 REPLACED = ("install_from_fab", "get_project_dir", "get_load_client_app_fn")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """What `flower-superexec` starts: the arguments are those of `flwr-clientapp`."""
-    taken = argparse.ArgumentParser(prog="relay-launcher", allow_abbrev=False)
-    taken.add_argument("--runtime-api-address", required=True)
-    taken.add_argument("--token", required=True)
-    taken.add_argument("--parent-pid", type=int)
-    # The SuperNode and this process talk on the loopback interface of one machine; without encryption, and so
-    # the option is always there.
-    taken.add_argument("--insecure", action="store_true")
-    chosen = taken.parse_args(arguments)
-    if chosen.parent_pid is not None:
-        threading.Thread(target=end_with, args=(chosen.parent_pid,), daemon=True).start()
+def main() -> None:
+    """Import what an answer needs, wait for a line of JSON on standard input (see `Task`), and answer that message.
+
+    The line is no argument: everybody on the machine sees a process's arguments, and who holds the token may speak
+    in its place. Without a line, as when the SuperExec has ended, there is nothing to do.
+    """
     runtime = confined(flower_module(RUNTIME, (*REPLACED, "run_clientapp")))
+    with suppress(Exception):  # `installed_app` says what is wrong, when there is somebody to say it to
+        importlib.import_module("client.imports")
+    if not (line := sys.stdin.readline()):
+        return
+    task = Task(**json.loads(line))
+    if task.parent_pid is not None:
+        threading.Thread(target=end_with, args=(task.parent_pid,), daemon=True).start()
     runtime.run_clientapp(
-        runtime_api_address=chosen.runtime_api_address,
-        token=chosen.token,
-        insecure=chosen.insecure,
+        runtime_api_address=task.runtime_api_address,
+        token=task.token,
+        insecure=True,  # the SuperNode and this process talk on the loopback interface of one machine
         certificates=None,
-        parent_pid=chosen.parent_pid,
+        parent_pid=task.parent_pid,
         runtime_dependency_install=False,
     )
+
+
+@dataclass(frozen=True)
+class Task:
+    """What `flower-superexec` knows of a message: where its SuperNode is, and the token for it."""
+
+    runtime_api_address: str
+    token: str
+    parent_pid: int | None
 
 
 def end_with(parent: int, *, grace: float = GRACE) -> None:

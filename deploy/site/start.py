@@ -17,7 +17,7 @@ from client.in_use import in_use
 from client.rehearsal import REHEARSING
 from client.site import SiteConfig, load_site
 from deploy.certificates import make_ca, make_server, new_key, pem, pem_of_key, write_private
-from deploy.flower import QUIET, program
+from deploy.flower import QUIET
 from deploy.processes import Program, Supervisor, a_free_port, until_stopped
 from deploy.site.keys import Admission, admission
 from deploy.site.launcher import REPLACED, RUNTIME, flower_module
@@ -131,12 +131,13 @@ def _programs(site: SiteConfig, path: Path, papers: Admission, port: int, scratc
     runtime = a_free_port()
     environment = {
         **QUIET,
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",  # seconds, of one process of this machine at another
         "FLWR_HOME": str(scratch / "flower"),
         "RELAY_SITE": str(path.absolute()),
         "RELAY_SITE_LOG": str(site.folder / "site.log"),
         REHEARSING: "",
     }
-    node = [program("flower-supernode"), "--superlink", f"127.0.0.1:{port}"]
+    node = [sys.executable, "-I", "-m", "deploy.site.supernode", "--superlink", f"127.0.0.1:{port}"]
     node += ["--root-certificates", str(scratch / "loopback-ca.crt")]
     node += ["--auth-supernode-private-key", str(papers.node_key)]
     node += ["--isolation", "process", "--superexec-auth-secret-file", str(secret)]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import io
+import json
 import os
+import re
 import subprocess
 import sys
 import types
@@ -18,8 +22,9 @@ import client.app
 from common.errors import RelayError
 from common.messages import REFUSALS, Refusal
 from deploy.local_grid import enter_run
-from deploy.site import launcher, superexec
-from deploy.site.launcher import REPLACED, RUNTIME, confined, flower_module, installed_app
+from deploy.site import launcher, superexec, supernode
+from deploy.site.launcher import REPLACED, RUNTIME, Task, confined, flower_module, installed_app
+from tests.federation import wait_for
 from tests.hospitals import REPO, write_site
 
 
@@ -100,9 +105,8 @@ def test_neither_the_working_folder_nor_pythonpath_gives_it_code(tmp_path: Path)
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("raise SystemExit('foreign')")
     (tmp_path / "sitecustomize.py").write_text("raise SystemExit('foreign')")
-    command = superexec.launcher_command("127.0.0.1:1", "token", None)
-    assert command[:2] == [sys.executable, "-I"]
-    probe = [*command[:2], "-c", "import client, deploy.site.launcher as l; print(client.__file__, l.__file__)"]
+    assert (sys.executable, "-I", "-m", "deploy.site.launcher") == superexec.LAUNCHER
+    probe = [sys.executable, "-I", "-c", "import client, deploy.site.launcher as l; print(client.__file__, l.__file__)"]
     done = subprocess.run(
         probe,
         cwd=tmp_path,
@@ -115,22 +119,135 @@ def test_neither_the_working_folder_nor_pythonpath_gives_it_code(tmp_path: Path)
     assert all(path.startswith(str(REPO)) for path in done.stdout.split())
 
 
-@pytest.mark.parametrize("kind", ["flwr-clientapp", "flwr-agentapp", "flwr-serverapp", "flwr-simulation", "sh", ""])
-def test_every_kind_of_task_starts_the_launcher_and_nothing_else(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    import flwr.supercore.cli
-    from flwr.supercore.superexec.executor import subprocess_executor
+class FakeLauncher:
+    """Stands for a process: what it was told, and whether it has ended."""
 
-    started: list[Any] = []
-    monkeypatch.setattr(subprocess_executor.SubprocessExecutor, "launch", subprocess_executor.SubprocessExecutor.launch)
+    def __init__(self) -> None:
+        self.stdin = io.StringIO()
+        self.stdin.close = lambda: None  # type: ignore[method-assign]
+        self.ended: int | None = None
+
+    def poll(self) -> int | None:
+        return self.ended
+
+    @property
+    def told(self) -> list[Any]:
+        return [json.loads(line) for line in self.stdin.getvalue().splitlines()]
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[FakeLauncher]:
+    """All launchers that were started."""
+    made: list[FakeLauncher] = []
+
+    def start(command: Any, **_: Any) -> FakeLauncher:
+        assert command == superexec.LAUNCHER
+        made.append(FakeLauncher())
+        return made[-1]
+
+    monkeypatch.setattr(superexec.subprocess, "Popen", start)
+    return made
+
+
+@pytest.mark.parametrize("kind", ["flwr-clientapp", "flwr-agentapp", "flwr-serverapp", "flwr-simulation", "sh", ""])
+def test_every_kind_of_task_goes_to_the_launcher_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, started: list[FakeLauncher], kind: str
+) -> None:
+    import flwr.supercore.cli
+    from flwr.supercore.superexec.executor.subprocess_executor import SubprocessExecutor
+
+    for name in ("launch", "reconcile"):
+        monkeypatch.setattr(SubprocessExecutor, name, getattr(SubprocessExecutor, name))
     monkeypatch.setattr(flwr.supercore.cli, "flower_superexec", lambda: None)
-    monkeypatch.setattr(superexec.subprocess, "Popen", lambda command: started.append(command))
     superexec.main()
-    executor = subprocess_executor.SubprocessExecutor()
+    executor = SubprocessExecutor()
     spec = types.SimpleNamespace(
         task_type=kind, insecure=True, runtime_api_address="127.0.0.1:9", token="t", parent_pid=7
     )
     assert executor.launch(spec).status.name == "ACCEPTED"  # type: ignore[arg-type]
-    assert started == [superexec.launcher_command("127.0.0.1:9", "t", 7)]
+    executor.reconcile()
+    assert [launcher.told for launcher in started] == [
+        [{"runtime_api_address": "127.0.0.1:9", "token": "t", "parent_pid": 7}]
+    ]
+
+
+def test_one_launcher_waits_while_none_works_and_each_gets_one_message(started: list[FakeLauncher]) -> None:
+    launchers = superexec.Launchers()
+    tasks = [Task("127.0.0.1:9", f"token {number}", 7) for number in range(4)]
+    for _ in range(3):
+        launchers.tend()
+    assert len(started) == 1
+    launchers.give(tasks[0])
+    launchers.tend()
+    assert len(started) == 1, "who trains may need the memory"
+    launchers.give(tasks[1])  # none waits
+    assert len(started) == 2
+    started[0].ended = 0
+    launchers.tend()
+    assert len(started) == 2
+    started[1].ended = 1
+    launchers.tend()
+    assert len(started) == 3
+    started[2].ended = -9  # as where memory ran out
+    launchers.give(tasks[2])
+    assert len(started) == 4
+    started[3].ended = 0
+    launchers.tend()
+    launchers.give(tasks[3])
+    told = [[line["token"] for line in launcher.told] for launcher in started]
+    assert [told[0], told[1], told[3], told[4]] == [[task.token] for task in tasks]
+
+
+def test_a_launcher_that_waits_ends_with_the_process_that_would_give_it_a_message() -> None:
+    """Also when that is killed: nothing is left to wait for. What it waits with is imported, and nothing is asked."""
+    script = (
+        "import subprocess, sys\n"
+        "from deploy.site.superexec import LAUNCHER\n"
+        "waiting = subprocess.Popen(LAUNCHER, stdin=subprocess.PIPE)\n"
+        "print(waiting.pid, flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        waiting = Path("/proc", parent.stdout.readline().strip())
+        wait_for(lambda: "SimpleITK" in (waiting / "maps").read_text(), seconds=60)
+        assert not any(os.readlink(file).startswith("socket:") for file in (waiting / "fd").iterdir())
+        parent.kill()
+        parent.wait()
+        wait_for(lambda: not waiting.exists(), seconds=60)
+
+
+def test_the_site_looks_for_orders_sooner_after_an_answer_and_never_later_than_flower() -> None:
+    slept: list[float] = []
+    clock = [100.0]
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        clock[0] += seconds
+
+    rest = supernode.paced(sleep, lambda: clock[0])
+    for _ in range(40):
+        rest(3)
+    assert slept[0] == supernode.SOONEST and slept[-1] == 3 and slept == sorted(slept)
+    quiet = sum(seconds for seconds in slept if seconds < 3)
+    assert 10 < quiet < 20, "a hospital without work asks as seldom as Flower's own after a quarter of a minute"
+    slept.clear()
+    rest(0.5)  # it works on an order
+    assert slept == [supernode.LOOK]
+    rest(3)
+    assert slept[1] == supernode.SOONEST
+    rest(0.01)
+    assert slept[2] == 0.01
+
+
+def test_flowers_supernode_sleeps_for_the_times_that_the_pace_tells_apart() -> None:
+    source = Path(str(import_module(supernode.NODE).__file__)).read_text(encoding="utf-8")
+    tree = ast.parse(source)
+    assert re.findall(r"\btime\.(\w+)", source) == ["sleep"] * 3
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "time.sleep"]
+    assert sorted(ast.literal_eval(call.args[0]) for call in calls) == [0.5, 0.5, 3]
 
 
 def test_the_hospitals_part_of_deploy_knows_nothing_of_the_coordinators() -> None:

@@ -11,6 +11,7 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -97,11 +98,11 @@ def test_a_hospital_that_dies_in_a_stage_changes_nothing(
     run = federation.study(str(bench.study), "--out", str(out))
     until_said(out, "A: B → A", federation)
     # Once its app is at work on the stage.
-    wait_for(lambda: launchers(federation.pid("A")), seconds=60, told=federation.told)
+    wait_for(lambda: at_work(federation.pid("A")), seconds=60, told=federation.told)
     time.sleep(1.0)
     if how == "only its SuperNode killed":
         for pid in descendants(federation.pid("A")):
-            if b"flower-supernode" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            if b"deploy.site.supernode" in Path(f"/proc/{pid}/cmdline").read_bytes():
                 os.kill(pid, signal.SIGKILL)
     else:
         federation.kill("A", signal.SIGKILL if "killed" in how else signal.SIGTERM)
@@ -112,10 +113,16 @@ def test_a_hospital_that_dies_in_a_stage_changes_nothing(
     bench.assert_equal(out)
 
 
-def launchers(pid: int) -> list[int]:
-    return [
-        child for child in descendants(pid) if b"deploy.site.launcher" in Path(f"/proc/{child}/cmdline").read_bytes()
-    ]
+def at_work(pid: int) -> list[int]:
+    """Launchers that have a message: they, and not the one that waits, talk to their SuperNode."""
+    found = []
+    for child in descendants(pid):
+        process = Path(f"/proc/{child}")
+        with suppress(OSError):
+            launcher = b"deploy.site.launcher" in (process / "cmdline").read_bytes()
+            if launcher and any(os.readlink(file).startswith("socket:") for file in (process / "fd").iterdir()):
+                found.append(child)
+    return found
 
 
 @pytest.mark.slow

@@ -1,0 +1,12 @@
+"""What answering an order needs, imported before the order comes: a second or more of its time. Nothing is run."""
+
+import monai.metrics
+
+import client.app
+import client.layouts
+import common.model
+
+common.model.segmentation_models()
+client.layouts.known()  # SimpleITK with them
+
+__all__ = ["client", "monai"]
