@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -65,7 +66,8 @@ class Launchers:
         """Flower calls it every fraction of a second. Who waits takes memory, which who trains may need."""
         self._answering = [process for process in self._answering if process.poll() is None]
         if not self._answering and self._waiting is None:
-            self._waiting = _started()
+            with suppress(OSError):  # no room for it now, and no message that would need it
+                self._waiting = _started()
 
 
 def _started() -> subprocess.Popen[str]:

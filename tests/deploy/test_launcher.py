@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import io
 import json
 import os
@@ -196,6 +197,20 @@ def test_one_launcher_waits_while_none_works_and_each_gets_one_message(started: 
     launchers.give(tasks[3])
     told = [[line["token"] for line in launcher.told] for launcher in started]
     assert [told[0], told[1], told[3], told[4]] == [[task.token] for task in tasks]
+
+
+def test_where_no_launcher_can_be_started_to_wait_the_next_message_gets_one_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, started: list[FakeLauncher]
+) -> None:
+    def full(*_: Any, **__: Any) -> FakeLauncher:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    launchers = superexec.Launchers()
+    with monkeypatch.context() as patch:
+        patch.setattr(superexec.subprocess, "Popen", full)
+        launchers.tend()
+    launchers.give(Task("127.0.0.1:9", "t", 7))
+    assert [line["token"] for line in started[0].told] == ["t"]
 
 
 def test_a_launcher_that_waits_ends_with_the_process_that_would_give_it_a_message() -> None:
