@@ -51,7 +51,7 @@ def census_of(descriptions: Mapping[str, Description]) -> Census:
 
 
 class Run:
-    """One run of a plan. `records` and `digests` grow until every stage that can be done is done."""
+    """One run of a plan. `records` grow until every stage that can be done is done."""
 
     def __init__(
         self,

@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 
@@ -22,8 +23,9 @@ def main(pairs: int = 5) -> None:
     # Here and not above: every worker imports the program's main module, and that of `relay` imports next to nothing.
     from client.site import load_site
     from common.study import study_toml
+    from tests.bench.memory import own_mb
     from tests.bench.pairs import interleaved, show, table
-    from tests.federation import Federation
+    from tests.federation import Federation, descendants
     from tests.hospitals import approve_everywhere, forget_stages, run_on_grid, small_study, write_hospitals
 
     study = small_study(
@@ -64,10 +66,18 @@ def main(pairs: int = 5) -> None:
                 return _a_stage(out)
 
             found = interleaved(deployed, embedded, pairs)
+            time.sleep(15)  # the processes that wait for the next order have imported what they need
+            waiting = statistics.mean(
+                own_mb([federation.pid(name), *descendants(federation.pid(name))]) for name in ("A", "B")
+            )
     made = table("2b. A stage with its hop of 54.9 MB", "", "SuperLink, TLS", "embedded", "ratio", "range of ratios")
     made.add_row("order to record, training of one epoch included", *found.cells())
     more = statistics.median(a - b for a, b in zip(found.ours, found.other, strict=True))
-    show(made, f"A hop over the deployed engine costs {more:.2f} s more than embedded.")
+    show(
+        made,
+        f"A hop over the deployed engine costs {more:.2f} s more than embedded."
+        f" A hospital's processes that wait for the next order hold {waiting:.0f} MB together.",
+    )
 
 
 def _a_stage(out: Path) -> float:

@@ -105,19 +105,11 @@ class Watch:
         self._thread.join()
 
     def _look(self) -> None:
+        from tests.bench.memory import own_mb
         from tests.federation import descendants
 
-        page = resource.getpagesize()
         while not self._over.wait(0.1):
-            total = 0
-            for pid in descendants(os.getpid()):
-                try:
-                    # Shared pages, such as the fork server's, are counted once: those of a process's own.
-                    resident, shared = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1:3]
-                except (OSError, ValueError):
-                    continue
-                total += (int(resident) - int(shared)) * page
-            self.peak_mb = max(self.peak_mb, total / 1e6)
+            self.peak_mb = max(self.peak_mb, own_mb(descendants(os.getpid())))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 import types
 from importlib import import_module
 from pathlib import Path
@@ -255,6 +256,21 @@ def test_the_site_looks_for_orders_sooner_after_an_answer_and_never_later_than_f
     assert slept[1] == supernode.SOONEST
     rest(0.01)
     assert slept[2] == 0.01
+
+
+def test_flowers_supernode_is_started_with_that_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = import_module(supernode.NODE)
+    monkeypatch.setattr(module, "time", module.time)  # put back afterwards
+    started: list[float] = []
+
+    def start() -> None:
+        began = time.monotonic()
+        module.time.sleep(0.5)
+        started.append(time.monotonic() - began)
+
+    monkeypatch.setattr("flwr.supernode.cli.flower_supernode", start)
+    supernode.main()
+    assert started and supernode.LOOK <= started[0] < 0.4
 
 
 def test_flowers_supernode_sleeps_for_the_times_that_the_pace_tells_apart() -> None:

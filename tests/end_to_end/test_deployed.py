@@ -101,9 +101,12 @@ def test_a_hospital_that_dies_in_a_stage_changes_nothing(
     wait_for(lambda: at_work(federation.pid("A")), seconds=60, told=federation.told)
     time.sleep(1.0)
     if how == "only its SuperNode killed":
-        for pid in descendants(federation.pid("A")):
-            if b"deploy.site.supernode" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                os.kill(pid, signal.SIGKILL)
+        (node,) = (
+            pid
+            for pid in descendants(federation.pid("A"))
+            if b"deploy.site.supernode" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        )
+        os.kill(node, signal.SIGKILL)
     else:
         federation.kill("A", signal.SIGKILL if "killed" in how else signal.SIGTERM)
         time.sleep(3.0)
