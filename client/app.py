@@ -24,7 +24,9 @@ from client import own_scores
 from client.approval import answer_once, approved, hold_to, hold_to_census, hold_to_limits
 from client.batches import chosen_slices, statistics
 from client.cohort import Cohort, gather
+from client.collapse import against_received
 from client.delivery import take
+from client.device import choose_machine
 from client.egress import Handler, release, scrub
 from client.evaluation import slice_mean
 from client.in_use import in_use
@@ -32,9 +34,9 @@ from client.preprocess import Prepared, Record, fingerprint, prepare, site_key
 from client.scoring import case_numbers, network_of, score, scores_of
 from client.site import SiteConfig, load_site
 from client.stages import StageStore
-from client.training import Trained, choose_machine, fine_tune
+from client.training import Trained, fine_tune
 from common.errors import RelayError
-from common.graph import Evaluate, FineTune
+from common.graph import Evaluate, FineTune, Start
 from common.keys import Workplace, stage_key
 from common.messages import (
     DELIVER,
@@ -300,13 +302,13 @@ def _train(
     train, validation = cohort.train(node.fold), cohort.validation(node.fold)
     mean_std = statistics(train)
     network = network_of(study, start, order.weights)
+    slices = chosen_slices(train, mean_std), chosen_slices(validation, mean_std)
     trained, key = resume, order.key
     legs_end = began + study.training.leg_minutes * 60
     if trained is None or trained.epoch < node.schedule.epochs:
         for trained in fine_tune(
             network,
-            chosen_slices(train, mean_std),
-            chosen_slices(validation, mean_std),
+            *slices,
             training=study.training,
             schedule=node.schedule,
             seed_names=(study.seed, site.name, node.fold),
@@ -331,9 +333,11 @@ def _train(
     scores = scores_of(network, validation, mean_std, machine)
     dice, iou = slice_mean(scores)
     digest = store.save_weights(key, trained.kept)
-    reply = _reply(study, key, trained, "done", train, validation).model_copy(
-        update={"weights": digest, "validation_dice": dice, "validation_iou": iou}
-    )
+    figures: dict[str, float | str] = {"weights": digest, "validation_dice": dice, "validation_iou": iou}
+    if trained.dices[trained.kept_epoch - 1] < study.collapse and not isinstance(node.parent, Start):
+        received = network_of(study, start, order.weights)
+        figures |= against_received(network, received, *slices, training=study.training, machine=machine)
+    reply = _reply(study, key, trained, "done", train, validation).model_copy(update=figures)
     # The very scores that an evaluation of these weights would give: they are kept as those.
     scored = Evaluate(node.site, node.fold, "validation", node)
     own_scores.keep(

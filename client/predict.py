@@ -17,10 +17,11 @@ from torch import nn
 from client.batches import standardised
 from client.bias_field import correct_bias_field
 from client.card import Card
+from client.device import Machine, place
 from client.layouts import dicom, folder, volumes
 from client.layouts.size import raise_if_short
 from client.preprocess import off_grid, onto_grid
-from client.training import Machine, place, probabilities
+from client.training import probabilities
 from common.errors import RelayError
 from common.model import build_undrawn
 from common.weights import UnfitWeights, check_fit, digest_of, load, pieces

@@ -10,11 +10,12 @@ from torch import nn
 from client import own_scores
 from client.batches import MeanStd, statistics
 from client.cohort import Cohort
+from client.device import Machine, choose_machine, place
 from client.evaluation import CaseScore, Example, evaluate, slice_mean
 from client.local_page import add_to_page
 from client.preprocess import Record, site_key
 from client.site import SiteConfig
-from client.training import Machine, choose_machine, place, probabilities
+from client.training import probabilities
 from common.graph import Evaluate, way_of
 from common.messages import EvaluateOrder, EvaluateReply, Refusal, Refused
 from common.model import build_undrawn

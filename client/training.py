@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,7 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from client.batch_norm import estimate_statistics
 from client.batches import Slices, augment, batches
+from client.device import Machine, place
 from common.graph import Schedule
 from common.messages import Refusal, Refused
 from common.model import segmentation_models
@@ -22,42 +23,6 @@ from common.weights import Weights
 
 CHUNK = 32
 """Slices that are predicted at once."""
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Where and in what precision a network runs."""
-
-    device: str
-    precision: str
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bfloat16")
-
-
-def place(network: nn.Module, machine: Machine) -> None:
-    """Move a network to its device; channels_last is the layout in which convolutions run fastest."""
-    network.to(device=machine.device)
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def choose_machine(device: str, precision: str) -> Machine:
-    """The device and precision that "auto" means on this machine."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    if precision == "auto":
-        precision = "bfloat16" if _has_bfloat16(device) else "float32"
-    return Machine(device, precision)
-
-
-def _has_bfloat16(device: str) -> bool:
-    if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device == "cpu":
-        # Without these instructions bfloat16 is emulated, and slower than float32.
-        able = torch.cpu.get_capabilities()
-        return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
-    return False
 
 
 @dataclass(frozen=True)
@@ -153,6 +118,8 @@ def fine_tune(
         mean_loss = float(torch.stack(losses).mean())
         if not math.isfinite(mean_loss):
             raise Refused(Refusal.DIVERGED)
+        if training.batch_norm == "precise":
+            estimate_statistics(network, train.images, machine)
         dice = grid_dice(network, validation, machine)
         done = epoch + 1 - schedule.first
         if schedule.keep == "last":
@@ -175,16 +142,19 @@ def fine_tune(
         yield state
 
 
-@torch.inference_mode()
 def probabilities(network: nn.Module, images: torch.Tensor, machine: Machine) -> torch.Tensor:
     """The gland's probability at every pixel: (n, 1, pixels, pixels) float32 on the CPU."""
+    return torch.cat([logits.sigmoid() for logits in predicted_logits(network, images, machine)])
+
+
+@torch.inference_mode()
+def predicted_logits(network: nn.Module, images: torch.Tensor, machine: Machine) -> Iterator[torch.Tensor]:
+    """What the network says of some slices, a chunk at a time: (n, 1, pixels, pixels) float32 on the CPU."""
     network.eval()
-    parts = []
     for chunk in images.split(CHUNK):
         with machine.autocast():
             logits = network(chunk.to(machine.device, memory_format=torch.channels_last))
-        parts.append(logits.float().sigmoid().cpu())
-    return torch.cat(parts)
+        yield logits.float().cpu()
 
 
 def grid_dice(network: nn.Module, slices: Slices, machine: Machine) -> float:

@@ -21,7 +21,7 @@ FINE_TUNE = "train.stage"
 EVALUATE = "evaluate.stage"
 DELIVER = "query.deliver"
 
-STAGE_VERSION = 2
+STAGE_VERSION = 3
 """Raised whenever the same stage would give another result; a golden test guards it."""
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -205,6 +205,13 @@ class FineTuneReply(WireMessage):
     """Of the kept weights, slice mean on the native grid: what chooses among folds and routes."""
     validation_iou: Share = 0.0
     validation_patients: Count = 0
+    received_dice: Share = 0.0
+    """Of the weights that the stage started from, at this site and with statistics of its own: their validation Dice,
+    as in `dices`. Measured, like the two losses, only where the stage's own fell below the study's `collapse`."""
+    received_loss: Positive = 0.0
+    """Their loss over the training slices, without augmentation."""
+    kept_loss: Positive = 0.0
+    """The same of the kept weights."""
 
     @model_validator(mode="after")
     def _one_entry_an_epoch(self) -> Self:

@@ -139,6 +139,10 @@ class TrainingPart(_Part):
     """"light": flips left–right, turns by at most 10°, scales and shifts by at most 10 %, gain and offset."""
     keep: Literal["best", "last"] = "best"
     """Which epoch of a fine-tuning stage is kept: the best by validation Dice, or the last."""
+    batch_norm: Literal["precise", "running"] = "precise"
+    """The statistics that batch normalisation is evaluated with. "precise": estimated anew from the training slices
+    before an epoch is scored and before weights leave (Wu and Johnson, arXiv 2105.07576). "running": averages over the
+    steps, as torch keeps them; after a few dozen steps they still belong to earlier weights."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """"auto" is bfloat16 autocast where the device has it, float32 elsewhere."""
     threads: int = Field(default=1, ge=1)
@@ -280,9 +284,9 @@ class Study(_Part):
     paper: Literal["", "table-2", "table-3"] = ""
     """The table of the paper whose figures are set beside this study's; the sites are its A, B and C."""
     collapse: float = Field(default=0.1, ge=0, lt=1)
-    """A stage is refused if its validation Dice is below this share of the Dice that its weights had before it, at this
-    site or, for a stage of 20 epochs at least, at another, and that was 0.5 at least (`server.soundness`). It is
-    repeated once; then its routes are parked. 0: never."""
+    """A stage is refused, and its routes are parked, if its validation Dice is below this share of what the weights
+    that it received had at the same site, that was 0.5 at least, and its training loss rose
+    (`server.soundness`). 0: never."""
     model: ModelPart = ModelPart()
     models: ModelsPart = ModelsPart()
     preprocessing: PreprocessingPart = PreprocessingPart()
@@ -364,13 +368,8 @@ class Study(_Part):
     @property
     def digest(self) -> str:
         """sha256 over the study's content, whatever the layout of its file."""
-        # Keys that came later say nothing where they are as ever: what was approved before keeps its name.
-        plain = self.model_dump(mode="json", exclude={name for name in LATER if getattr(self, name) == LATER[name]})
-        content = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        content = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(content.encode()).hexdigest()
-
-
-LATER: dict[str, object] = {"licence": "", "collapse": 0.1, "absence": AbsencePart()}
 
 
 def load_study(path: Path) -> Study:

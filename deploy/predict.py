@@ -26,9 +26,9 @@ def arguments(own: argparse.ArgumentParser) -> None:
 
 def run(chosen: argparse.Namespace) -> int:
     from client.card import card_beside, load_card
+    from client.device import choose_machine
     from client.dicom_seg import check_installed, read_series, write_segmentation
     from client.predict import draw, ending_of, find_scan, load_network, write_mask
-    from client.training import choose_machine
     from deploy.console import bar
 
     # What can be known to fail is told before minutes of work.

@@ -169,7 +169,7 @@ def _on_cuda(study: Study, sites: Mapping[str, SiteConfig]) -> bool:
     """Whether a site works on CUDA, which needs spawned processes."""
     if all(site.device in ("cpu", "mps") for site in sites.values()):
         return False
-    from client.training import choose_machine
+    from client.device import choose_machine
 
     return any(choose_machine(site.device, study.training.precision).device == "cuda" for site in sites.values())
 

@@ -60,7 +60,8 @@ def _measure_one(study: Study, device: str) -> Speed:
     import torch
 
     from client.batches import Slices
-    from client.training import choose_machine, fine_tune, place, probabilities
+    from client.device import choose_machine, place
+    from client.training import fine_tune, probabilities
     from common.graph import Schedule
     from common.model import build
 

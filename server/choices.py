@@ -6,6 +6,11 @@ from common.graph import Average
 from common.plan import Plan
 from common.study import Study
 
+BATCH_NORM = {
+    "precise": "its statistics are estimated anew from the training slices before weights are scored or leave a site",
+    "running": "its statistics are averages over the training steps; after a short stage they lag behind the weights",
+}
+
 
 def open_choices(study: Study, plan: Plan) -> list[tuple[str, str, str]]:
     """What, as chosen, and a remark."""
@@ -24,6 +29,7 @@ def open_choices(study: Study, plan: Plan) -> list[tuple[str, str, str]]:
         ("a source's fold handed on", split.source, "best-fold: the source's best by its own validation patients"),
         ("fold reported", "best by validation at the target", "for every method alike, before any test score is read"),
         ("pooled statistics", "each member's own", "a member's patients are standardised as they are scored"),
+        ("batch normalisation", training.batch_norm, BATCH_NORM[training.batch_norm]),
         ("precision", training.precision, "the paper names none"),
         ("first layer", "one grey channel", "ImageNet's three summed: what three equal channels give"),
     ]

@@ -40,7 +40,7 @@ from common.weights import File, Weights, size_in_bytes
 from server.engine import asked
 from server.events import Event, Observer
 from server.roster import is_online
-from server.soundness import Unsound
+from server.soundness import TrainingFailed
 
 log = logging.getLogger("relay.coordinator")
 
@@ -167,7 +167,7 @@ class Lane:
         """Leg after leg until the stage is done. Who has kept the weights calls `put_down`.
 
         Raises:
-            Unsound: the training diverged.
+            TrainingFailed: the training diverged.
             Absent: the site is away for longer than `patience`, or has left the study.
             Parked: it cannot be finished for another reason.
         """
@@ -257,7 +257,7 @@ class Lane:
             if reply.error.code in LEFT:
                 raise Absent(reason)
             if reply.error.code == Refusal.DIVERGED:
-                raise Unsound(reason)
+                raise TrainingFailed(reason)
             if reply.error.code in FINAL:
                 break
         raise Refused(reason)

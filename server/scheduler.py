@@ -39,7 +39,7 @@ from server.keys import absent_key, average_key
 from server.lane import Absent, Lane, Parked, Traffic, away_for
 from server.ledger import Ledger, StageRecord
 from server.records import of_scores, of_skipped, of_training
-from server.soundness import Unsound, check_not_collapsed, dice_before
+from server.soundness import TrainingFailed, Unsound, check_not_collapsed
 from server.work import Work, slices_shown
 
 log = logging.getLogger("relay.coordinator")
@@ -453,6 +453,8 @@ class Run:
         try:
             return self._fine_tune(node)
         except Unsound as unsound:
+            if isinstance(unsound, TrainingFailed) and self.descriptions[node.site].device == "cpu":
+                raise Parked(f"{unsound}; a repeat could only end the same") from None
             log.warning("Site %s: %s; the stage is repeated.", node.site, unsound)
             # Else lanes that repeat could hold all hands and wait for another.
             self.lanes[node.site].put_down()
@@ -478,7 +480,7 @@ class Run:
             check_fit(weights, self.study.model)
         except UnfitWeights as error:
             raise Unsound(f"its weights were refused: {error}") from None
-        check_not_collapsed(reply.validation_dice, dice_before(node, self.records), self.study.collapse)
+        check_not_collapsed(reply, self.study.collapse)
         digest = self.ledger.put_weights(weights)
         if digest != reply.weights:
             if not self._sharing.get(digest):

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from client.card import Card
+from client.device import Machine
 from client.predict import Drawn, Scan, draw, ending_of, find_scan, load_network, write_mask
-from client.training import Machine
 from common.errors import RelayError
 from common.model import build
 from common.study import ModelPart, N4Part, PreprocessingPart

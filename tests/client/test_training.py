@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from client.batches import Slices, augment, batches, chosen_slices, standardised, statistics
+from client.device import Machine, choose_machine
 from client.preprocess import Record, prepare
 from client.preprocess import load as load_slices
 from client.site import load_site
-from client.training import Machine, Trained, choose_machine, fine_tune, grid_dice, learning_rate, loss_of
+from client.training import Trained, fine_tune, grid_dice, learning_rate, loss_of
 from common.graph import Schedule
 from common.messages import Refused
 from common.plan import batches_per_epoch

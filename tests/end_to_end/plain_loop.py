@@ -147,6 +147,9 @@ class PlainLoop:
                 adam.step()
                 batch_losses.append(loss.detach())
             losses.append(float(torch.stack(batch_losses).mean()))
+            if rules.batch_norm == "precise":
+                with self._precision():
+                    estimate_anew(network, images)
             dices.append(slice_dice(self._predict(network, seen) > 0.5, truth))
             if keep == "last" or dices[-1] > max(dices[:-1], default=-1.0):
                 kept = {name: value.clone() for name, value in network.state_dict().items()}
@@ -174,6 +177,39 @@ class PlainLoop:
     def _precision(self) -> torch.autocast | nullcontext[None]:
         bfloat16 = self.study.training.precision == "bfloat16"
         return torch.autocast("cpu", torch.bfloat16) if bfloat16 else nullcontext()
+
+
+@torch.no_grad()
+def estimate_anew(network: torch.nn.Module, images: torch.Tensor) -> None:
+    """Batch normalisation's mean and variance of each channel over all training slices, shown at once, while dropout
+    is off: torch's own of one batch, with n values in place of its n - 1, and rounded as the mean of the squares less
+    the square of the mean is in float64."""
+    network.eval()
+    norms = {name: module for name, module in network.named_modules() if isinstance(module, torch.nn.BatchNorm2d)}
+    before = {
+        name: norm.num_batches_tracked.clone() for name, norm in norms.items() if norm.num_batches_tracked is not None
+    }
+    shapes: dict[str, torch.Size] = {}
+    hooks = [
+        norm.register_forward_hook(lambda _, __, output, name=name: shapes.__setitem__(name, output.shape))
+        for name, norm in norms.items()
+    ]
+    for norm in norms.values():
+        norm.train()
+        norm.momentum = 1.0
+    network(images.to(memory_format=torch.channels_last))
+    for hook in hooks:
+        hook.remove()
+    for name, norm in norms.items():
+        norm.momentum = 0.1
+        assert norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None
+        norm.num_batches_tracked.copy_(before[name])
+        if name in shapes:
+            count = shapes[name].numel() // shapes[name][1]
+            mean = norm.running_mean.double()
+            squares = norm.running_var.double() * ((count - 1) / count) + mean**2
+            norm.running_var.copy_(squares - mean**2)
+    network.eval()
 
 
 def dice_and_bce(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:

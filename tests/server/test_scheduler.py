@@ -624,7 +624,7 @@ def test_a_route_that_cannot_grow_is_told(tmp_path: Path) -> None:
     results = found_by(go(FakeGrid(study_of(**GREEDY), refuse), tmp_path))
     assert {(entry["method"], entry["target"]) for entry in results["parked"]} == {("greedy", site) for site in "ABC"}
     assert {entry["reason"] for entry in results["parked"]} == {
-        f"site C: {REFUSALS[Refusal.DIVERGED]}, when repeated as well"
+        f"site C: {REFUSALS[Refusal.DIVERGED]}; a repeat could only end the same"
     }
     assert results["rows"] == []
 

@@ -12,20 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.graph import FineTune
-from common.messages import FineTuneOrder, Refusal, WireMessage, refusal_error
+from common.messages import Description, FineTuneOrder, FineTuneReply, Refusal, WireMessage, refusal_error
 from common.study import Study
-from server import lane, soundness
+from server import lane
 from server.soundness import Unsound, check_not_collapsed
 from tests.server.fake_sites import Answer, FakeGrid, go, quick, study_of
 
 __all__ = ["quick"]
 pytestmark = pytest.mark.usefixtures("quick")
 ONE_HOP = {"sequential": {"routes": (("B", "A"),)}}
-
-
-@pytest.fixture(autouse=True)
-def two_epochs_are_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(soundness, "LONG", 2)
 
 
 def careful(**methods: Any) -> Study:
@@ -50,10 +45,12 @@ def spoilt(grid: FakeGrid, times: int, how: Any) -> dict[str, list[bool]]:
     return asked
 
 
+COLLAPSED = {"dices": (0.01, 0.01), "received_dice": 0.75, "received_loss": 0.4, "kept_loss": 0.9}
+OF_THE_TRAINING = ("collapsed", "diverged")
 WAYS: dict[str, tuple[Any, str]] = {
     "collapsed": (
-        lambda reply, weights: (reply.model_copy(update={"validation_dice": 0.01}), weights),
-        "collapsed to 1.0",
+        lambda reply, weights: (reply.model_copy(update=COLLAPSED), weights),
+        "collapsed to 1.0 %, from 75.0 %",
     ),
     "diverged": (lambda *_: refusal_error(Refusal.DIVERGED), "training gave values that are not finite"),
     "not finite": (
@@ -68,16 +65,35 @@ WAYS: dict[str, tuple[Any, str]] = {
 }
 
 
+class OnCuda(FakeGrid):
+    """Where the same order may give another training."""
+
+    def describe(self, site: str) -> Description:
+        return super().describe(site).model_copy(update={"device": "cuda"})
+
+
+@pytest.mark.parametrize("way", OF_THE_TRAINING)
+def test_a_training_that_could_only_end_the_same_is_not_repeated(tmp_path: Path, way: str) -> None:
+    how, sentence = WAYS[way]
+    grid = FakeGrid(careful(**ONE_HOP))
+    asked = spoilt(grid, 1, how)
+    run = go(grid, tmp_path)
+    assert set(map(tuple, asked.values())) == {(False,)}
+    assert run.parked
+    for reason in run.parked.values():
+        assert reason.startswith("site A: ") and sentence in reason and reason.endswith("could only end the same")
+
+
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("times", [1, 2])
 def test_an_answer_that_must_not_go_on_is_asked_for_once_more(tmp_path: Path, way: str, times: int) -> None:
     how, sentence = WAYS[way]
-    grid = FakeGrid(careful(**ONE_HOP))
+    grid = OnCuda(careful(**ONE_HOP))
     grid.score = lambda node, weights: 0.75
     asked = spoilt(grid, times, how)
     run = go(grid, tmp_path / "spoilt")
     assert set(map(tuple, asked.values())) == {(False, True)}, "once more, and from its beginning"
-    whole = FakeGrid(careful(**ONE_HOP))
+    whole = OnCuda(careful(**ONE_HOP))
     whole.score = grid.score
     undisturbed = go(whole, tmp_path / "whole")
     if times == 1:
@@ -106,7 +122,7 @@ def test_a_lane_that_repeats_a_stage_has_put_down_what_it_refused(
     """Lanes that keep it while they ask for more would wait for each other."""
     hand = OneHand(1)
     monkeypatch.setattr(lane, "HANDS", hand)
-    grid = FakeGrid(careful(**ONE_HOP))
+    grid = OnCuda(careful(**ONE_HOP))
     grid.score = lambda node, weights: 0.75
     asked = spoilt(grid, 1, WAYS[way][0])
     assert go(grid, tmp_path).parked == {}
@@ -122,24 +138,44 @@ def test_nothing_is_refused_for_a_bad_beginning(tmp_path: Path) -> None:
     assert not any(order.anew for order in grid.orders(FineTuneOrder) if isinstance(order, FineTuneOrder))
 
 
-def test_a_short_training_on_weights_of_another_site_is_no_collapse(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_that_never_fitted_here_cannot_collapse_here(tmp_path: Path) -> None:
     """Seen: a gland dark at one site and bright at the next left 4.6 % of 76.4 % after two epochs."""
-    monkeypatch.setattr(soundness, "LONG", 3)
     grid = FakeGrid(careful(**ONE_HOP))
-    asked = spoilt(grid, 1, WAYS["collapsed"][0])
+    fits_badly = {**COLLAPSED, "received_dice": 0.04}
+    asked = spoilt(grid, 1, lambda reply, weights: (reply.model_copy(update=fits_badly), weights))
     assert go(grid, tmp_path).parked == {}
     assert set(map(tuple, asked.values())) == {(False,)}
 
 
-@given(before=st.floats(0, 1), after=st.floats(0, 1), share=st.floats(0, 0.99))
-def test_only_sound_weights_can_collapse_and_only_to_less_than_they_had(
-    before: float, after: float, share: float
+def reply_of(dice: float, before: float, losses: tuple[float, float]) -> FineTuneReply:
+    return FineTuneReply(
+        study="a" * 64,
+        key="b" * 64,
+        state="done",
+        epoch=2,
+        losses=(0.5, 0.5),
+        learning_rates=(1e-3, 1e-3),
+        dices=(0.0, dice),
+        kept_epoch=2,
+        received_dice=before,
+        received_loss=losses[0],
+        kept_loss=losses[1],
+    )
+
+
+@given(
+    before=st.floats(0, 1),
+    after=st.floats(0, 1),
+    share=st.floats(0, 0.99),
+    losses=st.tuples(st.floats(0, 9), st.floats(0, 9)),
+)
+def test_only_sound_weights_can_collapse_to_less_than_they_had_and_with_a_loss_that_rose(
+    before: float, after: float, share: float, losses: tuple[float, float]
 ) -> None:
     try:
-        check_not_collapsed(after, before, share)
+        check_not_collapsed(reply_of(after, before, losses), share)
     except Unsound:
-        assert before >= 0.5 and after < before and share > 0
-    check_not_collapsed(after, None, share)
-    check_not_collapsed(after, before, 0.0)
+        assert before >= 0.5 and after < share * before and losses[1] >= losses[0]
+    else:
+        assert before < 0.5 or after >= share * before or losses[1] < losses[0]
+    check_not_collapsed(reply_of(after, before, losses), 0.0)
