@@ -15,7 +15,7 @@ import pytest
 import SimpleITK as sitk
 
 from client.site import load_site
-from common.study import study_toml
+from common.study import Study, load_study, study_toml
 from deploy.phantom import write_hospitals
 from deploy.three_hospitals import PATIENTS
 from tests.federation import wait_for
@@ -79,10 +79,10 @@ pytestmark = [
 class Compose:
     """The project under a name of its own, with a study and a result folder of the test's."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, of: Study) -> None:
         self.folder, self.out = folder, folder / "out"
         study = folder / "study.toml"
-        study.write_text(study_toml(STUDY), encoding="utf-8")
+        study.write_text(study_toml(of), encoding="utf-8")
         study.chmod(0o644)
         self.environment = os.environ | {
             "COMPOSE_PROJECT_NAME": PROJECT,
@@ -128,20 +128,27 @@ class Compose:
         self.done("down", "-v", "--remove-orphans")
 
 
-@pytest.fixture(scope="module")
-def embedded(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], set[str]]:
+@pytest.fixture
+def study(request: pytest.FixtureRequest) -> Study:
+    """`STUDY`, unless a test is about another."""
+    given: Study = getattr(request, "param", STUDY)
+    return given
+
+
+@pytest.fixture
+def embedded(study: Study, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], set[str]]:
     """What the study gives with all hospitals on one machine: its results, and the names of its weights."""
     folder = tmp_path_factory.mktemp("embedded")
     sites = {name: write_hospitals(folder / name, patients={name: count})[name] for name, count in PATIENTS.items()}
     for path in sites.values():
         path.write_text(path.read_text(encoding="utf-8") + 'device = "cpu"\n', encoding="utf-8")
-    results, _ = run_on_grid(STUDY, sites, folder / "out")
+    results, _ = run_on_grid(study, sites, folder / "out")
     return json.loads(json.dumps(results)), {path.name for path in (folder / "out" / "weights").iterdir()}
 
 
 @pytest.fixture
-def compose(tmp_path: Path) -> Iterator[Compose]:
-    made = Compose(tmp_path)
+def compose(study: Study, tmp_path: Path) -> Iterator[Compose]:
+    made = Compose(tmp_path, study)
     made.down()
     made.done("build", "--quiet", seconds=1800)
     yield made
@@ -161,6 +168,13 @@ def assert_equal(compose: Compose, embedded: tuple[dict[str, Any], set[str]]) ->
     assert {path.name for path in (compose.out / "weights").iterdir()} == embedded[1]
 
 
+def without_bfloat16() -> Study:
+    """The study that `docker compose up` runs, as a machine without bfloat16 runs it."""
+    apart = load_study(REPO / "deploy" / "studies" / "apart.toml")
+    return apart.model_copy(update={"training": apart.training.model_copy(update={"precision": "float32"})})
+
+
+@pytest.mark.parametrize("study", [without_bfloat16()], ids=["apart"], indirect=True)
 def test_up_ends_with_the_table_of_the_embedded_run_and_down_leaves_nothing(
     compose: Compose, embedded: tuple[dict[str, Any], set[str]]
 ) -> None:
