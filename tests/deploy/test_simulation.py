@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -305,6 +306,9 @@ def test_a_disk_that_fills_up_loses_nothing(whose: str, sites: dict[str, Path], 
         assert done.returncode == 1 and "Traceback" not in done.stderr
         (line,) = done.stderr.splitlines()
         assert "make room" in line and (whose == "a site's" or str(out) in line), line
+        if whose == "a site's":
+            again = shlex.join(["relay", *command(study, sites, out)[3:]])
+            assert "(Routes: B → A; Target alone at B)" in line and f"run `{again}` to go on" in line
         kept = stages(out)
         make_room(place)
         done = simulate(study, sites, out)
