@@ -21,7 +21,7 @@ help:
 	@echo "make clean     remove .venv, caches, relay-demo/ and relay-apart/"
 
 demo: .venv/ready
-	$(BIN)/relay demo
+	RELAY_CALLED_AS="make demo" $(BIN)/relay demo
 
 test: .venv/ready-dev
 	$(BIN)/ruff check .

@@ -20,7 +20,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from pydantic import TypeAdapter
 
-from client import own_scores
+from client import own_scores, progress
 from client.approval import answer_once, approved, hold_to, hold_to_census, hold_to_limits
 from client.batches import chosen_slices, statistics
 from client.cohort import Cohort, gather
@@ -90,7 +90,8 @@ def describe(message: Message, context: Context) -> Message:
     order, _ = from_record(message.content, Describe)
     study = approved(site, order.study)
     cores = min(filter(None, (int(os.environ.get("RELAY_CORES", "0")), site.cores)), default=None)
-    prepared = prepare(site, study.preprocessing, seconds=study.training.leg_minutes * 60, cores=cores)
+    seconds = study.training.leg_minutes * 60
+    prepared = prepare(site, study.preprocessing, seconds=seconds, progress=progress.notify, cores=cores)
     if prepared.done < prepared.total:
         return _answer(
             message,
@@ -317,6 +318,7 @@ def _train(
             resume=resume,
         ):
             approved(site, study.digest)  # a site that has left trains no further epoch
+            progress.notify(trained.epoch, node.schedule.epochs, trained.dices[-1])
             now = time.monotonic()
             if trained.epoch == node.schedule.epochs:
                 break

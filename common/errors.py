@@ -1,5 +1,8 @@
 """What a user may be told: one sentence that says what, where, and what to do."""
 
+GO_ON = "start again to go on"
+"""How a sentence says that the same command goes on. The command line puts the command itself in its place."""
+
 
 class RelayError(Exception):
     """Something a user can put right. Its text is shown as it is, without a traceback, with exit code 1."""

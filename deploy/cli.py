@@ -8,13 +8,14 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from common.errors import RelayError, Unfinished
+from common.errors import GO_ON, RelayError, Unfinished
 from deploy import predict, receive
 from deploy.cli_federation import FEDERATION
 from deploy.cli_site import HOSPITAL
@@ -95,6 +96,9 @@ DEMO_PATIENTS = {"A": 8, "B": 8, "C": 6}
 
 STOPPED = "Stopped; every stage that was finished is kept, and the same command goes on from there."
 
+CALLED_AS = "RELAY_CALLED_AS"
+"""Environment variable: what a person typed for this command to be run, where that was another command."""
+
 
 class Parser(argparse.ArgumentParser):
     """argparse, but a wrong call gets one sentence and not the whole usage."""
@@ -126,7 +130,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if getattr(chosen, "debug", False):
             raise
-        _end(sentence_of(error), 1)
+        _end(sentence_of(error).replace(GO_ON, f"run `{_called(words)}` to go on"), 1)
+
+
+def _called(words: Sequence[str]) -> str:
+    """The command line that a person repeats to have the same done again."""
+    return os.environ.get(CALLED_AS) or shlex.join(["relay", *words])
 
 
 def _be_written_to() -> None:

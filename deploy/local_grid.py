@@ -3,13 +3,14 @@
 As Flower does, each message is handled in a fresh process, which holds the site's own settings and nothing
 of another site; a site handles one message at a time. The processes come from a fork server that has
 imported torch and the client's app and run nothing, so that one is there in milliseconds. CUDA cannot be
-forked, and wants a spawned process.
+forked, and wants a spawned process. In a rehearsal a worker also says how far it is, epoch by epoch.
 
 Private names of Flower are touched here, and at a hospital in `site/launcher.py` and `site/superexec.py`.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import multiprocessing
 import os
@@ -19,7 +20,9 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from multiprocessing import forkserver, reduction, util
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, SpawnContext
@@ -34,7 +37,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from client.rehearsal import REHEARSING
+from client.rehearsal import REHEARSING, rehearsing
 from common.errors import DiskFull
 from common.messages import DIED, Refusal, refusal_error
 from common.weights import mapped
@@ -42,6 +45,11 @@ from common.weights import mapped
 RUN_ID = 1
 LONGEST = 70
 """Letters of the folder that a socket's own folder is made in: the path of a socket may have a hundred."""
+PROGRESS = b"\0"
+"""What a worker's note on its progress begins with, and none of Flower's messages: protobuf has no field 0."""
+
+Progress = tuple[int, int, float | None]
+"""What is done, of how many, and the last epoch's validation Dice; see `client.progress`."""
 
 
 def enter_run(node_id: int) -> None:
@@ -99,6 +107,8 @@ class LocalGrid(Grid):
         self._places = threading.Semaphore(at_once)
         self._queues: dict[int, queue.Queue[Message | None]] = {node: queue.Queue() for node in self._nodes}
         self._replies: dict[str, Message] = {}
+        self._progress: dict[str, list[Progress]] = defaultdict(list)
+        """By message, what its worker has said of its progress and nobody has asked for yet."""
         self._arrived = threading.Condition()
         self._alive: dict[int, BaseProcess] = {}
         self._closed = False
@@ -161,10 +171,14 @@ class LocalGrid(Grid):
         with self._arrived:
             return [self._replies.pop(key) for key in message_ids if key in self._replies]
 
-    def wait_for(self, message_id: str, seconds: float) -> None:
-        """Until the answer to a message is there, for so long at most; Flower's own grids can only be asked."""
+    def wait_for(self, message_id: str, seconds: float) -> list[Progress]:
+        """Until the answer to a message, or news of it, is there; for so long at most. Returns the news, oldest first.
+
+        Flower's own grids can only be asked for an answer.
+        """
         with self._arrived:
-            self._arrived.wait_for(lambda: message_id in self._replies, seconds)
+            self._arrived.wait_for(lambda: message_id in self._replies or message_id in self._progress, seconds)
+            return self._progress.pop(message_id, [])
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         waiting = set(self.push_messages(messages))
@@ -219,7 +233,7 @@ class LocalGrid(Grid):
             theirs.close()
             self._alive[node] = process
             _send(ours, message)
-            reply = _receive(ours)
+            reply = _receive(ours, partial(self._note_progress, message.metadata.message_id))
         except DiskFull as error:
             self._no_room = str(error)
             reply = Message(Error(DIED, "the order was not sent"), reply_to=message)
@@ -232,6 +246,11 @@ class LocalGrid(Grid):
             self._alive.pop(node, None)
         return reply
 
+    def _note_progress(self, message_id: str, progress: Progress) -> None:
+        with self._arrived:
+            self._progress[message_id].append(progress)
+            self._arrived.notify_all()
+
 
 def _work(wire: Connection, node: int, settings: Mapping[str, str]) -> None:
     """In the worker: one message."""
@@ -240,8 +259,11 @@ def _work(wire: Connection, node: int, settings: Mapping[str, str]) -> None:
     threading.Thread(target=_end_with_the_coordinator, daemon=True).start()
     enter_run(node)
     os.environ.update(settings)
+    from client import progress
     from client.app import app
 
+    if rehearsing():
+        progress.subscribe(partial(_send_progress, wire))
     try:
         message = _receive(wire)
     except EOFError:  # the coordinator could not send it, and says why itself
@@ -296,9 +318,17 @@ def _no_room(error: OSError) -> DiskFull:
     )
 
 
-def _receive(wire: Connection) -> Message:
-    """What `_send` sent."""
-    message = message_from_proto(ProtoMessage.FromString(wire.recv_bytes()))
+def _send_progress(wire: Connection, done: int, of: int, dice: float | None) -> None:
+    """The grid's thread reads all the time, so that this does not wait."""
+    wire.send_bytes(PROGRESS + json.dumps([done, of, dice]).encode())
+
+
+def _receive(wire: Connection, note_progress: Callable[[Progress], None] = lambda _: None) -> Message:
+    """What `_send` sent, after what `_send_progress` did."""
+    while (frame := wire.recv_bytes()).startswith(PROGRESS):
+        done, of, dice = json.loads(frame[len(PROGRESS) :])
+        note_progress((done, of, dice))
+    message = message_from_proto(ProtoMessage.FromString(frame))
     for array in _arrays(message):
         with os.fdopen(reduction.recv_handle(wire), "rb") as file:
             array.data = mapped(file)  # type: ignore[assignment]  # Flower takes any buffer

@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
 
-from common.errors import RelayError
+from common.errors import GO_ON, RelayError
 from common.files import write_atomically
 from common.study import Study, load_study
 from common.telephone import spoken
@@ -81,7 +81,7 @@ def run(path: Path, coordinator: Coordinator, out: Path, *, patience: float, tel
         if deaths == DEATHS:
             raise RelayError(
                 f"The coordinator's program died {DEATHS} times without finishing a stage; its logs lie in"
-                f" {coordinator.superexec}. What is finished is kept in {out}; start again to go on."
+                f" {coordinator.superexec}. What is finished is kept in {out}; {GO_ON}."
             )
         tell("The coordinator's program died; the study is submitted again and goes on from what is finished.")
         time.sleep(min(60.0, 2.0**deaths))

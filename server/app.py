@@ -11,7 +11,7 @@ import logging
 import platform
 import shutil
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -21,7 +21,7 @@ from typing import Any
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from common.errors import RelayError, Unfinished
+from common.errors import GO_ON, RelayError, Unfinished
 from common.files import write_atomically
 from common.graph import Average, FineTune, Node
 from common.model import declared_bytes
@@ -34,6 +34,7 @@ from server.lane import Lane, Traffic
 from server.ledger import Ledger, StageRecord
 from server.progress import recording
 from server.report.page import write_report
+from server.report.wording import group_name, listed
 from server.results import results_of, write_json
 from server.roster import find_sites
 from server.scheduler import Run, census_of
@@ -42,6 +43,8 @@ from server.start import source_digest, start_of, start_weights
 app = ServerApp()
 log = logging.getLogger("relay.coordinator")
 LOG = "study.log"
+SHOWN = 3
+"""So many routes or targets of a method the closing sentence names, and counts the rest."""
 
 
 @app.main()
@@ -233,19 +236,40 @@ def _missing(runs: Sequence[Run], results: dict[str, Any], deliveries: Deliverie
     cut = [row for row in results["rows"] if row["absent"]]
     if parked := len(results["parked"]):
         told = "; ".join(sorted(reasons))
-        yield f"{parked} of {parked + len(results['rows'])} rows could not be finished – {told}."
+        which = _which(results["parked"])
+        yield f"{parked} of {parked + len(results['rows'])} rows could not be finished ({which}) – {told}."
     elif reasons:
         yield f"What is measured beside the rows could not be finished – {'; '.join(sorted(reasons))}."
     if cut:
-        names = sorted({site for row in cut for site in row["absent"]})
-        yield f"{len(cut)} rows were made without {' and '.join(names)}, as the study has it, and are marked."
+        names = listed(sorted({site for row in cut for site in row["absent"]}))
+        which = _which(cut)
+        yield f"{len(cut)} rows ({which}) were made without {names}, as the study has it, and are marked."
     if deliveries.failed:
         told = "; ".join(f"site {site}: {reason}" for site, reason in sorted(deliveries.failed.items()))
         yield f"Not every site has its weights – {told}."
     if gone := sorted({reason for run in runs for reason in run.not_made_again.values()}):
         yield f"Weights that are gone from {folder} could not be made again – {'; '.join(gone)}."
     if deliveries.failed or gone or any(run.parked for run in runs):
-        yield f"What is finished is kept in {folder}; start again to go on."
+        yield f"What is finished is kept in {folder}; {GO_ON}."
+
+
+def _which(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Name the methods of rows of results.json, folds and repeats together: "Routes: B → C → A; FedAvg at A and B"."""
+    methods: dict[str, list[str]] = {}
+    for row in rows:
+        places = methods.setdefault(row["method"], [])
+        place = row["label"] if row["method"] == "sequential" else row["target"]
+        if place not in places:
+            places.append(place)
+    return "; ".join(
+        f"{group_name(method)}{':' if method == 'sequential' else ' at'} {_few(places)}"
+        for method, places in methods.items()
+    )
+
+
+def _few(names: Sequence[str]) -> str:
+    more = len(names) - SHOWN
+    return listed(names if more < 1 else [*names[:SHOWN], f"{more} more"])
 
 
 def _start(study: Study, ledger: Ledger, beside: Path) -> StageRecord:

@@ -41,16 +41,8 @@ def describe_all(
     before = kept or {}
 
     def ask(site: str) -> None:
-        def tell(description: Description) -> None:
-            observe(
-                Event(
-                    "preparing",
-                    site,
-                    "patients prepared",
-                    epoch=description.prepared,
-                    epochs=description.patients_found,
-                )
-            )
+        def tell(prepared: int, found: int) -> None:
+            observe(Event("preparing", site, "patients prepared", epoch=prepared, epochs=found))
 
         try:
             if site in before and not lanes[site].is_there():

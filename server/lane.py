@@ -7,7 +7,7 @@ import math
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -86,6 +86,8 @@ the coordinator holds few copies, however many sites there are."""
 
 Reply = TypeVar("Reply", bound=WireMessage)
 GetFile = Callable[[], File]
+Hear = Callable[[int, int, float | None], None]
+"""Is told how far an order is: what is done and of how many, epochs or patients, and the last epoch's Dice, 0 to 1."""
 
 
 LEFT = frozenset((Refusal.UNKNOWN_STUDY, Refusal.LEFT))
@@ -139,7 +141,8 @@ class Lane:
         self.held = ""
         self._has_a_hand = False
 
-        self._rest: Callable[[str, float], object] = getattr(grid, "wait_for", lambda _, seconds: time.sleep(seconds))
+        self._rest: Callable[[str, float], Iterable[tuple[int, int, float | None]]] = getattr(grid, "wait_for", _sleep)
+        """Waits for the answer to an order, for so many seconds at most; gives what the grid knows of its progress."""
 
     def put_down(self) -> None:
         """The weights that came last are kept, or not wanted: another lane may take some."""
@@ -147,11 +150,20 @@ class Lane:
             self._has_a_hand = False
             HANDS.release()
 
-    def describe(self, study: Study, observe: Callable[[Description], None]) -> Description:
-        """What the site has for a study; asks again until all its patients are prepared."""
+    def describe(self, study: Study, observe: Callable[[int, int], None]) -> Description:
+        """What the site has for a study; asks again until all its patients are prepared.
+
+        Args:
+            observe: is called with patients prepared and patients in all.
+        """
+
+        def hear(done: int, of: int, _: float | None) -> None:
+            if done < of:  # that all are ready is told once, with the answer
+                observe(done, of)
+
         while True:
-            description, _ = self._ask(Describe(study=study.digest), None, DESCRIBE, Description, "describe")
-            observe(description)
+            description, _ = self._ask(Describe(study=study.digest), None, DESCRIBE, Description, "describe", hear)
+            observe(description.prepared, description.patients_found)
             if description.complete:
                 if description.stage_version != STAGE_VERSION:
                     raise Parked("another version of this program is installed there; install the same on both ends")
@@ -162,9 +174,13 @@ class Lane:
                 return description
 
     def fine_tune(
-        self, order: FineTuneOrder, weights: GetFile, observe: Callable[[FineTuneReply], None]
+        self, order: FineTuneOrder, weights: GetFile, observe: Callable[[int, float | None], None]
     ) -> tuple[FineTuneReply, Weights]:
         """Leg after leg until the stage is done. Who has kept the weights calls `put_down`.
+
+        Args:
+            observe: is called with epochs trained and the last one's validation Dice, 0 to 1: at the end of every
+                leg, and of every epoch where the grid can tell it.
 
         Raises:
             TrainingFailed: the training diverged.
@@ -175,7 +191,9 @@ class Lane:
         send = None if order.weights == self.held else weights
         epoch = idle = 0
         while True:
-            reply, arrived = self._ask(order, send, FINE_TUNE, FineTuneReply, order.key)
+            reply, arrived = self._ask(
+                order, send, FINE_TUNE, FineTuneReply, order.key, lambda done, _, dice: observe(done, dice)
+            )
             if reply.key != order.key:
                 raise Parked("it answered another stage than it was asked for")
             if reply.state == "needs-weights":
@@ -184,7 +202,7 @@ class Lane:
                 send = weights
                 continue
             send = None
-            observe(reply)
+            observe(reply.epoch, reply.dices[-1] if reply.dices else None)
             # A checkpoint that was lost may cost a leg; a site that never gets on would cost for ever.
             idle = idle + 1 if reply.epoch <= epoch else 0
             epoch = reply.epoch
@@ -235,13 +253,19 @@ class Lane:
         return keys
 
     def _ask(
-        self, message: WireMessage, weights: GetFile | None, type_: str, kind: type[Reply], group: str
+        self,
+        message: WireMessage,
+        weights: GetFile | None,
+        type_: str,
+        kind: type[Reply],
+        group: str,
+        hear: Hear = lambda *_: None,
     ) -> tuple[Reply, Weights | None]:
         reason = ""
         for attempt in range(TRIES):
             time.sleep(attempt)
             self.traffic.attempts[self.site] += 1
-            reply = self._send(message, weights, type_, group)
+            reply = self._send(message, weights, type_, group, hear)
             if not reply.has_error():
                 try:
                     answer, arrived = from_record(reply.content, kind)
@@ -262,13 +286,13 @@ class Lane:
                 break
         raise Refused(reason)
 
-    def _send(self, message: WireMessage, weights: GetFile | None, type_: str, group: str) -> Message:
+    def _send(self, message: WireMessage, weights: GetFile | None, type_: str, group: str, hear: Hear) -> Message:
         """An order out, its answer back. What is lost on the way is sent again; the site answers a stage once."""
         for loss in range(LOSSES):
             # Flower takes a message for a node that is away, and returns it as an error at once.
             session = self._wait_for_site()
             order = self._push_with(weights, message, type_, group)
-            reply = self._await(order, session, message.study) if order else None
+            reply = self._await(order, session, message.study, hear) if order else None
             if reply is not None and not _lost(reply):
                 return reply
             log.warning("Site %s: an order or its answer was lost on the way; it is sent again.", self.site)
@@ -306,7 +330,7 @@ class Lane:
                 HANDS.release()
         return reply
 
-    def _await(self, order: str, session: str, study: str) -> Message | None:
+    def _await(self, order: str, session: str, study: str, hear: Hear) -> Message | None:
         """The answer to an order, however long it takes; None once it is known that none will come.
 
         Flower tells nobody of an order that a site held when it was restarted, or whose answer it could not send.
@@ -320,6 +344,7 @@ class Lane:
         ask = began + quiet
         while True:
             if (reply := self._pull(order)) is not None:
+                self._listen(order, 0.0, hear)  # what came just before
                 return reply
             now = time.monotonic()
             if question and (answer := self._pull(question)) is not None:
@@ -335,7 +360,11 @@ class Lane:
                     question = self._push(to_record(Describe(study=study)), DESCRIBE, "question")
             # Never more than a tenth of a second and a twentieth of the waiting is added by looking too late, and
             # nothing where the grid can say when an answer has come, as the embedded one can.
-            self._rest(order, min(2.0, 0.1 + (now - began) / 20))
+            self._listen(order, min(2.0, 0.1 + (now - began) / 20), hear)
+
+    def _listen(self, order: str, seconds: float, hear: Hear) -> None:
+        for news in self._rest(order, seconds):
+            hear(*news)
 
     def _session(self) -> str | None:
         """What tells one presence of the site from the next; None while it is away."""
@@ -370,6 +399,12 @@ class Lane:
         if pause:
             log.warning("Site %s is there again.", self.site)
         return session
+
+
+def _sleep(_: str, seconds: float) -> tuple[()]:
+    if seconds:
+        time.sleep(seconds)
+    return ()
 
 
 def _lost(reply: Message) -> bool:

@@ -128,6 +128,8 @@ class Recorder:
     def observe(self, event: Event) -> None:
         """Take in an event."""
         with self._lock:
+            if self._over.is_set():
+                return  # a site may go on preparing when the study cannot begin
             now = self._progress
             changes: dict[str, object] = {"variant": event.variant, "variants": event.variants}
             if event.variant != now.variant:

@@ -26,7 +26,6 @@ from common.messages import (
     Description,
     EvaluateOrder,
     FineTuneOrder,
-    FineTuneReply,
 )
 from common.plan import Census, Plan, grown, plan
 from common.study import Study
@@ -467,9 +466,9 @@ class Run:
         order = FineTuneOrder(**self._order(node), anew=anew)
         self._work.tell("running", node)
 
-        def observe(reply: FineTuneReply) -> None:
-            self._work.count(node, reply.epoch / node.schedule.epochs, own=True)
-            self._work.tell("running", node, reply.epoch, reply.dices[-1] if reply.dices else None)
+        def observe(epoch: int, dice: float | None) -> None:
+            self._work.count(node, epoch / node.schedule.epochs, own=True)
+            self._work.tell("running", node, epoch, dice)
 
         reply, weights = self.lanes[node.site].fine_tune(order, lambda: self.ledger.file(order.weights), observe)
         if reply.epoch != node.schedule.epochs:

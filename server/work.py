@@ -44,10 +44,15 @@ class Work:
             self._all -= self.of.get(node, 0.0) * (1 - self._share.get(node, 0.0))
 
     def count(self, node: FineTune | Evaluate, share: float, *, own: bool) -> None:
-        """A share of a stage is done. Args: own: by this run, which tells from it how fast it is."""
+        """A share of a stage is done. Args: own: by this run, which tells from it how fast it is.
+
+        What a stage has to do once more, since its process died or its weights were refused, is not counted twice:
+        the work that is left never grows.
+        """
         with self._counting:
-            further = (share - self._share.get(node, 0.0)) * self.of[node]
-            self._share[node] = share
+            before = self._share.get(node, 0.0)
+            self._share[node] = max(share, before)
+            further = (self._share[node] - before) * self.of[node]
             self._done += further
             self._own += further * own
 

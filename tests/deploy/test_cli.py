@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -238,6 +239,48 @@ def test_a_site_too_small_for_its_folds_is_told_before_anything_starts(
     sentence = refused("simulate", study, *given(sites), cwd=tmp_path)
     assert "Site A has 4 usable patients" in sentence and "need 6" in sentence
     assert not (tmp_path / "mine-results").exists()
+
+
+UNFINISHED = """
+import sys
+import deploy.simulation
+import deploy.study_run
+from common.errors import GO_ON, RelayError, Unfinished
+from deploy.cli import main
+def some_is_missing(*_, **__):
+    raise Unfinished(f"3 of 8 rows could not be finished. What is finished is kept in out; {GO_ON}.")
+def all_failed(*_, **__):
+    raise RelayError(f"All failed; {GO_ON}.")
+deploy.simulation.simulate, deploy.study_run.run = some_is_missing, all_failed
+main(sys.argv[1:])
+"""
+
+
+def ends_with(*words: str | Path, **environment: str) -> str:
+    """What a command says whose study ends unfinished."""
+    done = subprocess.run(
+        [sys.executable, "-c", UNFINISHED, *map(str, words)],
+        env={name: value for name, value in os.environ.items() if name != "RELAY_CALLED_AS"} | environment,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 1 and done.stdout == ""
+    return done.stderr
+
+
+def test_a_study_that_is_unfinished_ends_with_the_command_that_goes_on(
+    study: Path, sites: dict[str, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "my results"
+    called = ["simulate", str(study), *given(sites), "--out", str(out), "--json"]
+    kept = "3 of 8 rows could not be finished. What is finished is kept in out; run"
+    assert ends_with(*called) == f"{kept} `relay {shlex.join(called)}` to go on.\n"
+    assert f"--out '{out}'" in shlex.join(called), "as a shell takes it"
+    assert ends_with("study", "run", study) == f"All failed; run `relay study run {study}` to go on.\n"
+    above = "docker compose up --exit-code-from study"
+    assert ends_with(*called, RELAY_CALLED_AS=above) == f"{kept} `{above}` to go on.\n"
 
 
 def test_debug_shows_where_an_error_arose(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import errno
 import logging
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -127,6 +128,28 @@ def test_an_answer_is_waited_for_until_it_is_there_and_no_longer(grid: LocalGrid
     began = time.monotonic()
     grid.wait_for(order, 0.1)  # it was taken, and comes no second time
     assert 0.1 <= time.monotonic() - began < 30.0
+
+
+def news_of(grid: LocalGrid, message: Message) -> list[local_grid.Progress]:
+    """What is heard of an order until its answer is there."""
+    (order,) = grid.push_messages([message])
+    news: list[local_grid.Progress] = []
+    while True:
+        news += grid.wait_for(order, 60.0)
+        if replies := list(grid.pull_messages([order])):
+            assert not replies[0].has_error()
+            return news + grid.wait_for(order, 0.0)
+
+
+def test_a_worker_says_how_far_it_is_in_a_rehearsal_and_nothing_in_earnest(tmp_path: Path) -> None:
+    found = write_hospitals(tmp_path, {"A": 3}, slices=3)
+    approve_everywhere(found, STUDY)
+    with LocalGrid(found, at_once=1) as grid:
+        assert news_of(grid, describe(grid, 1)) == []
+        shutil.rmtree(tmp_path / "A" / "private" / "cache")
+        with rehearsal():
+            approve_everywhere(found, STUDY)
+            assert news_of(grid, describe(grid, 1)) == [(done, 3, None) for done in range(4)]
 
 
 def test_every_site_answers_with_its_own_settings(grid: LocalGrid, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -19,6 +20,8 @@ import pytest
 from client.approval import approvals, approve, leave
 from client.site import load_site
 from common.study import load_study
+from deploy import live
+from deploy.simulation import simulate as in_this_process
 from deploy.site.audit import audit
 from deploy.site.forget import forget
 from tests.hospitals import patient, write_hospitals, write_pair, write_site
@@ -218,6 +221,23 @@ def test_a_site_may_stop_at_a_bad_patient(sites: dict[str, Path], tmp_path: Path
     assert "Site B stops at a bad patient" in line and "patient Zeros" in line and "has no mask" in line
 
 
+def test_every_epoch_of_a_long_leg_is_shown_when_it_ends_and_every_patient_when_it_is_prepared(
+    sites: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(live, "LOG_EVERY", 0.0)
+    study = load_study(study_file(tmp_path, epochs="3"))
+    assert study.training.leg_minutes == 10, "a stage is one leg"
+    in_this_process(study, sites, tmp_path / "out", beside=tmp_path, at_once=1)
+    lines = capsys.readouterr().out.splitlines()
+    trained = [line for line in lines if "validation Dice" in line]
+    for way in ("A: A", "B: B", "A: B → A"):
+        for epoch in (1, 2, 3):
+            assert any(f"{way} (fold 1), epoch {epoch} of 3, validation Dice " in line for line in trained), lines
+    for site in sites:
+        prepared = [int(done) for done in re.findall(rf"{site}: (\d) of 4 patients prepared", "\n".join(lines))]
+        assert prepared == [0, 1, 2, 3, 4]
+
+
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are counted by /proc, which is Linux's")
 @pytest.mark.parametrize("way", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_a_run_that_is_stopped_leaves_no_worker_and_the_next_goes_on(
@@ -286,6 +306,9 @@ def test_a_disk_that_fills_up_loses_nothing(whose: str, sites: dict[str, Path], 
         assert done.returncode == 1 and "Traceback" not in done.stderr
         (line,) = done.stderr.splitlines()
         assert "make room" in line and (whose == "a site's" or str(out) in line), line
+        if whose == "a site's":
+            again = shlex.join(["relay", *command(study, sites, out)[3:]])
+            assert "(Routes: B → A; Target alone at B)" in line and f"run `{again}` to go on" in line
         kept = stages(out)
         make_room(place)
         done = simulate(study, sites, out)

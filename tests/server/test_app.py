@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 import server.app
-from common.errors import RelayError
-from common.messages import FineTuneOrder
+from common.errors import GO_ON, RelayError, Unfinished
+from common.messages import FineTuneOrder, Refusal, WireMessage, refusal_error
 from server.app import run_study
-from tests.server.fake_sites import START, FakeGrid, quick, study_of
+from tests.server.fake_sites import START, Answer, FakeGrid, quick, study_of
 
 __all__ = ["quick"]
 
@@ -80,3 +80,40 @@ def test_what_was_sent_is_noted_after_every_stage_unless_that_takes_long(
     trained = len(grid.orders(FineTuneOrder))
     assert trained == 6
     assert len(before_the_end) == 1 if seconds else len(before_the_end) >= trained
+
+
+FEDAVG = ({"rounds": 2, "local_epochs": 1},)
+ROUTES = (("B", "C", "A"), ("B", "A"))
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("methods", "counted", "which"),
+    [
+        (
+            {"baseline": True, "sequential": {"routes": ROUTES}, "federated": FEDAVG},
+            "16 of 22",
+            "Routes: B → C → A; FedAvg at A, B and C; FedAvg, then the target at A, B and C; Target alone at C",
+        ),
+        (
+            {"sequential": {"routes": "all"}},
+            "20 of 24",
+            "Routes: C → A, B → C → A, C → B → A and 7 more",
+        ),
+        ({"sequential": {"routes": "greedy"}}, "6 of 6", "Growing routes at A, B and C"),
+    ],
+)
+def test_the_closing_sentence_names_the_methods_whose_rows_are_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, methods: dict[str, Any], counted: str, which: str
+) -> None:
+    def refuse(site: str, order: WireMessage, answer: Answer) -> Answer:
+        broken = site == "C" and isinstance(order, FineTuneOrder)
+        return refusal_error(Refusal.DATA_CHANGED) if broken else answer
+
+    monkeypatch.setattr(server.app, "start_weights", lambda *_: START)
+    grid = FakeGrid(study_of(**methods), refuse)
+    with pytest.raises(Unfinished) as unfinished:
+        run_study(grid, grid.study, tmp_path / "out", beside=tmp_path)
+    sentence = str(unfinished.value)
+    assert sentence.startswith(f"{counted} rows could not be finished ({which}) – site C: the site's data "), sentence
+    assert sentence.endswith(f" What is finished is kept in {tmp_path / 'out'}; {GO_ON}.")

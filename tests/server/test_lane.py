@@ -107,7 +107,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def describe(grid: Engine, **keys: Any) -> Description:
-    return Lane(grid, "A", 1, Traffic(), **keys).describe(grid.study, lambda _: None)
+    return Lane(grid, "A", 1, Traffic(), **keys).describe(grid.study, lambda *_: None)
 
 
 def test_an_order_that_is_answered_costs_one_message(clock: Clock) -> None:
@@ -119,9 +119,10 @@ def test_an_order_that_is_answered_costs_one_message(clock: Clock) -> None:
 class Telling(Engine):
     """An engine that can say when an answer has come, as the embedded grid can."""
 
-    def wait_for(self, message_id: str, seconds: float) -> None:
+    def wait_for(self, message_id: str, seconds: float) -> list[tuple[int, int, float | None]]:
         ready, _ = self._answers.get(message_id, (float("inf"), None))
         self.clock.now = max(self.clock.now, min(ready, self.clock.now + seconds))
+        return []
 
 
 @pytest.mark.parametrize(("kind", "late"), [(Engine, True), (Telling, False)])
@@ -132,6 +133,21 @@ def test_the_end_of_work_is_seen_at_once_where_the_grid_can_tell_it(
     describe(kind(clock, seconds))
     assert (clock.now > began + seconds) == late
     assert clock.now <= began + 1.05 * seconds + 0.1, "never more than a twentieth too late"
+
+
+def test_what_the_grid_knows_of_an_order_on_its_way_is_passed_on(clock: Clock) -> None:
+    """That all patients are ready is told once, with the answer, which has 9 of them."""
+    known = [[(0, 9, None)], [(4, 9, None)], [(8, 9, None), (9, 9, None)]]
+
+    class Knowing(Telling):
+        def wait_for(self, message_id: str, seconds: float) -> list[tuple[int, int, float | None]]:
+            super().wait_for(message_id, seconds)
+            return known.pop(0)
+
+    heard: list[tuple[int, int]] = []
+    grid = Knowing(clock, 0.15)
+    Lane(grid, "A", 1, Traffic()).describe(grid.study, lambda *news: heard.append(news))
+    assert heard == [(0, 9), (4, 9), (8, 9), (9, 9)]
 
 
 def test_nothing_is_pushed_to_a_site_that_is_away_until_it_is_back(clock: Clock) -> None:

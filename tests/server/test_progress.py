@@ -66,6 +66,13 @@ def test_a_finished_stage_is_counted_and_listed_latest_first(recorder: Recorder,
     assert [(site.what, site.finished) for site in found.sites] == [("waiting", 1), ("waiting", 0), ("waiting", 1)]
 
 
+def test_a_study_that_has_ended_is_left_as_it_is(recorder: Recorder, tmp_path: Path) -> None:
+    recorder.close("The study cannot begin.")
+    ended = read(tmp_path)
+    recorder.observe(Event("preparing", "A", "patients prepared", epoch=3, epochs=30))
+    assert read(tmp_path) == ended
+
+
 def test_time_left_is_told_once_it_can_be_known(recorder: Recorder, tmp_path: Path) -> None:
     recorder.observe(trains("C", 1, work_left=0.99, rate=0.001))
     assert read(tmp_path).seconds_left is None
