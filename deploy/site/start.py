@@ -21,7 +21,7 @@ from deploy.flower import QUIET
 from deploy.processes import Program, Supervisor, a_free_port, until_stopped
 from deploy.site.keys import Admission, admission
 from deploy.site.launcher import REPLACED, RUNTIME, flower_module
-from deploy.site.tunnel import Contact, Tunnel, inward_context, outward_context
+from deploy.site.tunnel import Contact, Trouble, Tunnel, inward_context, outward_context
 
 SUPERNODE, SUPEREXEC = "supernode", "superexec"
 SILENT = 150.0
@@ -33,6 +33,8 @@ PATIENCE = 5.0
 """Seconds for which a trouble has to last before it is spoken of: one poll that fails is none."""
 REPEAT = 600.0
 """Seconds after which a trouble that lasts is spoken of again."""
+AT_FIRST = 60.0
+"""Seconds for which a trouble that mostly ends by itself is put in other words."""
 
 
 def start(path: Path, *, health: str = "") -> None:
@@ -85,24 +87,29 @@ class Words:
     def __init__(self, gateway: str) -> None:
         self._gateway = gateway
         self._connected = False
-        self._trouble, self._since, self._said = "", 0.0, 0.0
+        self._trouble: Trouble | None = None
+        self._since, self._changed = 0.0, 0.0
+        self._said, self._said_at = "", 0.0
 
     def about(self, contact: Contact, now: float) -> list[str]:
         """Sentences to say at `now` (`time.monotonic()`)."""
-        if not contact.trouble:
-            self._trouble = ""
+        before, self._trouble = self._trouble, contact.trouble
+        if self._trouble is None:
             if contact.heard and not self._connected:
                 self._connected = True
                 return [f"Connected to {self._gateway}; waiting for the coordinator's orders."]
             return []
-        if not self._trouble:
-            self._since, self._said = now, 0.0
-        changed, self._trouble = contact.trouble != self._trouble, contact.trouble
-        if now - self._since < PATIENCE or not (changed or not self._said or now - self._said > REPEAT):
+        if before is None:
+            self._since, self._said = now, ""
+        if before != self._trouble:
+            self._changed = now
+        waiting = self._trouble.at_first and now - self._changed < AT_FIRST
+        sentence = self._trouble.at_first if waiting else f"{self._trouble.lasting} Trying again."
+        if now - self._since < PATIENCE or (sentence == self._said and now - self._said_at <= REPEAT):
             return []
-        self._connected, self._said = False, now
+        self._connected, self._said, self._said_at = False, sentence, now
         lasting = f" This has lasted for {_span(now - self._since)}." if now - self._since > REPEAT else ""
-        return [f"{contact.trouble} Trying again.{lasting}"]
+        return [f"{sentence}{lasting}"]
 
 
 def _span(seconds: float) -> str:
