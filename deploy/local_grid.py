@@ -5,7 +5,8 @@ of another site; a site handles one message at a time. The processes come from a
 imported torch and the client's app and run nothing, so that one is there in milliseconds. CUDA cannot be
 forked, and wants a spawned process. In a rehearsal a worker also says how far it is, epoch by epoch.
 
-Private names of Flower are touched here, and at a hospital in `site/launcher.py` and `site/superexec.py`.
+Private names of Flower are touched here, and at a hospital in `site/launcher.py`, `site/superexec.py` and
+`site/claim.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Keeps programs running: starts them, starts them again with growing pauses, ends them with itself."""
+"""Keeps programs running: starts them, starts them again with growing pauses, ends them and theirs with itself."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -21,7 +22,9 @@ SETTLED = 120.0
 """Seconds after which a program that runs has not failed to start: the next pause is short again."""
 END_WITHIN = 15.0
 LARGEST_LOG = 20_000_000
-LOOK_EVERY = 0.5
+LEFT_FOR = 3.0
+"""Seconds after the end of a program in which the processes that it started end by themselves."""
+LINUX = sys.platform == "linux"
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Supervisor:
         self._tell = tell
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._since: dict[str, float] = {}
+        self._left: dict[int, float] = {}
         self._pause = dict.fromkeys((program.name for program in programs), FIRST_PAUSE)
         self._next = dict.fromkeys((program.name for program in programs), 0.0)
         self.starts = dict.fromkeys((program.name for program in programs), 0)
@@ -52,10 +56,14 @@ class Supervisor:
     def tend(self) -> None:
         """Start what is due; note what ended."""
         now = time.monotonic()
+        for group in [group for group, ended in self._left.items() if now - ended > LEFT_FOR]:
+            del self._left[group]
+            _signal_group(group, signal.SIGKILL)
         for program in self._programs:
             name, process = program.name, self._running.get(program.name)
             if process is not None and process.poll() is not None:
                 del self._running[name]
+                self._left[process.pid] = now
                 self._wait_before(name, now)
                 log = f" Its log: {program.log}" if program.log else ""
                 self._tell(
@@ -75,9 +83,12 @@ class Supervisor:
             _end([process])
 
     def end(self) -> None:
-        """End all, the last started first."""
+        """End all, the last started first, and whatever they started."""
         _end([self._running[p.name] for p in reversed(self._programs) if p.name in self._running])
         self._running.clear()
+        for group in self._left:
+            _signal_group(group, signal.SIGKILL)
+        self._left.clear()
 
     def _start(self, program: Program) -> None:
         self.starts[program.name] += 1
@@ -92,7 +103,7 @@ class Supervisor:
                     stdout=out,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,  # Ctrl-C reaches this process alone, which then ends the others
-                    preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+                    preexec_fn=partial(end_with_parent, signal.SIGTERM, os.getpid()) if LINUX else None,
                 )
             except OSError as error:
                 self._wait_before(program.name, time.monotonic())
@@ -138,11 +149,31 @@ def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+    until = time.monotonic() + LEFT_FOR
+    for process in processes:
+        while _signal_group(process.pid, 0) and time.monotonic() < until:
+            time.sleep(0.05)
+        _signal_group(process.pid, signal.SIGKILL)
 
 
-def _end_with_parent() -> None:
-    """In the child: be ended if the supervisor is killed, which could not end it itself."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+def _signal_group(group: int, kind: int) -> bool:
+    """Send a signal, 0 for none, to what a program started and what that started; return whether there is anything."""
+    try:
+        os.killpg(group, kind)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
+
+
+def end_with_parent(how: signal.Signals, parent: int | None = None) -> None:
+    """In a child, on Linux: get a signal when the thread that started it ends, as when its process is killed.
+
+    Args:
+        parent: the parent's process id, where it may have ended already.
+    """
+    ctypes.CDLL(None).prctl(1, how)
+    if parent is not None and os.getppid() != parent:
+        os._exit(1)
 
 
 @contextmanager

@@ -15,6 +15,8 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import queue
+import signal
 import sys
 import threading
 import time
@@ -27,6 +29,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from common.errors import RelayError
+from deploy.processes import LINUX, end_with_parent
 
 if TYPE_CHECKING:
     from flwr.app import Context, Message
@@ -34,8 +37,12 @@ if TYPE_CHECKING:
 FLOWER = "1.41."
 """The tests attack the launcher with this series of Flower; another one is not trusted unseen."""
 
-GRACE = 10.0
-"""Seconds in which Flower may end the process itself."""
+SLOW = 20.0
+"""Seconds from which on the imports are worth a word; a machine of today needs 3."""
+SAY_EVERY = 600.0
+"""Seconds for which it is not said again."""
+SLOW_NOTE = "RELAY_SLOW_NOTE"
+"""The environment's name of the file in which `relay site start` looks for that word."""
 
 RUNTIME = "flwr.supernode.runtime.run_clientapp"
 REPLACED = ("install_from_fab", "get_project_dir", "get_load_client_app_fn")
@@ -45,22 +52,23 @@ def main() -> None:
     """Import what an answer needs, wait for a line of JSON on standard input (see `Task`), and answer that message.
 
     The line is no argument: everybody on the machine sees a process's arguments, and who holds the token may speak
-    in its place. Without a line, as when the SuperExec has ended, there is nothing to do.
+    in its place. Standard input ends with the SuperExec, and this process with it.
     """
+    lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=listen, args=(standard_input(), lines), daemon=True).start()
+    if LINUX:
+        end_with_parent(signal.SIGKILL)  # also while an import holds all threads up
+    began = time.monotonic()
     runtime = confined(flower_module(RUNTIME, (*REPLACED, "run_clientapp")))
     with suppress(Exception):  # `installed_app` says what is wrong, when there is somebody to say it to
         importlib.import_module("client.imports")
-    if not (line := sys.stdin.readline()):
-        return
-    task = Task(**json.loads(line))
-    if task.parent_pid is not None:
-        threading.Thread(target=end_with, args=(task.parent_pid,), daemon=True).start()
+    say_if_slow(time.monotonic() - began)
+    task = Task(**json.loads(lines.get()))
     runtime.run_clientapp(
         runtime_api_address=task.runtime_api_address,
         token=task.token,
         insecure=True,  # the SuperNode and this process talk on the loopback interface of one machine
         certificates=None,
-        parent_pid=task.parent_pid,
         runtime_dependency_install=False,
     )
 
@@ -71,21 +79,46 @@ class Task:
 
     runtime_api_address: str
     token: str
-    parent_pid: int | None
 
 
-def end_with(parent: int, *, grace: float = GRACE) -> None:
-    """End this process some seconds after its parent is gone; never returns.
+def standard_input() -> int:
+    """Take standard input for this process alone: what it starts, and reads to the end, would wait for the parent's."""
+    taken = os.dup(0)
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    return taken
 
-    Flower looks at the parent as well, and raises SIGINT in here; but its way out of that may wait for ever, and the
-    process with it, weights and images in its memory.
+
+def listen(source: int, lines: queue.SimpleQueue[bytes]) -> None:
+    """Hand on what comes, line by line, and end this process when `source` ends.
+
+    Not through `sys.stdin`: Python cannot end in order while a thread waits within it.
     """
-    with suppress(ProcessLookupError):
-        while True:
-            os.kill(parent, 0)
-            time.sleep(1.0)
-    time.sleep(grace)
+    part = b""
+    while data := os.read(source, 1 << 16):
+        *whole, part = (part + data).split(b"\n")
+        for line in whole:
+            lines.put(line)
     os._exit(1)
+
+
+def say_if_slow(seconds: float) -> None:
+    """Say what the imports took, in the SuperExec's log and for `relay site start`, where that is unusually long."""
+    if seconds < SLOW:
+        return
+    note = Path(os.environ.get(SLOW_NOTE, os.devnull))
+    with suppress(OSError):
+        if note.is_file() and abs(time.time() - note.stat().st_mtime) < SAY_EVERY:
+            return
+    load = f"{os.getloadavg()[0]:.0f}" if hasattr(os, "getloadavg") else "unknown"
+    sentence = (
+        f"This machine is slow: a process took {seconds:.0f} s to import what an answer needs, and 3 s are usual"
+        f" (load {load} on {os.cpu_count()} processors). No order is lost, and answers take longer; end other programs,"
+        " or give this machine more memory and processors."
+    )
+    print(sentence, file=sys.stderr, flush=True)
+    with suppress(OSError):
+        note.write_text(sentence, encoding="utf-8")
 
 
 def flower_module(name: str, wanted: Sequence[str]) -> ModuleType:

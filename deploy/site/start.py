@@ -11,6 +11,7 @@ import secrets
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from client.in_use import in_use
@@ -20,10 +21,12 @@ from deploy.certificates import make_ca, make_server, new_key, pem, pem_of_key, 
 from deploy.flower import QUIET
 from deploy.processes import Program, Supervisor, a_free_port, until_stopped
 from deploy.site.keys import Admission, admission
-from deploy.site.launcher import REPLACED, RUNTIME, flower_module
-from deploy.site.tunnel import Contact, Tunnel, inward_context, outward_context
+from deploy.site.launcher import REPLACED, RUNTIME, SLOW_NOTE, flower_module
+from deploy.site.tunnel import Contact, Trouble, Tunnel, inward_context, outward_context
 
 SUPERNODE, SUPEREXEC = "supernode", "superexec"
+SLOW = "slow"
+"""The file of `SLOW_NOTE`, beside the SuperNode's own."""
 SILENT = 150.0
 """Seconds without a word from the SuperNode, which asks every few and beats its heart every 24, after which it is
 taken for one whose process is up and whose connection is not."""
@@ -33,6 +36,8 @@ PATIENCE = 5.0
 """Seconds for which a trouble has to last before it is spoken of: one poll that fails is none."""
 REPEAT = 600.0
 """Seconds after which a trouble that lasts is spoken of again."""
+AT_FIRST = 60.0
+"""Seconds for which a trouble that mostly ends by itself is put in other words."""
 
 
 def start(path: Path, *, health: str = "") -> None:
@@ -57,7 +62,7 @@ def start(path: Path, *, health: str = "") -> None:
     with in_use(site), tempfile.TemporaryDirectory(prefix="relay-site-") as scratch, until_stopped() as over:
         tunnel = _tunnel(papers, Path(scratch))
         tunnel.start()
-        words = Words(gateway)
+        words, slow = Words(gateway), Note(Path(scratch) / SLOW)
 
         def tell(sentence: str) -> None:
             # What keeps the SuperNode from staying up has been said better already.
@@ -68,7 +73,7 @@ def start(path: Path, *, health: str = "") -> None:
         try:
             while not over.wait(0.5):
                 supervisor.tend()
-                for sentence in words.about(tunnel.contact, time.monotonic()):
+                for sentence in [*words.about(tunnel.contact, time.monotonic()), *slow.news()]:
                     _tell(sentence)
                 if min(supervisor.uptime(SUPERNODE), time.monotonic() - tunnel.contact.asked) > SILENT:
                     _tell("The SuperNode has fallen silent; it is started again.")
@@ -85,24 +90,45 @@ class Words:
     def __init__(self, gateway: str) -> None:
         self._gateway = gateway
         self._connected = False
-        self._trouble, self._since, self._said = "", 0.0, 0.0
+        self._trouble: Trouble | None = None
+        self._since, self._changed = 0.0, 0.0
+        self._said, self._said_at = "", 0.0
 
     def about(self, contact: Contact, now: float) -> list[str]:
         """Sentences to say at `now` (`time.monotonic()`)."""
-        if not contact.trouble:
-            self._trouble = ""
+        before, self._trouble = self._trouble, contact.trouble
+        if self._trouble is None:
             if contact.heard and not self._connected:
                 self._connected = True
                 return [f"Connected to {self._gateway}; waiting for the coordinator's orders."]
             return []
-        if not self._trouble:
-            self._since, self._said = now, 0.0
-        changed, self._trouble = contact.trouble != self._trouble, contact.trouble
-        if now - self._since < PATIENCE or not (changed or not self._said or now - self._said > REPEAT):
+        if before is None:
+            self._since, self._said = now, ""
+        if before != self._trouble:
+            self._changed = now
+        waiting = self._trouble.at_first and now - self._changed < AT_FIRST
+        sentence = self._trouble.at_first if waiting else f"{self._trouble.lasting} Trying again."
+        if now - self._since < PATIENCE or (sentence == self._said and now - self._said_at <= REPEAT):
             return []
-        self._connected, self._said = False, now
+        self._connected, self._said, self._said_at = False, sentence, now
         lasting = f" This has lasted for {_span(now - self._since)}." if now - self._since > REPEAT else ""
-        return [f"{contact.trouble} Trying again.{lasting}"]
+        return [f"{sentence}{lasting}"]
+
+
+class Note:
+    """What the site's processes write into a file to be said here."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._read = path, 0
+
+    def news(self) -> list[str]:
+        """What was written since it was last read."""
+        with suppress(FileNotFoundError):
+            written = self._path.stat().st_mtime_ns
+            if written != self._read and (sentence := self._path.read_text(encoding="utf-8")):
+                self._read = written
+                return [sentence]
+        return []
 
 
 def _span(seconds: float) -> str:
@@ -135,6 +161,7 @@ def _programs(site: SiteConfig, path: Path, papers: Admission, port: int, scratc
         "FLWR_HOME": str(scratch / "flower"),
         "RELAY_SITE": str(path.absolute()),
         "RELAY_SITE_LOG": str(site.folder / "site.log"),
+        SLOW_NOTE: str(scratch / SLOW),
         REHEARSING: "",
     }
     node = [sys.executable, "-I", "-m", "deploy.site.supernode", "--superlink", f"127.0.0.1:{port}"]

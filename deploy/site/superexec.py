@@ -5,7 +5,9 @@ starts `deploy.site.launcher`, with the very Python that runs this: the installe
 (A task that is refused instead comes back for ever, and the site, which handles one at a time, handles no other.)
 
 Every message is answered by a process of its own, so that nothing of one meets the next. What takes such a process
-longest is to import torch, and so one that has done so already waits while no other works.
+longest is to import torch, and so one that has done so already waits while no other works. However long that takes,
+a message has one process: its claim is kept alive here, from the moment at which it is given out until its process has
+ended, and a message that comes again all the same, or another one, finds the process before it ended.
 """
 
 from __future__ import annotations
@@ -13,76 +15,146 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
+import time
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
 from common.errors import RelayError
+from deploy.site.claim import LAPSE, Claim, check_flower
 from deploy.site.launcher import Task, flower_module
 
 EXECUTOR = "flwr.supercore.superexec.executor.subprocess_executor"
 LAUNCHER = (sys.executable, "-I", "-m", "deploy.site.launcher")
 """Isolated (-I), so that neither the working folder nor PYTHONPATH gives it code."""
 
+BEAT = 5.0
+"""Seconds between two heartbeats; a process that died gets none."""
+GRACE = 10.0
+"""Seconds in which a process that has answered ends by itself."""
+
 
 def main() -> None:
     """Takes the arguments of `flower-superexec`."""
     executor = flower_module(EXECUTOR, ("SubprocessExecutor", "LaunchResult"))
-    for name in ("launch", "reconcile"):
+    for name in ("launch", "reconcile", "close"):
         if not hasattr(executor.SubprocessExecutor, name):
             raise RelayError(f"Flower's SubprocessExecutor has no {name}; install the pinned versions.")
+    check_flower()
     result = executor.LaunchResult
     launchers = Launchers()
 
     def launch(self: object, spec: Any) -> Any:
         if spec.task_type != "flwr-clientapp":
-            print(f"Asked for a task of the kind {spec.task_type}; the installed app answers it.", file=sys.stderr)
-        launchers.give(Task(spec.runtime_api_address, spec.token, spec.parent_pid))
+            _say(f"Asked for a task of the kind {spec.task_type}; the installed app answers it.")
+        try:
+            launchers.give(spec.task_id, Task(spec.runtime_api_address, spec.token))
+        except OSError as error:
+            return result.failed(f"No process could be started ({error.strerror}).")  # it comes again in a minute
         return result.accepted()
 
     executor.SubprocessExecutor.launch = launch
     executor.SubprocessExecutor.reconcile = lambda _: launchers.tend()
+    executor.SubprocessExecutor.close = lambda _: launchers.end()
     from flwr.supercore.cli import flower_superexec
 
     flower_superexec()
 
 
+class Answering:
+    """A process that was given a message, whose claim is kept alive until the process has ended."""
+
+    def __init__(self, task_id: int, claim: Claim, process: subprocess.Popen[bytes]) -> None:
+        self.task_id, self.claim, self.process = task_id, claim, process
+        threading.Thread(target=self._keep, daemon=True).start()
+
+    @property
+    def over(self) -> bool:
+        return self.process.poll() is not None
+
+    def end(self, *, grace: float) -> None:
+        """Wait for the end of the process, and bring it about after `grace` seconds."""
+        try:
+            self.process.wait(grace)
+        except subprocess.TimeoutExpired:
+            _say("A process is ended: the SuperNode no longer waits for it to answer its message.")
+            self.process.kill()
+            self.process.wait()
+
+    def _keep(self) -> None:
+        held = time.monotonic()
+        while not self.over:
+            answer = self.claim.keep()
+            if answer:
+                held = time.monotonic()
+            elif answer is False or time.monotonic() - held > LAPSE:
+                self.end(grace=GRACE)
+            time.sleep(BEAT)
+
+
 class Launchers:
-    """The processes that answer messages, and the one that waits for the next."""
+    """The process that answers a message, and the one that waits for the next: there are never more."""
 
     def __init__(self) -> None:
-        self._waiting: subprocess.Popen[str] | None = None
-        self._answering: list[subprocess.Popen[str]] = []
+        self._waiting: subprocess.Popen[bytes] | None = None
+        self._last: Answering | None = None
 
-    def give(self, task: Task) -> None:
-        """A message to the process that waits, or to a fresh one where none does or it has died."""
+    def give(self, task_id: int, task: Task) -> None:
+        """A message to the process that waits, or to a fresh one where none does or it has died.
+
+        The SuperNode handles one message at a time. So the message before has been answered or its claim has lapsed,
+        and it may be this one.
+
+        Raises:
+            OSError: no process can be started.
+        """
+        claim = Claim(task)
+        claim.keep()
+        last = self._last
+        if last and last.task_id == task_id:
+            last.end(grace=0)
         taken, self._waiting = self._waiting or _started(), None
+        if last:
+            last.end(grace=GRACE)
+            if last.task_id != task_id and last.process.returncode:
+                last.claim.close()
         if not _told(taken, task):
             taken = _started()
             _told(taken, task)
-        self._answering.append(taken)
+        self._last = Answering(task_id, claim, taken)
 
     def tend(self) -> None:
         """Flower calls it every fraction of a second. Who waits takes memory, which who trains may need."""
-        self._answering = [process for process in self._answering if process.poll() is None]
-        if not self._answering and self._waiting is None:
+        if self._waiting is None and (self._last is None or self._last.over):
             with suppress(OSError):  # no room for it now, and no message that would need it
                 self._waiting = _started()
 
+    def end(self) -> None:
+        """End all at once: nobody is left to take an answer."""
+        for process in (self._waiting, self._last.process if self._last else None):
+            if process is not None:
+                process.kill()
+                with suppress(subprocess.TimeoutExpired):  # this may have interrupted another wait for it
+                    process.wait(GRACE)
 
-def _started() -> subprocess.Popen[str]:
-    return subprocess.Popen(LAUNCHER, stdin=subprocess.PIPE, encoding="utf-8")
+
+def _started() -> subprocess.Popen[bytes]:
+    return subprocess.Popen(LAUNCHER, stdin=subprocess.PIPE, bufsize=0)
 
 
-def _told(launcher: subprocess.Popen[str], task: Task) -> bool:
-    """Whether a launcher is there to be told."""
+def _told(launcher: subprocess.Popen[bytes], task: Task) -> bool:
+    """Whether a launcher is there to be told. Its standard input stays open: it ends with this process."""
     assert launcher.stdin is not None
     try:
-        with launcher.stdin as line:
-            line.write(json.dumps(asdict(task)) + "\n")
+        launcher.stdin.write(json.dumps(asdict(task)).encode() + b"\n")
     except BrokenPipeError:
         return False
     return launcher.poll() is None
+
+
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

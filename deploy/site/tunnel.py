@@ -22,6 +22,15 @@ CHUNK = 1 << 16
 SETTLE_WITHIN = 10.0
 
 
+@dataclass(frozen=True)
+class Trouble:
+    """What is wrong, in plain words."""
+
+    lasting: str
+    at_first: str = ""
+    """What to say instead in the first minute of a trouble that mostly ends by then."""
+
+
 @dataclass
 class Contact:
     """What the proxy has seen; times are `time.monotonic()`, 0 for never."""
@@ -30,8 +39,8 @@ class Contact:
     """The SuperNode last sent something."""
     heard: float = 0.0
     """The coordinator last answered the SuperNode as it should."""
-    trouble: str = ""
-    """What went wrong last, in plain words; empty once the coordinator has answered again."""
+    trouble: Trouble | None = None
+    """What went wrong last; None once the coordinator has answered again."""
 
 
 class Tunnel:
@@ -89,7 +98,7 @@ class Tunnel:
                 asyncio.open_connection(self.host, self.gateway_port, ssl=self._outward), CONNECT_WITHIN
             )
         except (OSError, ssl.SSLError, TimeoutError) as error:
-            self.contact.trouble = trouble_of(error, f"{self.host}:{self.gateway_port}")
+            self.contact.trouble = Trouble(trouble_of(error, f"{self.host}:{self.gateway_port}"))
             writer.close()
             return
         try:
@@ -111,7 +120,7 @@ class Tunnel:
                 target.write(data)
                 await target.drain()
         except (OSError, ssl.SSLError) as error:
-            self.contact.trouble = trouble_of(error, f"{self.host}:{self.gateway_port}")
+            self.contact.trouble = Trouble(trouble_of(error, f"{self.host}:{self.gateway_port}"))
 
     def _sent(self, _: bytes) -> None:
         self.contact.asked = time.monotonic()
@@ -122,7 +131,7 @@ class Tunnel:
             return
         status = data[9:12].decode("ascii", "replace")
         if status == "200":
-            self.contact.heard, self.contact.trouble = time.monotonic(), ""
+            self.contact.heard, self.contact.trouble = time.monotonic(), None
         else:
             self.contact.trouble = trouble_of_status(status, data, f"{self.host}:{self.gateway_port}")
 
@@ -150,25 +159,27 @@ def trouble_of(error: Exception, gateway: str) -> str:
     return f"The gateway {gateway} cannot be reached ({text})."
 
 
-def trouble_of_status(status: str, answer: bytes, gateway: str) -> str:
+def trouble_of_status(status: str, answer: bytes, gateway: str) -> Trouble:
     """What an answer other than 200 means."""
     if status == "400" and b"SSL certificate" in answer:
-        return (
+        return Trouble(
             f"The gateway {gateway} does not take this site's certificate: it has expired or was revoked;"
             " ask the coordinator."
         )
     if status in ("502", "503", "504"):
-        return f"The gateway {gateway} answers, but the coordinator's engine behind it does not."
+        return Trouble(f"The gateway {gateway} answers, but the coordinator's engine behind it does not.")
     if status == "401":
-        return (
+        return Trouble(
             "The coordinator does not know this site's key, or this machine's clock is wrong; ask the coordinator"
             " whether the site is still enrolled."
         )
     if status == "403":
-        return f"The gateway {gateway} lets this request not through."
-    return (
-        "The coordinator has not admitted this site: it is not enrolled there, or its last session has not ended"
-        f" yet, which takes a minute (HTTP {status})."
+        return Trouble(f"The gateway {gateway} rejected the request (HTTP 403).")
+    # A coordinator that was just started is told who is enrolled, and a site's session of before ends by itself.
+    return Trouble(
+        f"The coordinator does not admit this site (HTTP {status}): it is not enrolled there, or its last session has"
+        " not ended yet; ask the coordinator whether the site is enrolled.",
+        at_first=f"The gateway {gateway} answers; this site is waiting to be admitted by the coordinator.",
     )
 
 

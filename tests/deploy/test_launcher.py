@@ -14,7 +14,7 @@ import time
 import types
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
@@ -24,7 +24,7 @@ import client.app
 from common.errors import RelayError
 from common.messages import REFUSALS, Refusal
 from deploy.local_grid import enter_run
-from deploy.site import launcher, superexec, supernode
+from deploy.site import launcher, start, superexec, supernode
 from deploy.site.launcher import REPLACED, RUNTIME, Task, confined, flower_module, installed_app
 from tests.federation import wait_for
 from tests.hospitals import REPO, write_site
@@ -125,16 +125,41 @@ class FakeLauncher:
     """Stands for a process: what it was told, and whether it has ended."""
 
     def __init__(self) -> None:
-        self.stdin = io.StringIO()
-        self.stdin.close = lambda: None  # type: ignore[method-assign]
-        self.ended: int | None = None
+        self.stdin = io.BytesIO()
+        self.returncode: int | None = None
 
     def poll(self) -> int | None:
-        return self.ended
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> None:
+        if self.returncode is None:
+            assert timeout is not None, "it would be waited for without end"
+            raise subprocess.TimeoutExpired("launcher", timeout)
+
+    def kill(self) -> None:
+        self.returncode = -9
 
     @property
     def told(self) -> list[Any]:
         return [json.loads(line) for line in self.stdin.getvalue().splitlines()]
+
+
+class FakeClaim:
+    """The claims that were made, and what was done with them."""
+
+    made: ClassVar[list[FakeClaim]] = []
+    holds: bool | None = True
+
+    def __init__(self, task: Task) -> None:
+        self.token, self.kept, self.closed = task.token, 0, False
+        self.made.append(self)
+
+    def keep(self) -> bool | None:
+        self.kept += 1
+        return self.holds
+
+    def close(self) -> None:
+        self.closed = True
 
 
 @pytest.fixture
@@ -148,6 +173,9 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[FakeLauncher]:
         return made[-1]
 
     monkeypatch.setattr(superexec.subprocess, "Popen", start)
+    monkeypatch.setattr(superexec, "Claim", FakeClaim)
+    monkeypatch.setattr(superexec, "BEAT", 0.01)
+    monkeypatch.setattr(FakeClaim, "made", [])
     return made
 
 
@@ -158,46 +186,100 @@ def test_every_kind_of_task_goes_to_the_launcher_and_nothing_else(
     import flwr.supercore.cli
     from flwr.supercore.superexec.executor.subprocess_executor import SubprocessExecutor
 
-    for name in ("launch", "reconcile"):
+    for name in ("launch", "reconcile", "close"):
         monkeypatch.setattr(SubprocessExecutor, name, getattr(SubprocessExecutor, name))
     monkeypatch.setattr(flwr.supercore.cli, "flower_superexec", lambda: None)
     superexec.main()
     executor = SubprocessExecutor()
     spec = types.SimpleNamespace(
-        task_type=kind, insecure=True, runtime_api_address="127.0.0.1:9", token="t", parent_pid=7
+        task_type=kind, insecure=True, runtime_api_address="127.0.0.1:9", token="t", parent_pid=7, task_id=1
     )
     assert executor.launch(spec).status.name == "ACCEPTED"  # type: ignore[arg-type]
     executor.reconcile()
-    assert [launcher.told for launcher in started] == [
-        [{"runtime_api_address": "127.0.0.1:9", "token": "t", "parent_pid": 7}]
-    ]
+    assert [launcher.told for launcher in started] == [[{"runtime_api_address": "127.0.0.1:9", "token": "t"}]]
+    executor.close()
+    assert [launcher.returncode for launcher in started] == [-9]
 
 
 def test_one_launcher_waits_while_none_works_and_each_gets_one_message(started: list[FakeLauncher]) -> None:
     launchers = superexec.Launchers()
-    tasks = [Task("127.0.0.1:9", f"token {number}", 7) for number in range(4)]
+    tasks = [Task("127.0.0.1:9", f"token {number}") for number in range(4)]
     for _ in range(3):
         launchers.tend()
     assert len(started) == 1
-    launchers.give(tasks[0])
+    launchers.give(0, tasks[0])
     launchers.tend()
     assert len(started) == 1, "who trains may need the memory"
-    launchers.give(tasks[1])  # none waits
+    started[0].returncode = 0
+    launchers.give(1, tasks[1])  # none waits
     assert len(started) == 2
-    started[0].ended = 0
     launchers.tend()
     assert len(started) == 2
-    started[1].ended = 1
+    started[1].returncode = 1
     launchers.tend()
     assert len(started) == 3
-    started[2].ended = -9  # as where memory ran out
-    launchers.give(tasks[2])
+    started[2].returncode = -9  # as where memory ran out
+    launchers.give(2, tasks[2])
     assert len(started) == 4
-    started[3].ended = 0
+    started[3].returncode = 0
     launchers.tend()
-    launchers.give(tasks[3])
+    launchers.give(3, tasks[3])
     told = [[line["token"] for line in launcher.told] for launcher in started]
     assert [told[0], told[1], told[3], told[4]] == [[task.token] for task in tasks]
+
+
+def test_a_message_that_comes_again_finds_its_first_process_ended(started: list[FakeLauncher]) -> None:
+    launchers = superexec.Launchers()
+    for number in range(3):
+        launchers.give(7, Task("127.0.0.1:9", f"token {number}"))
+        assert [launcher.returncode for launcher in started] == [-9] * number + [None]
+    assert not any(claim.closed for claim in FakeClaim.made), "Flower has closed them"
+
+
+def test_another_message_waits_for_the_process_before_and_ends_it_at_last(
+    monkeypatch: pytest.MonkeyPatch, started: list[FakeLauncher]
+) -> None:
+    launchers = superexec.Launchers()
+    launchers.give(1, Task("127.0.0.1:9", "first"))
+    waited: list[float | None] = []
+
+    def wait(timeout: float | None = None) -> None:
+        if started[0].returncode is None:
+            assert not started[1].told
+            waited.append(timeout)
+            raise subprocess.TimeoutExpired("launcher", timeout or 0.0)
+
+    monkeypatch.setattr(started[0], "wait", wait)
+    launchers.give(2, Task("127.0.0.1:9", "second"))
+    assert waited == [superexec.GRACE]
+    assert [launcher.returncode for launcher in started] == [-9, None]
+    assert [line["token"] for line in started[1].told] == ["second"]
+    closed = {claim.token: claim.closed for claim in FakeClaim.made}
+    assert closed == {"first": True, "second": False}, "the lapse of the first would be an error for the second"
+
+
+def test_a_claim_is_kept_from_the_first_moment_to_the_end_of_the_process(started: list[FakeLauncher]) -> None:
+    launchers = superexec.Launchers()
+    launchers.give(1, Task("127.0.0.1:9", "t"))
+    (claim,) = FakeClaim.made
+    assert claim.kept >= 1
+    wait_for(lambda: claim.kept > 5, seconds=20)
+    started[0].returncode = -9
+    time.sleep(0.1)
+    kept = claim.kept
+    time.sleep(0.3)
+    assert claim.kept == kept
+
+
+@pytest.mark.parametrize("holds", [False, None])
+def test_a_process_whose_claim_is_lost_is_ended(
+    monkeypatch: pytest.MonkeyPatch, started: list[FakeLauncher], holds: bool | None
+) -> None:
+    """Refused, or for so long without an answer that the SuperNode has given the message up by itself."""
+    monkeypatch.setattr(FakeClaim, "holds", holds)
+    monkeypatch.setattr(superexec, "LAPSE", 0.2)
+    superexec.Launchers().give(1, Task("127.0.0.1:9", "t"))
+    wait_for(lambda: started[0].returncode == -9, seconds=20)
 
 
 def test_where_no_launcher_can_be_started_to_wait_the_next_message_gets_one_all_the_same(
@@ -210,7 +292,7 @@ def test_where_no_launcher_can_be_started_to_wait_the_next_message_gets_one_all_
     with monkeypatch.context() as patch:
         patch.setattr(superexec.subprocess, "Popen", full)
         launchers.tend()
-    launchers.give(Task("127.0.0.1:9", "t", 7))
+    launchers.give(1, Task("127.0.0.1:9", "t"))
     assert [line["token"] for line in started[0].told] == ["t"]
 
 
@@ -290,23 +372,74 @@ def test_the_hospitals_part_of_deploy_knows_nothing_of_the_coordinators() -> Non
     assert done.stdout.strip() == "[]", done.stderr
 
 
-def test_it_ends_with_its_parent_even_where_its_own_main_thread_waits_for_ever() -> None:
-    script = (
-        "import sys, threading\n"
-        "from deploy.site.launcher import end_with\n"
-        "threading.Thread(target=end_with, args=(int(sys.argv[1]),), kwargs={'grace': 0.1}, daemon=True).start()\n"
-        "print('waiting', flush=True)\n"
-        "threading.Event().wait()\n"
+def listening(before: str) -> str:
+    """A launcher's first steps, and then what holds its main thread up."""
+    return (
+        "import queue, threading\n"
+        "from deploy.site.launcher import listen, standard_input\n"
+        "lines = queue.SimpleQueue()\n"
+        "threading.Thread(target=listen, args=(standard_input(), lines), daemon=True).start()\n"
+        f"{before}\n"
     )
-    with (
-        subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as parent,
-        subprocess.Popen(
-            [sys.executable, "-c", script, str(parent.pid)], stdout=subprocess.PIPE, text=True
-        ) as launched,
-    ):
-        assert launched.stdout is not None and launched.stdout.readline() == "waiting\n"
+
+
+@pytest.mark.parametrize("line", [b"", b"told\n"])
+def test_it_ends_with_its_parent_even_where_its_own_main_thread_waits_for_ever(line: bytes) -> None:
+    code = listening("print('waiting', flush=True); threading.Event().wait()")
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as launched:
+        assert launched.stdin is not None and launched.stdout is not None
+        assert launched.stdout.readline() == b"waiting\n"
+        launched.stdin.write(line)
+        launched.stdin.flush()
         with pytest.raises(subprocess.TimeoutExpired):
-            launched.wait(1.5)
-        parent.kill()
-        parent.wait()
+            launched.wait(0.5)
+        launched.stdin.close()
         assert launched.wait(20) == 1
+
+
+def test_its_line_is_heard_whole_and_what_it_starts_hears_nothing() -> None:
+    code = listening(
+        "import subprocess, sys\n"
+        "print(lines.get().decode(), flush=True)\n"
+        "print(subprocess.run([sys.executable, '-c', 'import sys; print(len(sys.stdin.read()))']).returncode)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as launched:
+        assert launched.stdin is not None and launched.stdout is not None
+        launched.stdin.write(b'{"token":')
+        launched.stdin.flush()
+        time.sleep(0.2)
+        launched.stdin.write(b' "t"}\nmore\n')
+        launched.stdin.flush()
+        assert launched.stdout.read().split(b"\n") == [b'{"token": "t"}', b"0", b"0", b""]
+        assert launched.wait(20) == 0, "the thread that listens keeps no process from its own end"
+
+
+def test_a_slow_machine_is_said_with_what_was_measured_and_not_again_at_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    note = tmp_path / "slow"
+    monkeypatch.setenv(launcher.SLOW_NOTE, str(note))
+    said = start.Note(note)
+    launcher.say_if_slow(launcher.SLOW - 1)
+    assert not note.exists() and said.news() == []
+    launcher.say_if_slow(47.2)
+    log = capsys.readouterr().err
+    assert log.startswith("This machine is slow: a process took 47 s to import what an answer needs, and 3 s are usual")
+    assert said.news() == [log.strip()]
+    assert said.news() == []
+    launcher.say_if_slow(48.0)
+    assert capsys.readouterr().err == "" and said.news() == []
+    os.utime(note, (0, 0))  # long ago
+    launcher.say_if_slow(49.0)
+    assert "49 s" in capsys.readouterr().err and "49 s" in said.news()[0]
+
+
+def test_a_slow_machine_is_said_in_the_log_where_nobody_takes_notes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for place in (None, str(tmp_path / "gone" / "slow")):
+        monkeypatch.delenv(launcher.SLOW_NOTE, raising=False)
+        if place:
+            monkeypatch.setenv(launcher.SLOW_NOTE, place)
+        launcher.say_if_slow(47.2)
+        assert "took 47 s" in capsys.readouterr().err

@@ -75,13 +75,38 @@ def test_programs_end_when_their_supervisor_is_killed(tmp_path: Path) -> None:
     wait_for(lambda: pid_file.exists() and pid_file.read_text(), seconds=30)
     supervisor.send_signal(signal.SIGKILL)
     supervisor.wait()
+    wait_for(lambda: gone(pid_file), seconds=20)
 
-    def gone() -> bool:
-        try:
-            os.kill(int(pid_file.read_text()), 0)
-        except ProcessLookupError:
-            return True
+
+@pytest.mark.parametrize("ends", ["by itself", "with its supervisor"])
+def test_what_a_program_started_ends_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: str) -> None:
+    monkeypatch.setattr(processes, "LEFT_FOR", 0.3)
+    monkeypatch.setattr(processes, "FIRST_PAUSE", 60.0)
+    pid_file = tmp_path / "pid"
+    inner = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)"
+    code = (
+        "import pathlib, subprocess, sys, time\n"
+        f"child = subprocess.Popen([sys.executable, '-c', {inner!r}])\n"
+        f"pathlib.Path({str(pid_file)!r}).write_text(str(child.pid))\n"
+        + ("" if ends == "by itself" else "time.sleep(600)")
+    )
+    supervisor = Supervisor([program(code)], print)
+    supervisor._pause["it"] = 60.0
+    supervisor.tend()
+    wait_for(lambda: pid_file.exists() and pid_file.read_text(), seconds=30)
+    if ends == "by itself":
+        wait_for(lambda: supervisor.tend() or gone(pid_file), seconds=20)
+        supervisor.end()
+    else:
+        supervisor.end()
+        wait_for(lambda: gone(pid_file), seconds=5)
+
+
+def gone(pid_file: Path) -> bool:
+    pid = int(pid_file.read_text(encoding="utf-8"))
+    try:
+        os.kill(pid, 0)
         # Nobody may be there to take note of its end.
-        return "\nState:\tZ" in Path(f"/proc/{pid_file.read_text()}/status").read_text(encoding="utf-8")
-
-    wait_for(gone, seconds=20)
+        return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    except (ProcessLookupError, FileNotFoundError):
+        return True

@@ -18,7 +18,7 @@ import pytest
 from deploy.certificates import make_ca, make_client, make_server, new_key, pem, pem_of_key, write_private
 from deploy.processes import a_free_port
 from deploy.site.start import Words
-from deploy.site.tunnel import Contact, Tunnel, inward_context, outward_context
+from deploy.site.tunnel import Contact, Trouble, Tunnel, inward_context, outward_context, trouble_of_status
 
 
 @dataclass
@@ -138,7 +138,7 @@ def trouble(papers: Papers, through: Tunnel, path: str = "/200") -> str:
     while not through.contact.trouble and time.monotonic() < until:
         time.sleep(0.01)
     through.stop()
-    return through.contact.trouble
+    return through.contact.trouble.lasting if through.contact.trouble else ""
 
 
 def test_a_gateway_that_is_not_there_is_told(papers: Papers) -> None:
@@ -166,8 +166,8 @@ def test_a_gateway_of_another_authority_is_not_talked_to(papers: Papers, tmp_pat
     ("status", "said"),
     [
         (401, "does not know this site's key"),
-        (403, "lets this request not through"),
-        (412, "has not admitted"),
+        (403, "rejected the request (HTTP 403)."),
+        (412, "does not admit this site (HTTP 412)"),
         (503, "engine"),
     ],
 )
@@ -176,9 +176,9 @@ def test_what_the_coordinator_answers_is_told_until_it_answers_well(
 ) -> None:
     through = tunnel(papers, gateway.server_port)
     post(papers, through, f"/{status}", b"")
-    assert said in through.contact.trouble
+    assert through.contact.trouble and said in through.contact.trouble.lasting
     post(papers, through, "/200", b"")
-    assert through.contact.trouble == ""
+    assert through.contact.trouble is None
     through.stop()
 
 
@@ -191,15 +191,23 @@ def test_only_the_loopback_interface_can_reach_it(papers: Papers, gateway: Gatew
     through.stop()
 
 
+UNREACHABLE = Trouble("It cannot be reached.")
+
+
+def said_by(words: Words, contact: Contact, seconds: range) -> dict[int, str]:
+    """What is said, and when."""
+    return {now: sentence for now in seconds for sentence in words.about(contact, float(now))}
+
+
 def test_each_change_is_said_once_and_a_lasting_trouble_now_and_then() -> None:
     words, contact = Words("fl.example.org:443"), Contact()
     assert words.about(contact, 0) == []
-    contact.trouble = "It cannot be reached."
-    said = [sentence for now in range(4000) for sentence in words.about(contact, float(now))]
+    contact.trouble = UNREACHABLE
+    said = list(said_by(words, contact, range(4000)).values())
     assert said[0] == "It cannot be reached. Trying again."
     assert 5 <= len(said) <= 8
     assert said[-1].endswith("This has lasted for 60 minutes.")
-    contact.trouble, contact.heard = "", 4000.0
+    contact.trouble, contact.heard = None, 4000.0
     assert words.about(contact, 4001.0) == ["Connected to fl.example.org:443; waiting for the coordinator's orders."]
     assert words.about(contact, 4002.0) == []
 
@@ -207,7 +215,47 @@ def test_each_change_is_said_once_and_a_lasting_trouble_now_and_then() -> None:
 def test_a_single_poll_that_failed_is_not_spoken_of() -> None:
     words, contact = Words("x"), Contact(heard=1.0)
     assert words.about(contact, 1.0) == ["Connected to x; waiting for the coordinator's orders."]
-    contact.trouble = "It cannot be reached."
+    contact.trouble = UNREACHABLE
     assert words.about(contact, 2.0) == []
-    contact.trouble = ""
+    contact.trouble = None
     assert words.about(contact, 4.0) == []
+
+
+def test_a_site_is_waiting_to_be_admitted_for_a_minute_and_not_admitted_afterwards() -> None:
+    """Also where it waited longer before that for a gateway."""
+    words, contact = Words("x"), Contact(trouble=UNREACHABLE)
+    assert list(said_by(words, contact, range(300))) == [5]
+    contact.trouble = trouble_of_status("409", b"", "x")
+    said = said_by(words, contact, range(300, 420))
+    assert list(said) == [300, 360]
+    assert said[300] == "The gateway x answers; this site is waiting to be admitted by the coordinator."
+    assert said[360].startswith("The coordinator does not admit this site (HTTP 409): it is not enrolled there, or its")
+    contact.trouble, contact.heard = None, 420.0
+    assert list(said_by(words, contact, range(420, 500))) == [420]
+
+
+def test_a_site_that_is_admitted_within_a_minute_hears_of_nothing_else() -> None:
+    words, contact = Words("x"), Contact(trouble=trouble_of_status("409", b"", "x"))
+    said = said_by(words, contact, range(50))
+    contact.trouble, contact.heard = None, 50.0
+    said |= said_by(words, contact, range(50, 60))
+    assert list(said.values()) == [
+        "The gateway x answers; this site is waiting to be admitted by the coordinator.",
+        "Connected to x; waiting for the coordinator's orders.",
+    ]
+
+
+def test_a_coordinator_that_its_gateway_does_not_find_for_two_minutes_is_connected_again_by_itself(
+    papers: Papers, gateway: Gateway
+) -> None:
+    """The tunnel stays, each request is tried anew, and the site says what is wrong and when it is over."""
+    through, words = tunnel(papers, gateway.server_port), Words("x")
+    said: list[str] = []
+    for tens, status in enumerate([200, *[502] * 12, 200]):
+        assert post(papers, through, f"/{status}", b"")[0] == status
+        for now in range(10 * tens, 10 * tens + 10):
+            said += words.about(through.contact, float(now))
+    through.stop()
+    engine = f"The gateway localhost:{gateway.server_port} answers, but the coordinator's engine behind it does not."
+    connected = "Connected to x; waiting for the coordinator's orders."
+    assert said == [connected, f"{engine} Trying again.", connected]

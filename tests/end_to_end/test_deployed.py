@@ -89,7 +89,9 @@ def until_said(out: Path, text: str, federation: Federation) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["killed with all its processes", "told to end", "only its SuperNode killed"])
+@pytest.mark.parametrize(
+    "how", ["killed with all its processes", "told to end", "only its supernode killed", "only its superexec killed"]
+)
 def test_a_hospital_that_dies_in_a_stage_changes_nothing(
     bench: Bench, federation: Federation, tmp_path: Path, how: str
 ) -> None:
@@ -100,13 +102,10 @@ def test_a_hospital_that_dies_in_a_stage_changes_nothing(
     # Once its app is at work on the stage.
     wait_for(lambda: at_work(federation.pid("A")), seconds=60, told=federation.told)
     time.sleep(1.0)
-    if how == "only its SuperNode killed":
-        (node,) = (
-            pid
-            for pid in descendants(federation.pid("A"))
-            if b"deploy.site.supernode" in Path(f"/proc/{pid}/cmdline").read_bytes()
-        )
-        os.kill(node, signal.SIGKILL)
+    if how.startswith("only its "):
+        part = f"deploy.site.{how.split()[2]}".encode()
+        (one,) = (pid for pid in descendants(federation.pid("A")) if part in Path(f"/proc/{pid}/cmdline").read_bytes())
+        os.kill(one, signal.SIGKILL)
     else:
         federation.kill("A", signal.SIGKILL if "killed" in how else signal.SIGTERM)
         time.sleep(3.0)
