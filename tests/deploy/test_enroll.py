@@ -306,7 +306,7 @@ def test_bad_papers_are_one_sentence(
     def ended(code: int) -> None:
         raise SystemExit(code)
 
-    monkeypatch.setattr("deploy.cli.os._exit", ended)
+    monkeypatch.setattr("deploy.cli.program.os._exit", ended)
     with pytest.raises(SystemExit) as exit_:
         main([str(word) for word in words])
     assert exit_.value.code == 1
