@@ -1,4 +1,4 @@
-"""`python -m deploy.cli`, for a program that is not installed."""
+"""`python -m deploy.cli` is `relay`."""
 
 import sys
 
