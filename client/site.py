@@ -30,18 +30,22 @@ class SiteConfig(BaseModel):
     in their place and no data of its own.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
+    # The docstrings are what `relay site init` writes into a new site.toml.
     name: SiteName
+    """The hospital's name in studies: a letter, then letters, digits, - or _."""
     layout: str = layouts.AUTO
-    """How the files lie: one of `client.layouts.known()`, or "auto": it is recognised."""
+    """How the files lie: "auto", then it is recognised, or a layout's name."""
     images: Path = Path()
-    """The folder of the images."""
+    """The folder of the images; relay only reads it."""
     masks: Path | None = None
     """The folder of the label files, for a layout that keeps them apart from the images."""
     folder: Path = Path()
-    """Caches, checkpoints, logs and local pages. By default .relay-<name> beside the file."""
+    """Keys, caches, checkpoints, logs and local pages; closed to everybody else. By default .relay-<name> beside the
+    file."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """What the training runs on."""
     cores: int = Field(default=0, ge=0)
     """Processor cores for preprocessing; 0 takes all."""
     bad_patients: Literal["leave-out", "stop"] = "leave-out"

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from deploy.cli import parser
-from deploy.command import Command
+from deploy.cli.commands import Call
+from deploy.cli.program import invoke
 
 
 def relay_here(*words: str | Path) -> int:
     """Run a command; returns its exit code. What a user would be told as one sentence is raised as a RelayError."""
-    chosen = parser().parse_args([str(word) for word in words])
-    command: Command = chosen.command
-    return command.run(chosen)
+    return invoke(Call(tuple(map(str, words))))

@@ -32,28 +32,10 @@ from deploy.certificates import (
     write_public,
 )
 from deploy.papers import Kit, Request, read_paper, write_paper
+from deploy.site.template import site_template
 
 FOLDER = "keys"
 NODE_KEY, TLS_KEY, REQUEST, KIT = "node.key", "tls.key", "request.json", "kit.json"
-
-TEMPLATE = """\
-# This hospital's settings for relay. Nothing in this file is ever sent.
-# Paths are taken from the folder that the file lies in.
-
-name = "{name}"             # as the coordinator enrolled it
-
-# How the files lie: "nci-isbi", "i2cvb" or "nifti-pairs"; README.md shows each.
-layout = "nifti-pairs"
-images = "images"           # the folder of the images; relay only reads it
-# masks = "labels"          # the folder of the label files, for "nci-isbi" alone
-
-folder = "private"          # keys, caches, checkpoints, logs, local pages; closed to everybody else
-device = "auto"             # auto, cpu, cuda or mps
-cores = 0                   # cores for preprocessing; 0 takes all
-bad_patients = "leave-out"  # or "stop": what one unusable patient means
-patient_scores = false      # may scores of single patients, under random numbers, leave?
-minimum_patients = 1        # the smallest number of patients behind any number that leaves
-"""
 
 
 @dataclass(frozen=True)
@@ -84,7 +66,7 @@ def init(path: Path, *, name: str) -> tuple[SiteConfig, Request, Path]:
                 if name
                 else f"There is no site file {path}; give --name NAME, and one is written."
             )
-        write_public(path, TEMPLATE.format(name=name).encode())
+        write_public(path, site_template(name).encode())
     site = load_site(path)
     if name and site.name != name:
         raise RelayError(f'{path} is the file of a site named "{site.name}", not "{name}".')

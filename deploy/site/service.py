@@ -5,11 +5,16 @@ Both are printed and not installed; the paths in them are those of the machine t
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from pathlib import Path
 
 from client.site import SiteConfig, load_site
 from common.errors import RelayError
+
+PLAIN = re.compile(r"[\w/.,+@=:%-]+")
+"""A word of a systemd unit that means itself without quotes."""
 
 UNIT = """\
 # /etc/systemd/system/relay-site-{name}.service
@@ -53,7 +58,7 @@ name: relay-site-{lower}
 services:
   site:
     image: relay:{version}
-    command: [site, start, {site}, --health, "127.0.0.1:9097"]
+    command: [site, start, {site}, "--health", "127.0.0.1:9097"]
     # Whom the keys and caches belong to.
     user: "{uid}:{gid}"
     read_only: true
@@ -68,7 +73,7 @@ services:
       # Under the same paths as outside, so that site.toml means the same in both places.
 {volumes}
     healthcheck:
-      test: ["CMD", "python", "-m", "deploy.health", "127.0.0.1:9097"]
+      test: ["CMD", "python", "-I", "-m", "deploy.health", "127.0.0.1:9097"]
       interval: 30s
       timeout: 15s
       retries: 3
@@ -83,10 +88,11 @@ def unit(path: Path) -> str:
     return UNIT.format(
         name=site.name,
         user=site.private().owner(),
-        python=_plain(Path(sys.executable)),
-        site=_plain(file),
-        reads=" ".join(str(_plain(folder)) for folder in _data(site)),
-        folder=_plain(site.folder),
+        python=_unit_word(Path(sys.executable)),
+        # In arguments, systemd would take a dollar sign for a variable's.
+        site=_unit_word(file).replace("$", "$$"),
+        reads=" ".join(map(_unit_word, _data(site))),
+        folder=_unit_word(site.folder),
     )
 
 
@@ -96,15 +102,15 @@ def compose(path: Path) -> str:
 
     site, file = _loaded(path)
     owner = site.private().stat()
-    mounts = [f"{_plain(file)}:{file}:ro", f"{_plain(site.folder)}:{site.folder}"]
-    mounts += [f"{_plain(folder)}:{folder}:ro" for folder in _data(site)]
+    mounts = [_mount(file, read_only=True), _mount(site.folder, read_only=False)]
+    mounts += [_mount(folder, read_only=True) for folder in _data(site)]
     return COMPOSE.format(
         lower=site.name.lower(),
         version=version("prostate-relay"),
-        site=file,
+        site=_yaml_text(file),
         uid=owner.st_uid,
         gid=owner.st_gid,
-        volumes="\n".join(f'      - "{mount}"' for mount in mounts),
+        volumes="\n".join(f"      - {mount}" for mount in mounts),
     )
 
 
@@ -116,12 +122,33 @@ def _data(site: SiteConfig) -> list[Path]:
     return [site.images, *([site.masks] if site.masks else [])]
 
 
-def _plain(path: Path) -> Path:
-    """A path that means itself in a unit and in a compose file.
+def _unit_word(path: Path) -> str:
+    """A path as one word of a systemd unit: quoted where it has to be (systemd.syntax(7)), percent signs doubled."""
+    text = _printable(path).replace("%", "%%")
+    if PLAIN.fullmatch(text):
+        return text
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _mount(path: Path, *, read_only: bool) -> str:
+    text = _yaml_text(path)
+    return f"{{type: bind, source: {text}, target: {text}, read_only: {str(read_only).lower()}}}"
+
+
+def _yaml_text(path: Path) -> str:
+    """A path as YAML's quoted text; compose would take a dollar sign for a variable's."""
+    return json.dumps(_printable(path).replace("$", "$$"), ensure_ascii=False)
+
+
+def _printable(path: Path) -> str:
+    """A path's text.
 
     Raises:
-        RelayError: it has spaces, quotes or colons in it.
+        RelayError: it holds a line end or another character that neither file can hold.
     """
-    if not str(path).isascii() or any(sign in str(path) for sign in " \t\n\"'\\$%:#"):
-        raise RelayError(f"{path} cannot stand in such a file; use a path without spaces, quotes or colons.")
-    return path
+    if not str(path).isprintable():
+        raise RelayError(
+            f"{str(path)!r} cannot stand in such a file; use a path without line ends or control characters."
+        )
+    return str(path)

@@ -18,7 +18,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, load_ssh_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from client.site import load_site
+from client import layouts
+from client.site import SiteConfig, load_site
 from common.errors import RelayError
 from common.telephone import spoken
 from deploy import enroll
@@ -306,7 +307,7 @@ def test_bad_papers_are_one_sentence(
     def ended(code: int) -> None:
         raise SystemExit(code)
 
-    monkeypatch.setattr("deploy.cli.os._exit", ended)
+    monkeypatch.setattr("deploy.cli.program.os._exit", ended)
     with pytest.raises(SystemExit) as exit_:
         main([str(word) for word in words])
     assert exit_.value.code == 1
@@ -339,8 +340,15 @@ def test_an_init_that_was_cut_off_goes_on_where_it_was(site_file: Path) -> None:
     assert request.tls_key()
 
 
-def test_the_site_file_that_is_written_can_be_read_and_is_explained(site_file: Path) -> None:
+def test_the_site_file_that_is_written_holds_every_key_explained_and_as_it_is_by_default(site_file: Path) -> None:
     site, _, _ = keys.init(site_file, name="A")
     assert site == load_site(site_file)
+    changed = {"name": "A", "images": site_file.parent / "images", "folder": site_file.parent / "private"}
+    for key, field in SiteConfig.model_fields.items():
+        assert getattr(site, key) == changed.get(key, field.default), key
     text = site_file.read_text(encoding="utf-8")
-    assert text.count("#") > 10
+    written = dict(re.findall(r"((?:^# .+\n)+)^(?:# )?(\w+) = ", text, re.MULTILINE)).values()
+    assert set(written) == set(SiteConfig.model_fields) - {"members"}
+    for name, layout in layouts.known().items():
+        assert re.search(rf"^# +{name} +{re.escape(layout.looks_for)}$", text, re.MULTILINE)
+    assert "One of auto, cpu, cuda, mps." in text

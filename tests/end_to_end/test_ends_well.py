@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from common.study import Study, load_study
-from deploy.cli import DEMO_PATIENTS
+from deploy.cli.simulation import DEMO_PATIENTS
 from deploy.phantom import write_hospitals
 from deploy.simulation import simulate
 from deploy.three_hospitals import PATIENTS

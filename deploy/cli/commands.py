@@ -1,0 +1,231 @@
+"""What the commands of `relay` share: the table that says which file holds which, and how help is written.
+
+A file of this folder holds `app`, a `typer.Typer` made by `group` (`relay study …`) or by `top_level` (`relay demo`),
+and a function a command under `@command`. Its docstring is the command's help. The function imports what it needs
+when it is called, so that help and shell completion come at once.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import click
+import typer
+from typer.core import TyperCommand, TyperGroup, TyperOption
+from typer.main import get_command, get_group
+
+from deploy.cli.help_page import HELP
+
+PROGRAM = "relay"
+
+FILES = {
+    "demo": "simulation",
+    "simulate": "simulation",
+    "study": "study",
+    "enroll": "enroll",
+    "coordinator": "coordinator",
+    "site": "site",
+    "report": "results",
+    "predict": "predict",
+    "phantom": "phantom",
+}
+"""The first word of a command, and the file of this folder that holds it."""
+
+
+@dataclass
+class Call:
+    """How `relay` was called."""
+
+    words: tuple[str, ...] = ()
+    """What stood after `relay`."""
+    debug: bool = False
+    """A traceback is wanted."""
+
+    @property
+    def line(self) -> str:
+        """The call as it can be typed again: for a sentence that names the command that goes on."""
+        return shlex.join([PROGRAM, *self.words])
+
+
+def this_call() -> Call:
+    """The call that the running command answers."""
+    return click.get_current_context().ensure_object(Call)
+
+
+def group(name: str, about: str) -> typer.Typer:
+    """A group of commands, called `relay NAME COMMAND`."""
+    return typer.Typer(
+        name=name,
+        help=about,
+        cls=_Group,
+        add_completion=False,  # `relay` itself has it
+        rich_markup_mode=None,
+        suggest_commands=False,  # Click itself does
+    )
+
+
+def top_level() -> typer.Typer:
+    """Commands that belong to no group."""
+    return group("", "")
+
+
+def command(
+    app: typer.Typer, name: str, *, stopped: str = "Stopped."
+) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Register a function that returns an exit code as a command.
+
+    Args:
+        app: the group it belongs to.
+        name: the word by which it is called.
+        stopped: what a user is told after Ctrl-C: what it leaves behind.
+    """
+
+    def register(function: Callable[..., int]) -> Callable[..., int]:
+        @functools.wraps(function)
+        def stoppable(**values: Any) -> int:
+            try:
+                return function(**values)
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(stopped) from None
+
+        app.command(name, cls=_Command)(stoppable)
+        return function
+
+    return register
+
+
+@functools.cache
+def root() -> click.Group:
+    """The command `relay` itself."""
+    app = typer.Typer(
+        cls=_Root,
+        rich_markup_mode=None,
+        suggest_commands=False,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
+    )
+    app.callback()(_relay)
+    made = get_command(app)
+    assert isinstance(made, click.Group)
+    made.params.append(_debug())
+    return made
+
+
+def _relay(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=lambda wanted: _show_version(wanted))
+    ] = False,
+) -> None:
+    pass
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        import importlib.metadata
+
+        click.echo(f"{PROGRAM} {importlib.metadata.version('prostate-relay')}")
+        raise typer.Exit
+
+
+def _debug() -> click.Option:
+    def note(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+        if wanted:
+            context.ensure_object(Call).debug = True
+
+    about = "Show where in the program an error arose."
+    return TyperOption(
+        param_decls=["--debug"],
+        is_flag=True,
+        default=False,
+        expose_value=False,
+        is_eager=True,
+        callback=note,
+        help=about,
+    )
+
+
+class _Command(TyperCommand):
+    """A command that also takes --debug."""
+
+    def __init__(
+        self,
+        name: str | None,
+        *,
+        callback: Callable[..., Any],
+        params: list[click.Parameter] | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(name, callback=callback, params=[*(params or []), _debug()], **settings)
+        self.helps = _helps(callback)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        _write_parameters(self, ctx, formatter)
+
+
+class _Group(TyperGroup):
+    """Commands of one file."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        _write_parameters(self, ctx, formatter)
+        self.format_commands(ctx, formatter)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args and not ctx.resilient_parsing:
+            ctx.fail(f"The COMMAND is missing ({', '.join(self.list_commands(ctx))})")
+        return super().parse_args(ctx, args)
+
+
+class _Root(TyperGroup):
+    """All commands; a file is imported when a command in it is called, or asked for what it takes."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        # Click looks here for names that resemble a wrong one, and nowhere else: `get_command` is what loads them.
+        self.commands = dict.fromkeys(FILES, click.Command(None))
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(FILES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in FILES:
+            return None
+        found = get_group(importlib.import_module(f"{__package__}.{FILES[cmd_name]}").app)
+        return found if found.name == cmd_name else found.commands[cmd_name]
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write(HELP)
+
+
+def _helps(function: Callable[..., Any]) -> dict[str, str]:
+    """What a command's function says of its parameters. (Typer 0.20 loses an argument's under Click 8.5.)"""
+    found = {}
+    for name, parameter in inspect.signature(function, eval_str=True).parameters.items():
+        for declared in getattr(parameter.annotation, "__metadata__", ()):
+            found[name] = getattr(declared, "help", None) or ""
+    return found
+
+
+def _write_parameters(command: click.Command, context: click.Context, formatter: click.HelpFormatter) -> None:
+    """Arguments, then options under the headings that say what a user is doing.
+
+    Typer's own does this by rich, which takes longer to import than all else that help needs.
+    """
+    sections: dict[str, list[tuple[str, str]]] = {}
+    for parameter in command.get_params(context):
+        if isinstance(parameter, click.Option):
+            parameter.show_default = False  # it stands in the help's own words
+            heading = getattr(parameter, "rich_help_panel", None) or "Options"
+            record = click.Option.get_help_record(parameter, context)
+        else:
+            about = getattr(command, "helps", {}).get(parameter.name, "")
+            heading, record = "Arguments", (parameter.make_metavar(context), about)
+        if record is not None:
+            sections.setdefault(heading, []).append(record)
+    for heading in sorted(sections, key=lambda title: title == "Options"):
+        with formatter.section(heading):
+            formatter.write_dl(sections[heading])

@@ -1,0 +1,48 @@
+"""`relay coordinator …`: the programs that hospitals dial."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import click
+import typer
+
+from deploy.cli.commands import command, group
+from deploy.cli.options import COORDINATOR, DEFAULT_COORDINATOR, CoordinatorFolder
+
+app = group("coordinator", "Run the coordinator of hospitals that are really apart.")
+
+
+@command(app, "start")
+def start(
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--only",
+            metavar="PART",
+            click_type=click.Choice(["superlink", "superexec", "gateway"]),
+            help="superlink, superexec or gateway; once for each. Default: all three.",
+            rich_help_panel=COORDINATOR,
+        ),
+    ] = None,
+    health: Annotated[
+        str,
+        typer.Option(
+            "--health",
+            metavar="HOST:PORT",
+            help="Where the one part says over gRPC that it serves.",
+            rich_help_panel=COORDINATOR,
+        ),
+    ] = "",
+    folder: CoordinatorFolder = DEFAULT_COORDINATOR,
+) -> int:
+    """Run Flower's SuperLink and SuperExec and the gateway, until stopped.
+
+    What ends is started again.
+    """
+    from deploy.coordinator import PARTS
+    from deploy.coordinator import start as run
+    from deploy.coordinator_folder import Coordinator
+
+    run(Coordinator(folder), only or PARTS, health=health)
+    return 0

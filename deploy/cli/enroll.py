@@ -1,0 +1,164 @@
+"""`relay enroll …`: which hospitals the coordinator lets in."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deploy.cli.commands import command, group
+from deploy.cli.options import COORDINATOR, DEFAULT_COORDINATOR, AsJson, CoordinatorFolder, whole_number
+
+app = group("enroll", "Set the coordinator up, let hospitals in and shut them out.")
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The hospital's name in studies.")]
+
+
+@command(app, "coordinator")
+def set_up(
+    host: Annotated[
+        str,
+        typer.Option(
+            "--host",
+            metavar="NAME",
+            help="The name that hospitals dial, such as fl.example.org.",
+            rich_help_panel=COORDINATOR,
+        ),
+    ],
+    port: Annotated[
+        int,
+        typer.Option(
+            "--port",
+            metavar="P",
+            parser=whole_number(1),
+            help="The gateway's; default: 443.",
+            rich_help_panel=COORDINATOR,
+        ),
+    ] = 443,
+    superlink: Annotated[
+        str,
+        typer.Option(
+            "--superlink",
+            metavar="HOST:PORT",
+            help="Where the SuperLink listens, behind the gateway; default: 127.0.0.1:8000.",
+            rich_help_panel=COORDINATOR,
+        ),
+    ] = "127.0.0.1:8000",
+    folder: CoordinatorFolder = DEFAULT_COORDINATOR,
+) -> int:
+    """Make the coordinator's keys and settings.
+
+    It gets two authorities, its certificates, the gateway's settings and the secret of its SuperExec. Nothing that is
+    there is overwritten.
+    """
+    from deploy.coordinator_folder import Coordinator
+    from deploy.enroll import set_up as make
+
+    coordinator = Coordinator(folder)
+    settings = make(coordinator, host=host, port=port, superlink=superlink)
+    print(
+        f"The coordinator of {settings.host}:{settings.port} is set up in {coordinator.folder}.\n"
+        f"  {coordinator.ca}: the authorities' private keys. Keep a copy of this folder in a safe place.\n"
+        f"  {coordinator.gateway}: what nginx reads. Let the world reach port {settings.port}, and no other.\n"
+        f"  {coordinator.superlink}: what Flower's SuperLink reads, and its database.\n"
+        "Next: relay coordinator start, and relay enroll site for each hospital."
+    )
+    return 0
+
+
+@command(app, "site")
+def enroll_site(
+    name: Name,
+    request: Annotated[
+        Path, typer.Argument(metavar="REQUEST", parser=Path, help="The file that relay site init made there.")
+    ],
+    fingerprint: Annotated[
+        str,
+        typer.Option(
+            "--fingerprint",
+            metavar="DIGITS",
+            help="As the hospital reads it out over the telephone: signed only if they are the request's.",
+            rich_help_panel="Making sure",
+        ),
+    ] = "",
+    folder: CoordinatorFolder = DEFAULT_COORDINATOR,
+) -> int:
+    """Let a hospital in.
+
+    Its request is signed, the SuperLink gets to know it, and the kit that goes back to it is written.
+    """
+    from common.telephone import spoken
+    from deploy.coordinator_folder import Coordinator
+    from deploy.enroll import enroll, tell_superlink_if_up
+
+    coordinator = Coordinator(folder)
+    record, kit = enroll(coordinator, name, request, heard=fingerprint)
+    print(f"Site {record.site} is enrolled; its certificate is valid until {record.expires[:10]}.")
+    print(f"Fingerprint of its request: {spoken(record.fingerprint)}")
+    if not record.compared:
+        print(
+            "It was not compared. Have the hospital read its own out to you before you send the kit; if it is another:"
+            f" relay enroll revoke {record.site}."
+        )
+    if not tell_superlink_if_up(coordinator, print):
+        print("The SuperLink is down; it gets to know of the site when it is started.")
+    print(f"Send the hospital {kit}. It holds no secret.")
+    return 0
+
+
+@command(app, "list")
+def list_sites(folder: CoordinatorFolder = DEFAULT_COORDINATOR, as_json: AsJson = False) -> int:
+    """List who is enrolled, and until when."""
+    from common.telephone import spoken
+    from deploy.coordinator_folder import Coordinator
+    from deploy.enroll import records
+
+    coordinator = Coordinator(folder)
+    coordinator.settings()
+    found = records(coordinator)
+    if as_json:
+        print(json.dumps([record.model_dump(mode="json") for record in found], indent=1))
+        return 0
+    for record in found:
+        state = f"revoked {record.revoked[:10]}" if record.revoked else f"until {record.expires[:10]}"
+        remark = "" if record.compared else ", never compared"
+        print(f"{record.site:<12} {state:<20} {spoken(record.fingerprint)}{remark}")
+    if not found:
+        print("No site is enrolled yet: relay enroll site NAME REQUEST.")
+    return 0
+
+
+@command(app, "revoke")
+def revoke_site(name: Name, folder: CoordinatorFolder = DEFAULT_COORDINATOR) -> int:
+    """Shut a hospital out, within a minute.
+
+    The others notice nothing.
+    """
+    from deploy.coordinator_folder import Coordinator
+    from deploy.enroll import revoke, tell_superlink_if_up
+
+    coordinator = Coordinator(folder)
+    record = revoke(coordinator, name)
+    print(f"Site {record.site} is revoked: the gateway turns it away within a minute. The others notice nothing.")
+    if not tell_superlink_if_up(coordinator, print):
+        print("The SuperLink is down; it is told when it is started.")
+    return 0
+
+
+@command(app, "renew")
+def renew_certificates(folder: CoordinatorFolder = DEFAULT_COORDINATOR) -> int:
+    """Make new certificates.
+
+    They are for the gateway and the SuperLink, of the same authority.
+    """
+    from deploy.coordinator_folder import Coordinator
+    from deploy.enroll import renew
+
+    days = renew(Coordinator(folder))
+    print(
+        f"New certificates for the gateway and the SuperLink, valid for {days:.0f} days; programs that run take them"
+        " by themselves, and hospitals notice nothing."
+    )
+    return 0

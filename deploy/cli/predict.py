@@ -1,0 +1,111 @@
+"""`relay predict`: draw the gland in a DICOM series or a volume."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from common.errors import RelayError
+from deploy.cli.commands import command, top_level
+from deploy.cli.options import MACHINE, RESULTS
+
+app = top_level()
+
+MODEL = "Model and image"
+
+
+@command(app, "predict")
+def predict(
+    weights: Annotated[
+        Path, typer.Argument(metavar="WEIGHTS", parser=Path, help="A model.safetensors, its card beside it.")
+    ],
+    scan: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SERIES", parser=Path, help="The folder of a DICOM series, or a NIfTI, NRRD or MHA file."
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="MASK",
+            parser=Path,
+            help="The mask: .nii.gz, .nii, .nrrd or .mha.",
+            rich_help_panel=RESULTS,
+        ),
+    ],
+    dicom_seg: Annotated[
+        Path | None,
+        typer.Option(
+            "--dicom-seg",
+            metavar="OUT.dcm",
+            parser=Path,
+            help="Also write a DICOM segmentation of the series.",
+            rich_help_panel=RESULTS,
+        ),
+    ] = None,
+    card: Annotated[
+        Path | None,
+        typer.Option(
+            "--card",
+            metavar="CARD.json",
+            parser=Path,
+            help="The model card; default: WEIGHTS' own, beside it.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    series: Annotated[
+        str,
+        typer.Option(
+            "--series",
+            metavar="PATTERN",
+            help="Regular expression for the SeriesDescription.",
+            rich_help_panel=MODEL,
+        ),
+    ] = "",
+    device: Annotated[
+        Literal["auto", "cpu", "cuda", "mps"],
+        typer.Option("--device", help="Default: auto.", rich_help_panel=MACHINE),
+    ] = "auto",
+) -> int:
+    """Draw the prostate gland in a DICOM series or a volume.
+
+    The weights are those that a study brought, and draw exactly as the study scored them. The mask has the image's own
+    grid. Research software, not a medical device.
+    """
+    from client.card import card_beside, load_card
+    from client.device import choose_machine
+    from client.dicom_seg import check_installed, read_series, write_segmentation
+    from client.predict import draw, ending_of, find_scan, load_network, write_mask
+    from deploy.console import bar
+
+    # What can be known to fail is told before minutes of work.
+    ending_of(out)
+    if dicom_seg is not None:
+        check_installed()
+    model_card = load_card(card or card_beside(weights))
+    network = load_network(weights, model_card)
+    found = find_scan(scan, series)
+    if dicom_seg is not None and not found.is_series:
+        raise RelayError(f"{scan} is no DICOM series, so there is nothing that --dicom-seg could refer to.")
+    for path in (out, dicom_seg):
+        if path is not None and path.exists() and any(path.samefile(file) for file in (*found.files, weights)):
+            raise RelayError(f"{path} is what is read; give another path for what is written.")
+    images = read_series(found.files) if dicom_seg is not None else []
+    machine = choose_machine(device, model_card.precision)
+    with bar("Correcting the bias field, drawing", unit="iterations", stream=sys.stderr) as progress:
+        drawn = draw(found, model_card, network, machine, progress=progress)
+    write_mask(drawn.mask, out)
+    if dicom_seg is not None:
+        write_segmentation(drawn.mask, images, model_card, dicom_seg)
+    for remark in drawn.remarks:
+        print(remark, file=sys.stderr)
+    print(f"{out}: {drawn.ml:.1f} ml in {drawn.slices} of {drawn.mask.GetSize()[2]} slices")
+    if dicom_seg is not None:
+        print(dicom_seg)
+    return 0

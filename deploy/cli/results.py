@@ -1,0 +1,41 @@
+"""`relay report`, and what a study's commands print at their end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from deploy.cli.commands import command, top_level
+from deploy.cli.options import Results
+
+app = top_level()
+
+
+@command(app, "report")
+def report(folder: Results) -> int:
+    """Make report.html of a result folder again."""
+    from server.report import write_report
+
+    print(write_report(folder))
+    return 0
+
+
+def show_results(folder: Path, *, as_json: bool = False) -> int:
+    """Print the opening sentence, the table and the path of the page, or results.json; returns the exit code."""
+    from deploy.console import terminal
+    from server.report import opening, read_results, terminal_table, text_lines
+
+    if as_json:
+        print((folder / "results.json").read_text(encoding="utf-8"), end="")
+        return 0
+    results = read_results(folder)
+    screen = terminal()
+    print()
+    if not results.rows:
+        print("No row of the table is finished.")
+    elif screen is None:
+        print(opening(results), *text_lines(results), sep="\n")
+    else:
+        screen.print(opening(results), highlight=False, markup=False)
+        screen.print(terminal_table(results))
+    print(f"\n{folder / 'report.html'}")
+    return 0

@@ -1,0 +1,232 @@
+"""`relay study …`: plan a study, run it on hospitals that are apart, follow it, verify its results."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from common.errors import RelayError
+from deploy.cli.commands import command, group
+from deploy.cli.options import (
+    DEFAULT_COORDINATOR,
+    MACHINE,
+    RESULTS,
+    AsJson,
+    AtOnce,
+    CoordinatorFolder,
+    Results,
+    ResultsAsJson,
+    whole_number,
+)
+from deploy.cli.results import show_results
+
+app = group("study", "Plan, run, follow and verify a study.")
+
+HOSPITALS = "Hospitals"
+
+
+def shipped_study(given: Path) -> Path:
+    """The path of a study file; a bare name may be that of one that comes with the program."""
+    shipped = Path(__file__).parents[1] / "studies" / f"{given}.toml"
+    return shipped if given.name == str(given) and not given.exists() and shipped.is_file() else given
+
+
+@command(app, "plan")
+def plan(
+    study: Annotated[
+        Path,
+        typer.Argument(metavar="STUDY", parser=Path, help="A study file, or paper-table2, paper-table3, demo."),
+    ],
+    site: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--site",
+            metavar="NAME=SITE.toml",
+            help="The settings of a site of this machine.",
+            rich_help_panel=HOSPITALS,
+        ),
+    ] = None,
+    slices: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--slices",
+            metavar="NAME=N",
+            help="For a site elsewhere: how many slices of all its patients are chosen.",
+            rich_help_panel=HOSPITALS,
+        ),
+    ] = None,
+    at_once: AtOnce = None,
+    no_trial: Annotated[
+        bool,
+        typer.Option("--no-trial", help="Do not measure this machine: no hours are told.", rich_help_panel=MACHINE),
+    ] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Say what a study will ask for before anything runs.
+
+    That is its graph's trainings, what sharing them saves, gradient steps, bytes to and fro, and the hours on this
+    machine after a short trial.
+    """
+    from common.study import load_study
+    from deploy.simulation import cores, site_files
+    from deploy.study_plan import slices_of, study_plan
+
+    loaded = load_study(shipped_study(study))
+    return study_plan(
+        loaded,
+        site_files(site or []),
+        slices_of(slices or []),
+        at_once=at_once or max(1, cores() // loaded.training.threads),
+        trial=not no_trial,
+        as_json=as_json,
+    )
+
+
+@command(
+    app,
+    "run",
+    stopped="Stopped following; the study goes on at the coordinator, and the same command follows it again.",
+)
+def run(
+    study: Annotated[Path, typer.Argument(metavar="STUDY.toml", parser=Path, help="What is compared, and how.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="OUT",
+            parser=Path,
+            help="The result folder; default: STUDY-results.",
+            rich_help_panel=RESULTS,
+        ),
+    ] = None,
+    wait: Annotated[
+        int,
+        typer.Option(
+            "--wait",
+            metavar="HOURS",
+            parser=whole_number(1),
+            help="How long to wait for hospitals before the study has begun, later the study's [absence] says;"
+            " default: 24.",
+            rich_help_panel=HOSPITALS,
+        ),
+    ] = 24,
+    folder: CoordinatorFolder = DEFAULT_COORDINATOR,
+    as_json: ResultsAsJson = False,
+) -> int:
+    """Run a study on the enrolled hospitals, or go on with one.
+
+    It is followed to its table.
+    """
+    from deploy.coordinator_folder import Coordinator
+    from deploy.study_run import run as follow
+
+    results = out or Path(f"{study.stem}-results")
+
+    def notify(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    follow(study, Coordinator(folder), results, patience=3600.0 * wait, tell=notify)
+    return show_results(results, as_json=as_json)
+
+
+@command(app, "status")
+def status(
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="OUT",
+            parser=Path,
+            help="Also how far the study of this result folder is.",
+            rich_help_panel=RESULTS,
+        ),
+    ] = None,
+    serve: Annotated[
+        str | None,
+        typer.Option(
+            "--serve",
+            metavar="[HOST:]PORT",
+            help="Show both on a web page that keeps itself up to date; default host: 127.0.0.1, this machine alone.",
+            rich_help_panel=RESULTS,
+        ),
+    ] = None,
+    folder: CoordinatorFolder = DEFAULT_COORDINATOR,
+    as_json: AsJson = False,
+) -> int:
+    """Say which hospitals are there and which are missing.
+
+    With --out, also how far a study is. The exit code is 0 if all hospitals are there.
+    """
+    from datetime import UTC, datetime
+
+    from deploy.coordinator_folder import Coordinator
+    from deploy.study_status import Status, lines, presences, sentence_of
+    from server.progress import read
+
+    # A study of hospitals that all lie on one machine has a result folder and no coordinator's.
+    coordinator = Coordinator(folder) if folder.is_dir() or out is None else None
+    if serve:
+        return _serve(serve, Status(out, coordinator).now)
+    if as_json:
+        now = Status(out, coordinator).now()
+        print(json.dumps(now, indent=1))
+        return 0 if all(presence["online"] for presence in now.get("present", [])) and not now.get("error") else 1
+    if out is not None:
+        print(*lines(read(out), datetime.now(UTC)), sep="\n")
+    found = presences(coordinator) if coordinator else []
+    for presence in found:
+        print(sentence_of(presence))
+    if coordinator and not found:
+        print("No site is enrolled yet: relay enroll site NAME REQUEST.")
+    return 0 if all(presence["online"] for presence in found) else 1
+
+
+def _serve(address: str, status: Callable[[], dict[str, Any]]) -> int:
+    from deploy.status_page import server
+
+    host, _, port = address.rpartition(":")
+    if not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
+        raise RelayError(f'--serve wants a port, such as 8080, or HOST:PORT, and got "{address}".')
+    with server(host or "127.0.0.1", int(port), status) as page:
+        print(f"http://{host or '127.0.0.1'}:{page.server_address[1]}/ – Ctrl-C ends it.", flush=True)
+        with suppress(KeyboardInterrupt):
+            page.serve_forever()
+    return 0
+
+
+@command(app, "verify")
+def verify(folder: Results, as_json: AsJson = False) -> int:
+    """Hold a result folder against its own seals.
+
+    Every record is held against its seal, every weights file against its digest, and every record's parents against
+    the records that made them.
+    """
+    from deploy.console import bar
+    from server.ledger import examine
+
+    if not (folder / "ledger").is_dir():
+        raise RelayError(f"{folder} holds no ledger; name the folder that a study was run into.")
+    with bar("Examining the ledger", unit="bytes", stream=sys.stderr) as progress:
+        found = examine(folder, progress=progress)
+    if as_json:
+        faults = [{"file": fault.path.name, "fault": fault.sentence} for fault in found.faults]
+        counts = {"records": len(found.records), "weights": len(found.weights), "gone": len(found.gone)}
+        print(json.dumps(counts | {"faults": faults}, indent=1))
+    else:
+        gone = f"; {len(found.gone)} were taken away, and their records say what they were" if found.gone else ""
+        print(f"{len(found.records)} records and {len(found.weights)} weights files are what they claim to be{gone}.")
+        for fault in found.faults:
+            print(f"{fault.path} {fault.sentence}.")
+    if found.faults:
+        raise RelayError(
+            f"{len(found.faults)} files in {folder} are not sound; run the study into the same folder again,"
+            " and they are made anew."
+        )
+    return 0

@@ -1,0 +1,60 @@
+"""`relay site receive`: what studies brought this hospital, listed, and written where the user wants it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from client.handout import hand_out
+from client.letter import letter
+from client.received import outcomes
+from client.site import load_site
+from common.errors import RelayError
+
+
+def receive(path: Path, *, to: Path | None, study: str, as_json: bool) -> int:
+    """Print what studies brought a hospital, and write it where it is wanted; returns the exit code.
+
+    Args:
+        path: the site's file.
+        to: a folder that gets the weights, their cards and the letter; None: only list.
+        study: one study alone, by its name or the beginning of its digest; empty: all.
+
+    Raises:
+        RelayError: nothing has arrived, or several studies have and `to` gets one alone.
+    """
+    site = load_site(path)
+    found = [
+        outcome
+        for outcome in outcomes(site)
+        if study in ("", outcome.chosen.card.study) or outcome.chosen.card.study_digest.startswith(study)
+    ]
+    if not found:
+        of_study = f' of a study "{study}"' if study else ""
+        raise RelayError(
+            f"Nothing{of_study} has arrived at site {site.name} yet; weights come when all that concerns the site is"
+            " done, and only if a method of the study ends at it."
+        )
+    if to is not None and len(found) > 1:
+        names = ", ".join(f"{outcome.chosen.card.study} ({outcome.chosen.card.study_digest[:12]})" for outcome in found)
+        raise RelayError(f"{len(found)} studies have ended here: {names}; say which with --study.")
+    written = hand_out(found[0], to) if to is not None else []
+    if as_json:
+        listed = [
+            {
+                "verdict": letter(outcome).verdict,
+                "chosen": outcome.chosen.card.model_dump(mode="json"),
+                "own": outcome.own.card.model_dump(mode="json") if outcome.own else None,
+            }
+            for outcome in found
+        ]
+        print(json.dumps({"received": listed, "written": [str(file) for file in written]}, indent=1))
+        return 0
+    for outcome in found:
+        told = letter(outcome)
+        print(f"{told.study}, {told.date}, {outcome.chosen.card.study_digest[:12]}: {told.heading}")
+        for name, meaning in told.files[:-2]:
+            print(f"  {name}: {meaning}")
+    for file in written:
+        print(file)
+    return 0

@@ -1,0 +1,53 @@
+"""The site.toml that `relay site init` writes for a new hospital, made of what `SiteConfig` says of its keys."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Literal, get_args, get_origin
+
+import tomli_w
+from pydantic.fields import FieldInfo
+
+from client import layouts
+from client.site import SiteConfig
+
+WIDTH = 100
+HEAD = """\
+# This hospital's settings for relay. Nothing in this file is ever sent.
+# Paths are taken from the folder that the file lies in.
+"""
+OF_A_POOLED_SITE = "members"
+FIRST_PATHS = {"images": "images", "masks": "labels", "folder": "private"}
+"""What stands in a new file where a key has no default that could stay."""
+LEFT_OUT = "masks"
+"""A key that most sites do without: it is written as a comment."""
+
+
+def site_template(name: str) -> str:
+    """The text of a site file in which every key of a plain site stands, explained and with its default.
+
+    Args:
+        name: the site's name.
+    """
+    parts = [HEAD]
+    for key, field in SiteConfig.model_fields.items():
+        if key == OF_A_POOLED_SITE:
+            continue
+        value = {"name": name, **FIRST_PATHS}.get(key, field.default)
+        line = tomli_w.dumps({key: value})
+        parts.append(_comment(key, field) + (f"# {line}" if key == LEFT_OUT else line))
+    return "\n".join(parts)
+
+
+def _comment(key: str, field: FieldInfo) -> str:
+    text = " ".join((field.description or "").split())
+    if get_origin(field.annotation) is Literal:
+        text += f" One of {', '.join(get_args(field.annotation))}."
+    known = layouts.known()
+    if key == "masks":
+        text += f" Those are {', '.join(name for name, layout in known.items() if layout.masks_apart)}."
+    lines = textwrap.wrap(text, WIDTH, break_on_hyphens=False)
+    if key == "layout":
+        longest = max(map(len, known))
+        lines += [f"  {name:<{longest}}  {layout.looks_for}" for name, layout in known.items()]
+    return "".join(f"# {line}\n" for line in lines)

@@ -1,0 +1,83 @@
+"""What stands beside the code: licence, citation, hooks, and what of it goes into the wheel and the image."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tomllib
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+import yaml
+
+REPO = Path(__file__).parents[1]
+PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))
+PAGES = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "examples/README.md")
+
+
+def text(name: str) -> str:
+    return (REPO / name).read_text(encoding="utf-8")
+
+
+def test_the_licence_is_the_apache_licence_to_the_letter() -> None:
+    official = "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"
+    assert hashlib.sha256((REPO / "LICENSE").read_bytes()).hexdigest() == official
+    assert PROJECT["project"]["license"] == "Apache-2.0" and PROJECT["project"]["license-files"] == ["LICENSE"]
+
+
+def test_every_package_carries_its_types() -> None:
+    assert "py.typed" in PROJECT["tool"]["setuptools"]["package-data"]["*"]
+    for package in PROJECT["tool"]["mypy"]["packages"]:
+        assert (REPO / package / "py.typed").is_file()
+
+
+def test_the_image_is_built_of_all_that_the_wheel_is_built_of() -> None:
+    shut_out, *let_in = [line for line in text(".dockerignore").splitlines() if not line.startswith("#")]
+    needed = [
+        *(f"{module}.py" for module in PROJECT["tool"]["setuptools"]["py-modules"]),
+        *(pattern.rstrip("*") for pattern in PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]),
+        *PROJECT["project"]["license-files"],
+        PROJECT["project"]["readme"],
+        "pyproject.toml",
+        "constraints.txt",
+    ]
+    assert shut_out == "*"
+    for name in needed:
+        assert any(line.startswith("!") and fnmatch(name, line[1:]) for line in let_in), name
+
+
+def test_the_hooks_are_this_projects_own_and_need_no_network() -> None:
+    repos = yaml.safe_load(text(".pre-commit-config.yaml"))["repos"]
+    assert [repo["repo"] for repo in repos] == ["local"]
+    hooks = repos[0]["hooks"]
+    assert {hook["language"] for hook in hooks} == {"system"}
+    # Each is a line of `make test`.
+    made = text("Makefile").replace("$(BIN)", ".venv/bin")
+    for hook in hooks:
+        assert hook["entry"].removesuffix(" --force-exclude") in made
+
+
+def test_the_citation_names_the_software_and_the_paper() -> None:
+    citation = yaml.safe_load(text("CITATION.cff"))
+    assert citation["cff-version"] == "1.2.0" and citation["license"] == "Apache-2.0" and citation["message"]
+    (paper,) = citation["references"]
+    assert paper["title"] in text("README.md")
+    for author in paper["authors"]:
+        assert author["family-names"] in text("README.md")
+
+
+def test_the_changelog_begins_with_what_is_not_released_yet() -> None:
+    first, *earlier = re.findall(r"^## \[(\S+)\](.*)$", text("CHANGELOG.md"), re.MULTILINE)
+    assert first[1] == " - unreleased" and earlier
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_names_only_files_that_are_there(page: str) -> None:
+    content = text(page)
+    linked = [target for target in re.findall(r"\]\(([^)#]+)", content) if "://" not in target]
+    named = re.findall(r"`((?:[\w.-]+/)+[\w.-]*)`", content)
+    for target in linked:
+        assert (REPO / page).parent.joinpath(target).exists(), target
+    for target in named:
+        assert (REPO / target).exists(), target
