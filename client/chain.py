@@ -2,7 +2,7 @@
 
 The chain alone cannot show that lines are missing at its end. So a note of the end lies beside the log, and a log
 that is not as the note says shows for ever: the next line names the end that was noted, not the one it finds. Who
-may write both files can still change both; see `docs/threat-model.md` for what helps against that.
+may write both files can still change both; see `docs/explanation/threat-model.md` for what helps against that.
 """
 
 from __future__ import annotations

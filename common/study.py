@@ -58,7 +58,9 @@ class ModelPart(_Part):
     """The network. `encoder_weights` is read by the coordinator alone: sites need no internet."""
 
     architecture: Architecture = "UnetPlusPlus"
+    """The decoder, by its name in segmentation_models.pytorch."""
     encoder: Encoder = "efficientnet-b3"
+    """The encoder, by its name in segmentation_models.pytorch."""
     encoder_weights: Line = "imagenet"
     """"imagenet", "none" (drawn from the study's seed), or a file of encoder weights beside the study file."""
 
@@ -67,9 +69,9 @@ class ModelsPart(_Part):
     """Networks to compare: every encoder with every architecture, in the place of those of [model]."""
 
     encoders: tuple[Encoder, ...] = ()
-    """Empty: that of [model] alone."""
+    """The encoders to compare. Empty: that of [model] alone."""
     architectures: tuple[Architecture, ...] = ()
-    """Empty: that of [model] alone."""
+    """The architectures to compare. Empty: that of [model] alone."""
 
     @model_validator(mode="after")
     def _one_of_each(self) -> ModelsPart:
@@ -84,11 +86,13 @@ class N4Part(_Part):
     """N4 bias field correction (Tustison et al., IEEE TMI 2010), as SimpleITK has it."""
 
     enabled: bool = True
+    """Whether the bias field is corrected at all."""
     shrink: int = Field(default=4, ge=1, le=16)
     """In-plane shrink factor of the grid on which the field is fitted; slices are never shrunk."""
     iterations: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(50, 50, 50, 50), min_length=1)
     """Iterations at most, a number a fitting level."""
     convergence: float = Field(default=0.001, gt=0)
+    """A fitting level ends where the field changes by less than this."""
 
 
 class PreprocessingPart(_Part):
@@ -107,12 +111,15 @@ class SplitPart(_Part):
     """How each site divides its patients."""
 
     seed: int = Field(default=1, ge=0)
+    """Seed of the division into test patients and folds."""
     test_fraction: float = Field(default=0.2, gt=0, lt=1)
+    """The share of each site's patients that is held out for the test."""
     folds: int = Field(default=5, ge=2, le=20)
+    """Folds of cross-validation on the patients that are not held out."""
     use_folds: int = Field(default=0, ge=0)
     """Run the first so many folds only; 0 runs all."""
     source: Literal["best-fold", "same-fold"] = "best-fold"
-    """Which of a source's folds is handed on."""
+    """Which of a source's folds is handed on: that with the best validation Dice, or that of the target's number."""
 
     @model_validator(mode="after")
     def _few_enough(self) -> SplitPart:
@@ -130,11 +137,17 @@ class TrainingPart(_Part):
     """One stage of fine-tuning."""
 
     epochs: int = Field(default=200, ge=1, le=10_000)
+    """Epochs of one stage of fine-tuning."""
     batch: int = Field(default=16, ge=2)
+    """Slices of a batch."""
     learning_rate: float = Field(default=1e-3, gt=0)
+    """Learning rate of a stage's first step; cosine annealing leads to the final one."""
     final_learning_rate: float = Field(default=0.0, ge=0)
+    """Learning rate of a stage's last step."""
     weight_decay: float = Field(default=0.0, ge=0)
+    """Weight decay of Adam."""
     loss: Literal["dice+bce", "dice", "bce"] = "dice+bce"
+    """Dice loss, binary cross-entropy, or their sum."""
     augmentation: Literal["none", "light"] = "light"
     """"light": flips left–right, turns by at most 10°, scales and shifts by at most 10 %, gain and offset."""
     keep: Literal["best", "last"] = "best"
@@ -166,21 +179,24 @@ class CyclicPart(_Part):
     """The model goes round all sites several times (cyclical weight transfer: Chang et al., JAMIA 25, 2018)."""
 
     laps: int = Field(default=0, ge=0, le=100)
-    """0: not run. A target's laps end with it."""
+    """How often the model goes round. 0: not run. A target's laps end with it."""
     epochs: int = Field(default=0, ge=0)
-    """Of each visit. 0: `training.epochs` divided among the laps, one at least."""
+    """Epochs of each visit. 0: `training.epochs` divided among the laps, one at least."""
 
 
 class FederatedPart(_Part):
     """Rounds in which every site trains from the same weights, and the results are aggregated."""
 
     strategy: Literal["fedavg", "fedprox", "fedmedian", "fedtrimmedavg", "krum"] = "fedavg"
+    """How the sites' weights become one set of weights."""
     rounds: int = Field(default=0, ge=0, le=1000)
-    """0: as many as come closest to the gradient steps of the longest route."""
+    """Rounds of training and aggregating. 0: as many as come closest to the gradient steps of the longest route."""
     local_epochs: Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_several)] = (1,)
-    """Epochs of a round. Of several, each target's validation patients choose, as they choose the round."""
+    """Epochs of a round; one number may stand without brackets. Of several, each target's validation patients choose,
+    as they choose the round."""
     proximal_mu: Annotated[tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_several)] = (0.1,)
-    """FedProx alone (Li et al., MLSys 2020). Of several, each target's validation patients choose."""
+    """The weight of the proximal term, of FedProx alone (Li et al., MLSys 2020). Of several, each target's validation
+    patients choose."""
     then_target: bool = True
     """Also fine-tune the chosen average at each target."""
 
@@ -203,6 +219,7 @@ class MethodsPart(_Part):
     """What is compared."""
 
     baseline: bool = True
+    """The target alone."""
     longer_baseline: bool = True
     """The target alone with the gradient steps of its longest route: a control for the extra training."""
     unadapted: bool = False
@@ -232,21 +249,26 @@ Skippable = Literal["sequential", "cyclic", "fedavg", "fedprox", "fedmedian", "f
 
 
 class AbsenceRule(_Part):
-    """What becomes of a site's stages while it is away."""
+    """What happens to a site's stages while it is away."""
 
     wait_hours: float = Field(default=24.0, ge=0, le=8760)
     """How long a site may be away before its stages are given up. A site that is there and slow is never given up."""
     then: Literal["park", "skip"] = "park"
     """"park": the stage and all that descends from it wait for another run. "skip": a round averages who is there,
-    two sites at least, of FedTrimmedAvg three; a route goes on with the next site. Methods that cannot do without a
-    site (`Skippable`) wait in any case. A row that was made so is marked, never counted as what it should have been.
-    What was skipped in a result folder stays skipped there, for the same weights."""
+    two sites at least, of FedTrimmedAvg three; a route goes on with the next site. Methods that cannot have a rule of
+    their own (`methods`), and routes that grow, wait in any case. A row that was made without a site is marked, and
+    never counted as what it should have been. What was skipped in a result folder stays skipped there, for the same
+    weights."""
 
 
 class AbsencePart(AbsenceRule):
-    """The rule of every method that has none of its own; what one of its own leaves out is this one's."""
+    """What happens while a site is away, for every method without a rule of its own.
+
+    A key that a method's own rule leaves out is taken from here.
+    """
 
     methods: dict[Skippable, AbsenceRule] = Field(default_factory=dict)
+    """Methods that may have a rule of their own: sequential, cyclic, fedavg, fedprox, fedmedian, fedtrimmedavg."""
 
     @model_validator(mode="before")
     @classmethod
@@ -270,13 +292,15 @@ class Study(_Part):
     """A whole study. `digest` names it."""
 
     name: Line = Field(default="study", min_length=1, max_length=80)
+    """The study's name in the table, the report and at the hospitals."""
     about: Line = ""
     """A sentence that opens the table and the report."""
     licence: Line = Field(default="", max_length=200)
-    """Under which the hospitals get their models; it is printed on the model cards."""
+    """The licence under which the hospitals get their models; it is printed on the model cards."""
     seed: int = Field(default=1, ge=0)
     """Seed of the first weights, the order of batches and augmentation."""
     sites: tuple[SiteName, ...] = Field(min_length=1)
+    """The hospitals of the study, by the names in their site files."""
     repeats: int = Field(default=1, ge=1, le=100)
     """The whole study so often: repeat k with `seed` and `split.seed` raised by k."""
     synthetic: bool = False
@@ -285,8 +309,7 @@ class Study(_Part):
     """The table of the paper whose figures are set beside this study's; the sites are its A, B and C."""
     collapse: float = Field(default=0.1, ge=0, lt=1)
     """A stage is refused, and its routes are parked, if its validation Dice is below this share of what the weights
-    that it received had at the same site, that was 0.5 at least, and its training loss rose
-    (`server.soundness`). 0: never."""
+    that it received had at the same site, that was 0.5 at least, and its training loss rose. 0: never."""
     model: ModelPart = ModelPart()
     models: ModelsPart = ModelsPart()
     preprocessing: PreprocessingPart = PreprocessingPart()

@@ -2,7 +2,7 @@
 
 It plays the coordinator and the three hospitals in turn, each in volumes of its own: makes their keys, exchanges
 requests and kits, writes synthetic patients where a hospital has none, and approves the study there. In earnest each
-of them does its part on its own machine; the commands are those of README.md. What is there is left as it is.
+of them does its part on its own machine; the commands are those of `docs/how-to/`. What is there is left as it is.
 
     python -m deploy.three_hospitals STUDY.toml
 
@@ -59,8 +59,8 @@ def _write_patients(name: str, site_file: Path, data: Path) -> None:
     """Synthetic patients, and a site file that says where the hospital's container sees them."""
     if any(data.iterdir()) and not (data / "phantom.json").exists():
         raise RelayError(
-            f"Hospital {name} has data of its own and no site.toml; write one into its site folder (README.md,"
-            f" images under {IN_CONTAINER})."
+            f"Hospital {name} has data of its own and no site.toml; write one into its site folder, with its images"
+            f" under {IN_CONTAINER} (docs/how-to/three-hospitals-in-docker.md)."
         )
     if name not in PATIENTS:
         raise RelayError(f"There are synthetic patients for {', '.join(PATIENTS)}, and none for {name}.")

@@ -42,7 +42,7 @@ def words(
     lines += ["", "What holds the coordinator to it:"]
     for text in _holds(site, surveys, others, largest_elsewhere):
         lines += textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="    ")
-    return [*lines, "", "What can be found out from weights and numbers that left: docs/threat-model.md."]
+    return [*lines, "", "What can be found out from weights and numbers that left: docs/explanation/threat-model.md."]
 
 
 def changes(before: Approval, study: Study, asked: Asked, copy: Study | None) -> list[str]:

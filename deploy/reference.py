@@ -1,0 +1,343 @@
+"""Write the pages of docs/reference, which say what the code takes: `python -m deploy.reference docs/reference`.
+
+A page is made of the models, the commands and the codes themselves, so that it cannot say anything else than they do;
+a test compares the pages with what this module makes. It works in a checkout alone, not in an installed package.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import re
+import sys
+import textwrap
+import types
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import annotated_types
+import click
+from flwr.app import Error
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from client import layouts
+from client.site import SiteConfig
+from common.messages import DIED, REFUSALS, refusal_text
+from common.study import Study
+from deploy.cli.commands import PROGRAM, root
+from server.report.results import Results
+
+REPO = Path(__file__).parents[1]
+MADE = "<!-- Made by `python -m deploy.reference docs/reference`; change the code that it is made from. -->"
+NOTHING = "–"
+
+STUDY_PAGE = """\
+# study.toml
+
+A study is a TOML file that the coordinator and every hospital of the study read. Every key has a default, except
+`sites`. An unknown key, a wrong type or a wrong value is an error that names the key. The result folder's `study.toml`
+has every default written out. There is an [example](../../examples/README.md) of each kind of study.
+
+{tables}"""
+SITE_PAGE = """\
+# site.toml
+
+A site file holds a hospital's own settings. Nothing in it is ever sent. `relay site init SITE.toml --name NAME` writes
+one with every key, explained. Paths are taken from the folder that the file lies in. A plain site needs `name` and
+`images`; the site named `pooled`, in simulation alone, has `members` instead and no data of its own. An unknown key, a
+wrong type or a wrong value is an error that names the key.
+
+{tables}
+## Layouts
+
+`layout` is `auto`, which recognises the layout by the names of files, or one of these. [Simulate a study on your own
+data](../how-to/simulate-your-data.md#the-layouts) says which public data sets have them.
+
+{layouts}"""
+RESULTS_PAGE = """\
+# results.json
+
+`results.json` in a result folder holds everything that a study found. Dice and IoU are in per cent and are slice means,
+distances are in millimetres. The report and the table are made from it; `relay simulate --json` prints it. The tables
+list the keys that the report reads; the [last section](#keys-that-the-report-does-not-read) names the others.
+
+{tables}
+## Keys that the report does not read
+
+- Each entry of `rows`, `forgetting`, `grown`, `stages` and `parked` names its `variant`: the network and repeat of the
+  study that it belongs to, counted from 0. Each entry of `forgetting` also has its `fold`.
+- Each entry of `sites` has `slices` and `test_slices` (the chosen slices of all its patients, and of its test
+  patients), `train_patients` (a number a fold), `torch`, `device` and `precision`.
+- Each entry of `spread` has the mean and the standard deviation of `dice_volume`, `hd95_mm` and `assd_mm`.
+- Each fine-tuning stage has `kept_epoch` and the digest of its `weights`; each of its epochs has `lr`, the learning
+  rate, and `loss`, the mean training loss.
+"""
+COMMANDS_PAGE = """\
+# Commands
+
+What `relay COMMAND --help` prints, for each command. `relay --version` says which relay this is, `relay --debug
+COMMAND` shows where in the program an error arose, `relay --install-completion` lets the shell complete commands and
+options.
+
+{commands}"""
+ENVIRONMENT_PAGE = """\
+# Environment variables
+
+Nothing has to be set for `relay` to run: settings stand in study.toml and site.toml. No variable holds a secret.
+
+## The program
+
+{program}
+## docker-compose.yml
+
+Set them in the environment or in `.env`; the default stands in brackets.
+
+{compose}"""
+CODES_PAGE = """\
+# Error codes
+
+## What a hospital answers
+
+A hospital that does not do what it was asked to do answers with a number and this fixed text. Nothing else of the error
+leaves the hospital; the whole of it stands in the site's own `site.log`.
+
+{refusals}
+Flower's own code {code} is shown as: {died}.
+
+## Exit codes of relay
+
+{exits}
+An error of the program itself is one sentence too, which begins with "Internal error"; `relay --debug COMMAND` shows
+its traceback.
+"""
+EXIT_CODES = {
+    0: "Everything that was asked for was done. (`relay study status`: all hospitals are there.)",
+    1: "Something was not done, or is wrong; one sentence on standard error says what, where, and what to do.",
+    2: "The command was called wrongly; one sentence says how.",
+    130: "Stopped by Ctrl-C; what was finished is kept.",
+}
+ENVIRONMENT = {
+    "RELAY_SITE": "The path of the site.toml that the client app works for. `relay site start` and the embedded grid"
+    " set it for the processes that they start.",
+    "RELAY_SITES": "The same for Flower's own simulation (`flwr run`): the site files, separated as in `PATH`; each"
+    " simulated node takes the one of its partition.",
+    "RELAY_SITE_LOG": "The site's log, for errors that arise before the site file is read. `relay site start` sets it.",
+    "RELAY_CORES": "How many processor cores a site's process may take for preprocessing; the smaller one of this and"
+    " `cores` in site.toml counts. The embedded grid sets it.",
+    "RELAY_REHEARSAL": "Says that a process belongs to a simulation, in which studies count as approved. `relay"
+    " simulate` and `relay demo` set it for the processes that they start; a hospital's service never does.",
+    "RELAY_SLOW_NOTE": "The file in which a hospital's launcher notes that the machine is slow. `relay site start`"
+    " sets it.",
+    "RELAY_LOG_TO_OUTPUT": "Not empty: the coordinator's programs write their logs to standard output in place of files"
+    " beside the database. The container image sets it.",
+    "RELAY_CALLED_AS": "What a person typed for `relay` to be run, such as `make demo`; error sentences then name that"
+    " command.",
+    "_RELAY_COMPLETE": "Set by the shell when it asks how a word may go on.",
+}
+"""Variables that the program reads; those of the compose file are described in the compose file itself."""
+
+
+def pages() -> dict[str, str]:
+    """The text of every page, by file name."""
+    made = {
+        "study-toml.md": STUDY_PAGE.format(tables="\n".join(_tables(Study, TOML))),
+        "site-toml.md": SITE_PAGE.format(tables="\n".join(_tables(SiteConfig, TOML)), layouts=_layouts()),
+        "results-json.md": RESULTS_PAGE.format(tables="\n".join(_tables(Results, JSON))),
+        "commands.md": COMMANDS_PAGE.format(commands=_commands()),
+        "environment.md": _environment(),
+        "error-codes.md": _codes(),
+    }
+    return {name: f"{MADE}\n\n{text.rstrip()}\n" for name, text in made.items()}
+
+
+def explanations(model: type[BaseModel]) -> dict[str, str]:
+    """What the docstring under each field of a model says; empty where there is none.
+
+    pydantic can collect them too, but does so at each import, in every process of a study.
+    """
+    found = dict.fromkeys(model.model_fields, "")
+    for kind in reversed(model.__mro__):
+        if not issubclass(kind, BaseModel) or kind is BaseModel:
+            continue
+        (declared,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+        assert isinstance(declared, ast.ClassDef)
+        for field, text in zip(declared.body, declared.body[1:], strict=False):
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
+                found[field.target.id] = " ".join(ast.literal_eval(text.value).split())
+    return found
+
+
+def allowed(annotation: Any, metadata: list[Any] | tuple[Any, ...] = ()) -> str:
+    """The values that a field takes, in words."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return allowed(inner[0], [*inner[1:], *metadata])
+    if origin is Literal:
+        return ", ".join(f"`{json.dumps(value)}`" for value in inner)
+    if origin in (Union, types.UnionType):
+        return " or ".join(allowed(part) for part in inner if part is not type(None))
+    if origin is tuple:
+        return "list" if inner[-1] is not Ellipsis else f"list of: {allowed(inner[0])}" + _limits(metadata, " entries")
+    if origin is dict:
+        return f"table: {allowed(inner[1])} by name"
+    words = {bool: "`true`, `false`", int: "whole number", float: "number", str: "text", Path: "path", dict: "table"}
+    return words.get(annotation, "any") + _limits(metadata, " characters" if annotation is str else "")
+
+
+def _limits(metadata: list[Any] | tuple[Any, ...], unit: str) -> str:
+    """What a value's size is held to, such as ", ≥ 1, ≤ 16"."""
+    signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<", "min_length": "≥", "max_length": "≤"}
+    parts = []
+    for entry in metadata:
+        if isinstance(entry, FieldInfo):
+            parts.append(_limits(entry.metadata, unit))
+        elif isinstance(entry, annotated_types.MultipleOf):
+            parts.append(f", a multiple of {entry.multiple_of}")
+        elif pattern := getattr(entry, "pattern", None):
+            parts.append(f", as in `{pattern}`")
+        else:
+            bounds = ((sign, getattr(entry, name, None)) for name, sign in signs.items())
+            parts += [f", {sign} {bound}{unit}" for sign, bound in bounds if bound is not None]
+    return "".join(parts)
+
+
+def _model_in(annotation: Any) -> tuple[str, type[BaseModel]] | None:
+    """The model of a table, of a list of tables, or of tables by name; with which of the three it is."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "one", annotation
+    inner = get_args(annotation)
+    if inner and get_origin(annotation) in (tuple, dict):
+        found = _model_in(inner[1] if get_origin(annotation) is dict else inner[0])
+        return ("named" if get_origin(annotation) is dict else "list", found[1]) if found else None
+    return None
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "needed"
+    value = field.get_default(call_default_factory=True)
+    return NOTHING if value in (None, Path()) else f"`{json.dumps(value, ensure_ascii=False)}`"
+
+
+@dataclass(frozen=True)
+class _Form:
+    """How a page speaks of a file's tables."""
+
+    heading: Callable[[str, str], str]
+    """Of a table's name and kind ("one", "list", "named")."""
+    written_by_people: bool
+    """A person writes the file, so that defaults matter."""
+
+
+def _tables(model: type[BaseModel], form: _Form, name: str = "", kind: str = "one", note: str = "") -> Iterator[str]:
+    """A section for a model and one for each model in it."""
+    texts, inside, rows = explanations(model), [], []
+    for key, field in model.model_fields.items():
+        if found := _model_in(field.annotation):
+            inside.append((key, *found))
+            continue
+        cells = [f"`{key}`", allowed(field.annotation, field.metadata)]
+        cells += [_default(field)] if form.written_by_people else []
+        rows.append(_row(*cells, texts[key]))
+    yield f"## {form.heading(name, kind)}\n"
+    if name and model.__doc__:
+        yield f"{' '.join(model.__doc__.split())} {note}".rstrip() + "\n"
+    if rows:
+        head = ("key", "takes", "default") if form.written_by_people else ("key", "holds")
+        yield _table(*head, "what it means", rows=rows)
+    for key, how, inner in inside:
+        yield from _tables(inner, form, f"{name}.{key}" if name else key, how, texts[key])
+
+
+def _row(*cells: str) -> str:
+    """A line of a table; "<name>" in a text is no HTML, and a bar ends no cell."""
+    safe = (re.sub("<(?=[a-z])", "&lt;", cell.replace("|", "\\|")) for cell in cells)
+    return "".join(f"| {cell} " if cell else "| " for cell in safe) + "|"
+
+
+def _table(*head: str, rows: Iterable[str]) -> str:
+    return "\n".join([_row(*head), _row(*["---"] * len(head)), *rows]) + "\n"
+
+
+def _toml_heading(name: str, kind: str) -> str:
+    if not name:
+        return "At the top"
+    return {"one": f"`[{name}]`", "list": f"`[[{name}]]`", "named": f"`[{name}.METHOD]`"}[kind]
+
+
+def _json_heading(name: str, kind: str) -> str:
+    return f"`{name}{'' if kind == 'one' else '[]'}`" if name else "At the top"
+
+
+TOML = _Form(_toml_heading, written_by_people=True)
+JSON = _Form(_json_heading, written_by_people=False)
+
+
+def _layouts() -> str:
+    rows = [
+        _row(f"`{name}`", one.looks_for, "`masks`" if one.masks_apart else NOTHING)
+        for name, one in layouts.known().items()
+    ]
+    return _table("layout", "what lies in `images`", "also needs", rows=rows)
+
+
+def _commands() -> str:
+    """Each command's own help, as `relay COMMAND --help` prints it."""
+    context = click.Context(root(), info_name=PROGRAM)
+    helps = _helps(root(), context)
+    return "\n".join(f"## relay {' '.join(words)}\n\n```text\n{text}\n```\n" for words, text in helps)
+
+
+def _helps(group: click.Group, context: click.Context) -> Iterator[tuple[list[str], str]]:
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        inner = click.Context(command, info_name=name, parent=context, terminal_width=80, max_content_width=80)
+        if isinstance(command, click.Group):
+            yield from (([name, *words], text) for words, text in _helps(command, inner))
+        else:
+            yield [name], command.get_help(inner).rstrip()
+
+
+def _environment() -> str:
+    def table(variables: dict[str, str]) -> str:
+        return _table("variable", "what it means", rows=[_row(f"`{name}`", text) for name, text in variables.items()])
+
+    return ENVIRONMENT_PAGE.format(program=table(ENVIRONMENT), compose=table(compose_variables()))
+
+
+def compose_variables() -> dict[str, str]:
+    """What the comment at the top of docker-compose.yml says of each variable."""
+    comment = (REPO / "docker-compose.yml").read_text(encoding="utf-8").partition("\nname:")[0]
+    return dict(re.findall(r"^#   (RELAY_\w+)\s+(.+)$", comment, re.MULTILINE))
+
+
+def _codes() -> str:
+    refusals = [_row(str(int(code)), f"`{code.name}`", text) for code, text in REFUSALS.items()]
+    exits = [_row(str(code), text) for code, text in EXIT_CODES.items()]
+    return CODES_PAGE.format(
+        refusals=_table("code", "name", "text", rows=refusals),
+        code=DIED,
+        died=refusal_text(Error(code=DIED)),
+        exits=_table("code", "what it means", rows=exits),
+    )
+
+
+def main(argv: list[str]) -> int:
+    """Write the pages into the folder that is named. Returns the exit code."""
+    if len(argv) != 1:
+        print("Usage: python -m deploy.reference docs/reference", file=sys.stderr)
+        return 2
+    folder = Path(argv[0])
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in pages().items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
