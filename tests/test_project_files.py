@@ -8,12 +8,10 @@ import tomllib
 from fnmatch import fnmatch
 from pathlib import Path
 
-import pytest
 import yaml
 
 REPO = Path(__file__).parents[1]
 PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))
-PAGES = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "examples/README.md")
 
 
 def text(name: str) -> str:
@@ -70,14 +68,3 @@ def test_the_citation_names_the_software_and_the_paper() -> None:
 def test_the_changelog_begins_with_what_is_not_released_yet() -> None:
     first, *earlier = re.findall(r"^## \[(\S+)\](.*)$", text("CHANGELOG.md"), re.MULTILINE)
     assert first[1] == " - unreleased" and earlier
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_a_page_names_only_files_that_are_there(page: str) -> None:
-    content = text(page)
-    linked = [target for target in re.findall(r"\]\(([^)#]+)", content) if "://" not in target]
-    named = re.findall(r"`((?:[\w.-]+/)+[\w.-]*)`", content)
-    for target in linked:
-        assert (REPO / page).parent.joinpath(target).exists(), target
-    for target in named:
-        assert (REPO / target).exists(), target
