@@ -34,8 +34,6 @@ from client.site import SiteConfig, load_site
 from client.stages import StageStore
 from client.training import Trained, choose_machine, fine_tune
 from common.errors import RelayError
-from common.graph import Evaluate, FineTune
-from common.keys import Workplace, stage_key
 from common.messages import (
     DELIVER,
     DESCRIBE,
@@ -58,6 +56,8 @@ from common.messages import (
     from_record,
 )
 from common.plan import Census, Choices, Plan, plan
+from common.plan.graph import Evaluate, FineTune
+from common.plan.stage_key import Workplace, stage_key
 from common.study import Study
 from common.weights import Weights, digest_of, pieces
 

@@ -16,11 +16,11 @@ from pydantic import BaseModel, ConfigDict
 
 from client.egress import numbers_in
 from client.survey import Survey
-from common.cost import made_at
-from common.graph import Average, Best, Evaluate, FineTune, Node
 from common.messages import Description, EvaluateReply, FineTuneReply
 from common.model import declared_bytes, declared_shapes
 from common.plan import Choices, batches_per_epoch, most_rounds, plan
+from common.plan.cost import made_at
+from common.plan.graph import Average, Best, Evaluate, FineTune, Node
 from common.study import MethodsPart, Study
 
 ANY = "0" * 64

@@ -22,14 +22,14 @@ from client.received import FOLDER, PATIENTS
 from client.scoring import check_named
 from client.site import SiteConfig
 from client.stages import StageStore
-from common.chosen import OWN, chosen, may_be_left_out, offered, own
-from common.cost import all_behind
 from common.errors import RelayError
 from common.files import write_atomically
-from common.graph import Evaluate, FineTune, SplitName
-from common.keys import Workplace, stage_key
 from common.messages import BadMessage, Delivery, Receipt, Refusal, Refused
 from common.plan import Plan, Row
+from common.plan.cost import all_behind
+from common.plan.graph import Evaluate, FineTune, SplitName
+from common.plan.selection import OWN, chosen, may_be_left_out, offered, own
+from common.plan.stage_key import Workplace, stage_key
 from common.study import Study
 from common.weights import UnfitWeights, Weights, digest_of, load, pieces
 

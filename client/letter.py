@@ -16,7 +16,7 @@ from client.card import NO_DEVICE, Card, Figure, Reference, count, interval_text
 from client.card_text import COLUMNS, SYNTHETIC, environment, score_cells
 from client.comparison import fewest_patients
 from client.received import Outcome
-from common.chosen import OWN
+from common.plan.selection import OWN
 
 Verdict = Literal["better", "worse", "own", "not-shown", "too-few", "unknown"]
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from client import cache
 from client.card import Card, digest_of_file, load_card
 from client.site import SiteConfig
-from common.chosen import OWN
 from common.errors import RelayError
+from common.plan.selection import OWN
 
 FOLDER = "received"
 PATIENTS = ".patients.json"

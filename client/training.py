@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from client.batches import Slices, augment, batches
-from common.graph import Schedule
 from common.messages import Refusal, Refused
 from common.model import segmentation_models
+from common.plan.graph import Schedule
 from common.seeds import seed_of
 from common.study import TrainingPart
 from common.weights import Weights

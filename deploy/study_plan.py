@@ -17,11 +17,11 @@ from rich.table import Table
 
 from client.site import SiteConfig, load_site
 from client.survey import Survey, survey
-from common.cost import all_behind, cost_of, planned_steps
 from common.errors import RelayError
-from common.graph import Evaluate, FineTune, Node, way_of
 from common.model import declared_bytes
 from common.plan import Census, Plan, grown, plan
+from common.plan.cost import all_behind, cost_of, planned_steps
+from common.plan.graph import Evaluate, FineTune, Node, way_of
 from common.study import POOLED, Study
 from common.telephone import spoken
 from deploy.console import bar, span, terminal

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from common.cost import all_behind, behind
-from common.graph import Best, FineTune, Node
 from common.plan import Plan, Row
+from common.plan.cost import all_behind, behind
+from common.plan.graph import Best, FineTune, Node
 from common.study import AbsenceRule, Study
 
 LEFT_OUT = "it was away, and the study went on without it"

@@ -23,9 +23,9 @@ from flwr.serverapp import Grid, ServerApp
 
 from common.errors import RelayError, Unfinished
 from common.files import write_atomically
-from common.graph import Average, FineTune, Node
 from common.model import declared_bytes
 from common.plan import plan
+from common.plan.graph import Average, FineTune, Node
 from common.study import POOLED, Study, load_study, study_toml
 from server.deliver import Deliveries, deliver
 from server.describing import describe_all, keep, kept_in, known_of

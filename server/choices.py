@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from common.graph import Average
 from common.plan import Plan
+from common.plan.graph import Average
 from common.study import Study
 
 

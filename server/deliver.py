@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
-from common.chosen import OWN, chosen, may_be_left_out, offered, own
-from common.cost import behind
 from common.errors import Damaged
-from common.graph import Evaluate, FineTune
 from common.messages import Delivery
 from common.plan import Row
+from common.plan.cost import behind
+from common.plan.graph import Evaluate, FineTune
+from common.plan.selection import OWN, chosen, may_be_left_out, offered, own
 from common.study import Study
 from server.absence import absent_from
 from server.events import Event, Observer

@@ -10,11 +10,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from common.cost import Cost, all_behind, behind, cost_of
-from common.graph import Average, Best, Evaluate, FineTune, Node, way_of
 from common.messages import Description
 from common.model import declared_bytes
 from common.plan import Row, routes_to
+from common.plan.cost import Cost, all_behind, behind, cost_of
+from common.plan.graph import Average, Best, Evaluate, FineTune, Node, way_of
 from common.seeds import seed_of
 from common.study import POOLED, Study
 from server.absence import absent_from, told, trained_for, why_not_counted

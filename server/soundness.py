@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping
 
-from common.graph import Average, Best, FineTune, Node
+from common.plan.graph import Average, Best, FineTune, Node
 from server.keeping import winner
 from server.ledger import StageRecord
 

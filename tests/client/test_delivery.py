@@ -21,10 +21,7 @@ from client.preprocess import load, prepare
 from client.received import outcomes
 from client.scoring import score
 from client.site import SiteConfig, load_site
-from common.chosen import OWN, offered
 from common.errors import RelayError
-from common.graph import Evaluate, FineTune, Node
-from common.keys import Workplace, stage_key
 from common.messages import (
     DELIVER,
     Delivery,
@@ -36,6 +33,9 @@ from common.messages import (
     to_record,
 )
 from common.model import build
+from common.plan.graph import Evaluate, FineTune, Node
+from common.plan.selection import OWN, offered
+from common.plan.stage_key import Workplace, stage_key
 from common.study import Study
 from common.weights import Weights, digest_of, serialised
 from common.weights import load as load_weights

@@ -1,4 +1,4 @@
-"""A study's methods as one graph of stages (`common.graph`).
+"""A study's methods as one graph of stages (`common.plan.graph`).
 
 `plan` is a pure function of the study, the census (how many training slices each site has) and, where
 routes grow, the hops chosen so far. The coordinator calls it to know what to do; a site calls it to know
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
 from common.errors import RelayError
-from common.graph import (
+from common.plan.graph import (
     Average,
     Best,
     Evaluate,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.chosen import OWN, chosen, offered, own
 from common.plan import plan
+from common.plan.selection import OWN, chosen, offered, own
 from common.study import Study
 
 STUDY = Study.model_validate(

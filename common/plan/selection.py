@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from common.plan import Plan, Row
+from common.plan.planning import Plan, Row
 from common.study import POOLED, Study
 
 OWN = ("baseline", "longer")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from common.graph import Best, Evaluate, FineTune, Node
-from common.plan import Census, batches_per_epoch
+from common.plan.graph import Best, Evaluate, FineTune, Node
+from common.plan.planning import Census, batches_per_epoch
 from common.study import Study
 
 
