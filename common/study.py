@@ -10,11 +10,12 @@ import hashlib
 import itertools
 import json
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import tomli_w
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from common.strategies import STRATEGIES
 from common.tomlfile import load_toml
 
 POOLED = "pooled"
@@ -33,6 +34,15 @@ Encoder = Literal[
     "resnet50",
     "mobilenet_v2",
 ]
+
+
+if TYPE_CHECKING:
+    StrategyKey = str
+    Skippable = str
+else:  # as literals, so that a wrong value is told with all that are right
+    StrategyKey = Literal[tuple(STRATEGIES)]
+    Skippable = Literal[("sequential", "cyclic", *(key for key, one in STRATEGIES.items() if one.skippable))]
+    """The tables of [methods], and strategies, that can do without a site and may have a rule of their own."""
 
 
 def _on_one_line(text: str) -> str:
@@ -170,7 +180,7 @@ class CyclicPart(_Part):
 class FederatedPart(_Part):
     """Rounds in which every site trains from the same weights, and the results are aggregated."""
 
-    strategy: Literal["fedavg", "fedprox", "fedmedian", "fedtrimmedavg", "krum"] = "fedavg"
+    strategy: StrategyKey = "fedavg"
     rounds: int = Field(default=0, ge=0, le=1000)
     """0: as many as come closest to the gradient steps of the longest route."""
     local_epochs: Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_several)] = (1,)
@@ -191,7 +201,7 @@ class FederatedPart(_Part):
     @property
     def settings(self) -> tuple[tuple[int, float], ...]:
         """Every pair of local epochs and proximal term that is tried; without FedProx the term is 0."""
-        terms = self.proximal_mu if self.strategy == "fedprox" else (0.0,)
+        terms = self.proximal_mu if STRATEGIES[self.strategy].proximal else (0.0,)
         return tuple(itertools.product(self.local_epochs, terms))
 
 
@@ -221,10 +231,6 @@ class MethodsPart(_Part):
         if len({part.strategy for part in parts}) < len(parts):
             raise ValueError("each strategy may stand once")
         return parts
-
-
-Skippable = Literal["sequential", "cyclic", "fedavg", "fedprox", "fedmedian", "fedtrimmedavg"]
-"""The methods that can do without a site."""
 
 
 class AbsenceRule(_Part):
@@ -315,21 +321,20 @@ class Study(_Part):
                     raise ValueError('a route needs a source and a target, such as ["B", "A"]')
                 if any(a == b for a, b in itertools.pairwise(route)):
                     raise ValueError(f"the route {' → '.join(route)} hands a model to the site that has it")
-        for part in self.methods.federated:
-            if part.strategy == "fedtrimmedavg" and len(self.sites) < 3:
-                raise ValueError("fedtrimmedavg leaves nothing of two sites; it needs three")
-            if part.strategy == "krum" and len(self.sites) < 3:
-                raise ValueError("krum compares models with each other; it needs three sites")
         return self
 
     @model_validator(mode="after")
-    def _one_site_has_nobody_to_share_with(self) -> Study:
+    def _enough_sites_to_share(self) -> Study:
         methods = self.methods
         if len(self.sites) == 1 and (methods.federated or methods.pooled or methods.cyclic.laps):
             raise ValueError(
                 f"a study of {self.sites[0]} alone has nobody to share with;"
                 ' add sites, or set "federated" to [], "pooled" to false and no laps'
             )
+        for part in methods.federated:
+            strategy = STRATEGIES[part.strategy]
+            if len(self.sites) < strategy.fewest_parts:
+                raise ValueError(f"{strategy.key} {strategy.why_so_many}")
         return self
 
     @model_validator(mode="after")
