@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tomli_w
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
@@ -167,6 +167,11 @@ class SequentialPart(_Part):
     max_hops: int = Field(default=2, ge=1)
     """The hand-offs of the longest route, where routes is "all" or "greedy"."""
 
+    @property
+    def grows(self) -> bool:
+        """Whether the routes show in the course of the study alone."""
+        return self.routes == "greedy"
+
 
 class CyclicPart(_Part):
     """The model goes round all sites several times (cyclical weight transfer: Chang et al., JAMIA 25, 2018)."""
@@ -175,6 +180,9 @@ class CyclicPart(_Part):
     """0: not run. A target's laps end with it."""
     epochs: int = Field(default=0, ge=0)
     """Of each visit. 0: `training.epochs` divided among the laps, one at least."""
+
+
+MethodKey = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,63}$")]
 
 
 class FederatedPart(_Part):
@@ -216,6 +224,8 @@ class MethodsPart(_Part):
     sequential: SequentialPart = SequentialPart()
     cyclic: CyclicPart = CyclicPart()
     federated: tuple[FederatedPart, ...] = (FederatedPart(),)
+    more: tuple[MethodKey, ...] = Field(default=(), exclude_if=lambda keys: not keys)
+    """Methods that have no settings of their own, by their keys in `common.plan.methods`."""
     pooled: bool = True
     """All data in one place. In simulation alone; a federation leaves it out."""
     pooled_then_target: bool = True
@@ -260,12 +270,9 @@ class AbsencePart(AbsenceRule):
             "methods": {name: general | rule if isinstance(rule, dict) else rule for name, rule in own.items()}
         }
 
-    def rule_of(self, method: str) -> AbsenceRule:
-        """Of a row's method. Where a route grows a source is not left out: what it is compared by would be missing."""
-        name = method.removesuffix("-then-target")
-        own: dict[str, AbsenceRule] = dict(self.methods.items())
-        rule = own.get("sequential" if name == "greedy" else name, self)
-        return rule if name in get_args(Skippable) else AbsenceRule(wait_hours=rule.wait_hours)
+    def rule_of(self, name: str) -> AbsenceRule:
+        """That of its own, if the study says one under this name. What a method may do `common.plan` knows."""
+        return self.methods.get(name, self)
 
 
 class Study(_Part):

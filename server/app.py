@@ -24,7 +24,7 @@ from flwr.serverapp import Grid, ServerApp
 from common.errors import RelayError, Unfinished
 from common.files import write_atomically
 from common.model import declared_bytes
-from common.plan import plan
+from common.plan import asked_for, plan
 from common.plan.graph import Average, FineTune, Node
 from common.study import POOLED, Study, load_study, study_toml
 from server.deliver import Deliveries, deliver
@@ -128,6 +128,7 @@ def run_study(
         Unfinished: some of it could not be finished, or was made without a site; the results say what.
         RelayError: the study cannot begin, or the folder cannot be written; what was finished is kept.
     """
+    asked_for(study)  # a method that is not known is told before any site is asked
     ledger = Ledger(folder, progress=lambda done, of: observe(Event("examining", "", "", epoch=done, epochs=of)))
     with closing(ledger), _a_sentence_about(folder):
         _keep_study(study, folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from common.plan import Plan
 from common.plan.graph import Average
+from common.strategies import STRATEGIES
 from common.study import Study
 
 
@@ -40,5 +41,5 @@ def _rounds(plan: Plan) -> list[str]:
             schedule, mu = node.parts[0].schedule, node.parts[0].proximal_mu
             term = f", μ {mu:g}" if mu else ""
             rounds = schedule.total_epochs // schedule.epochs
-            found[f"{node.strategy}: {rounds} rounds of {schedule.epochs} epochs{term}"] = None
+            found[f"{STRATEGIES[node.strategy].title}: {rounds} rounds of {schedule.epochs} epochs{term}"] = None
     return list(found)

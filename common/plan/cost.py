@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from common.plan.graph import Best, Evaluate, FineTune, Node
-from common.plan.planning import Census, batches_per_epoch
+from common.plan.rounds import batches_per_epoch
+from common.plan.values import Census
 from common.study import Study
 
 

@@ -2,4 +2,4 @@
 
 from common.strategies.strategy import Strategy
 
-STRATEGY = Strategy(key="fedavg", title="FedAvg", flower="FedAvg")
+STRATEGY = Strategy(key="fedavg", title="FedAvg", flower="FedAvg", style="s-fedavg")

@@ -32,3 +32,5 @@ class Strategy:
     """Whether the sites train with FedProx's proximal term."""
     skippable: bool = True
     """Whether a round may go on without a site that is away."""
+    style: str = ""
+    """The class of the report's style sheet in which its line is drawn strongly."""
