@@ -25,8 +25,8 @@ from client.device import Machine
 from client.preprocess import prepare
 from client.site import load_site
 from client.training import fine_tune, grid_dice
-from common.graph import Schedule
 from common.model import build
+from common.plan.graph import Schedule
 from common.study import ModelPart, Study, load_study
 from deploy.phantom import write_hospitals
 from tests.bench.pairs import machine, show, table
