@@ -1,4 +1,4 @@
-"""6. Statistics of batch normalisation: what estimating them anew costs, and what it gains.
+"""Statistics of batch normalisation: what estimating them anew costs, and what it gains.
 
     python -m tests.bench.batch_norm [HOSPITALS]
 
@@ -91,7 +91,7 @@ def main(folder: Path) -> None:
     paths = write_hospitals(folder, patients={"A": 8, "B": 8, "C": 6})
     data = {name: slices_of(study, path) for name, path in paths.items()}
     made = table(
-        "6. Validation Dice (%), running averages and estimated statistics",
+        "Validation Dice (%), running averages and estimated statistics",
         "network, precision, steps",
         "running",
         "estimated",
