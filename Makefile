@@ -17,7 +17,7 @@ help:
 	@echo "make test-all  the same with the slow ones"
 	@echo "make test-compose  three hospitals in containers, against a Docker engine"
 	@echo "make wheels    the packages that the containers' image is made of, into deploy/wheels/"
-	@echo "make bench     what the software costs: a study, a hop, a step, preprocessing; an hour and a quarter"
+	@echo "make bench     what the software costs: a study, a hop, a step, preprocessing; an hour and a half"
 	@echo "make clean     remove .venv, caches, relay-demo/ and relay-apart/"
 
 demo: .venv/ready

@@ -36,8 +36,6 @@ from client.site import SiteConfig, load_site
 from client.stages import StageStore
 from client.training import Trained, fine_tune
 from common.errors import RelayError
-from common.graph import Evaluate, FineTune, Start
-from common.keys import Workplace, stage_key
 from common.messages import (
     DELIVER,
     DESCRIBE,
@@ -60,6 +58,8 @@ from common.messages import (
     from_record,
 )
 from common.plan import Census, Choices, Plan, plan
+from common.plan.graph import Evaluate, FineTune, Start
+from common.plan.stage_key import Workplace, stage_key
 from common.study import Study
 from common.weights import Weights, digest_of, pieces
 

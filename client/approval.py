@@ -27,9 +27,9 @@ from client.rehearsal import rehearsing
 from client.site import SiteConfig
 from common.errors import RelayError
 from common.files import write_atomically
-from common.graph import Node
 from common.messages import Digest, Refusal, Refused
 from common.plan import Census, Choices
+from common.plan.graph import Node
 from common.study import POOLED, Study, load_study, study_toml
 from common.telephone import spoken
 

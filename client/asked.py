@@ -16,12 +16,12 @@ from pydantic import BaseModel, ConfigDict
 
 from client.egress import numbers_in
 from client.survey import Survey
-from common.cost import made_at
-from common.graph import Average, Best, Evaluate, FineTune, Node
 from common.messages import Description, EvaluateReply, FineTuneReply
 from common.model import declared_bytes, declared_shapes
-from common.plan import Choices, batches_per_epoch, most_rounds, plan
-from common.study import MethodsPart, Study
+from common.plan import GROWING, Choices, Method, batches_per_epoch, most_rounds, plan
+from common.plan.cost import made_at
+from common.plan.graph import Average, Best, Evaluate, FineTune, Node
+from common.study import Study
 
 ANY = "0" * 64
 """In a digest's place, where a message is made to be counted."""
@@ -157,8 +157,9 @@ def _most(site: str, variant: Study, survey: Survey, largest_elsewhere: int) -> 
     """What a plain study may ask at most."""
     census = dict.fromkeys(variant.sites, (largest_elsewhere,) * variant.split.folds) | {site: survey.train_slices}
 
-    def own(study: Study, choices: Choices) -> set[FineTune | Evaluate]:
-        return set(_own(site, plan(study, census, choices, rounds=most_rounds).nodes))
+    def own(choices: Choices, *methods: Method) -> set[FineTune | Evaluate]:
+        """The site's stages, of some methods alone or of all."""
+        return set(_own(site, plan(variant, census, choices, rounds=most_rounds, methods=methods or None).nodes))
 
     def tally(nodes: Iterable[FineTune | Evaluate]) -> _Tally:
         found = _Tally()
@@ -173,27 +174,13 @@ def _most(site: str, variant: Study, survey: Survey, largest_elsewhere: int) -> 
                 found.validations[node.fold] += 1
         return found
 
-    total = tally(own(variant, {}))
-    if variant.methods.sequential.routes == "greedy":
-        alone = variant.model_copy(
-            update={
-                "methods": MethodsPart(
-                    baseline=False,
-                    longer_baseline=False,
-                    sequential=variant.methods.sequential,
-                    federated=(),
-                    pooled=False,
-                    pooled_then_target=False,
-                    forgetting=variant.methods.forgetting,
-                    scored_on=variant.methods.scored_on,
-                )
-            }
-        )
-        first = own(alone, {})
+    total = tally(own({}))
+    if variant.methods.sequential.grows:
+        first = own({}, GROWING)
         for target in variant.sites:
             most = _Tally()
             for route in _routes_that_matter(site, variant, target):
-                most |= tally(own(alone, {target: route}) - first)
+                most |= tally(own({target: route}, GROWING) - first)
             total += most
     return total
 
@@ -236,7 +223,8 @@ def _is_exact(study: Study) -> bool:
     revisits = not isinstance(routes, str) and any(len(set(route)) < len(route) for route in routes)
     one_fold = study.split.source == "same-fold" or len(study.split.run) == 1
     return (
-        routes != "greedy"
+        not methods.sequential.grows
+        and not methods.more  # what these depend on is not known here
         and rounds_known
         and (alone or not methods.longer_baseline)
         and (one_fold or not (revisits or methods.cyclic.laps))

@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from common.errors import RelayError
+from common.plan import method_of
 from common.study import ModelPart, PreprocessingPart, TrainingPart
 
 Role = Literal["chosen", "own"]
@@ -161,21 +162,9 @@ def digest_of_file(path: Path) -> str:
         raise RelayError(f"{path} cannot be read ({error.strerror}); check the path.") from None
 
 
-_METHODS = {"fedavg": "FedAvg", "fedprox": "FedProx", "fedmedian": "FedMedian", "fedtrimmedavg": "FedTrimmedAvg"}
-
-
 def name_of(method: str, route: tuple[str, ...], site: str) -> str:
     """The way of a model in words: "A alone", "B → C → A", "FedAvg, then A"."""
-    if method == "baseline":
-        return f"{site} alone"
-    if method == "longer":
-        return f"{site} alone, longest route's steps"
-    if method == "unadapted":
-        return f"{' → '.join(route)}, not adapted to {site}"
-    average = method.removesuffix("-then-target")
-    if average in _METHODS:
-        return _METHODS[average] if average == method else f"{_METHODS[average]}, then {site}"
-    return " → ".join(route)
+    return method_of(method).name(route, site)
 
 
 def figure_text(value: Figure | None, *, sign: bool = False) -> str:

@@ -8,6 +8,7 @@ import jinja2
 
 from client.card import NO_DEVICE, NO_LICENCE, Card, Figure, Scores, count, figure_text, interval_text, name_of, number
 from client.comparison import fewest_patients
+from common.plan import method_of
 
 SYNTHETIC = "The study's data are synthetic: no patient stands behind any figure here, and the model fits no patient."
 COLUMNS = ("Dice", "IoU", "volume Dice", "HD95", "ASSD")
@@ -23,6 +24,7 @@ def markdown(card: Card) -> str:
             way=name_of(card.method, card.route, card.site),
             side=card.preprocessing.pixels * card.preprocessing.spacing_mm,
             scored=_rows(card),
+            longer=_longer(card),
             columns=COLUMNS,
             fewest=fewest_patients(),
             no_device=NO_DEVICE,
@@ -30,6 +32,12 @@ def markdown(card: Card) -> str:
             no_licence=NO_LICENCE,
         )
     )
+
+
+def _longer(card: Card) -> str:
+    """The name of the model that was trained at the hospital alone for longer; empty where none is on the card."""
+    methods = (card.method, *(one.method for one in card.references))
+    return next((name_of(method, (), card.site) for method in methods if method_of(method).longer), "")
 
 
 def score_cells(scores: Scores) -> tuple[Figure | None, ...]:

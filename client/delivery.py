@@ -22,14 +22,14 @@ from client.received import FOLDER, PATIENTS
 from client.scoring import check_named
 from client.site import SiteConfig
 from client.stages import StageStore
-from common.chosen import OWN, chosen, may_be_left_out, offered, own
-from common.cost import all_behind
 from common.errors import RelayError
 from common.files import write_atomically
-from common.graph import Evaluate, FineTune, SplitName
-from common.keys import Workplace, stage_key
 from common.messages import BadMessage, Delivery, Receipt, Refusal, Refused
-from common.plan import Plan, Row
+from common.plan import Plan, Row, method_of
+from common.plan.cost import all_behind
+from common.plan.graph import Evaluate, FineTune, SplitName
+from common.plan.selection import chosen, may_be_left_out, offered, own
+from common.plan.stage_key import Workplace, stage_key
 from common.study import Study
 from common.weights import UnfitWeights, Weights, digest_of, load, pieces
 
@@ -76,7 +76,7 @@ def take(
         BadMessage: its numbers are not about the study's sites.
     """
     rows = offered(plan, site.name)
-    if len(rows) != len(delivery.models) or (delivery.role == "own" and rows[delivery.row].method not in OWN):
+    if len(rows) != len(delivery.models) or (delivery.role == "own" and not method_of(rows[delivery.row].method).alone):
         raise Refused(Refusal.NOT_IN_STUDY)
     if not all(place < len(rows) and may_be_left_out(study, rows[place]) for place in delivery.left_out):
         raise Refused(Refusal.NOT_CHOSEN)
@@ -159,7 +159,7 @@ def _has(path: Path, card: Card) -> bool:
 
 def _alone(known: _Known) -> Iterator[tuple[str, int]]:
     """Of each method in which the site trains alone, the place of the fold that validation chose."""
-    for method in OWN:
+    for method in dict.fromkeys(row.method for row in known.rows if method_of(row.method).alone):
         places = [place for place, row in enumerate(known.rows) if row.method == method and place not in known.left_out]
         dices = [scores.dice for place in places if (scores := known.validation[place]) is not None]
         if places and len(dices) == len(places):

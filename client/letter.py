@@ -16,7 +16,7 @@ from client.card import NO_DEVICE, Card, Figure, Reference, count, interval_text
 from client.card_text import COLUMNS, SYNTHETIC, environment, score_cells
 from client.comparison import fewest_patients
 from client.received import Outcome
-from common.chosen import OWN
+from common.plan import method_of
 
 Verdict = Literal["better", "worse", "own", "not-shown", "too-few", "unknown"]
 
@@ -70,7 +70,7 @@ def verdict_of(card: Card, own: Reference | None) -> Verdict:
         card: of the model that validation chose.
         own: the hospital's own, as validation chose it; None where it is not known.
     """
-    if card.method in OWN:
+    if method_of(card.method).alone:
         return "own"
     if own is None or own.ahead is None:
         return "unknown"
@@ -184,7 +184,7 @@ def _reasons(verdict: Verdict, card: Card, own: Reference | None, differences: S
             "worse": "wholly below zero: for patients like these your own is better.",
         }.get(verdict, "which holds zero: this may be chance. Your own model is as good a choice.")
         yield f"The 95 % interval of the difference is {interval_text(ahead, sign=True)} points, {told}"
-    if "longer" not in {one.method for one in card.references}:
+    if not any(method_of(one.method).longer for one in card.references):
         yield (
             "Your own model had fewer gradient steps than a route gives: what looks like a gain may be longer training"
             " alone."

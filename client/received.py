@@ -12,8 +12,8 @@ from pathlib import Path
 from client import cache
 from client.card import Card, digest_of_file, load_card
 from client.site import SiteConfig
-from common.chosen import OWN
 from common.errors import RelayError
+from common.plan import method_of
 
 FOLDER = "received"
 PATIENTS = ".patients.json"
@@ -48,7 +48,7 @@ def outcomes(site: SiteConfig) -> list[Outcome]:
     found = []
     for path in (site.folder / FOLDER).glob("*/chosen.json"):
         chosen_one, beside = _arrival(path), path.with_name("own.json")
-        alone = _arrival(beside) if chosen_one.card.method not in OWN and beside.exists() else None
+        alone = _arrival(beside) if not method_of(chosen_one.card.method).alone and beside.exists() else None
         found.append(Outcome(chosen_one, alone))
     return sorted(found, key=lambda outcome: outcome.chosen.card.received, reverse=True)
 

@@ -16,9 +16,9 @@ from client.local_page import add_to_page
 from client.preprocess import Record, site_key
 from client.site import SiteConfig
 from client.training import probabilities
-from common.graph import Evaluate, way_of
 from common.messages import EvaluateOrder, EvaluateReply, Refusal, Refused
 from common.model import build_undrawn
+from common.plan.graph import Evaluate, way_of
 from common.seeds import seed_of
 from common.study import Study
 from common.weights import UnfitWeights, Weights, check_fit, digest_of, pieces

@@ -14,9 +14,9 @@ from torch import nn
 from client.batch_norm import estimate_statistics
 from client.batches import Slices, augment, batches
 from client.device import Machine, place
-from common.graph import Schedule
 from common.messages import Refusal, Refused
 from common.model import segmentation_models
+from common.plan.graph import Schedule
 from common.seeds import seed_of
 from common.study import TrainingPart
 from common.weights import Weights

@@ -267,8 +267,8 @@ class Delivery(Planned):
     """
 
     role: Literal["chosen", "own"]
-    """What validation chose for this site (`common.chosen`), or, if that is another, what it chose of the models
-    that were trained at this site alone."""
+    """What validation chose for this site (`common.plan.selection`), or, if that is another, what it chose of the
+    models that were trained at this site alone."""
     models: tuple[Digest, ...] = Field(max_length=100_000)
     """The weights of every row that could have been chosen, in the plan's order."""
     left_out: tuple[Count, ...] = Field(default=(), max_length=100_000)

@@ -10,11 +10,12 @@ import hashlib
 import itertools
 import json
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tomli_w
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from common.strategies import STRATEGIES
 from common.tomlfile import load_toml
 
 POOLED = "pooled"
@@ -33,6 +34,15 @@ Encoder = Literal[
     "resnet50",
     "mobilenet_v2",
 ]
+
+
+if TYPE_CHECKING:
+    StrategyKey = str
+    Skippable = str
+else:  # as literals, so that a wrong value is told with all that are right
+    StrategyKey = Literal[tuple(STRATEGIES)]
+    Skippable = Literal[("sequential", "cyclic", *(key for key, one in STRATEGIES.items() if one.skippable))]
+    """The tables of [methods], and strategies, that can do without a site and may have a rule of their own."""
 
 
 def _on_one_line(text: str) -> str:
@@ -174,6 +184,11 @@ class SequentialPart(_Part):
     max_hops: int = Field(default=2, ge=1)
     """The hand-offs of the longest route, where routes is "all" or "greedy"."""
 
+    @property
+    def grows(self) -> bool:
+        """Whether the routes show in the course of the study alone."""
+        return self.routes == "greedy"
+
 
 class CyclicPart(_Part):
     """The model goes round all sites several times (cyclical weight transfer: Chang et al., JAMIA 25, 2018)."""
@@ -184,10 +199,13 @@ class CyclicPart(_Part):
     """Epochs of each visit. 0: `training.epochs` divided among the laps, one at least."""
 
 
+MethodKey = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,63}$")]
+
+
 class FederatedPart(_Part):
     """Rounds in which every site trains from the same weights, and the results are aggregated."""
 
-    strategy: Literal["fedavg", "fedprox", "fedmedian", "fedtrimmedavg", "krum"] = "fedavg"
+    strategy: StrategyKey = "fedavg"
     """How the sites' weights become one set of weights."""
     rounds: int = Field(default=0, ge=0, le=1000)
     """Rounds of training and aggregating. 0: as many as come closest to the gradient steps of the longest route."""
@@ -211,7 +229,7 @@ class FederatedPart(_Part):
     @property
     def settings(self) -> tuple[tuple[int, float], ...]:
         """Every pair of local epochs and proximal term that is tried; without FedProx the term is 0."""
-        terms = self.proximal_mu if self.strategy == "fedprox" else (0.0,)
+        terms = self.proximal_mu if STRATEGIES[self.strategy].proximal else (0.0,)
         return tuple(itertools.product(self.local_epochs, terms))
 
 
@@ -227,6 +245,8 @@ class MethodsPart(_Part):
     sequential: SequentialPart = SequentialPart()
     cyclic: CyclicPart = CyclicPart()
     federated: tuple[FederatedPart, ...] = (FederatedPart(),)
+    more: tuple[MethodKey, ...] = Field(default=(), exclude_if=lambda keys: not keys)
+    """Methods that have no settings of their own, by their keys in `common.plan.methods`."""
     pooled: bool = True
     """All data in one place. In simulation alone; a federation leaves it out."""
     pooled_then_target: bool = True
@@ -242,10 +262,6 @@ class MethodsPart(_Part):
         if len({part.strategy for part in parts}) < len(parts):
             raise ValueError("each strategy may stand once")
         return parts
-
-
-Skippable = Literal["sequential", "cyclic", "fedavg", "fedprox", "fedmedian", "fedtrimmedavg"]
-"""The methods that can do without a site."""
 
 
 class AbsenceRule(_Part):
@@ -268,7 +284,7 @@ class AbsencePart(AbsenceRule):
     """
 
     methods: dict[Skippable, AbsenceRule] = Field(default_factory=dict)
-    """Methods that may have a rule of their own: sequential, cyclic, fedavg, fedprox, fedmedian, fedtrimmedavg."""
+    """Rules of their own, for methods that can do without a site."""
 
     @model_validator(mode="before")
     @classmethod
@@ -280,12 +296,9 @@ class AbsencePart(AbsenceRule):
             "methods": {name: general | rule if isinstance(rule, dict) else rule for name, rule in own.items()}
         }
 
-    def rule_of(self, method: str) -> AbsenceRule:
-        """Of a row's method. Where a route grows a source is not left out: what it is compared by would be missing."""
-        name = method.removesuffix("-then-target")
-        own: dict[str, AbsenceRule] = dict(self.methods.items())
-        rule = own.get("sequential" if name == "greedy" else name, self)
-        return rule if name in get_args(Skippable) else AbsenceRule(wait_hours=rule.wait_hours)
+    def rule_of(self, name: str) -> AbsenceRule:
+        """That of its own, if the study says one under this name. What a method may do `common.plan` knows."""
+        return self.methods.get(name, self)
 
 
 class Study(_Part):
@@ -342,21 +355,20 @@ class Study(_Part):
                     raise ValueError('a route needs a source and a target, such as ["B", "A"]')
                 if any(a == b for a, b in itertools.pairwise(route)):
                     raise ValueError(f"the route {' → '.join(route)} hands a model to the site that has it")
-        for part in self.methods.federated:
-            if part.strategy == "fedtrimmedavg" and len(self.sites) < 3:
-                raise ValueError("fedtrimmedavg leaves nothing of two sites; it needs three")
-            if part.strategy == "krum" and len(self.sites) < 3:
-                raise ValueError("krum compares models with each other; it needs three sites")
         return self
 
     @model_validator(mode="after")
-    def _one_site_has_nobody_to_share_with(self) -> Study:
+    def _enough_sites_to_share(self) -> Study:
         methods = self.methods
         if len(self.sites) == 1 and (methods.federated or methods.pooled or methods.cyclic.laps):
             raise ValueError(
                 f"a study of {self.sites[0]} alone has nobody to share with;"
                 ' add sites, or set "federated" to [], "pooled" to false and no laps'
             )
+        for part in methods.federated:
+            strategy = STRATEGIES[part.strategy]
+            if len(self.sites) < strategy.fewest_parts:
+                raise ValueError(f"{strategy.key} {strategy.why_so_many}")
         return self
 
     @model_validator(mode="after")

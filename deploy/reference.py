@@ -250,7 +250,8 @@ def _tables(model: type[BaseModel], form: _Form, name: str = "", kind: str = "on
         head = ("key", "takes", "default") if form.written_by_people else ("key", "holds")
         yield _table(*head, "what it means", rows=rows)
     for key, how, inner in inside:
-        yield from _tables(inner, form, f"{name}.{key}" if name else key, how, texts[key])
+        names = f" METHOD is {allowed(get_args(model.model_fields[key].annotation)[0])}." if how == "named" else ""
+        yield from _tables(inner, form, f"{name}.{key}" if name else key, how, texts[key] + names)
 
 
 def _row(*cells: str) -> str:

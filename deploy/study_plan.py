@@ -17,20 +17,21 @@ from rich.table import Table
 
 from client.site import SiteConfig, load_site
 from client.survey import Survey, survey
-from common.cost import all_behind, cost_of, planned_steps
 from common.errors import RelayError
-from common.graph import Evaluate, FineTune, Node, way_of
 from common.model import declared_bytes
-from common.plan import Census, Plan, grown, plan
+from common.plan import GROWING, Census, Plan, grown, method_of, plan
+from common.plan.cost import all_behind, cost_of, planned_steps
+from common.plan.graph import Evaluate, FineTune, Node, way_of
 from common.study import POOLED, Study
 from common.telephone import spoken
 from deploy.console import bar, span, terminal
 from deploy.simulation import cores
 from deploy.trial import Speed, measure, measure_n4
-from server.report import group_name
 
 PAPER = {"A": (30, 396), "B": (30, 384), "C": (19, 468)}
 """Patients and slices of the paper's Table I."""
+ALL, TOGETHER = "all", "Together"
+"""The line of all methods, each stage counted once: for programs and for readers."""
 STAGE_SECONDS = 1.5
 """What a stage takes besides its network: a process, reading slices, the weights' way."""
 
@@ -164,12 +165,12 @@ def _lines(study: Study, variant: Study, found: Plan, census: Census) -> tuple[l
     for row in found.rows:
         ends[row.method].append([row.test or row.model, row.validation])
     if found.tried:
-        ends["greedy"] += [[node] for node in found.tried]
+        ends[GROWING.key] += [[node] for node in found.tried]
     lines = [
         line(method, [node for end in of_method for node in end], len(of_method), _alone(of_method))
         for method, of_method in ends.items()
     ]
-    together = line("all", found.nodes, len(found.rows), sum(_alone(of_method) for of_method in ends.values()))
+    together = line(ALL, found.nodes, len(found.rows), sum(_alone(of_method) for of_method in ends.values()))
     return lines, together
 
 
@@ -332,7 +333,7 @@ def _print(
         f"Equal stages are worked out once: {together.trainings} trainings instead of {together.alone}."
         " What several methods share counts in each of their lines, and once in the last."
     )
-    if study.methods.sequential.routes == "greedy":
+    if study.methods.sequential.grows:
         print("Routes grow as long as they gain; counted is the most that they may ask for.")
     if estimate:
         print(
@@ -347,7 +348,7 @@ def _print(
 def _cells(line: Line) -> tuple[str, ...]:
     counts = (line.rows, line.trainings, line.alone, line.scorings, line.gradient_steps)
     return (
-        group_name(line.method),
+        TOGETHER if line.method == ALL else method_of(line.method).title,
         *(f"{count:,}".replace(",", "\u202f") for count in counts),
         decimal(line.bytes_moved),
     )

@@ -62,8 +62,8 @@ def _measure_one(study: Study, device: str) -> Speed:
     from client.batches import Slices
     from client.device import choose_machine, place
     from client.training import fine_tune, probabilities
-    from common.graph import Schedule
     from common.model import build
+    from common.plan.graph import Schedule
 
     torch.set_num_threads(study.training.threads)
     machine = choose_machine(device, study.training.precision)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from common.cost import all_behind, behind
-from common.graph import Best, FineTune, Node
-from common.plan import Plan, Row
+from common.plan import GROWING, Plan, Row, absence_rule, method_of
+from common.plan.cost import all_behind, behind
+from common.plan.graph import Best, FineTune, Node
 from common.study import AbsenceRule, Study
 
 LEFT_OUT = "it was away, and the study went on without it"
@@ -35,10 +35,10 @@ class Absences:
         """What is needed by a row that may do without a site."""
         self._skippable: set[Node] = set()
         wanted: list[tuple[AbsenceRule, Node | None, list[Node]]] = [
-            (study.absence.rule_of(row.method), row.model, all_behind([row.test or row.model, row.validation]))
+            (absence_rule(study, method_of(row.method)), row.model, all_behind([row.test or row.model, row.validation]))
             for row in plan.rows
         ]
-        wanted.append((study.absence.rule_of("greedy"), None, all_behind(plan.tried)))
+        wanted.append((absence_rule(study, GROWING), None, all_behind(plan.tried)))
         for rule, model, nodes in wanted:
             for node in nodes:
                 self._hours[node] = max(self._hours.get(node, 0.0), rule.wait_hours)
@@ -84,8 +84,9 @@ def why_not_counted(row: Row, study: Study, run: Progress) -> str:
     if not absent:
         return ""
     named = told(absent)
-    if row.model in run.skipped or study.absence.rule_of(row.method).then == "park":
+    method = method_of(row.method)
+    if row.model in run.skipped or absence_rule(study, method).then == "park":
         return named
-    if row.method in ("sequential", "cyclic") and {node.site for node in trained_for(row.model, run)} <= {row.target}:
+    if method.travelling and {node.site for node in trained_for(row.model, run)} <= {row.target}:
         return f"{named}; nothing is left of the route"
     return ""

@@ -18,11 +18,12 @@ from pathlib import Path
 
 import torch
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
-from flwr.serverapp.strategy import FedAvg, FedMedian, FedProx, FedTrimmedAvg, Krum
-from flwr.serverapp.strategy.strategy import Strategy
+from flwr.serverapp import strategy as flower
+from flwr.serverapp.strategy.strategy import Strategy as FlowerStrategy
 from safetensors import safe_open
 
 from common.errors import RelayError
+from common.strategies import STRATEGIES
 from common.weights import Weights
 
 AT_ONCE_BYTES = 8 * 2**20
@@ -31,20 +32,10 @@ AT_ONCE_BYTES = 8 * 2**20
 Piece = tuple[str, slice | None]
 """A tensor's name, and the rows of it (along its first axis); None for all of it."""
 
-STRATEGIES: dict[str, type[FedAvg]] = {
-    "fedavg": FedAvg,
-    "fedprox": FedProx,
-    "fedmedian": FedMedian,
-    "fedtrimmedavg": FedTrimmedAvg,
-    "krum": Krum,
-}
 WIDEST = 4
 """Bytes of a weight: no network here has wider ones, but for counters."""
-WHOLE = frozenset({"krum"})
-"""Strategies that need every part as a whole at once."""
-LEAST = {"fedtrimmedavg": 3, "krum": 3}
-"""Parts that a strategy needs: one that cuts a value at either end has none left of two, and one that compares models
-with each other has nothing to tell two apart by. Two for the others."""
+LEAST = {key: strategy.fewest_parts for key, strategy in STRATEGIES.items()}
+"""Parts that a strategy needs."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +51,8 @@ class Part:
 def aggregate(strategy: str, parts: Mapping[str, Part], *, expected: frozenset[str], parent: Path) -> Weights:
     """The weights of a round.
 
-    FedAvg: McMahan et al., AISTATS 2017. FedProx aggregates alike (Li et al., MLSys 2020). FedMedian and
-    FedTrimmedAvg: Yin et al., ICML 2018. Krum: Blanchard et al., NeurIPS 2017.
-
     Args:
+        strategy: a key of `common.strategies`.
         parts: by the name of the site; the order does not matter.
         expected: the sites that must be among them: a missing part is never a silent smaller mean.
         parent: the file of the weights that the round started from; its integer buffers are kept.
@@ -83,7 +72,7 @@ def aggregate(strategy: str, parts: Mapping[str, Part], *, expected: frozenset[s
             if sorted(file.keys()) != names:
                 raise RelayError(f"A round cannot be averaged: the part of {site} has other tensors than its parent.")
         made: dict[str, list[torch.Tensor]] = {name: [] for name in names}
-        budget = None if strategy in WHOLE else AT_ONCE_BYTES // len(parts)
+        budget = None if STRATEGIES[strategy].whole_parts else AT_ONCE_BYTES // len(parts)
         for chunk in _chunks(before, names, budget):
             olds = [_part_of(before, piece) for piece in chunk]
             floating = [number for number, old in enumerate(olds) if old.is_floating_point()]
@@ -121,16 +110,11 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(before)
 
 
-def _rule(strategy: str, sites: int) -> Strategy:
-    if strategy == "fedprox":
-        return FedProx(proximal_mu=0.0)  # its term is the site's work; the mean is FedAvg's
-    if strategy == "krum":
-        # As many liars as it can stand among so many sites: 2 f + 3 ≤ n.
-        return Krum(num_malicious_nodes=max(0, (sites - 3) // 2))
-    if strategy == "fedtrimmedavg":
-        # Flower cuts int(beta × sites) values at either end: with its own 0.2 none of three or four.
-        return FedTrimmedAvg(beta=max(0.2, 1 / sites))
-    return STRATEGIES[strategy]()
+def _rule(strategy: str, parts: int) -> FlowerStrategy:
+    """Flower's strategy for so many parts."""
+    found = STRATEGIES[strategy]
+    rule: FlowerStrategy = getattr(flower, found.flower)(**found.arguments(parts))
+    return rule
 
 
 def _chunks(file: safe_open, names: list[str], budget: int | None) -> Iterator[list[Piece]]:

@@ -23,9 +23,10 @@ from flwr.serverapp import Grid, ServerApp
 
 from common.errors import GO_ON, RelayError, Unfinished
 from common.files import write_atomically
-from common.graph import Average, FineTune, Node
 from common.model import declared_bytes
-from common.plan import plan
+from common.plan import asked_for, plan
+from common.plan.graph import Average, FineTune, Node
+from common.plan.methods import Method, method_of
 from common.study import POOLED, Study, load_study, study_toml
 from server.deliver import Deliveries, deliver
 from server.describing import describe_all, keep, kept_in, known_of
@@ -34,7 +35,7 @@ from server.lane import Lane, Traffic
 from server.ledger import Ledger, StageRecord
 from server.progress import recording
 from server.report.page import write_report
-from server.report.wording import group_name, listed
+from server.report.wording import listed
 from server.results import results_of, write_json
 from server.roster import find_sites
 from server.scheduler import Run, census_of
@@ -131,6 +132,7 @@ def run_study(
         Unfinished: some of it could not be finished, or was made without a site; the results say what.
         RelayError: the study cannot begin, or the folder cannot be written; what was finished is kept.
     """
+    asked_for(study)  # a method that is not known is told before any site is asked
     ledger = Ledger(folder, progress=lambda done, of: observe(Event("examining", "", "", epoch=done, epochs=of)))
     with closing(ledger), _a_sentence_about(folder):
         _keep_study(study, folder)
@@ -255,15 +257,13 @@ def _missing(runs: Sequence[Run], results: dict[str, Any], deliveries: Deliverie
 
 def _which(rows: Iterable[Mapping[str, Any]]) -> str:
     """Name the methods of rows of results.json, folds and repeats together: "Routes: B → C → A; FedAvg at A and B"."""
-    methods: dict[str, list[str]] = {}
+    places: dict[Method, list[str]] = {}
     for row in rows:
-        places = methods.setdefault(row["method"], [])
-        place = row["label"] if row["method"] == "sequential" else row["target"]
-        if place not in places:
-            places.append(place)
+        method = method_of(row["method"])
+        places.setdefault(method, []).append(row["label"] if method.own_line else row["target"])
     return "; ".join(
-        f"{group_name(method)}{':' if method == 'sequential' else ' at'} {_few(places)}"
-        for method, places in methods.items()
+        f"{method.title}{':' if method.own_line else ' at'} {_few(list(dict.fromkeys(found)))}"
+        for method, found in places.items()
     )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from common.graph import Average
 from common.plan import Plan
+from common.plan.graph import Average
+from common.strategies import STRATEGIES
 from common.study import Study
 
 BATCH_NORM = {
@@ -46,5 +47,5 @@ def _rounds(plan: Plan) -> list[str]:
             schedule, mu = node.parts[0].schedule, node.parts[0].proximal_mu
             term = f", μ {mu:g}" if mu else ""
             rounds = schedule.total_epochs // schedule.epochs
-            found[f"{node.strategy}: {rounds} rounds of {schedule.epochs} epochs{term}"] = None
+            found[f"{STRATEGIES[node.strategy].title}: {rounds} rounds of {schedule.epochs} epochs{term}"] = None
     return list(found)

@@ -14,18 +14,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
-from common.chosen import OWN, chosen, may_be_left_out, offered, own
-from common.cost import behind
 from common.errors import Damaged
-from common.graph import Evaluate, FineTune
 from common.messages import Delivery
-from common.plan import Row
+from common.plan import Row, method_of, name_of
+from common.plan.cost import behind
+from common.plan.graph import Evaluate, FineTune
+from common.plan.selection import chosen, may_be_left_out, offered, own
 from common.study import Study
 from server.absence import absent_from
 from server.events import Event, Observer
 from server.lane import Lane, Parked
 from server.ledger import Ledger
-from server.results import label_of
 from server.scheduler import Run, census_of
 
 Role = Literal["chosen", "own"]
@@ -69,7 +68,7 @@ def deliver(
         if run is not None:
             parcels = list(_parcels(run, site))
             row = offered(run.plan, site)[parcels[-1].row]
-            thread = threading.Thread(target=give, args=(site, parcels, label_of(row)), daemon=True)
+            thread = threading.Thread(target=give, args=(site, parcels, name_of(row)), daemon=True)
             thread.start()
             threads.append(thread)
     for thread in threads:
@@ -115,7 +114,7 @@ def _parcels(run: Run, site: str) -> Iterator[Delivery]:
     """The deliveries to a site; the chosen weights come last."""
     rows, dices = offered(run.plan, site), _dices(run, site)
     place, alone = chosen(dices), own(rows, dices)
-    if alone is not None and dices[alone] >= 0 and rows[place].method not in OWN:
+    if alone is not None and dices[alone] >= 0 and not method_of(rows[place].method).alone:
         yield _delivery(run, site, "own", rows, alone)
     yield _delivery(run, site, "chosen", rows, place)
 
@@ -141,7 +140,7 @@ def _delivery(run: Run, site: str, role: Role, rows: Sequence[Row], place: int) 
 
 def _forgetting(run: Run, row: Row) -> Iterator[float]:
     """Of a travelling model the test Dice of every site after every hop; nothing where that was not measured."""
-    if row.method not in ("sequential", "cyclic", "greedy"):
+    if not method_of(row.method).travelling:
         return
     way = [node for node in behind(row.model, run.winner) if isinstance(node, FineTune)][::-1]
     scored = [Evaluate(site, node.fold, "test", node) for node in way for site in run.study.sites]

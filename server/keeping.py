@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from common.graph import Average, Best, Evaluate, FineTune, Node, Start
 from common.plan import Plan
+from common.plan.graph import Average, Best, Evaluate, FineTune, Node, Start
 from server.ledger import StageRecord
 
 Dice = Callable[[Node], float | None]

@@ -1,4 +1,4 @@
-"""Keys of what the coordinator works out or decides itself, as `common.keys` makes them of a site's stages."""
+"""Keys of what the coordinator works out or decides itself, as `common.plan.stage_key` has those of a site's stages."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Mapping
 
 import torch
 
-from common.graph import Average, Evaluate, FineTune
 from common.messages import STAGE_VERSION
+from common.plan.graph import Average, Evaluate, FineTune
 from common.study import Study
 from server.ledger import StageRecord
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from common.graph import Evaluate, FineTune
 from common.messages import EvaluateReply, FineTuneReply
+from common.plan.graph import Evaluate, FineTune
 from server.ledger import Cases, StageRecord
 
 

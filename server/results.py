@@ -10,21 +10,19 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from common.cost import Cost, all_behind, behind, cost_of
-from common.graph import Average, Best, Evaluate, FineTune, Node, way_of
 from common.messages import Description
 from common.model import declared_bytes
-from common.plan import Row, routes_to
+from common.plan import GROWING, Row, method_of, name_of, routes_to
+from common.plan.cost import Cost, all_behind, behind, cost_of
+from common.plan.graph import Average, Best, Evaluate, FineTune, Node, way_of
 from common.seeds import seed_of
-from common.study import POOLED, Study
+from common.study import Study
 from server.absence import absent_from, told, trained_for, why_not_counted
 from server.choices import open_choices
 from server.keeping import used_by
 from server.ledger import StageRecord
 from server.scheduler import Run
 from server.statistics import bootstrap_ci
-
-ROUTED = ("baseline", "longer", "sequential", "cyclic", "greedy", "unadapted")
 
 
 def results_of(study: Study, runs: Sequence[Run]) -> dict[str, Any]:
@@ -59,13 +57,6 @@ def results_of(study: Study, runs: Sequence[Run]) -> dict[str, Any]:
         "stages": [stage for part in parts for stage in part.stages()],
         "parked": [entry for part in parts for entry in part.parked()],
     }
-
-
-def label_of(row: Row) -> str:
-    """The row's way in words."""
-    if row.method in ROUTED:
-        return " → ".join(row.route)
-    return "all data" if row.method == POOLED else row.method
 
 
 def write_json(value: Any) -> bytes:
@@ -114,7 +105,7 @@ class _Part:
         return {
             **self.labels,
             "method": row.method,
-            "label": label_of(row),
+            "label": name_of(row),
             "route": list(row.route),
             "target": row.target,
             "fold": row.fold,
@@ -154,7 +145,7 @@ class _Part:
         """Every finished stage that a method's rows need: all folds, rounds, routes and candidates."""
         rows = [row for row in self.run.plan.rows if row.method == method]
         wanted: list[Node] = [node for row in rows for node in (row.test or row.model, row.validation)]
-        if method == "greedy":
+        if method == GROWING.key:
             wanted += self.run.plan.tried
         return [node for node in all_behind(wanted) if self._is_done(node)]
 
@@ -169,7 +160,7 @@ class _Part:
         if not self.run.study.methods.forgetting:
             return  # rows of other methods would fill some cells by chance
         for row in self.finished:
-            if row.method not in ("sequential", "cyclic", "greedy") or row not in self.chosen or self.absent[row]:
+            if not method_of(row.method).travelling or row not in self.chosen or self.absent[row]:
                 continue
             way = [node for node in behind(row.model, self.run.winner) if isinstance(node, FineTune)][::-1]
             after = [{"site": node.site, "dice": self._everywhere(node)} for node in way]
@@ -278,7 +269,7 @@ class _Part:
                 yield {
                     **self.labels,
                     "method": row.method,
-                    "label": label_of(row),
+                    "label": name_of(row),
                     "target": row.target,
                     "fold": row.fold,
                     "reason": reason,
@@ -289,8 +280,8 @@ class _Part:
             for fold in run.study.split.run:
                 yield {
                     **self.labels,
-                    "method": "greedy",
-                    "label": f"greedy to {target}",
+                    "method": GROWING.key,
+                    "label": GROWING.name((), target),
                     "target": target,
                     "fold": fold,
                     "reason": stuck[0] if stuck else "its next hop is not chosen yet",
@@ -328,10 +319,10 @@ def _headline(run: Run, rows: list[Row]) -> Iterator[Row]:
     """
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        if row.method in ("sequential", "greedy"):
+        if method_of(row.method).routed:
             groups[row.target].append(row)
     for target, group in groups.items():
-        if group[0].method == "greedy" or len(group) == len(routes_to(run.study, target)):
+        if method_of(group[0].method).grows or len(group) == len(routes_to(run.study, target)):
             yield max(group, key=lambda row: run.records[row.validation].dice)
 
 
@@ -363,7 +354,7 @@ def _spread(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         if row["absent"]:
             continue
         # A route that grew may be another one in another repeat; what the method gives is what is looked at.
-        route = () if row["method"] == "greedy" else tuple(row["route"])
+        route = () if method_of(row["method"]).grows else tuple(row["route"])
         groups[row["method"], row["model"], route, row["target"]].append(row)
     for (method, model, route, target), group in groups.items():
         entry: dict[str, Any] = {
@@ -385,7 +376,7 @@ def _budgets(parts: list[_Part]) -> Iterator[dict[str, Any]]:
     """What was spent to obtain all rows of a method, and in all: folds and discarded routes included."""
     methods = dict.fromkeys(row.method for part in parts for row in part.run.plan.rows)
     if any(part.run.plan.tried for part in parts):
-        methods["greedy"] = None
+        methods[GROWING.key] = None
     for method in (*methods, "all"):
         costs = [part.cost(part.everything() if method == "all" else part.needed(method)) for part in parts]
         yield {

@@ -20,14 +20,14 @@ from functools import partial
 from typing import Any
 
 from common.errors import RelayError
-from common.graph import Average, Best, Evaluate, FineTune, Node
-from common.keys import Workplace, stage_key
 from common.messages import (
     Description,
     EvaluateOrder,
     FineTuneOrder,
 )
 from common.plan import Census, Plan, grown, plan
+from common.plan.graph import Average, Best, Evaluate, FineTune, Node
+from common.plan.stage_key import Workplace, stage_key
 from common.study import Study
 from common.weights import UnfitWeights, check_fit
 from server.absence import Absences, absent_from, told

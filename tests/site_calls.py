@@ -8,8 +8,6 @@ from typing import Any
 from flwr.app import Context, Message, RecordDict
 
 from client.app import app
-from common.graph import Evaluate, FineTune
-from common.keys import Workplace, stage_key
 from common.messages import (
     DESCRIBE,
     EVALUATE,
@@ -26,6 +24,8 @@ from common.messages import (
     to_record,
 )
 from common.plan import Plan, plan
+from common.plan.graph import Evaluate, FineTune
+from common.plan.stage_key import Workplace, stage_key
 from common.study import Study
 from common.weights import Weights, digest_of, serialised
 from tests.hospitals import small_study

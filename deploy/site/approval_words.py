@@ -14,6 +14,7 @@ from client.asked import Asked, Onward
 from client.site import SiteConfig
 from client.survey import Survey
 from common.model import declared_bytes, declared_shapes
+from common.strategies import STRATEGIES
 from common.study import Study
 from common.telephone import spoken
 
@@ -114,7 +115,7 @@ def _runs(study: Study, surveys: Sequence[Survey], asked: Asked) -> Iterator[str
         f"{most}{_n(asked.validations)} on validation patients, besides the one that belongs to each training,"
         f" and {_n(asked.tests)} on test patients.",
     )
-    if study.methods.sequential.routes == "greedy":
+    if study.methods.sequential.grows:
         yield from _labelled(
             "routes", "they grow in the course of the study, hop by hop; counted is the most that they may ask for."
         )
@@ -176,7 +177,7 @@ def _goes(study: Study, site: str, others: Sequence[str], onward: Onward) -> Ite
             f"To {_and(list(dict.fromkeys(route[-1] for route in onward.routes)))}, where others go on training from"
             f" them: {shown}{f' and {more} more ways' if more > 0 else ''}."
         )
-    if study.methods.sequential.routes == "greedy":
+    if study.methods.sequential.grows:
         yield (
             f"Wherever a route grows through {site}: further hops lead from there to any of {_and(others)}"
             f" ({study.methods.sequential.max_hops} hops at most)."
@@ -184,10 +185,8 @@ def _goes(study: Study, site: str, others: Sequence[str], onward: Onward) -> Ite
     if onward.scored_at:
         yield f"To {_and(onward.scored_at)}, where they are scored."
     if onward.averaged:
-        yield (
-            f"Into averages with those of {_and(others)} ({', '.join(onward.averaged)}), which go to every site of the"
-            " study."
-        )
+        titles = ", ".join(STRATEGIES[key].title for key in onward.averaged)
+        yield f"Into averages with those of {_and(others)} ({titles}), which go to every site of the study."
     if not (onward.routes or onward.scored_at or onward.averaged):
         yield "Nowhere: they stay at the coordinator."
     else:

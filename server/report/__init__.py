@@ -5,12 +5,10 @@ from server.report.page import write_report
 from server.report.results import Results, read_results
 from server.report.table import comparison
 from server.report.terminal import terminal_table, text_lines
-from server.report.wording import group_name
 
 __all__ = [
     "Results",
     "comparison",
-    "group_name",
     "opening",
     "read_results",
     "terminal_table",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import statistics
 from dataclasses import dataclass
 
+from common.plan import method_of
 from server.report.results import Budget, Grown, Results, Row
 from server.report.table import Comparison
-from server.report.wording import full_name, group_name
+from server.report.wording import full_name
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class Spent:
 @dataclass(frozen=True)
 class BudgetLine:
     label: str
+    routed: bool
+    """Whether its chains are of routes that validation chose among."""
     chains: tuple[Spent | None, ...]
     """One a target; of the routes, the one that validation chose."""
     everything: Budget | None
@@ -43,16 +46,17 @@ def budget_lines(results: Results, table: Comparison) -> list[BudgetLine]:
     whole = {budget.method: budget for budget in results.budgets}
     found = []
     for method in dict.fromkeys(cell.row.method for cell in table.cells):
+        kind = method_of(method)
         chains = []
         for column in range(len(table.targets)):
             cells = [cell for _, cell in table.column(column) if cell.row.method == method]
-            chosen = table.chosen_at(column) if method in ("sequential", "greedy") else None
+            chosen = table.chosen_at(column) if kind.routed else None
             # of several sources, none stands for the others
             cell = chosen or (cells[0] if len(cells) == 1 else None)
             chains.append(_spent(cell.rows) if cell else None)
-        found.append(BudgetLine(group_name(method), tuple(chains), whole.get(method)))
+        found.append(BudgetLine(kind.title, kind.routed, tuple(chains), whole.get(method)))
     if "all" in whole:
-        found.append(BudgetLine("Everything", (None,) * len(table.targets), whole["all"]))
+        found.append(BudgetLine("Everything", False, (None,) * len(table.targets), whole["all"]))
     return found if results.budgets or any(any(line.chains) for line in found) else []
 
 

@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from server.report.curves import walk
 from server.report.results import Results, Row, Stage
 from server.report.table import Comparison
-from server.report.wording import POOLED, figure, full_name, short_bytes
+from server.report.wording import figure, full_name, short_bytes
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 500.0, 300.0, 40.0, 488.0, 12.0, 252.0
 BELOW = 8.0
 """How many points below the lowest end of a line the axis begins: what lies lower are first epochs."""
-STRONG = {"baseline": "s-alone", "longer": "s-longer", "fedavg": "s-fedavg", POOLED: "s-all"}
-"""Methods drawn strongly beside the route that validation chose."""
 
 Points = list[tuple[float, float]]
 
@@ -113,7 +111,7 @@ def budget_pictures(results: Results, table: Comparison) -> list[BudgetPicture]:
     stages = {stage.id: stage for stage in results.stages}
     pictures = []
     for column, target in enumerate(table.targets):
-        rows = [cell.row for _, cell in table.column(column) if cell.row.method != "unadapted"]
+        rows = [cell.row for _, cell in table.column(column) if cell.row.kind.adapted]
         tracks = [found for row in rows if (found := track(row, stages))]
         if len(tracks) < 2 or not all(found.by_bytes[-1][0] > 0 for found in tracks):
             continue
@@ -137,7 +135,8 @@ def budget_pictures(results: Results, table: Comparison) -> list[BudgetPicture]:
 
 
 def _style(row: Row) -> str:
-    return "s-route" if row.headline else STRONG.get(row.method, "s-other")
+    """The route that validation chose is drawn strongly, and so are some methods beside it."""
+    return "s-route" if row.headline else row.kind.style or "s-other"
 
 
 def _entry(found: Track) -> Entry:

@@ -20,7 +20,6 @@ from server.report.table import Comparison
 from server.report.wording import listed
 from server.statistics import Repeat, Strata, enough_patients, interval, slice_mean
 
-NO_OPPONENTS = ("sequential", "greedy", "unadapted")
 ROUNDING = 0.01
 """Dice points by which a row's figure may differ from what its patients' figures add up to."""
 
@@ -91,7 +90,8 @@ def family(results: Results, table: Comparison, *, testing: bool = True) -> Fami
     contrasts = []
     for line in table.lines:
         cells = [cell for cell in line.cells if cell]
-        if cells[0].row.method in NO_OPPONENTS:
+        kind = cells[0].row.kind
+        if kind.routed or not kind.adapted:
             continue
         pairs: dict[str, list[tuple[Row, Row]]] = {}
         for cell in cells:

@@ -143,7 +143,7 @@ def curve_rows(results: Results, table: Comparison) -> list[CurveRow]:
     """A row of panels a target, a panel a method that has learning curves; of the first repeat."""
     found = []
     for column, target in enumerate(table.targets):
-        rows = [cell.row for _, cell in table.column(column) if cell.row.method != "unadapted"]
+        rows = [cell.row for _, cell in table.column(column) if cell.row.kind.adapted]
         panels = _row(results, target, str(column), [(full_name(row), row) for row in rows])
         found += [panels] if panels else []
     return found

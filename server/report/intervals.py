@@ -73,7 +73,7 @@ def _axis(cells: list[Cell], drawn: list[tuple[float, float] | None]) -> tuple[f
     values = sorted(
         value
         for cell, found in zip(cells, drawn, strict=True)
-        if cell.row.method != "unadapted"
+        if cell.row.kind.adapted
         for value in (cell.dice, *(found or ()))
         if value is not None
     )
@@ -125,7 +125,7 @@ def interval_panels(results: Results, table: Comparison) -> list[Panel]:
                     headline=cell.headlines * 2 > table.repeats,
                 )
             )
-        alone = next((cell.dice for _, cell in cells if cell.row.method == "baseline"), None)
+        alone = next((cell.dice for _, cell in cells if cell.row.kind.baseline), None)
         panels.append(
             Panel(
                 target=target,
@@ -144,7 +144,7 @@ def interval_panels(results: Results, table: Comparison) -> list[Panel]:
 
 def _kind(row: Row) -> tuple[str, tuple[str, ...], str]:
     """What rows of several folds and repeats have in common."""
-    return row.method, () if row.method == "greedy" else row.route, row.target
+    return row.method, () if row.kind.grows else row.route, row.target
 
 
 def _named(table: Comparison, column: int) -> list[tuple[str, Cell]]:
@@ -155,6 +155,7 @@ def _named(table: Comparison, column: int) -> list[tuple[str, Cell]]:
         if cell is not None and cell.dice is not None:
             # a route that grew otherwise in another repeat has no one name
             alike = len({row.route for row in cell.rows}) == 1
-            name = CHOSEN if line is table.headline else full_name(cell.row) if alike else f"grown to {cell.row.target}"
+            name = full_name(cell.row) if alike else cell.row.kind.name((), cell.row.target)
+            name = CHOSEN if line is table.headline else name
             found.append((name, cell))
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from common.plan import method_of
 from server.report.paper import ENCODERS, TABLE_2, paper_of
 from server.report.results import Results, Spread
 from server.report.wording import ARCHITECTURES, encoder_name, targets
@@ -52,7 +53,7 @@ def networks(results: Results) -> list[Networks]:
     if len(results.models) < 2:
         return []
     methods = dict.fromkeys(entry.method for entry in results.spread)
-    method = "baseline" if "baseline" in methods else next(iter(methods), "")
+    method = next((key for key in methods if method_of(key).baseline), next(iter(methods), ""))
     found = []
     for target in targets(results):
         entries: dict[str, Spread] = {}

@@ -147,7 +147,6 @@ def render(results: Results, run: Run | None, study_toml: str) -> str:
         "traffic": _traffic(results, run),
         "every_row": _every_row([*views, *others], results),
         "versions": {**results.versions, **(run.versions if run else {})},
-        "routed": tuple(wording.group_name(method) for method in ("sequential", "greedy")),
     }
     return environment.get_template("page.html.j2").render(context)
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from common.study import POOLED
 from server.report.results import Results
 from server.report.table import Cell, Comparison
-from server.report.wording import POOLED, sources
+from server.report.wording import sources
 
 AUTHORS = "Touijer, Santacesaria, Odone and Pastore, In Domain Transfer Learning for Prostate MRI Segmentation"
 ENCODERS = (
@@ -89,11 +90,7 @@ def paper_of(results: Results) -> str:
 
 def _sources(cell: Cell) -> tuple[str, ...] | None:
     """As the keys of `TABLE_3` have it; None for a method that the paper has not."""
-    if cell.row.method == "baseline":
-        return ()
-    if cell.row.method == POOLED:
-        return (POOLED,)
-    return sources(cell.row) if cell.row.method == "sequential" else None
+    return sources(cell.row) if cell.row.kind.in_paper else None
 
 
 def table_3(results: Results, table: Comparison) -> Table3 | None:
@@ -142,4 +139,4 @@ def _orders(
 def _kind(way: tuple[str, ...]) -> str:
     if way == (POOLED,):
         return "all"
-    return ("alone", "one", "two")[len(way)] if len(way) < 3 else "longer"
+    return ("alone", "one", "two")[len(way)] if len(way) < 3 else "more"

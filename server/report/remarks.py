@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from common.plan import Section
 from server.report.budget import Growth
 from server.report.contrasts import Family
 from server.report.networks import Networks
@@ -184,7 +185,7 @@ def of_budget(results: Results) -> str:
         f"To obtain all rows: {listed(parts)} included. Stages that methods share count in each of them, and once in"
         " Everything."
     )
-    if any(row.method.startswith("pooled") for row in results.rows):
+    if any(row.kind.section is Section.ALL_DATA for row in results.rows):
         told += " Bytes are those of weights: the images that all data in one place would have to move are not in them."
     if results.forgetting:
         told += " Everything also holds the scoring of what is forgotten."

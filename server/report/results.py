@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from common.errors import RelayError
+from common.plan import Method, method_of
 
 
 def _finite(value: object) -> object:
@@ -72,6 +73,11 @@ class Row(_Value):
     absent: tuple[str, ...] = ()
     """Sites that the row should have had, in one of its rounds, folds or hops, and did without."""
     stage: str | None = None
+
+    @property
+    def kind(self) -> Method:
+        """What is to be known of its method."""
+        return method_of(self.method)
 
 
 class Epoch(_Value):

@@ -9,8 +9,6 @@ from server.report.table import Comparison, shown_dice
 from server.report.wording import figure, full_name, signed
 
 LANE, EDGE, TOP = 78.0, 40.0, 8.0
-MAPPED = ("baseline", "sequential", "greedy")
-"""Laps, which pass the same stops again and again, show better in the tables of what is forgotten."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +47,7 @@ class Map:
 def _is_stage(row: Row, route: tuple[str, ...]) -> bool:
     if row.target != route[-1]:
         return False
-    return (
-        row.method == "baseline" if len(route) == 1 else row.method in ("sequential", "greedy") and row.route == route
-    )
+    return row.kind.baseline if len(route) == 1 else row.kind.routed and row.route == route
 
 
 class _Found:
@@ -104,8 +100,9 @@ def route_maps(results: Results, table: Comparison) -> list[Map]:
     maps = []
     for column, target in enumerate(table.targets):
         cells = [cell.row for _, cell in table.column(column)]
-        routed = [row for row in cells if row.method in MAPPED and (row.route or row.method == "baseline")]
-        if not any(row.method != "baseline" for row in routed):
+        # Laps, which pass the same stops again and again, show better in the tables of what is forgotten.
+        routed = [row for row in cells if row.kind.baseline or (row.kind.routed and row.route)]
+        if all(row.kind.baseline for row in routed):
             continue
         longest = max(len(row.route) for row in routed)
         hop = max(96.0, 40 + 2 * max(_half(site) for row in routed for site in row.route or (target,)))

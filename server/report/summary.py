@@ -5,7 +5,7 @@ from __future__ import annotations
 from server.report.contrasts import Contrast, Family, own_interval
 from server.report.results import Results
 from server.report.table import Comparison, deviation, routes_taken
-from server.report.wording import ROUTED, figure, full_name, listed, probability, signed
+from server.report.wording import figure, full_name, listed, probability, signed
 
 
 def in_short(results: Results, table: Comparison, family: Family) -> list[str]:
@@ -61,7 +61,7 @@ def _by_target(results: Results, table: Comparison) -> list[str]:
         others = [
             f"{full_name(cell.row)} {figure(cell.dice)}"
             for _, cell in table.column(column)
-            if cell.dice is not None and cell.row.method not in (*ROUTED, "unadapted")
+            if cell.dice is not None and cell.row.kind.adapted and not cell.row.kind.travelling
         ]
         found = own_interval(results, chosen.rows) if table.tested else None
         interval = f" ({figure(found[0])} to {figure(found[1])})" if found else ""

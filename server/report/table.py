@@ -7,26 +7,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from common.errors import RelayError
+from common.plan import Section, place_of
+from common.study import POOLED
 from server.report.results import Results, Row, Spread
-from server.report.wording import (
-    POOLED,
-    ROUTED,
-    THEN_TARGET,
-    count,
-    figure,
-    full_name,
-    laps,
-    method_name,
-    site_names,
-    sources,
-    targets,
-)
+from server.report.wording import count, figure, full_name, site_names, sources, targets
 
 HEADLINE_MARK = "★"
 ABSENT_MARK = "†"
-ALONE, LONGER, ROUTES, LAPS, UNADAPTED, AVERAGES, AVERAGES_THEN, ALL_DATA, ALL_DATA_THEN = range(9)
-SECTIONS = (ALONE, ALONE, ROUTES, LAPS, UNADAPTED, AVERAGES, AVERAGES, ALL_DATA, ALL_DATA)
-"""Lines of one section stand together: the target alone, routes of one length, averages, all data."""
 
 
 @dataclass(frozen=True)
@@ -111,15 +98,10 @@ class Line:
     """A row of the table."""
 
     label: str
-    group: tuple[int, int]
-    """The kind of method, and the hops of a route."""
+    section: tuple[Section, int]
+    """The kind of method, and the hops of a route: lines of one section stand together."""
     cells: tuple[Cell | None, ...]
     """A cell a target; None where the row does not apply."""
-
-    @property
-    def section(self) -> tuple[int, int]:
-        kind, hops = self.group
-        return SECTIONS[kind], hops
 
 
 @dataclass(frozen=True)
@@ -147,7 +129,7 @@ class Comparison:
         """All lines, that of the chosen routes before the routes."""
         if self.headline is None:
             return self.lines
-        before = sum(line.group < (ROUTES, 0) for line in self.lines)
+        before = sum(line.section < (Section.ROUTES, 0) for line in self.lines)
         return (*self.lines[:before], self.headline, *self.lines[before:])
 
     def column(self, index: int) -> Iterator[tuple[Line, Cell]]:
@@ -165,44 +147,17 @@ class Comparison:
         return next((cell for _, cell in self.column(index) if cell.headlines), None)
 
 
-def _group(row: Row) -> tuple[int, int]:
-    """Where a row stands: (kind, hops)."""
-    simple = {"baseline": ALONE, "longer": LONGER, "cyclic": LAPS, "unadapted": UNADAPTED, "greedy": ROUTES}
-    if row.method in simple:
-        return simple[row.method], 0
-    if row.method == "sequential":
-        return ROUTES, len(sources(row))
-    pooled = row.method.removesuffix(THEN_TARGET) == POOLED
-    then = row.method.endswith(THEN_TARGET)
-    if pooled:
-        return (ALL_DATA_THEN if then else ALL_DATA), 0
-    return (AVERAGES_THEN if then else AVERAGES), 0
-
-
-def _label(row: Row) -> str:
-    """The head of a row's line: what it is, whatever its target."""
-    if row.method == "baseline":
-        return "Target alone"
-    if row.method == "longer":
-        return "Target alone, longer"
-    if row.method == "greedy":
-        return "Growing route"
-    if row.method == "cyclic":
-        return count(laps(row), "lap")
-    if row.method in ROUTED:
-        return " → ".join(sources(row)) + " →"
-    if row.method == "unadapted":
-        return full_name(row)
-    if row.method.endswith(THEN_TARGET):
-        return f"{method_name(row.method.removesuffix(THEN_TARGET))}, then the target"
-    return method_name(row.method)
+def _section(row: Row) -> tuple[Section, int]:
+    """Where a row stands: the kind of method, and the hops of a route that has a line of its own."""
+    hops = len(sources(row)) if row.kind.routed and row.kind.own_line else 0
+    return row.kind.section, hops
 
 
 def absent(row: Row, sites: Sequence[str]) -> tuple[str, ...]:
     """The sites that a row needs and that did not take part."""
     if row.contributed is None or POOLED in row.contributed:
         return row.absent
-    needed = sites if _group(row)[0] >= AVERAGES else row.route  # averages and all data need everybody
+    needed = sites if row.kind.everybody else row.route
     lacking = [site for site in needed if site not in row.contributed]
     return tuple(dict.fromkeys((*lacking, *row.absent)))
 
@@ -215,19 +170,14 @@ def comparison(results: Results) -> Comparison:
     """
     names, columns, repeats, tested = site_names(results), targets(results), len(results.seeds), results.tested
     order = {name: index for index, name in enumerate(names)}
-    methods = {"fedavg": 0, "fedprox": 1}
-    for row in results.rows:
-        methods.setdefault(row.method.removesuffix(THEN_TARGET), len(methods))
     spread = {(entry.method, entry.route, entry.target): entry for entry in results.spread}
-    lines: dict[tuple[tuple[int, int], int, tuple[int, ...], str], dict[str, dict[int, Row]]] = {}
+    lines: dict[tuple[tuple[Section, int], int, tuple[int, ...], str], dict[str, dict[int, Row]]] = {}
     for row in results.rows:
         if not row.chosen:
             continue
-        group = _group(row)
         # the target stands in its column; what else tells lines apart is the way there
-        told_apart = row.method in ("sequential", "unadapted")
-        way = tuple(order.get(site, len(order)) for site in sources(row)) if told_apart else ()
-        key = (group, methods[row.method.removesuffix(THEN_TARGET)], way, _label(row))
+        way = tuple(order.get(site, len(order)) for site in sources(row)) if row.kind.own_line else ()
+        key = (_section(row), place_of(row.kind), way, row.kind.line_of(row.route, row.target))
         found = lines.setdefault(key, {}).setdefault(row.target, {})
         if row.seed in found:
             raise RelayError(
@@ -240,7 +190,7 @@ def comparison(results: Results) -> Comparison:
         if not found:
             return None
         rows = tuple(found[seed] for seed in sorted(found))
-        route = () if rows[0].method == "greedy" else rows[0].route
+        route = () if rows[0].kind.grows else rows[0].route
         lacking = dict.fromkeys(site for row in rows for site in absent(row, names))
         return Cell(
             rows,
@@ -288,10 +238,10 @@ def _headline(results: Results, columns: tuple[str, ...]) -> Line | None:
     cells = []
     for target in columns:
         rows = sorted((row for row in results.rows if row.headline and row.target == target), key=lambda row: row.seed)
-        if any(row.method == "greedy" for row in rows):
+        if any(row.kind.grows for row in rows):
             return None  # it has a line of its own
         cells.append(Cell(tuple(rows), repeats, tested=tested) if rows else None)
-    return Line("Route chosen by validation", (ROUTES, 0), tuple(cells)) if any(cells) else None
+    return Line("Route chosen by validation", (Section.ROUTES, 0), tuple(cells)) if any(cells) else None
 
 
 def notes(table: Comparison) -> list[str]:
@@ -303,11 +253,11 @@ def notes(table: Comparison) -> list[str]:
         found.append(
             f"{HEADLINE_MARK} the route with the best validation Dice at this target{', ' + what if what else ''}{who}."
         )
-    if any(cell.row.method == "longer" for cell in table.cells):
-        routed = any(cell.row.method in ("sequential", "greedy") for cell in table.cells)
+    if any(cell.row.kind.longer for cell in table.cells):
+        routed = any(cell.row.kind.routed for cell in table.cells)
         steps = "the target's longest route" if routed else "all hospitals together"
         found.append(f"Longer: with as many gradient steps as {steps}.")
-    grown = [routes_taken(cell) for cell in table.cells if cell.row.method == "greedy"]
+    grown = [routes_taken(cell) for cell in table.cells if cell.row.kind.grows]
     if grown:
         found.append(f"Routes that grew: {'; '.join(grown)}.")
     lacking = [

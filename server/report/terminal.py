@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rich import box
@@ -12,11 +12,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from common.plan import method_of
 from server.report import remarks
 from server.report.networks import NetworkCell, Networks, best_network, networks
 from server.report.results import Results
 from server.report.table import HEADLINE_MARK, Comparison, comparison, notes
-from server.report.wording import ARCHITECTURES, count, encoder_name, figure, group_name, network_name
+from server.report.wording import ARCHITECTURES, count, encoder_name, figure, network_name
 
 NAMES = 12
 """The columns that names of methods have at least; longer ones take several lines."""
@@ -128,7 +129,7 @@ def _networks(results: Results, table: Networks) -> Grid:
         tuple(rows),
         (),
         (
-            f"Validation Dice of “{group_name(table.method)}” in per cent, slice mean{spread}; ★ the best mean.",
+            f"Validation Dice of “{method_of(table.method).title}” in per cent, slice mean{spread}; ★ the best mean.",
             remarks.of_networks(results, table),
         ),
     )
@@ -146,7 +147,7 @@ def _sections(table: Comparison) -> tuple[int, ...]:
     return _ends([line.section for line in table.with_headline])
 
 
-def _ends(sections: list[tuple[int, int]]) -> tuple[int, ...]:
+def _ends(sections: Sequence[tuple[int, int]]) -> tuple[int, ...]:
     return tuple(index for index, (one, other) in enumerate(itertools.pairwise(sections)) if one != other)
 
 

@@ -101,7 +101,7 @@ def shades(table: Comparison) -> list[list[str]]:
     for column in range(len(table.targets)):
         cells = [line.cells[column] for line in table.with_headline]
         # a model that never saw the target may score far lower, and would leave one colour for all others
-        counted = [cell.dice for cell in cells if cell and cell.row.method != "unadapted"]
+        counted = [cell.dice for cell in cells if cell and cell.row.kind.adapted]
         values = [dice for dice in counted if dice is not None]
         low, high = min(values, default=0.0), max(values, default=0.0)
         columns.append(

@@ -5,69 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 
+from common.plan.methods.method import sources as sources_of
+from common.study import POOLED
 from server.report.results import Results, Row
 
-ROUTED = ("sequential", "cyclic", "greedy")
-THEN_TARGET = "-then-target"
-POOLED = "pooled"
-_NAMES = {
-    "fedavg": "FedAvg",
-    "fedprox": "FedProx",
-    "fedmedian": "FedMedian",
-    "fedtrimmedavg": "FedTrimmedAvg",
-    "krum": "Krum",
-    POOLED: "All data",
-}
 ARCHITECTURES = {"Unet": "UNet", "UnetPlusPlus": "UNet++", "MAnet": "MANet", "DeepLabV3": "DeepLabV3"}
 """As the paper writes them, in the order of its columns."""
-_GROUPS = {
-    "baseline": "Target alone",
-    "longer": "Target alone, longer",
-    "sequential": "Routes",
-    "greedy": "Growing routes",
-    "cyclic": "Laps",
-    "unadapted": "Source, unadapted",
-    "all": "Together",
-}
-
-
-def method_name(method: str) -> str:
-    """The name of an averaging or pooling method."""
-    return _NAMES.get(method, method)
-
-
-def group_name(method: str) -> str:
-    """All rows of a method together, as a line of a list of methods."""
-    if method.endswith(THEN_TARGET):
-        return f"{method_name(method.removesuffix(THEN_TARGET))}, then the target"
-    return _GROUPS.get(method, method_name(method))
 
 
 def sources(row: Row) -> tuple[str, ...]:
     """The sites a model came through before its target."""
-    return row.route[:-1] if row.route and row.route[-1] == row.target else row.route
-
-
-def laps(row: Row) -> int:
-    """How often a model that goes round and round has come to its target."""
-    return row.route.count(row.target)
+    return sources_of(row.route, row.target)
 
 
 def full_name(row: Row) -> str:
     """A method at its target: "B → C → A", "A alone", "FedAvg, then A"."""
-    if row.method == "baseline":
-        return f"{row.target} alone"
-    if row.method == "longer":
-        return f"{row.target} alone, longer"
-    if row.method == "cyclic":
-        return f"{count(laps(row), 'lap')} to {row.target}"
-    if row.method in ROUTED:
-        return " → ".join((*sources(row), row.target))
-    if row.method == "unadapted":
-        return f"{' → '.join(sources(row))}, unadapted"
-    if row.method.endswith(THEN_TARGET):
-        return f"{method_name(row.method.removesuffix(THEN_TARGET))}, then {row.target}"
-    return method_name(row.method)
+    return row.kind.name(row.route, row.target)
 
 
 def figure(value: float | None, digits: int = 1) -> str:

@@ -8,7 +8,7 @@ import sys
 from tests.bench.pairs import machine
 
 # Each in a process of its own: one's threads, caches and memory are no business of the next.
-PARTS = ("study", "hop", "deployed", "step", "preprocessing")
+PARTS = ("study", "hop", "deployed", "step", "preprocessing", "batch_norm")
 
 if __name__ == "__main__":
     print(machine())

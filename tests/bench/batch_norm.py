@@ -1,4 +1,4 @@
-"""6. Statistics of batch normalisation: what estimating them anew costs, and what it gains.
+"""Statistics of batch normalisation: what estimating them anew costs, and what it gains.
 
     python -m tests.bench.batch_norm [HOSPITALS]
 
@@ -25,8 +25,8 @@ from client.device import Machine
 from client.preprocess import prepare
 from client.site import load_site
 from client.training import fine_tune, grid_dice
-from common.graph import Schedule
 from common.model import build
+from common.plan.graph import Schedule
 from common.study import ModelPart, Study, load_study
 from deploy.phantom import write_hospitals
 from tests.bench.pairs import machine, show, table
@@ -91,7 +91,7 @@ def main(folder: Path) -> None:
     paths = write_hospitals(folder, patients={"A": 8, "B": 8, "C": 6})
     data = {name: slices_of(study, path) for name, path in paths.items()}
     made = table(
-        "6. Validation Dice (%), running averages and estimated statistics",
+        "Validation Dice (%), running averages and estimated statistics",
         "network, precision, steps",
         "running",
         "estimated",

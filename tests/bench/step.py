@@ -21,8 +21,8 @@ from client.batches import Slices
 from client.preprocess import load, prepare
 from client.site import load_site
 from client.training import choose_machine, fine_tune
-from common.graph import Schedule
 from common.model import build
+from common.plan.graph import Schedule
 from common.study import ModelPart
 from tests.bench.pairs import PAIRS, Pairs, show, table
 from tests.end_to_end.plain_loop import augmented, dice_and_bce, slice_dice

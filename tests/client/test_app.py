@@ -20,7 +20,6 @@ from client.approval import approvals, approve, leave
 from client.asked import asked_of
 from client.site import load_site
 from client.survey import survey
-from common.graph import Evaluate, FineTune
 from common.messages import (
     DESCRIBE,
     EVALUATE,
@@ -37,6 +36,7 @@ from common.messages import (
 )
 from common.model import build
 from common.plan import plan
+from common.plan.graph import Evaluate, FineTune
 from common.weights import Weights, digest_of, serialised
 from deploy.local_grid import enter_run
 from tests.hospitals import approve_everywhere, small_study, write_hospitals

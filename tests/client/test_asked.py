@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from client.asked import Asked, asked_of, onward_of
 from client.survey import Survey
-from common.graph import Evaluate, FineTune, Node
 from common.model import build
 from common.plan import grown, plan
+from common.plan.graph import Evaluate, FineTune, Node
 from common.study import Study
 from tests.hospitals import small_study
 

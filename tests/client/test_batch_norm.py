@@ -14,8 +14,8 @@ from client.batch_norm import estimate_statistics
 from client.batches import Slices
 from client.device import Machine
 from client.training import fine_tune, grid_dice
-from common.graph import Schedule
 from common.model import build
+from common.plan.graph import Schedule
 from common.study import ModelPart, TrainingPart
 
 CPU = Machine("cpu", "float32")

@@ -86,8 +86,9 @@ def test_scores_stand_beside_those_of_the_hospital_alone() -> None:
     told = flat(markdown(outcome(figure(1.5, 0.5), (1.5,) * 6).chosen.card))
     assert "| **this model** | 91.4 (89.4 to 93.4) | 84.4 (82.4 to 86.4) | 89.4 (87.4 to 91.4) | 6.2" in told
     assert "| A alone | 88.5 (86.5 to 90.5)" in told
-    assert "| A alone, longest route's steps | 88.5" in told
-    assert "against A alone, longest route's steps: +1.5 (+1.0 to +2.0) points of Dice" in told
+    assert "| A alone, longer | 88.5" in told
+    assert "against A alone, longer: +1.5 (+1.0 to +2.0) points of Dice" in told
+    assert "“A alone, longer” was trained there for as many gradient steps as the longest route has." in told
     assert "On 6 test patients of hospital A (77 slices with gland)" in told
 
 
@@ -136,7 +137,7 @@ def test_names_of_methods_and_numbers_are_a_readers() -> None:
     assert name_of("baseline", ("A",), "A") == "A alone"
     assert name_of("sequential", ("B", "C", "A"), "A") == "B → C → A"
     assert name_of("greedy", ("B", "A"), "A") == "B → A"
-    assert name_of("unadapted", ("B",), "A") == "B, not adapted to A"
+    assert name_of("unadapted", ("B",), "A") == "B, unadapted"
     assert name_of("fedavg", ("A", "B"), "A") == "FedAvg"
     assert name_of("fedprox-then-target", ("A", "B", "A"), "A") == "FedProx, then A"
     assert (number(-0.04), number(-1.25, sign=True), number(0.06, sign=True)) == ("0.0", "−1.2", "+0.1")

@@ -15,8 +15,8 @@ from client.batches import Slices
 from client.collapse import against_received
 from client.device import Machine
 from client.training import Trained, fine_tune
-from common.graph import Schedule
 from common.messages import FineTuneReply
+from common.plan.graph import Schedule
 from common.study import TrainingPart
 from server.soundness import SOUND, TrainingFailed, check_not_collapsed
 

@@ -21,10 +21,7 @@ from client.preprocess import load, prepare
 from client.received import outcomes
 from client.scoring import score
 from client.site import SiteConfig, load_site
-from common.chosen import OWN, offered
 from common.errors import RelayError
-from common.graph import Evaluate, FineTune, Node
-from common.keys import Workplace, stage_key
 from common.messages import (
     DELIVER,
     Delivery,
@@ -36,6 +33,10 @@ from common.messages import (
     to_record,
 )
 from common.model import build
+from common.plan import method_of
+from common.plan.graph import Evaluate, FineTune, Node
+from common.plan.selection import offered
+from common.plan.stage_key import Workplace, stage_key
 from common.study import Study
 from common.weights import Weights, digest_of, serialised
 from common.weights import load as load_weights
@@ -144,7 +145,7 @@ def validation_dices(site: SiteConfig, models: list[Weights]) -> list[float]:
 def best(site: SiteConfig, models: list[Weights], *, alone: bool = False) -> int:
     dices = validation_dices(site, models)
     rows = offered(planned()[0], "A")
-    places = [k for k, row in enumerate(rows) if not alone or row.method in OWN]
+    places = [k for k, row in enumerate(rows) if not alone or method_of(row.method).alone]
     return max(places, key=lambda k: dices[k])
 
 
@@ -375,8 +376,8 @@ class TestAHostileCoordinator:
         alone = best(site, models, alone=True)
         rows = offered(planned()[0], "A")
         for place, other in enumerate(rows):
-            if place != alone and not (other.method in OWN and dices[place] == dices[alone]):
-                code = Refusal.NOT_CHOSEN if other.method in OWN else Refusal.NOT_IN_STUDY
+            if place != alone and not (method_of(other.method).alone and dices[place] == dices[alone]):
+                code = Refusal.NOT_CHOSEN if method_of(other.method).alone else Refusal.NOT_IN_STUDY
                 assert refused(deliver(delivery(models, place, role="own"), models[place]), code)
         assert nothing_was_written(home)
 

@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client.card import Figure
+from client.card_text import markdown
 from client.letter import MODEL, OWN_MODEL, Letter, html, letter, text, verdict_of
 from client.received import Arrival, Outcome
+from common.strategies import STRATEGIES, Strategy
 from tests.cards import card, figure, outcome, reference
 
 BETTER = outcome(Figure(mean=1.9, low=0.4, high=3.9, patients=6), (0.4, 0.9, 1.8, 2.2, 3.1, 3.9))
@@ -115,6 +117,18 @@ def test_names_are_text_and_never_markup() -> None:
     page = html(letter(evil))
     assert "<script" not in page and "&lt;script&gt;" in page
     assert "<script>" in text(letter(evil))
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=lambda strategy: strategy.key)
+def test_an_average_is_announced_by_its_strategys_name_and_never_as_a_route(strategy: Strategy) -> None:
+    for method, route, way in (
+        (strategy.key, ("A", "B", "C"), strategy.title),
+        (f"{strategy.key}-then-target", ("A", "B", "C", "A"), f"{strategy.title}, then A"),
+    ):
+        brought = outcome(figure(1.0, 0.5), (1.0,) * 6, method=method, route=route)
+        for told in (text(letter(brought)), markdown(brought.chosen.card)):
+            assert way in " ".join(told.split())
+            assert "→" not in told and strategy.key not in told
 
 
 def test_figures_are_those_of_the_card_with_their_signs() -> None:

@@ -19,9 +19,9 @@ from client.preprocess import Record, prepare
 from client.preprocess import load as load_slices
 from client.site import load_site
 from client.training import Trained, fine_tune, grid_dice, learning_rate, loss_of
-from common.graph import Schedule
 from common.messages import Refused
 from common.plan import batches_per_epoch
+from common.plan.graph import Schedule
 from common.study import PreprocessingPart, TrainingPart
 from tests.hospitals import write_hospitals
 

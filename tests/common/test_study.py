@@ -319,38 +319,3 @@ def test_a_study_without_either_is_its_own_variant() -> None:
 def test_what_is_tried_of_a_strategy(part: dict[str, Any], settings: tuple[tuple[int, float], ...]) -> None:
     study = Study.model_validate({"sites": ("A", "B"), "methods": {"federated": (part,)}})
     assert study.methods.federated[0].settings == settings
-
-
-def test_a_method_has_the_rule_of_all_but_for_what_it_says_itself(tmp_path: Path) -> None:
-    path = tmp_path / "study.toml"
-    path.write_text(
-        SITES + '[absence]\nwait_hours = 2.0\n[absence.methods.fedavg]\nthen = "skip"\n'
-        "[absence.methods.cyclic]\nwait_hours = 0.5\n",
-        encoding="utf-8",
-    )
-    study = load_study(path)
-    found = {
-        name: (rule.wait_hours, rule.then)
-        for name in ("baseline", "sequential", "greedy", "cyclic", "fedavg", "fedavg-then-target")
-        for rule in [study.absence.rule_of(name)]
-    }
-    assert found == {
-        "baseline": (2.0, "park"),
-        "sequential": (2.0, "park"),
-        "greedy": (2.0, "park"),
-        "cyclic": (0.5, "park"),
-        "fedavg": (2.0, "skip"),
-        "fedavg-then-target": (2.0, "skip"),
-    }
-    again = tmp_path / "again.toml"
-    again.write_text(study_toml(study), encoding="utf-8")
-    assert load_study(again) == study
-
-
-def test_no_source_of_a_growing_route_is_left_out() -> None:
-    """What the next hop is chosen from would not be what it claims to be."""
-    study = Study.model_validate(
-        {"sites": ("A", "B"), "methods": {"sequential": {"routes": "greedy"}}, "absence": {"then": "skip"}}
-    )
-    assert study.absence.rule_of("greedy").then == "park"
-    assert study.absence.rule_of("fedavg").then == "skip"

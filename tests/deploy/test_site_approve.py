@@ -86,7 +86,7 @@ def test_what_runs_and_what_leaves_is_counted_in_plain_words(site: SiteConfig, s
     assert f"weights 8 times, once a training: {told.tensors // 8} tensors of" in text
     assert "none of single patients." in text
     assert "To C, where others go on training from them: A → C." in text
-    assert "Into averages with those of B and C (fedavg)" in text
+    assert "Into averages with those of B and C (FedAvg)" in text
     assert "held, to 10 000 training slices" in text
     assert "fewer than 2 patients" in text
     assert "Approved. Site A answers" in text

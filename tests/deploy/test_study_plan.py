@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from common.errors import RelayError
-from common.graph import Average, Evaluate, FineTune, Schedule, Start
 from common.plan import Plan
+from common.plan.graph import Average, Evaluate, FineTune, Schedule, Start
 from common.study import Study, study_toml
 from deploy.cli import main
 from deploy.study_plan import makespan, slices_of

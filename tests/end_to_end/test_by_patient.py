@@ -18,8 +18,6 @@ from client import batches, evaluation, layouts
 from client.cohort import Cohort, gather
 from client.preprocess import Record, load, prepare
 from client.site import SiteConfig, load_site
-from common.graph import Evaluate, FineTune
-from common.keys import Workplace, stage_key
 from common.messages import (
     DESCRIBE,
     EVALUATE,
@@ -33,6 +31,8 @@ from common.messages import (
     to_record,
 )
 from common.plan import plan
+from common.plan.graph import Evaluate, FineTune
+from common.plan.stage_key import Workplace, stage_key
 from common.study import POOLED, SplitPart, Study
 from common.weights import Weights, digest_of, serialised
 from deploy.local_grid import RUN_ID, enter_run

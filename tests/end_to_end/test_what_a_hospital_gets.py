@@ -18,9 +18,9 @@ from client.layouts import find
 from client.preprocess import fingerprint, prepare, site_key
 from client.scoring import case_numbers
 from client.site import load_site
-from common.graph import Evaluate
-from common.keys import Workplace, stage_key
 from common.plan import plan
+from common.plan.graph import Evaluate
+from common.plan.stage_key import Workplace, stage_key
 from tests.commands import relay_here
 from tests.hospitals import patient, run_on_grid, small_study, write_dicom_patient, write_hospitals, write_site
 

@@ -36,9 +36,9 @@ from client.app import app
 from client.approval import approve
 from client.site import SiteConfig
 from common.errors import RelayError
-from common.graph import FineTune
-from common.keys import Workplace, stage_key
 from common.messages import FINE_TUNE, BadMessage, FineTuneOrder, FineTuneReply, from_record, to_record
+from common.plan.graph import FineTune
+from common.plan.stage_key import Workplace, stage_key
 from common.study import Study
 from common.weights import digest_of, pieces
 from server import describing, lane, roster, scheduler, work

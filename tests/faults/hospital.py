@@ -32,9 +32,9 @@ from client.evaluation import CaseScore
 from client.preprocess import Prepared, Record
 from client.site import SiteConfig
 from client.training import Trained
-from common.graph import Schedule
 from common.messages import Refusal, Refused
 from common.plan import plan
+from common.plan.graph import Schedule
 from common.seeds import seed_of
 from common.study import Study, load_study
 from common.weights import Weights

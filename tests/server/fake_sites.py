@@ -21,7 +21,6 @@ from flwr.supercore.run import Run as FlowerRun
 
 import common.model
 import common.weights
-from common.graph import Evaluate, FineTune
 from common.messages import (
     DELIVER,
     DESCRIBE,
@@ -38,6 +37,7 @@ from common.messages import (
     to_record,
 )
 from common.plan import Plan, plan
+from common.plan.graph import Evaluate, FineTune
 from common.seeds import seed_of
 from common.study import Study
 from common.weights import Weights, digest_of, serialised

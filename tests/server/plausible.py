@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from common.graph import Average, Best, Evaluate, FineTune, Node
 from common.messages import Description, EvaluateOrder, EvaluateReply, FineTuneOrder, FineTuneReply, WireMessage
 from common.plan import Plan, batches_per_epoch, plan
+from common.plan.graph import Average, Best, Evaluate, FineTune, Node
 from common.seeds import seed_of
 from common.study import Study
 from common.weights import Weights, digest_of, serialised

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from common.errors import RelayError
+from common.strategies import STRATEGIES
 from common.weights import Weights, digest_of, save, serialised
 from deploy.local_grid import enter_run
 from server import aggregation
@@ -53,6 +54,16 @@ def by_hand(values: dict[str, Weights], counts: dict[str, int], name: str) -> ND
     for site in sorted(counts):
         total = total + values[site][name].numpy().astype(np.float64) * counts[site]
     return total / sum(counts.values())
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_strategy_that_a_study_may_name_averages_as_few_parts_as_it_says(tmp_path: Path, strategy: str) -> None:
+    alike = weights_of(3)
+    file = tmp_path / f"{save(alike, tmp_path)}.safetensors"
+    parts = {f"S{number}": Part(file, 10) for number in range(STRATEGIES[strategy].fewest_parts)}
+    found = aggregate(strategy, parts, expected=frozenset(parts), parent=file)
+    for name, tensor in alike.items():
+        assert torch.allclose(found[name], tensor), "the average of equal parts is each of them"
 
 
 @pytest.mark.parametrize("strategy", ["fedavg", "fedprox"])

@@ -29,6 +29,15 @@ def test_first_weights_that_are_not_to_be_had_are_told_before_a_site_is_asked(
         run_study(object(), study_of(), tmp_path / "out", beside=tmp_path)  # type: ignore[arg-type]
 
 
+def test_a_method_that_is_not_known_is_told_before_a_site_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server.app, "find_sites", lambda *_, **__: pytest.fail("a site was looked for"))
+    with pytest.raises(RelayError, match="swarm"):
+        run_study(object(), study_of(more=("swarm",)), tmp_path / "out", beside=tmp_path)  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.usefixtures("quick")
 def test_a_disk_too_small_for_the_weights_is_told_before_anything_is_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -11,8 +11,8 @@ import pytest
 import server.app
 import server.deliver
 from common.errors import RelayError
-from common.graph import FineTune, Start, way_of
 from common.messages import Delivery, EvaluateOrder, FineTuneOrder, Refusal, WireMessage, refusal_error
+from common.plan.graph import FineTune, Start, way_of
 from common.seeds import seed_of
 from common.study import AbsencePart, Study
 from server.app import run_study

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from flwr.app import Error
 
-from common.graph import Average, Best, FineTune, Node, Schedule, Start
 from common.messages import EvaluateOrder, FineTuneOrder, WireMessage
+from common.plan.graph import Average, Best, FineTune, Node, Schedule, Start
 from server.keeping import may_use
 from server.ledger import Ledger, StageRecord
 from server.results import results_of, write_json

@@ -16,7 +16,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common.errors import RelayError
-from common.graph import Average, Best, Evaluate, FineTune, way_of
 from common.messages import (
     REFUSALS,
     Description,
@@ -30,6 +29,7 @@ from common.messages import (
     refusal_text,
 )
 from common.plan import grown
+from common.plan.graph import Average, Best, Evaluate, FineTune, way_of
 from common.seeds import seed_of
 from common.study import Study
 from common.weights import Weights, digest_of, serialised

@@ -11,8 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.graph import FineTune
 from common.messages import Description, FineTuneOrder, FineTuneReply, Refusal, WireMessage, refusal_error
+from common.plan.graph import FineTune
 from common.study import Study
 from server import lane
 from server.soundness import Unsound, check_not_collapsed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from common.graph import FineTune, Schedule, Start
+from common.plan.graph import FineTune, Schedule, Start
 from server.events import Event
 from server.work import Work
 

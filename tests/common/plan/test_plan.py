@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import RelayError
-from common.graph import Average, Best, Evaluate, FineTune, Node, Schedule, Start, fold_of, way_of
 from common.plan import Choices, Plan, Row, batches_per_epoch, grown, plan, routes_to
+from common.plan.graph import Average, Best, Evaluate, FineTune, Node, Schedule, Start, fold_of, way_of
 from common.study import Study
 
 NAMES = ("A", "B", "C", "D")
@@ -488,8 +488,8 @@ def test_weights_tell_the_way_they_came() -> None:
     study = study_of(training={"epochs": 2}, split={"folds": 2})
     ways = {(row.method, row.target): way_of(row.model) for row in planned(study).rows}
     assert ways["baseline", "A"] == "A"
-    assert ways["fedavg", "A"] == "fedavg, best round"
-    assert ways["fedavg-then-target", "A"] == "fedavg, best round → A"
+    assert ways["fedavg", "A"] == "FedAvg, best round"
+    assert ways["fedavg-then-target", "A"] == "FedAvg, best round → A"
     assert ways["pooled", "A"] == "pooled"
     assert {way_of(row.model) for row in planned(study).rows if row.method == "sequential" and row.target == "A"} == {
         "B → A",

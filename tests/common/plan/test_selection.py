@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.chosen import OWN, chosen, offered, own
-from common.plan import plan
+from common.plan import method_of, plan
+from common.plan.selection import chosen, offered, own
 from common.study import Study
 
 STUDY = Study.model_validate(
@@ -45,7 +45,7 @@ def test_a_sites_own_is_the_best_of_those_trained_there_alone(data: st.DataObjec
     place = own(rows, dices)
     assert place is not None
     alone = [k for k, row in enumerate(rows) if row.route == ("A",)]
-    assert {rows[k].method for k in alone} == set(OWN)
+    assert {rows[k].method for k in alone} == {"baseline", "longer"}
     assert place == next(k for k in alone if dices[k] == max(dices[j] for j in alone))
-    elsewhere = [row for row in rows if row.method not in OWN]
+    elsewhere = [row for row in rows if not method_of(row.method).alone]
     assert own(elsewhere, dices[: len(elsewhere)]) is None

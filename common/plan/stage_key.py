@@ -7,8 +7,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from common.graph import Evaluate, FineTune
 from common.messages import STAGE_VERSION
+from common.plan.graph import Evaluate, FineTune
 from common.study import Study
 
 

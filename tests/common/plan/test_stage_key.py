@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from common.graph import Evaluate, FineTune, Schedule, Start
-from common.keys import Workplace, stage_key
 from common.messages import STAGE_VERSION
+from common.plan.graph import Evaluate, FineTune, Schedule, Start
+from common.plan.stage_key import Workplace, stage_key
 from common.study import Study
 
 WEIGHTS = "0" * 64

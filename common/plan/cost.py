@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from common.graph import Best, Evaluate, FineTune, Node
-from common.plan import Census, batches_per_epoch
+from common.plan.graph import Best, Evaluate, FineTune, Node
+from common.plan.rounds import batches_per_epoch
+from common.plan.values import Census
 from common.study import Study
 
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
+from common.strategies import STRATEGIES
+
 Keep = Literal["best", "last"]
 SplitName = Literal["validation", "test"]
 
@@ -177,17 +179,17 @@ def parents_first(wanted: Iterable[Node]) -> Iterator[Node]:
 
 
 def way_of(node: Node) -> str:
-    """The way that weights have come, in words: "B → C → A", "fedavg, round 3"."""
+    """The way that weights have come, in words: "B → C → A", "FedAvg, round 3"."""
     if isinstance(node, FineTune):
         before = way_of(node.parent)
         return f"{before} → {node.site}" if before else node.site
     if isinstance(node, Average):
         part = node.parts[0]
         setting = f" of {part.schedule.epochs} epochs" if part.schedule.epochs > 1 else ""
-        return f"{node.strategy}, round {part.schedule.last // part.schedule.epochs}{setting}"
+        return f"{STRATEGIES[node.strategy].title}, round {part.schedule.last // part.schedule.epochs}{setting}"
     if isinstance(node, Best):
         first = node.candidates[0]
-        return f"{first.strategy}, best round" if isinstance(first, Average) else way_of(first)
+        return f"{STRATEGIES[first.strategy].title}, best round" if isinstance(first, Average) else way_of(first)
     if isinstance(node, Evaluate):
         return f"{way_of(node.weights)} at {node.site}"
     return ""

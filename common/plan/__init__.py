@@ -1,0 +1,30 @@
+"""What a study asks for: its methods as one graph of stages, the same wherever it is planned."""
+
+from common.plan.methods import GROWING, Method, Section, absence_rule, asked_for, method_of, name_of, place_of
+from common.plan.planning import plan
+from common.plan.rounds import batches_per_epoch, most_rounds, rounds_of
+from common.plan.routes import grown, routes_to
+from common.plan.values import Candidate, Census, Choices, Plan, Rounds, Row
+
+__all__ = [
+    "GROWING",
+    "Candidate",
+    "Census",
+    "Choices",
+    "Method",
+    "Plan",
+    "Rounds",
+    "Row",
+    "Section",
+    "absence_rule",
+    "asked_for",
+    "batches_per_epoch",
+    "grown",
+    "method_of",
+    "most_rounds",
+    "name_of",
+    "place_of",
+    "plan",
+    "routes_to",
+    "rounds_of",
+]

@@ -1,0 +1,96 @@
+"""The methods that a study may compare: a file each, and its line in `METHODS`."""
+
+from __future__ import annotations
+
+from common.errors import RelayError
+from common.plan.methods import baseline, cyclic, greedy, longer, pooled, pooled_then_target, sequential, unadapted
+from common.plan.methods.federated import averaged, then_target
+from common.plan.methods.method import Given, Method, Section
+from common.plan.values import Row
+from common.strategies import STRATEGIES
+from common.study import AbsenceRule, Study
+
+__all__ = [
+    "GROWING",
+    "METHODS",
+    "Given",
+    "Method",
+    "Section",
+    "absence_rule",
+    "asked_for",
+    "method_of",
+    "name_of",
+    "place_of",
+]
+
+METHODS: tuple[Method, ...] = (
+    baseline.METHOD,
+    longer.METHOD,
+    sequential.METHOD,
+    greedy.METHOD,
+    cyclic.METHOD,
+    unadapted.METHOD,
+    *(averaged(strategy) for strategy in STRATEGIES.values()),
+    *(then_target(strategy) for strategy in STRATEGIES.values()),
+    pooled.METHOD,
+    pooled_then_target.METHOD,
+)
+"""In the order of a table's lines."""
+
+GROWING = greedy.METHOD
+"""The method of the routes in `Plan.growing` and `Plan.tried`."""
+
+
+def method_of(key: str) -> Method:
+    """The method of a row. One that is not known, of another version's results, is called by its key."""
+    return next((method for method in METHODS if method.key == key), None) or _unknown(key)
+
+
+def name_of(row: Row) -> str:
+    """The row for readers: "B → C → A", "A alone"."""
+    return method_of(row.method).name(row.route, row.target)
+
+
+def place_of(method: Method) -> int:
+    """The method's place in a table; those that are not known come last."""
+    return next((place for place, one in enumerate(METHODS) if one.key == method.key), len(METHODS))
+
+
+def asked_for(study: Study) -> list[Method]:
+    """The methods that may have rows, in the order of their rows: strategies stand in that of the study.
+
+    Raises:
+        RelayError: the study names a method that is not known here.
+    """
+    optional = {method.key for method in METHODS if method.optional}
+    for key in study.methods.more:
+        if key not in optional:
+            known = f"it knows {', '.join(sorted(optional))}" if optional else "it knows none"
+            raise RelayError(
+                f'"methods.more" of the study names {key}, which this relay lacks ({known});'
+                " leave it out, or install a version that has it."
+            )
+    listed = [part.strategy for part in study.methods.federated]
+
+    def order(method: Method) -> tuple[int, int]:
+        return method.section, listed.index(method.strategy) if method.strategy in listed else 0
+
+    methods = [method for method in METHODS if not method.optional or method.key in study.methods.more]
+    return sorted(methods, key=order)
+
+
+def absence_rule(study: Study, method: Method) -> AbsenceRule:
+    """What becomes of a method's stages while a site is away."""
+    rule = study.absence.rule_of(method.absence or method.key)
+    return rule if method.skippable else AbsenceRule(wait_hours=rule.wait_hours)
+
+
+def _unknown(key: str) -> Method:
+    return Method(
+        key=key,
+        title=key,
+        name=lambda _, __: key,
+        section=Section.AVERAGES,
+        rows=lambda _, __: (),
+        everybody=True,
+    )

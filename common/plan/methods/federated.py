@@ -1,0 +1,68 @@
+"""Rounds in which every site trains from the same weights and the results are averaged: two methods a strategy.
+
+Each target's validation patients choose the round, and among the settings that are tried.
+"""
+
+from collections.abc import Iterator
+
+from common.plan.graph import Node, best_of
+from common.plan.methods.method import Given, Method, Section
+from common.plan.routes import then_at
+from common.plan.values import Row, row_of
+from common.strategies import Strategy
+from common.study import FederatedPart
+
+
+def averaged(strategy: Strategy) -> Method:
+    """The average that is best at the target."""
+
+    def rows(given: Given, target: str) -> Iterator[Row]:
+        for part in _parts(given, strategy):
+            for fold, average in _best(given, part, target):
+                yield row_of(given.study, strategy.key, given.study.sites, target, fold, average)
+
+    return Method(
+        key=strategy.key,
+        title=strategy.title,
+        name=lambda _, __: strategy.title,
+        section=Section.AVERAGES,
+        rows=rows,
+        everybody=True,
+        skippable=strategy.skippable,
+        strategy=strategy.key,
+        style=strategy.style,
+    )
+
+
+def then_target(strategy: Strategy) -> Method:
+    """The same average, fine-tuned at the target."""
+    key = f"{strategy.key}-then-target"
+
+    def rows(given: Given, target: str) -> Iterator[Row]:
+        route = (*given.study.sites, target)
+        for part in _parts(given, strategy):
+            for fold, average in _best(given, part, target) if part.then_target else ():
+                yield row_of(given.study, key, route, target, fold, then_at(given.study, target, average))
+
+    return Method(
+        key=key,
+        title=f"{strategy.title}, then the target",
+        name=lambda _, target: f"{strategy.title}, then {target}",
+        section=Section.AVERAGES,
+        rows=rows,
+        everybody=True,
+        skippable=strategy.skippable,
+        absence=strategy.key,
+        strategy=strategy.key,
+    )
+
+
+def _parts(given: Given, strategy: Strategy) -> Iterator[FederatedPart]:
+    """What the study says of a strategy: once, or not at all."""
+    return (part for part in given.study.methods.federated if part.strategy == strategy.key)
+
+
+def _best(given: Given, part: FederatedPart, target: str) -> Iterator[tuple[int, Node]]:
+    """Of each fold the average that does best at the target."""
+    for fold, averages in zip(given.study.split.run, given.averages[part.strategy], strict=True):
+        yield fold, best_of(averages, target)

@@ -1,0 +1,27 @@
+"""All data in one place, as no federation has them: in simulation alone."""
+
+from collections.abc import Iterator
+
+from common.plan.methods.method import Given, Method, Section
+from common.plan.routes import along
+from common.plan.values import Row, row_of
+from common.study import POOLED
+
+
+def _rows(given: Given, target: str) -> Iterator[Row]:
+    if given.study.methods.pooled:
+        for fold in given.study.split.run:
+            yield row_of(given.study, POOLED, (POOLED,), target, fold, along(given.study, (POOLED,), fold))
+
+
+METHOD = Method(
+    key=POOLED,
+    title="All data",
+    name=lambda _, __: "All data",
+    section=Section.ALL_DATA,
+    rows=_rows,
+    everybody=True,
+    deliverable=False,
+    in_paper=True,
+    style="s-all",
+)

@@ -1,0 +1,85 @@
+"""A study's methods as one graph of stages (`common.plan.graph`).
+
+`plan` is a pure function of the study, the census (how many training slices each site has) and, where
+routes grow, the hops chosen so far. The coordinator calls it to know what to do; a site calls it to know
+what its approved study may ask of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from common.errors import RelayError
+from common.plan.graph import Best, Evaluate, FineTune, Node, parents_first
+from common.plan.methods import Given, Method, asked_for, method_of
+from common.plan.rounds import rounds_of
+from common.plan.routes import along, check_choices, growing_targets, tried_on_the_way
+from common.plan.values import Candidate, Census, Choices, Plan, Rounds, Row
+from common.study import POOLED, Study
+
+
+def plan(
+    study: Study,
+    census: Census,
+    choices: Choices | None = None,
+    *,
+    rounds: Rounds = rounds_of,
+    at: str | None = None,
+    methods: Sequence[Method] | None = None,
+) -> Plan:
+    """The rows of a study's methods, and all stages that they need, as one graph.
+
+    Args:
+        rounds: how many rounds a federated method has.
+        at: the one site whose stages are asked about. Of the routes that are tried, those whose last two stages are
+            elsewhere are then left out, since an earlier stage ends a shorter one: of a hundred sites' ten thousand
+            routes two hundred stay, and a site makes the plan for every order.
+        methods: plan the rows of these alone; of all that the study asks for unless given.
+
+    Raises:
+        RelayError: the census lacks a site of the study, the study names a method that is not known, or the choices
+            are none that the study allows.
+    """
+    for site in (*study.sites, *((POOLED,) if study.methods.pooled else ())):
+        if site not in census:
+            raise RelayError(f"Nothing is known of site {site} yet; every site has to describe its data first.")
+    choices = choices or {}
+    check_choices(study, choices)
+    given = Given(study, census, choices, rounds)
+    methods = asked_for(study) if methods is None else methods
+    rows = tuple(row for target in study.sites for method in methods for row in method.rows(given, target))
+    growing = {}
+    tried: list[FineTune] = []
+    for target in growing_targets(study):
+        chosen = choices.get(target, ())
+        made = {
+            route: tuple(along(study, route, fold) for fold in study.split.run)
+            for route in tried_on_the_way(study, target, chosen)
+            if at is None or at in route[-2:]
+        }
+        tried += [node for models in made.values() for node in models]
+        if chosen[-1:] != (target,):
+            candidates = [route for route in made if route == (*chosen, target) or len(route) == len(chosen) + 2]
+            growing[target] = tuple(Candidate(route, made[route]) for route in candidates)
+    wanted = [node for row in rows for node in (row.test or row.model, row.validation)]
+    nodes = tuple(parents_first([*wanted, *tried, *_forgetting(study, rows)]))
+    return Plan(rows, nodes, tuple(tried), growing)
+
+
+def _forgetting(study: Study, rows: tuple[Row, ...]) -> Iterator[Evaluate]:
+    """What every site's held-out patients have of the travelling models, after every hop.
+
+    All folds' models: which of them are handed on shows only later.
+    """
+    if not study.methods.forgetting or study.methods.scored_on != "test":
+        return
+    seen: set[Node] = set()
+    stack: list[Node] = [row.model for row in rows if method_of(row.method).travelling]
+    while stack:
+        node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        stack += node.candidates if isinstance(node, Best) else node.parents
+        if isinstance(node, FineTune):
+            yield from (Evaluate(site, node.fold, "test", node) for site in study.sites)

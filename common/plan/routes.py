@@ -1,0 +1,126 @@
+"""Routes: which there are to a target, the stages along one, and how one grows hop by hop."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+
+from common.errors import RelayError
+from common.plan.graph import FineTune, Keep, Node, Schedule, Start, best_of, fold_of
+from common.plan.values import Candidate, Choices
+from common.study import Study
+
+
+def whole_cosine(epochs: int, keep: Keep) -> Schedule:
+    """A stage that anneals from the first learning rate to the last."""
+    return Schedule(total_epochs=epochs, first=0, last=epochs, keep=keep)
+
+
+def along(study: Study, route: tuple[str, ...], fold: int) -> FineTune:
+    """The last stage of a route; its source is the best of the source's folds, or the same fold.
+
+    A route that comes to a site twice keeps to one fold: the best of the others has trained there on the
+    patients that this fold is chosen by.
+    """
+    schedule = whole_cosine(study.training.epochs, study.training.keep)
+    same_fold = study.split.source == "same-fold" or len(set(route)) < len(route)
+    return _last_of(route, fold, None if same_fold else study.split.run, schedule)
+
+
+@lru_cache(maxsize=2**15)  # a hundred sites try ten thousand routes, and plan again with every hop that is chosen
+def _last_of(route: tuple[str, ...], fold: int, folds: range | None, schedule: Schedule) -> FineTune:
+    """The last stage of a route. Args: folds: those that its source is the best of; None: of the same."""
+    if len(route) == 1:
+        return FineTune(route[0], fold, Start(), schedule)
+    if folds is None:
+        return FineTune(route[-1], fold, _last_of(route[:-1], fold, None, schedule), schedule)
+    sources = tuple(_last_of(route[:-1], source_fold, folds, schedule) for source_fold in folds)
+    return FineTune(route[-1], fold, best_of(sources, route[-2]), schedule)
+
+
+def then_at(study: Study, target: str, model: Node) -> FineTune:
+    """Weights in which the target took part, fine-tuned there.
+
+    Always of the same fold: another fold's weights have trained on the patients that this fold is chosen by.
+    """
+    return FineTune(target, fold_of(model), model, whole_cosine(study.training.epochs, study.training.keep))
+
+
+def routes_to(study: Study, target: str) -> list[tuple[str, ...]]:
+    """The routes of at least one hop that end at a target, shortest first, in the study's order of sites.
+
+    None where routes grow: which they are shows in the course of the study.
+    """
+    part = study.methods.sequential
+    if part.routes == "all":
+        others = [site for site in study.sites if site != target]
+        hops = range(1, most_hops(study) + 1)
+        return [(*sources, target) for n in hops for sources in itertools.permutations(others, n)]
+    if isinstance(part.routes, str):
+        return []
+    return sorted(dict.fromkeys(route for route in part.routes if route[-1] == target), key=len)
+
+
+def most_hops(study: Study) -> int:
+    """Those of the longest route without repetition."""
+    return min(study.methods.sequential.max_hops, len(study.sites) - 1)
+
+
+def growing_targets(study: Study) -> tuple[str, ...]:
+    """The targets whose routes grow hop by hop."""
+    return study.sites if study.methods.sequential.grows and len(study.sites) > 1 else ()
+
+
+def check_choices(study: Study, choices: Choices) -> None:
+    """Raises RelayError unless each choice is a route of the study without repetition, or the beginning of one."""
+    for target, chosen in choices.items():
+        sources = [site for site in chosen if site != target]
+        complete = chosen[-1:] == (target,)
+        if (
+            target not in growing_targets(study)
+            or not set(chosen) <= set(study.sites)
+            or len(chosen) != len(sources) + complete
+            or len(set(sources)) < len(sources)
+            or not complete <= len(sources) <= most_hops(study)
+        ):
+            raise RelayError(f"{' → '.join(chosen) or 'nothing'} is no route to {target} that this study could choose.")
+
+
+def tried_on_the_way(study: Study, target: str, chosen: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """Every route that was or is to be tried on the way to a choice, in the order of trying."""
+    sources = tuple(site for site in chosen if site != target)
+    tried = []
+    # A complete route of fewer hops than allowed was compared with all that are one hop longer.
+    for hop in range(min(len(sources) + 1, most_hops(study))):
+        before = sources[:hop]
+        tried += [(*before, site, target) for site in study.sites if site not in (*before, target)]
+    return tried
+
+
+def grown(
+    study: Study, growing: Mapping[str, tuple[Candidate, ...]], choices: Choices, dice: Callable[[Node], float | None]
+) -> dict[str, tuple[str, ...]]:
+    """The choices, one hop further wherever all that the next hop is chosen from is known.
+
+    A hop is the source whose route has the best validation Dice at the target, in the mean over the folds that
+    are run; the first in the study's order among equals. A route is complete when no further hop is better, or
+    none is allowed.
+
+    Args:
+        growing: what there is to choose from; see `Plan`.
+        dice: the validation Dice of a node, or None where it is not known yet.
+    """
+    result = {target: tuple(chosen) for target, chosen in choices.items()}
+    for target, candidates in growing.items():
+        means: dict[tuple[str, ...], float] = {}
+        for candidate in candidates:
+            scores = [dice(model) for model in candidate.models]
+            known = [score for score in scores if score is not None]
+            if len(known) == len(scores):
+                means[candidate.route] = sum(known) / len(known)
+        if len(means) == len(candidates):
+            best = max(means, key=means.__getitem__)
+            complete = best == (*result.get(target, ()), target) or len(best) - 1 == most_hops(study)
+            result[target] = best if complete else best[:-1]
+    return result

@@ -1,0 +1,13 @@
+"""The strategies that a study may average by: a file each, and its line here."""
+
+from collections.abc import Mapping
+
+from common.strategies import fedavg, fedmedian, fedprox, fedtrimmedavg, krum
+from common.strategies.strategy import Strategy
+
+__all__ = ["STRATEGIES", "Strategy"]
+
+STRATEGIES: Mapping[str, Strategy] = {
+    module.STRATEGY.key: module.STRATEGY for module in (fedavg, fedprox, fedmedian, fedtrimmedavg, krum)
+}
+"""By key, in the order in which they are listed for readers."""

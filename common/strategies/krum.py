@@ -1,0 +1,15 @@
+"""The one model that lies nearest to the others: Blanchard et al., NeurIPS 2017."""
+
+from common.strategies.strategy import Strategy
+
+STRATEGY = Strategy(
+    key="krum",
+    title="Krum",
+    flower="Krum",
+    # As many liars as it can stand among so many sites: 2 f + 3 ≤ n.
+    arguments=lambda parts: {"num_malicious_nodes": max(0, (parts - 3) // 2)},
+    fewest_parts=3,
+    why_so_many="compares models with each other; it needs three sites",
+    whole_parts=True,
+    skippable=False,
+)

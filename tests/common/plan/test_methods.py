@@ -1,0 +1,147 @@
+"""The registry of methods: one key, one title and one name each, and traits that agree with each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+import common.study
+from common.errors import RelayError
+from common.plan import Section, absence_rule, method_of, name_of, plan
+from common.plan.methods import METHODS, Method
+from common.strategies import STRATEGIES
+from common.study import Study, load_study, study_toml
+
+SITES = ("A", "B", "C")
+EVERYTHING: dict[str, Any] = {
+    "sites": SITES,
+    "split": {"folds": 2},
+    "training": {"epochs": 2},
+    "methods": {
+        "unadapted": True,
+        "cyclic": {"laps": 2},
+        "federated": tuple({"strategy": key, "rounds": 2} for key in reversed(STRATEGIES)),
+    },
+}
+CENSUS = {"A": (10, 11), "B": (20, 21), "C": (33, 34), "pooled": (60, 61)}
+GREEDY = {"methods": EVERYTHING["methods"] | {"sequential": {"routes": "greedy", "max_hops": 1}}}
+
+
+def rows_of(content: dict[str, Any], choices: dict[str, tuple[str, ...]] | None = None) -> list[tuple[str, str]]:
+    found = plan(Study.model_validate(content), CENSUS, choices)
+    return [(row.method, name_of(row)) for row in found.rows if row.target == "A" and row.fold == 0]
+
+
+def test_every_method_has_rows_of_its_own_under_one_name() -> None:
+    assert rows_of(EVERYTHING) == [
+        ("baseline", "A alone"),
+        ("longer", "A alone, longer"),
+        ("sequential", "B → A"),
+        ("sequential", "C → A"),
+        ("sequential", "B → C → A"),
+        ("sequential", "C → B → A"),
+        ("cyclic", "2 laps to A"),
+        ("unadapted", "B, unadapted"),
+        ("unadapted", "C, unadapted"),
+        # as the study lists its strategies, each with what descends from it
+        ("krum", "Krum"),
+        ("krum-then-target", "Krum, then A"),
+        ("fedtrimmedavg", "FedTrimmedAvg"),
+        ("fedtrimmedavg-then-target", "FedTrimmedAvg, then A"),
+        ("fedmedian", "FedMedian"),
+        ("fedmedian-then-target", "FedMedian, then A"),
+        ("fedprox", "FedProx"),
+        ("fedprox-then-target", "FedProx, then A"),
+        ("fedavg", "FedAvg"),
+        ("fedavg-then-target", "FedAvg, then A"),
+        ("pooled", "All data"),
+        ("pooled-then-target", "All data, then A"),
+    ]
+    grown = rows_of(EVERYTHING | GREEDY, {"A": ("C", "A")})
+    assert ("greedy", "C → A") in grown and "sequential" not in dict(grown)
+    assert {method for method, _ in (*rows_of(EVERYTHING), *grown)} == {method.key for method in METHODS}
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.key)
+def test_a_methods_names_are_its_own_and_no_keys(method: Method) -> None:
+    assert method_of(method.key) is method
+    assert [one.key for one in METHODS if one.title == method.title] == [method.key]
+    told = (method.title, method.name(("B", "A"), "A"), method.name((), "A"), method.line_of(("B", "A"), "A"))
+    assert method.key not in told
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.key)
+def test_traits_agree_with_each_other(method: Method) -> None:
+    assert not (method.baseline or method.longer) or method.alone
+    assert not method.alone or (method.section is Section.ALONE and method.deliverable and not method.everybody)
+    assert not method.grows or method.routed
+    assert not method.routed or method.travelling
+    assert not method.travelling or method.adapted
+    assert not method.strategy or method.everybody
+
+
+def test_one_method_is_what_gains_are_counted_from_and_one_the_control_for_longer_training() -> None:
+    assert [method.key for method in METHODS if method.baseline] == ["baseline"]
+    assert [method.key for method in METHODS if method.longer] == ["longer"]
+
+
+def test_a_method_that_is_not_known_is_called_by_its_key() -> None:
+    unknown = method_of("swarm")
+    assert unknown.title == unknown.name(("B", "A"), "A") == unknown.line_of(("B", "A"), "A") == "swarm"
+
+
+def test_a_study_that_names_a_method_that_is_not_known_is_told() -> None:
+    study = Study.model_validate({"sites": SITES, "methods": {"more": ("swarm",)}})
+    with pytest.raises(RelayError, match=r"names swarm, which this relay lacks \(it knows none\); leave it out"):
+        plan(study, dict.fromkeys((*SITES, "pooled"), (10,) * 5))
+
+
+def test_a_study_that_names_no_more_methods_has_the_digest_of_before() -> None:
+    assert "more" not in Study.model_validate({"sites": SITES}).model_dump(mode="json")["methods"]
+    named = Study.model_validate({"sites": SITES, "methods": {"more": ("swarm",)}})
+    assert named.model_dump(mode="json")["methods"]["more"] == ["swarm"]
+    assert named.digest != Study.model_validate({"sites": SITES}).digest
+    assert Study.model_validate_json(named.model_dump_json()) == named
+
+
+def test_a_rule_of_its_own_may_be_given_to_what_can_do_without_a_site_and_to_nothing_else() -> None:
+    skippable = {method.absence or method.key for method in METHODS if method.skippable}
+    assert set(get_args(common.study.Skippable)) == skippable
+
+
+def test_a_method_has_the_rule_of_all_but_for_what_it_says_itself(tmp_path: Path) -> None:
+    path = tmp_path / "study.toml"
+    path.write_text(
+        'sites = ["A", "B", "C"]\n[absence]\nwait_hours = 2.0\n[absence.methods.fedavg]\nthen = "skip"\n'
+        "[absence.methods.cyclic]\nwait_hours = 0.5\n",
+        encoding="utf-8",
+    )
+    study = load_study(path)
+    found = {
+        name: (rule.wait_hours, rule.then)
+        for name in ("baseline", "sequential", "greedy", "cyclic", "fedavg", "fedavg-then-target")
+        for rule in [absence_rule(study, method_of(name))]
+    }
+    assert found == {
+        "baseline": (2.0, "park"),
+        "sequential": (2.0, "park"),
+        "greedy": (2.0, "park"),
+        "cyclic": (0.5, "park"),
+        "fedavg": (2.0, "skip"),
+        "fedavg-then-target": (2.0, "skip"),
+    }
+    again = tmp_path / "again.toml"
+    again.write_text(study_toml(study), encoding="utf-8")
+    assert load_study(again) == study
+
+
+def test_no_source_of_a_growing_route_is_left_out() -> None:
+    """What the next hop is chosen from would not be what it claims to be."""
+    study = Study.model_validate(
+        {"sites": ("A", "B"), "methods": {"sequential": {"routes": "greedy"}}, "absence": {"then": "skip"}}
+    )
+    assert absence_rule(study, method_of("greedy")).then == "park"
+    assert absence_rule(study, method_of("fedavg")).then == "skip"
+    assert absence_rule(study, method_of("krum")).then == "park"
