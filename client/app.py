@@ -20,21 +20,22 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from pydantic import TypeAdapter
 
-from client import own_scores, progress
-from client.approval import answer_once, approved, hold_to, hold_to_census, hold_to_limits
-from client.batches import chosen_slices, statistics
-from client.cohort import Cohort, gather
-from client.collapse import against_received
-from client.delivery import take
-from client.device import choose_machine
-from client.egress import Handler, release, scrub
-from client.evaluation import slice_mean
-from client.in_use import in_use
-from client.preprocess import Prepared, Record, fingerprint, prepare, site_key
-from client.scoring import case_numbers, network_of, score, scores_of
-from client.site import SiteConfig, load_site
-from client.stages import StageStore
-from client.training import Trained, fine_tune
+from client import progress
+from client.delivery.accept import take
+from client.evaluation import score_store
+from client.evaluation.evaluate import slice_mean
+from client.evaluation.scoring import case_numbers, network_of, score, scores_of
+from client.governance.approval import answer_once, approved, hold_to, hold_to_census, hold_to_limits
+from client.governance.egress import Handler, release, scrub
+from client.governance.site_lock import in_use
+from client.preprocessing.cohort import Cohort, gather
+from client.preprocessing.pipeline import Prepared, Record, fingerprint, prepare, site_key
+from client.site_config import SiteConfig, load_site
+from client.stages.store import StageStore
+from client.training.batches import chosen_slices, statistics
+from client.training.collapse import against_received
+from client.training.device import choose_machine
+from client.training.fine_tune import Trained, fine_tune
 from common.errors import RelayError
 from common.messages import (
     DELIVER,
@@ -342,7 +343,7 @@ def _train(
     reply = _reply(study, key, trained, "done", train, validation).model_copy(update=figures)
     # The very scores that an evaluation of these weights would give: they are kept as those.
     scored = Evaluate(node.site, node.fold, "validation", node)
-    own_scores.keep(
+    score_store.keep(
         site, stage_key(scored, study=study, weights=digest, workplace=workplace), scores, case_numbers(site, cohort)
     )
     store.finish(reply)

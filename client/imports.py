@@ -3,10 +3,10 @@
 import monai.metrics
 
 import client.app
-import client.layouts
+import client.data.layouts
 import common.model
 
 common.model.segmentation_models()
-client.layouts.known()  # SimpleITK with them
+client.data.layouts.known()  # SimpleITK with them
 
 __all__ = ["client", "monai"]

@@ -38,7 +38,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from client.rehearsal import REHEARSING, rehearsing
+from client.governance.simulation_mode import REHEARSING, rehearsing
 from common.errors import DiskFull
 from common.messages import DIED, Refusal, refusal_error
 from common.weights import mapped

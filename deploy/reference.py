@@ -24,8 +24,8 @@ from flwr.app import Error
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from client import layouts
-from client.site import SiteConfig
+from client.data import layouts
+from client.site_config import SiteConfig
 from common.messages import DIED, REFUSALS, refusal_text
 from common.study import Study
 from deploy.cli.commands import PROGRAM, root

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from client import layouts
-from client.rehearsal import rehearsal
-from client.site import SiteConfig, load_site
-from client.splits import split
+from client.data import layouts
+from client.data.splits import split
+from client.governance.simulation_mode import rehearsal
+from client.site_config import SiteConfig, load_site
 from common.errors import RelayError
 from common.study import POOLED, Study
 
@@ -76,8 +76,8 @@ def simulate(
 
     # The grid first: its fork server and this process then import torch, which takes seconds, at the same time.
     with ExitStack() as held, LocalGrid(paths, at_once=min(at_once, len(sites)), spawn=_on_cuda(study, sites)) as grid:
-        from client.approval import approve
-        from client.in_use import in_use
+        from client.governance.approval import approve
+        from client.governance.site_lock import in_use
         from deploy.live import watching
         from server.app import run_study
 
@@ -169,7 +169,7 @@ def _on_cuda(study: Study, sites: Mapping[str, SiteConfig]) -> bool:
     """Whether a site works on CUDA, which needs spawned processes."""
     if all(site.device in ("cpu", "mps") for site in sites.values()):
         return False
-    from client.device import choose_machine
+    from client.training.device import choose_machine
 
     return any(choose_machine(site.device, study.training.precision).device == "cuda" for site in sites.values())
 

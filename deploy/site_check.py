@@ -7,12 +7,12 @@ import re
 import sys
 from pathlib import Path
 
-from client.checkup import Examination, examine
-from client.checkup.counts import write_counts
-from client.checkup.others import shared
-from client.checkup.page import write_page
-from client.checkup.words import kind_table, lines, patient_table, remarks, summary, to_json
-from client.site import SiteConfig, load_site
+from client.data_check import Examination, examine
+from client.data_check.counts import write_counts
+from client.data_check.others import shared
+from client.data_check.page import write_page
+from client.data_check.words import kind_table, lines, patient_table, remarks, summary, to_json
+from client.site_config import SiteConfig, load_site
 from common.errors import RelayError
 from common.study import POOLED
 from deploy.console import bar, terminal
@@ -30,7 +30,7 @@ def site_check(path: Path, *, masks: Path | None = None, as_json: bool, counts: 
     Args:
         path: the site's file; or a folder of images that no file describes yet.
         masks: the folder of its labels, where the layout keeps them apart.
-        counts: a file that gets what may be shared (`client.checkup.counts`).
+        counts: a file that gets what may be shared (`client.data_check.counts`).
 
     Raises:
         RelayError: a folder is missing, no patient of the site can be used, or something cannot be written.

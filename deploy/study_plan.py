@@ -15,8 +15,8 @@ from rich import box
 from rich.filesize import decimal
 from rich.table import Table
 
-from client.site import SiteConfig, load_site
-from client.survey import Survey, survey
+from client.data.survey import Survey, survey
+from client.site_config import SiteConfig, load_site
 from common.errors import RelayError
 from common.model import declared_bytes
 from common.plan import GROWING, Census, Plan, grown, method_of, plan

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import tomli_w
 
-from client.approval import approvals
-from client.site import SiteConfig, load_site
+from client.governance.approval import approvals
+from client.site_config import SiteConfig, load_site
 from common.errors import RelayError
 from common.study import Study, load_study
 from deploy import enroll

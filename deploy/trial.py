@@ -44,9 +44,9 @@ def measure(study: Study, *, device: str, at_once: int) -> Speed:
 
 def measure_n4(site_file: Path, study: Study) -> float:
     """Seconds that one patient's bias field takes on one core; 0 where the study fits none."""
-    from client import layouts
-    from client.bias_field import correct_bias_field
-    from client.site import load_site
+    from client.data import layouts
+    from client.preprocessing.bias_field import correct_bias_field
+    from client.site_config import load_site
 
     if not study.preprocessing.n4.enabled:
         return 0.0
@@ -59,9 +59,9 @@ def measure_n4(site_file: Path, study: Study) -> float:
 def _measure_one(study: Study, device: str) -> Speed:
     import torch
 
-    from client.batches import Slices
-    from client.device import choose_machine, place
-    from client.training import fine_tune, probabilities
+    from client.training.batches import Slices
+    from client.training.device import choose_machine, place
+    from client.training.fine_tune import fine_tune, probabilities
     from common.model import build
     from common.plan.graph import Schedule
 

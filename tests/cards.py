@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from client.card import Card, Figure, Hop, Hospital, Reference, Scores
-from client.received import Arrival, Outcome
+from client.delivery.model_card import Card, Figure, Hop, Hospital, Reference, Scores
+from client.delivery.store import Arrival, Outcome
 from common.study import ModelPart, PreprocessingPart, TrainingPart
 
 CHOSEN, BASELINE, LONGER = "b" * 64, "c" * 64, "d" * 64

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from client.site import load_site
+from client.site_config import load_site
 from deploy import enroll
 from deploy.coordinator_folder import Coordinator
 from deploy.flower import RelayError

@@ -12,8 +12,8 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from client.approval import approve
-from client.site import load_site
+from client.governance.approval import approve
+from client.site_config import load_site
 from common.study import Study
 from deploy.local_grid import LocalGrid
 from deploy.phantom.dicom import Frame, write_label, write_series

@@ -12,9 +12,9 @@ import pytest
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from client import layouts
-from client.layouts import Case, Found, Source
-from client.site import SiteConfig, load_site
+from client.data import layouts
+from client.data.layouts import Case, Found, Source
+from client.site_config import SiteConfig, load_site
 from common.errors import BadPatient
 
 SPACING = (3.0, 0.5, 0.75)  # slice, row, column

@@ -78,10 +78,10 @@ def predict(
     The weights are those that a study brought, and draw exactly as the study scored them. The mask has the image's own
     grid. Research software, not a medical device.
     """
-    from client.card import card_beside, load_card
-    from client.device import choose_machine
-    from client.dicom_seg import check_installed, read_series, write_segmentation
-    from client.predict import draw, ending_of, find_scan, load_network, write_mask
+    from client.delivery.model_card import card_beside, load_card
+    from client.inference.dicom_seg import check_installed, read_series, write_segmentation
+    from client.inference.predict import draw, ending_of, find_scan, load_network, write_mask
+    from client.training.device import choose_machine
     from deploy.console import bar
 
     # What can be known to fail is told before minutes of work.

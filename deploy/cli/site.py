@@ -172,7 +172,7 @@ def approve(
     It is shown in plain words, with what of it would leave. What changed since the last approval and the study's hash
     are shown too. A hospital answers for no study that it did not approve.
     """
-    from client.site import load_site
+    from client.site_config import load_site
     from common.study import load_study
     from deploy.site.approve import LARGEST_ELSEWHERE, approve_study, leave_study, list_approvals
 
@@ -286,7 +286,7 @@ def leave(
 
     From now on every order of it is refused, and nothing more leaves. What left before cannot be called back.
     """
-    from client.site import load_site
+    from client.site_config import load_site
     from deploy.site.approve import leave_study
 
     return leave_study(load_site(site), study)

@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from client.layouts.volumes import is_volume_file, read_volume
+from client.data.layouts.volumes import is_volume_file, read_volume
 from common.errors import RelayError
 from deploy.phantom.dicom import Frame
 from deploy.phantom.gland import CENTRAL, PERIPHERAL, Grid, Outline, outline

@@ -9,10 +9,10 @@ from typing import Any
 
 from rich.filesize import decimal
 
-from client.approval import Approval
-from client.asked import Asked, Onward
-from client.site import SiteConfig
-from client.survey import Survey
+from client.data.survey import Survey
+from client.governance.approval import Approval
+from client.governance.disclosure import Asked, Onward
+from client.site_config import SiteConfig
 from common.model import declared_bytes, declared_shapes
 from common.strategies import STRATEGIES
 from common.study import Study

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from rich.filesize import decimal
 
-from client import chain, egress
-from client.approval import Approval, approvals, approve, leave, study_of
-from client.asked import asked_of, onward_of
-from client.site import SiteConfig
-from client.survey import Survey, count, divide
+from client.data.survey import Survey, count, divide
+from client.governance import audit_log, egress
+from client.governance.approval import Approval, approvals, approve, leave, study_of
+from client.governance.disclosure import asked_of, onward_of
+from client.site_config import SiteConfig
 from common.errors import RelayError
 from common.study import Study, load_study
 from common.telephone import as_heard, spoken
@@ -210,7 +210,7 @@ def _check_minimum(site: SiteConfig, surveys: list[Survey]) -> None:
 
 def sent(site: SiteConfig, digests: Collection[str] | None = None) -> str:
     """What cannot be called back: all that left a site, or what left for some plain studies; no rehearsal's."""
-    lines = chain.read(site.private() / egress.LOG).lines
+    lines = audit_log.read(site.private() / egress.LOG).lines
     found = [line for line in lines if not line.get("rehearsal") and (digests is None or line.get("study") in digests)]
     if not found:
         return "Nothing of it has left this site." if digests is not None else "Nothing has left this site."

@@ -10,8 +10,8 @@ from typing import Any
 
 from rich.filesize import decimal
 
-from client import approval, chain, egress
-from client.site import load_site
+from client.governance import approval, audit_log, egress
+from client.site_config import load_site
 from common.errors import RelayError
 from common.telephone import as_heard, spoken
 from deploy.site.approval_words import on
@@ -37,7 +37,7 @@ class _Log:
     """One of a site's two logs."""
 
     path: Path
-    reading: chain.Reading
+    reading: audit_log.Reading
 
     @property
     def end(self) -> str:
@@ -57,7 +57,7 @@ def audit(path: Path, *, verify: bool, study: str, noted: str, as_json: bool) ->
         RelayError: with `verify` or `noted`, a log is not as it was written.
     """
     site = load_site(path)
-    logs = [_Log(file, chain.read(file)) for file in (site.private() / egress.LOG, site.private() / approval.LOG)]
+    logs = [_Log(file, audit_log.read(file)) for file in (site.private() / egress.LOG, site.private() / approval.LOG)]
     left = logs[0]
     records = [*approval.approvals(site, rehearsal=True), *approval.approvals(site, rehearsal=False)]
     names = {digest: record.name for record in records for digest in (*record.variants, record.study)}

@@ -15,11 +15,11 @@ from pathlib import Path
 
 from rich.filesize import decimal
 
-from client.approval import ANSWERED, REHEARSAL, Approval, approvals, study_of
-from client.in_use import alone
-from client.inventory import tasks_of
-from client.site import SiteConfig, load_site
-from client.stages import StageStore
+from client.governance.approval import ANSWERED, REHEARSAL, Approval, approvals, study_of
+from client.governance.site_lock import alone
+from client.preprocessing.inventory import tasks_of
+from client.site_config import SiteConfig, load_site
+from client.stages.store import StageStore
 from common.errors import RelayError
 from common.messages import EvaluateReply, FineTuneReply
 from deploy.site.approve import digits_of, is_of, sent

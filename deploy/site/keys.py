@@ -13,7 +13,7 @@ from pathlib import Path
 from cryptography import x509
 from pydantic import TypeAdapter, ValidationError
 
-from client.site import SiteConfig, load_site
+from client.site_config import SiteConfig, load_site
 from common.errors import RelayError
 from common.study import POOLED, SiteName
 from deploy.certificates import (

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from client.handout import hand_out
-from client.letter import letter
-from client.received import outcomes
-from client.site import load_site
+from client.delivery.export import hand_out
+from client.delivery.letter import letter
+from client.delivery.store import outcomes
+from client.site_config import load_site
 from common.errors import RelayError
 
 

@@ -10,7 +10,7 @@ import re
 import sys
 from pathlib import Path
 
-from client.site import SiteConfig, load_site
+from client.site_config import SiteConfig, load_site
 from common.errors import RelayError
 
 PLAIN = re.compile(r"[\w/.,+@=:%-]+")

@@ -14,9 +14,9 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from client.in_use import in_use
-from client.rehearsal import REHEARSING
-from client.site import SiteConfig, load_site
+from client.governance.simulation_mode import REHEARSING
+from client.governance.site_lock import in_use
+from client.site_config import SiteConfig, load_site
 from deploy.certificates import make_ca, make_server, new_key, pem, pem_of_key, write_private
 from deploy.flower import QUIET
 from deploy.processes import Program, Supervisor, a_free_port, until_stopped

@@ -8,8 +8,8 @@ from typing import Literal, get_args, get_origin
 import tomli_w
 from pydantic.fields import FieldInfo
 
-from client import layouts
-from client.site import SiteConfig
+from client.data import layouts
+from client.site_config import SiteConfig
 
 WIDTH = 100
 HEAD = """\

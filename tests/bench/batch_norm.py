@@ -18,13 +18,13 @@ from pathlib import Path
 
 import torch
 
-from client.batch_norm import estimate_statistics
-from client.batches import Slices, chosen_slices, statistics
-from client.cohort import gather
-from client.device import Machine
-from client.preprocess import prepare
-from client.site import load_site
-from client.training import fine_tune, grid_dice
+from client.preprocessing.cohort import gather
+from client.preprocessing.pipeline import prepare
+from client.site_config import load_site
+from client.training.batch_norm import estimate_statistics
+from client.training.batches import Slices, chosen_slices, statistics
+from client.training.device import Machine
+from client.training.fine_tune import fine_tune, grid_dice
 from common.model import build
 from common.plan.graph import Schedule
 from common.study import ModelPart, Study, load_study

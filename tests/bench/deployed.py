@@ -21,7 +21,7 @@ from pathlib import Path
 
 def main(pairs: int = 5) -> None:
     # Here and not above: every worker imports the program's main module, and that of `relay` imports next to nothing.
-    from client.site import load_site
+    from client.site_config import load_site
     from common.study import study_toml
     from tests.bench.memory import own_mb
     from tests.bench.pairs import interleaved, show, table

@@ -19,13 +19,13 @@ import torch
 from torch import nn
 
 import client.app
-import client.scoring
-import client.stages
+import client.evaluation.scoring
+import client.stages.store
 import common.model
 import deploy.local_grid
-from client.evaluation import CaseScore
-from client.preprocess import Record
-from client.training import Trained
+from client.evaluation.evaluate import CaseScore
+from client.preprocessing.pipeline import Record
+from client.training.fine_tune import Trained
 from common.study import ModelPart
 
 STEPS = "RELAY_BENCH_STEPS"
@@ -103,15 +103,15 @@ if "RELAY_BENCH_MB" in os.environ:
 
 if STEPS in os.environ:
     client.app.fine_tune = identity  # type: ignore[assignment]
-    client.app.scores_of = client.scoring.scores_of = scores  # type: ignore[assignment]
+    client.app.scores_of = client.evaluation.scoring.scores_of = scores  # type: ignore[assignment]
     torch.set_num_threads(1)
     watch(client.app, "app", "everything")
     watch(client.app, "from_record", "weights from Flower's record")
     watch(client.app, "_ordered", "the order against the approved study and data")
-    watch(client.scoring, "digest_of", "the digest of what came")
+    watch(client.evaluation.scoring, "digest_of", "the digest of what came")
     watch(client.app, "network_of", "build, check and load the network")
     watch(client.app, "chosen_slices", "read the slices")
     watch(client.app, "release", "the last door, Flower's record")
-    watch(client.stages.StageStore, "save_weights", "keep the result")  # type: ignore[arg-type]
+    watch(client.stages.store.StageStore, "save_weights", "keep the result")  # type: ignore[arg-type]
     watch(deploy.local_grid, "_send", LAST)
     watch(deploy.local_grid, "_receive", "wait for and receive")

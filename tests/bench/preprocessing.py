@@ -20,10 +20,10 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from client.bias_field import correct_bias_field
-from client.layouts import find, read
-from client.preprocess import prepare
-from client.site import SiteConfig, load_site
+from client.data.layouts import find, read
+from client.preprocessing.bias_field import correct_bias_field
+from client.preprocessing.pipeline import prepare
+from client.site_config import SiteConfig, load_site
 from common.study import PreprocessingPart
 from tests.bench.pairs import PAIRS, interleaved, seconds, show, table
 from tests.hospitals import REAL_DATA, write_site

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import torch
 
-from client.batches import Slices
-from client.preprocess import load, prepare
-from client.site import load_site
-from client.training import choose_machine, fine_tune
+from client.preprocessing.pipeline import load, prepare
+from client.site_config import load_site
+from client.training.batches import Slices
+from client.training.fine_tune import choose_machine, fine_tune
 from common.model import build
 from common.plan.graph import Schedule
 from common.study import ModelPart

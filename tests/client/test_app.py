@@ -14,12 +14,12 @@ import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 import client.app
-import client.scoring
+import client.evaluation.scoring
 from client.app import app
-from client.approval import approvals, approve, leave
-from client.asked import asked_of
-from client.site import load_site
-from client.survey import survey
+from client.data.survey import survey
+from client.governance.approval import approvals, approve, leave
+from client.governance.disclosure import asked_of
+from client.site_config import load_site
 from common.messages import (
     DESCRIBE,
     EVALUATE,
@@ -162,7 +162,7 @@ def test_a_score_that_is_asked_for_twice_is_not_worked_out_twice(
 ) -> None:
     order = order_of(first(Evaluate), start)
     once = from_record(send(order, start).content, EvaluateReply)
-    monkeypatch.setattr(client.scoring, "evaluate", lambda *_, **__: pytest.fail("it was worked out again"))
+    monkeypatch.setattr(client.evaluation.scoring, "evaluate", lambda *_, **__: pytest.fail("it was worked out again"))
     assert from_record(send(order, None).content, EvaluateReply) == once
 
 
@@ -368,13 +368,13 @@ def test_a_score_that_is_worked_out_while_the_site_leaves_is_not_sent(
     home: Path, start: Weights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site = load_site(home / "site.toml")
-    order, real = order_of(first(Evaluate), start), client.scoring.evaluate
+    order, real = order_of(first(Evaluate), start), client.evaluation.scoring.evaluate
 
     def left_meanwhile(*args: Any, **more: Any) -> Any:
         leave(site, next(record for record in approvals(site) if STUDY.digest in record.variants))
         return real(*args, **more)
 
-    monkeypatch.setattr(client.scoring, "evaluate", left_meanwhile)
+    monkeypatch.setattr(client.evaluation.scoring, "evaluate", left_meanwhile)
     before = log_of_what_left(home)
     assert refused(send(order, start), Refusal.LEFT)
     assert log_of_what_left(home) == before

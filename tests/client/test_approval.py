@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from client import chain
-from client.approval import (
+from client.governance import audit_log
+from client.governance.approval import (
     LOG,
     answer_once,
     approvals,
@@ -20,8 +20,8 @@ from client.approval import (
     leave,
     study_of,
 )
-from client.rehearsal import rehearsal
-from client.site import SiteConfig, load_site
+from client.governance.simulation_mode import rehearsal
+from client.site_config import SiteConfig, load_site
 from common.messages import Refusal, Refused
 from common.plan import Choices, plan
 from common.study import Study, study_toml
@@ -110,7 +110,7 @@ def test_a_rehearsal_makes_and_changes_nothing_that_a_coordinator_is_served_unde
         assert refused(site, GREEDY, {"A": ("C",)})
     else:
         assert code_of(site, GREEDY.digest) == (Refusal.LEFT if state == "left" else Refusal.UNKNOWN_STUDY)
-    actions = [line["action"] for line in chain.read(site.private() / LOG).lines]
+    actions = [line["action"] for line in audit_log.read(site.private() / LOG).lines]
     assert actions[-2:] == ["rehearsed", "rehearsed"]
 
 
@@ -182,7 +182,7 @@ def test_an_approval_says_who_and_when_and_is_its_owners_alone(site: SiteConfig)
     path = site.private() / "approved" / f"{record.study}.json"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     left = leave(site, record)
-    log = chain.read(site.private() / LOG)
+    log = audit_log.read(site.private() / LOG)
     assert log.fault == ""
     assert [(line["action"], line["study"], line["by"]) for line in log.lines] == [
         ("approved", record.study, record.by),

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.asked import Asked, asked_of, onward_of
-from client.survey import Survey
+from client.data.survey import Survey
+from client.governance.disclosure import Asked, asked_of, onward_of
 from common.model import build
 from common.plan import grown, plan
 from common.plan.graph import Evaluate, FineTune, Node

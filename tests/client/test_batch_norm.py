@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from client import batch_norm
-from client.batch_norm import estimate_statistics
-from client.batches import Slices
-from client.device import Machine
-from client.training import fine_tune, grid_dice
+from client.training import batch_norm
+from client.training.batch_norm import estimate_statistics
+from client.training.batches import Slices
+from client.training.device import Machine
+from client.training.fine_tune import fine_tune, grid_dice
 from common.model import build
 from common.plan.graph import Schedule
 from common.study import ModelPart, TrainingPart

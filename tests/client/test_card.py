@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from client.card import Card, card_beside, figure_text, load_card, name_of, network_named, number
-from client.card_text import markdown
+from client.delivery.model_card import Card, card_beside, figure_text, load_card, name_of, network_named, number
+from client.delivery.model_card_text import markdown
 from common.errors import RelayError
 from common.study import ModelPart, N4Part, PreprocessingPart
 from tests.cards import HOPS, card, figure, outcome, scores

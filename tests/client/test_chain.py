@@ -12,12 +12,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from client import chain
+from client.governance import audit_log
 
 
 def written(path: Path, lines: int) -> list[bytes]:
     for number in range(lines):
-        chain.append(path, {"number": number})
+        audit_log.append(path, {"number": number})
     return path.read_bytes().splitlines()
 
 
@@ -40,9 +40,9 @@ def forged(lines: list[bytes], at: int) -> list[bytes]:
 
 def test_a_log_is_as_it_was_written(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
-    assert chain.read(path) == chain.Reading((), (), "")
+    assert audit_log.read(path) == audit_log.Reading((), (), "")
     lines = written(path, 4)
-    found = chain.read(path)
+    found = audit_log.read(path)
     assert found.fault == "" and [line["number"] for line in found.lines] == [0, 1, 2, 3]
     assert found.digests == tuple(hashlib.sha256(line).hexdigest() for line in lines)
     assert {stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()} == {0o600}
@@ -77,12 +77,12 @@ def test_a_line_that_is_changed_missing_moved_or_new_shows(
         changed[at] = b""
     put(path, changed)
     if changed != lines:
-        assert chain.read(path).fault
+        assert audit_log.read(path).fault
         # And it does not heal when further lines are written.
-        chain.append(path, {"number": 7})
-        assert chain.read(path).fault
+        audit_log.append(path, {"number": 7})
+        assert audit_log.read(path).fault
         written(path, 2)
-        assert chain.read(path).fault
+        assert audit_log.read(path).fault
 
 
 @pytest.mark.parametrize("lines", [1, 3])
@@ -90,19 +90,19 @@ def test_a_log_that_is_gone_shows(tmp_path: Path, lines: int) -> None:
     path = tmp_path / "log.jsonl"
     written(path, lines)
     path.unlink()
-    assert "line 1 is gone" in chain.read(path).fault
-    chain.append(path, {"number": 0})
-    assert chain.read(path).fault
+    assert "line 1 is gone" in audit_log.read(path).fault
+    audit_log.append(path, {"number": 0})
+    assert audit_log.read(path).fault
 
 
 def test_a_note_of_the_end_that_is_gone_shows(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     lines = written(path, 3)
     path.with_suffix(".end").unlink()
-    assert "note of the end is gone" in chain.read(path).fault
+    assert "note of the end is gone" in audit_log.read(path).fault
     put(path, lines[:2])
-    chain.append(path, {"number": 7})
-    assert "lines may be missing before it" in chain.read(path).fault
+    audit_log.append(path, {"number": 7})
+    assert "lines may be missing before it" in audit_log.read(path).fault
 
 
 def test_a_process_killed_between_a_line_and_its_note_leaves_no_fault(tmp_path: Path) -> None:
@@ -110,15 +110,15 @@ def test_a_process_killed_between_a_line_and_its_note_leaves_no_fault(tmp_path: 
     for before in range(3):
         note = path.with_suffix(".end")
         kept = note.read_bytes() if before else None
-        chain.append(path, {"number": before})
+        audit_log.append(path, {"number": before})
         if kept is None:
             note.unlink()
         else:
             note.write_bytes(kept)
-        assert chain.read(path).fault == ""
-        chain.append(path, {"number": "after"})
-        assert chain.read(path).fault == ""
-        assert len(chain.read(path).lines) == 2 * (before + 1)
+        assert audit_log.read(path).fault == ""
+        audit_log.append(path, {"number": "after"})
+        assert audit_log.read(path).fault == ""
+        assert len(audit_log.read(path).lines) == 2 * (before + 1)
 
 
 @pytest.mark.parametrize("torn", [b"{", b'{"number":3', b"\xff\xfe"])
@@ -127,15 +127,15 @@ def test_a_process_killed_within_a_line_leaves_no_fault(tmp_path: Path, torn: by
     written(path, 2)
     with path.open("ab") as file:
         file.write(torn)
-    assert chain.read(path).fault == "" and len(chain.read(path).lines) == 2
-    chain.append(path, {"number": 2})
-    found = chain.read(path)
+    assert audit_log.read(path).fault == "" and len(audit_log.read(path).lines) == 2
+    audit_log.append(path, {"number": 2})
+    found = audit_log.read(path)
     assert found.fault == "" and [line["number"] for line in found.lines] == [0, 1, 2]
 
 
 def _add(path: Path, times: int) -> None:
     for _ in range(times):
-        chain.append(path, {"number": 0})
+        audit_log.append(path, {"number": 0})
 
 
 def test_several_processes_write_one_chain(tmp_path: Path) -> None:
@@ -145,5 +145,5 @@ def test_several_processes_write_one_chain(tmp_path: Path) -> None:
         worker.start()
     for worker in workers:
         worker.join(60)
-    found = chain.read(path)
+    found = audit_log.read(path)
     assert found.fault == "" and len(found.lines) == 80

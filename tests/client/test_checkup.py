@@ -12,9 +12,9 @@ import pytest
 import SimpleITK as sitk
 from rich.console import Console
 
-from client import checkup
-from client.checkup import Checkup, Kind, words
-from client.site import SiteConfig, load_site
+from client import data_check
+from client.data_check import Checkup, Kind, words
+from client.site_config import SiteConfig, load_site
 from common.errors import RelayError
 from deploy.phantom.dicom import Frame, write_series
 from tests.hospitals import patient as patient_with_a_gland
@@ -67,7 +67,7 @@ def kinds(result: Checkup, patient: str) -> set[Kind]:
 
 
 def test_a_sound_site_is_counted_and_nothing_is_found(site: SiteConfig) -> None:
-    result = checkup.check(site)
+    result = data_check.check(site)
     assert [patient.patient for patient in result.patients] == ["p0", "p1", "p2", "p3"]
     assert result.problems == result.duplicates == result.findings == result.notes == ()
     assert [looked.kind for looked in result.looked] == list(Kind)
@@ -81,7 +81,7 @@ def test_a_sound_site_is_counted_and_nothing_is_found(site: SiteConfig) -> None:
 
 
 def test_noise_decides_nothing_and_that_is_said(site: SiteConfig) -> None:
-    result = checkup.check(site)
+    result = data_check.check(site)
     for looked in result.looked:
         if looked.kind in (Kind.MIRRORED, Kind.REVERSED, Kind.SHIFTED, Kind.TURNED):
             assert (looked.compared, looked.found) == (4, 0)
@@ -95,7 +95,7 @@ def test_slices_above_at_and_below_the_minimum_are_counted_apart(
     site: SiteConfig, minimum: int, above: int, at: int, below: int
 ) -> None:
     """The paper's rule is "larger than": a slice with exactly the minimum is not trained on."""
-    result = checkup.check(site, minimum_pixels=minimum)
+    result = data_check.check(site, minimum_pixels=minimum)
     for patient in result.patients:
         assert (patient.slices, patient.slices_at, patient.slices_below, patient.gland_slices) == (above, at, below, 8)
     assert ("nothing to train on" in sentences(result, "p0")) == (above == 0)
@@ -103,7 +103,7 @@ def test_slices_above_at_and_below_the_minimum_are_counted_apart(
 
 def test_two_patients_with_one_image_are_told(site: SiteConfig) -> None:
     write_patient(site.images, "twin", seed=2, where=np.s_[3:9, 10:50, 10:60])
-    result = checkup.check(site)
+    result = data_check.check(site)
     assert result.duplicates == (("p2", "twin"),)
     assert "same as that of twin" in sentences(result, "p2")
     assert "same as that of p2" in sentences(result, "twin")
@@ -116,7 +116,7 @@ def test_one_scan_under_two_names_is_told_whatever_was_done_to_its_values(tmp_pa
     image, mask = patient_with_a_gland(1)
     again = np.round(image.astype(float) * 0.13 + 20).astype(np.uint8)
     write_pair(tmp_path / "images", "again", again, np.roll(mask, 1, axis=1))
-    result = checkup.check(load_site(write_site(tmp_path, "B")))
+    result = data_check.check(load_site(write_site(tmp_path, "B")))
     assert result.duplicates == (("again", "p1"),)
     assert "the same scan as that of p1" in sentences(result, "again")
     assert Kind.DUPLICATE not in kinds(result, "p0") | kinds(result, "p2")
@@ -124,7 +124,7 @@ def test_one_scan_under_two_names_is_told_whatever_was_done_to_its_values(tmp_pa
 
 def test_one_mask_under_two_names_is_told(site: SiteConfig) -> None:
     write_patient(site.images, "copied", seed=7, where=np.s_[2:10, 13:53, 10:60])
-    result = checkup.check(site)
+    result = data_check.check(site)
     assert result.duplicates == ()
     assert "mask is the same, voxel for voxel, as that of copied" in sentences(result, "p3")
     assert "as that of p3" in sentences(result, "copied")
@@ -161,7 +161,7 @@ RAS = (-1, 0, 0, 0, -1, 0, 0, 0, 1)
 )
 def test_what_is_odd_about_a_patient_is_told(site: SiteConfig, oddity: dict[str, Any], kind: Kind, told: str) -> None:
     write_patient(site.images, "odd", seed=15, **oddity)
-    result = checkup.check(site)
+    result = data_check.check(site)
     assert told in sentences(result, "odd")
     assert kind in kinds(result, "odd")
     assert result.suspicious == {"odd"}
@@ -171,7 +171,7 @@ def test_what_is_odd_about_a_patient_is_told(site: SiteConfig, oddity: dict[str,
 def test_a_mask_whose_header_claims_other_axes_than_the_others_is_told(site: SiteConfig) -> None:
     path = site.images / "p2_segmentation.nii"
     sitk.WriteImage(sitk.DICOMOrient(sitk.ReadImage(str(path)), "RAI"), str(path))
-    result = checkup.check(site)
+    result = data_check.check(site)
     assert result.suspicious == {"p2"}
     assert "header of the mask says RAI, most others' LPS" in sentences(result, "p2")
 
@@ -186,7 +186,7 @@ def test_a_series_that_is_not_axial_cannot_be_used(tmp_path: Path) -> None:
     tags = {key: header.GetMetaData(key) for key in ("0008|103e", "0010|0020", "0020|000d", "0020|000e")}
     coronal = Frame((1.0, 1.0, 3.0), (0.0, 0.0, 0.0), (1, 0, 0, 0, 0, 1, 0, -1, 0))
     write_series(series, image.astype(np.uint16), coronal, tags=tags, names=[f"{k:03}.dcm" for k in range(len(image))])
-    result = checkup.check(load_site(write_site(tmp_path, "A", layout="nci-isbi", masks="labels")))
+    result = data_check.check(load_site(write_site(tmp_path, "A", layout="nci-isbi", masks="labels")))
     assert [patient.patient for patient in result.patients] == ["P-1"]
     assert "axial" in next(problem.sentence for problem in result.problems if problem.patient == "P-2")
 
@@ -194,7 +194,7 @@ def test_a_series_that_is_not_axial_cannot_be_used(tmp_path: Path) -> None:
 def test_with_too_few_patients_that_is_said_and_nothing_is_compared(site: SiteConfig) -> None:
     (site.images / "p3.nii").unlink()
     write_patient(site.images, "p2", seed=2, brightness=50.0, spacing=(9.0, 0.5, 0.5))
-    result = checkup.check(site)
+    result = data_check.check(site)
     assert result.suspicious == set()
     assert len(result.notes) == 2
     assert "With 3 patients, spacing, brightness and place are not compared" in result.notes[0]
@@ -207,7 +207,7 @@ def test_unusable_patients_are_listed_and_the_others_still_read(site: SiteConfig
     (site.images / "p1.nii").write_bytes(b"")
     (site.images / "p3_segmentation.nii").unlink()
     calls: list[tuple[int, int]] = []
-    result = checkup.check(site, progress=lambda done, total: calls.append((done, total)))
+    result = data_check.check(site, progress=lambda done, total: calls.append((done, total)))
     assert [patient.patient for patient in result.patients] == ["p0", "p2"]
     assert [problem.patient for problem in result.problems] == ["p1", "p3"]
     assert calls == [(1, 3), (2, 3), (3, 3)]
@@ -219,7 +219,7 @@ def test_the_tables_the_lines_and_the_json_say_the_same(site: SiteConfig) -> Non
     (site.images / "p1.nii").write_bytes(b"")
     write_patient(site.images, "p[bold]4", seed=4, brightness=10.0)
     write_patient(site.images, "p5", seed=5)
-    result = checkup.check(site)
+    result = data_check.check(site)
     written = json.loads(json.dumps(words.to_json(result)))
     assert (written["usable"], written["unusable"], written["slices"], written["suspicious"]) == (5, 1, 40, 1)
     assert [patient["patient"] for patient in written["patients"]] == ["p0", "p2", "p3", "p5", "p[bold]4"]
@@ -242,4 +242,4 @@ def test_the_tables_the_lines_and_the_json_say_the_same(site: SiteConfig) -> Non
 def test_a_site_without_its_folder_is_told(tmp_path: Path) -> None:
     (tmp_path / "site.toml").write_text('name = "C"\nlayout = "i2cvb"\nimages = "nowhere"\n', encoding="utf-8")
     with pytest.raises(RelayError, match="no folder .*nowhere"):
-        checkup.check(load_site(tmp_path / "site.toml"))
+        data_check.check(load_site(tmp_path / "site.toml"))

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from client.checkup.evidence import advantage, likeness
-from client.checkup.findings import Kind
-from client.checkup.moves import DOWN, MIRRORED, REVERSED, TURNED, UP, Move, moves
-from client.checkup.outline import LEVELS, OFFSETS, SECTORS, Outline, Strips, moved, outline, strips, view
-from client.layouts import Case
+from client.data.layouts import Case
+from client.data_check.evidence import advantage, likeness
+from client.data_check.findings import Kind
+from client.data_check.moves import DOWN, MIRRORED, REVERSED, TURNED, UP, Move, moves
+from client.data_check.outline import LEVELS, OFFSETS, SECTORS, Outline, Strips, moved, outline, strips, view
 
 SPACING = (3.0, 0.6, 0.6)
 SHAPE = (9, 80, 80)

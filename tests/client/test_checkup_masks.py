@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from client.checkup import Checkup, Examination, Kind, examine
-from client.site import load_site
+from client.data_check import Checkup, Examination, Kind, examine
+from client.site_config import load_site
 from deploy.phantom import write_hospitals
 from tests import planted
 

@@ -14,11 +14,11 @@ import pytest
 import SimpleITK as sitk
 from PIL import Image
 
-from client import pictures
-from client.checkup import Kind, examine
-from client.checkup.counts import write_counts
-from client.checkup.page import SIDE, write_page
-from client.site import SiteConfig, load_site
+from client import drawing
+from client.data_check import Kind, examine
+from client.data_check.counts import write_counts
+from client.data_check.page import SIDE, write_page
+from client.site_config import SiteConfig, load_site
 from common.errors import RelayError
 from tests.hospitals import patient, write_pair, write_site
 
@@ -76,16 +76,16 @@ def test_the_page_needs_nothing_else_and_only_its_owner_may_read_it(site: SiteCo
 def test_a_contour_is_drawn_where_the_mask_ends() -> None:
     rows, columns = np.mgrid[:60, :60]
     discs = [np.hypot(rows - 29.5, columns - column) < 15 for column in (25, 34)]
-    picture = pictures.draw(
-        np.full((60, 60), 100, np.uint8), [(discs[0], pictures.FIRST), (discs[1], pictures.SECOND)], side=180
+    picture = drawing.draw(
+        np.full((60, 60), 100, np.uint8), [(discs[0], drawing.FIRST), (discs[1], drawing.SECOND)], side=180
     )
     pixels = np.asarray(picture.convert("RGB")).astype(int)
-    for colour, column in ((pictures.FIRST, 25), (pictures.SECOND, 34)):
+    for colour, column in ((drawing.FIRST, 25), (drawing.SECOND, 34)):
         down, across = np.nonzero((pixels == colour).all(axis=2))
         away = np.hypot((down + 0.5) / 3 - 0.5 - 29.5, (across + 0.5) / 3 - 0.5 - column)
         assert len(down) > 300
         assert np.abs(away - 14.6).max() < 1.1
-    assert (pixels == pictures.BOTH).all(axis=2).any()
+    assert (pixels == drawing.BOTH).all(axis=2).any()
     grey = pixels[0, 0]
     assert len(set(grey)) == 1 and abs(grey[0] - 100) < 4
 

@@ -1,7 +1,7 @@
 """The proof of the check-up: 30 synthetic patients a site, every fault planted in every patient, none imagined.
 
-What `client.checkup.evidence` is made of was chosen on hospitals of seeds 1 to 3. These are of another seed. It takes
-about six and a half minutes of one core, and less by the clock where there are two.
+What `client.data_check.evidence` is made of was chosen on hospitals of seeds 1 to 3. These are of another seed. It
+takes about six and a half minutes of one core, and less by the clock where there are two.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from client.checkup import Checkup, Kind, examine
-from client.site import load_site
+from client.data_check import Checkup, Kind, examine
+from client.site_config import load_site
 from deploy.phantom import write_hospitals
 from tests import planted
 

@@ -11,14 +11,14 @@ import dataclasses
 import numpy as np
 import pytest
 
-from client.checkup import Kind, check
-from client.checkup.evidence import HIDDEN, Verdict, judge
-from client.checkup.moves import DOWN, MIRRORED, REVERSED, UP
-from client.checkup.outline import view
-from client.checkup.trials import outlined
-from client.layouts import Case, find
-from client.layouts import read as read_case
-from client.site import SiteConfig, load_site
+from client.data.layouts import Case, find
+from client.data.layouts import read as read_case
+from client.data_check import Kind, check
+from client.data_check.evidence import HIDDEN, Verdict, judge
+from client.data_check.moves import DOWN, MIRRORED, REVERSED, UP
+from client.data_check.outline import view
+from client.data_check.trials import outlined
+from client.site_config import SiteConfig, load_site
 from tests import planted
 from tests.hospitals import REAL_DATA, write_site
 

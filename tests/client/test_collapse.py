@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from client.batches import Slices
-from client.collapse import against_received
-from client.device import Machine
-from client.training import Trained, fine_tune
+from client.training.batches import Slices
+from client.training.collapse import against_received
+from client.training.device import Machine
+from client.training.fine_tune import Trained, fine_tune
 from common.messages import FineTuneReply
 from common.plan.graph import Schedule
 from common.study import TrainingPart

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.comparison import ahead, differences, fewest_patients, interval, scores
-from client.own_scores import OwnScores, PatientScore
+from client.delivery.comparison import ahead, differences, fewest_patients, interval, scores
+from client.evaluation.score_store import OwnScores, PatientScore
 
 VALUES = st.lists(
     st.tuples(st.integers(-40, 60), st.integers(1, 12)),

@@ -13,14 +13,14 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
-import client.delivery
-from client import own_scores
-from client.approval import approved
-from client.cohort import gather
-from client.preprocess import load, prepare
-from client.received import outcomes
-from client.scoring import score
-from client.site import SiteConfig, load_site
+import client.delivery.accept
+from client.delivery.store import outcomes
+from client.evaluation import score_store
+from client.evaluation.scoring import score
+from client.governance.approval import approved
+from client.preprocessing.cohort import gather
+from client.preprocessing.pipeline import load, prepare
+from client.site_config import SiteConfig, load_site
 from common.errors import RelayError
 from common.messages import (
     DELIVER,
@@ -136,7 +136,7 @@ def validation_dices(site: SiteConfig, models: list[Weights]) -> list[float]:
     for row, weights in zip(rows, models, strict=True):
         node = Evaluate("A", row.fold, "validation", row.model)
         digest = digest_of(serialised(weights))
-        scores = own_scores.kept(site, stage_key(node, study=STUDY, weights=digest, workplace=workplace()))
+        scores = score_store.kept(site, stage_key(node, study=STUDY, weights=digest, workplace=workplace()))
         assert scores is not None
         found.append(scores.dice)
     return found
@@ -161,13 +161,13 @@ def test_a_training_keeps_the_very_scores_that_scoring_its_weights_gives(
     (row, *_), weights = offered(planned()[0], "A"), models[0]
     node, digest = Evaluate("A", row.fold, "validation", row.model), digest_of(serialised(weights))
     key = stage_key(node, study=study, weights=digest, workplace=workplace())
-    kept = own_scores.kept(site, key)
+    kept = score_store.kept(site, key)
     assert kept is not None
     order = order_of(node, weights)
     assert isinstance(order, EvaluateOrder) and order.key == key
     reply = score(site, study, node, cohort, order, weights)
     assert (reply.dice, reply.iou) == (kept.dice, kept.iou)
-    assert own_scores.kept(site, key) == kept
+    assert score_store.kept(site, key) == kept
     assert reply.case_dices == tuple(patient.dice for patient in kept.patients)
 
 
@@ -207,7 +207,7 @@ def test_the_cards_scores_are_those_of_the_sites_own_test_patients(site: SiteCon
         node = rows[place].test
         assert node is not None
         digest = digest_of(serialised(models[place]))
-        scores = own_scores.kept(site, stage_key(node, study=STUDY, weights=digest, workplace=workplace()))
+        scores = score_store.kept(site, stage_key(node, study=STUDY, weights=digest, workplace=workplace()))
         assert scores is not None
         (patient,) = scores.patients
         by_hand[digest] = 100 * patient.dice
@@ -412,7 +412,7 @@ class TestAHostileCoordinator:
         def fails(*_: Any, **__: Any) -> None:
             raise OSError(28, "No space left", f"/data/{home}")
 
-        monkeypatch.setattr(client.delivery, "write_atomically", fails)
+        monkeypatch.setattr(client.delivery.accept, "write_atomically", fails)
         assert refused(deliver(delivery(models, row), models[row]), Refusal.DISK_FULL)
         assert outcomes(site) == []
 

@@ -11,8 +11,8 @@ import pytest
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from client.dicom_seg import check_installed, read_series, write_segmentation
-from client.layouts.dicom import read_image
+from client.data.layouts.dicom import read_image
+from client.inference.dicom_seg import check_installed, read_series, write_segmentation
 from common.errors import RelayError
 from tests.cards import CHOSEN, card
 from tests.layout_files import OBLIQUE, STRAIGHT, truth, write_series

@@ -15,8 +15,8 @@ import pytest
 import torch
 from flwr.app import Context, Message, RecordDict
 
-from client.egress import LOG, release, scrub
-from client.site import SiteConfig, load_site
+from client.governance.egress import LOG, release, scrub
+from client.site_config import SiteConfig, load_site
 from common.errors import BadPatient, RelayError
 from common.messages import (
     REFUSALS,

@@ -11,9 +11,9 @@ import pytest
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from client.evaluation import CaseScore, Example, evaluate, slice_mean
-from client.preprocess import Record, prepare
-from client.site import SiteConfig
+from client.evaluation.evaluate import CaseScore, Example, evaluate, slice_mean
+from client.preprocessing.pipeline import Record, prepare
+from client.site_config import SiteConfig
 from common.study import N4Part, PreprocessingPart
 
 PLAIN = PreprocessingPart(pixels=64, spacing_mm=1.0, minimum_mask_pixels=40, n4=N4Part(enabled=False))

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client import layouts
-from client.layouts import Source
-from client.preprocess import prepare
-from client.site import SiteConfig, load_site
+from client.data import layouts
+from client.data.layouts import Source
+from client.preprocessing.pipeline import prepare
+from client.site_config import SiteConfig, load_site
 from common.errors import RelayError
 from common.study import N4Part, PreprocessingPart
 from tests.layout_files import WRITERS, as_nifti_pairs, bad, one_sentence, only, problem, same, site, truth

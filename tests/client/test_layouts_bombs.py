@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from client import layouts
-from client.layouts import dicom
+from client.data import layouts
+from client.data.layouts import dicom
 from tests.fuzz import dicom_elements
 from tests.fuzz.dicom_elements import Element
 from tests.fuzz.dicom_files import slices

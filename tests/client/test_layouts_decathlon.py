@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client import checkup, layouts
-from client.inventory import tasks_of
-from client.layouts import decathlon
-from client.preprocess import prepare
+from client import data_check
+from client.data import layouts
+from client.data.layouts import decathlon
+from client.preprocessing.inventory import tasks_of
+from client.preprocessing.pipeline import prepare
 from common.errors import RelayError
 from common.study import N4Part, PreprocessingPart
 from deploy.site_check import site_check
@@ -178,7 +179,7 @@ def test_another_order_of_modalities_makes_another_image(tmp_path: Path) -> None
 
 
 def test_the_check_up_says_it_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = checkup.check(as_decathlon(tmp_path, *truth()), minimum_pixels=10)
+    found = data_check.check(as_decathlon(tmp_path, *truth()), minimum_pixels=10)
     assert found.layout == "decathlon" and found.notes[0] == decathlon.NOTE
     with pytest.raises(RelayError, match="no patient that can be used"):
         site_check(tmp_path / "site.toml", as_json=False)  # its slices are too small

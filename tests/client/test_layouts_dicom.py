@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client import layouts
-from client.layouts import dicom
+from client.data import layouts
+from client.data.layouts import dicom
 from tests.layout_files import (
     OBLIQUE,
     Writer,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from client import layouts
+from client.data import layouts
 from tests.layout_files import (
     OBLIQUE,
     ORIGIN,

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client import layouts
-from client.layouts import Found, nci_isbi
+from client.data import layouts
+from client.data.layouts import Found, nci_isbi
 from common.errors import RelayError
 from tests.layout_files import (
     CORONAL,

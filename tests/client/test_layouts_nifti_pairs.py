@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from client import layouts
+from client.data import layouts
 from tests.layout_files import (
     as_nifti_pairs,
     one_sentence,

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from client import layouts
-from client.inventory import tasks_of
-from client.layouts import Case, Source
-from client.preprocess import prepare
+from client.data import layouts
+from client.data.layouts import Case, Source
+from client.preprocessing.inventory import tasks_of
+from client.preprocessing.pipeline import prepare
 from common.errors import RelayError
 from common.study import N4Part, PreprocessingPart
 from tests.layout_files import (

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from client import layouts
+from client.data import layouts
 from tests.layout_files import (
     as_prostate158,
     one_sentence,

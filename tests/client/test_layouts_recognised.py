@@ -13,12 +13,13 @@ import SimpleITK as sitk
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from client import checkup, layouts
-from client.inventory import tasks_of
-from client.layouts import dicom
-from client.layouts.folder import list_folder
-from client.preprocess import prepare
-from client.site import SiteConfig, load_site
+from client import data_check
+from client.data import layouts
+from client.data.layouts import dicom
+from client.data.layouts.folder import list_folder
+from client.preprocessing.inventory import tasks_of
+from client.preprocessing.pipeline import prepare
+from client.site_config import SiteConfig, load_site
 from common.errors import RelayError
 from common.study import N4Part, PreprocessingPart
 from tests.hospitals import REAL_DATA
@@ -64,7 +65,7 @@ def test_a_layout_that_is_not_named_gives_what_its_name_would_give(tmp_path: Pat
     assert expected.layout == layout
     assert layouts.find(unnamed(named, auto=auto)) == expected
     assert layouts.recognise(named.images, named.masks) == layout
-    assert checkup.check(unnamed(named, auto=auto)).layout == layout
+    assert data_check.check(unnamed(named, auto=auto)).layout == layout
 
 
 @every_layout

@@ -13,7 +13,7 @@ import SimpleITK as sitk
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from client import layouts
+from client.data import layouts
 from common.errors import BadPatient
 from tests.layout_files import (
     OBLIQUE,

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.card import Figure
-from client.card_text import markdown
-from client.letter import MODEL, OWN_MODEL, Letter, html, letter, text, verdict_of
-from client.received import Arrival, Outcome
+from client.delivery.letter import MODEL, OWN_MODEL, Letter, html, letter, text, verdict_of
+from client.delivery.model_card import Figure
+from client.delivery.model_card_text import markdown
+from client.delivery.store import Arrival, Outcome
 from common.strategies import STRATEGIES, Strategy
 from tests.cards import card, figure, outcome, reference
 

@@ -13,10 +13,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from client import local_page
-from client.evaluation import Example
-from client.local_page import add_to_page, draw
-from client.site import SiteConfig
+from client.evaluation import gallery
+from client.evaluation.evaluate import Example
+from client.evaluation.gallery import add_to_page, draw
+from client.site_config import SiteConfig
 
 SIZE = 64
 
@@ -67,7 +67,7 @@ def test_the_same_stage_is_replaced_and_another_joins_it(site: SiteConfig) -> No
 
 
 def test_old_models_make_room_for_new_ones(site: SiteConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local_page, "MODELS", 3)
+    monkeypatch.setattr(gallery, "MODELS", 3)
     for k in range(6):
         text = add(site, f"stage {k}", [k / 10])
     assert sorted(captions(text)) == [30.0, 40.0, 50.0]
@@ -81,7 +81,7 @@ def test_the_page_needs_nothing_else_and_says_that_it_must_stay(site: SiteConfig
     pictures = re.findall(r"data:image/png;base64,([A-Za-z0-9+/=]+)", text)
     assert len(pictures) == 2
     for picture in pictures:
-        assert Image.open(io.BytesIO(base64.b64decode(picture))).size == (local_page.SIDE, local_page.SIDE)
+        assert Image.open(io.BytesIO(base64.b64decode(picture))).size == (gallery.SIDE, gallery.SIDE)
 
 
 def test_only_its_owner_may_read_it(site: SiteConfig) -> None:
@@ -105,17 +105,17 @@ def test_a_damaged_note_of_a_model_costs_that_model_alone(site: SiteConfig) -> N
 
 def test_both_outlines_are_drawn_where_they_run() -> None:
     pixels = np.asarray(draw(example(0.5)).convert("RGB")).astype(int)
-    for colour, column in ((local_page.EXPERT, 30), (local_page.PREDICTED, 36)):
+    for colour, column in ((gallery.EXPERT, 30), (gallery.PREDICTED, 36)):
         rows, columns = np.nonzero((pixels == colour).all(axis=2))
         # The picture shows half of the slice: 32 pixels from row 14 and from column 17 on.
         scale = pixels.shape[0] / 32
         distance = np.hypot((rows + 0.5) / scale + 13.5 - 30, (columns + 0.5) / scale + 16.5 - column)
         assert len(rows) > 50
         assert np.abs(distance - 7).max() < 1
-    assert (pixels == local_page.BOTH).all(axis=2).any()
+    assert (pixels == gallery.BOTH).all(axis=2).any()
 
 
 @pytest.mark.parametrize("expert", [disc(30, 30, 40), disc(2, 60, 6), np.zeros((SIZE, SIZE), bool)])
 def test_any_slice_can_be_drawn(expert: NDArray[np.bool_]) -> None:
     flat = Example("a", 0, np.zeros((SIZE, SIZE), np.float32), expert, np.zeros((SIZE, SIZE), bool), 0.0)
-    assert draw(flat).size == (local_page.SIDE, local_page.SIDE)
+    assert draw(flat).size == (gallery.SIDE, gallery.SIDE)

@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from client.card import Card
-from client.device import Machine
-from client.predict import Drawn, Scan, draw, ending_of, find_scan, load_network, write_mask
+from client.delivery.model_card import Card
+from client.inference.predict import Drawn, Scan, draw, ending_of, find_scan, load_network, write_mask
+from client.training.device import Machine
 from common.errors import RelayError
 from common.model import build
 from common.study import ModelPart, N4Part, PreprocessingPart

@@ -21,11 +21,12 @@ import pytest
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from client import inventory, layouts, preprocess
-from client.bias_field import correct_bias_field
-from client.layouts import size
-from client.preprocess import fingerprint, load, prepare, site_key, to_native
-from client.site import SiteConfig, load_site
+from client.data import layouts
+from client.data.layouts import size
+from client.preprocessing import inventory, pipeline
+from client.preprocessing.bias_field import correct_bias_field
+from client.preprocessing.pipeline import fingerprint, load, prepare, site_key, to_native
+from client.site_config import SiteConfig, load_site
 from common.errors import RelayError
 from common.study import N4Part, PreprocessingPart
 
@@ -81,7 +82,7 @@ def count(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
         runs.append(1)
         return correct_bias_field(*args)
 
-    monkeypatch.setattr(preprocess, "correct_bias_field", counted)
+    monkeypatch.setattr(pipeline, "correct_bias_field", counted)
 
     def taken() -> int:
         number = len(runs)
@@ -628,7 +629,7 @@ def short_once(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, said: str
 @pytest.mark.parametrize(
     ("owner", "name", "said"),
     [
-        (preprocess, "correct_bias_field", SHORT),
+        (pipeline, "correct_bias_field", SHORT),
         (sitk.ImageFileReader, "Execute", SHORT),
         (sitk.ImageFileReader, "Execute", "std::bad_alloc"),
         (sitk, "DICOMOrient", SHORT),

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from client import layouts
-from client.layouts import Found, nci_isbi, volumes
-from client.site import load_site
+from client.data import layouts
+from client.data.layouts import Found, nci_isbi, volumes
+from client.site_config import load_site
 
 REPO = Path(__file__).resolve().parents[2]
 REAL = Path(os.environ.get("RELAY_SHARED", REPO.parent / "shared")) / "data"

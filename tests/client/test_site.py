@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from client.site import SiteConfig, load_site
+from client.site_config import SiteConfig, load_site
 from common.errors import RelayError
 
 PLAIN = 'name = "A"\nlayout = "nifti-pairs"\nimages = "data"\n'

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.splits import Split, split, unite
+from client.data.splits import Split, split, unite
 from common.errors import RelayError
 
 SETTINGS = st.tuples(

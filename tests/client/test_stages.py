@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from client.stages import StageStore
-from client.training import Trained
+from client.stages.store import StageStore
+from client.training.fine_tune import Trained
 from common.messages import EvaluateReply, FineTuneReply
 from common.weights import digest_of, serialised
 
@@ -159,7 +159,7 @@ def test_a_checkpoint_of_another_version_is_as_none_and_the_sites_log_says_so(
     store: StageStore, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.save_checkpoint(KEY, trained_after_a_step())
-    monkeypatch.setattr("client.stages.Trained", lambda **_: int("another version"))
+    monkeypatch.setattr("client.stages.store.Trained", lambda **_: int("another version"))
     monkeypatch.setattr(logging.getLogger("relay.site"), "propagate", True)
     assert store.checkpoint(KEY) is None
     assert "A checkpoint cannot be read (ValueError: " in caplog.text

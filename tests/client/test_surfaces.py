@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from client.surfaces import surface_distances
+from client.evaluation.surface_distance import surface_distances
 
 SPACING = (3.0, 0.5, 0.7)
 

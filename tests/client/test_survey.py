@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from client.cohort import gather
-from client.preprocess import prepare
-from client.site import load_site
-from client.survey import survey
+from client.data.survey import survey
+from client.preprocessing.cohort import gather
+from client.preprocessing.pipeline import prepare
+from client.site_config import load_site
 from common.errors import RelayError
 from tests.hospitals import patient, small_study, write_pair, write_site
 

@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from client.batches import Slices, augment, batches, chosen_slices, standardised, statistics
-from client.device import Machine, choose_machine
-from client.preprocess import Record, prepare
-from client.preprocess import load as load_slices
-from client.site import load_site
-from client.training import Trained, fine_tune, grid_dice, learning_rate, loss_of
+from client.preprocessing.pipeline import Record, prepare
+from client.preprocessing.pipeline import load as load_slices
+from client.site_config import load_site
+from client.training.batches import Slices, augment, batches, chosen_slices, standardised, statistics
+from client.training.device import Machine, choose_machine
+from client.training.fine_tune import Trained, fine_tune, grid_dice, learning_rate, loss_of
 from common.messages import Refused
 from common.plan import batches_per_epoch
 from common.plan.graph import Schedule
@@ -137,7 +137,7 @@ def test_the_best_epoch_is_kept_the_first_among_equals() -> None:
 
 def test_an_epoch_no_better_than_the_one_before_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     scores = iter([0.5, 0.7, 0.7, 0.6])
-    monkeypatch.setattr("client.training.grid_dice", lambda *_: next(scores))
+    monkeypatch.setattr("client.training.fine_tune.grid_dice", lambda *_: next(scores))
     states = trained()
     assert [state.kept_epoch for state in states] == [1, 2, 2, 2]
     assert same(states[-1].kept, states[1].current)
@@ -145,7 +145,7 @@ def test_an_epoch_no_better_than_the_one_before_is_not_kept(monkeypatch: pytest.
 
 def test_the_last_epoch_is_kept_where_the_study_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     scores = iter([0.9, 0.1, 0.1, 0.1])
-    monkeypatch.setattr("client.training.grid_dice", lambda *_: next(scores))
+    monkeypatch.setattr("client.training.fine_tune.grid_dice", lambda *_: next(scores))
     states = trained(schedule=Schedule(4, 0, 4, "last"))
     assert states[-1].kept_epoch == 4
     assert same(states[-1].kept, states[-1].current)

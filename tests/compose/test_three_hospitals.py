@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import SimpleITK as sitk
 
-from client.site import load_site
+from client.site_config import load_site
 from common.study import Study, load_study, study_toml
 from deploy.phantom import write_hospitals
 from deploy.three_hospitals import PATIENTS
@@ -48,7 +48,7 @@ for address in sys.argv[1:]:
 # From inside a hospital: the status of a request at the gateway, with the hospital's certificate or without.
 ASK = """
 import http.client, ssl, sys
-from client.site import load_site
+from client.site_config import load_site
 from deploy.site.keys import admission
 from pathlib import Path
 papers = admission(load_site(Path("/site/site.toml")))

@@ -18,8 +18,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, load_ssh_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from client import layouts
-from client.site import SiteConfig, load_site
+from client.data import layouts
+from client.site_config import SiteConfig, load_site
 from common.errors import RelayError
 from common.telephone import spoken
 from deploy import enroll

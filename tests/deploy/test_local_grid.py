@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
-from client.rehearsal import rehearsal
+from client.governance.simulation_mode import rehearsal
 from common.errors import DiskFull
 from common.messages import DESCRIBE, Describe, Description, Refusal, from_record, refusal_text, to_record
 from deploy import local_grid

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from client import layouts
-from client.checkup import check
-from client.site import load_site
+from client.data import layouts
+from client.data_check import check
+from client.site_config import load_site
 from common.errors import RelayError
 from deploy.phantom import REAL_SHAPES, write_hospitals
 from tests.hospitals import REAL_DATA

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from client.card import Figure
-from client.received import Arrival
-from client.site import load_site
+from client.delivery.model_card import Figure
+from client.delivery.store import Arrival
+from client.site_config import load_site
 from common.errors import RelayError
 from common.model import build
 from common.study import ModelPart, N4Part, PreprocessingPart

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from client.site import SiteConfig
+from client.site_config import SiteConfig
 from common.messages import REFUSALS, Refusal
 from common.study import Study
 from deploy import reference

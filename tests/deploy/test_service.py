@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from client.site import load_site
+from client.site_config import load_site
 from common.errors import RelayError
 from deploy.site.service import compose, unit
 from tests.hospitals import write_site

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from client.approval import approvals, approve, leave
-from client.site import load_site
+from client.governance.approval import approvals, approve, leave
+from client.site_config import load_site
 from common.study import load_study
 from deploy import live
 from deploy.simulation import simulate as in_this_process

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from client import chain
-from client.approval import approvals, approved
-from client.asked import asked_of
-from client.site import SiteConfig, load_site
-from client.survey import survey
+from client.data.survey import survey
+from client.governance import audit_log
+from client.governance.approval import approvals, approved
+from client.governance.disclosure import asked_of
+from client.site_config import SiteConfig, load_site
 from common.errors import RelayError
 from common.messages import Refusal, Refused
 from common.study import Study, study_toml
@@ -185,7 +185,7 @@ def test_leaving_ends_it_and_says_what_cannot_be_called_back(
     approve_study(site, STUDY, yes=True)
     if which:
         approve_study(site, other, yes=True)
-    chain.append(site.private() / "egress.jsonl", {"study": STUDY.digest, "bytes": 2_000_000, "weights": "a" * 64})
+    audit_log.append(site.private() / "egress.jsonl", {"study": STUDY.digest, "bytes": 2_000_000, "weights": "a" * 64})
     (tmp_path / "study.toml").write_text(study_toml(STUDY), encoding="utf-8")
     capsys.readouterr()
     named = {"": "", "file": str(tmp_path / "study.toml"), "digits": spoken(STUDY.digest)[:9]}[which]

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from client.in_use import in_use
-from client.site import SiteConfig, load_site
+from client.governance.site_lock import in_use
+from client.site_config import SiteConfig, load_site
 from common.errors import RelayError
 from common.study import Study, study_toml
 from common.telephone import spoken

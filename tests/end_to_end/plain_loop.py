@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from client.preprocess import load, prepare
-from client.site import load_site
-from client.splits import split
+from client.data.splits import split
+from client.preprocessing.pipeline import load, prepare
+from client.site_config import load_site
 from common.model import segmentation_models
 from common.study import Study
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from client.card import name_of
-from client.card_text import markdown
-from client.letter import letter, text
+from client.delivery.letter import letter, text
+from client.delivery.model_card import name_of
+from client.delivery.model_card_text import markdown
 from common.errors import RelayError
 from common.plan import Row, Section, methods, plan
 from common.plan.methods import METHODS, Given, Method

@@ -14,10 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from client import app as client_app
-from client import batches, evaluation, layouts
-from client.cohort import Cohort, gather
-from client.preprocess import Record, load, prepare
-from client.site import SiteConfig, load_site
+from client.data import layouts
+from client.evaluation import evaluate
+from client.preprocessing.cohort import Cohort, gather
+from client.preprocessing.pipeline import Record, load, prepare
+from client.site_config import SiteConfig, load_site
+from client.training import batches
 from common.messages import (
     DESCRIBE,
     EVALUATE,
@@ -177,7 +179,7 @@ class Hospital:
         self.read: set[str] = set()
         self.scored: set[str] = set()
         monkeypatch.setattr(batches, "load", self._train)
-        monkeypatch.setattr(evaluation, "load", self._score)
+        monkeypatch.setattr(evaluate, "load", self._score)
         enter_run(1)
 
     def _train(self, record: Record) -> object:

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from client.site import load_site
+from client.site_config import load_site
 from common.messages import REFUSALS, Refusal
 from deploy.flower import QUIET, program
 from deploy.processes import a_free_port

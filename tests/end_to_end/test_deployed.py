@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from client.site import load_site
+from client.site_config import load_site
 from common.study import Study, study_toml
 from tests.federation import Federation, descendants, wait_for
 from tests.hospitals import approve_everywhere, forget_stages, run_on_grid, small_study, write_hospitals

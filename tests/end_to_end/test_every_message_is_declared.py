@@ -19,9 +19,9 @@ from flwr.proto import fab_pb2, fleet_pb2, heartbeat_pb2, message_pb2, run_pb2
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, iterate_object_tree
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
-from client import chain
-from client.approval import Approval, approvals
-from client.site import load_site
+from client.governance import audit_log
+from client.governance.approval import Approval, approvals
+from client.site_config import load_site
 from common.messages import (
     DELIVER,
     DESCRIBE,
@@ -286,7 +286,7 @@ def numbers_of(record: Any) -> int:
 
 def test_the_sites_own_log_says_what_was_recorded(recorded: Recorded) -> None:
     for name, path in recorded.sites.items():
-        log = chain.read(load_site(path).folder / "egress.jsonl")
+        log = audit_log.read(load_site(path).folder / "egress.jsonl")
         assert log.fault == ""
         logged = {(line["kind"], line["stage"], line["state"]): line["digest"] for line in log.lines}
         for (kind, key, state), (answer, _) in recorded.answers(name).items():

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from client.site import load_site
+from client.site_config import load_site
 from deploy.site.keys import admission
 from tests.federation import Federation, wait_for
 from tests.hospitals import write_hospitals

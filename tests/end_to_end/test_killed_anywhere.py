@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from client.site import load_site
+from client.site_config import load_site
 from common.errors import RelayError
 from common.study import Study, study_toml
 from server.app import line_of

@@ -18,7 +18,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.common.serde import message_to_proto
 
 from client import app as client_app
-from client.site import load_site
+from client.site_config import load_site
 from common.errors import BadPatient, RelayError
 from common.messages import DESCRIBE, BadMessage, Describe, to_record
 from deploy.local_grid import LocalGrid, enter_run

@@ -13,10 +13,10 @@ import safetensors.torch
 import SimpleITK as sitk
 import torch
 
-from client.checkup import check
-from client.layouts import find, read
-from client.preprocess import load, prepare
-from client.site import load_site
+from client.data.layouts import find, read
+from client.data_check import check
+from client.preprocessing.pipeline import load, prepare
+from client.site_config import load_site
 from common.study import Study
 from tests.hospitals import REAL_DATA, run_on_grid, small_study, write_hospitals, write_site
 

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from client import own_scores
-from client.cohort import gather
-from client.layouts import find
-from client.preprocess import fingerprint, prepare, site_key
-from client.scoring import case_numbers
-from client.site import load_site
+from client.data.layouts import find
+from client.evaluation import score_store
+from client.evaluation.scoring import case_numbers
+from client.preprocessing.cohort import gather
+from client.preprocessing.pipeline import fingerprint, prepare, site_key
+from client.site_config import load_site
 from common.plan import plan
 from common.plan.graph import Evaluate
 from common.plan.stage_key import Workplace, stage_key
@@ -79,7 +79,7 @@ def recorded(sites: dict[str, Path], results: dict[str, Any], name: str, card: d
     )
     workplace = Workplace(fingerprint(records, site_key(site)), card["torch"], card["device"], card["precision"])
     node = Evaluate(name, row.fold, "test", row.model)
-    kept = own_scores.kept(site, stage_key(node, study=STUDY, weights=card["weights"], workplace=workplace))
+    kept = score_store.kept(site, stage_key(node, study=STUDY, weights=card["weights"], workplace=workplace))
     assert kept is not None
     numbers = {number: patient for patient, number in case_numbers(site, cohort).items()}
     return {numbers[entry.number]: entry.dice for entry in kept.patients}

@@ -24,17 +24,16 @@ import pytest
 from flwr.app import Error, Message
 
 import client.app
-import client.chain
-import client.scoring
-import client.stages
+import client.evaluation.scoring
+import client.stages.store
 import common.files
 import server.app
 import server.engine
 import server.ledger
-from client import egress
 from client.app import app
-from client.approval import approve
-from client.site import SiteConfig
+from client.governance import audit_log, egress
+from client.governance.approval import approve
+from client.site_config import SiteConfig
 from common.errors import RelayError
 from common.messages import FINE_TUNE, BadMessage, FineTuneOrder, FineTuneReply, from_record, to_record
 from common.plan.graph import FineTune
@@ -366,7 +365,7 @@ class History:
         files = {path.stem: path.read_bytes() for path in (self.out / "weights").glob("*.safetensors")}
         for name, content in files.items():
             assert digest_of(content) == name, f"weights {name} are others than their name says"
-        logs = {name: client.chain.read(site.private() / egress.LOG) for name, site in self.hospitals.sites.items()}
+        logs = {name: audit_log.read(site.private() / egress.LOG) for name, site in self.hospitals.sites.items()}
         return Ending(
             results=(self.out / "results.json").read_bytes(),
             ledger={path.name: json.loads(path.read_bytes()) for path in (self.out / "ledger").glob("*.json")},
@@ -399,7 +398,7 @@ def world(history: History) -> Iterator[None]:
     """Production code in the world of a history."""
     kernel, disks, hospitals = history.kernel, history.disks, history.hospitals
     lock = filelock.FileLock
-    finish = client.stages.StageStore.finish
+    finish = client.stages.store.StageStore.finish
 
     def locked(path: Path) -> Any:
         made = lock(path)
@@ -422,17 +421,17 @@ def world(history: History) -> Iterator[None]:
         for module in (describing, scheduler):
             patch.setattr(module, "queue", kernel.queue())
         patch.setattr(lane, "HANDS", _AsManyAsNeeded())
-        for module in (common.files, client.chain):
+        for module in (common.files, audit_log):
             patch.setattr(module, "open", disks.open, raising=False)
             patch.setattr(module, "os", disks.os())
         patch.setattr(Path, "open", _method(disks.open_path))
         patch.setattr(Path, "unlink", _method(disks.unlink))
-        patch.setattr(client.stages, "shutil", types.SimpleNamespace(rmtree=disks.rmtree))
+        patch.setattr(client.stages.store, "shutil", types.SimpleNamespace(rmtree=disks.rmtree))
         patch.setattr(server.ledger, "filelock", types.SimpleNamespace(FileLock=locked, Timeout=filelock.Timeout))
-        patch.setattr(client.stages.StageStore, "finish", finished)
+        patch.setattr(client.stages.store.StageStore, "finish", finished)
         patch.setattr(client.app, "site_of", lambda context: hospitals.sites[str(context.node_config["site"])])
         patch.setattr(client.app, "fine_tune", hospitals.fine_tune)
-        for module in (client.app, client.scoring):
+        for module in (client.app, client.evaluation.scoring):
             patch.setattr(module, "scores_of", hospitals.scores)
         try:
             yield

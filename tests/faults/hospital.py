@@ -22,16 +22,16 @@ import pytest
 import torch
 
 import client.app
-import client.approval
-import client.scoring
+import client.evaluation.scoring
+import client.governance.approval
 import common.model
 import common.weights
 import server.app
 import server.results
-from client.evaluation import CaseScore
-from client.preprocess import Prepared, Record
-from client.site import SiteConfig
-from client.training import Trained
+from client.evaluation.evaluate import CaseScore
+from client.preprocessing.pipeline import Prepared, Record
+from client.site_config import SiteConfig
+from client.training.fine_tune import Trained
 from common.messages import Refusal, Refused
 from common.plan import plan
 from common.plan.graph import Schedule
@@ -218,9 +218,9 @@ def put_in_place(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(module, "declared_shapes", lambda _: SHAPES)
     for module in (client.app, server.app, scheduler):
         patch.setattr(module, "plan", planned)
-    for module in (client.approval, server.app):
+    for module in (client.governance.approval, server.app):
         patch.setattr(module, "load_study", study_from)
-    for module in (client.app, client.scoring):
+    for module in (client.app, client.evaluation.scoring):
         patch.setattr(module, "statistics", lambda _: {})
     digest = Study.digest.fget
     assert digest is not None
@@ -232,9 +232,9 @@ def put_in_place(patch: pytest.MonkeyPatch) -> None:
 
     patch.setattr(Study, "digest", property(known_digest))
     patch.setattr(client.app, "prepare", prepared)
-    patch.setattr(client.scoring, "build_undrawn", lambda _: Network())
-    patch.setattr(client.scoring, "place", lambda *_: None)
-    patch.setattr(client.scoring, "add_to_page", lambda *_, **__: None)
+    patch.setattr(client.evaluation.scoring, "build_undrawn", lambda _: Network())
+    patch.setattr(client.evaluation.scoring, "place", lambda *_: None)
+    patch.setattr(client.evaluation.scoring, "add_to_page", lambda *_, **__: None)
     patch.setattr(client.app, "chosen_slices", lambda *_: None)
     patch.setattr(server.app, "write_report", lambda _: None)
     patch.setattr(server.app, "deliver", lambda *_: Deliveries())

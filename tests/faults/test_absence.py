@@ -21,7 +21,7 @@ from safetensors.numpy import load_file
 
 import client.app
 import server.scheduler
-from client.approval import approve
+from client.governance.approval import approve
 from common.study import Study
 from tests.faults.benches import bench
 from tests.faults.history import Bench, History, world

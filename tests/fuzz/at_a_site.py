@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 from flwr.common.serde import message_to_proto
 
-from client import checkup, layouts
-from client.approval import approve
-from client.layouts import Case
-from client.preprocess import load, prepare
-from client.site import SiteConfig, load_site
+from client import data_check
+from client.data import layouts
+from client.data.layouts import Case
+from client.governance.approval import approve
+from client.preprocessing.pipeline import load, prepare
+from client.site_config import SiteConfig, load_site
 from common.errors import BadPatient, RelayError
 from common.messages import DESCRIBE, Describe, Description, Refusal, from_record, to_record
 from deploy.local_grid import enter_run
@@ -37,7 +38,7 @@ def run(kind: str, seeds: list[int], folder: Path, watched: Watched) -> None:
     try:
         _find_and_read(site, seeds, watched)
         with watched.only(RelayError, seeds=seeds, what="check-up"):
-            checked = checkup.check(site, minimum_pixels=20)
+            checked = data_check.check(site, minimum_pixels=20)
             sentences = [*(one.sentence for one in checked.findings), *(one.sentence for one in checked.problems)]
             _sentences(sentences, seeds)
         _describe(site, seeds, watched, str(folder))
@@ -89,7 +90,7 @@ def _plain(patient: str) -> str:
 
 
 def _insane(case: Case) -> str | None:
-    """What of the contract in `client.layouts` a case does not keep."""
+    """What of the contract in `client.data.layouts` a case does not keep."""
     if case.image.dtype != np.float32 or case.mask.dtype != bool or case.image.shape != case.mask.shape:
         return "types and shapes"
     if case.image.ndim != 3 or min(case.image.shape) < 3 or case.image.size > 10**8:

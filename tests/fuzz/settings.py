@@ -8,7 +8,7 @@ from pathlib import Path
 
 from flwr.common.serde import message_to_proto
 
-from client.site import SiteConfig, load_site
+from client.site_config import SiteConfig, load_site
 from common.errors import RelayError
 from common.messages import DESCRIBE, Describe, Refusal, to_record
 from common.study import Study, load_study, study_toml

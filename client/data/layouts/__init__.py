@@ -1,0 +1,322 @@
+"""How data sets lie on disk, and the one form in which the rest of the client sees a patient.
+
+A layout is one small file in this folder. It says where each patient's image and mask lie, from names
+and headers alone; reading them is the same for all layouts (`volumes.py`, `dicom.py`, and a file for what
+ITK passes over in each format). What layouts share is `folder.py`, a listing of names, and `pairs.py`.
+
+The contract
+------------
+`find(site)` lists a site's patients and reads no pixel. `read(source)` gives one of them as a `Case`:
+
+axes        (slices, rows, columns): slices run from feet to head, rows from front to back, columns from
+            the patient's right to left. That is DICOM's LPS order; axes are turned and mirrored to it,
+            never resampled. Slices are axial (oblique by less than 45 degrees).
+spacing     millimetres between voxel centres, (slice, row, column).
+image       float32, the values of the scanner after the file's own rescaling; finite, not constant. The
+            same image read from two formats has the same voxels.
+mask        bool, the image's shape. The whole gland is every label above 0: zones are merged.
+space       image and mask are brought together in physical space, by the positions in their headers,
+            never by file order or array index. The mask is taken to the image's grid by nearest
+            neighbour; it may come on a cropped, finer or coarser grid.
+DICOM       a series is put in order by ImagePositionPatient along the slice normal. A slice missing in
+            an image makes it unusable; one missing in a mask is an empty slice.
+files       a `Source` names every file that its voxels depend on, and with its `channel` all that the
+            `Case` depends on: caches are keyed by that (`client/preprocessing/inventory.py`).
+errors      what concerns one patient is a `Problem` (from `find`) or a `BadPatient` (from `read`): one
+            sentence, which may name files and so stays at the site. What concerns the whole site is a
+            RelayError, or a note where it is no error.
+
+Recognising
+-----------
+Where site.toml names no layout, or "auto", each layout is asked for its sign: the path by which one knows
+it, out of a `Folder` whose names are listed already, or None. A sign comes from names, in the last resort
+from a file's first bytes; it reads no header. It has to be such that no other layout of the same kind
+(labels apart, or beside the images) can claim an unmixed folder too. Exactly one must claim the folder;
+what is found then is the same as if site.toml had named it.
+
+One more layout
+---------------
+A new file here is enough; `find` imports every module of this folder::
+
+    # client/data/layouts/our_scanner.py
+    def sign(folder: Folder) -> Path | None:
+        return next((path for path in folder.files if path.name.endswith("_gland.nii")), None)
+
+    @layout("our-scanner", sign=sign, looks_for="NAME.nii beside NAME_gland.nii")
+    def find(site: SiteConfig, folder: Folder) -> Found:
+        \"\"\"NAME.nii beside NAME_gland.nii.\"\"\"
+        sources, problems = [], []
+        for mask in folder.files:
+            if not mask.name.endswith("_gland.nii"):
+                continue
+            name = mask.name.removesuffix("_gland.nii")
+            image = mask.with_name(f"{name}.nii")
+            if image in folder.files:
+                sources.append(Source(name, (image,), (mask,)))
+            else:
+                problems.append(Problem(name, f"The mask {mask} has no image; add {image.name}."))
+        return Found(tuple(sources), tuple(problems))
+
+`folder` is what lies in the site's `images`, listed. `@layout(…, masks_apart=True)` asks for the key `masks`
+in site.toml, the folder of the labels.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import pkgutil
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.data.layouts.folder import Folder, is_text, list_folder
+from common.errors import RelayError
+
+if TYPE_CHECKING:
+    from client.site_config import SiteConfig
+
+__all__ = [
+    "AUTO",
+    "Case",
+    "Folder",
+    "Found",
+    "Layout",
+    "Problem",
+    "Source",
+    "find",
+    "known",
+    "layout",
+    "read",
+    "recognise",
+    "writable",
+]
+
+AUTO = "auto"
+"""What stands in site.toml in a layout's place where it is to be recognised."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where one patient's files lie. Nothing has been read but headers."""
+
+    patient: str
+    """DICOM PatientID, or the name of the folder or file; unique at the site."""
+    image: tuple[Path, ...]
+    """One volume file, followed by that of its voxels where they lie apart; or all files of one DICOM series,
+    in any order."""
+    mask: tuple[Path, ...]
+    """The same."""
+    channel: int | None = None
+    """Which volume of an image file of four axes is the T2, counted from 0; None where it has three axes."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A patient that cannot be used, or something odd about one that can. Stays at the site."""
+
+    patient: str
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Found:
+    sources: tuple[Source, ...]
+    """Sorted by patient."""
+    problems: tuple[Problem, ...]
+    notes: tuple[str, ...] = ()
+    """What is good to know of the whole site and is no error, a sentence each. Stays at the site."""
+    layout: str = ""
+    """The name of the layout that was used; `find` fills it in."""
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One patient, read: see the contract at the top of this module."""
+
+    patient: str
+    image: NDArray[np.float32]
+    mask: NDArray[np.bool_]
+    spacing: tuple[float, float, float]
+    """Millimetres: slice, row, column."""
+    origin: tuple[float, float, float]
+    """Centre of voxel (0, 0, 0) in millimetres, LPS: x, y, z, as SimpleITK gives it."""
+    direction: tuple[float, ...]
+    """Nine numbers, as SimpleITK gives them: row by row, for the axes columns, rows, slices."""
+
+
+Finder = Callable[["SiteConfig", Folder], Found]
+Sign = Callable[[Folder], Path | None]
+
+
+@dataclass(frozen=True)
+class Layout:
+    name: str
+    find: Finder
+    sign: Sign
+    """The path by which one knows the layout; None where the folder is none of its kind."""
+    looks_for: str
+    """What lies where, in a few words."""
+    masks_apart: bool
+    """The masks lie in a folder of their own, which site.toml names."""
+
+
+_registry: dict[str, Layout] = {}
+
+
+def layout(name: str, *, sign: Sign, looks_for: str, masks_apart: bool = False) -> Callable[[Finder], Finder]:
+    """Register a function that lists a site's patients under the name used in site.toml."""
+
+    def register(find: Finder) -> Finder:
+        _registry[name] = Layout(name, find, sign, looks_for, masks_apart)
+        return find
+
+    return register
+
+
+@functools.cache
+def known() -> Mapping[str, Layout]:
+    """All layouts by name. The first call imports every module of this folder."""
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
+    return dict(sorted(_registry.items()))
+
+
+def recognise(images: Path, masks: Path | None = None) -> str:
+    """The name of the layout in which a folder's patients lie, from names alone.
+
+    Args:
+        masks: the folder of the labels, for a layout that keeps them apart.
+
+    Raises:
+        RelayError: no layout claims the folder, or several do; the sentence says what to do.
+    """
+    try:
+        return _recognise(_listed("images", images), masks)
+    except RelayError as error:
+        raise RelayError(writable(str(error))) from None
+
+
+def find(site: SiteConfig) -> Found:
+    """List a site's patients, from names and headers alone, and recognise the layout if need be.
+
+    A patient with a `Problem` is never among the sources. Sources may be empty where problems are not.
+
+    Raises:
+        RelayError: a folder is missing, no patient lies there at all, its layout is not recognised, or the
+            site is pooled.
+    """
+    if site.pooled:
+        raise RelayError("The pooled site has no patients of its own; list those of its members.")
+    try:
+        folder = _listed("images", site.images)
+        listed = [folder, *([_listed("masks", site.masks)] if site.masks is not None else [])]
+        name = _recognise(folder, site.masks) if site.layout == AUTO else site.layout
+        found = known()[name].find(site, folder)
+    except RelayError as error:
+        raise RelayError(writable(f"Site {site.name}: {error}")) from None
+    problems = [*found.problems, *(problem for one in listed for problem in _troubles(one))]
+    if not found.sources and not problems:
+        raise RelayError(
+            f'Site {site.name}: no patient lies in {site.images} as layout "{name}" expects'
+            f' ({known()[name].looks_for}); correct "images" or "layout" in the site file.'
+        )
+    places: dict[str, list[str]] = defaultdict(list)
+    for source in found.sources:
+        places[writable(source.patient)].append(str(source.image[0]))
+    problems += [
+        Problem(patient, f'Several images are of patient "{patient}" ({", ".join(sorted(images))}); keep one of them.')
+        for patient, images in places.items()
+        if len(images) > 1
+    ]
+    told = {writable(problem.patient): writable(problem.sentence) for problem in reversed(problems)}
+    sources = (replace(source, patient=writable(source.patient)) for source in found.sources)
+    return Found(
+        sources=tuple(sorted((s for s in sources if s.patient not in told), key=lambda s: s.patient)),
+        problems=tuple(Problem(patient, told[patient]) for patient in sorted(told)),
+        notes=tuple(map(writable, found.notes)),
+        layout=name,
+    )
+
+
+def read(source: Source) -> Case:
+    """Read one patient's image and mask onto one grid.
+
+    Raises:
+        BadPatient: it cannot be used; the sentence says why, and may name files.
+    """
+    from client.data.layouts.volumes import read_case  # SimpleITK is imported only by who reads
+
+    return read_case(source)
+
+
+def writable(text: str) -> str:
+    """A text as a terminal, log or page can hold it: file names may have bytes that are no UTF-8, and line breaks."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def _recognise(folder: Folder, masks: Path | None) -> str:
+    here = f"The folder {folder.path}"
+    signs = _signs(folder, masks_apart=masks is not None)
+    if len(signs) == 1 and masks is None:
+        signs |= _aside(folder, *signs)
+    if len(signs) == 1:
+        return next(iter(signs))
+    if signs:
+        names = " and ".join(f'"{name}" ({sign.relative_to(folder.path)})' for name, sign in signs.items())
+        raise RelayError(f'{here} mixes layouts, {names}; give each a folder of its own, or say which with "layout".')
+    other = ", ".join(f'"{name}"' for name in _signs(folder, masks_apart=masks is None))
+    if other and masks is not None:
+        raise RelayError(f'{here} looks like layout {other}, whose masks lie beside the images; remove "masks".')
+    inside = [f'"{inner.name}" ({name})' for inner in folder.folders for name in _signs(inner, masks_apart=False)]
+    if inside:
+        more = f" and {len(inside) - 6} more" if len(inside) > 6 else ""
+        instead = f', or, if it is layout {other}, say with "masks" where its labels lie' if other else ""
+        raise RelayError(f"{here} is no site's, but holds {', '.join(inside[:6])}{more}; give one of these{instead}.")
+    if other:
+        raise RelayError(
+            f'{here} looks like layout {other}, whose labels lie in a folder of their own; say where with "masks".'
+        )
+    wanted = "; ".join(f"{one.looks_for} ({name})" for name, one in known().items())
+    raise RelayError(
+        f"{here} has none of the known layouts (looked for: {wanted}); "
+        'correct "images", or say which it is with "layout".'
+    )
+
+
+def _signs(folder: Folder, *, masks_apart: bool) -> dict[str, Path]:
+    """The layouts of one kind that claim a folder, each with the path by which it does."""
+    of_this_kind = (one for one in known().values() if one.masks_apart == masks_apart)
+    return {one.name: sign for one in of_this_kind if (sign := one.sign(folder)) is not None}
+
+
+def _aside(folder: Folder, name: str) -> dict[str, Path]:
+    """Other layouts in those of its folders in which the recognised one has nothing: it would pass them over."""
+    idle = [inner for inner in folder.folders if known()[name].sign(inner) is None]
+    return {other: sign for inner in idle for other, sign in _signs(inner, masks_apart=False).items() if other != name}
+
+
+def _listed(key: str, path: Path) -> Folder:
+    if not os.path.isdir(path):
+        raise RelayError(f'There is no folder {path}; correct "{key}" in the site file.')
+    if not is_text(path):
+        raise RelayError(f"The name of the folder {writable(str(path))} is no UTF-8; rename it.")
+    folder = list_folder(path)
+    for place, sentence in folder.troubles:
+        if place == path:
+            raise RelayError(sentence)
+    return folder
+
+
+def _troubles(folder: Folder) -> list[Problem]:
+    return [
+        Problem(place.relative_to(folder.path).as_posix(), sentence)
+        for inner in folder.tree()
+        for place, sentence in inner.troubles
+    ]

@@ -1,0 +1,108 @@
+"""Medical Segmentation Decathlon, Task05 (Antonelli et al., Nature Communications 2022), and what nnU-Net makes of it.
+
+imagesTr/prostate_00.nii.gz with labelsTr/prostate_00.nii.gz, 1 = peripheral and 2 = transition zone. An image has
+four axes, the last for the modalities, whose order dataset.json gives; nnU-Net writes a file a modality instead,
+prostate_00_0000.nii.gz. The images of imagesTs have no labels and are no patients here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from pathlib import Path
+
+from client.data.layouts import Folder, Found, Problem, Source, layout, nifti
+from client.data.layouts.folder import alike
+from client.site_config import SiteConfig
+from common.errors import RelayError
+
+IMAGES, LABELS, CONTENTS = "imagesTr", "labelsTr", "dataset.json"
+
+MODALITY = re.compile(r"(?P<patient>.+)_(?P<channel>\d{4})")
+"""A file's name, without its ending, as nnU-Net gives it to one modality of an image."""
+
+NOTE = (
+    "The Decathlon's Task05 shares patients with NCI-ISBI's Prostate-3T, under other names and with other voxels:"
+    " never have both as independent sites of a study."
+)
+
+
+def sign(folder: Folder) -> Path | None:
+    images = folder.named(IMAGES)
+    return images[0].path if images and folder.named(LABELS) else None
+
+
+@layout("decathlon", sign=sign, looks_for=f"{IMAGES} beside {LABELS}, with {CONTENTS}")
+def find(site: SiteConfig, folder: Folder) -> Found:
+    """Pair images and labels by name; which volume of an image is the T2 stands in dataset.json.
+
+    Raises:
+        RelayError: a folder or dataset.json is missing, or it does not say which modality is the T2.
+    """
+    images, labels = _by_stem(folder, IMAGES), _by_stem(folder, LABELS)
+    channels = _channels(folder)
+    t2 = [number for number, name in channels.items() if "t2" in name.lower()]
+    if len(t2) != 1:
+        listed = ", ".join(f'"{name}"' for name in channels.values()) or "none"
+        raise RelayError(
+            f"{folder.path / CONTENTS} does not say which modality is the T2 ({listed}); give one a name with T2 in it."
+        )
+    whole: dict[str, list[Path]] = defaultdict(list)
+    apart: dict[str, list[Path]] = defaultdict(list)
+    names = {key: _stem(files[0]) for key, files in labels.items()}
+    for key, files in images.items():
+        match = MODALITY.fullmatch(_stem(files[0]))
+        if match is None or key in labels:
+            whole[key] += files
+            names.setdefault(key, _stem(files[0]))
+        else:
+            patient = alike(match["patient"])
+            apart[patient] += files if int(match["channel"]) == t2[0] else []
+            names.setdefault(patient, match["patient"])
+    sources, problems = [], []
+    for key, name in names.items():
+        pair = [*whole[key], *apart[key]], labels.get(key, [])
+        if all(len(files) == 1 for files in pair):
+            channel = t2[0] if whole[key] and len(channels) > 1 else None
+            sources.append(Source(name, tuple(pair[0]), tuple(pair[1]), channel))
+        elif any(len(files) > 1 for files in pair):
+            listed = ", ".join(path.name for files in pair for path in files)
+            told = f"Several files in {folder.path} are of this patient ({listed}); keep a pair."
+            problems.append(Problem(name, told))
+        elif pair[1]:
+            problems.append(Problem(name, f"The label {pair[1][0]} has no T2 in {IMAGES}; add {name}.nii.gz there."))
+        else:
+            problems.append(Problem(name, f"{folder.path / IMAGES} has an image of {name}, {LABELS} no label; add it."))
+    return Found(tuple(sources), tuple(problems), (NOTE,))
+
+
+def _by_stem(folder: Folder, name: str) -> dict[str, list[Path]]:
+    """The NIfTI files in the folder of a name, by their own names without their endings."""
+    found = folder.named(name)
+    if len(found) != 1:
+        raise RelayError(f'{folder.path} holds {len(found)} folders "{name}"; give a folder that holds one.')
+    files: dict[str, list[Path]] = defaultdict(list)
+    for path in found[0].files:
+        if path.name.lower().endswith(nifti.ENDINGS):
+            files[alike(_stem(path))].append(path)
+    return files
+
+
+def _stem(path: Path) -> str:
+    return re.sub(r"\.nii(\.gz)?$", "", path.name, flags=re.IGNORECASE)
+
+
+def _channels(folder: Folder) -> dict[int, str]:
+    """The names of the modalities by their numbers; nnU-Net's second version calls them channels."""
+    path = next((path for path in folder.files if alike(path.name) == CONTENTS), None)
+    if path is None:
+        raise RelayError(
+            f"{folder.path} has no {CONTENTS}, which says which modality is the T2; copy it from the download."
+        )
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        named = content.get("modality") or content.get("channel_names") or {}
+        return {int(number): str(name) for number, name in named.items()}
+    except (OSError, ValueError, AttributeError):
+        raise RelayError(f"{path} cannot be read; copy it again from the download.") from None

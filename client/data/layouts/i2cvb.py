@@ -1,0 +1,62 @@
+"""I2CVB, the prostate set of Dijon (Lemaitre et al., Computers in Biology and Medicine 2015).
+
+A folder a patient: "Patient 1036/T2W/*.dcm" and "Patient 1036/GT/prostate/*.dcm". Mask slices are DICOM, hold
+values other than 0 and 1, come in any file order, and one of Patient_428260 is missing. GT/cap beside the
+gland is the cancer. The set's folders GE and Siemens are two sites.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from client.data.layouts import Folder, Found, Problem, Source, dicom, layout
+from client.site_config import SiteConfig
+from common.errors import RelayError
+
+IMAGE, MASK = ("T2W",), ("GT", "prostate")
+
+
+def sign(folder: Folder) -> Path | None:
+    return next((found.path for patient in folder.folders for found in patient.named(*MASK)), None)
+
+
+@layout("i2cvb", sign=sign, looks_for="PATIENT/T2W beside PATIENT/GT/prostate, both DICOM")
+def find(site: SiteConfig, folder: Folder) -> Found:
+    """One patient a folder; its name is the patient's, since the headers were made anonymous."""
+    sources, problems = [], []
+    for patient in folder.folders:
+        if not (patient.named(*IMAGE) or patient.named("GT") or patient.name.lower().startswith("patient")):
+            continue
+        try:
+            sources.append(Source(patient.name, _image(patient, site.series), _mask(patient)))
+        except RelayError as error:
+            problems.append(Problem(patient.name, str(error)))
+    return Found(tuple(sources), tuple(problems))
+
+
+def _image(patient: Folder, pattern: str) -> tuple[Path, ...]:
+    folder = _inside(patient, IMAGE, "image", "mask")
+    return dicom.choose(_series(folder), pattern, place=str(folder.path)).files
+
+
+def _mask(patient: Folder) -> tuple[Path, ...]:
+    # Mask slices were written one by one, often with a series number each.
+    return tuple(path for series in _series(_inside(patient, MASK, "mask", "image")) for path in series.files)
+
+
+def _inside(patient: Folder, names: tuple[str, ...], kind: str, other: str) -> Folder:
+    found = patient.named(*names)
+    if not found:
+        raise RelayError(f"{patient.path} has no {kind}; add {'/'.join(names)}, or remove its {other}.")
+    if len(found) > 1:
+        raise RelayError(f"{found[0].path} and {found[1].path} differ in nothing but case; keep one of them.")
+    return found[0]
+
+
+def _series(folder: Folder) -> tuple[dicom.Series, ...]:
+    scan = dicom.scan(folder.all_files())
+    if scan.damaged:
+        raise RelayError(f"{scan.damaged[0]} cannot be read; it is damaged or no image: copy it again.")
+    if not scan.series:
+        raise RelayError(f"The series in {folder.path} is empty: it has no DICOM file; add its files.")
+    return scan.series

@@ -1,0 +1,128 @@
+"""MetaImage: a text header, and the voxels behind it (.mha) or in a file of their own (.mhd with .raw or .zraw).
+
+ITK tells of missing voxels on stderr, reads on in a file that is too long, though it may be another patient's, and
+fills what it cannot unpack with whatever stood in memory. All that is found here first.
+Format: itk.org/Wiki/MetaIO/Documentation.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from client.data.layouts.size import check_voxels
+from common.errors import RelayError
+
+ENDINGS = (".mhd", ".mha")
+
+_HEADER_BYTES = 1 << 16
+_LONGEST_NAME = 255
+_KEY = re.compile(r"[A-Za-z0-9_]+( [A-Za-z0-9_]+)*")
+_BYTES = {"CHAR": 1, "SHORT": 2, "INT": 4, "LONG": 4, "LONG_LONG": 8, "FLOAT": 4, "DOUBLE": 8}
+"""Bytes of a value by MetaIO's name of its type, without "MET_" and the U of an unsigned one."""
+
+
+def files_of(path: Path) -> tuple[Path, ...]:
+    """All files of a MetaImage, the header first, after a look at their sizes. Reads no voxel.
+
+    Raises:
+        RelayError: it is no MetaImage, its voxels are missing, cut short or too many, or lie in several files.
+    """
+    voxels = _voxels(path)
+    return (path,) if voxels.file == path else (path, voxels.file)
+
+
+def check(path: Path) -> None:
+    """Make sure that a MetaImage is whole, and that what is compressed can be unpacked.
+
+    Raises:
+        RelayError: as `files_of`, or it is damaged.
+    """
+    voxels = _voxels(path)
+    if not voxels.compressed:
+        return
+    try:
+        with voxels.file.open("rb") as file:
+            file.seek(voxels.start)
+            unpack = zlib.decompressobj(wbits=47)  # zlib's or gzip's own header
+            size = len(unpack.decompress(file.read(), voxels.bytes + 1))
+    except (OSError, zlib.error):
+        raise _damaged(voxels.file) from None
+    if not unpack.eof or size != voxels.bytes:
+        raise _damaged(voxels.file)
+
+
+@dataclass(frozen=True)
+class _Voxels:
+    file: Path
+    start: int
+    """Where in the file they begin."""
+    bytes: int
+    """How many they are once unpacked."""
+    compressed: bool
+
+
+def _voxels(path: Path) -> _Voxels:
+    keys, length = _header(path)
+    name = keys.get("ElementDataFile", "")
+    if name.upper().startswith("LIST") or "%" in name:
+        raise RelayError(f"The voxels of {path} lie in several files; write it again as one volume.")
+    try:
+        sizes = [int(axis) for axis in keys["DimSize"].split()]
+        channels = int(keys.get("ElementNumberOfChannels", 1))
+        before = int(keys.get("HeaderSize", 0))
+        compressed = {"true": True, "false": False}[keys.get("CompressedData", "False").lower()]
+        # Numbers of axes that are none end the process in ITK.
+        if int(keys["NDims"]) != len(sizes) or len(sizes) > 5 or min([*sizes, channels]) < 1 or before < -1:
+            raise ValueError
+        kind = keys["ElementType"].removeprefix("MET_").removeprefix("U")
+        expected = check_voxels(path, [*sizes, channels]) * _BYTES[kind]
+        needed = int(keys.get("CompressedDataSize", 1)) if compressed else expected
+    except (KeyError, ValueError):
+        raise _damaged(path) from None
+    local = name.upper() == "LOCAL"
+    if len(name) > _LONGEST_NAME:
+        raise _damaged(path)
+    if Path(name).name != name:
+        raise RelayError(f"The voxels of {path} lie in another folder; put them beside it, and name them so in it.")
+    file = path if local else path.parent / name
+    try:
+        size = file.stat().st_size if file.is_file() else -1
+    except (OSError, ValueError):
+        size = -1
+    if size < 0:
+        raise RelayError(f"The voxels of {path} are missing; add the file {file.name} beside it.") from None
+    # A size of -1 says that the voxels are what stands last.
+    start = (length if local else 0) + before if before >= 0 else max(0, size - needed)
+    there = size - start
+    if there < needed or (there > needed and not compressed):
+        raise RelayError(f"{file} holds {there} bytes of voxels where its header asks for {needed}; copy it again.")
+    return _Voxels(file, start, expected, compressed)
+
+
+def _header(path: Path) -> tuple[dict[str, str], int]:
+    """The header's entries, and its length in bytes."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(_HEADER_BYTES)
+    except OSError:
+        raise _damaged(path) from None
+    keys: dict[str, str] = {}
+    length = 0
+    for line in content.split(b"\n"):
+        length += len(line) + 1
+        key, equals, value = line.decode("utf-8", "surrogateescape").partition("=")
+        key = key.strip()
+        # Where a line is read otherwise by ITK, what is found here would say nothing of what it does.
+        if key in keys or (line.strip() and not (equals and _KEY.fullmatch(key))):
+            raise _damaged(path)
+        keys[key] = value.strip()
+        if key == "ElementDataFile":  # the last one
+            return keys, length
+    raise _damaged(path)
+
+
+def _damaged(path: Path) -> RelayError:
+    return RelayError(f"{path} cannot be read; it is damaged or of another format: copy it again.")

@@ -1,0 +1,100 @@
+"""NCI-ISBI 2013, as TCIA and the challenge give it out: Prostate-3T and PROSTATE-DIAGNOSIS.
+
+Images: DICOM, <PatientID>/<StudyUID>/<SeriesUID>/*.dcm, at any depth. Labels: NRRD in a folder of their own,
+named after the patient, with 1 = peripheral zone and 2 = central gland.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from pathlib import Path
+
+from client.data.layouts import Folder, Found, Problem, Source, dicom, layout
+from client.data.layouts.folder import alike, list_folder
+from client.site_config import SiteConfig
+from common.errors import RelayError
+
+ENDING = re.compile(r"(_truth_pred|_truth|_correctedLabels)$", re.IGNORECASE)
+
+
+def sign(folder: Folder) -> Path | None:
+    return next((path for path in folder.all_files() if dicom.looks_like_dicom(path)), None)
+
+
+@layout("nci-isbi", sign=sign, looks_for='DICOM series, their NRRD labels in the folder "masks"', masks_apart=True)
+def find(site: SiteConfig, folder: Folder) -> Found:
+    """Pair series and labels by the DICOM PatientID, whatever folders and files are called.
+
+    Where a folder bears the name of another patient who has a label too, one of the two names is wrong, and
+    nothing here can tell which: old downloads hold ProstateDx-01-0035 under a wrong PatientID.
+    """
+    masks = site.masks or site.images
+    labels: dict[str, list[Path]] = defaultdict(list)
+    names: dict[str, str] = {}
+    for name, files in label_files(masks).items():
+        labels[alike(name)] += files
+        names.setdefault(alike(name), name)
+
+    def by_folder(path: Path) -> str:
+        """The patient after whom a file's folders are named: the one with a label, or else the outermost."""
+        parts = path.relative_to(site.images).parts
+        return next((names[alike(part)] for part in parts if alike(part) in labels), parts[0])
+
+    scan = dicom.scan(folder.all_files())
+    by_patient: dict[str, list[dicom.Series]] = defaultdict(list)
+    for series in scan.series:
+        patient = series.patient or by_folder(series.files[0])
+        by_patient[alike(patient)].append(series)
+        names.setdefault(alike(patient), patient)
+    damaged = {path.parent: path for path in reversed(scan.damaged)}
+    # A report or a contour beside a patient's readable series is no loss.
+    readable = {by_folder(path) for series in scan.series for path in series.files}
+    problems = [
+        Problem(by_folder(path), f"{path} cannot be read; it is damaged or no image: copy it again.")
+        for path in damaged.values()
+        if by_folder(path) not in readable
+    ]
+    sources = []
+    for key, candidates in by_patient.items():
+        patient, files = names[key], labels.get(key, [])
+        where = os.path.commonpath([path.parent for series in candidates for path in series.files])
+        try:
+            if not files:
+                raise RelayError(f"The images in {where} have no label in {masks}; add {patient}.nrrd.")
+            if len(files) > 1:
+                raise RelayError(f"{len(files)} labels are of this patient ({_names(files)}); keep one of them.")
+            chosen = dicom.choose(candidates, site.series, place=where)
+            broken = [damaged[path.parent] for path in chosen.files if path.parent in damaged]
+            if broken:
+                raise RelayError(f"{broken[0]} cannot be read; it is damaged or no image: copy it again.")
+            other = by_folder(chosen.files[0])
+            if alike(other) in labels and alike(other) != key:
+                raise RelayError(
+                    f"The images in {where} say that they are of {patient}, and their folder is named after {other},"
+                    " who has a label too; download them again, or rename the folder."
+                )
+        except RelayError as error:
+            problems.append(Problem(patient, str(error)))
+        else:
+            sources.append(Source(patient, chosen.files, (files[0],)))
+    problems += [
+        Problem(names[key], f"The label {_names(files)} has no images in {site.images}; add the DICOM series.")
+        for key, files in labels.items()
+        if key not in by_patient
+    ]
+    return Found(tuple(sources), tuple(problems))
+
+
+def label_files(folder: Path) -> dict[str, list[Path]]:
+    """The label files in a folder and below it, by patient: the file's name without its ending."""
+    labels: dict[str, list[Path]] = defaultdict(list)
+    for path in list_folder(folder).all_files():
+        if path.suffix.lower() == ".nrrd":
+            labels[ENDING.sub("", path.stem)].append(path)
+    return dict(labels)
+
+
+def _names(files: list[Path]) -> str:
+    return ", ".join(path.name for path in files)

@@ -1,0 +1,243 @@
+"""One patient's image and mask, read onto one grid: the second half of the contract in `client.data.layouts`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from client.data.layouts import Case, Source, dicom, metaimage, nifti, nrrd, writable
+from client.data.layouts.size import check_steps, check_voxels, raise_if_short
+from common.errors import BadPatient, RelayError
+
+# ITK tells of harmless oddities in headers on stderr, and names the files as it does.
+sitk.ProcessObject.SetGlobalWarningDisplay(False)
+
+VOLUME_FILES = (".nrrd", *nifti.ENDINGS, *metaimage.ENDINGS)
+
+INSIDE = 0.9
+"""The share of a mask's voxels that must lie inside the image."""
+SAME_LATTICE = 1e-4
+"""Relative difference of two grids' spacings and directions that are taken as equal."""
+
+
+def read_case(source: Source) -> Case:
+    """Read one patient. Raises BadPatient; see `client.data.layouts.read`."""
+    try:
+        image = read_image(source.image, channel=source.channel)
+        mask = read_mask(source.mask, step=image.GetSpacing()[2])
+        with _told(place(source.mask)):
+            mask = on_grid(mask, image, place=place(source.mask))
+    except RelayError as error:
+        raise BadPatient(source.patient, writable(str(error))) from None
+    x, y, z = image.GetSpacing()
+    return Case(
+        patient=source.patient,
+        image=sitk.GetArrayFromImage(image),
+        mask=sitk.GetArrayFromImage(mask).astype(bool),
+        spacing=(z, y, x),
+        origin=image.GetOrigin(),
+        direction=image.GetDirection(),
+    )
+
+
+def read_image(files: Sequence[Path], *, channel: int | None = None) -> sitk.Image:
+    """An axial volume as float32 in LPS order, finite and not constant.
+
+    Args:
+        channel: which volume of a file of four axes is meant, from 0; None where it has three.
+
+    Raises:
+        RelayError: it cannot be read, or is none of that.
+    """
+    return upright(read_as_it_lies(files, channel=channel), place(files))
+
+
+def read_as_it_lies(files: Sequence[Path], *, channel: int | None = None) -> sitk.Image:
+    """An axial volume on its own grid, with the axes and values of its file or series. Raises RelayError."""
+    _there(files)
+    with _told(place(files)):
+        return read_volume(files[0], channel) if is_volume_file(files[0]) else dicom.read_image(files)
+
+
+def upright(raw: sitk.Image, place: str) -> sitk.Image:
+    """A volume as float32 in LPS order, looked at for what makes it unusable.
+
+    Args:
+        place: how a sentence names its files.
+
+    Raises:
+        RelayError: it is not axial, no volume, or holds what is no number or one value alone.
+    """
+    check_steps(place, raw.GetSpacing())
+    with _told(place):
+        image = sitk.DICOMOrient(sitk.Cast(raw, sitk.sitkFloat32), "LPS")
+    x, y, z = image.GetSpacing()
+    if max(x, y) > 1.5 * z:
+        raise RelayError(f"{place} is not axial (its slices are thickest across the body); give the axial T2.")
+    if min(image.GetSize()) < 3:
+        raise RelayError(f"{place} is no volume: it has {image.GetSize()[2]} slice(s); give the whole series.")
+    values = sitk.GetArrayViewFromImage(image)
+    wrong = int(values.size - np.isfinite(values).sum())
+    if wrong:
+        raise RelayError(f"{place} holds {wrong} values that are no numbers (NaN or infinite); export it again.")
+    if values.min() == values.max():
+        raise RelayError(f"{place} is the same value ({values.min():g}) everywhere; export it again.")
+    return image
+
+
+def read_mask(files: Sequence[Path], *, step: float = 0.0) -> sitk.Image:
+    """A mask on its own grid, 0 or 1 as uint8, in LPS order: 1 wherever the label is above 0.
+
+    Args:
+        step: the image's distance between slices in mm; used where the mask is a DICOM series, which
+            may lack slices.
+
+    Raises:
+        RelayError: it cannot be read, or holds no label at all.
+    """
+    _there(files)
+    with _told(place(files)):
+        raw = read_volume(files[0]) if is_volume_file(files[0]) else dicom.read_mask(files, step=step)
+        check_steps(place(files), raw.GetSpacing())
+        mask = sitk.DICOMOrient(raw > 0, "LPS")
+    if not sitk.GetArrayViewFromImage(mask).any():
+        raise RelayError(f"The mask {place(files)} is empty (no label above 0); draw it, or remove the patient.")
+    return mask
+
+
+def on_grid(mask: sitk.Image, image: sitk.Image, *, place: str) -> sitk.Image:
+    """Take a mask to the image's grid, by nearest neighbour in physical space.
+
+    Raises:
+        RelayError: the mask lies elsewhere.
+    """
+    share = _share_inside(mask, image)
+    lost_header = mask.GetSize() == image.GetSize() and not _same_place(mask, image)
+    if share < INSIDE or lost_header:
+        same = ", though it has as many voxels: its header may be lost" if mask.GetSize() == image.GetSize() else ""
+        raise RelayError(
+            f"The mask {place} is on another grid ({share:.0%} of it lies inside the image{same}); "
+            "export it in the image's own space."
+        )
+    placed = sitk.Resample(_snapped(mask, image), image, sitk.Transform(), sitk.sitkNearestNeighbor, 0, sitk.sitkUInt8)
+    if not sitk.GetArrayViewFromImage(placed).any():
+        raise RelayError(f"The mask {place} falls between the image's slices; export it in the image's own space.")
+    return placed
+
+
+def _same_place(mask: sitk.Image, image: sitk.Image) -> bool:
+    """Whether two grids of one size lie in one place, but for a voxel: half a one is common."""
+    if not np.allclose(mask.GetSpacing(), image.GetSpacing(), rtol=0.01):
+        return False
+    if not np.allclose(mask.GetDirection(), image.GetDirection(), atol=0.02):
+        return False
+    away = mask.TransformPhysicalPointToContinuousIndex(image.GetOrigin())
+    return bool(np.max(np.abs(away)) <= 1.01)
+
+
+def is_volume_file(path: Path) -> bool:
+    return path.name.lower().endswith(VOLUME_FILES)
+
+
+def place(files: Sequence[Path]) -> str:
+    """How a sentence names the files: the file itself, or the folder of a series."""
+    return str(files[0] if is_volume_file(files[0]) else files[0].parent)
+
+
+@contextmanager
+def _told(place: str) -> Iterator[None]:
+    """Turns what ITK throws at a header's values into a RelayError, and a shortage of memory into a MemoryError."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise_if_short(str(error))
+        raise RelayError(f"{place} has a header that makes no sense; export it again.") from None
+
+
+def _there(files: Sequence[Path]) -> None:
+    if not files:
+        raise RelayError("The series is empty: it has no file; add its files, or remove the patient.")
+
+
+def read_volume(path: Path, channel: int | None = None) -> sitk.Image:
+    """One volume file as it lies there: three axes, one value a voxel.
+
+    Args:
+        channel: which volume of a file that holds several.
+
+    Raises:
+        RelayError: it cannot be read, or is none of that.
+        MemoryError: there is too little memory to read it.
+    """
+    name = path.name.lower()
+    image_io = ""  # SimpleITK finds it by the file's ending, but for a MetaImage's in upper case
+    if name.endswith(nifti.ENDINGS):
+        nifti.check(path, channel=channel)
+    elif name.endswith(metaimage.ENDINGS):
+        metaimage.check(path)
+        image_io = "MetaImageIO"
+    else:
+        nrrd.check(path)
+    voxels = 0
+    try:
+        reader = sitk.ImageFileReader()
+        reader.SetImageIO(image_io)
+        reader.SetFileName(str(path))
+        reader.ReadImageInformation()
+        voxels = check_voxels(path, [*reader.GetSize(), reader.GetNumberOfComponents()])
+        image = reader.Execute()
+    except RuntimeError as error:
+        if "orthonormal" in str(error):
+            raise RelayError(
+                f"The axes in the header of {path} are not at right angles; export it again with an orthogonal grid."
+            ) from None
+        raise_if_short(str(error), voxels)
+        raise RelayError(f"{path} cannot be read; it is damaged or of another format: copy it again.") from None
+    volumes = image.GetSize()[3] if image.GetDimension() == 4 else 1
+    if channel is not None and not (image.GetDimension() == 4 and channel < volumes):
+        raise RelayError(
+            f"{path} should hold several volumes, of which number {channel + 1} is the T2, and holds {volumes}; "
+            "add the right file."
+        )
+    if image.GetDimension() == 4 and (channel is not None or volumes == 1):
+        image = image[:, :, :, channel or 0]
+    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
+        raise RelayError(f"{path} is no plain volume of three dimensions; give one value a voxel, three axes.")
+    return image
+
+
+def _snapped(mask: sitk.Image, image: sitk.Image) -> sitk.Image:
+    """Move a mask of the image's own spacing and direction by less than a voxel onto the image's lattice.
+
+    Labels are often half a voxel off (corner against centre). Nearest neighbour would then decide voxel by
+    voxel by rounding errors, and fray the outline; here it is decided once for the whole mask.
+    """
+    if not (
+        np.allclose(mask.GetSpacing(), image.GetSpacing(), rtol=SAME_LATTICE, atol=0)
+        and np.allclose(mask.GetDirection(), image.GetDirection(), rtol=0, atol=SAME_LATTICE)
+    ):
+        return mask
+    offset = np.array(image.TransformPhysicalPointToContinuousIndex(mask.GetOrigin()))
+    whole = np.sign(offset) * np.ceil(np.abs(offset) - 0.5 - 1e-3)  # a tie goes towards the image's own origin
+    moved = sitk.Image(mask)
+    moved.SetSpacing(image.GetSpacing())
+    moved.SetDirection(image.GetDirection())
+    moved.SetOrigin(image.TransformContinuousIndexToPhysicalPoint(whole.tolist()))
+    return moved
+
+
+def _share_inside(mask: sitk.Image, image: sitk.Image) -> float:
+    """The share of a mask's voxels above 0 whose centres lie inside the image, give or take a voxel."""
+    index = np.argwhere(sitk.GetArrayViewFromImage(mask))[:, ::-1]
+    points = index * np.array(mask.GetSpacing()) @ _matrix(mask).T + np.array(mask.GetOrigin())
+    inside = (points - np.array(image.GetOrigin())) @ _matrix(image) / np.array(image.GetSpacing())
+    size = np.array(image.GetSize())
+    return float(np.all((inside >= -1) & (inside <= size), axis=1).mean())
+
+
+def _matrix(image: sitk.Image) -> dicom.Vector:
+    return np.array(image.GetDirection()).reshape(3, 3)

@@ -1,0 +1,249 @@
+"""What lies at a site, and what is wrong with it, before anyone trains on it.
+
+Everything here is for the site's own eyes: patients are named. None of it is sent; what may be shared are the counts
+of `client.data_check.counts`. What is looked for stands in `findings.Kind`; how a mask is held against its image, in
+`evidence`; what cannot be seen, in `evidence.HIDDEN` and in each `Looked`.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.data import layouts
+from client.data.layouts import Problem, Source
+from client.data_check.evidence import FEWEST_PATIENTS, Verdict, judge
+from client.data_check.findings import BY_OUTLINE, Finding, Kind, Looked
+from client.data_check.others import compare, duplicates
+from client.data_check.outline import View, view
+from client.data_check.patient import Patient, fingerprint, measure, oddities
+from client.data_check.swaps import elsewhere, laid_over
+from client.data_check.trials import Outlined, outlined
+from client.data_check.verdicts import looked, outline_findings, together_sentence
+from client.site_config import SiteConfig
+from common.errors import BadPatient
+
+__all__ = ["Checkup", "Examination", "Finding", "Kind", "Looked", "Patient", "check", "examine"]
+
+_READING = threading.Lock()
+"""GDCM keeps state for the whole process, and reads DICOM one file after the other anyway."""
+
+
+@dataclass(frozen=True)
+class Checkup:
+    site: str
+    layout: str
+    minimum_pixels: int
+    patients: tuple[Patient, ...]
+    """Those that can be used, sorted by name."""
+    problems: tuple[Problem, ...]
+    """Patients that cannot be used, sorted by name."""
+    findings: tuple[Finding, ...]
+    """What is to be looked at, by kind and then by patient; an unusable patient may be among them."""
+    looked: tuple[Looked, ...]
+    """A line for each kind of fault, in the order of `Kind`."""
+    notes: tuple[str, ...]
+    """What is to be known of the site as a whole, a sentence each."""
+    whole_site: bool
+    """Whether most of the masks would fit better after one and the same move."""
+    duplicates: tuple[tuple[str, ...], ...]
+    """Groups of patients with one and the same scan."""
+
+    def about(self, patient: str) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.findings if finding.patient == patient)
+
+    @property
+    def suspicious(self) -> frozenset[str]:
+        """Patients with something to look at."""
+        return frozenset(finding.patient for finding in self.findings)
+
+
+@dataclass(frozen=True, eq=False)
+class Examination:
+    """A check-up with the pictures that belong to it."""
+
+    checkup: Checkup
+    views: Mapping[str, View]
+    """By patient."""
+    suggested: Mapping[str, NDArray[np.bool_]]
+    """By patient: the mask that would fit better, in the box of its view."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Examined:
+    patient: Patient
+    oddities: list[Finding]
+    view: View
+    outlined: Outlined | None
+    fingerprint: NDArray[np.float32]
+
+
+def check(
+    site: SiteConfig, *, minimum_pixels: int = 200, progress: Callable[[int, int], None] | None = None
+) -> Checkup:
+    """As `examine`, without the pictures."""
+    return examine(site, minimum_pixels=minimum_pixels, progress=progress).checkup
+
+
+def examine(
+    site: SiteConfig, *, minimum_pixels: int = 200, progress: Callable[[int, int], None] | None = None
+) -> Examination:
+    """Read every patient of a site once, patients side by side, and compare them.
+
+    Args:
+        site: a plain site; the pooled site's members are checked one by one.
+        minimum_pixels: a slice counts where its mask holds more pixels than this.
+        progress: called with (patients done, patients in all) after each.
+
+    Raises:
+        RelayError: a folder is missing, or no patient lies there at all.
+    """
+    found = layouts.find(site)
+    known, unread = _examine_all(found.sources, minimum_pixels, site.cores or os.cpu_count() or 1, progress)
+    patients = [one.patient for one in known]
+    views = {one.patient.patient: one.view for one in known}
+    prints = {one.patient.patient: one.fingerprint for one in known}
+    tried = {one.patient.patient: one.outlined for one in known if one.outlined is not None}
+    verdict = judge(list(tried.values()))
+    swapped = elsewhere(tried, views, verdict)
+    same = duplicates(patients, prints)
+    findings = _with_owners(
+        [
+            *(oddity for one in known for oddity in one.oddities),
+            *compare(patients, same),
+            *outline_findings(tried, verdict, swapped),
+        ],
+        [source for source in found.sources if source.patient in unread],
+        found.sources,
+        views,
+    )
+    order = list(Kind)
+    findings.sort(key=lambda finding: (order.index(finding.kind), finding.patient))
+    problems = [*found.problems, *(Problem(name, sentence) for name, sentence in unread.items())]
+    suggested = {name: verdict.moved[name].move.of(views[name].mask) for name in verdict.moved if name not in swapped}
+    for name, better in swapped.items():
+        suggested[better.owner] = laid_over(views[name], views[better.owner])
+    checkup = Checkup(
+        site=site.name,
+        layout=found.layout,
+        minimum_pixels=minimum_pixels,
+        patients=tuple(patients),
+        problems=tuple(sorted(problems, key=lambda problem: problem.patient)),
+        findings=tuple(findings),
+        looked=(
+            *_looked(len(patients), len(problems), findings),
+            *looked(tried, views, verdict, findings),
+        ),
+        notes=(*found.notes, *_notes(verdict, len(patients))),
+        whole_site=verdict.together is not None,
+        duplicates=same,
+    )
+    return Examination(checkup, views, suggested)
+
+
+def _notes(verdict: Verdict, patients: int) -> tuple[str, ...]:
+    """What the site as a whole is told."""
+    notes = []
+    if verdict.together:
+        notes.append(together_sentence(verdict.together, verdict.moved.values(), patients))
+    if 0 < patients < FEWEST_PATIENTS:
+        notes.append(f"With {_count(patients)}, spacing, brightness and place are not compared.")
+    if patients and not verdict.likeness:
+        notes.append(
+            f"With outlines of fewer than {FEWEST_PATIENTS} patients, masks are held against the edges of their own"
+            " images alone: most faults of masks stay unseen."
+        )
+    return tuple(notes)
+
+
+def _count(patients: int) -> str:
+    return "1 patient" if patients == 1 else f"{patients} patients"
+
+
+def _examine_all(
+    sources: tuple[Source, ...],
+    minimum_pixels: int,
+    cores: int,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[list[_Examined], dict[str, str]]:
+    """All patients that can be read, sorted by name, and for the others the sentence that says why not."""
+    examined: dict[str, _Examined] = {}
+    unread: dict[str, str] = {}
+    waiting = iter(sources)
+    running: dict[Future[_Examined], str] = {}
+    with ThreadPoolExecutor(max_workers=cores) as pool:
+
+        def begin() -> None:
+            source = next(waiting, None)
+            if source is not None:
+                running[pool.submit(_examine, source, minimum_pixels)] = source.patient
+
+        for _ in range(cores):
+            begin()
+        while running:
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                name = running.pop(future)
+                try:
+                    examined[name] = future.result()
+                except BadPatient as error:
+                    unread[name] = str(error)
+                begin()
+                if progress:
+                    progress(len(examined) + len(unread), len(sources))
+    return [examined[source.patient] for source in sources if source.patient in examined], unread
+
+
+def _examine(source: Source, minimum_pixels: int) -> _Examined:
+    from client.data_check import headers  # SimpleITK is imported only by who reads
+
+    with _READING:
+        case = layouts.read(source)
+        stored, mask_stored = headers.axes(source.image), headers.axes(source.mask)
+    patient = measure(case, minimum_pixels=minimum_pixels, stored=stored, mask_stored=mask_stored)
+    image = view(case)
+    return _Examined(
+        patient=patient,
+        oddities=oddities(case, patient, minimum_pixels=minimum_pixels),
+        view=image,
+        outlined=outlined(case, image),
+        fingerprint=fingerprint(case.image),
+    )
+
+
+def _with_owners(
+    findings: list[Finding], unread: list[Source], sources: tuple[Source, ...], views: Mapping[str, View]
+) -> list[Finding]:
+    """Say whose image grid a mask lies on, where it cannot be read onto its own or fits it badly."""
+    from client.data_check import headers
+
+    misplaced = {finding.patient for finding in findings if finding.kind is Kind.MISPLACED}
+    suspects = [*unread, *(source for source in sources if source.patient in misplaced)]
+    with _READING:
+        owners = headers.owners(suspects, sources, views)
+    told = [
+        Finding(
+            Kind.MISPLACED,
+            name,
+            f"The mask lies exactly on the image of {owner} and not on its own: its file may be under a wrong name.",
+        )
+        for name, owner in owners.items()
+    ]
+    return [one for one in findings if one.kind is not Kind.MISPLACED or one.patient not in owners] + told
+
+
+def _looked(patients: int, problems: int, findings: list[Finding]) -> list[Looked]:
+    """How the faults that need no outline were looked for."""
+    counts = [Looked(Kind.UNUSABLE, patients + problems, problems)]
+    for kind in Kind:
+        if kind is Kind.UNUSABLE or kind in BY_OUTLINE:
+            continue
+        alone = patients < FEWEST_PATIENTS and kind in (Kind.SPACING, Kind.INTENSITY)
+        found = {finding.patient for finding in findings if finding.kind is kind}
+        counts.append(Looked(kind, 0 if alone else patients, len(found)))
+    return counts

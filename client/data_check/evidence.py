@@ -1,0 +1,316 @@
+"""Does a mask fit its image as it lies, or would it fit better moved?
+
+Likeness. Across its outline a mask that fits shows, piece by piece, what the other patients show there: capsule,
+fat, the rectum's wall. A piece's likeness is the correlation of its strip with the mean strip of the other
+patients at the same place of the gland (sector and level, neighbouring levels included; both sides of the body
+together): 1 for the same, 0 for chance. The patient itself never contributes to what it is compared with. Where along
+the strip it is brighter decides, not how bright it is, so that the measure does not depend on coil or scaling.
+
+Two ways to lay a mask are compared piece by piece, since each piece of the outline is there in both. The pieces'
+differences are averaged over blocks of BLOCK_MM of height, within which neighbours say the same, and the mean over
+blocks is divided by its standard error: `advantage`. One move is believed where its advantage is at least ENOUGH.
+A correct mask's own lie is better, so that the advantage of any move that changes the mask is expected below 0; if
+it were 0, as for an image that shows nothing, chance alone would exceed 3 once in 700 comparisons. Such images
+are kept out besides: a move has to reach half of the likeness that is usual at the site, and LEAST_LIKENESS.
+
+Position. Where the gland's middle lies about the image's middle, against the other patients, in robust deviations;
+between a mask and its mirror image it may add or take away up to LEAN, and decides nothing by itself.
+
+Hidden. A move that leaves a Dice of more than HIDDEN between the mask before and after cannot be seen: experts who
+outline the same gland differ by as much. That depends on the mask alone, never on the image or on what was found.
+
+A whole site may have gone wrong in the same way, and then the others are no standard. All masks moved together are
+therefore compared with all masks as they are, each with its own mean strips: what is right makes patients agree
+better. ALL_TOGETHER is the sum of the patients' advantages over the square root of their number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from client.data_check.findings import Kind
+from client.data_check.moves import GIVEN, Move
+from client.data_check.outline import LEVELS, OFFSETS, SECTORS, Floats, Strips, Whole
+from client.data_check.trials import Outlined
+
+HIDDEN = 0.95
+ENOUGH = 3.0
+ENOUGH_BY_EDGES = 4.0
+"""The same where there are too few patients for likeness, and edges alone have to do."""
+LEAN = 1.0
+LEAST_LIKENESS = 0.2
+ALL_TOGETHER = 5.0
+SHARE_TOGETHER = 0.75
+"""The share of patients that have to agree with a verdict on the whole site."""
+FEWEST_PATIENTS = 4
+"""From so many patients on, one is compared with the others."""
+FEWEST_PIECES = 24
+"""With less outline than this nothing is said."""
+BLOCK_MM = 5.0
+ROUNDS = 4
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A mask that would fit better after a move."""
+
+    move: Move
+    advantage: float
+    likeness: float
+    """Mean over pieces after the move, in -1 … 1."""
+    given: float
+    """The same as the mask lies. Where `by_edges`, both are strengths of edges."""
+    better: float
+    """The share of pieces that fit better after the move."""
+    away: float
+    """Millimetres from the other patients' usual place to the gland's middle, after the move."""
+    given_away: float
+    by_edges: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """What the outlines of a site's patients say."""
+
+    together: Move | None
+    """The move that sets most of the site's masks right, where there is one."""
+    moved: Mapping[str, Moved]
+    """By patient."""
+    upside_down: Mapping[str, tuple[Move, float]]
+    """Patients whose image lies otherwise than the others', its mask with it, and by how much."""
+    advantages: Mapping[str, Mapping[Move, float]]
+    """By patient: of each move that changes its mask, over the mask as it lies."""
+    undecided: Mapping[str, frozenset[Kind]]
+    """By patient: what would change the mask, and cannot be told from how it lies."""
+    likeness: Mapping[str, float]
+    """By patient, as the mask lies; empty where edges alone were used."""
+    means: Mapping[str, Floats]
+    """By patient: the mean strips of the others, (LEVELS, SECTORS, offsets); empty as above."""
+
+
+def judge(patients: Sequence[Outlined]) -> Verdict:
+    """Compare each patient's mask, as it lies and moved, with its image."""
+    known = [patient for patient in patients if patient.line.pieces >= FEWEST_PIECES]
+    mute = {
+        patient.patient: frozenset(move.kind for move in _visible(patient))
+        for patient in patients
+        if patient.line.pieces < FEWEST_PIECES
+    }
+    if len(known) < FEWEST_PATIENTS:
+        return _by_edges(known, mute)
+    together = _together(known)
+    base = together or GIVEN
+    chosen = dict.fromkeys((patient.patient for patient in known), base)
+    for _ in range(ROUNDS):
+        means = _others_means(known, chosen)
+        usual = float(np.median([_mean(p.strips[chosen[p.patient]], means[p.patient]) for p in known]))
+        places = {patient.patient: patient.middle[chosen[patient.patient]] for patient in known}
+        best = {
+            patient.patient: _best(patient, means[patient.patient], places, usual, relative_to=base)
+            for patient in known
+        }
+        before, chosen = chosen, {name: found.move if found else base for name, found in best.items()}
+        if chosen == before:
+            break
+    moved, advantages, undecided = {}, {}, dict(mute)
+    for patient in known:
+        name, mean = patient.patient, means[patient.patient]
+        found = _best(patient, mean, places, usual, relative_to=GIVEN)
+        if found:
+            moved[name] = found
+        advantages[name] = {move: _advantage(patient, mean, move, GIVEN) for move in _visible(patient)}
+        undecided[name] = frozenset(
+            move.kind for move, gain in advantages[name].items() if abs(gain) < ENOUGH or usual < LEAST_LIKENESS
+        )
+    return Verdict(
+        together=together,
+        advantages=advantages,
+        moved=moved,
+        upside_down=_upside_down(known, means, moved, usual),
+        undecided=undecided,
+        likeness={patient.patient: _mean(patient.strips[GIVEN], means[patient.patient]) for patient in known},
+        means=means,
+    )
+
+
+def likeness(strips: Strips, means: Floats) -> Floats:
+    """Of each piece with the others' mean strips, (pieces,) in -1 … 1; 0 where it lies outside of the image."""
+    expected = means[strips.level, strips.sector]
+    return np.where(strips.inside, (strips.values * expected).mean(axis=1), 0.0)
+
+
+def advantage(differences: Floats, height: Whole, sector: Whole, step: float) -> float:
+    """Mean over standard error of the pieces' differences, in blocks of BLOCK_MM of height and one sector."""
+    slices = max(1, round(BLOCK_MM / step))
+    _, block, count = np.unique((height // slices) * SECTORS + sector, return_inverse=True, return_counts=True)
+    if len(count) < 2:
+        return 0.0
+    values = np.bincount(block, differences) / count
+    weight = count / count.sum()
+    mean = float((weight * values).sum())
+    squares = float((weight**2).sum())
+    variance = float((weight * (values - mean) ** 2).sum()) / (1 - squares)
+    return mean / float(np.sqrt(variance * squares) + 1e-9)
+
+
+def _visible(patient: Outlined) -> list[Move]:
+    return [move for move, dice in patient.dice.items() if dice <= HIDDEN]
+
+
+def _mean(strips: Strips, means: Floats) -> float:
+    return float(likeness(strips, means).mean())
+
+
+def _advantage(patient: Outlined, means: Floats, move: Move, other: Move) -> float:
+    differences = likeness(patient.strips[move], means) - likeness(patient.strips[other], means)
+    return advantage(differences, patient.line.height, patient.line.sector, patient.step)
+
+
+def _best(
+    patient: Outlined, means: Floats, places: Mapping[str, Floats], usual: float, *, relative_to: Move
+) -> Moved | None:
+    """The move by which the mask fits best, if it fits better than with `relative_to` beyond doubt."""
+    others = np.array([place for name, place in places.items() if name != patient.patient])
+    centre = np.median(others, axis=0)
+    spread = np.maximum(1.4826 * np.median(np.abs(others - centre), axis=0), np.maximum(3.0, (patient.step, 0, 0)))
+
+    def away(move: Move) -> float:
+        return float(np.linalg.norm((patient.middle[move] - centre) / spread))
+
+    as_given = likeness(patient.strips[relative_to], means)
+    found: list[Moved] = []
+    for move in (GIVEN, *_visible(patient)):
+        if move == relative_to:
+            continue
+        there = likeness(patient.strips[move], means)
+        lean = 0.0 if move.shift else float(np.clip(away(relative_to) - away(move), -LEAN, LEAN))
+        gain = advantage(there - as_given, patient.line.height, patient.line.sector, patient.step) + lean
+        if gain < ENOUGH or there.mean() < max(LEAST_LIKENESS, usual / 2):
+            continue
+        found.append(
+            Moved(
+                move=move,
+                advantage=gain,
+                likeness=float(there.mean()),
+                given=float(as_given.mean()),
+                better=float((there > as_given).mean()),
+                away=float(np.linalg.norm(patient.middle[move] - centre)),
+                given_away=float(np.linalg.norm(patient.middle[relative_to] - centre)),
+                by_edges=False,
+            )
+        )
+    simple = max((one for one in found if one.move.kind is not Kind.TURNED), key=lambda one: one.likeness, default=None)
+    turned = max((one for one in found if one.move.kind is Kind.TURNED), key=lambda one: one.likeness, default=None)
+    if simple and turned:
+        # The rarer mistake has to be the better explanation beyond doubt.
+        return turned if _advantage(patient, means, turned.move, simple.move) >= ENOUGH else simple
+    return simple or turned
+
+
+def _together(patients: Sequence[Outlined]) -> Move | None:
+    """The one move that makes the site's masks agree better, all moved together."""
+    given = dict.fromkeys((patient.patient for patient in patients), GIVEN)
+    as_given = _others_means(patients, given)
+    best: tuple[float, Move] | None = None
+    for move in set.intersection(*(set(patient.strips) for patient in patients)) - {GIVEN}:
+        means = _others_means(patients, dict.fromkeys(given, move))
+        gains = np.array(
+            [
+                advantage(
+                    likeness(patient.strips[move], means[patient.patient])
+                    - likeness(patient.strips[GIVEN], as_given[patient.patient]),
+                    patient.line.height,
+                    patient.line.sector,
+                    patient.step,
+                )
+                for patient in patients
+            ]
+        )
+        usual = np.median([_mean(patient.strips[move], means[patient.patient]) for patient in patients])
+        sum_ = float(gains.sum() / np.sqrt(len(gains)))
+        if sum_ >= ALL_TOGETHER and (gains > 0).mean() >= SHARE_TOGETHER and usual >= LEAST_LIKENESS:
+            best = max(best, (sum_, move), key=lambda one: one[0]) if best else (sum_, move)
+    return best[1] if best else None
+
+
+def _others_means(patients: Sequence[Outlined], chosen: Mapping[str, Move]) -> dict[str, Floats]:
+    """The mean strips of the others, for each patient, with every mask moved as chosen."""
+    sums = {patient.patient: _sums(patient.strips[chosen[patient.patient]]) for patient in patients}
+    total = sum(sums.values(), start=np.zeros((LEVELS, SECTORS, len(OFFSETS))))
+    means = {}
+    for name, own in sums.items():
+        mean = _with_neighbours(total - own)
+        means[name] = mean / np.sqrt((mean**2).mean(axis=2, keepdims=True) + 1e-9)
+    return means
+
+
+def _with_neighbours(sums: Floats) -> Floats:
+    """Half from each level, a quarter from either neighbour: few patients leave few strips a place."""
+    around = np.concatenate([sums[:1], sums, sums[-1:]])
+    return np.asarray(0.25 * around[:-2] + 0.5 * sums + 0.25 * around[2:])
+
+
+def _sums(strips: Strips) -> Floats:
+    """A patient's strips added up by place, each also at its mirror image: both sides of the body together."""
+    sums = np.zeros((LEVELS, SECTORS, len(OFFSETS)))
+    seen = strips.inside
+    level, sector, values = strips.level[seen], strips.sector[seen], strips.values[seen]
+    np.add.at(sums, (level, sector), values)
+    np.add.at(sums, (level, (SECTORS // 2 - 1 - sector) % SECTORS), values)
+    return sums
+
+
+def _upside_down(
+    patients: Sequence[Outlined], means: Mapping[str, Floats], moved: Mapping[str, Moved], usual: float
+) -> dict[str, tuple[Move, float]]:
+    """Images that lie otherwise than the others' with their masks, which therefore fit."""
+    found = {}
+    for patient in patients:
+        if patient.patient in moved:
+            continue
+        given, mean = patient.strips[GIVEN], means[patient.patient]
+        as_given = likeness(given, mean)
+        for move in (Move(Kind.TURNED, rows=True), Move(Kind.REVERSED, slices=True)):
+            sector = (SECTORS - 1 - given.sector) % SECTORS if move.rows else given.sector
+            level = LEVELS - 1 - given.level if move.slices else given.level
+            there = likeness(Strips(given.values, given.edge, sector, level, given.inside), mean)
+            gain = advantage(there - as_given, patient.line.height, patient.line.sector, patient.step)
+            if gain >= ENOUGH_BY_EDGES and there.mean() >= max(LEAST_LIKENESS, usual / 2):
+                found[patient.patient] = move, gain
+                break
+    return found
+
+
+def _by_edges(patients: Sequence[Outlined], mute: Mapping[str, frozenset[Kind]]) -> Verdict:
+    """With too few patients to compare: where does the outline lie on the stronger edges?"""
+    moved, advantages, undecided = {}, {}, dict(mute)
+    for patient in patients:
+        as_given = patient.strips[GIVEN].edge
+        gains = {
+            move: advantage(
+                patient.strips[move].edge - as_given, patient.line.height, patient.line.sector, patient.step
+            )
+            for move in _visible(patient)
+        }
+        advantages[patient.patient] = gains
+        undecided[patient.patient] = frozenset(move.kind for move, gain in gains.items() if abs(gain) < ENOUGH_BY_EDGES)
+        clear = [move for move, gain in gains.items() if gain >= ENOUGH_BY_EDGES]
+        if clear:
+            move = max(clear, key=lambda one: (one.kind is not Kind.TURNED, gains[one]))
+            there = patient.strips[move].edge
+            moved[patient.patient] = Moved(
+                move=move,
+                advantage=gains[move],
+                likeness=float(there.mean()),
+                given=float(as_given.mean()),
+                better=float((there > as_given).mean()),
+                away=0.0,
+                given_away=0.0,
+                by_edges=True,
+            )
+    return Verdict(
+        together=None, advantages=advantages, moved=moved, upside_down={}, undecided=undecided, likeness={}, means={}
+    )

@@ -1,0 +1,95 @@
+"""What headers say that the reader has already put right, or could not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from client.data.layouts import Source, volumes
+from client.data_check.outline import View
+from common.errors import RelayError
+
+NEAR = 1.01
+"""Voxels by which the first voxels of two equal grids may lie apart: half a voxel is common."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where a volume lies, in SimpleITK's order: columns, rows, slices; millimetres, LPS."""
+
+    size: tuple[int, ...]
+    spacing: tuple[float, ...]
+    origin: tuple[float, ...]
+    direction: tuple[float, ...]
+
+    def same_as(self, other: Grid) -> bool:
+        if self.size != other.size or not np.allclose(self.spacing, other.spacing, rtol=0.01):
+            return False
+        if not np.allclose(self.direction, other.direction, atol=0.02):
+            return False
+        apart = np.subtract(self.origin, other.origin) @ np.array(self.direction).reshape(3, 3)
+        return bool(np.all(np.abs(apart) <= NEAR * np.array(self.spacing)))
+
+
+def axes(files: Sequence[Path]) -> str:
+    """How a file's axes run, as three letters such as LPS: columns, rows, slices; empty where it does not say."""
+    if not files:
+        return ""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(files[0]))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:
+        return ""
+    direction = reader.GetDirection()
+    if len(direction) == 16:
+        direction = tuple(np.array(direction).reshape(4, 4)[:3, :3].ravel())
+    if len(direction) != 9:
+        return ""
+    return str(sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(direction))
+
+
+def owners(suspects: Sequence[Source], sources: Sequence[Source], views: Mapping[str, View]) -> dict[str, str]:
+    """On whose image grid a mask lies that does not fit its own patient's: patient to patient.
+
+    A mask file under a wrong name keeps its header, and that of a mask drawn on a volume is the volume's own. Only a
+    mask that lies on exactly one other patient's grid is named.
+
+    Args:
+        suspects: whose masks are asked for; their files are read once more.
+        sources: all patients; the images of those without a view are read.
+    """
+    if not suspects:
+        return {}
+    grids = {name: _of_view(view) for name, view in views.items()}
+    for source in sources:
+        if source.patient not in grids:
+            try:
+                grids[source.patient] = _of_volume(volumes.read_image(source.image))
+            except RelayError:
+                continue
+    found = {}
+    for source in suspects:
+        own = grids.get(source.patient)
+        if own is None:
+            continue
+        try:
+            mask = _of_volume(volumes.read_mask(source.mask, step=own.spacing[2]))
+        except RelayError:
+            continue
+        fitting = [name for name, grid in grids.items() if name != source.patient and mask.same_as(grid)]
+        if len(fitting) == 1 and not mask.same_as(own):
+            found[source.patient] = fitting[0]
+    return found
+
+
+def _of_view(view: View) -> Grid:
+    return Grid(view.shape[::-1], view.spacing[::-1], view.origin, view.direction)
+
+
+def _of_volume(volume: sitk.Image) -> Grid:
+    return Grid(volume.GetSize(), volume.GetSpacing(), volume.GetOrigin(), volume.GetDirection())

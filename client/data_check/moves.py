@@ -1,0 +1,94 @@
+"""What a mask file may have gone through by mistake, and how it is undone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.data_check.findings import Kind
+
+
+@dataclass(frozen=True)
+class Move:
+    """A way to lay a mask otherwise on the same grid. The steps are done in the order of the fields."""
+
+    kind: Kind
+    exchange: bool = False
+    """Rows become columns, on square slices alone."""
+    rows: bool = False
+    """Front and back are exchanged, about the image's middle row."""
+    columns: bool = False
+    """Left and right, about the middle column."""
+    slices: bool = False
+    """Head and feet, about the middle slice."""
+    shift: int = 0
+    """Slices towards the head."""
+
+    def of(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """The mask (slices, rows, columns) after the move; what leaves the volume is lost."""
+        turned = mask.swapaxes(1, 2) if self.exchange else mask
+        back = slice(None, None, -1)
+        turned = turned[
+            back if self.slices else slice(None),
+            back if self.rows else slice(None),
+            back if self.columns else slice(None),
+        ]
+        if not self.shift:
+            return turned
+        result = np.zeros_like(turned)
+        if self.shift > 0:
+            result[self.shift :] = turned[: -self.shift]
+        else:
+            result[: self.shift] = turned[-self.shift :]
+        return result
+
+    def of_place(self, place: NDArray[np.float64]) -> NDArray[np.float64]:
+        """A place in voxels from the volume's middle (slices, rows, columns) after the move."""
+        if self.exchange:
+            place = place[[0, 2, 1]]
+        return place * np.where((self.slices, self.rows, self.columns), -1, 1) + (self.shift, 0, 0)
+
+    @property
+    def words(self) -> str:
+        """As a sentence begins: "Mirrored left to right"."""
+        if self.kind is Kind.MIRRORED:
+            return "Mirrored left to right"
+        if self.kind is Kind.REVERSED:
+            return "With its slices in reverse order"
+        if self.kind is Kind.SHIFTED:
+            return f"Moved by one slice towards the {'head' if self.shift > 0 else 'feet'}"
+        steps = [
+            words
+            for done, words in (
+                (self.exchange, "rows and columns exchanged"),
+                (self.rows and self.columns, "turned by half within its slices"),
+                (self.rows and not self.columns, "front and back exchanged"),
+                (self.columns and not self.rows, "left and right exchanged"),
+                (self.slices, "slices in reverse order"),
+            )
+            if done
+        ]
+        return f"With {' and '.join(steps)}" if not steps[0].startswith("turned") else " and ".join(steps).capitalize()
+
+
+GIVEN = Move(Kind.MIRRORED)
+"""The mask as it is: a move that moves nothing, of no kind."""
+
+MIRRORED = Move(Kind.MIRRORED, columns=True)
+REVERSED = Move(Kind.REVERSED, slices=True)
+UP, DOWN = Move(Kind.SHIFTED, shift=1), Move(Kind.SHIFTED, shift=-1)
+TURNED = tuple(
+    Move(Kind.TURNED, exchange, rows, columns, slices)
+    for exchange, rows, columns, slices in product((False, True), repeat=4)
+    if exchange + rows + columns + slices > 1 or rows or exchange
+)
+"""All other ways to lay it on its grid by exchanging and mirroring axes."""
+
+
+def moves(shape: tuple[int, int, int]) -> tuple[Move, ...]:
+    """All moves that a grid of (slices, rows, columns) permits."""
+    square = shape[1] == shape[2]
+    return (MIRRORED, REVERSED, UP, DOWN, *(move for move in TURNED if square or not move.exchange))

@@ -1,0 +1,169 @@
+"""What is measured of one patient, and what is odd about its mask by itself."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.data.layouts import Case
+from client.data_check.findings import Finding, Kind
+
+GLAND_ML = (10.0, 350.0)
+"""Volumes outside of this are rare enough to look at; the expert masks of NCI-ISBI lie from 17 to 313."""
+FEWEST_SLICES = 3
+APART = 0.01
+"""The share of a mask that may lie apart from its largest part: an expert's brush leaves single voxels behind."""
+CLIPPED = 0.01
+"""The share of voxels that may have the image's greatest value."""
+CELL = 8
+"""Rows and columns that are averaged for the comparison of images."""
+
+
+@dataclass(frozen=True)
+class Patient:
+    """One patient that can be used."""
+
+    patient: str
+    shape: tuple[int, int, int]
+    """Slices, rows, columns."""
+    spacing: tuple[float, float, float]
+    """Millimetres: slice, row, column."""
+    slices: int
+    """Slices whose mask holds more than the minimum of pixels, on the native grid: those that are trained on."""
+    slices_at: int
+    """Slices whose mask holds exactly the minimum. The paper's rule is "larger than", which leaves them out."""
+    slices_below: int
+    """Slices with a mask, but a smaller one."""
+    gland_slices: int
+    """Slices with any mask at all: the sum of the three."""
+    gland_ml: float
+    intensity: float
+    """The image's 99th percentile, in the scanner's own units."""
+    tilt: float
+    """Degrees between the slices and axial ones."""
+    roll: float
+    """Degrees by which the slices are turned in their own plane."""
+    stored: str
+    """How the image file's axes run, before the reader turned them: three letters, such as LPS."""
+    mask_stored: str
+    digest: str
+    """SHA-256 of the image's shape and voxels."""
+    mask_digest: str
+
+
+def measure(case: Case, *, minimum_pixels: int, stored: str, mask_stored: str) -> Patient:
+    """Measure a patient.
+
+    Args:
+        minimum_pixels: of the mask on a slice, for the counts of slices.
+        stored, mask_stored: see `Patient`.
+    """
+    pixels = np.count_nonzero(case.mask, axis=(1, 2))
+    slices, rows, columns = case.image.shape
+    axes = np.array(case.direction).reshape(3, 3)
+    return Patient(
+        patient=case.patient,
+        shape=(slices, rows, columns),
+        spacing=case.spacing,
+        slices=int((pixels > minimum_pixels).sum()),
+        slices_at=int((pixels == minimum_pixels).sum()) if minimum_pixels else 0,
+        slices_below=int(((pixels > 0) & (pixels < minimum_pixels)).sum()),
+        gland_slices=int((pixels > 0).sum()),
+        gland_ml=float(pixels.sum() * np.prod(case.spacing) / 1000),
+        intensity=float(np.percentile(case.image, 99)),
+        tilt=float(np.degrees(np.arccos(np.clip(axes[2, 2], -1, 1)))),
+        roll=float(np.degrees(np.arctan2(axes[1, 0], axes[0, 0]))),
+        stored=stored,
+        mask_stored=mask_stored,
+        digest=_digest(case.image),
+        mask_digest=_digest(case.mask),
+    )
+
+
+def oddities(case: Case, patient: Patient, *, minimum_pixels: int) -> list[Finding]:
+    """What is odd about the mask's extent and the image's values, without a look at other patients."""
+    mask, name = case.mask, case.patient
+    sentences = []
+    least, most = GLAND_ML
+    if not least <= patient.gland_ml <= most:
+        sentences.append(f"The gland has {patient.gland_ml:.1f} ml; expected are {least:g} to {most:g}.")
+    if patient.gland_slices < FEWEST_SLICES:
+        sentences.append(f"The mask covers {_count(patient.gland_slices, 'slice')} alone.")
+    if mask[[0, -1]].any():
+        sentences.append("The mask reaches the first or last slice; the gland may be cut off.")
+    if mask[:, [0, -1]].any() or mask[:, :, [0, -1]].any():
+        sentences.append("The mask touches the edge of its slices.")
+    filled = np.flatnonzero(mask.any(axis=(1, 2)))
+    gaps = sorted(set(range(filled[0], filled[-1])) - set(filled.tolist()))
+    if gaps:
+        sentences.append(f"Within the gland {_slices(gaps)} without a mask.")
+    parts, share = _apart(mask)
+    if share > APART:
+        sentences.append(
+            f"{share * patient.gland_ml:.1f} ml of the mask ({100 * share:.0f} %) lie apart from the rest,"
+            f" in {_count(parts, 'part')}."
+        )
+    if not patient.slices:
+        sentences.append(f"No slice has more than {minimum_pixels} mask pixels: nothing to train on.")
+    found = [Finding(Kind.MASK_EXTENT, name, sentence) for sentence in sentences]
+    flat = np.flatnonzero(case.image.min(axis=(1, 2)) == case.image.max(axis=(1, 2)))
+    if len(flat):
+        sentence = f"In the image {_slices(flat.tolist())} blank: the same value everywhere."
+        found.append(Finding(Kind.INTENSITY, name, sentence))
+    clipped = float((case.image == case.image.max()).mean())
+    if clipped > CLIPPED:
+        sentence = f"{100 * clipped:.0f} % of the voxels have the greatest value: the image is clipped."
+        found.append(Finding(Kind.INTENSITY, name, sentence, {"clipped": clipped}))
+    return found
+
+
+def fingerprint(image: NDArray[np.float32]) -> NDArray[np.float32]:
+    """An image (slices, rows, columns) so coarse that another scale or format changes nothing: of mean 0, length 1.
+
+    Cells of CELL × CELL pixels, each against the mean of its own slice, as logarithms.
+    """
+    slices, rows, columns = (image.shape[0], image.shape[1] // CELL, image.shape[2] // CELL)
+    if not rows or not columns:
+        return np.zeros(0, np.float32)
+    cells = image[:, : rows * CELL, : columns * CELL].reshape(slices, rows, CELL, columns, CELL).mean(axis=(2, 4))
+    cells = cells - min(0.0, float(cells.min()))
+    cells = np.log(cells + 0.05 * max(float(cells.max()), 1e-6))
+    cells = cells - cells.mean(axis=0)
+    return (cells / max(float(np.linalg.norm(cells)), 1e-9)).ravel().astype(np.float32)
+
+
+def _apart(mask: NDArray[np.bool_]) -> tuple[int, float]:
+    """Parts that do not touch the largest one, not even by a corner, and their share of the mask."""
+    from scipy import ndimage
+
+    box = tuple(
+        slice(places[0], places[-1] + 1)
+        for axes in ((1, 2), (0, 2), (0, 1))
+        for places in [np.flatnonzero(mask.any(axis=axes))]
+    )
+    labels, count = ndimage.label(mask[box], np.ones((3, 3, 3)))
+    sizes = np.bincount(labels.ravel())[1:]
+    return count - 1, float(1 - sizes.max() / sizes.sum())
+
+
+def _digest(voxels: NDArray[np.generic]) -> str:
+    digest = hashlib.sha256(repr(voxels.shape).encode())
+    digest.update(np.ascontiguousarray(voxels).data)
+    return digest.hexdigest()
+
+
+def _slices(indices: list[int]) -> str:
+    """ "slices 4, 5 and 9 are", counted from 1 at the feet."""
+    names = [str(index + 1) for index in indices]
+    if len(names) == 1:
+        return f"slice {names[0]} is"
+    if len(names) > 6:
+        return f"{len(names)} slices are"
+    return f"slices {', '.join(names[:-1])} and {names[-1]} are"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,165 @@
+"""A check-up in words: one line, tables and lines for a terminal, plain values for scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from client.data_check import Checkup
+from client.data_check.findings import Kind, Looked
+from client.data_check.patient import Patient
+
+NAMES = {
+    Kind.UNUSABLE: "patients that cannot be used",
+    Kind.SPACING: "another spacing than usual",
+    Kind.ORIENTATION: "another orientation",
+    Kind.INTENSITY: "unusual brightness, blank slices",
+    Kind.DUPLICATE: "one image or mask under two names",
+    Kind.MASK_EXTENT: "masks tiny, cut off or in parts",
+    Kind.MIRRORED: "masks mirrored left to right",
+    Kind.REVERSED: "masks reversed from head to feet",
+    Kind.SHIFTED: "masks moved by one slice",
+    Kind.TURNED: "masks turned in another way",
+    Kind.MISPLACED: "masks of another patient, or astray",
+}
+"""Each kind as it stands in the table."""
+
+AGREEMENT = (
+    "Agreement is the mean correlation of what lies across a mask's outline with what lies there in the site's other"
+    " patients: 1 is the same, 0 is chance. A finding is a reason to look, not a verdict."
+)
+
+
+def summary(checkup: Checkup) -> str:
+    """The check-up in one line."""
+    slices = sum(patient.slices for patient in checkup.patients)
+    looked_at = len(checkup.suspicious.difference(problem.patient for problem in checkup.problems))
+    return (
+        f"Site {checkup.site}, layout {checkup.layout}: {_count(len(checkup.patients), 'usable patient')}, "
+        f"{_count(slices, 'slice')} over {checkup.minimum_pixels} pixels; "
+        f"{len(checkup.problems)} unusable, {looked_at} to look at."
+    )
+
+
+def remarks(checkup: Checkup) -> Iterator[tuple[str, str, str]]:
+    """Who, what and a sentence: the site as a whole, then what is to be looked at, then the unusable patients."""
+    for note in checkup.notes:
+        yield f"Site {checkup.site}", "to know", note
+    for finding in checkup.findings:
+        yield finding.patient, "to look at", finding.sentence
+    for problem in checkup.problems:
+        yield problem.patient, "unusable", problem.sentence
+    if any("likeness" in finding.evidence for finding in checkup.findings):
+        yield f"Site {checkup.site}", "to know", AGREEMENT
+
+
+def patient_table(checkup: Checkup) -> Table:
+    """Every usable patient, a row each."""
+    grid = Table(box=box.SIMPLE_HEAD)
+    grid.add_column("patient", no_wrap=True)
+    minimum = checkup.minimum_pixels
+    titles = ("slices × rows × columns", "spacing mm", f"> {minimum} px", f"= {minimum}", f"< {minimum}", "gland ml")
+    for title in titles:
+        grid.add_column(title, justify="right", no_wrap=True)
+    grid.add_column("to look at", justify="right")
+    for patient in checkup.patients:
+        told = len(checkup.about(patient.patient))
+        grid.add_row(
+            escape(patient.patient),
+            voxels(patient),
+            spacing(patient),
+            str(patient.slices),
+            str(patient.slices_at),
+            str(patient.slices_below),
+            f"{patient.gland_ml:.0f}",
+            str(told) if told else "",
+            style="yellow" if told else None,
+        )
+    return grid
+
+
+def kind_table(checkup: Checkup) -> Table:
+    """Every kind of fault, a row each: looked for, found, not to be seen."""
+    grid = Table(box=box.SIMPLE_HEAD)
+    grid.add_column("looked for")
+    for title in ("in patients", "found", "could not be seen"):
+        grid.add_column(title, justify="right" if title != "could not be seen" else "left")
+    for looked in checkup.looked:
+        grid.add_row(
+            NAMES[looked.kind],
+            str(looked.compared) if looked.compared else "–",
+            str(looked.found),
+            unseen(looked),
+            style="yellow" if looked.found else None,
+        )
+    return grid
+
+
+def lines(checkup: Checkup) -> Iterator[str]:
+    """The same for a file or a pipe."""
+    minimum = checkup.minimum_pixels
+    for patient in checkup.patients:
+        yield (
+            f"{patient.patient}: {voxels(patient)} voxels of {spacing(patient)} mm,"
+            f" {patient.slices} slices over {minimum} pixels, {patient.slices_at} at and {patient.slices_below} below,"
+            f" gland {patient.gland_ml:.0f} ml"
+        )
+    for looked in checkup.looked:
+        not_seen = unseen(looked)
+        yield (
+            f"Looked for {NAMES[looked.kind]}:"
+            f" found in {looked.found} of {looked.compared}{'; ' if not_seen else ''}{not_seen}"
+            if looked.compared
+            else f"Looked for {NAMES[looked.kind]}: not compared, found in {looked.found}; {not_seen}"
+        )
+
+
+def unseen(looked: Looked) -> str:
+    """Where a fault of this kind would stay unseen, and why; empty where nowhere."""
+    if not looked.compared:
+        return "too few patients to compare"
+    total = looked.hidden + looked.undecided
+    if not total:
+        return ""
+    alike = "another patient's is nearly the same" if looked.kind is Kind.MISPLACED else "it hardly changes the mask"
+    if not looked.undecided:
+        return f"in {total}: {alike}"
+    if not looked.hidden:
+        return f"in {total}: the image does not decide"
+    return f"in {total}: in {looked.hidden} {alike}, in {looked.undecided} the image does not decide"
+
+
+def voxels(patient: Patient) -> str:
+    return " × ".join(map(str, patient.shape))
+
+
+def spacing(patient: Patient) -> str:
+    return " × ".join(f"{side:.3g}" for side in patient.spacing)
+
+
+def to_json(checkup: Checkup) -> dict[str, Any]:
+    """The check-up as plain values that json can write, with counts first. Names patients: for the site alone."""
+    return {
+        "site": checkup.site,
+        "layout": checkup.layout,
+        "minimum_pixels": checkup.minimum_pixels,
+        "usable": len(checkup.patients),
+        "unusable": len(checkup.problems),
+        "suspicious": len(checkup.suspicious),
+        "slices": sum(patient.slices for patient in checkup.patients),
+        "looked": [asdict(looked) for looked in checkup.looked],
+        "notes": list(checkup.notes),
+        "patients": [asdict(patient) for patient in checkup.patients],
+        "findings": [{**asdict(finding), "evidence": dict(finding.evidence)} for finding in checkup.findings],
+        "problems": [asdict(problem) for problem in checkup.problems],
+        "duplicates": [list(group) for group in checkup.duplicates],
+    }
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,252 @@
+"""Take the weights that a study brought this site, with a card, into the private folder under received/.
+
+A delivery is believed as little as an order: the site makes the plan itself, chooses by its own scores, and takes
+weights only if they are the declared network's and of the digest that it expects. Folders bear the digest of the
+approved study and files a word of this program's, nothing that was sent.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from client.delivery import comparison
+from client.delivery.model_card import Card, Hop, Hospital, Reference, digest_of_file, load_card, network_named
+from client.delivery.store import FOLDER, PATIENTS
+from client.evaluation import score_store
+from client.evaluation.score_store import OwnScores
+from client.evaluation.scoring import check_named
+from client.preprocessing import cache
+from client.preprocessing.cohort import Cohort
+from client.site_config import SiteConfig
+from client.stages.store import StageStore
+from client.training.batches import statistics
+from common.errors import RelayError
+from common.files import write_atomically
+from common.messages import BadMessage, Delivery, Receipt, Refusal, Refused
+from common.plan import Plan, Row, method_of
+from common.plan.cost import all_behind
+from common.plan.graph import Evaluate, FineTune, SplitName
+from common.plan.selection import chosen, may_be_left_out, offered, own
+from common.plan.stage_key import Workplace, stage_key
+from common.study import Study
+from common.weights import UnfitWeights, Weights, digest_of, load, pieces
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What this site has on record of every row that it could be given, in the plan's order."""
+
+    rows: tuple[Row, ...]
+    left_out: frozenset[int]
+    """Places of rows that do not count: a site that they need was away. The coordinator says so."""
+    weights: tuple[str, ...]
+    validation: tuple[OwnScores | None, ...]
+    test: tuple[OwnScores | None, ...]
+
+    @property
+    def dices(self) -> list[float] | None:
+        """All validation scores, of rows that do not count less than any; None where one is not on record."""
+        found = []
+        for place, scores in enumerate(self.validation):
+            if place in self.left_out:
+                found.append(-1.0)
+            elif scores is None:
+                return None
+            else:
+                found.append(scores.dice)
+        return found
+
+
+def take(
+    site: SiteConfig,
+    study: Study,
+    plan: Plan,
+    cohort: Cohort,
+    workplace: Workplace,
+    delivery: Delivery,
+    weights: Weights | None,
+) -> Receipt:
+    """Keep a delivery, or ask for its weights. The same one again changes nothing.
+
+    Raises:
+        Refused: it is not about this study's rows, its weights are not what they should be, or this site's own
+            validation scores choose others.
+        BadMessage: its numbers are not about the study's sites.
+    """
+    rows = offered(plan, site.name)
+    if len(rows) != len(delivery.models) or (delivery.role == "own" and not method_of(rows[delivery.row].method).alone):
+        raise Refused(Refusal.NOT_IN_STUDY)
+    if not all(place < len(rows) and may_be_left_out(study, rows[place]) for place in delivery.left_out):
+        raise Refused(Refusal.NOT_CHOSEN)
+    hops = len(delivery.forgetting) // max(len(study.sites), 1)
+    if len(delivery.patients) != len(study.sites) or hops not in (0, len(rows[delivery.row].route)):
+        raise BadMessage("numbers of other sites or hops than the study's")
+    known = _known(site, study, rows, delivery, workplace)
+    checked = _check_choice(known, delivery)
+    digest = delivery.models[delivery.row]
+    folder = site.private() / FOLDER / study.digest
+    file = folder / f"{delivery.role}.safetensors"
+    if weights is None:
+        weights = _held(site, file, digest)
+    if weights is None:
+        return Receipt(study=study.digest, state="needs-weights")
+    check_named(study, weights, digest)
+    card = _card(site, study, cohort, workplace, delivery, known, checked=checked)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not file.exists() or digest_of_file(file) != digest:
+        write_atomically(file, pieces(weights), durable=True, mode=0o600)
+    cache.write_json(folder / f"{delivery.role}{PATIENTS}", _differences(known, delivery.row))
+    if not _has(folder / f"{delivery.role}.json", card):
+        cache.write_bytes(folder / f"{delivery.role}.json", card.model_dump_json(indent=1).encode())
+    return Receipt(study=study.digest, state="done")
+
+
+def _known(site: SiteConfig, study: Study, rows: Sequence[Row], delivery: Delivery, workplace: Workplace) -> _Known:
+    def scores(row: Row, weights: str, split: SplitName) -> OwnScores | None:
+        node = Evaluate(site.name, row.fold, split, row.model)
+        return score_store.kept(site, stage_key(node, study=study, weights=weights, workplace=workplace))
+
+    pairs = list(zip(rows, delivery.models, strict=True))
+    return _Known(
+        rows=tuple(rows),
+        left_out=frozenset(delivery.left_out),
+        weights=delivery.models,
+        validation=tuple(scores(row, weights, "validation") for row, weights in pairs),
+        test=tuple(scores(row, weights, "test") if row.test else None for row, weights in pairs),
+    )
+
+
+def _check_choice(known: _Known, delivery: Delivery) -> bool:
+    """Whether the site's own scores choose the same; False where it has no record of any.
+
+    Raises:
+        Refused: they choose other weights, or some of the weights named were never scored here, though the study has
+            every row scored where it is for.
+    """
+    if not any(known.validation):
+        return False
+    dices = known.dices
+    if dices is None:
+        raise Refused(Refusal.NOT_CHOSEN)
+    place = chosen(dices) if delivery.role == "chosen" else own(known.rows, dices)
+    if place != delivery.row:
+        raise Refused(Refusal.NOT_CHOSEN)
+    return True
+
+
+def _held(site: SiteConfig, file: Path, digest: str) -> Weights | None:
+    """Weights that the site has already: of an earlier delivery, or of a stage of its own."""
+    try:
+        earlier = load(file) if file.exists() else None
+    except UnfitWeights:
+        earlier = None
+    for weights in (earlier, StageStore(site.private() / "stages").weights(digest)):
+        if weights is not None and digest_of(pieces(weights)) == digest:
+            return weights
+    return None
+
+
+def _has(path: Path, card: Card) -> bool:
+    """Whether a card stands there already, but for the time of its arrival."""
+    try:
+        earlier = load_card(path)
+    except RelayError:
+        return False
+    return earlier.model_copy(update={"received": card.received}) == card
+
+
+def _alone(known: _Known) -> Iterator[tuple[str, int]]:
+    """Of each method in which the site trains alone, the place of the fold that validation chose."""
+    for method in dict.fromkeys(row.method for row in known.rows if method_of(row.method).alone):
+        places = [place for place, row in enumerate(known.rows) if row.method == method and place not in known.left_out]
+        dices = [scores.dice for place in places if (scores := known.validation[place]) is not None]
+        if places and len(dices) == len(places):
+            yield method, places[chosen(dices)]
+
+
+def _references(known: _Known, row: int) -> Iterator[Reference]:
+    mine = known.test[row]
+    for method, place in _alone(known):
+        validation, test = known.validation[place], known.test[place]
+        yield Reference(
+            method=method,
+            fold=known.rows[place].fold,
+            weights=known.weights[place],
+            validation_dice=100 * validation.dice if validation else None,
+            scores=comparison.scores(test) if test else None,
+            ahead=comparison.ahead(mine, test) if mine and test and place != row else None,
+        )
+
+
+def _differences(known: _Known, row: int) -> dict[str, list[float]]:
+    """Of each patient how far the model lies above each of the site's own, in points, the least first."""
+    mine = known.test[row]
+    found = {}
+    for method, place in _alone(known):
+        test = known.test[place]
+        pairs = comparison.differences(mine, test) if mine and test and place != row else None
+        if pairs:
+            found[method] = sorted(value for value, _ in pairs)
+    return found
+
+
+def _card(
+    site: SiteConfig,
+    study: Study,
+    cohort: Cohort,
+    workplace: Workplace,
+    delivery: Delivery,
+    known: _Known,
+    *,
+    checked: bool,
+) -> Card:
+    row = known.rows[delivery.row]
+    mean, std = statistics(cohort.train(row.fold))[site.name]
+    trained = {node.site for node in all_behind([row.model]) if isinstance(node, FineTune)}
+    validation, test = known.validation[delivery.row], known.test[delivery.row]
+    counts = zip(study.sites, delivery.patients, delivery.test_patients, delivery.slices, strict=True)
+    width = len(study.sites)
+    hops = [delivery.forgetting[k : k + width] for k in range(0, len(delivery.forgetting), width)]
+    return Card.model_validate(
+        {
+            "relay": importlib.metadata.version("prostate-relay"),
+            "received": datetime.now(UTC).isoformat(timespec="seconds"),
+            "study": study.name,
+            "study_digest": study.digest,
+            "about": study.about,
+            "licence": study.licence,
+            "synthetic": study.synthetic,
+            "site": site.name,
+            "role": delivery.role,
+            "method": row.method,
+            "route": row.route,
+            "fold": row.fold,
+            "folds": len(study.split.run),
+            "weights": delivery.models[delivery.row],
+            "model": network_named(study.model),
+            "preprocessing": study.preprocessing,
+            "training": study.training,
+            "mean": mean,
+            "std": std,
+            "device": workplace.device,
+            "precision": workplace.precision,
+            "torch": workplace.torch,
+            "hospitals": tuple(
+                Hospital(name=name, patients=patients, test_patients=held_out, slices=slices, trained=name in trained)
+                for name, patients, held_out, slices in counts
+            ),
+            "validation_dice": 100 * validation.dice if validation else None,
+            "checked": checked,
+            "left_out": len(delivery.left_out),
+            "scores": comparison.scores(test) if test else None,
+            "references": tuple(_references(known, delivery.row)),
+            "forgetting": tuple(
+                Hop(site=hop, dice={name: 100 * dice for name, dice in zip(study.sites, dices, strict=True)})
+                for hop, dices in zip(row.route, hops, strict=False)
+            ),
+        }
+    )

@@ -1,0 +1,41 @@
+"""The files that a hospital takes away from a study: weights, their cards, the letter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from client.delivery.letter import MODEL, OWN_MODEL, html, letter, text
+from client.delivery.model_card import card_beside
+from client.delivery.model_card_text import markdown
+from client.delivery.store import Arrival, Outcome
+from common.errors import RelayError
+from common.files import write_atomically
+
+
+def hand_out(outcome: Outcome, folder: Path) -> list[Path]:
+    """Write them into a folder, made if need be; what bears their names there is replaced. Returns their paths.
+
+    Raises:
+        RelayError: the folder cannot be written.
+    """
+    told = letter(outcome)
+    contents = {"letter.html": html(told).encode(), "letter.txt": text(told).encode()}
+    contents |= _model(MODEL, outcome.chosen)
+    if outcome.own:
+        contents |= _model(OWN_MODEL, outcome.own)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in contents.items():
+            write_atomically(folder / name, content)
+    except OSError as error:
+        raise RelayError(f"{folder} cannot be written ({error.strerror}); give another folder with --to.") from None
+    return [folder / name for name in contents]
+
+
+def _model(name: str, arrival: Arrival) -> dict[str, bytes]:
+    card = card_beside(Path(name))
+    return {
+        name: arrival.weights.read_bytes(),
+        card.with_suffix(".md").name: markdown(arrival.card).encode(),
+        card.name: (arrival.card.model_dump_json(indent=1) + "\n").encode(),
+    }

@@ -1,0 +1,264 @@
+"""The letter of one page: what taking part in a study brought this hospital. It stays at the hospital.
+
+The rule was fixed before any figure was known, and stands in the letter. Validation chooses the study's model and,
+among those trained at this hospital alone, the hospital's own; the test patients of the hospital judge, patient by
+patient, between the two. Taking part is said to have helped only if the interval of the difference lies wholly above
+zero. In every other case the advice is the hospital's own model: it has not been shown to be worse, and needs nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from client.delivery.comparison import fewest_patients
+from client.delivery.model_card import NO_DEVICE, Card, Figure, Reference, count, interval_text, name_of, number
+from client.delivery.model_card_text import COLUMNS, SYNTHETIC, environment, score_cells
+from client.delivery.store import Outcome
+from common.plan import method_of
+
+Verdict = Literal["better", "worse", "own", "not-shown", "too-few", "unknown"]
+
+MODEL, OWN_MODEL = "model.safetensors", "own-model.safetensors"
+WIDTH = 88
+"""Columns of the letter as plain text."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """The test patients' differences on a line, in the picture's units."""
+
+    zero: float
+    dots: tuple[tuple[float, float], ...]
+    """x and y: patients who would hide one another lie above each other."""
+    mean: float
+    interval: tuple[float, float] | None
+    ticks: tuple[tuple[float, str], ...]
+    width: int = 560
+    height: int = 96
+    line: int = 46
+
+
+@dataclass(frozen=True)
+class Letter:
+    """All that the page and the text say."""
+
+    verdict: Verdict
+    site: str
+    study: str
+    date: str
+    heading: str
+    reasons: tuple[str, ...]
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[Figure | None, ...]], ...]
+    """A model's name and its scores, in the order of the columns; the study's model first."""
+    below: str
+    """What the table's figures are."""
+    picture: Picture | None
+    picture_text: str
+    decided: tuple[str, ...]
+    files: tuple[tuple[str, str], ...]
+    command: str
+    limits: tuple[str, ...]
+
+
+def verdict_of(card: Card, own: Reference | None) -> Verdict:
+    """What the test patients say.
+
+    Args:
+        card: of the model that validation chose.
+        own: the hospital's own, as validation chose it; None where it is not known.
+    """
+    if method_of(card.method).alone:
+        return "own"
+    if own is None or own.ahead is None:
+        return "unknown"
+    low, high = own.ahead.low, own.ahead.high
+    if low is None or high is None:
+        return "too-few"
+    return "better" if low > 0 else "worse" if high < 0 else "not-shown"
+
+
+def reference_of(outcome: Outcome) -> Reference | None:
+    """The hospital's own model among those that the chosen one is compared with."""
+    own = outcome.own
+    return next((one for one in outcome.chosen.card.references if own and one.weights == own.card.weights), None)
+
+
+def letter(outcome: Outcome) -> Letter:
+    """Write the letter on what a study brought."""
+    card, reference = outcome.chosen.card, reference_of(outcome)
+    verdict = verdict_of(card, reference)
+    differences = outcome.chosen.differences.get(reference.method, ()) if reference else ()
+    way = name_of(card.method, card.route, card.site)
+    models = [(way, card.scores)]
+    models += [
+        (name_of(one.method, (), card.site), one.scores) for one in card.references if one.weights != card.weights
+    ]
+    picture, picture_text = None, ""
+    if reference and reference.ahead and differences:
+        picture = _picture(differences, reference.ahead)
+        picture_text = (
+            f"Each dot is one of your test patients: Dice of “{way}” minus that of"
+            f" “{name_of(reference.method, (), card.site)}”, in points."
+        )
+    files = _files(outcome, verdict)
+    return Letter(
+        verdict=verdict,
+        site=card.site,
+        study=card.study,
+        date=card.received[:10],
+        heading=_heading(verdict, card.site),
+        reasons=tuple(_reasons(verdict, card, reference, differences)),
+        columns=COLUMNS,
+        rows=tuple((name, score_cells(scores)) for name, scores in models if scores),
+        below=_below(card) if card.scores else "",
+        picture=picture,
+        picture_text=picture_text,
+        decided=tuple(_decided(card)),
+        files=files,
+        command=f"relay predict {files[0][0]} SERIES -o mask.nii.gz",
+        limits=(NO_DEVICE, *([SYNTHETIC] if card.synthetic else [])),
+    )
+
+
+def _files(outcome: Outcome, verdict: Verdict) -> tuple[tuple[str, str], ...]:
+    """What lies beside the letter, and what it is; the weights that are advised come first."""
+    way = name_of(outcome.chosen.card.method, outcome.chosen.card.route, outcome.chosen.card.site)
+    whose = "your own" if verdict == "own" else "the study's"
+    weights = [(MODEL, f"{whose} model: {way}")]
+    if outcome.own:
+        own = name_of(outcome.own.card.method, (), outcome.own.card.site)
+        weights.append((OWN_MODEL, f"your own model: {own}"))
+    if verdict != "better":
+        weights.reverse()
+    return (
+        *weights,
+        ("*-card.md, *-card.json", "the model card of each, for people and for programs; keep it beside the weights"),
+        ("letter.html, letter.txt", "this letter; it stays at your hospital"),
+    )
+
+
+def _heading(verdict: Verdict, site: str) -> str:
+    if verdict == "better":
+        return f"Taking part brought hospital {site} a better model."
+    if verdict in ("not-shown", "too-few"):
+        return "Keep your own model: taking part has not been shown to help."
+    if verdict == "unknown":
+        return "Keep your own model: nothing here shows that taking part helped."
+    return "Keep your own model: taking part brought nothing better."
+
+
+def _reasons(verdict: Verdict, card: Card, own: Reference | None, differences: Sequence[float]) -> Iterator[str]:
+    way = name_of(card.method, card.route, card.site)
+    if verdict == "own":
+        yield (
+            f"Of all models of the study, your own validation patients chose one that was trained at your hospital"
+            f" alone, “{way}”. None in which another hospital had a part did better there."
+        )
+        return
+    yield f"Of all models of the study, your own validation patients chose “{way}”."
+    if own is None or own.ahead is None:
+        yield (
+            "The study trained no model on your patients alone or looked at no test patient, or the scores are no"
+            " longer on record: so nothing can be compared."
+        )
+        return
+    ahead = own.ahead
+    better = sum(value > 0 for value in differences)
+    told_better = {0: "none", len(differences): "all"}.get(better, str(better))
+    yield (
+        f"On your {count(ahead.patients, 'test patient')} its Dice is {number(abs(ahead.mean))} points"
+        f" {'higher' if ahead.mean >= 0 else 'lower'} than that of the best model trained on your patients alone,"
+        f" “{name_of(own.method, (), card.site)}”; it is higher for {told_better} of them."
+    )
+    if verdict == "too-few":
+        yield (
+            f"With fewer than {fewest_patients()} test patients no such difference can be told from chance, however"
+            " large it is. Your own model is as good a choice."
+        )
+    else:
+        told = {
+            "better": "wholly above zero: for patients like these it is better.",
+            "worse": "wholly below zero: for patients like these your own is better.",
+        }.get(verdict, "which holds zero: this may be chance. Your own model is as good a choice.")
+        yield f"The 95 % interval of the difference is {interval_text(ahead, sign=True)} points, {told}"
+    if not any(method_of(one.method).longer for one in card.references):
+        yield (
+            "Your own model had fewer gradient steps than a route gives: what looks like a gain may be longer training"
+            " alone."
+        )
+
+
+def _below(card: Card) -> str:
+    scores = card.scores
+    behind = f"{count(scores.dice.patients, 'test patient')}, {scores.slices} slices with gland. " if scores else ""
+    intervals = "With 95 % intervals over patients." if scores and scores.dice.low is not None else ""
+    return (
+        f"{behind}Dice, IoU and volume Dice in per cent: overlap with your experts' outlines, 100 is perfect. HD95 and"
+        f" ASSD in mm: distance of the surfaces, 0 is perfect. {intervals}".strip()
+    )
+
+
+def _decided(card: Card) -> Iterator[str]:
+    checked = (
+        "Your site's own record of this network's validation scores chooses the same."
+        if card.checked
+        else "The choice is the coordinator's: your site has not all validation scores on record."
+    )
+    if card.left_out:
+        checked += (
+            f" {card.left_out} of the study's models were not among those chosen from, since a hospital that they need"
+            " was away."
+        )
+    yield (
+        "Your validation patients chose the study's model among all methods, and your own among those trained at your"
+        " hospital alone, for the epochs of one stage or for the gradient steps of the longest route. Your test"
+        " patients, on whom no model was trained and who chose nothing, judge between the two, patient by patient,"
+        f" each weighted by its slices. {checked}"
+    )
+    yield (
+        "We say that taking part helped only if the 95 % interval of the mean difference lies wholly above zero; in all"
+        " other cases we advise to keep your own model. The interval is that of a permutation of signs (Hartigan 1969)"
+        f" and needs {fewest_patients()} patients. It speaks of patients like these, not of another split or another"
+        " training."
+    )
+    took = ", ".join(f"{one.name} ({count(one.patients, 'patient')})" for one in card.hospitals)
+    yield (
+        f"Took part: {took}. “Your own model” is the one that this study trained on your patients alone; no other that"
+        " you may use was compared."
+    )
+
+
+def _picture(differences: Sequence[float], ahead: Figure) -> Picture:
+    ends = [0.0, *differences, *(value for value in (ahead.low, ahead.high) if value is not None)]
+    step = next((s for s in (0.5, 1, 2, 5, 10, 20, 50) if (max(ends) - min(ends)) / s <= 7), 100)
+    low, high = step * (min(ends) // step), step * (-(-max(ends) // step))
+    high = max(high, low + step)
+
+    def x(value: float) -> float:
+        return round(20 + (value - low) / (high - low) * (Picture.width - 40), 1)
+
+    dots: list[tuple[float, float]] = []
+    for value in sorted(differences):
+        y = 22.0
+        while any(abs(x(value) - other) < 9 and y == height for other, height in dots):
+            y -= 9
+        dots.append((x(value), y))
+    marks = [low + step * k for k in range(round((high - low) / step) + 1)]
+    interval = None
+    if ahead.low is not None and ahead.high is not None:
+        interval = x(ahead.low), x(ahead.high)
+    ticks = tuple((x(mark), number(mark, 0 if step >= 1 else 1, sign=True)) for mark in marks)
+    return Picture(zero=x(0.0), dots=tuple(dots), mean=x(ahead.mean), interval=interval, ticks=ticks)
+
+
+def html(content: Letter) -> str:
+    """One page, with nothing outside of it."""
+    return environment(autoescape=True).get_template("letter.html.j2").render(letter=content)
+
+
+def text(content: Letter) -> str:
+    """The same without the picture."""
+    return environment().get_template("letter.txt.j2").render(letter=content, width=WIDTH)

@@ -1,0 +1,85 @@
+"""A model card in Markdown: plain words, and every figure with what stands behind it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jinja2
+
+from client.delivery.comparison import fewest_patients
+from client.delivery.model_card import (
+    NO_DEVICE,
+    NO_LICENCE,
+    Card,
+    Figure,
+    Scores,
+    count,
+    figure_text,
+    interval_text,
+    name_of,
+    number,
+)
+from common.plan import method_of
+
+SYNTHETIC = "The study's data are synthetic: no patient stands behind any figure here, and the model fits no patient."
+COLUMNS = ("Dice", "IoU", "volume Dice", "HD95", "ASSD")
+
+
+def markdown(card: Card) -> str:
+    """The whole card."""
+    return (
+        environment()
+        .get_template("card.md.j2")
+        .render(
+            card=card,
+            way=name_of(card.method, card.route, card.site),
+            side=card.preprocessing.pixels * card.preprocessing.spacing_mm,
+            scored=_rows(card),
+            longer=_longer(card),
+            columns=COLUMNS,
+            fewest=fewest_patients(),
+            no_device=NO_DEVICE,
+            synthetic=SYNTHETIC,
+            no_licence=NO_LICENCE,
+        )
+    )
+
+
+def _longer(card: Card) -> str:
+    """The name of the model that was trained at the hospital alone for longer; empty where none is on the card."""
+    methods = (card.method, *(one.method for one in card.references))
+    return next((name_of(method, (), card.site) for method in methods if method_of(method).longer), "")
+
+
+def score_cells(scores: Scores) -> tuple[Figure | None, ...]:
+    """In the order of COLUMNS: per cent, and millimetres for the last two."""
+    return (scores.dice, scores.iou, scores.dice_volume, scores.hd95_mm, scores.assd_mm)
+
+
+def environment(*, autoescape: bool = False) -> jinja2.Environment:
+    """Where the templates of the card and the letter lie: beside this file."""
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=autoescape,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    made.globals |= {
+        "count": count,
+        "figure": figure_text,
+        "interval": interval_text,
+        "name_of": name_of,
+        "number": number,
+    }
+    return made
+
+
+def _rows(card: Card) -> list[tuple[str, tuple[Figure | None, ...]]]:
+    """The model first, and under it those of the hospital alone."""
+    models = [("**this model**", card.scores)]
+    models += [
+        (name_of(one.method, (), card.site), one.scores) for one in card.references if one.weights != card.weights
+    ]
+    return [(name, score_cells(scores)) for name, scores in models if scores]

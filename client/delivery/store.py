@@ -1,0 +1,64 @@
+"""What a site got out of its studies: weights, each with its card, in the private folder under received/.
+
+`client.delivery.accept` puts it there. Nothing here needs torch, so that a list comes at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from client.delivery.model_card import Card, digest_of_file, load_card
+from client.preprocessing import cache
+from client.site_config import SiteConfig
+from common.errors import RelayError
+from common.plan import method_of
+
+FOLDER = "received"
+PATIENTS = ".patients.json"
+"""The end of the name of a file with figures of single patients: it is not part of a card, and is not handed out."""
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """Weights that have arrived."""
+
+    card: Card
+    weights: Path
+    differences: Mapping[str, tuple[float, ...]]
+    """Of each test patient how far the model lies above the site's own, by the own one's method: points of Dice."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a study brought a site."""
+
+    chosen: Arrival
+    own: Arrival | None
+    """The best model of the site alone, where another was chosen."""
+
+
+def outcomes(site: SiteConfig) -> list[Outcome]:
+    """What has arrived, a study each, the latest first.
+
+    Raises:
+        RelayError: a card or weights are damaged; the sentence says what to do.
+    """
+    found = []
+    for path in (site.folder / FOLDER).glob("*/chosen.json"):
+        chosen_one, beside = _arrival(path), path.with_name("own.json")
+        alone = _arrival(beside) if not method_of(chosen_one.card.method).alone and beside.exists() else None
+        found.append(Outcome(chosen_one, alone))
+    return sorted(found, key=lambda outcome: outcome.chosen.card.received, reverse=True)
+
+
+def _arrival(path: Path) -> Arrival:
+    card, weights = load_card(path), path.with_suffix(".safetensors")
+    if not weights.exists() or digest_of_file(weights) != card.weights:
+        raise RelayError(
+            f"{weights} is gone or is not what its card says; ask the coordinator to run the study once more into the"
+            " same folder: it is sent again, and nothing else is done."
+        )
+    patients = cache.read_json(path.with_name(f"{path.stem}{PATIENTS}"))
+    return Arrival(card, weights, {method: tuple(values) for method, values in patients.items()})

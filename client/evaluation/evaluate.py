@@ -1,0 +1,109 @@
+"""How well a model segments a site's patients, on their own grid and against the expert's mask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.evaluation.surface_distance import surface_distances
+from client.preprocessing.pipeline import Record, load, to_native
+from common import metrics
+
+
+@dataclass(frozen=True)
+class CaseScore:
+    """One patient's scores, each in 0..1. `patient` stays at the site."""
+
+    patient: str
+    slices: int
+    """Slices chosen by the expert's mask; `dice` and `iou` are means over these."""
+    dice: float
+    iou: float
+    volume_dice: float
+    """Over all voxels of all slices, those without prostate included."""
+    surface_mm: tuple[float, float] | None = None
+    """95 % Hausdorff and average symmetric surface distance over all slices; None where nothing was predicted,
+    or distances were not asked for."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One chosen slice as it was segmented. Never leaves the site."""
+
+    patient: str
+    number: int
+    """The slice's index in the volume, feet to head, from 0."""
+    image: NDArray[np.float32]
+    """(pixels, pixels), on the study's grid, corrected, not standardised."""
+    expert: NDArray[np.bool_]
+    predicted: NDArray[np.bool_]
+    dice: float
+    """On the native grid, as it counts in the scores."""
+
+
+def evaluate(
+    predict: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+    records: Sequence[Record],
+    mean_std: Callable[[Record], tuple[float, float]],
+    *,
+    surfaces: bool = False,
+    keep: Callable[[Example], None] | None = None,
+) -> list[CaseScore]:
+    """Score a model on patients.
+
+    Args:
+        predict: takes standardised slices (n, pixels, pixels) and returns probabilities of the same shape.
+        records: the patients, as `client.preprocessing.pipeline.prepare` made them.
+        mean_std: the mean and standard deviation that a patient's image is standardised with.
+        surfaces: also measure distances between surfaces.
+        keep: is handed every chosen slice, for the site's own page.
+
+    Predictions return to the native grid and are cut at 0.5 there, before anything is compared.
+    """
+    scores = []
+    for record in records:
+        slices = load(record)
+        mean, std = mean_std(record)
+        probabilities = predict((slices.image - np.float32(mean)) / np.float32(std))
+        if probabilities.shape != slices.image.shape:
+            raise ValueError(f"predictions of shape {probabilities.shape} for slices of {slices.image.shape}")
+        predicted = to_native(probabilities, slices) > 0.5
+        expert = slices.native_mask
+        chosen = np.flatnonzero(slices.chosen)
+        dice = [metrics.dice(predicted[k], expert[k]) for k in chosen]
+        scores.append(
+            CaseScore(
+                patient=record.patient,
+                slices=len(chosen),
+                dice=float(np.mean(dice)),
+                iou=float(np.mean([metrics.iou(predicted[k], expert[k]) for k in chosen])),
+                volume_dice=metrics.dice(predicted, expert),
+                surface_mm=surface_distances(predicted, expert, slices.native_spacing) if surfaces else None,
+            )
+        )
+        if keep is not None:
+            for k, value in zip(chosen, dice, strict=True):
+                keep(
+                    Example(
+                        patient=record.patient,
+                        number=int(k),
+                        image=slices.image[k],
+                        expert=slices.mask[k],
+                        predicted=probabilities[k] > 0.5,
+                        dice=value,
+                    )
+                )
+    return scores
+
+
+def slice_mean(scores: Sequence[CaseScore]) -> tuple[float, float]:
+    """Dice and IoU, each a mean over all chosen slices of all patients. Raises ValueError without a slice."""
+    slices = sum(score.slices for score in scores)
+    if slices == 0:
+        raise ValueError("there is no slice to take a mean of")
+    dice = sum(score.dice * score.slices for score in scores) / slices
+    iou = sum(score.iou * score.slices for score in scores) / slices
+    return dice, iou

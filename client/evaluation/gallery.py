@@ -1,0 +1,156 @@
+"""The site's own page: its worst and best segmentations, drawn on the slices. It stays at the site."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from client import drawing
+from client.evaluation.evaluate import Example
+from client.preprocessing import cache
+from client.site_config import SiteConfig
+
+OF_EACH = 3
+"""So many of the worst slices of a model are shown, and so many of the best."""
+MODELS = 100
+"""The page shows so many models at most; the ones that were scored last."""
+SIDE = 240
+"""Pixels of a picture's side."""
+WINDOW = (1.0, 99.0)
+"""The percentiles of the picture's values that become black and white."""
+
+EXPERT, PREDICTED, BOTH = drawing.FIRST, drawing.SECOND, drawing.BOTH
+
+
+def add_to_page(site: SiteConfig, *, title: str, stage: str, examples: Iterable[Example]) -> Path:
+    """Show a model on the site's page, in the place of what was shown for the same stage before.
+
+    Args:
+        title: what a reader knows the model by, such as "B → C → A, fold 1".
+        stage: the key of the stage that was scored.
+        examples: its slices; the worst and the best by Dice are drawn.
+
+    Returns the page: page.html in the site's private folder, mode 0600.
+
+    Raises:
+        RelayError: the disk is full, or the folder cannot be written.
+    """
+    ordered = sorted(examples, key=lambda example: (example.dice, example.patient, example.number))
+    worst = ordered[:OF_EACH]
+    best = ordered[len(worst) :][-OF_EACH:][::-1]
+    section = {
+        "title": title,
+        "stage": stage,
+        "at": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "rows": [
+            {"heading": heading, "pictures": [_picture(example) for example in chosen]}
+            for heading, chosen in (("Worst", worst), ("Best", best))
+            if chosen
+        ],
+    }
+    folder = site.private() / "page"
+    page = site.private() / "page.html"
+    path = folder / f"{hashlib.sha256(stage.encode()).hexdigest()[:32]}.json"
+    with cache.alone(folder / "page"):
+        cache.write_json(path, section)
+        newest = sorted(folder.glob("*.json"), key=lambda file: file.stat().st_mtime_ns, reverse=True)
+        for old in newest[MODELS:]:
+            old.unlink()
+        sections = [known for file in newest[:MODELS] if (known := cache.read_json(file))]
+        cache.write_bytes(page, _render(site.name, sections).encode())
+    return page
+
+
+def draw(example: Example) -> Image.Image:
+    """A slice around the prostate, SIDE pixels square, with the expert's outline and the prediction's."""
+    rows, columns = _window_on(example.expert | example.predicted)
+    values = example.image[rows, columns]
+    low, high = np.percentile(values, WINDOW)
+    grey = np.clip((values - low) / max(float(high - low), 1e-6), 0, 1) * 255
+    outlines = [(example.expert[rows, columns], EXPERT), (example.predicted[rows, columns], PREDICTED)]
+    return drawing.draw(grey.astype(np.uint8), outlines, side=SIDE)
+
+
+def _picture(example: Example) -> dict[str, Any]:
+    return {
+        "patient": example.patient,
+        "slice": example.number + 1,
+        "dice": example.dice,
+        "png": drawing.png(draw(example)),
+    }
+
+
+def _window_on(region: NDArray[np.bool_]) -> tuple[slice, slice]:
+    """A square around the region, with half its size to spare, and no less than half of the slice."""
+    rows, columns = np.nonzero(region)
+    size = region.shape[0]
+    if len(rows) == 0:
+        return slice(0, size), slice(0, size)
+    middles = ((rows.min() + rows.max()) // 2, (columns.min() + columns.max()) // 2)
+    side = int(min(size, max(size // 2, 1.5 * max(np.ptp(rows), np.ptp(columns)))))
+    first_row, first_column = (int(np.clip(middle - side // 2, 0, size - side)) for middle in middles)
+    return slice(first_row, first_row + side), slice(first_column, first_column + side)
+
+
+def _render(name: str, sections: Sequence[dict[str, Any]]) -> str:
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    colours = {"expert": EXPERT, "predicted": PREDICTED}
+    return environment.from_string(_PAGE).render(
+        name=name,
+        sections=sections,
+        colours={key: drawing.css(value) for key, value in colours.items()},
+    )
+
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>Site {{ name }}: segmentations</title>
+<style>
+  body { margin: 0 auto; max-width: 60rem; padding: 1.5rem; background: #16181c; color: #e8e8e6;
+         font: 16px/1.5 system-ui, sans-serif; }
+  h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin: 2.5rem 0 0; }
+  h3 { font-size: 1rem; margin: .8rem 0 .3rem; }
+  .stays { border-left: .3rem solid #e69f00; padding: .5rem 1rem; background: #24262b; }
+  .stage { color: #9a9a96; font-size: .8rem; overflow-wrap: anywhere; }
+  .row { display: flex; flex-wrap: wrap; gap: 1rem; }
+  figure { margin: 0; width: 240px; } img { display: block; width: 240px; height: 240px; border-radius: .3rem; }
+  figcaption { font-size: .85rem; overflow-wrap: anywhere; }
+  .key::before { content: ""; display: inline-block; width: 1.4em; height: .25em; margin: 0 .4em .25em 0;
+                 background: var(--colour); }
+  .key { margin-right: 1.5em; }
+</style>
+<h1>Site {{ name }}: how models segment its own patients</h1>
+<p class="stays"><strong>This page shows patients' images and names. It must stay at the site.</strong></p>
+<p><span class="key" style="--colour: {{ colours.expert }}">expert</span>
+<span class="key" style="--colour: {{ colours.predicted }}">model</span>
+<span class="key" style="--colour: #ffffff">both</span>
+front at the top, the patient's right on the left</p>
+{% for section in sections %}
+<section>
+<h2>{{ section.title }}</h2>
+<div class="stage">stage {{ section.stage }} · {{ section.at }}</div>
+{% for row in section.rows %}
+<h3>{{ row.heading }}</h3>
+<div class="row">
+{% for picture in row.pictures %}
+<figure><img alt="slice {{ picture.slice }} of patient {{ picture.patient }}"
+src="data:image/png;base64,{{ picture.png }}">
+<figcaption>{{ picture.patient }}, slice {{ picture.slice }}: Dice {{ "%.1f" % (100 * picture.dice) }} %</figcaption>
+</figure>
+{% endfor %}
+</div>
+{% endfor %}
+</section>
+{% endfor %}
+</html>
+"""

@@ -1,0 +1,279 @@
+"""What a study may ask of a site, counted before anything runs: trainings, scorings, and what of them leaves.
+
+Counted on the plan that the site makes itself, with its own patients. How large the other sites are is not known
+when a study is approved, and decides two things: the epochs of the longer baseline, and the rounds of a federated
+method that names no number. The rounds have a largest number, whatever the others have. The epochs have none, so
+they are counted for the largest that another site may be, and `client.governance.approval` holds every order to that.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from pydantic import BaseModel, ConfigDict
+
+from client.data.survey import Survey
+from client.governance.egress import numbers_in
+from common.messages import Description, EvaluateReply, FineTuneReply
+from common.model import declared_bytes, declared_shapes
+from common.plan import GROWING, Choices, Method, batches_per_epoch, most_rounds, plan
+from common.plan.cost import made_at
+from common.plan.graph import Average, Best, Evaluate, FineTune, Node
+from common.study import Study
+
+ANY = "0" * 64
+"""In a digest's place, where a message is made to be counted."""
+
+
+class Asked(BaseModel):
+    """Counts over all repeats and networks of a study. What is asked for again, after a loss, counts once."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    exact: bool
+    """Whether the study asks for exactly so much; otherwise for so much at most."""
+    trainings: int
+    of_epochs: tuple[tuple[int, int], ...]
+    """(epochs, trainings of so many), fewest first."""
+    epochs: int
+    gradient_steps: int
+    validations: int
+    """Scorings on validation patients, besides those that belong to a training."""
+    tests: int
+    """Scorings on test patients."""
+    tensors: int
+    """That leave, with all trainings."""
+    weight_bytes: int
+    description_numbers: int
+    """Numbers that say nothing (0) are counted too, here and below."""
+    training_numbers: int
+    scoring_numbers: int
+    """Without those of single patients."""
+    patient_numbers: int
+    """Of single patients, under random numbers; 0 where the site's file does not permit them."""
+
+
+@dataclass(frozen=True)
+class Onward:
+    """Where a site's weights go from the coordinator."""
+
+    routes: tuple[tuple[str, ...], ...]
+    """The ways on which others train from them: the site is on each, and another is its end."""
+    scored_at: tuple[str, ...]
+    averaged: tuple[str, ...]
+    """The strategies whose averages they are part of. An average goes to every site of the study."""
+
+
+@dataclass
+class _Tally:
+    """Counts of some stages of one plain study."""
+
+    trainings: Counter[int] = field(default_factory=Counter)
+    """Epochs → trainings."""
+    validations: Counter[int] = field(default_factory=Counter)
+    """Fold → scorings of its validation patients."""
+    other: Counter[str] = field(default_factory=Counter)
+    """Tests and gradient steps."""
+
+    def __add__(self, more: _Tally) -> _Tally:
+        return _Tally(self.trainings + more.trainings, self.validations + more.validations, self.other + more.other)
+
+    def __or__(self, rival: _Tally) -> _Tally:
+        """The larger of every count."""
+        return _Tally(self.trainings | rival.trainings, self.validations | rival.validations, self.other | rival.other)
+
+
+def asked_of(
+    site: str, study: Study, surveys: Sequence[Survey], *, largest_elsewhere: int, patient_scores: bool
+) -> Asked:
+    """What a study may ask of a site.
+
+    Args:
+        surveys: of the site's patients, one for each of the study's variants.
+        largest_elsewhere: no other site has more training slices in a fold.
+        patient_scores: whether the site permits scores of single patients to leave.
+    """
+    of_epochs: Counter[int] = Counter()
+    total: Counter[str] = Counter()
+    for variant, survey in zip(study.variants, surveys, strict=True):
+        tally = _most(site, variant, survey, largest_elsewhere)
+        trainings, validations, tests = tally.trainings.total(), tally.validations.total(), tally.other["tests"]
+        shown = sum(survey.validation_patients[fold] * count for fold, count in tally.validations.items())
+        shown += survey.test_patients * tests
+        of_epochs += tally.trainings
+        total += Counter(
+            gradient_steps=tally.other["gradient_steps"],
+            validations=validations,
+            tests=tests,
+            tensors=trainings * len(declared_shapes(variant.model)),
+            weight_bytes=trainings * declared_bytes(variant.model),
+            description_numbers=_of_description(variant.split.folds),
+            training_numbers=sum(_of_training(epochs) * count for epochs, count in tally.trainings.items()),
+            scoring_numbers=(validations + tests) * _of_scoring(0),
+            patient_numbers=shown * (_of_scoring(1) - _of_scoring(0)) if patient_scores else 0,
+        )
+    return Asked(
+        exact=_is_exact(study),
+        trainings=of_epochs.total(),
+        of_epochs=tuple(sorted(of_epochs.items())),
+        epochs=sum(epochs * count for epochs, count in of_epochs.items()),
+        **{name: total[name] for name in Asked.model_fields.keys() - {"exact", "trainings", "of_epochs", "epochs"}},
+    )
+
+
+def onward_of(site: str, study: Study) -> Onward:
+    """Where a site's weights go; where routes grow, their first hop alone is known."""
+    variant = study.variants[0]
+    nodes = plan(variant, dict.fromkeys(variant.sites, (1,) * variant.split.folds), rounds=most_rounds).nodes
+    routes: dict[tuple[str, ...], None] = {}
+    for node in nodes:
+        if isinstance(node, FineTune) and node.site != site:
+            way = _way(node)
+            if site in way:
+                routes[way] = None
+    scored = {
+        node.site
+        for node in nodes
+        if isinstance(node, Evaluate) and node.site != site and made_at(node.weights) == site
+    }
+    strategies = {node.strategy: None for node in nodes if isinstance(node, Average)}
+    return Onward(
+        routes=tuple(sorted(routes, key=len)),
+        scored_at=tuple(name for name in study.sites if name in scored),
+        averaged=tuple(strategies),
+    )
+
+
+def _way(node: Node) -> tuple[str, ...]:
+    """The sites on which weights have travelled; an average's beginning is left out."""
+    if isinstance(node, FineTune):
+        return (*_way(node.parent), node.site)
+    return _way(node.candidates[0]) if isinstance(node, Best) else ()
+
+
+def _most(site: str, variant: Study, survey: Survey, largest_elsewhere: int) -> _Tally:
+    """What a plain study may ask at most."""
+    census = dict.fromkeys(variant.sites, (largest_elsewhere,) * variant.split.folds) | {site: survey.train_slices}
+
+    def own(choices: Choices, *methods: Method) -> set[FineTune | Evaluate]:
+        """The site's stages, of some methods alone or of all."""
+        return set(_own(site, plan(variant, census, choices, rounds=most_rounds, methods=methods or None).nodes))
+
+    def tally(nodes: Iterable[FineTune | Evaluate]) -> _Tally:
+        found = _Tally()
+        for node in nodes:
+            if isinstance(node, FineTune):
+                steps = batches_per_epoch(census[site][node.fold], variant.training.batch)
+                found.trainings[node.schedule.epochs] += 1
+                found.other["gradient_steps"] += node.schedule.epochs * steps
+            elif node.split == "test":
+                found.other["tests"] += 1
+            else:
+                found.validations[node.fold] += 1
+        return found
+
+    total = tally(own({}))
+    if variant.methods.sequential.grows:
+        first = own({}, GROWING)
+        for target in variant.sites:
+            most = _Tally()
+            for route in _routes_that_matter(site, variant, target):
+                most |= tally(own({target: route}, GROWING) - first)
+            total += most
+    return total
+
+
+def _own(site: str, nodes: Iterable[Node]) -> Iterator[FineTune | Evaluate]:
+    """The stages of a site, without the scores that others are known to give: of the best of several averages."""
+    for node in nodes:
+        if not isinstance(node, FineTune | Evaluate) or node.site != site:
+            continue
+        if isinstance(node, Evaluate) and isinstance(node.weights, Best):
+            asked = (node.site, node.fold, node.split)
+            ballots = [ballot for ballot in node.weights.ballots if isinstance(ballot, Evaluate)]
+            if ballots and all((ballot.site, ballot.fold, ballot.split) == asked for ballot in ballots):
+                continue
+        yield node
+
+
+def _routes_that_matter(site: str, variant: Study, target: str) -> Iterator[tuple[str, ...]]:
+    """Where routes grow: one complete route to a target for each place that a site can have on it.
+
+    The other sites are alike, as far as the site's own work goes. The longest routes ask the most: all shorter ones
+    were tried on the way to them.
+    """
+    hops = min(variant.methods.sequential.max_hops, len(variant.sites) - 1)
+    others = tuple(name for name in variant.sites if name not in (site, target))
+    if len(others) >= hops:
+        yield (*others[:hops], target)
+    if target != site:
+        for place in range(hops):
+            yield (*others[:place], site, *others[place : hops - 1], target)
+
+
+def _is_exact(study: Study) -> bool:
+    """Whether counts depend neither on the other sites' sizes nor on what turns out to be the same work."""
+    methods, alone = study.methods, len(study.sites) == 1
+    routes = methods.sequential.routes
+    all_sites = routes == "none" or (routes == "all" and methods.sequential.max_hops >= len(study.sites) - 1)
+    rounds_known = all(part.rounds or all_sites for part in methods.federated)
+    # A way that keeps to one fold may turn out to lead through the best of them.
+    revisits = not isinstance(routes, str) and any(len(set(route)) < len(route) for route in routes)
+    one_fold = study.split.source == "same-fold" or len(study.split.run) == 1
+    return (
+        not methods.sequential.grows
+        and not methods.more  # what these depend on is not known here
+        and rounds_known
+        and (alone or not methods.longer_baseline)
+        and (one_fold or not (revisits or methods.cyclic.laps))
+    )
+
+
+def _of_description(folds: int) -> int:
+    each = (0,) * folds
+    return numbers_in(
+        Description(
+            study=ANY,
+            site="A",
+            patients_found=0,
+            prepared=0,
+            train_slices=each,
+            train_patients=each,
+            validation_patients=each,
+            fingerprint=ANY,
+        )
+    )
+
+
+def _of_training(epochs: int) -> int:
+    each = (0.0,) * epochs
+    return numbers_in(
+        FineTuneReply(
+            study=ANY,
+            key=ANY,
+            state="done",
+            epoch=epochs,
+            losses=each,
+            learning_rates=each,
+            dices=each,
+            kept_epoch=1,
+        )
+    )
+
+
+def _of_scoring(patients: int) -> int:
+    each = (0.0,) * patients
+    numbers = tuple(range(patients))
+    return numbers_in(
+        EvaluateReply(
+            study=ANY,
+            key=ANY,
+            state="done",
+            case_numbers=numbers,
+            case_slices=numbers,
+            case_dices=each,
+            case_ious=each,
+        )
+    )

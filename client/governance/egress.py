@@ -1,0 +1,166 @@
+"""The last door: what may leave a hospital, and the log of what left.
+
+Every answer passes `release`. It lets out the declared messages alone, weights that are exactly the
+declared network, numbers of enough patients, and a refusal's code. Every line of the log (`audit_log`) names
+the digest of the line before it, so that a changed or missing line shows.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from flwr.app import Context, Message, RecordDict
+
+from client.governance import audit_log
+from client.governance.simulation_mode import rehearsing
+from client.site_config import SiteConfig
+from common.errors import Damaged, DiskFull, RelayError
+from common.messages import (
+    BadMessage,
+    Description,
+    EvaluateReply,
+    FineTuneReply,
+    FromSite,
+    Receipt,
+    Refusal,
+    Refused,
+    WireMessage,
+    refusal_error,
+    to_record,
+)
+from common.study import ModelPart
+from common.weights import UnfitWeights, Weights, check_fit, size_in_bytes
+
+Handler = Callable[[Message, Context], Message]
+LOG = "egress.jsonl"
+
+log = logging.getLogger("relay.site")
+
+
+def release(answer: FromSite, weights: Weights | None, *, site: SiteConfig, model: ModelPart) -> RecordDict:
+    """The answer as it may leave.
+
+    Raises:
+        Refused: it may not leave; nothing of it does.
+    """
+    if type(answer) not in (Description, FineTuneReply, EvaluateReply, Receipt):
+        log.error("Blocked at the door: a %s, which is no declared answer.", type(answer).__name__)
+        raise Refused(Refusal.BLOCKED)
+    try:
+        # A copy with changes is not checked when it is made: what leaves is what the declaration says.
+        answer = type(answer).model_validate_json(answer.model_dump_json(warnings=False))
+    except ValueError:
+        log.error("Blocked at the door: an answer that is not as it is declared.")
+        raise Refused(Refusal.BLOCKED) from None
+    if weights is not None:
+        if not isinstance(answer, FineTuneReply) or answer.state != "done":
+            log.error("Blocked at the door: weights with an answer that has none.")
+            raise Refused(Refusal.BLOCKED)
+        try:
+            check_fit(weights, model)
+        except UnfitWeights as error:
+            log.error("Blocked at the door: %s.", error)
+            raise Refused(Refusal.BLOCKED) from None
+    for patients in _patients_behind(answer):
+        if patients < site.minimum_patients:
+            log.error("Blocked at the door: %d patients stand behind a number.", patients)
+            raise Refused(Refusal.TOO_FEW_PATIENTS)
+    if isinstance(answer, EvaluateReply) and answer.case_numbers and not site.patient_scores:
+        log.error("Blocked at the door: scores of single patients, which the site's file does not permit.")
+        raise Refused(Refusal.BLOCKED)
+    record = to_record(answer, weights)
+    _note(answer, weights, site.private() / LOG)
+    return record
+
+
+def _patients_behind(answer: FromSite) -> tuple[int, ...]:
+    """How many patients stand behind the numbers of an answer."""
+    if isinstance(answer, Description):
+        if not answer.complete:  # how many are ready already is no number of theirs
+            return (answer.patients_found,)
+        return (answer.test_patients, *answer.train_patients, *answer.validation_patients)
+    if isinstance(answer, Receipt) or answer.state == "needs-weights":
+        return ()
+    if isinstance(answer, FineTuneReply):
+        return (answer.train_patients, answer.validation_patients)
+    return (answer.patients, *([answer.surface_patients] if answer.surface_patients else []))
+
+
+def numbers_in(message: WireMessage) -> int:
+    """How many numbers a message holds, those included that say nothing (0)."""
+    return sum(map(_numbers, message.model_dump(mode="json").values()))
+
+
+def _numbers(value: Any) -> int:
+    if isinstance(value, list):
+        return sum(map(_numbers, value))
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _note(answer: FromSite, weights: Weights | None, path: Path) -> None:
+    """Add a line to the log of what left: it is on the disk before the answer is on its way."""
+    body = answer.model_dump_json()
+    audit_log.append(
+        path,
+        {
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "study": answer.study,
+            "kind": type(answer).__name__,
+            "state": getattr(answer, "state", ""),
+            "stage": getattr(answer, "key", ""),
+            "bytes": len(body) + (size_in_bytes(weights) if weights else 0),
+            "numbers": numbers_in(answer),
+            "tensors": len(weights) if weights else 0,
+            "digest": hashlib.sha256(body.encode()).hexdigest(),
+            "weights": getattr(answer, "weights", "") if weights else "",
+            **({"rehearsal": True} if rehearsing() else {}),
+        },
+    )
+
+
+def scrub(message: Message, context: Context, handle: Handler) -> Message:
+    """Flower's mod around every handler: whatever goes wrong, a code and a fixed text leave, never more.
+
+    Flower itself would send an exception's text to the coordinator, paths and patients' names included.
+    """
+    try:
+        return handle(message, context)
+    except Exception as error:
+        code, sentence = _told(error)
+        known = isinstance(error, Refused | BadMessage)
+        with suppress(Exception):  # of a log that cannot be written, which would name its path
+            log.log(
+                logging.WARNING if known else logging.ERROR,
+                "%s",
+                sentence,
+                exc_info=not known and not isinstance(error, RelayError),
+            )
+    return Message(refusal_error(code), reply_to=message)
+
+
+def _told(error: Exception) -> tuple[Refusal, str]:
+    """What the coordinator hears, and what the site's own log says."""
+    if isinstance(error, Refused):
+        return error.code, f"Refused: {error}."
+    if isinstance(error, BadMessage):
+        return Refusal.BAD_MESSAGE, "Refused: the message is not one that this site knows."
+    if isinstance(error, DiskFull):
+        return Refusal.DISK_FULL, str(error)
+    if isinstance(error, Damaged):
+        return Refusal.FAILED, str(error)
+    if isinstance(error, RelayError):
+        return Refusal.DATA_UNUSABLE, str(error)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return Refusal.OUT_OF_MEMORY, "Out of memory."
+    if isinstance(error, OSError):
+        full = error.errno == errno.ENOSPC
+        return Refusal.DISK_FULL if full else Refusal.FAILED, "A file could not be read or written."
+    return Refusal.FAILED, "A stage failed."

@@ -1,0 +1,119 @@
+"""A mask as a DICOM segmentation (DICOM PS3.3 A.51) that refers to the images it was drawn on, through highdicom."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import secrets
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from client.delivery.model_card import Card
+from common.errors import RelayError
+
+if TYPE_CHECKING:
+    import pydicom
+
+INSTALL = "pip install 'prostate-relay[dicom-seg]'"
+
+
+def check_installed() -> None:
+    """Raises RelayError where highdicom is missing."""
+    if importlib.util.find_spec("highdicom") is None:
+        raise RelayError(f"DICOM segmentations need highdicom, which is not installed; install it: {INSTALL}.")
+
+
+def read_series(files: Sequence[Path]) -> list[pydicom.Dataset]:
+    """The headers of a series, in order of position along the normal of its slices.
+
+    Raises:
+        RelayError: highdicom is missing, or the series lies in one file.
+    """
+    check_installed()
+    import pydicom
+
+    images = [pydicom.dcmread(file, stop_before_pixels=True, force=True) for file in files]
+    if any(image.get("NumberOfFrames", 1) > 1 for image in images):
+        raise RelayError(f"{files[0]} holds several slices; a DICOM segmentation needs a series of one file a slice.")
+    return sorted(images, key=_height)
+
+
+def write_segmentation(mask: sitk.Image, images: Sequence[pydicom.Dataset], card: Card, path: Path) -> None:
+    """Write one segment, "Prostate", with a frame for each slice of its series.
+
+    The file names the patient and the study as the images do: it is as private as they are.
+
+    Args:
+        mask: 0 or 1, on the grid of the series as `client.data.layouts.dicom.read_image` gives it.
+        images: as `read_series` gives them.
+
+    Raises:
+        RelayError: the series lacks what a segmentation has to repeat, or the file cannot be written.
+    """
+    import highdicom
+    from pydicom.sr.codedict import codes
+
+    frames: NDArray[np.uint8] = sitk.GetArrayFromImage(mask)
+    version = importlib.metadata.version("prostate-relay")
+    algorithm = highdicom.AlgorithmIdentificationSequence(
+        name="relay predict",
+        version=version,
+        family=codes.cid7162.ArtificialIntelligence,
+        parameters={"weights": card.weights, "study": card.study_digest},
+    )
+    segment = highdicom.seg.SegmentDescription(
+        segment_number=1,
+        segment_label="Prostate",
+        segmented_property_category=codes.SCT.AnatomicalStructure,
+        segmented_property_type=codes.SCT.Prostate,
+        algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=algorithm,
+    )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of names that are none of people, as pseudonyms are
+            segmentation = highdicom.seg.Segmentation(
+                source_images=list(images),
+                pixel_array=frames.astype(bool),
+                segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
+                segment_descriptions=[segment],
+                series_instance_uid=highdicom.UID(),
+                series_number=1000 + int(images[0].get("SeriesNumber") or 0),
+                sop_instance_uid=highdicom.UID(),
+                instance_number=1,
+                manufacturer="relay",
+                manufacturer_model_name="prostate-relay",
+                software_versions=version,
+                device_serial_number=card.weights[:16],
+                content_label="PROSTATE",
+                content_description="Prostate, drawn by a research model",
+                series_description="Prostate (relay, research only)",
+                omit_empty_frames=False,
+            )
+    except (AttributeError, TypeError, ValueError) as error:
+        raise RelayError(
+            f"The series lacks what a DICOM segmentation has to repeat ({error}); export it from its archive again."
+        ) from None
+    draft = path.with_name(f".{secrets.token_hex(4)}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        segmentation.save_as(draft)
+        os.replace(draft, path)
+    except OSError as error:
+        raise RelayError(f"{path} cannot be written ({error.strerror}); give another path.") from None
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _height(image: pydicom.Dataset) -> float:
+    """Where a slice lies along the normal of its plane, in mm."""
+    axes = np.array(image.ImageOrientationPatient, dtype=np.float64)
+    position = np.array(image.ImagePositionPatient, dtype=np.float64)
+    return float(np.cross(axes[:3], axes[3:]) @ position)

@@ -1,0 +1,207 @@
+"""Draw the gland in an image without a mask, by weights with their card: step by step what scoring does."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from client.data.layouts import dicom, folder, volumes
+from client.data.layouts.size import raise_if_short
+from client.delivery.model_card import Card
+from client.preprocessing.bias_field import correct_bias_field
+from client.preprocessing.pipeline import off_grid, onto_grid
+from client.training.batches import standardised
+from client.training.device import Machine, place
+from client.training.fine_tune import probabilities
+from common.errors import RelayError
+from common.model import build_undrawn
+from common.weights import UnfitWeights, check_fit, digest_of, load, pieces
+
+ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
+
+FAR = 1.5
+"""Standard deviations of the training images by which an image's mean may differ before that is remarked on."""
+SPREAD = 3.0
+"""By how much its own standard deviation may."""
+
+
+@dataclass(frozen=True)
+class Scan:
+    """An image as it lies there."""
+
+    files: tuple[Path, ...]
+    image: sitk.Image
+    """On its own grid; the mask will have the very same."""
+
+    @property
+    def is_series(self) -> bool:
+        return not volumes.is_volume_file(self.files[0])
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """A gland."""
+
+    mask: sitk.Image
+    """0 or 1, uint8, on the scan's own grid."""
+    ml: float
+    slices: int
+    """That hold some of it."""
+    remarks: tuple[str, ...]
+    """What a user should know, a sentence each."""
+
+
+def load_network(weights: Path, card: Card) -> nn.Module:
+    """The network of a card.
+
+    Raises:
+        RelayError: the file cannot be read, or holds other weights than the card is about.
+    """
+    try:
+        tensors = load(weights)
+        if digest_of(pieces(tensors)) != card.weights:
+            raise RelayError(f"{weights} does not hold the weights that its card is about; give the two that belong.")
+        network = build_undrawn(card.model)
+        check_fit(tensors, card.model)
+    except OSError as error:
+        raise RelayError(f"{weights} cannot be read ({error.strerror}); check the path.") from None
+    except UnfitWeights as error:
+        raise RelayError(f"{weights} holds no weights of the card's network ({error}); receive them again.") from None
+    network.load_state_dict(tensors)
+    return network
+
+
+def find_scan(path: Path, pattern: str = "") -> Scan:
+    """Read a volume file, or the one DICOM series in a folder.
+
+    Args:
+        pattern: a regular expression for the SeriesDescription, where a folder holds several series.
+
+    Raises:
+        RelayError: nothing is there, several series could be meant, or it cannot be read.
+    """
+    if path.is_dir():
+        files = _series(path, pattern)
+    elif path.is_file():
+        files = (path,)
+        if not volumes.is_volume_file(path) and not dicom.looks_like_dicom(path):
+            raise RelayError(f"{path} is no DICOM file and none of {', '.join(volumes.VOLUME_FILES)}; give another.")
+    else:
+        raise RelayError(f"There is no file or folder {path}; check the path.")
+    return Scan(files, volumes.read_as_it_lies(files))
+
+
+def _series(path: Path, pattern: str) -> tuple[Path, ...]:
+    found = dicom.scan(folder.list_folder(path).all_files())
+    if not found.series:
+        raise RelayError(f"No DICOM series lies in {path}; give the folder of one, or a volume file.")
+    if len({series.patient for series in found.series}) > 1:
+        raise RelayError(f"The series in {path} are of several patients; give the folder of one.")
+    chosen = dicom.choose(found.series, pattern, place=str(path), key="--series")
+    broken = [damaged for damaged in found.damaged if damaged.parent == chosen.files[0].parent]
+    if broken:
+        raise RelayError(f"{broken[0]} cannot be read; it is damaged or no image: copy it again.")
+    return chosen.files
+
+
+def draw(
+    scan: Scan,
+    card: Card,
+    network: nn.Module,
+    machine: Machine,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> Drawn:
+    """Draw the gland in a scan, on every slice.
+
+    Args:
+        progress: is called with iterations of the bias field's fit done, and iterations at most.
+
+    Raises:
+        RelayError: the image is none that a study could use, or no bias field can be fitted.
+    """
+    image = volumes.upright(scan.image, volumes.place(scan.files))
+    values: NDArray[np.float32] = sitk.GetArrayFromImage(image)
+    x, y, z = image.GetSpacing()
+    part = card.preprocessing
+    # As in preparing: the number of threads changes the last bits.
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    torch.set_num_threads(card.training.threads)
+    if part.n4.enabled:
+        try:
+            values = correct_bias_field(values, (z, y, x), part.n4, progress=progress)
+        except RuntimeError as error:
+            raise_if_short(str(error))
+            reason = str(error).strip().splitlines()[-1]
+            raise RelayError(f"N4 finds no bias field for {volumes.place(scan.files)} ({reason}).") from None
+    slices = standardised(onto_grid(values, (y, x), part), (card.mean, card.std))
+    place(network, machine)
+    found = probabilities(network, torch.from_numpy(slices).unsqueeze(1), machine).squeeze(1).numpy()
+    shape = values.shape[1], values.shape[2]
+    gland = off_grid(found, part.spacing_mm, shape, (y, x)) > 0.5
+    return Drawn(
+        mask=_as_it_lay(gland, image, scan.image),
+        ml=float(gland.sum()) * x * y * z / 1000,
+        slices=int(gland.any(axis=(1, 2)).sum()),
+        remarks=tuple(_remarks(gland, slices, card, (shape[0] * y, shape[1] * x))),
+    )
+
+
+def _as_it_lay(gland: NDArray[np.bool_], upright: sitk.Image, raw: sitk.Image) -> sitk.Image:
+    """A mask of an upright image, its axes turned and mirrored back to those of the image as it was read."""
+    mask = sitk.GetImageFromArray(gland.astype(np.uint8))
+    mask.CopyInformation(upright)
+    code = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(raw.GetDirection())
+    back = sitk.DICOMOrient(mask, code)
+    back.CopyInformation(raw)  # to the last bit; the sizes are the same
+    return back
+
+
+def _remarks(
+    gland: NDArray[np.bool_], slices: NDArray[np.float32], card: Card, size: tuple[float, float]
+) -> Sequence[str]:
+    told = []
+    side = card.preprocessing.pixels * card.preprocessing.spacing_mm
+    if max(size) > side + 1e-3:
+        told.append(
+            f"The image measures {size[0]:.0f} × {size[1]:.0f} mm, of which the model sees {side:g} × {side:g} mm about"
+            " the centre; beyond them the mask is 0."
+        )
+    if abs(float(slices.mean())) > FAR or not 1 / SPREAD < float(slices.std()) < SPREAD:
+        told.append(
+            f"The image's brightness is unlike that of the images of hospital {card.site} that the model was made for:"
+            " another scanner or sequence? The mask may be wrong throughout."
+        )
+    if not gland.any():
+        told.append("The model found no gland in any slice.")
+    return told
+
+
+def ending_of(path: Path) -> str:
+    """The ending that says in which format a mask is written. Raises RelayError for another."""
+    for ending in ENDINGS:
+        if path.name.lower().endswith(ending):
+            return ending
+    raise RelayError(f"{path} ends like no format that a mask can be written in; use {', '.join(ENDINGS)}.")
+
+
+def write_mask(mask: sitk.Image, path: Path) -> None:
+    """Write a mask, whole or not at all. Raises RelayError where that cannot be done."""
+    draft = path.with_name(f".{secrets.token_hex(4)}.part{ending_of(path)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sitk.WriteImage(mask, str(draft), useCompression=True)
+        os.replace(draft, path)
+    except (OSError, RuntimeError):
+        raise RelayError(f"{path} cannot be written; make room or rights there, or give another path.") from None
+    finally:
+        draft.unlink(missing_ok=True)

@@ -1,0 +1,51 @@
+"""A site's prepared patients with their split: who trains, who validates, who is held out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from client.data.splits import Split, split, unite
+from client.preprocessing.pipeline import Record
+from client.site_config import SiteConfig
+from common.study import SplitPart
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Records by patient, and the split of exactly these patients."""
+
+    records: dict[str, Record]
+    split: Split
+
+    def train(self, fold: int) -> list[Record]:
+        return [self.records[name] for name in self.split.train(fold)]
+
+    def validation(self, fold: int) -> list[Record]:
+        return [self.records[name] for name in self.split.validation[fold]]
+
+    def test(self) -> list[Record]:
+        return [self.records[name] for name in self.split.test]
+
+
+def gather(records: Iterable[Record], site: SiteConfig, part: SplitPart) -> Cohort:
+    """The cohort of a site; the pooled site unites its members' own splits.
+
+    Raises:
+        RelayError: a site has too few patients for its folds.
+    """
+    by_name = {record.patient: record for record in records}
+
+    def split_of(name: str, patients: Iterable[str]) -> Split:
+        return split(patients, seed=part.seed, site=name, test_fraction=part.test_fraction, folds=part.folds)
+
+    if not site.pooled:
+        return Cohort(by_name, split_of(site.name, by_name))
+    members = {
+        member.name: split_of(
+            member.name,
+            [name.removeprefix(f"{member.name}/") for name, record in by_name.items() if record.site == member.name],
+        )
+        for member in site.member_sites()
+    }
+    return Cohort(by_name, unite(members))

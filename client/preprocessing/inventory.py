@@ -1,0 +1,109 @@
+"""Which patients a site has, and the keys under which the cache holds what is made of them.
+
+A key is a digest of all that its result depends on, so a result is made again exactly when that changes.
+While no file of the data changes, neither headers nor images are read again to know it.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from client.data import layouts
+from client.data.layouts import Found, Problem, Source
+from client.preprocessing import cache
+from client.site_config import SiteConfig
+from common.study import PreprocessingPart
+
+FOUND_VERSION = 1
+"""To be raised whenever a layout would list a site's patients otherwise."""
+CORRECTED_VERSION = 1
+"""To be raised whenever a corrected volume would come out otherwise: it is part of every key."""
+SLICES_VERSION = 1
+
+PROBLEMS_HOLD = 3600.0
+"""Seconds for which a problem found in unchanged files is believed: a network drive's fault may pass."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One patient and where its results belong."""
+
+    home: SiteConfig
+    name: str
+    source: Source
+    corrected: Path
+    slices: Path
+    digest: str
+
+
+def tasks_of(home: SiteConfig, preprocessing: PreprocessingPart, prefix: str) -> tuple[list[Task], list[Problem]]:
+    """A site's patients with their keys. Reads no image whose files are as they were."""
+    folder = home.private() / "cache"
+    index = folder / "index.json"
+    known = cache.read_json(index)
+    place = cache.digest_of(FOUND_VERSION, home.series, str(home.images), str(home.masks))
+    snapshot = cache.snapshot([home.images, *([home.masks] if home.masks else [])], without=home.folder)
+    found, entry = _find(home, known.get("found"), f"{place}:{snapshot}")
+    files = known.get("files")
+    digests = cache.ContentDigests(files if isinstance(files, dict) else {})
+    itk = importlib.metadata.version("SimpleITK")
+    # What does not change the result must not change the key.
+    n4 = preprocessing.n4.model_dump() if preprocessing.n4.enabled else None
+    slicing = preprocessing.model_dump(exclude={"n4"})
+    tasks, problems = [], list(found.problems)
+    for source in found.sources:
+        try:
+            image, mask = digests.of(source.image), digests.of(source.mask)
+        except OSError as error:
+            problems.append(Problem(source.patient, f"{error.filename} cannot be read ({error.strerror})."))
+            continue
+        corrected = cache.digest_of(CORRECTED_VERSION, found.layout, image, source.channel, n4, itk)
+        slices = cache.digest_of(SLICES_VERSION, corrected, mask, slicing)
+        tasks.append(
+            Task(
+                home=home,
+                name=f"{prefix}{source.patient}",
+                source=source,
+                corrected=folder / "corrected" / f"{corrected}.safetensors",
+                slices=folder / "slices" / f"{slices}.safetensors",
+                digest=slices,
+            )
+        )
+    if digests.changed or entry != known.get("found"):
+        cache.write_json(index, {"found": entry, "files": digests.used})
+    return tasks, problems
+
+
+def _find(home: SiteConfig, known: Any, key: str) -> tuple[Found, dict[str, Any]]:
+    """`layouts.find`, remembered: reading headers takes a millisecond a file.
+
+    What was found for a layout that was recognised also holds once the site file names that very layout.
+    """
+    with suppress(LookupError, TypeError, ValueError):  # what is damaged is taken for missing
+        if known["key"] == key and home.layout in (known["asked"], known["layout"]):
+            sources = tuple(
+                Source(patient, tuple(map(Path, image)), tuple(map(Path, mask)), channel)
+                for patient, image, mask, channel in known["sources"]
+            )
+            problems = tuple(Problem(patient, sentence) for patient, sentence in known["problems"])
+            if not problems or 0 <= time.time() - known["at"] < PROBLEMS_HOLD:
+                return Found(sources, problems, tuple(known["notes"]), known["layout"]), known
+    found = layouts.find(home)
+    entry: dict[str, Any] = {
+        "key": key,
+        "at": time.time(),
+        "asked": home.layout,
+        "layout": found.layout,
+        "sources": [
+            [source.patient, [str(path) for path in source.image], [str(path) for path in source.mask], source.channel]
+            for source in found.sources
+        ],
+        "problems": [[problem.patient, problem.sentence] for problem in found.problems],
+        "notes": list(found.notes),
+    }
+    return found, entry

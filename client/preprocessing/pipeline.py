@@ -1,0 +1,437 @@
+"""From a patient's files to slices on the study's grid, kept in the site's private folder by content.
+
+The steps: read, correct the bias field on the native volume (N4), choose slices by the native mask, resample
+each slice to the study's grid. Standardisation is left to training: it depends on the fold.
+
+Two levels are kept. The corrected volume depends on the image files and N4's parameters; the final slices on
+that, the mask files and the study's grid. So a changed mask or grid costs no N4, and a changed image redoes
+that patient alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import math
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.data import layouts
+from client.data.layouts import Case
+from client.data.layouts.size import raise_if_short
+from client.preprocessing import cache, resampling
+from client.preprocessing.bias_field import correct_bias_field
+from client.preprocessing.inventory import PROBLEMS_HOLD, Task, tasks_of
+from client.site_config import SiteConfig
+from common.errors import BadPatient, Damaged, RelayError
+from common.study import N4Part, PreprocessingPart
+
+_READING = threading.Lock()
+"""GDCM keeps state for the whole process, and reads DICOM one file after the other anyway."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One patient, ready for the study, on disk. Never leaves the site."""
+
+    patient: str
+    site: str
+    path: Path
+    slices: int
+    chosen: int
+    """Slices whose native mask is above the study's threshold."""
+    below: int
+    """Slices with some mask, but not above the threshold."""
+    digest: str
+    """sha256 over all that the file was made of: content of image and mask files, parameters, versions."""
+    image_digest: str
+    """sha256 over the native voxels as they were read, whatever format or header they came in."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """How far a site is. Where `done` < `total`, call again."""
+
+    records: tuple[Record, ...]
+    """Sorted by patient."""
+    total: int
+    done: int
+    left_out: int
+    """Patients that cannot be used; the site's own log names them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Slices:
+    """One patient on the study's grid."""
+
+    image: NDArray[np.float32]
+    """(slices, pixels, pixels), bias field corrected, not standardised; 0 beyond the native image."""
+    mask: NDArray[np.bool_]
+    """The same shape."""
+    chosen: NDArray[np.bool_]
+    """(slices,)"""
+    native_mask: NDArray[np.bool_]
+    """(slices, rows, columns)"""
+    native_spacing: tuple[float, float, float]
+    """Millimetres: slice, row, column."""
+    spacing_mm: float
+    """Millimetres a pixel of the study's grid."""
+
+
+@dataclass(frozen=True)
+class _State:
+    """What is known of each patient so far, by name."""
+
+    homes: dict[str, SiteConfig] = field(default_factory=dict)
+    records: dict[str, Record] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)
+    """Why a patient cannot be used."""
+
+    @property
+    def done(self) -> int:
+        return len(self.records) + len(self.problems)
+
+
+def prepare(
+    site: SiteConfig,
+    preprocessing: PreprocessingPart,
+    *,
+    seconds: float = math.inf,
+    progress: Callable[[int, int], None] | None = None,
+    cores: int | None = None,
+) -> Prepared:
+    """Make ready a site's patients, as many as `seconds` allow; what is ready already costs nothing.
+
+    Patients of a pooled site are those of its members, named "member/patient", each kept at its member.
+
+    Args:
+        seconds: once so much time has passed, no further patient is begun; one batch always is.
+        progress: is called with patients done and patients in all.
+        cores: volumes side by side; the site's own setting by default.
+
+    Raises:
+        RelayError: no patient is usable, one is bad where the site's file says stop, two members hold the
+            same patient, or the disk is full.
+    """
+    began = time.monotonic()
+    state = _State()
+    pending: list[Task] = []
+    for home in site.member_sites() if site.pooled else (site,):
+        prefix = f"{home.name}/" if site.pooled else ""
+        tasks, problems = tasks_of(home, preprocessing, prefix)
+        for problem in problems:
+            state.homes[f"{prefix}{problem.patient}"] = home
+            state.problems[f"{prefix}{problem.patient}"] = problem.sentence
+        for task in tasks:
+            state.homes[task.name] = home
+            record = _record(task)
+            if record is not None:
+                state.records[task.name] = record
+            elif sentence := _known_problem(task):
+                state.problems[task.name] = sentence
+            else:
+                pending.append(task)
+    total = len(state.homes)
+
+    def tell() -> None:
+        if progress is not None:
+            progress(state.done, total)
+
+    _stop_if_asked(state)
+    tell()
+    if pending:
+        side_by_side = cores or site.cores or os.cpu_count() or 1
+        _work(pending, preprocessing, state, tell, cores=side_by_side, until=began + seconds)
+    done = state.done
+    _leave_out_unusable(state, preprocessing)
+    _stop_if_asked(state)
+    _log(state)
+    if done == total and not state.records:
+        raise RelayError(
+            f"Site {site.name} has no usable patient: all {total} are left out;"
+            f" {_logs(state)} says why, patient by patient."
+        )
+    records = tuple(state.records[name] for name in sorted(state.records))
+    return Prepared(records=records, total=total, done=done, left_out=len(state.problems))
+
+
+def load(record: Record) -> Slices:
+    """Read a prepared patient.
+
+    Raises:
+        RelayError: the file is gone or damaged; it is removed, so that the next run makes it again.
+    """
+    found = cache.read_tensors(record.path)
+    if found is None:
+        record.path.unlink(missing_ok=True)
+        raise Damaged(f"The prepared slices {record.path} are gone or damaged; start again, and they are made again.")
+    arrays, metadata = found
+    depth, row, column = (float(value) for value in arrays["native_spacing"])
+    return Slices(
+        image=arrays["image"],
+        mask=arrays["mask"],
+        chosen=arrays["chosen"],
+        native_mask=arrays["native_mask"],
+        native_spacing=(depth, row, column),
+        spacing_mm=float(metadata["spacing_mm"]),
+    )
+
+
+def to_native(probabilities: NDArray[np.float32], slices: Slices) -> NDArray[np.float32]:
+    """Probabilities (slices, pixels, pixels) on the patient's own grid, (slices, rows, columns).
+
+    Linear; 0 where the native image reaches beyond the study's grid.
+    """
+    return off_grid(probabilities, slices.spacing_mm, slices.native_mask.shape[1:], slices.native_spacing[1:])
+
+
+def onto_grid(image: NDArray[np.float32], plane: resampling.Plane, part: PreprocessingPart) -> NDArray[np.float32]:
+    """Slices (slices, rows, columns) of some spacing in plane on the study's grid."""
+    return resampling.resample(image, plane, (part.pixels, part.pixels), (part.spacing_mm, part.spacing_mm))
+
+
+def off_grid(
+    probabilities: NDArray[np.float32], spacing_mm: float, shape: tuple[int, int], plane: resampling.Plane
+) -> NDArray[np.float32]:
+    """And back: slices on the study's grid on another one, of that shape and spacing."""
+    return resampling.resample(probabilities.astype(np.float32, copy=False), (spacing_mm, spacing_mm), shape, plane)
+
+
+def fingerprint(records: Iterable[Record], key: bytes) -> str:
+    """HMAC-SHA256 over who is there and with what data, in hex.
+
+    Under a key that stays at the site, so that nobody can try out patients' names or files.
+    """
+    pairs = sorted((record.patient, record.digest) for record in records)
+    return hmac.new(key, json.dumps(pairs).encode(), "sha256").hexdigest()
+
+
+def site_key(site: SiteConfig) -> bytes:
+    """The site's secret, 32 bytes, made once and kept in its private folder with mode 0600."""
+    path = site.private() / "site.key"
+    if not path.exists():
+        fresh = path.with_name(f".site.key-{secrets.token_hex(8)}")
+        cache.write_bytes(fresh, secrets.token_bytes(32))
+        # A link, since it never replaces the key of another process that was quicker.
+        with suppress(FileExistsError):
+            os.link(fresh, path)
+        fresh.unlink()
+    key = path.read_bytes()
+    if len(key) != 32:
+        raise RelayError(f"The site's key {path} is damaged; remove it, and a new one is made.")
+    return key
+
+
+def _work(
+    pending: Sequence[Task],
+    preprocessing: PreprocessingPart,
+    state: _State,
+    tell: Callable[[], None],
+    *,
+    cores: int,
+    until: float,
+) -> None:
+    """Prepare patients side by side, one thread each: SimpleITK lets go of Python's lock while it works."""
+    import SimpleITK as sitk
+
+    # The number of ITK's own threads changes the last bits of a field.
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    waiting = iter(pending)
+    running: dict[Future[Record], Task] = {}
+    with ThreadPoolExecutor(max_workers=cores) as pool:
+
+        def begin() -> None:
+            task = next(waiting, None)
+            if task is not None:
+                running[pool.submit(_prepare_one, task, preprocessing)] = task
+
+        for _ in range(cores):
+            begin()
+        while running:
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                task = running.pop(future)
+                try:
+                    state.records[task.name] = future.result()
+                except BadPatient as error:
+                    state.problems[task.name] = str(error)
+                    cache.write_json(_problem_path(task), {"sentence": str(error), "at": time.time()})
+                    _stop_if_asked(state)
+                tell()
+                if time.monotonic() < until:
+                    begin()
+
+
+def _prepare_one(task: Task, preprocessing: PreprocessingPart) -> Record:
+    """Bring one patient to the study's grid. Raises BadPatient; RelayError where the disk is full."""
+    with _READING:
+        case = layouts.read(task.source)
+    voxels = _digest_of_voxels(case.image)
+    corrected = _corrected(task, case, preprocessing.n4) if preprocessing.n4.enabled else case.image
+    area = np.count_nonzero(case.mask, axis=(1, 2))
+    chosen = area > preprocessing.minimum_mask_pixels
+    native = case.spacing[1:]
+    shape = (preprocessing.pixels, preprocessing.pixels)
+    spacing = (preprocessing.spacing_mm, preprocessing.spacing_mm)
+    cache.write_tensors(
+        task.slices,
+        {
+            "image": onto_grid(corrected, native, preprocessing),
+            "mask": resampling.resample_mask(case.mask, native, shape, spacing),
+            "chosen": chosen,
+            "native_mask": case.mask,
+            "native_spacing": np.array(case.spacing, dtype=np.float64),
+        },
+        {
+            "slices": str(len(area)),
+            "chosen": str(int(chosen.sum())),
+            "below": str(int(((area > 0) & ~chosen).sum())),
+            "spacing_mm": repr(preprocessing.spacing_mm),
+            "voxels": voxels,
+        },
+    )
+    record = _record(task)
+    if record is None:
+        raise RelayError(f"{task.slices} cannot be read back; check the disk.")
+    return record
+
+
+def _corrected(task: Task, case: Case, n4: N4Part) -> NDArray[np.float32]:
+    """The corrected volume, from the cache where it is there. One process at a time works on one volume."""
+    with cache.alone(task.corrected):
+        found = cache.read_tensors(task.corrected)
+        if found is not None and found[0]["image"].shape == case.image.shape:
+            return found[0]["image"]
+        try:
+            corrected = correct_bias_field(case.image, case.spacing, n4)
+        except RuntimeError as error:
+            raise_if_short(str(error))
+            reason = str(error).strip().splitlines()[-1]
+            raise BadPatient(
+                task.source.patient,
+                f"N4 finds no bias field for {task.source.image[0]} ({reason}); look at the image,"
+                " or leave the patient out.",
+            ) from None
+        cache.write_tensors(task.corrected, {"image": corrected}, {})
+        return corrected
+
+
+def _record(task: Task) -> Record | None:
+    """What the cache holds of a patient; None where it is missing or damaged."""
+    metadata = cache.read_metadata(task.slices)
+    if metadata is None:
+        return None
+    try:
+        return Record(
+            patient=task.name,
+            site=task.home.name,
+            path=task.slices,
+            slices=int(metadata["slices"]),
+            chosen=int(metadata["chosen"]),
+            below=int(metadata["below"]),
+            digest=task.digest,
+            image_digest=metadata["voxels"],
+        )
+    except (KeyError, ValueError):
+        return None
+
+
+def _problem_path(task: Task) -> Path:
+    return task.slices.with_suffix(".problem.json")
+
+
+def _known_problem(task: Task) -> str:
+    """Why this patient's very files could not be used a short while ago; empty where nothing is known."""
+    known = cache.read_json(_problem_path(task))
+    fresh = 0 <= time.time() - known.get("at", -math.inf) < PROBLEMS_HOLD
+    return str(known["sentence"]) if fresh and "sentence" in known else ""
+
+
+def _leave_out_unusable(state: _State, preprocessing: PreprocessingPart) -> None:
+    """Turn patients without a chosen slice, and a second patient with the same image, into problems.
+
+    The same image under two names would put one patient into training and test.
+    """
+    owners: dict[str, str] = {}
+    for name in sorted(state.records):
+        record = state.records[name]
+        if record.chosen == 0:
+            del state.records[name]
+            state.problems[name] = (
+                f"no slice's mask has more than {preprocessing.minimum_mask_pixels} pixels; look at the mask,"
+                " or set minimum_mask_pixels in the study's [preprocessing] lower."
+            )
+            continue
+        owner = owners.setdefault(record.image_digest, name)
+        if owner == name:
+            continue
+        sentence = f"it has the very same image as {owner}; keep one of them."
+        if state.homes[owner] is not state.homes[name]:
+            state.problems[name] = sentence
+            _log(state)
+            raise RelayError(
+                f"The members {state.homes[owner].name} and {state.homes[name].name} hold the same patient's"
+                " images, which would put it into training and test;"
+                f" {_log_path(state.homes[name])} says which."
+            )
+        del state.records[name]
+        state.problems[name] = sentence
+
+
+def _stop_if_asked(state: _State) -> None:
+    for name, sentence in state.problems.items():
+        home = state.homes[name]
+        if home.bad_patients == "stop":
+            _log(state)
+            raise RelayError(
+                f'Site {home.name} stops at a bad patient, as bad_patients = "stop" in its file asks for;'
+                f" patient {name}: {sentence}"
+            )
+
+
+def _log(state: _State) -> None:
+    """Name who is left out, in each site's own log, once for as long as it stays so."""
+    for home in {home.folder: home for home in state.homes.values()}.values():
+        lines = sorted(
+            f"left out: {name}: {' '.join(sentence.split())}"
+            for name, sentence in state.problems.items()
+            if state.homes[name] is home
+        )
+        told_path = home.private() / "cache" / "told.json"
+        told = cache.read_json(told_path).get("lines", [])
+        if lines == told:
+            continue
+        now = datetime.now().astimezone().isoformat(timespec="seconds")
+        try:
+            with open(
+                _log_path(home), "a", encoding="utf-8", opener=lambda path, flags: os.open(path, flags, 0o600)
+            ) as file:
+                file.writelines(f"{now} {line}\n" for line in lines if line not in told)
+        except OSError as error:
+            raise RelayError(f"{_log_path(home)} cannot be written ({error.strerror}); free it.") from None
+        cache.write_json(told_path, {"lines": lines})
+
+
+def _log_path(home: SiteConfig) -> Path:
+    return home.folder / "site.log"
+
+
+def _logs(state: _State) -> str:
+    return " and ".join(sorted({str(_log_path(home)) for home in state.homes.values()}))
+
+
+def _digest_of_voxels(image: NDArray[np.float32]) -> str:
+    digest = hashlib.sha256(repr(image.shape).encode())
+    digest.update(np.ascontiguousarray(image).data)
+    return digest.hexdigest()

@@ -1,0 +1,177 @@
+"""A hospital's own settings: the file site.toml, read into a `SiteConfig`.
+
+Nothing here is ever sent: it says where the patients lie, and what the hospital allows.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from client.data import layouts
+from common.errors import RelayError
+from common.study import POOLED, SiteName
+from common.tomlfile import load_toml
+
+__all__ = ["SiteConfig", "load_site"]
+
+OF_A_PLAIN_SITE = ("layout", "images", "masks", "series")
+
+
+class SiteConfig(BaseModel):
+    """One site. Paths are absolute once `load_site` has read them.
+
+    A plain site has `images`. The site named "pooled", in simulation alone, has `members`
+    in their place and no data of its own.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+    # The docstrings are what `relay site init` writes into a new site.toml.
+    name: SiteName
+    """The hospital's name in studies: a letter, then letters, digits, - or _."""
+    layout: str = layouts.AUTO
+    """How the files lie: "auto", then it is recognised, or a layout's name."""
+    images: Path = Path()
+    """The folder of the images; relay only reads it."""
+    masks: Path | None = None
+    """The folder of the label files, for a layout that keeps them apart from the images."""
+    folder: Path = Path()
+    """Keys, caches, checkpoints, logs and local pages; closed to everybody else. By default .relay-<name> beside the
+    file."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """What the training runs on."""
+    cores: int = Field(default=0, ge=0)
+    """Processor cores for preprocessing; 0 takes all."""
+    bad_patients: Literal["leave-out", "stop"] = "leave-out"
+    """What one unusable patient means for the site."""
+    series: str = ""
+    """Regular expression that a DICOM SeriesDescription must match, upper or lower case alike."""
+    patient_scores: bool = False
+    """May scores of single patients, under random case numbers, leave the site?"""
+    minimum_patients: int = Field(default=1, ge=1)
+    """The smallest number of patients behind any number that leaves the site."""
+    members: tuple[Path, ...] = ()
+    """The site files that the pooled site unites."""
+
+    @field_validator("layout")
+    @classmethod
+    def _layout_is_known(cls, layout: str) -> str:
+        choices = (layouts.AUTO, *layouts.known())
+        if layout not in choices:
+            raise ValueError(f'there is no layout "{layout}"; choose among {", ".join(choices)}')
+        return layout
+
+    @field_validator("series")
+    @classmethod
+    def _series_is_a_pattern(cls, series: str) -> str:
+        try:
+            re.compile(series)
+        except re.error as error:
+            raise ValueError(f"this is no regular expression ({error}); write one such as T2.*AX") from None
+        return series
+
+    @model_validator(mode="after")
+    def _keys_belong_together(self) -> Self:
+        given = self.model_fields_set
+        if self.pooled:
+            if not self.members:
+                raise ValueError(f'a site named "{POOLED}" unites others; list their files under "members"')
+            extra = sorted(given.intersection(OF_A_PLAIN_SITE))
+            if extra:
+                raise ValueError(f'the pooled site has no data of its own; remove "{extra[0]}"')
+            return self
+        if "members" in given:
+            raise ValueError(f'only a site named "{POOLED}" has "members"; rename it, or remove the key')
+        if self.patient_scores and self.minimum_patients > 1:
+            raise ValueError(
+                'a score of a single patient has fewer behind it than "minimum_patients"; set "patient_scores" to false'
+            )
+        if "images" not in given:
+            raise ValueError('the key "images" is missing; add it')
+        if self.layout == layouts.AUTO:
+            return self
+        apart = layouts.known()[self.layout].masks_apart
+        if apart and self.masks is None:
+            raise ValueError(f'the key "masks" is missing; add it, since layout "{self.layout}" keeps labels apart')
+        if self.masks is not None and not apart:
+            raise ValueError(f'layout "{self.layout}" keeps its masks beside the images; remove the key "masks"')
+        return self
+
+    @property
+    def pooled(self) -> bool:
+        return self.name == POOLED
+
+    def member_sites(self) -> tuple[SiteConfig, ...]:
+        """The sites that the pooled site unites, in the order of the file; empty for a plain site.
+
+        Raises:
+            RelayError: a member's file is wrong, is pooled itself, or two members have one name.
+        """
+        sites = tuple(_load(path) for path in self.members)
+        for path, site in zip(self.members, sites, strict=True):
+            if site.pooled:
+                raise RelayError(f"The member {path} is a pooled site itself; list plain sites alone.")
+        names = [site.name for site in sites]
+        for name in names:
+            if names.count(name) > 1:
+                raise RelayError(f'Two members of the pooled site are named "{name}"; give each its own name.')
+        return sites
+
+    def private(self) -> Path:
+        """The site's own folder, made if need be and closed to everybody else (mode 0700).
+
+        Raises:
+            RelayError: it cannot be made or closed.
+        """
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # mkdir leaves a folder that was there as open as it was.
+            if stat.S_IMODE(self.folder.stat().st_mode) & 0o077:
+                os.chmod(self.folder, 0o700)
+        except OSError as error:
+            reason = error.strerror or "unknown reason"
+            raise RelayError(
+                f'The private folder {self.folder} cannot be made ({reason}); change "folder" in the file.'
+            ) from None
+        return self.folder
+
+
+def load_site(path: Path) -> SiteConfig:
+    """Read a site.toml; paths in it are taken from the folder that the file lies in.
+
+    Whether the data folders exist is left to `client.data.layouts.find`: a drive may be mounted later.
+
+    Raises:
+        RelayError: no such file, not TOML, an unknown key, a wrong type or value, wrong members.
+    """
+    site = _load(path)
+    site.member_sites()  # so that a wrong member is told now, not hours into a study
+    return site
+
+
+def _load(path: Path) -> SiteConfig:
+    raw = load_toml(path, SiteConfig, "site file")
+    beside = path.absolute().parent
+
+    def resolve(entry: Path) -> Path:
+        if "\0" in str(entry):
+            raise RelayError(f"In the site file {path}, a path holds the character of number 0; write it again.")
+        return Path(os.path.normpath(beside / entry.expanduser()))
+
+    folder = raw.folder if "folder" in raw.model_fields_set else Path(f".relay-{raw.name}")
+    changes: dict[str, object] = {"folder": resolve(folder), "members": tuple(map(resolve, raw.members))}
+    if not raw.pooled:
+        changes["images"] = resolve(raw.images)
+        changes["masks"] = resolve(raw.masks) if raw.masks else None
+    site = raw.model_copy(update=changes)
+    for held in (beside, *([] if site.pooled else [site.images]), *([site.masks] if site.masks else [])):
+        # It is closed to others and may be emptied: neither is meant for data or for the file itself.
+        if held.is_relative_to(site.folder):
+            raise RelayError(f'In the site file {path}, "folder" holds {held}; give it a folder of its own.')
+    return site

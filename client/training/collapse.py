@@ -1,0 +1,54 @@
+"""What a site measures where a training may have lost what its weights could do; `server.soundness` decides.
+
+Both models are measured in the same way at the same site: the weights that the stage received, and those that it kept.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from client.training.batch_norm import estimate_statistics
+from client.training.batches import Slices
+from client.training.device import Machine, place
+from client.training.fine_tune import grid_dice, loss_of, predicted_logits
+from common.study import TrainingPart
+
+
+class Measured(NamedTuple):
+    """How good a model is at a site, on the study's grid."""
+
+    dice: float
+    """Mean over the validation slices, 0 to 1."""
+    loss: float
+    """Over all training slices, without augmentation."""
+
+
+def against_received(
+    kept: nn.Module,
+    received: nn.Module,
+    train: Slices,
+    validation: Slices,
+    *,
+    training: TrainingPart,
+    machine: Machine,
+) -> dict[str, float]:
+    """The figures of `FineTuneReply` that tell a training which lost something from one that began with little.
+
+    The received weights come with statistics of another site's slices; where the study has batch normalisation's
+    estimated anew, theirs are, too.
+    """
+    place(received, machine)
+    if training.batch_norm == "precise":
+        estimate_statistics(received, train.images, machine)
+    before, after = (_measure(network, train, validation, training, machine) for network in (received, kept))
+    return {"received_dice": before.dice, "received_loss": before.loss, "kept_loss": after.loss}
+
+
+def _measure(
+    network: nn.Module, train: Slices, validation: Slices, training: TrainingPart, machine: Machine
+) -> Measured:
+    logits = torch.cat(list(predicted_logits(network, train.images, machine)))
+    return Measured(grid_dice(network, validation, machine), float(loss_of(logits, train.masks, training.loss)))

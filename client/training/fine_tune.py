@@ -1,0 +1,167 @@
+"""Fine-tune a network at one site, an epoch at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from client.training.batch_norm import estimate_statistics
+from client.training.batches import Slices, augment, batches
+from client.training.device import Machine, place
+from common.messages import Refusal, Refused
+from common.model import segmentation_models
+from common.plan.graph import Schedule
+from common.seeds import seed_of
+from common.study import TrainingPart
+from common.weights import Weights
+
+CHUNK = 32
+"""Slices that are predicted at once."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A stage after `epoch` epochs. The lists have one entry an epoch.
+
+    `kept` is a copy on the CPU; `current` and `optimizer` are the live tensors, which the next epoch changes.
+    """
+
+    epoch: int = 0
+    losses: tuple[float, ...] = ()
+    learning_rates: tuple[float, ...] = ()
+    dices: tuple[float, ...] = ()
+    gradient_steps: int = 0
+    kept_epoch: int = 0
+    kept: Weights = field(default_factory=dict)
+    current: Weights = field(default_factory=dict)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+
+
+def learning_rate(schedule: Schedule, epoch: int, training: TrainingPart) -> float:
+    """Cosine annealing (Loshchilov and Hutter, ICLR 2017, without restarts) at an epoch counted from 0."""
+    low, high = training.final_learning_rate, training.learning_rate
+    return low + (high - low) * (1 + math.cos(math.pi * epoch / schedule.total_epochs)) / 2
+
+
+def loss_of(logits: torch.Tensor, masks: torch.Tensor, kind: str) -> torch.Tensor:
+    """The loss of a batch: soft Dice over the whole batch, binary cross entropy, or their sum."""
+    logits = logits.float()
+    terms = []
+    if "dice" in kind:
+        terms.append(segmentation_models().losses.DiceLoss("binary")(logits, masks))
+    if "bce" in kind:
+        terms.append(F.binary_cross_entropy_with_logits(logits, masks))
+    return torch.stack(terms).sum()
+
+
+def fine_tune(
+    network: nn.Module,
+    train: Slices,
+    validation: Slices,
+    *,
+    training: TrainingPart,
+    schedule: Schedule,
+    seed_names: tuple[str | int, ...],
+    machine: Machine,
+    proximal_mu: float = 0.0,
+    resume: Trained | None = None,
+) -> Iterator[Trained]:
+    """Train from the network's weights, or go on from `resume`; yields after every epoch.
+
+    The order of batches, augmentation and dropout of an epoch depend on `seed_names` and the epoch's number
+    in the whole cosine alone, so that stopping and going on changes nothing. Adam's moments start fresh.
+
+    Args:
+        network: (n, 1, pixels, pixels) images to logits of the same shape.
+        train, validation: standardised slices; see `client.training.batches.Slices`.
+        proximal_mu: FedProx's pull towards the weights that the stage started from (Li et al., MLSys 2020).
+
+    Raises:
+        Refused: a loss is not finite.
+    """
+    place(network, machine)
+    start = [parameter.detach().clone() for parameter in network.parameters()] if proximal_mu else []
+    optimizer = torch.optim.Adam(network.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay)
+    state = resume or Trained()
+    if resume is not None:
+        network.load_state_dict(resume.current)
+        optimizer.load_state_dict(resume.optimizer)
+    for epoch in range(schedule.first + state.epoch, schedule.last):
+        rate = learning_rate(schedule, epoch, training)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        seed = seed_of(*seed_names, epoch)
+        torch.manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed)
+        network.train()
+        losses = []
+        for images, masks in batches(train, training.batch, generator):
+            images, masks = augment(images, masks, training.augmentation, generator)
+            images = images.to(machine.device, memory_format=torch.channels_last)
+            masks = masks.to(machine.device)
+            optimizer.zero_grad(set_to_none=True)
+            with machine.autocast():
+                logits = network(images)
+            loss = loss_of(logits, masks, training.loss)
+            if proximal_mu:
+                pairs = zip(network.parameters(), start, strict=True)
+                loss = loss + proximal_mu / 2 * torch.stack([(a - b).square().sum() for a, b in pairs]).sum()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.detach())
+        mean_loss = float(torch.stack(losses).mean())
+        if not math.isfinite(mean_loss):
+            raise Refused(Refusal.DIVERGED)
+        if training.batch_norm == "precise":
+            estimate_statistics(network, train.images, machine)
+        dice = grid_dice(network, validation, machine)
+        done = epoch + 1 - schedule.first
+        if schedule.keep == "last":
+            better = epoch == schedule.last - 1
+        else:
+            better = not state.dices or dice > max(state.dices)
+        current = network.state_dict()
+        state = replace(
+            state,
+            epoch=done,
+            losses=(*state.losses, mean_loss),
+            learning_rates=(*state.learning_rates, rate),
+            dices=(*state.dices, dice),
+            gradient_steps=state.gradient_steps + len(losses),
+            kept_epoch=done if better else state.kept_epoch,
+            kept={name: tensor.cpu().clone() for name, tensor in current.items()} if better else state.kept,
+            current=current,
+            optimizer=optimizer.state_dict(),
+        )
+        yield state
+
+
+def probabilities(network: nn.Module, images: torch.Tensor, machine: Machine) -> torch.Tensor:
+    """The gland's probability at every pixel: (n, 1, pixels, pixels) float32 on the CPU."""
+    return torch.cat([logits.sigmoid() for logits in predicted_logits(network, images, machine)])
+
+
+@torch.inference_mode()
+def predicted_logits(network: nn.Module, images: torch.Tensor, machine: Machine) -> Iterator[torch.Tensor]:
+    """What the network says of some slices, a chunk at a time: (n, 1, pixels, pixels) float32 on the CPU."""
+    network.eval()
+    for chunk in images.split(CHUNK):
+        with machine.autocast():
+            logits = network(chunk.to(machine.device, memory_format=torch.channels_last))
+        yield logits.float().cpu()
+
+
+def grid_dice(network: nn.Module, slices: Slices, machine: Machine) -> float:
+    """Mean Dice over slices on the study's grid, 0 to 1; a slice without mask and prediction counts 1."""
+    predicted = probabilities(network, slices.images, machine) > 0.5
+    truth = slices.masks > 0.5
+    both = (predicted & truth).sum((1, 2, 3))
+    sizes = predicted.sum((1, 2, 3)) + truth.sum((1, 2, 3))
+    dice = torch.where(sizes > 0, 2 * both / sizes.clamp(min=1), 1.0)
+    return float(dice.double().mean())
