@@ -99,6 +99,9 @@ class Run:
         """Stages with a record whose weights are gone and needed."""
         self._sharing: dict[str, set[Node]] = defaultdict(set)
         """By digest, the nodes that have these weights, also those that the ledger knows and whose turn is to come."""
+        self._sharing_lock = threading.Lock()
+        """Held to add to it and to take weights away: what a lane's thread is about to keep may be there already, for
+        another stage that needs it no more."""
         self._lacking: dict[Node, bool] = {}
         """Of every node that is known, whether it or a stage before it was skipped."""
         self.plan = plan
@@ -138,7 +141,7 @@ class Run:
         self._find(fresh)
         for node in fresh:
             if node in self._found:
-                self._sharing[self._found[node].weights].add(node)
+                self._share(node, self._found[node].weights)
         self._again |= to_make_again(plan, {**self._found, **self.records}, self.ledger.has)
         self._kept = set(kept_by(plan))
         self._absences = Absences(self.study, plan)
@@ -322,7 +325,7 @@ class Run:
             self.skipped.add(node)
         self._lacking[node] = self._lacks(node, record)
         if record.weights:
-            self._sharing[record.weights].add(node)
+            self._share(node, record.weights)
         # A new score may leave another candidate of a choice behind. What lies on a route stays to the end: other
         # ways may lead to the same weights, and then go on from them.
         rivals = [rival for child in self._children[node] if isinstance(child, Best) for rival in child.candidates]
@@ -336,15 +339,21 @@ class Run:
         """Take away the weights that nobody needs any more."""
         if self.keep_weights:
             return
-        digests = unneeded(
-            nodes,
-            sharing=self._sharing.__getitem__,
-            users=self._users,
-            kept=self._kept,
-            records=self.records,
-        )
-        for digest in sorted(digests):
-            self.ledger.drop(digest)
+        with self._sharing_lock:
+            digests = unneeded(
+                nodes,
+                sharing=self._sharing.__getitem__,
+                users=self._users,
+                kept=self._kept,
+                records=self.records,
+            )
+            for digest in sorted(digests):
+                self.ledger.drop(digest)
+
+    def _share(self, node: Node, digest: str) -> None:
+        """Note that a node has weights, so that they stay as long as somebody needs this node's."""
+        with self._sharing_lock:
+            self._sharing[digest].add(node)
 
     def _park(self, node: Node, reason: str) -> None:
         """A stage and all that descends from it wait for another run."""
@@ -381,8 +390,16 @@ class Run:
     def _known(self, node: Node) -> StageRecord | None:
         """The record of a node, unless its weights have to be made again first."""
         record = self._record_of(node, self.records)
-        lacking = record is not None and node in self._again and not self.ledger.has(record.weights)
-        return None if lacking else record
+        if record is None or not record.weights or self.ledger.has(record.weights):
+            return record
+        return None if node in self._again or self._needed(node, record) else record
+
+    def _needed(self, node: Node, record: StageRecord) -> bool:
+        """Whether somebody needs a node's weights: they may have gone with those of another stage that was the same
+        work, before anybody knew that this one would be."""
+        known = ChainMap({node: record}, self.records, self._found)
+        gone = unneeded([node], sharing=lambda _: [node], users=self._users, kept=self._kept, records=known)
+        return record.weights not in gone
 
     def _at_coordinator(self, node: Node) -> StageRecord:
         record = self._known(node)
@@ -480,10 +497,13 @@ class Run:
         except UnfitWeights as error:
             raise Unsound(f"its weights were refused: {error}") from None
         check_not_collapsed(reply, self.study.collapse)
+        self._share(node, reply.weights)
         digest = self.ledger.put_weights(weights)
         if digest != reply.weights:
-            if not self._sharing.get(digest):
-                self.ledger.drop(digest)
+            with self._sharing_lock:
+                self._sharing[reply.weights].discard(node)
+                if not self._sharing.get(digest):
+                    self.ledger.drop(digest)
             raise Unsound("its weights are not those that it named; they changed on the way")
         return of_training(node, reply, parent=order.weights)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 from collections.abc import Mapping
@@ -29,7 +30,7 @@ from common.messages import (
     refusal_text,
 )
 from common.plan import grown
-from common.plan.graph import Average, Best, Evaluate, FineTune, way_of
+from common.plan.graph import Average, Best, Evaluate, FineTune, Node, Schedule, way_of
 from common.seeds import seed_of
 from common.study import Study
 from common.weights import Weights, digest_of, serialised
@@ -39,6 +40,7 @@ from server.events import Event
 from server.lane import Lane, Traffic
 from server.results import results_of, write_json
 from server.scheduler import Run
+from tests.federation import wait_for
 from tests.server.fake_sites import SLICES, START, Answer, FakeGrid, batches, go, quick, study_of
 
 __all__ = ["quick"]
@@ -672,3 +674,85 @@ def test_a_study_that_looks_at_no_test_patient_asks_for_none(tmp_path: Path) -> 
     results = found_by(run)
     assert results["rows"] and all("dice" not in row and row["validation_dice"] >= 0 for row in results["rows"])
     assert sum(row["headline"] for row in results["rows"]) == 3
+
+
+def test_weights_that_a_stage_has_just_brought_are_not_taken_away_with_those_of_a_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A's own model may be the very weights of its part in a round, which nobody needs once the average is there."""
+    stored = threading.Event()
+    outcome = Run._outcome
+
+    def held_up(run: Run, node: FineTune | Evaluate) -> Any:
+        found = outcome(run, node)
+        if isinstance(node, FineTune) and node.site == "A" and node.schedule.keep == "best":
+            stored.set()
+            wait_for(lambda: any(isinstance(settled, Average) for settled in list(run.records)), seconds=20)
+        return found
+
+    def wait_for_it(site: str, order: WireMessage, answer: Answer) -> Answer:
+        if site != "A" and isinstance(order, FineTuneOrder):
+            assert stored.wait(20)
+        return answer
+
+    monkeypatch.setattr(Run, "_outcome", held_up)
+    study = study_of(baseline=True, federated=({"rounds": 1, "local_epochs": 3, "then_target": False},))
+    study = study.model_copy(update={"split": study.split.model_copy(update={"use_folds": 1})})
+    grid = FakeGrid(study, wait_for_it)
+    train = grid.train
+
+    def one_result(node: FineTune, order: WireMessage, weights: Weights) -> Answer:
+        reply, _ = train(node, order, weights)
+        same, moved = train(dataclasses.replace(node, schedule=Schedule(1, 0, 1, "best")), order, weights)
+        assert isinstance(reply, FineTuneReply) and isinstance(same, FineTuneReply)
+        return reply.model_copy(update={"weights": same.weights}), moved
+
+    monkeypatch.setattr(grid, "train", one_result)
+    run = go(grid, tmp_path)
+    assert run.parked == {}
+    own = {record.weights for node, record in run.records.items() if isinstance(node, FineTune) and node.site == "A"}
+    assert len(own) == 1, "the two stages end with the same weights, or this shows nothing"
+    assert run.ledger.has(own.pop())
+
+
+def test_weights_that_went_with_another_stage_of_the_same_work_are_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Strategies that come to the same average go on with the same work: what one has done with, another needs."""
+    rounds = {"rounds": 2, "then_target": False}
+    study = study_of(federated=tuple({"strategy": name, **rounds} for name in ("fedavg", "fedmedian")))
+    study = study.model_copy(update={"split": study.split.model_copy(update={"use_folds": 1})})
+    grid = FakeGrid(study)
+    train, next_of, outcome = grid.train, Run._next, Run._outcome
+
+    def second_round_of(node: Node, strategy: str) -> bool:
+        return isinstance(node, FineTune) and isinstance(node.parent, Average) and node.parent.strategy == strategy
+
+    def fedavg_first(run: Run, nodes: list[Node]) -> Node:
+        first = [node for node in nodes if second_round_of(node, "fedavg")] or list(nodes)
+        chosen = next_of(run, first)
+        nodes[:] = [node for node in nodes if node != chosen]
+        return chosen
+
+    def fedmedian_late(run: Run, node: FineTune | Evaluate) -> Any:
+        if second_round_of(node, "fedmedian"):
+            last = [one for one in run.plan.nodes if isinstance(one, Average) and one.strategy == "fedavg"][-1]
+            wait_for(lambda: last in list(run.records), seconds=20)
+        return outcome(run, node)
+
+    def alike(node: FineTune, order: WireMessage, weights: Weights) -> Answer:
+        reply, moved = train(node, order, weights)
+        assert isinstance(reply, FineTuneReply) and moved is not None
+        moved |= {"layer": weights["layer"] + 1.0}
+        return reply.model_copy(update={"weights": digest_of(serialised(moved))}), moved
+
+    monkeypatch.setattr(Run, "_next", fedavg_first)
+    monkeypatch.setattr(Run, "_outcome", fedmedian_late)
+    monkeypatch.setattr(grid, "train", alike)
+    run = go(grid, tmp_path)
+    first, second = (
+        {record.weights for node, record in run.records.items() if second_round_of(node, strategy)}
+        for strategy in ("fedavg", "fedmedian")
+    )
+    assert first == second, "the work is the same, or this shows nothing"
+    assert run.parked == {}
