@@ -18,7 +18,7 @@ from rich.text import Text
 from common.study import POOLED
 from deploy.console import BAR, span, terminal
 from server.app import line_of
-from server.events import Event, Observer
+from server.progress.events import Event, Observer
 
 WIDEST = 110
 """Columns beyond which a line is not drawn out further."""

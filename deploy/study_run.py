@@ -108,7 +108,7 @@ def _check(study: Study, coordinator: Coordinator, out: Path) -> None:
 
 def _took_part(study: Study, out: Path) -> frozenset[str]:
     """The sites without which a study that has begun may go on."""
-    from server.describing import kept_in, known_of  # imports Flower
+    from server.descriptions import kept_in, known_of  # imports Flower
 
     return known_of(kept_in(out, variant) for variant in study.variants)
 

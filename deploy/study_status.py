@@ -15,7 +15,7 @@ from common.errors import RelayError
 from deploy.console import span
 from deploy.coordinator_folder import Coordinator
 from deploy.enroll import records
-from server.progress import AtWork, Progress, read
+from server.progress.snapshot import AtWork, Progress, read
 
 
 class Presence(TypedDict):

@@ -28,18 +28,18 @@ from common.plan import asked_for, plan
 from common.plan.graph import Average, FineTune, Node
 from common.plan.methods import Method, method_of
 from common.study import POOLED, Study, load_study, study_toml
-from server.deliver import Deliveries, deliver
-from server.describing import describe_all, keep, kept_in, known_of
-from server.events import Event, Observer
-from server.lane import Lane, Traffic
-from server.ledger import Ledger, StageRecord
-from server.progress import recording
+from server.deliveries import Deliveries, deliver
+from server.descriptions import describe_all, keep, kept_in, known_of
+from server.initial_weights import source_digest, start_of, start_weights
+from server.ledger.ledger import Ledger, StageRecord
+from server.progress.events import Event, Observer
+from server.progress.snapshot import recording
 from server.report.page import write_report
 from server.report.wording import listed
-from server.results import results_of, write_json
-from server.roster import find_sites
-from server.scheduler import Run, census_of
-from server.start import source_digest, start_of, start_weights
+from server.results.rows import results_of, write_json
+from server.scheduling.scheduler import Run, census_of
+from server.transport.discovery import find_sites
+from server.transport.site_channel import Lane, Traffic
 
 app = ServerApp()
 log = logging.getLogger("relay.coordinator")

@@ -18,7 +18,7 @@ from common.study import Study
 from deploy.local_grid import LocalGrid
 from deploy.phantom.dicom import Frame, write_label, write_series
 from server.app import run_study
-from server.events import Event
+from server.progress.events import Event
 
 REPO = Path(__file__).parents[1]
 REAL_DATA = Path(os.environ.get("RELAY_SHARED", REPO.parent / "shared")) / "data"

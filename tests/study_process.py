@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from deploy.local_grid import LocalGrid
-    from server.events import Event
+    from server.progress.events import Event
 
 
 def kill_all() -> None:

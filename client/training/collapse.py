@@ -1,4 +1,4 @@
-"""What a site measures where a training may have lost what its weights could do; `server.soundness` decides.
+"""What a site measures where a training may have lost what its weights could do; `server.scheduling.collapse` decides.
 
 Both models are measured in the same way at the same site: the weights that the stage received, and those that it kept.
 """

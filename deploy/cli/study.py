@@ -168,7 +168,7 @@ def status(
 
     from deploy.coordinator_folder import Coordinator
     from deploy.study_status import Status, lines, presences, sentence_of
-    from server.progress import read
+    from server.progress.snapshot import read
 
     # A study of hospitals that all lie on one machine has a result folder and no coordinator's.
     coordinator = Coordinator(folder) if folder.is_dir() or out is None else None
@@ -209,7 +209,7 @@ def verify(folder: Results, as_json: AsJson = False) -> int:
     the records that made them.
     """
     from deploy.console import bar
-    from server.ledger import examine
+    from server.ledger.ledger import examine
 
     if not (folder / "ledger").is_dir():
         raise RelayError(f"{folder} holds no ledger; name the folder that a study was run into.")

@@ -14,11 +14,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from common.seeds import seed_of
-from server.paired import LEVEL, better, difference, holm, sign_flip_p, smallest_p, standardised
 from server.report.results import Results, Row
 from server.report.table import Comparison
 from server.report.wording import listed
-from server.statistics import Repeat, Strata, enough_patients, interval, slice_mean
+from server.statistics.intervals import Repeat, Strata, enough_patients, interval, slice_mean
+from server.statistics.paired import LEVEL, better, difference, holm, sign_flip_p, smallest_p, standardised
 
 ROUNDING = 0.01
 """Dice points by which a row's figure may differ from what its patients' figures add up to."""

@@ -9,7 +9,7 @@ from server.report.contrasts import own_interval
 from server.report.results import Results, Row
 from server.report.table import Cell, Comparison, shown_dice
 from server.report.wording import figure, full_name
-from server.statistics import enough_patients
+from server.statistics.intervals import enough_patients
 
 TOP, STEP, BOTTOM = 12, 24, 34
 PLOT, VALUES = 216, 136

@@ -21,7 +21,7 @@ from server.report.results import Results, Row, Run, read_results, read_run
 from server.report.table import routes_taken
 from server.report.view import View
 from server.report.wording import site_names
-from server.statistics import RESAMPLES
+from server.statistics.intervals import RESAMPLES
 
 
 @dataclass(frozen=True)

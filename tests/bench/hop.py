@@ -29,11 +29,11 @@ def main(laps: int = 3) -> None:
     from rich.table import Table
 
     import deploy.local_grid
-    import server.lane
-    import server.ledger
-    import server.scheduler
+    import server.ledger.ledger
+    import server.scheduling.scheduler
+    import server.transport.site_channel
     from server.app import run_study
-    from server.events import Event
+    from server.progress.events import Event
     from tests.hospitals import approve_everywhere, small_study, write_hospitals
 
     with tempfile.TemporaryDirectory() as name:
@@ -54,12 +54,12 @@ def main(laps: int = 3) -> None:
             methods={"sequential": {"routes": (("A", "B", "C") * laps,)}},
         )
         approve_everywhere(sites, study)
-        watch(server.ledger.Ledger, "put_weights", "keep the weights")  # type: ignore[arg-type]
-        watch(server.ledger.Ledger, "put", "keep the record")  # type: ignore[arg-type]
-        watch(server.ledger.Ledger, "file", "the parent's file, its digest")  # type: ignore[arg-type]
-        watch(server.scheduler, "check_fit", "do the weights fit")
-        watch(server.lane, "to_record", "Flower's record of the weights")
-        watch(server.lane, "from_record", "weights from Flower's record")
+        watch(server.ledger.ledger.Ledger, "put_weights", "keep the weights")  # type: ignore[arg-type]
+        watch(server.ledger.ledger.Ledger, "put", "keep the record")  # type: ignore[arg-type]
+        watch(server.ledger.ledger.Ledger, "file", "the parent's file, its digest")  # type: ignore[arg-type]
+        watch(server.scheduling.scheduler, "check_fit", "do the weights fit")
+        watch(server.transport.site_channel, "to_record", "Flower's record of the weights")
+        watch(server.transport.site_channel, "from_record", "weights from Flower's record")
         hops: list[float] = []
         sent: dict[str, float] = {}
 

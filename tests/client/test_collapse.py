@@ -18,7 +18,7 @@ from client.training.fine_tune import Trained, fine_tune
 from common.messages import FineTuneReply
 from common.plan.graph import Schedule
 from common.study import TrainingPart
-from server.soundness import SOUND, TrainingFailed, check_not_collapsed
+from server.scheduling.collapse import SOUND, TrainingFailed, check_not_collapsed
 
 CPU = Machine("cpu", "float32")
 SHARE = 0.1

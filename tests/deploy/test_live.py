@@ -12,7 +12,7 @@ from rich.console import Console
 
 from deploy.console import bar, terminal
 from deploy.live import LOG_EVERY, Board, Lines
-from server.events import Event
+from server.progress.events import Event
 
 
 class Clock:

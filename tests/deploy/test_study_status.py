@@ -22,8 +22,8 @@ from websockets.sync.client import connect
 
 from deploy.status_page import server
 from deploy.study_status import Status
-from server.events import Event
-from server.progress import Recorder
+from server.progress.events import Event
+from server.progress.snapshot import Recorder
 from tests.hospitals import small_study
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

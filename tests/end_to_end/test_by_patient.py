@@ -38,7 +38,7 @@ from common.plan.stage_key import Workplace, stage_key
 from common.study import POOLED, SplitPart, Study
 from common.weights import Weights, digest_of, serialised
 from deploy.local_grid import RUN_ID, enter_run
-from server.start import start_weights
+from server.initial_weights import start_weights
 from tests.hospitals import (
     approve_everywhere,
     patient,

@@ -28,8 +28,8 @@ import client.evaluation.scoring
 import client.stages.store
 import common.files
 import server.app
-import server.engine
-import server.ledger
+import server.ledger.ledger
+import server.transport.retry
 from client.app import app
 from client.governance import audit_log, egress
 from client.governance.approval import approve
@@ -40,8 +40,10 @@ from common.plan.graph import FineTune
 from common.plan.stage_key import Workplace, stage_key
 from common.study import Study
 from common.weights import digest_of, pieces
-from server import describing, lane, roster, scheduler, work
+from server import descriptions
 from server.app import run_study
+from server.scheduling import scheduler, work
+from server.transport import discovery, site_channel
 from tests.faults.disk import Disks
 from tests.faults.engine import Door, Engine, Failed, Node
 from tests.faults.hospital import Hospitals
@@ -271,7 +273,7 @@ class History:
         if not self.out.exists() or not (self.out / ".lock").exists():
             return
         with pytest.raises(RelayError, match="Another study is writing"):
-            server.ledger.Ledger(self.out)
+            server.ledger.ledger.Ledger(self.out)
 
     def _forge(self, node: Node) -> None:
         """A stage that the site has answered is asked for once more, from other weights."""
@@ -414,20 +416,22 @@ def world(history: History) -> Iterator[None]:
         history.finished.add(entry)
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (lane, roster, scheduler, work, server.app, server.engine, client.app):
+        for module in (site_channel, discovery, scheduler, work, server.app, server.transport.retry, client.app):
             patch.setattr(module, "time", kernel.time())
-        for module in (describing, scheduler, work):
+        for module in (descriptions, scheduler, work):
             patch.setattr(module, "threading", kernel.threading())
-        for module in (describing, scheduler):
+        for module in (descriptions, scheduler):
             patch.setattr(module, "queue", kernel.queue())
-        patch.setattr(lane, "HANDS", _AsManyAsNeeded())
+        patch.setattr(site_channel, "HANDS", _AsManyAsNeeded())
         for module in (common.files, audit_log):
             patch.setattr(module, "open", disks.open, raising=False)
             patch.setattr(module, "os", disks.os())
         patch.setattr(Path, "open", _method(disks.open_path))
         patch.setattr(Path, "unlink", _method(disks.unlink))
         patch.setattr(client.stages.store, "shutil", types.SimpleNamespace(rmtree=disks.rmtree))
-        patch.setattr(server.ledger, "filelock", types.SimpleNamespace(FileLock=locked, Timeout=filelock.Timeout))
+        patch.setattr(
+            server.ledger.ledger, "filelock", types.SimpleNamespace(FileLock=locked, Timeout=filelock.Timeout)
+        )
         patch.setattr(client.stages.store.StageStore, "finish", finished)
         patch.setattr(client.app, "site_of", lambda context: hospitals.sites[str(context.node_config["site"])])
         patch.setattr(client.app, "fine_tune", hospitals.fine_tune)

@@ -27,7 +27,7 @@ import client.governance.approval
 import common.model
 import common.weights
 import server.app
-import server.results
+import server.results.rows
 from client.evaluation.evaluate import CaseScore
 from client.preprocessing.pipeline import Prepared, Record
 from client.site_config import SiteConfig
@@ -38,9 +38,9 @@ from common.plan.graph import Schedule
 from common.seeds import seed_of
 from common.study import Study, load_study
 from common.weights import Weights
-from server import scheduler
-from server.deliver import Deliveries
-from server.statistics import bootstrap_ci
+from server.deliveries import Deliveries
+from server.scheduling import scheduler
+from server.statistics.intervals import bootstrap_ci
 
 SHAPES = {"count": ((), torch.int64), "layer": ((2, 3), torch.float32)}
 PATIENTS = {"A": 6, "B": 7, "C": 8}
@@ -240,8 +240,8 @@ def put_in_place(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(server.app, "deliver", lambda *_: Deliveries())
     patch.setattr(server.app, "recording", lambda folder, study, observe: nullcontext(observe))
     patch.setattr(server.app, "start_weights", lambda *_: first_weights())
-    patch.setattr(server.results, "bootstrap_ci", interval)
-    versions = functools.cache(server.results.importlib.metadata.version)
-    patch.setattr(server.results.importlib.metadata, "version", versions)
+    patch.setattr(server.results.rows, "bootstrap_ci", interval)
+    versions = functools.cache(server.results.rows.importlib.metadata.version)
+    patch.setattr(server.results.rows.importlib.metadata, "version", versions)
     for name in ("relay.site", "relay.coordinator", "flwr"):
         patch.setattr(logging.getLogger(name), "disabled", True)

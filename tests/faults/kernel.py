@@ -201,7 +201,21 @@ class Kernel:
             def start(self) -> None:
                 kernel.spawn(kernel.process, self.work)
 
-        return types.SimpleNamespace(Thread=Thread, Lock=threading.Lock)
+        class Lock:
+            """Who waits for it lets others go on: a real one would hold up the one thread that all tasks share."""
+
+            def __init__(self) -> None:
+                self.held = False
+
+            def __enter__(self) -> None:
+                if kernel.current is not None:
+                    kernel.wait(lambda: not self.held)
+                self.held = True
+
+            def __exit__(self, *_: object) -> None:
+                self.held = False
+
+        return types.SimpleNamespace(Thread=Thread, Lock=Lock)
 
     def queue(self) -> types.SimpleNamespace:
         kernel = self

@@ -42,13 +42,14 @@ from common.seeds import seed_of
 from common.study import Study
 from common.weights import Weights, digest_of, serialised
 from deploy.local_grid import RUN_ID, enter_run
-from server import engine, lane, scheduler, work
-from server.describing import describe_all
-from server.events import Event
-from server.lane import Lane, Traffic
-from server.ledger import Ledger
-from server.scheduler import Run, census_of
-from server.start import start_of
+from server.descriptions import describe_all
+from server.initial_weights import start_of
+from server.ledger.ledger import Ledger
+from server.progress.events import Event
+from server.scheduling import scheduler, work
+from server.scheduling.scheduler import Run, census_of
+from server.transport import retry, site_channel
+from server.transport.site_channel import Lane, Traffic
 
 SHAPES = {"count": ((), torch.int64), "layer": ((2, 3), torch.float32)}
 SLICES = {"A": (10, 11), "B": (20, 21), "C": (33, 34)}
@@ -284,7 +285,7 @@ def make_quick(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "declared_shapes", lambda _: SHAPES)
     sleep = time.sleep
     clock = types.SimpleNamespace(sleep=lambda seconds: sleep(min(seconds, 0.001)), monotonic=time.monotonic)
-    for module in (engine, lane, scheduler, work):
+    for module in (retry, site_channel, scheduler, work):
         monkeypatch.setattr(module, "time", clock)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from server.report import write_report
-from server.statistics import bootstrap_ci
+from server.statistics.intervals import bootstrap_ci
 
 
 def example(

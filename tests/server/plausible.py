@@ -20,7 +20,7 @@ from common.plan.graph import Average, Best, Evaluate, FineTune, Node
 from common.seeds import seed_of
 from common.study import Study
 from common.weights import Weights, digest_of, serialised
-from server.results import results_of, write_json
+from server.results.rows import results_of, write_json
 from tests.server.fake_sites import Answer, FakeGrid, go, make_quick
 
 PATIENTS = {"A": 30, "B": 30, "C": 19}

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 import server.app
-import server.deliver
+import server.deliveries
 from common.errors import RelayError
 from common.messages import Delivery, EvaluateOrder, FineTuneOrder, Refusal, WireMessage, refusal_error
 from common.plan.graph import FineTune, Start, way_of
 from common.seeds import seed_of
 from common.study import AbsencePart, Study
 from server.app import run_study
-from server.events import Event
+from server.progress.events import Event
 from tests.server.fake_sites import START, Answer, FakeGrid, quick, study_of
 
 __all__ = ["quick"]
@@ -98,7 +98,7 @@ def test_rows_that_did_without_a_site_are_not_chosen_from(
         return isinstance(node, FineTune) and way_of(node) == "B → C → A"
 
     grid.score = lambda node, weights: 0.999 if cut(node) else score(node, weights) / 2
-    monkeypatch.setattr(server.deliver, "absent_from", lambda model, _: ("C",) if cut(model) else ())
+    monkeypatch.setattr(server.deliveries, "absent_from", lambda model, _: ("C",) if cut(model) else ())
     results = run(grid, tmp_path / "out")
     assert best(results, "A")["route"] == ["B", "C", "A"], "it would have been chosen"
     if then == "park":

@@ -11,10 +11,10 @@ from flwr.app import Error
 
 from common.messages import EvaluateOrder, FineTuneOrder, WireMessage
 from common.plan.graph import Average, Best, FineTune, Node, Schedule, Start
-from server.keeping import may_use
-from server.ledger import Ledger, StageRecord
-from server.results import results_of, write_json
-from server.scheduler import Run
+from server.ledger.ledger import Ledger, StageRecord
+from server.results.rows import results_of, write_json
+from server.scheduling.retention import may_use
+from server.scheduling.scheduler import Run
 from tests.server.fake_sites import Answer, FakeGrid, go, quick, study_of
 
 __all__ = ["quick"]

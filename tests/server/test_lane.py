@@ -14,9 +14,9 @@ from flwr.proto.node_pb2 import NodeInfo
 
 from common.errors import RelayError
 from common.messages import FINE_TUNE, Description, to_record
-from server import engine, lane, roster
-from server.lane import Lane, Parked, Traffic
-from server.roster import find_sites
+from server.transport import discovery, retry, site_channel
+from server.transport.discovery import find_sites
+from server.transport.site_channel import Lane, Parked, Traffic
 from tests.server.fake_sites import FakeGrid, go, quick, study_of
 
 __all__ = ["quick"]
@@ -101,7 +101,7 @@ class Engine(FakeGrid):
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    for module in (engine, lane, roster):
+    for module in (retry, site_channel, discovery):
         monkeypatch.setattr(module, "time", types.SimpleNamespace(sleep=made.sleep, monotonic=made.monotonic))
     return made
 
@@ -172,7 +172,7 @@ def test_a_site_that_works_for_hours_is_waited_for_and_asked_once(clock: Clock, 
     grid = Engine(clock, hours * 3600.0)
     describe(grid, patience=1.0)
     assert grid.orders_pushed == 1
-    assert grid.questions_pushed <= math.log2(hours * 3600 / lane.QUIET + 1)
+    assert grid.questions_pushed <= math.log2(hours * 3600 / site_channel.QUIET + 1)
 
 
 def test_an_order_lost_in_a_restart_is_sent_again(clock: Clock) -> None:

@@ -15,10 +15,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import server.ledger
+import server.ledger.ledger
 from common import files
 from common.errors import Damaged, RelayError
-from server.ledger import Cases, Ledger, StageRecord, examine
+from server.ledger.ledger import Cases, Ledger, StageRecord, examine
 
 WEIGHTS = {"layer": torch.arange(6.0)}
 KEY = "a" * 64
@@ -111,7 +111,7 @@ def test_weights_that_are_taken_away_while_a_ledger_is_examined_are_no_fault(
 ) -> None:
     record = record_of(ledger)
     ledger.put(record)
-    monkeypatch.setattr(server.ledger, "_digest_of", lambda path: path.unlink() or path.read_bytes().hex())
+    monkeypatch.setattr(server.ledger.ledger, "_digest_of", lambda path: path.unlink() or path.read_bytes().hex())
     found = examine(ledger.folder)
     assert found.faults == () and found.gone == {record.weights}
 
@@ -226,7 +226,7 @@ def test_weights_that_could_not_be_written_leave_no_trace(ledger: Ledger, monkey
 
 
 def test_one_coordinator_at_a_time(ledger: Ledger) -> None:
-    code = "import sys; from pathlib import Path; from server.ledger import Ledger; Ledger(Path(sys.argv[1]))"
+    code = "import sys; from pathlib import Path; from server.ledger.ledger import Ledger; Ledger(Path(sys.argv[1]))"
     other = subprocess.run([sys.executable, "-c", code, ledger.folder], capture_output=True, encoding="utf-8")
     assert f"Another study is writing to {ledger.folder}; wait for it" in other.stderr
     ledger.close()

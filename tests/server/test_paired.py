@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from scipy.stats import permutation_test, ttest_1samp
 
 from common.errors import RelayError
-from server.paired import (
+from server.report.remarks import COVERAGE
+from server.statistics.intervals import bootstrap_ci, interval, slice_mean
+from server.statistics.paired import (
     better,
     contributions,
     difference,
@@ -23,8 +25,6 @@ from server.paired import (
     smallest_p,
     standardised,
 )
-from server.report.remarks import COVERAGE
-from server.statistics import bootstrap_ci, interval, slice_mean
 
 Site = dict[str, tuple[float, int]]
 

@@ -1,4 +1,4 @@
-"""What progress.json says while a study runs, and after."""
+"""What snapshot.json says while a study runs, and after."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from common.errors import RelayError
-from server import progress
-from server.events import Event
-from server.progress import Recorder, read, recording
+from server.progress import snapshot
+from server.progress.events import Event
+from server.progress.snapshot import Recorder, read, recording
 from tests.hospitals import small_study
 
 STUDY = small_study()
@@ -124,8 +124,8 @@ def test_the_end_is_told_and_how(tmp_path: Path) -> None:
 def test_a_study_that_says_nothing_any_more_is_not_believed_to_run(recorder: Recorder, tmp_path: Path) -> None:
     found = read(tmp_path)
     then = datetime.fromisoformat(found.at)
-    assert not found.silent(then + timedelta(seconds=progress.BEAT))
-    assert found.silent(then + timedelta(seconds=2 * progress.SILENCE))
+    assert not found.silent(then + timedelta(seconds=snapshot.BEAT))
+    assert found.silent(then + timedelta(seconds=2 * snapshot.SILENCE))
     recorder.close()
     assert not read(tmp_path).silent(then + timedelta(days=1))
 
@@ -133,9 +133,9 @@ def test_a_study_that_says_nothing_any_more_is_not_believed_to_run(recorder: Rec
 def test_it_beats_while_nothing_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import time
 
-    monkeypatch.setattr(progress, "BEAT", 0.05)
+    monkeypatch.setattr(snapshot, "BEAT", 0.05)
     recorder = Recorder(tmp_path, STUDY)
-    path = tmp_path / progress.NAME
+    path = tmp_path / snapshot.NAME
     before = path.stat().st_ino
     until = time.monotonic() + 10
     while path.stat().st_ino == before and time.monotonic() < until:
@@ -147,6 +147,6 @@ def test_it_beats_while_nothing_happens(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("content", [None, b"", b"{", json.dumps({"study": "x"}).encode()])
 def test_a_folder_without_a_sound_file_is_a_sentence(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
-        (tmp_path / progress.NAME).write_bytes(content)
+        (tmp_path / snapshot.NAME).write_bytes(content)
     with pytest.raises(RelayError, match="progress"):
         read(tmp_path)

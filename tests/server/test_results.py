@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from common.messages import FineTuneOrder, Refusal, WireMessage, refusal_error
-from server.results import results_of
+from server.results.rows import results_of
 from tests.server.fake_sites import Answer, FakeGrid, go, quick, study_of
 
 __all__ = ["quick"]

@@ -34,12 +34,12 @@ from common.plan.graph import Average, Best, Evaluate, FineTune, Node, Schedule,
 from common.seeds import seed_of
 from common.study import Study
 from common.weights import Weights, digest_of, serialised
-from server import scheduler
-from server.describing import describe_all
-from server.events import Event
-from server.lane import Lane, Traffic
-from server.results import results_of, write_json
-from server.scheduler import Run
+from server.descriptions import describe_all
+from server.progress.events import Event
+from server.results.rows import results_of, write_json
+from server.scheduling import scheduler
+from server.scheduling.scheduler import Run
+from server.transport.site_channel import Lane, Traffic
 from tests.federation import wait_for
 from tests.server.fake_sites import SLICES, START, Answer, FakeGrid, batches, go, quick, study_of
 
@@ -129,7 +129,7 @@ def test_what_the_coordinator_could_not_keep_stays_at_the_site(tmp_path: Path, m
     def put(self: Any, weights: Weights) -> str:
         return full() if grid.asked else kept(self, weights)
 
-    from server.ledger import Ledger
+    from server.ledger.ledger import Ledger
 
     kept = Ledger.put_weights
     monkeypatch.setattr(Ledger, "put_weights", put)

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from common.messages import Description, FineTuneOrder, FineTuneReply, Refusal, WireMessage, refusal_error
 from common.plan.graph import FineTune
 from common.study import Study
-from server import lane
-from server.soundness import Unsound, check_not_collapsed
+from server.scheduling.collapse import Unsound, check_not_collapsed
+from server.transport import site_channel
 from tests.server.fake_sites import Answer, FakeGrid, go, quick, study_of
 
 __all__ = ["quick"]
@@ -121,7 +121,7 @@ def test_a_lane_that_repeats_a_stage_has_put_down_what_it_refused(
 ) -> None:
     """Lanes that keep it while they ask for more would wait for each other."""
     hand = OneHand(1)
-    monkeypatch.setattr(lane, "HANDS", hand)
+    monkeypatch.setattr(site_channel, "HANDS", hand)
     grid = OnCuda(careful(**ONE_HOP))
     grid.score = lambda node, weights: 0.75
     asked = spoilt(grid, 1, WAYS[way][0])

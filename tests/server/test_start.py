@@ -15,7 +15,7 @@ from common.errors import RelayError
 from common.model import build, segmentation_models
 from common.study import Study
 from common.weights import Weights, check_fit, digest_of, save, serialised
-from server.start import source_digest, start_weights
+from server.initial_weights import source_digest, start_weights
 from tests.hospitals import REAL_DATA
 
 IMAGENET = REAL_DATA / "weights" / "mobilenet_v2_imagenet.pth"

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import RelayError
-from server.statistics import bootstrap_ci, enough_patients
+from server.statistics.intervals import bootstrap_ci, enough_patients
 
 DICE = {"1": 71.0, "2": 88.5, "3": 90.25, "4": 93.0, "5": 84.0, "6": 91.5}
 SLICES = {"1": 20, "2": 9, "3": 12, "4": 11, "5": 5, "6": 14}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from common.plan.graph import FineTune, Schedule, Start
-from server.events import Event
-from server.work import Work
+from server.progress.events import Event
+from server.scheduling.work import Work
 
 
 def test_work_that_is_done_once_more_does_not_lengthen_what_is_left() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import RelayError
-from server.statistics import Repeat, Strata, patients_of
+from server.statistics.intervals import Repeat, Strata, patients_of
 
 EXACT = 20
 """With up to so many patients all 2^n patterns of signs are tried."""
@@ -33,7 +33,7 @@ def difference(one: Repeat, other: Repeat) -> Repeat:
 
 
 def contributions(strata: Strata) -> NDArray[np.float64]:
-    """What every patient contributes to the slice mean: these add up to `server.statistics.slice_mean`."""
+    """What every patient contributes to the slice mean: these add up to `server.statistics.intervals.slice_mean`."""
     found = []
     for repeats in strata.values():
         held = [repeat for repeat in repeats if any(slices > 0 for _, slices in repeat.values())]

@@ -30,16 +30,16 @@ from common.plan.graph import Average, Best, Evaluate, FineTune, Node
 from common.plan.stage_key import Workplace, stage_key
 from common.study import Study
 from common.weights import UnfitWeights, check_fit
-from server.absence import Absences, absent_from, told
 from server.aggregation import LEAST, Part, aggregate
-from server.events import Event, Observer
-from server.keeping import kept_by, to_make_again, unneeded, used_by, winner
-from server.keys import absent_key, average_key
-from server.lane import Absent, Lane, Parked, Traffic, away_for
-from server.ledger import Ledger, StageRecord
-from server.records import of_scores, of_skipped, of_training
-from server.soundness import TrainingFailed, Unsound, check_not_collapsed
-from server.work import Work, slices_shown
+from server.ledger.ledger import Ledger, StageRecord
+from server.ledger.records import of_scores, of_skipped, of_training
+from server.progress.events import Event, Observer
+from server.scheduling.absence import Absences, absent_from, told
+from server.scheduling.collapse import TrainingFailed, Unsound, check_not_collapsed
+from server.scheduling.keys import absent_key, average_key
+from server.scheduling.retention import kept_by, to_make_again, unneeded, used_by, winner
+from server.scheduling.work import Work, slices_shown
+from server.transport.site_channel import Absent, Lane, Parked, Traffic, away_for
 
 log = logging.getLogger("relay.coordinator")
 

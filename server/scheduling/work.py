@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from common.messages import Description
 from common.plan.graph import Evaluate, FineTune, Node, way_of
-from server.events import Event, Observer
+from server.progress.events import Event, Observer
 
 
 def slices_shown(node: FineTune | Evaluate, descriptions: Mapping[str, Description]) -> float:

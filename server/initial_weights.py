@@ -13,8 +13,8 @@ from common.model import build, segmentation_models
 from common.seeds import seed_of
 from common.study import Study
 from common.weights import UnfitWeights, Weights, load
-from server.keys import start_key
-from server.ledger import Ledger, StageRecord
+from server.ledger.ledger import Ledger, StageRecord
+from server.scheduling.keys import start_key
 
 
 def start_weights(study: Study, beside: Path) -> Weights:

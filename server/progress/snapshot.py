@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from common.errors import RelayError
 from common.files import write_atomically
 from common.study import POOLED, Study
-from server.events import Event, Observer
+from server.progress.events import Event, Observer
 
 NAME = "progress.json"
 BEAT = 5.0

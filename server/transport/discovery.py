@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 
 from common.errors import RelayError
 from common.messages import DESCRIBE, BadMessage, Describe, Description, from_record, refusal_text, to_record
-from server.engine import asked
+from server.transport.retry import asked
 
 log = logging.getLogger("relay.coordinator")
 

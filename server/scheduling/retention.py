@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from common.plan import Plan
 from common.plan.graph import Average, Best, Evaluate, FineTune, Node, Start
-from server.ledger import StageRecord
+from server.ledger.ledger import StageRecord
 
 Dice = Callable[[Node], float | None]
 """The validation Dice of a node, or None where it is not known yet."""

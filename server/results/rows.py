@@ -17,12 +17,12 @@ from common.plan.cost import Cost, all_behind, behind, cost_of
 from common.plan.graph import Average, Best, Evaluate, FineTune, Node, way_of
 from common.seeds import seed_of
 from common.study import Study
-from server.absence import absent_from, told, trained_for, why_not_counted
-from server.choices import open_choices
-from server.keeping import used_by
-from server.ledger import StageRecord
-from server.scheduler import Run
-from server.statistics import bootstrap_ci
+from server.ledger.ledger import StageRecord
+from server.results.choices import open_choices
+from server.scheduling.absence import absent_from, told, trained_for, why_not_counted
+from server.scheduling.retention import used_by
+from server.scheduling.scheduler import Run
+from server.statistics.intervals import bootstrap_ci
 
 
 def results_of(study: Study, runs: Sequence[Run]) -> dict[str, Any]:

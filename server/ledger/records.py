@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from common.messages import EvaluateReply, FineTuneReply
 from common.plan.graph import Evaluate, FineTune
-from server.ledger import Cases, StageRecord
+from server.ledger.ledger import Cases, StageRecord
 
 
 def of_training(node: FineTune, reply: FineTuneReply, *, parent: str) -> StageRecord:

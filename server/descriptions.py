@@ -14,8 +14,8 @@ from common.errors import RelayError
 from common.files import write_atomically
 from common.messages import Description
 from common.study import Study
-from server.events import Event, Observer
-from server.lane import Absent, Lane, Parked, Refused
+from server.progress.events import Event, Observer
+from server.transport.site_channel import Absent, Lane, Parked, Refused
 
 REASONS_WITHIN = 3.0
 """Seconds in which other sites may say that they cannot take part either."""

@@ -37,10 +37,10 @@ from common.messages import (
 )
 from common.study import Study
 from common.weights import File, Weights, size_in_bytes
-from server.engine import asked
-from server.events import Event, Observer
-from server.roster import is_online
-from server.soundness import TrainingFailed
+from server.progress.events import Event, Observer
+from server.scheduling.collapse import TrainingFailed
+from server.transport.discovery import is_online
+from server.transport.retry import asked
 
 log = logging.getLogger("relay.coordinator")
 

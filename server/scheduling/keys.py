@@ -11,11 +11,11 @@ import torch
 from common.messages import STAGE_VERSION
 from common.plan.graph import Average, Evaluate, FineTune
 from common.study import Study
-from server.ledger import StageRecord
+from server.ledger.ledger import StageRecord
 
 
 def start_key(study: Study, source: str) -> str:
-    """Args: source: what the first weights depend on outside the study; see `server.start.source_digest`."""
+    """Args: source: what the first weights depend on outside the study; see `server.initial_weights.source_digest`."""
     return _hash("start", STAGE_VERSION, study.model.model_dump(mode="json"), study.seed, source, torch.__version__)
 
 

@@ -21,11 +21,11 @@ from common.plan.cost import behind
 from common.plan.graph import Evaluate, FineTune
 from common.plan.selection import chosen, may_be_left_out, offered, own
 from common.study import Study
-from server.absence import absent_from
-from server.events import Event, Observer
-from server.lane import Lane, Parked
-from server.ledger import Ledger
-from server.scheduler import Run, census_of
+from server.ledger.ledger import Ledger
+from server.progress.events import Event, Observer
+from server.scheduling.absence import absent_from
+from server.scheduling.scheduler import Run, census_of
+from server.transport.site_channel import Lane, Parked
 
 Role = Literal["chosen", "own"]
 
