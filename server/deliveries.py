@@ -25,7 +25,8 @@ from server.ledger.ledger import Ledger
 from server.progress.events import Event, Observer
 from server.scheduling.absence import absent_from
 from server.scheduling.scheduler import Run, census_of
-from server.transport.site_channel import Lane, Parked
+from server.transport.outcomes import Parked
+from server.transport.site_channel import Lane
 
 Role = Literal["chosen", "own"]
 

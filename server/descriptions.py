@@ -15,7 +15,8 @@ from common.files import write_atomically
 from common.messages import Description
 from common.study import Study
 from server.progress.events import Event, Observer
-from server.transport.site_channel import Absent, Lane, Parked, Refused
+from server.transport.outcomes import Absent, Parked, Refused
+from server.transport.site_channel import Lane
 
 REASONS_WITHIN = 3.0
 """Seconds in which other sites may say that they cannot take part either."""

@@ -9,17 +9,10 @@ slices as well.
 from __future__ import annotations
 
 from common.messages import FineTuneReply
+from server.transport.outcomes import TrainingFailed
 
 SOUND = 0.5
 """Received weights with a lower validation Dice at this site are at the beginning of their training here."""
-
-
-class Unsound(Exception):
-    """An answer that is refused, with the reason in plain words; the same stage may be asked for once more."""
-
-
-class TrainingFailed(Unsound):
-    """The training itself failed. Where the same order gives the same training, a repeat can only end the same."""
 
 
 def check_not_collapsed(reply: FineTuneReply, share: float) -> None:

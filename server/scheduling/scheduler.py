@@ -35,11 +35,12 @@ from server.ledger.ledger import Ledger, StageRecord
 from server.ledger.records import of_scores, of_skipped, of_training
 from server.progress.events import Event, Observer
 from server.scheduling.absence import Absences, absent_from, told
-from server.scheduling.collapse import TrainingFailed, Unsound, check_not_collapsed
+from server.scheduling.collapse import check_not_collapsed
 from server.scheduling.keys import absent_key, average_key
 from server.scheduling.retention import kept_by, to_make_again, unneeded, used_by, winner
 from server.scheduling.work import Work, slices_shown
-from server.transport.site_channel import Absent, Lane, Parked, Traffic, away_for
+from server.transport.outcomes import Absent, Parked, RejectedWeights, TrainingFailed
+from server.transport.site_channel import Lane, Traffic, away_for
 
 log = logging.getLogger("relay.coordinator")
 
@@ -468,7 +469,7 @@ class Run:
         """A training; one that must not go on is asked for once more, from its beginning."""
         try:
             return self._fine_tune(node)
-        except Unsound as unsound:
+        except RejectedWeights as unsound:
             if isinstance(unsound, TrainingFailed) and self.descriptions[node.site].device == "cpu":
                 raise Parked(f"{unsound}; a repeat could only end the same") from None
             log.warning("Site %s: %s; the stage is repeated.", node.site, unsound)
@@ -476,7 +477,7 @@ class Run:
             self.lanes[node.site].put_down()
             try:
                 return self._fine_tune(node, anew=secrets.token_hex(8))
-            except Unsound as again:
+            except RejectedWeights as again:
                 raise Parked(f"{again}, when repeated as well") from None
 
     def _fine_tune(self, node: FineTune, *, anew: str = "") -> StageRecord:
@@ -495,7 +496,7 @@ class Run:
         try:
             check_fit(weights, self.study.model)
         except UnfitWeights as error:
-            raise Unsound(f"its weights were refused: {error}") from None
+            raise RejectedWeights(f"its weights were refused: {error}") from None
         check_not_collapsed(reply, self.study.collapse)
         self._share(node, reply.weights)
         digest = self.ledger.put_weights(weights)
@@ -504,7 +505,7 @@ class Run:
                 self._sharing[reply.weights].discard(node)
                 if not self._sharing.get(digest):
                     self.ledger.drop(digest)
-            raise Unsound("its weights are not those that it named; they changed on the way")
+            raise RejectedWeights("its weights are not those that it named; they changed on the way")
         return of_training(node, reply, parent=order.weights)
 
     def _evaluate(self, node: Evaluate) -> StageRecord:

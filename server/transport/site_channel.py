@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections import defaultdict
@@ -38,8 +37,8 @@ from common.messages import (
 from common.study import Study
 from common.weights import File, Weights, size_in_bytes
 from server.progress.events import Event, Observer
-from server.scheduling.collapse import TrainingFailed
 from server.transport.discovery import is_online
+from server.transport.outcomes import Absent, Parked, Refused, TrainingFailed
 from server.transport.retry import asked
 
 log = logging.getLogger("relay.coordinator")
@@ -92,23 +91,6 @@ Hear = Callable[[int, int, float | None], None]
 
 LEFT = frozenset((Refusal.UNKNOWN_STUDY, Refusal.LEFT))
 """Refusals of a site that takes no part in the study any more."""
-
-
-class Parked(Exception):
-    """A stage that cannot be finished now, with the reason in plain words."""
-
-
-class Absent(Parked):
-    """The site is away, or takes no part any more."""
-
-    def __init__(self, reason: str, seconds: float = math.inf) -> None:
-        super().__init__(reason)
-        self.seconds = seconds
-        """For how long so far."""
-
-
-class Refused(Parked):
-    """The site answered that it cannot, when asked again as well."""
 
 
 @dataclass

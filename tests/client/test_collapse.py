@@ -18,7 +18,8 @@ from client.training.fine_tune import Trained, fine_tune
 from common.messages import FineTuneReply
 from common.plan.graph import Schedule
 from common.study import TrainingPart
-from server.scheduling.collapse import SOUND, TrainingFailed, check_not_collapsed
+from server.scheduling.collapse import SOUND, check_not_collapsed
+from server.transport.outcomes import TrainingFailed
 
 CPU = Machine("cpu", "float32")
 SHARE = 0.1

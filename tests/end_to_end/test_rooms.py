@@ -21,18 +21,29 @@ MAY = {
     "server": {"server", "common"},
     "deploy": set(ROOMS),
 }
-INSIDE_CLIENT: dict[str, set[str]] = {
-    "data": set(),
-    "data_check": {"data", "preprocessing"},
-    "preprocessing": {"data"},
-    "training": {"preprocessing"},
-    "evaluation": {"preprocessing", "training"},
-    "stages": {"training"},
-    "governance": {"data", "preprocessing"},
-    "delivery": {"evaluation", "preprocessing", "stages", "training"},
-    "inference": {"data", "delivery", "preprocessing", "training"},
+INSIDE: dict[str, dict[str, set[str]]] = {
+    "client": {
+        "data": set(),
+        "data_check": {"data", "preprocessing"},
+        "preprocessing": {"data"},
+        "training": {"preprocessing"},
+        "evaluation": {"preprocessing", "training"},
+        "stages": {"training"},
+        "governance": {"data", "preprocessing"},
+        "delivery": {"evaluation", "preprocessing", "stages", "training"},
+        "inference": {"data", "delivery", "preprocessing", "training"},
+    },
+    "server": {
+        "ledger": set(),
+        "progress": set(),
+        "statistics": set(),
+        "transport": {"progress"},
+        "scheduling": {"ledger", "progress", "transport"},
+        "results": {"ledger", "scheduling", "statistics"},
+        "report": {"statistics"},
+    },
 }
-"""The folders of `client/`, and which other folders of it each may import."""
+"""The folders of a room, and which other folders of it each may import."""
 DOTTED = re.compile(rf"({'|'.join(ROOMS)})(\.[a-z_][a-z_0-9]*)+(:[a-z_]+)?")
 
 
@@ -79,20 +90,22 @@ def test_a_room_imports_only_what_it_may(room: str) -> None:
             assert top != "tests", f"{path.relative_to(REPO)} reaches {name}"
 
 
-def test_a_folder_of_the_client_imports_only_what_it_may() -> None:
-    folders = {path.parent.name for path in (REPO / "client").glob("*/__init__.py")}
-    assert folders == set(INSIDE_CLIENT)
-    for folder, may in INSIDE_CLIENT.items():
-        for path in (REPO / "client" / folder).rglob("*.py"):
+@pytest.mark.parametrize("room", INSIDE)
+def test_a_folder_of_a_room_imports_only_what_it_may(room: str) -> None:
+    folders = {path.parent.name for path in (REPO / room).glob("*/__init__.py")}
+    assert folders == set(INSIDE[room])
+    for folder, may in INSIDE[room].items():
+        for path in (REPO / room / folder).rglob("*.py"):
             for name in reached(path):
-                room, _, inner = name.partition(".")
+                top, _, inner = name.partition(".")
                 other = inner.partition(".")[0]
-                assert room != "client" or other not in folders - {folder} - may, f"{path} reaches {name}"
+                assert top != room or other not in folders - {folder} - may, f"{path} reaches {name}"
 
 
-def test_no_two_folders_of_the_client_import_each_other_by_any_way() -> None:
-    order = list(graphlib.TopologicalSorter(INSIDE_CLIENT).static_order())  # raises where there is a circle
-    assert set(order) == set(INSIDE_CLIENT)
+@pytest.mark.parametrize("room", INSIDE)
+def test_no_two_folders_of_a_room_import_each_other_by_any_way(room: str) -> None:
+    order = list(graphlib.TopologicalSorter(INSIDE[room]).static_order())  # raises where there is a circle
+    assert set(order) == set(INSIDE[room])
 
 
 def test_the_reader_of_imports_sees_every_way_of_importing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,8 @@ from common.errors import RelayError
 from common.messages import FINE_TUNE, Description, to_record
 from server.transport import discovery, retry, site_channel
 from server.transport.discovery import find_sites
-from server.transport.site_channel import Lane, Parked, Traffic
+from server.transport.outcomes import Parked
+from server.transport.site_channel import Lane, Traffic
 from tests.server.fake_sites import FakeGrid, go, quick, study_of
 
 __all__ = ["quick"]

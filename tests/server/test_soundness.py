@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from common.messages import Description, FineTuneOrder, FineTuneReply, Refusal, WireMessage, refusal_error
 from common.plan.graph import FineTune
 from common.study import Study
-from server.scheduling.collapse import Unsound, check_not_collapsed
+from server.scheduling.collapse import check_not_collapsed
 from server.transport import site_channel
+from server.transport.outcomes import RejectedWeights
 from tests.server.fake_sites import Answer, FakeGrid, go, quick, study_of
 
 __all__ = ["quick"]
@@ -174,7 +175,7 @@ def test_only_sound_weights_can_collapse_to_less_than_they_had_and_with_a_loss_t
 ) -> None:
     try:
         check_not_collapsed(reply_of(after, before, losses), share)
-    except Unsound:
+    except RejectedWeights:
         assert before >= 0.5 and after < share * before and losses[1] >= losses[0]
     else:
         assert before < 0.5 or after >= share * before or losses[1] < losses[0]
