@@ -36,8 +36,13 @@ from client.training.batches import chosen_slices, statistics
 from client.training.collapse import against_received
 from client.training.device import choose_machine
 from client.training.fine_tune import Trained, fine_tune
+from common.config.study import Study
 from common.errors import RelayError
-from common.messages import (
+from common.model.weights import Weights, digest_of, pieces
+from common.plan import Census, Choices, Plan, plan
+from common.plan.graph import Evaluate, FineTune, Start
+from common.plan.stage_key import Workplace, stage_key
+from common.protocol.messages import (
     DELIVER,
     DESCRIBE,
     EVALUATE,
@@ -58,11 +63,6 @@ from common.messages import (
     Refused,
     from_record,
 )
-from common.plan import Census, Choices, Plan, plan
-from common.plan.graph import Evaluate, FineTune, Start
-from common.plan.stage_key import Workplace, stage_key
-from common.study import Study
-from common.weights import Weights, digest_of, pieces
 
 CHECKPOINT_SECONDS = 60.0
 """A checkpoint at the end of the first epoch after so long, besides one at the end of every leg."""

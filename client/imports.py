@@ -4,9 +4,9 @@ import monai.metrics
 
 import client.app
 import client.data.layouts
-import common.model
+import common.model.network
 
-common.model.segmentation_models()
+common.model.network.segmentation_models()
 client.data.layouts.known()  # SimpleITK with them
 
 __all__ = ["client", "monai"]

@@ -14,9 +14,9 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from client.data import layouts
+from common.config.study import POOLED, SiteName
+from common.config.toml import load_toml
 from common.errors import RelayError
-from common.study import POOLED, SiteName
-from common.tomlfile import load_toml
 
 __all__ = ["SiteConfig", "load_site"]
 

@@ -26,8 +26,8 @@ from pydantic.fields import FieldInfo
 
 from client.data import layouts
 from client.site_config import SiteConfig
-from common.messages import DIED, REFUSALS, refusal_text
-from common.study import Study
+from common.config.study import Study
+from common.protocol.messages import DIED, REFUSALS, refusal_text
 from deploy.cli.commands import PROGRAM, root
 from server.report.results import Results
 

@@ -23,8 +23,8 @@ from flwr.serverapp.strategy.strategy import Strategy as FlowerStrategy
 from safetensors import safe_open
 
 from common.errors import RelayError
+from common.model.weights import Weights
 from common.strategies import STRATEGIES
-from common.weights import Weights
 
 AT_ONCE_BYTES = 8 * 2**20
 """Weights of all parts together that are in memory at once; as float64, and copied by Flower, a few times as much."""

@@ -21,13 +21,13 @@ from typing import Any
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from common.config.study import POOLED, Study, load_study, study_toml
 from common.errors import GO_ON, RelayError, Unfinished
 from common.files import write_atomically
-from common.model import declared_bytes
+from common.model.network import declared_bytes
 from common.plan import asked_for, plan
 from common.plan.graph import Average, FineTune, Node
 from common.plan.methods import Method, method_of
-from common.study import POOLED, Study, load_study, study_toml
 from server.deliveries import Deliveries, deliver
 from server.descriptions import describe_all, keep, kept_in, known_of
 from server.initial_weights import source_digest, start_of, start_weights

@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
+from common.config.study import Study
 from common.errors import Damaged
-from common.messages import Delivery
 from common.plan import Row, method_of, name_of
 from common.plan.cost import behind
 from common.plan.graph import Evaluate, FineTune
 from common.plan.selection import chosen, may_be_left_out, offered, own
-from common.study import Study
+from common.protocol.messages import Delivery
 from server.ledger.ledger import Ledger
 from server.progress.events import Event, Observer
 from server.scheduling.absence import absent_from

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from common.config.study import Study
 from common.errors import RelayError
 from common.files import write_atomically
-from common.messages import Description
-from common.study import Study
+from common.protocol.messages import Description
 from server.progress.events import Event, Observer
 from server.transport.outcomes import Absent, Parked, Refused
 from server.transport.site_channel import Lane

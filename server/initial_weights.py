@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 
+from common.config.study import Study
 from common.errors import RelayError
-from common.model import build, segmentation_models
+from common.model.network import build, segmentation_models
+from common.model.weights import UnfitWeights, Weights, load
 from common.seeds import seed_of
-from common.study import Study
-from common.weights import UnfitWeights, Weights, load
 from server.ledger.ledger import Ledger, StageRecord
 from server.scheduling.keys import start_key
 

@@ -10,8 +10,8 @@ import numpy as np
 from client.data import layouts
 from client.data.splits import split
 from client.site_config import SiteConfig
+from common.config.study import Study
 from common.errors import BadPatient, RelayError
-from common.study import Study
 
 
 @dataclass(frozen=True)

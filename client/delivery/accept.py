@@ -24,16 +24,16 @@ from client.preprocessing.cohort import Cohort
 from client.site_config import SiteConfig
 from client.stages.store import StageStore
 from client.training.batches import statistics
+from common.config.study import Study
 from common.errors import RelayError
 from common.files import write_atomically
-from common.messages import BadMessage, Delivery, Receipt, Refusal, Refused
+from common.model.weights import UnfitWeights, Weights, digest_of, load, pieces
 from common.plan import Plan, Row, method_of
 from common.plan.cost import all_behind
 from common.plan.graph import Evaluate, FineTune, SplitName
 from common.plan.selection import chosen, may_be_left_out, offered, own
 from common.plan.stage_key import Workplace, stage_key
-from common.study import Study
-from common.weights import UnfitWeights, Weights, digest_of, load, pieces
+from common.protocol.messages import BadMessage, Delivery, Receipt, Refusal, Refused
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from common.config.study import ModelPart, PreprocessingPart, TrainingPart
 from common.errors import RelayError
 from common.plan import method_of
-from common.study import ModelPart, PreprocessingPart, TrainingPart
 
 Role = Literal["chosen", "own"]
 

@@ -16,12 +16,12 @@ from client.site_config import SiteConfig
 from client.training.batches import MeanStd, statistics
 from client.training.device import Machine, choose_machine, place
 from client.training.fine_tune import probabilities
-from common.messages import EvaluateOrder, EvaluateReply, Refusal, Refused
-from common.model import build_undrawn
+from common.config.study import Study
+from common.model.network import build_undrawn
+from common.model.weights import UnfitWeights, Weights, check_fit, digest_of, pieces
 from common.plan.graph import Evaluate, way_of
+from common.protocol.messages import EvaluateOrder, EvaluateReply, Refusal, Refused
 from common.seeds import seed_of
-from common.study import Study
-from common.weights import UnfitWeights, Weights, check_fit, digest_of, pieces
 
 
 def score(

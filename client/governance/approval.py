@@ -26,13 +26,13 @@ from client.governance.disclosure import Asked
 from client.governance.simulation_mode import rehearsing
 from client.preprocessing import cache
 from client.site_config import SiteConfig
+from common.config.study import POOLED, Study, load_study, study_toml
 from common.errors import RelayError
 from common.files import write_atomically
-from common.messages import Digest, Refusal, Refused
+from common.fingerprint import spoken
 from common.plan import Census, Choices
 from common.plan.graph import Node
-from common.study import POOLED, Study, load_study, study_toml
-from common.telephone import spoken
+from common.protocol.messages import Digest, Refusal, Refused
 
 FOLDER = "approved"
 LOG = "approvals.jsonl"

@@ -16,12 +16,12 @@ from pydantic import BaseModel, ConfigDict
 
 from client.data.survey import Survey
 from client.governance.egress import numbers_in
-from common.messages import Description, EvaluateReply, FineTuneReply
-from common.model import declared_bytes, declared_shapes
+from common.config.study import Study
+from common.model.network import declared_bytes, declared_shapes
 from common.plan import GROWING, Choices, Method, batches_per_epoch, most_rounds, plan
 from common.plan.cost import made_at
 from common.plan.graph import Average, Best, Evaluate, FineTune, Node
-from common.study import Study
+from common.protocol.messages import Description, EvaluateReply, FineTuneReply
 
 ANY = "0" * 64
 """In a digest's place, where a message is made to be counted."""

@@ -22,8 +22,10 @@ from flwr.app import Context, Message, RecordDict
 from client.governance import audit_log
 from client.governance.simulation_mode import rehearsing
 from client.site_config import SiteConfig
+from common.config.study import ModelPart
 from common.errors import Damaged, DiskFull, RelayError
-from common.messages import (
+from common.model.weights import UnfitWeights, Weights, check_fit, size_in_bytes
+from common.protocol.messages import (
     BadMessage,
     Description,
     EvaluateReply,
@@ -36,8 +38,6 @@ from common.messages import (
     refusal_error,
     to_record,
 )
-from common.study import ModelPart
-from common.weights import UnfitWeights, Weights, check_fit, size_in_bytes
 
 Handler = Callable[[Message, Context], Message]
 LOG = "egress.jsonl"

@@ -23,8 +23,8 @@ from client.training.batches import standardised
 from client.training.device import Machine, place
 from client.training.fine_tune import probabilities
 from common.errors import RelayError
-from common.model import build_undrawn
-from common.weights import UnfitWeights, check_fit, digest_of, load, pieces
+from common.model.network import build_undrawn
+from common.model.weights import UnfitWeights, check_fit, digest_of, load, pieces
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
 

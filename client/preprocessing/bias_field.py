@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from common.study import N4Part
+from common.config.study import N4Part
 
 
 def correct_bias_field(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from client.data.splits import Split, split, unite
 from client.preprocessing.pipeline import Record
 from client.site_config import SiteConfig
-from common.study import SplitPart
+from common.config.study import SplitPart
 
 
 @dataclass(frozen=True)

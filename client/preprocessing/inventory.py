@@ -17,7 +17,7 @@ from client.data import layouts
 from client.data.layouts import Found, Problem, Source
 from client.preprocessing import cache
 from client.site_config import SiteConfig
-from common.study import PreprocessingPart
+from common.config.study import PreprocessingPart
 
 FOUND_VERSION = 1
 """To be raised whenever a layout would list a site's patients otherwise."""

@@ -35,8 +35,8 @@ from client.preprocessing import cache, resampling
 from client.preprocessing.bias_field import correct_bias_field
 from client.preprocessing.inventory import PROBLEMS_HOLD, Task, tasks_of
 from client.site_config import SiteConfig
+from common.config.study import N4Part, PreprocessingPart
 from common.errors import BadPatient, Damaged, RelayError
-from common.study import N4Part, PreprocessingPart
 
 _READING = threading.Lock()
 """GDCM keeps state for the whole process, and reads DICOM one file after the other anyway."""

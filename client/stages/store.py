@@ -19,8 +19,8 @@ import torch
 
 from client.training.fine_tune import Trained
 from common.files import write_atomically
-from common.messages import EvaluateReply, FineTuneReply
-from common.weights import UnfitWeights, Weights, digest_of, load, pieces
+from common.model.weights import UnfitWeights, Weights, digest_of, load, pieces
+from common.protocol.messages import EvaluateReply, FineTuneReply
 
 log = logging.getLogger("relay.site")
 

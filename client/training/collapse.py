@@ -14,7 +14,7 @@ from client.training.batch_norm import estimate_statistics
 from client.training.batches import Slices
 from client.training.device import Machine, place
 from client.training.fine_tune import grid_dice, loss_of, predicted_logits
-from common.study import TrainingPart
+from common.config.study import TrainingPart
 
 
 class Measured(NamedTuple):

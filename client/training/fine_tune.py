@@ -14,12 +14,12 @@ from torch import nn
 from client.training.batch_norm import estimate_statistics
 from client.training.batches import Slices, augment, batches
 from client.training.device import Machine, place
-from common.messages import Refusal, Refused
-from common.model import segmentation_models
+from common.config.study import TrainingPart
+from common.model.network import segmentation_models
+from common.model.weights import Weights
 from common.plan.graph import Schedule
+from common.protocol.messages import Refusal, Refused
 from common.seeds import seed_of
-from common.study import TrainingPart
-from common.weights import Weights
 
 CHUNK = 32
 """Slices that are predicted at once."""

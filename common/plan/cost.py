@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from common.config.study import Study
 from common.plan.graph import Best, Evaluate, FineTune, Node
 from common.plan.rounds import batches_per_epoch
 from common.plan.values import Census
-from common.study import Study
 
 
 @dataclass(frozen=True)

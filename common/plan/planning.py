@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from common.config.study import POOLED, Study
 from common.errors import RelayError
 from common.plan.graph import Best, Evaluate, FineTune, Node, parents_first
 from common.plan.methods import Given, Method, asked_for, method_of
 from common.plan.rounds import rounds_of
 from common.plan.routes import along, check_choices, growing_targets, tried_on_the_way
 from common.plan.values import Candidate, Census, Choices, Plan, Rounds, Row
-from common.study import POOLED, Study
 
 
 def plan(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from common.config.study import FederatedPart, Study
 from common.plan.graph import Average, FineTune, Node, Schedule, Start
 from common.plan.routes import most_hops, routes_to
 from common.plan.values import Census, Rounds
-from common.study import FederatedPart, Study
 
 
 def batches_per_epoch(slices: int, batch: int) -> int:

@@ -6,10 +6,10 @@ import itertools
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 
+from common.config.study import Study
 from common.errors import RelayError
 from common.plan.graph import FineTune, Keep, Node, Schedule, Start, best_of, fold_of
 from common.plan.values import Candidate, Choices
-from common.study import Study
 
 
 def whole_cosine(epochs: int, keep: Keep) -> Schedule:

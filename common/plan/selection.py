@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from common.config.study import Study
 from common.plan.methods import absence_rule, method_of
 from common.plan.values import Plan, Row
-from common.study import Study
 
 
 def offered(plan: Plan, site: str) -> tuple[Row, ...]:

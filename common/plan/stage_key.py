@@ -7,9 +7,9 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from common.messages import STAGE_VERSION
+from common.config.study import Study
 from common.plan.graph import Evaluate, FineTune
-from common.study import Study
+from common.protocol.messages import STAGE_VERSION
 
 
 @dataclass(frozen=True)

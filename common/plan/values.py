@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from common.config.study import FederatedPart, Study
 from common.plan.graph import Evaluate, FineTune, Node, ballot
-from common.study import FederatedPart, Study
 
 Census = Mapping[str, tuple[int, ...]]
 """For each site the number of chosen training slices, one a fold."""

@@ -40,9 +40,9 @@ def start(
 
     What ends is started again.
     """
-    from deploy.coordinator import PARTS
-    from deploy.coordinator import start as run
-    from deploy.coordinator_folder import Coordinator
+    from deploy.coordinator.folder import Coordinator
+    from deploy.coordinator.start import PARTS
+    from deploy.coordinator.start import start as run
 
     run(Coordinator(folder), only or PARTS, health=health)
     return 0

@@ -53,8 +53,8 @@ def set_up(
     It gets two authorities, its certificates, the gateway's settings and the secret of its SuperExec. Nothing that is
     there is overwritten.
     """
-    from deploy.coordinator_folder import Coordinator
-    from deploy.enroll import set_up as make
+    from deploy.coordinator.enroll import set_up as make
+    from deploy.coordinator.folder import Coordinator
 
     coordinator = Coordinator(folder)
     settings = make(coordinator, host=host, port=port, superlink=superlink)
@@ -89,9 +89,9 @@ def enroll_site(
 
     Its request is signed, the SuperLink gets to know it, and the kit that goes back to it is written.
     """
-    from common.telephone import spoken
-    from deploy.coordinator_folder import Coordinator
-    from deploy.enroll import enroll, tell_superlink_if_up
+    from common.fingerprint import spoken
+    from deploy.coordinator.enroll import enroll, tell_superlink_if_up
+    from deploy.coordinator.folder import Coordinator
 
     coordinator = Coordinator(folder)
     record, kit = enroll(coordinator, name, request, heard=fingerprint)
@@ -111,9 +111,9 @@ def enroll_site(
 @command(app, "list")
 def list_sites(folder: CoordinatorFolder = DEFAULT_COORDINATOR, as_json: AsJson = False) -> int:
     """List who is enrolled, and until when."""
-    from common.telephone import spoken
-    from deploy.coordinator_folder import Coordinator
-    from deploy.enroll import records
+    from common.fingerprint import spoken
+    from deploy.coordinator.enroll import records
+    from deploy.coordinator.folder import Coordinator
 
     coordinator = Coordinator(folder)
     coordinator.settings()
@@ -136,8 +136,8 @@ def revoke_site(name: Name, folder: CoordinatorFolder = DEFAULT_COORDINATOR) -> 
 
     The others notice nothing.
     """
-    from deploy.coordinator_folder import Coordinator
-    from deploy.enroll import revoke, tell_superlink_if_up
+    from deploy.coordinator.enroll import revoke, tell_superlink_if_up
+    from deploy.coordinator.folder import Coordinator
 
     coordinator = Coordinator(folder)
     record = revoke(coordinator, name)
@@ -153,8 +153,8 @@ def renew_certificates(folder: CoordinatorFolder = DEFAULT_COORDINATOR) -> int:
 
     They are for the gateway and the SuperLink, of the same authority.
     """
-    from deploy.coordinator_folder import Coordinator
-    from deploy.enroll import renew
+    from deploy.coordinator.enroll import renew
+    from deploy.coordinator.folder import Coordinator
 
     days = renew(Coordinator(folder))
     print(

@@ -33,10 +33,10 @@ def demo(
 
     Its table is printed and its page written. It shows that the software works, not which method is better.
     """
-    from common.study import load_study
+    from common.config.study import load_study
     from deploy.console import bar
     from deploy.phantom import write_hospitals
-    from deploy.simulation import simulate as run
+    from deploy.simulation.simulate import simulate as run
 
     study = load_study(shipped_study(Path("demo")))
     folder = out / "hospitals"
@@ -85,9 +85,9 @@ def simulate(
 
     Each hospital is handled by processes of its own. Stopped and started again, the study goes on where it was.
     """
-    from common.study import load_study
-    from deploy.simulation import simulate as run
-    from deploy.simulation import site_files
+    from common.config.study import load_study
+    from deploy.simulation.simulate import simulate as run
+    from deploy.simulation.simulate import site_files
 
     path = shipped_study(study)
     loaded = load_study(path)

@@ -61,7 +61,7 @@ def check(
 
     What lies there is listed too. Nothing is changed, and nothing is sent.
     """
-    from deploy.site_check import site_check
+    from deploy.site.check import site_check
 
     return site_check(site, masks=masks, as_json=as_json, counts=counts)
 
@@ -78,7 +78,7 @@ def init(
 
     The request that goes to the coordinator is written beside the settings.
     """
-    from common.telephone import spoken
+    from common.fingerprint import spoken
     from deploy.site.keys import init as make
 
     settings, request, path = make(site, name=name)
@@ -173,7 +173,7 @@ def approve(
     are shown too. A hospital answers for no study that it did not approve.
     """
     from client.site_config import load_site
-    from common.study import load_study
+    from common.config.study import load_study
     from deploy.site.approve import LARGEST_ELSEWHERE, approve_study, leave_study, list_approvals
 
     if (study is not None) + show_list + bool(withdraw) != 1:

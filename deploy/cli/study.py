@@ -74,9 +74,9 @@ def plan(
     That is its graph's trainings, what sharing them saves, gradient steps, bytes to and fro, and the hours on this
     machine after a short trial.
     """
-    from common.study import load_study
-    from deploy.simulation import cores, site_files
-    from deploy.study_plan import slices_of, study_plan
+    from common.config.study import load_study
+    from deploy.planning.study_plan import slices_of, study_plan
+    from deploy.simulation.simulate import cores, site_files
 
     loaded = load_study(shipped_study(study))
     return study_plan(
@@ -124,8 +124,8 @@ def run(
 
     It is followed to its table.
     """
-    from deploy.coordinator_folder import Coordinator
-    from deploy.study_run import run as follow
+    from deploy.coordinator.folder import Coordinator
+    from deploy.coordinator.study_run import run as follow
 
     results = out or Path(f"{study.stem}-results")
 
@@ -166,8 +166,8 @@ def status(
     """
     from datetime import UTC, datetime
 
-    from deploy.coordinator_folder import Coordinator
-    from deploy.study_status import Status, lines, presences, sentence_of
+    from deploy.coordinator.folder import Coordinator
+    from deploy.coordinator.study_status import Status, lines, presences, sentence_of
     from server.progress.snapshot import read
 
     # A study of hospitals that all lie on one machine has a result folder and no coordinator's.
@@ -189,7 +189,7 @@ def status(
 
 
 def _serve(address: str, status: Callable[[], dict[str, Any]]) -> int:
-    from deploy.status_page import server
+    from deploy.coordinator.status_page import server
 
     host, _, port = address.rpartition(":")
     if not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:

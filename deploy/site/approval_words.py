@@ -13,10 +13,10 @@ from client.data.survey import Survey
 from client.governance.approval import Approval
 from client.governance.disclosure import Asked, Onward
 from client.site_config import SiteConfig
-from common.model import declared_bytes, declared_shapes
+from common.config.study import Study
+from common.fingerprint import spoken
+from common.model.network import declared_bytes, declared_shapes
 from common.strategies import STRATEGIES
-from common.study import Study
-from common.telephone import spoken
 
 WIDTH = 100
 LABEL = 12

@@ -14,9 +14,9 @@ from client.governance import audit_log, egress
 from client.governance.approval import Approval, approvals, approve, leave, study_of
 from client.governance.disclosure import asked_of, onward_of
 from client.site_config import SiteConfig
+from common.config.study import Study, load_study
 from common.errors import RelayError
-from common.study import Study, load_study
-from common.telephone import as_heard, spoken
+from common.fingerprint import as_heard, spoken
 from deploy.console import bar
 from deploy.site.approval_words import changes, on, words
 

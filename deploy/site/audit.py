@@ -13,7 +13,7 @@ from rich.filesize import decimal
 from client.governance import approval, audit_log, egress
 from client.site_config import load_site
 from common.errors import RelayError
-from common.telephone import as_heard, spoken
+from common.fingerprint import as_heard, spoken
 from deploy.site.approval_words import on
 from deploy.site.approve import digits_of, is_of
 

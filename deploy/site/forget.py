@@ -21,7 +21,7 @@ from client.preprocessing.inventory import tasks_of
 from client.site_config import SiteConfig, load_site
 from client.stages.store import StageStore
 from common.errors import RelayError
-from common.messages import EvaluateReply, FineTuneReply
+from common.protocol.messages import EvaluateReply, FineTuneReply
 from deploy.site.approve import digits_of, is_of, sent
 
 CAN_BE_MADE_AGAIN = {

@@ -14,9 +14,9 @@ from cryptography import x509
 from pydantic import TypeAdapter, ValidationError
 
 from client.site_config import SiteConfig, load_site
+from common.config.study import POOLED, SiteName
 from common.errors import RelayError
-from common.study import POOLED, SiteName
-from deploy.certificates import (
+from deploy.pki.certificates import (
     Key,
     days_left,
     make_request,
@@ -31,7 +31,7 @@ from deploy.certificates import (
     write_private,
     write_public,
 )
-from deploy.papers import Kit, Request, read_paper, write_paper
+from deploy.pki.enrolment_files import Kit, Request, read_paper, write_paper
 from deploy.site.template import site_template
 
 FOLDER = "keys"

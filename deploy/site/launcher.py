@@ -29,7 +29,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from common.errors import RelayError
-from deploy.processes import LINUX, end_with_parent
+from deploy.flower.supervisor import LINUX, end_with_parent
 
 if TYPE_CHECKING:
     from flwr.app import Context, Message

@@ -52,7 +52,7 @@ WantedBy=multi-user.target
 
 COMPOSE = """\
 # One hospital in a container: docker compose -f THIS up -d
-# The image: docker build -f deploy/Dockerfile --target relay -t relay:{version} . in the program's folder.
+# The image: docker build -f deploy/docker/Dockerfile --target relay -t relay:{version} . in the program's folder.
 name: relay-site-{lower}
 
 services:
@@ -73,7 +73,7 @@ services:
       # Under the same paths as outside, so that site.toml means the same in both places.
 {volumes}
     healthcheck:
-      test: ["CMD", "python", "-I", "-m", "deploy.health", "127.0.0.1:9097"]
+      test: ["CMD", "python", "-I", "-m", "deploy.flower.health", "127.0.0.1:9097"]
       interval: 30s
       timeout: 15s
       retries: 3

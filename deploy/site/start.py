@@ -17,9 +17,9 @@ from pathlib import Path
 from client.governance.simulation_mode import REHEARSING
 from client.governance.site_lock import in_use
 from client.site_config import SiteConfig, load_site
-from deploy.certificates import make_ca, make_server, new_key, pem, pem_of_key, write_private
-from deploy.flower import QUIET
-from deploy.processes import Program, Supervisor, a_free_port, until_stopped
+from deploy.flower.control import QUIET
+from deploy.flower.supervisor import Program, Supervisor, a_free_port, until_stopped
+from deploy.pki.certificates import make_ca, make_server, new_key, pem, pem_of_key, write_private
 from deploy.site.keys import Admission, admission
 from deploy.site.launcher import REPLACED, RUNTIME, SLOW_NOTE, flower_module
 from deploy.site.tunnel import Contact, Trouble, Tunnel, inward_context, outward_context

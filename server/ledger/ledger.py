@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict
 
 from common.errors import Damaged, RelayError
 from common.files import write_atomically
-from common.weights import Weights, mapped, save
+from common.model.weights import Weights, mapped, save
 
 
 class Cases(BaseModel):

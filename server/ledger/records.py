@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from common.messages import EvaluateReply, FineTuneReply
 from common.plan.graph import Evaluate, FineTune
+from common.protocol.messages import EvaluateReply, FineTuneReply
 from server.ledger.ledger import Cases, StageRecord
 
 

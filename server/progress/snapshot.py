@@ -16,9 +16,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from common.config.study import POOLED, Study
 from common.errors import RelayError
 from common.files import write_atomically
-from common.study import POOLED, Study
 from server.progress.events import Event, Observer
 
 NAME = "progress.json"

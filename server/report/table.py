@@ -6,9 +6,9 @@ import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from common.config.study import POOLED
 from common.errors import RelayError
 from common.plan import Section, place_of
-from common.study import POOLED
 from server.report.results import Results, Row, Spread
 from server.report.wording import count, figure, full_name, site_names, sources, targets
 

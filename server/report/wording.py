@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 
+from common.config.study import POOLED
 from common.plan.methods.method import sources as sources_of
-from common.study import POOLED
 from server.report.results import Results, Row
 
 ARCHITECTURES = {"Unet": "UNet", "UnetPlusPlus": "UNet++", "MAnet": "MANet", "DeepLabV3": "DeepLabV3"}

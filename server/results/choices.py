@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from common.config.study import Study
 from common.plan import Plan
 from common.plan.graph import Average
 from common.strategies import STRATEGIES
-from common.study import Study
 
 BATCH_NORM = {
     "precise": "its statistics are estimated anew from the training slices before weights are scored or leave a site",

@@ -10,13 +10,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from common.messages import Description
-from common.model import declared_bytes
+from common.config.study import Study
+from common.model.network import declared_bytes
 from common.plan import GROWING, Row, method_of, name_of, routes_to
 from common.plan.cost import Cost, all_behind, behind, cost_of
 from common.plan.graph import Average, Best, Evaluate, FineTune, Node, way_of
+from common.protocol.messages import Description
 from common.seeds import seed_of
-from common.study import Study
 from server.ledger.ledger import StageRecord
 from server.results.choices import open_choices
 from server.scheduling.absence import absent_from, told, trained_for, why_not_counted

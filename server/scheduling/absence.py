@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from common.config.study import AbsenceRule, Study
 from common.plan import GROWING, Plan, Row, absence_rule, method_of
 from common.plan.cost import all_behind, behind
 from common.plan.graph import Best, FineTune, Node
-from common.study import AbsenceRule, Study
 
 LEFT_OUT = "it was away, and the study went on without it"
 

@@ -8,7 +8,7 @@ slices as well.
 
 from __future__ import annotations
 
-from common.messages import FineTuneReply
+from common.protocol.messages import FineTuneReply
 from server.transport.outcomes import TrainingFailed
 
 SOUND = 0.5

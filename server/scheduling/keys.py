@@ -8,9 +8,9 @@ from collections.abc import Mapping
 
 import torch
 
-from common.messages import STAGE_VERSION
+from common.config.study import Study
 from common.plan.graph import Average, Evaluate, FineTune
-from common.study import Study
+from common.protocol.messages import STAGE_VERSION
 from server.ledger.ledger import StageRecord
 
 

@@ -19,17 +19,17 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
+from common.config.study import Study
 from common.errors import RelayError
-from common.messages import (
+from common.model.weights import UnfitWeights, check_fit
+from common.plan import Census, Plan, grown, plan
+from common.plan.graph import Average, Best, Evaluate, FineTune, Node
+from common.plan.stage_key import Workplace, stage_key
+from common.protocol.messages import (
     Description,
     EvaluateOrder,
     FineTuneOrder,
 )
-from common.plan import Census, Plan, grown, plan
-from common.plan.graph import Average, Best, Evaluate, FineTune, Node
-from common.plan.stage_key import Workplace, stage_key
-from common.study import Study
-from common.weights import UnfitWeights, check_fit
 from server.aggregation import LEAST, Part, aggregate
 from server.ledger.ledger import Ledger, StageRecord
 from server.ledger.records import of_scores, of_skipped, of_training

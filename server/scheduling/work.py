@@ -6,8 +6,8 @@ import threading
 import time
 from collections.abc import Mapping
 
-from common.messages import Description
 from common.plan.graph import Evaluate, FineTune, Node, way_of
+from common.protocol.messages import Description
 from server.progress.events import Event, Observer
 
 

@@ -11,7 +11,7 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 
 from common.errors import RelayError
-from common.messages import DESCRIBE, BadMessage, Describe, Description, from_record, refusal_text, to_record
+from common.protocol.messages import DESCRIBE, BadMessage, Describe, Description, from_record, refusal_text, to_record
 from server.transport.retry import asked
 
 log = logging.getLogger("relay.coordinator")

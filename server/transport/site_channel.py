@@ -13,7 +13,9 @@ from typing import TypeVar
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from common.messages import (
+from common.config.study import Study
+from common.model.weights import File, Weights, size_in_bytes
+from common.protocol.messages import (
     DELIVER,
     DESCRIBE,
     EVALUATE,
@@ -34,8 +36,6 @@ from common.messages import (
     refusal_text,
     to_record,
 )
-from common.study import Study
-from common.weights import File, Weights, size_in_bytes
 from server.progress.events import Event, Observer
 from server.transport.discovery import is_online
 from server.transport.outcomes import Absent, Parked, Refused, TrainingFailed

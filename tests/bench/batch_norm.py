@@ -25,12 +25,12 @@ from client.training.batch_norm import estimate_statistics
 from client.training.batches import Slices, chosen_slices, statistics
 from client.training.device import Machine
 from client.training.fine_tune import fine_tune, grid_dice
-from common.model import build
+from common.config.study import ModelPart, Study, load_study
+from common.model.network import build
 from common.plan.graph import Schedule
-from common.study import ModelPart, Study, load_study
 from deploy.phantom import write_hospitals
 from tests.bench.pairs import machine, show, table
-from tests.hospitals import REPO
+from tests.support.hospitals import REPO
 
 STEPS = (5, 20, 100)
 NETWORKS = ("mobilenet_v2", "resnet18")

@@ -22,11 +22,11 @@ from pathlib import Path
 def main(pairs: int = 5) -> None:
     # Here and not above: every worker imports the program's main module, and that of `relay` imports next to nothing.
     from client.site_config import load_site
-    from common.study import study_toml
+    from common.config.study import study_toml
     from tests.bench.memory import own_mb
     from tests.bench.pairs import interleaved, show, table
-    from tests.federation import Federation, descendants
-    from tests.hospitals import approve_everywhere, forget_stages, run_on_grid, small_study, write_hospitals
+    from tests.support.federation import Federation, descendants
+    from tests.support.hospitals import approve_everywhere, forget_stages, run_on_grid, small_study, write_hospitals
 
     study = small_study(
         sites=("A", "B"),

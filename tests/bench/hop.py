@@ -28,13 +28,13 @@ def main(laps: int = 3) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    import deploy.local_grid
+    import deploy.simulation.local_grid
     import server.ledger.ledger
     import server.scheduling.scheduler
     import server.transport.site_channel
     from server.app import run_study
     from server.progress.events import Event
-    from tests.hospitals import approve_everywhere, small_study, write_hospitals
+    from tests.support.hospitals import approve_everywhere, small_study, write_hospitals
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -45,7 +45,7 @@ def main(laps: int = 3) -> None:
 
         # The fork server is started here, with a module more than the grid would give it.
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["deploy.worker_imports", "tests.bench.identity"])
+        context.set_forkserver_preload(["deploy.simulation.worker_imports", "tests.bench.identity"])
         forkserver.ensure_running()
         sites = write_hospitals(folder, {"A": 6, "B": 6, "C": 6})
         study = small_study(
@@ -73,7 +73,7 @@ def main(laps: int = 3) -> None:
                 collected.append(steps.read_text())
 
         collected: list[str] = []
-        with deploy.local_grid.LocalGrid(sites, at_once=1) as grid:
+        with deploy.simulation.local_grid.LocalGrid(sites, at_once=1) as grid:
             run_study(grid, study, folder / "out", beside=folder, observe=observe)
             worker = statistics.median(_empty_workers(context, 5))
     total: dict[str, list[float]] = defaultdict(list)

@@ -21,12 +21,12 @@ from torch import nn
 import client.app
 import client.evaluation.scoring
 import client.stages.store
-import common.model
-import deploy.local_grid
+import common.model.network
+import deploy.simulation.local_grid
 from client.evaluation.evaluate import CaseScore
 from client.preprocessing.pipeline import Record
 from client.training.fine_tune import Trained
-from common.study import ModelPart
+from common.config.study import ModelPart
 
 STEPS = "RELAY_BENCH_STEPS"
 LAST = "send"
@@ -89,14 +89,14 @@ class Toy(nn.Module):
 
 def build_toy(model: ModelPart) -> nn.Module:
     network = Toy(float(os.environ["RELAY_BENCH_MB"]))
-    common.model._shapes[model] = {
+    common.model.network._shapes[model] = {
         name: (tuple(tensor.shape), tensor.dtype) for name, tensor in network.state_dict().items()
     }
     return network
 
 
 if "RELAY_BENCH_MB" in os.environ:
-    real = common.model.build
+    real = common.model.network.build
     for module in list(sys.modules.values()):
         if getattr(module, "build", None) is real:
             module.build = build_toy  # type: ignore[attr-defined]
@@ -113,5 +113,5 @@ if STEPS in os.environ:
     watch(client.app, "chosen_slices", "read the slices")
     watch(client.app, "release", "the last door, Flower's record")
     watch(client.stages.store.StageStore, "save_weights", "keep the result")  # type: ignore[arg-type]
-    watch(deploy.local_grid, "_send", LAST)
-    watch(deploy.local_grid, "_receive", "wait for and receive")
+    watch(deploy.simulation.local_grid, "_send", LAST)
+    watch(deploy.simulation.local_grid, "_receive", "wait for and receive")

@@ -24,9 +24,9 @@ from client.data.layouts import find, read
 from client.preprocessing.bias_field import correct_bias_field
 from client.preprocessing.pipeline import prepare
 from client.site_config import SiteConfig, load_site
-from common.study import PreprocessingPart
+from common.config.study import PreprocessingPart
 from tests.bench.pairs import PAIRS, interleaved, seconds, show, table
-from tests.hospitals import REAL_DATA, write_site
+from tests.support.hospitals import REAL_DATA, write_site
 
 Image = NDArray[np.float32]
 IMAGES, MASKS = REAL_DATA / "prostate3t", REAL_DATA / "nci_isbi_predicted" / "Prostate3T"

@@ -71,9 +71,9 @@ def main(*words: str) -> None:
 
 def measure(case: dict[str, Any]) -> dict[str, float]:
     """In the process of a case."""
-    import deploy.local_grid
+    import deploy.simulation.local_grid
     from server.app import run_study
-    from tests.hospitals import approve_everywhere, small_study, write_hospitals
+    from tests.support.hospitals import approve_everywhere, small_study, write_hospitals
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -83,7 +83,7 @@ def measure(case: dict[str, Any]) -> dict[str, float]:
 
         assert tests.bench.identity.build_toy
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["deploy.worker_imports", "tests.bench.identity"])
+        context.set_forkserver_preload(["deploy.simulation.worker_imports", "tests.bench.identity"])
         forkserver.ensure_running()
         names = {f"S{number:02}": 4 for number in range(case["sites"])}
         sites = write_hospitals(folder, names, slices=3)
@@ -92,7 +92,7 @@ def measure(case: dict[str, Any]) -> dict[str, float]:
             sites=tuple(names), split={"folds": 2, "use_folds": 1}, training={"epochs": 1}, methods=methods
         )
         approve_everywhere(sites, study)
-        with deploy.local_grid.LocalGrid(sites, at_once=2) as grid:
+        with deploy.simulation.local_grid.LocalGrid(sites, at_once=2) as grid:
             before, processor, began = _memory(), time.process_time(), time.perf_counter()
             with Peak() as peak:
                 run_study(grid, study, folder / "out", beside=folder, observe=lambda _: None)

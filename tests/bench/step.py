@@ -21,12 +21,12 @@ from client.preprocessing.pipeline import load, prepare
 from client.site_config import load_site
 from client.training.batches import Slices
 from client.training.fine_tune import choose_machine, fine_tune
-from common.model import build
+from common.config.study import ModelPart
+from common.model.network import build
 from common.plan.graph import Schedule
-from common.study import ModelPart
 from tests.bench.pairs import PAIRS, Pairs, show, table
 from tests.end_to_end.plain_loop import augmented, dice_and_bce, slice_dice
-from tests.hospitals import small_study, write_hospitals
+from tests.support.hospitals import small_study, write_hospitals
 
 MODEL = ModelPart(architecture="UnetPlusPlus", encoder="efficientnet-b3", encoder_weights="none")
 EPOCHS = 8

@@ -26,11 +26,11 @@ def main(pairs: int = 5, pixels: int = 128, epochs: int = 7) -> None:
     # Here and not above: every worker imports the program's main module, and that of `relay` imports next to nothing.
     import torch
 
-    from deploy.local_grid import LocalGrid
+    from deploy.simulation.local_grid import LocalGrid
     from server.app import run_study
     from tests.bench.pairs import interleaved, show, table
     from tests.end_to_end.plain_loop import PlainLoop, Tensors, digest
-    from tests.hospitals import approve_everywhere, forget_stages, small_study, write_hospitals
+    from tests.support.hospitals import approve_everywhere, forget_stages, small_study, write_hospitals
 
     torch.set_num_threads(1)
     study = small_study(
@@ -106,7 +106,7 @@ class Watch:
 
     def _look(self) -> None:
         from tests.bench.memory import own_mb
-        from tests.federation import descendants
+        from tests.support.federation import descendants
 
         while not self._over.wait(0.1):
             self.peak_mb = max(self.peak_mb, own_mb(descendants(os.getpid())))

@@ -20,7 +20,11 @@ from client.data.survey import survey
 from client.governance.approval import approvals, approve, leave
 from client.governance.disclosure import asked_of
 from client.site_config import load_site
-from common.messages import (
+from common.model.network import build
+from common.model.weights import Weights, digest_of, serialised
+from common.plan import plan
+from common.plan.graph import Evaluate, FineTune
+from common.protocol.messages import (
     DESCRIBE,
     EVALUATE,
     FINE_TUNE,
@@ -34,13 +38,9 @@ from common.messages import (
     from_record,
     to_record,
 )
-from common.model import build
-from common.plan import plan
-from common.plan.graph import Evaluate, FineTune
-from common.weights import Weights, digest_of, serialised
-from deploy.local_grid import enter_run
-from tests.hospitals import approve_everywhere, small_study, write_hospitals
-from tests.site_calls import CENSUS, STUDY, call, described, first, order_of, planned, refused, send, trained
+from deploy.simulation.local_grid import enter_run
+from tests.support.hospitals import approve_everywhere, small_study, write_hospitals
+from tests.support.site_calls import CENSUS, STUDY, call, described, first, order_of, planned, refused, send, trained
 
 LEGS = small_study(methods={"baseline": True}, training={"leg_minutes": 0.0})
 pytestmark = pytest.mark.usefixtures("one_thread")

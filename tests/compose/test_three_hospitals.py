@@ -15,11 +15,11 @@ import pytest
 import SimpleITK as sitk
 
 from client.site_config import load_site
-from common.study import Study, load_study, study_toml
+from common.config.study import Study, load_study, study_toml
+from deploy.docker.three_hospitals import PATIENTS
 from deploy.phantom import write_hospitals
-from deploy.three_hospitals import PATIENTS
-from tests.federation import wait_for
-from tests.hospitals import REPO, run_on_grid, small_study
+from tests.support.federation import wait_for
+from tests.support.hospitals import REPO, run_on_grid, small_study
 
 PROJECT = "relay-test"
 STUDY = small_study(

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from client.site_config import SiteConfig
-from common.messages import REFUSALS, Refusal
-from common.study import Study
+from common.config.study import Study
+from common.protocol.messages import REFUSALS, Refusal
 from deploy import reference
-from tests.hospitals import REPO
+from tests.support.hospitals import REPO
 
 FOLDER = REPO / "docs" / "reference"
 ROOMS = ("client", "common", "deploy", "server")

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from client.data.splits import split
 from client.preprocessing.pipeline import load, prepare
 from client.site_config import load_site
-from common.model import segmentation_models
-from common.study import Study
+from common.config.study import Study
+from common.model.network import segmentation_models
 
 Tensors = dict[str, torch.Tensor]
 

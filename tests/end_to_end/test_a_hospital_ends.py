@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from deploy.processes import LINUX
+from deploy.flower.supervisor import LINUX
 from deploy.site.launcher import SLOW_NOTE
-from tests.federation import Federation, descendants, wait_for
-from tests.hospitals import write_hospitals
+from tests.support.federation import Federation, descendants, wait_for
+from tests.support.hospitals import write_hospitals
 
 
 def commands(pids: list[int]) -> dict[int, bytes]:

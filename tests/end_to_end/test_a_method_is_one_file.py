@@ -13,21 +13,21 @@ import pytest
 from client.delivery.letter import letter, text
 from client.delivery.model_card import name_of
 from client.delivery.model_card_text import markdown
+from common.config.study import Study
 from common.errors import RelayError
 from common.plan import Row, Section, methods, plan
 from common.plan.methods import METHODS, Given, Method
 from common.plan.routes import along
 from common.plan.selection import offered
 from common.plan.values import row_of
-from common.study import Study
-from deploy.study_plan import study_plan
+from deploy.planning.study_plan import study_plan
 from server.report import read_results, text_lines, write_report
-from tests.cards import figure, outcome
-from tests.hospitals import REPO
-from tests.server.plausible import plausible
+from tests.support.cards import figure, outcome
+from tests.support.hospitals import REPO
+from tests.support.plausible import plausible
 
 ROOMS = ("client", "common", "deploy", "server")
-MAY_NAME = ("common/plan/methods/", "common/strategies/", "common/study.py")
+MAY_NAME = ("common/plan/methods/", "common/strategies/", "common/config/study.py")
 """Where methods are, and the keys and values of a study file."""
 
 

@@ -20,7 +20,12 @@ from client.preprocessing.cohort import Cohort, gather
 from client.preprocessing.pipeline import Record, load, prepare
 from client.site_config import SiteConfig, load_site
 from client.training import batches
-from common.messages import (
+from common.config.study import POOLED, SplitPart, Study
+from common.model.weights import Weights, digest_of, serialised
+from common.plan import plan
+from common.plan.graph import Evaluate, FineTune
+from common.plan.stage_key import Workplace, stage_key
+from common.protocol.messages import (
     DESCRIBE,
     EVALUATE,
     FINE_TUNE,
@@ -32,14 +37,9 @@ from common.messages import (
     from_record,
     to_record,
 )
-from common.plan import plan
-from common.plan.graph import Evaluate, FineTune
-from common.plan.stage_key import Workplace, stage_key
-from common.study import POOLED, SplitPart, Study
-from common.weights import Weights, digest_of, serialised
-from deploy.local_grid import RUN_ID, enter_run
+from deploy.simulation.local_grid import RUN_ID, enter_run
 from server.initial_weights import start_weights
-from tests.hospitals import (
+from tests.support.hospitals import (
     approve_everywhere,
     patient,
     small_study,

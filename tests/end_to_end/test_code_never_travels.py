@@ -19,11 +19,11 @@ from typing import Any
 import pytest
 
 from client.site_config import load_site
-from common.messages import REFUSALS, Refusal
-from deploy.flower import QUIET, program
-from deploy.processes import a_free_port
-from tests.federation import Federation, descendants, wait_for
-from tests.hospitals import write_hospitals
+from common.protocol.messages import REFUSALS, Refusal
+from deploy.flower.control import QUIET, program
+from deploy.flower.supervisor import a_free_port
+from tests.support.federation import Federation, descendants, wait_for
+from tests.support.hospitals import write_hospitals
 
 PYPROJECT = """\
 [project]
@@ -111,7 +111,7 @@ class Attack:
             ("pyproject.toml", PYPROJECT.format(version=json.dumps(version), component=json.dumps(f"{component}:app"))),
             ("hostile_server.py", SERVER.format(site=site)),
             (component.replace(".", "/") + ".py", CLIENT.format(canary=str(self.canary))),
-            ("common/messages.py", CLIENT.format(canary=str(self.canary))),
+            ("common/protocol/messages.py", CLIENT.format(canary=str(self.canary))),
             ("torch.py", CLIENT.format(canary=str(self.canary))),
         ):
             (bundle / path).parent.mkdir(parents=True, exist_ok=True)

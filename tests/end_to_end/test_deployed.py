@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 
 from client.site_config import load_site
-from common.study import Study, study_toml
-from tests.federation import Federation, descendants, wait_for
-from tests.hospitals import approve_everywhere, forget_stages, run_on_grid, small_study, write_hospitals
+from common.config.study import Study, study_toml
+from tests.support.federation import Federation, descendants, wait_for
+from tests.support.hospitals import approve_everywhere, forget_stages, run_on_grid, small_study, write_hospitals
 
 STUDY = small_study(
     sites=("A", "B"),

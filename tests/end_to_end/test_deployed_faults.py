@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.test_deployed import STUDY, Bench, bench, ended, federation
-from tests.federation import Federation, wait_for
+from tests.support.federation import Federation, wait_for
 
 __all__ = ["bench", "federation"]
 PARTS = ("A", "B", "superexec", "superlink")

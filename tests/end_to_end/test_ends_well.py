@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from common.study import Study, load_study
+from common.config.study import Study, load_study
 from deploy.cli.simulation import DEMO_PATIENTS
+from deploy.docker.three_hospitals import PATIENTS
 from deploy.phantom import write_hospitals
-from deploy.simulation import simulate
-from deploy.three_hospitals import PATIENTS
-from tests.hospitals import REPO
+from deploy.simulation.simulate import simulate
+from tests.support.hospitals import REPO
 
 STUDIES = {"demo": DEMO_PATIENTS, "apart": PATIENTS}
 SEEDS = range(1, 11)

@@ -22,7 +22,8 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 from client.governance import audit_log
 from client.governance.approval import Approval, approvals
 from client.site_config import load_site
-from common.messages import (
+from common.model.weights import Weights
+from common.protocol.messages import (
     DELIVER,
     DESCRIBE,
     EVALUATE,
@@ -38,13 +39,12 @@ from common.messages import (
     from_record,
     to_record,
 )
-from common.weights import Weights
-from deploy.processes import a_free_port
+from deploy.flower.supervisor import a_free_port
 from deploy.site.approve import approve_study
 from tests.end_to_end.test_deployed import STUDY, Bench
 from tests.end_to_end.test_names_never_leave import assert_silent, write_named_hospitals
-from tests.federation import RELAY, Federation
-from tests.recorder import Exchange, Recorder
+from tests.support.federation import RELAY, Federation
+from tests.support.recorder import Exchange, Recorder
 
 CALLS: dict[str, tuple[Any, Any]] = {
     "activate-node": (fleet_pb2.ActivateNodeRequest, fleet_pb2.ActivateNodeResponse),

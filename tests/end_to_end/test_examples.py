@@ -7,9 +7,9 @@ from typing import Any, get_args
 
 import pytest
 
+from common.config.study import POOLED, FederatedPart, Study, load_study
 from common.plan import grown, plan
-from common.study import POOLED, FederatedPart, Study, load_study
-from tests.hospitals import REPO, run_on_grid, write_hospitals
+from tests.support.hospitals import REPO, run_on_grid, write_hospitals
 
 EXAMPLES = sorted((REPO / "examples" / "studies").glob("*.toml"))
 SMALL: dict[str, Any] = {

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from common.study import study_toml
-from tests.hospitals import forget_stages, run_on_grid, small_study, write_hospitals
+from common.config.study import study_toml
+from tests.support.hospitals import forget_stages, run_on_grid, small_study, write_hospitals
 
 REPO = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent

@@ -14,8 +14,8 @@ import pytest
 
 from client.site_config import load_site
 from deploy.site.keys import admission
-from tests.federation import Federation, wait_for
-from tests.hospitals import write_hospitals
+from tests.support.federation import Federation, wait_for
+from tests.support.hospitals import write_hospitals
 
 pytestmark = pytest.mark.skipif(
     shutil.which("nginx") is None, reason="nginx is not installed here; `make test-compose` tries the gateway anyway"

@@ -11,10 +11,10 @@ import pytest
 import safetensors.torch
 import torch
 
-from common.study import Study
+from common.config.study import Study
 from server.aggregation import Part, aggregate
 from tests.end_to_end.plain_loop import PlainLoop, Stage, Tensors, digest
-from tests.hospitals import forget_stages, run_on_grid, small_study, write_hospitals
+from tests.support.hospitals import forget_stages, run_on_grid, small_study, write_hospitals
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from client.site_config import load_site
+from common.config.study import Study, study_toml
 from common.errors import RelayError
-from common.study import Study, study_toml
 from server.app import line_of
-from tests.hospitals import REPO, forget_stages, run_on_grid, small_study, write_hospitals
+from tests.support.hospitals import REPO, forget_stages, run_on_grid, small_study, write_hospitals
 
 STAGES, LEGS = 9, 8
 """Training at B and A by a route and at both in a round, two legs each; two validations and three tests."""
@@ -43,7 +43,15 @@ class Bench:
     def start(self, out: Path, when: str) -> subprocess.Popen[str]:
         named = [f"{name}={path}" for name, path in self.sites.items()]
         return subprocess.Popen(
-            [sys.executable, "-m", "tests.study_process", str(self.folder / "study.toml"), str(out), when, *named],
+            [
+                sys.executable,
+                "-m",
+                "tests.support.study_process",
+                str(self.folder / "study.toml"),
+                str(out),
+                when,
+                *named,
+            ],
             cwd=REPO,
             encoding="utf-8",  # the locale is no guide: imaging libraries change it
             stdout=subprocess.PIPE,

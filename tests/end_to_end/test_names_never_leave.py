@@ -20,10 +20,10 @@ from flwr.common.serde import message_to_proto
 from client import app as client_app
 from client.site_config import load_site
 from common.errors import BadPatient, RelayError
-from common.messages import DESCRIBE, BadMessage, Describe, to_record
-from deploy.local_grid import LocalGrid, enter_run
+from common.protocol.messages import DESCRIBE, BadMessage, Describe, to_record
+from deploy.simulation.local_grid import LocalGrid, enter_run
 from server.app import line_of, run_study
-from tests.hospitals import (
+from tests.support.hospitals import (
     approve_everywhere,
     patient,
     run_on_grid,

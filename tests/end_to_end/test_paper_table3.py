@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from common.study import Study
-from tests.hospitals import REPO, run_on_grid, write_hospitals, write_pooled
+from common.config.study import Study
+from tests.support.hospitals import REPO, run_on_grid, write_hospitals, write_pooled
 
 SIZES: dict[str, dict[str, Any]] = {
     "model": {"architecture": "Unet", "encoder": "mobilenet_v2", "encoder_weights": "none"},

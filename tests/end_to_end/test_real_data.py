@@ -17,8 +17,8 @@ from client.data.layouts import find, read
 from client.data_check import check
 from client.preprocessing.pipeline import load, prepare
 from client.site_config import load_site
-from common.study import Study
-from tests.hospitals import REAL_DATA, run_on_grid, small_study, write_hospitals, write_site
+from common.config.study import Study
+from tests.support.hospitals import REAL_DATA, run_on_grid, small_study, write_hospitals, write_site
 
 IMAGES, MASKS = REAL_DATA / "prostate3t", REAL_DATA / "nci_isbi_predicted" / "Prostate3T"
 ENCODER = REAL_DATA / "weights" / "mobilenet_v2_imagenet.pth"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.hospitals import REPO
+from tests.support.hospitals import REPO
 
 ROOMS = ("client", "common", "deploy", "server")
 MAY = {
@@ -41,6 +41,24 @@ INSIDE: dict[str, dict[str, set[str]]] = {
         "scheduling": {"ledger", "progress", "transport"},
         "results": {"ledger", "scheduling", "statistics"},
         "report": {"statistics"},
+    },
+    "common": {
+        "strategies": set(),
+        "config": {"strategies"},
+        "model": {"config"},
+        "protocol": {"model"},
+        "plan": {"config", "protocol", "strategies"},
+    },
+    "deploy": {
+        "flower": set(),
+        "phantom": set(),
+        "pki": set(),
+        "coordinator": {"flower", "pki"},
+        "site": {"flower", "pki"},
+        "simulation": set(),
+        "planning": {"simulation"},
+        "docker": {"coordinator", "phantom", "site"},
+        "cli": {"coordinator", "phantom", "planning", "simulation", "site"},
     },
 }
 """The folders of a room, and which other folders of it each may import."""
@@ -106,6 +124,14 @@ def test_a_folder_of_a_room_imports_only_what_it_may(room: str) -> None:
 def test_no_two_folders_of_a_room_import_each_other_by_any_way(room: str) -> None:
     order = list(graphlib.TopologicalSorter(INSIDE[room]).static_order())  # raises where there is a circle
     assert set(order) == set(INSIDE[room])
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_the_tests_of_a_room_lie_as_its_folders_do(room: str) -> None:
+    """Nested folders, such as the layouts, too."""
+    for tests in (REPO / "tests" / room).rglob("test_*.py"):
+        folder = tests.parent.relative_to(REPO / "tests")
+        assert (REPO / folder / "__init__.py").exists(), f"{tests.relative_to(REPO)} is not beside what it tests"
 
 
 def test_the_reader_of_imports_sees_every_way_of_importing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

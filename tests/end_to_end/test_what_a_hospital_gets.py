@@ -21,8 +21,8 @@ from client.site_config import load_site
 from common.plan import plan
 from common.plan.graph import Evaluate
 from common.plan.stage_key import Workplace, stage_key
-from tests.commands import relay_here
-from tests.hospitals import patient, run_on_grid, small_study, write_dicom_patient, write_hospitals, write_site
+from tests.support.commands import relay_here
+from tests.support.hospitals import patient, run_on_grid, small_study, write_dicom_patient, write_hospitals, write_site
 
 STUDY = small_study(
     name="two-hospitals",

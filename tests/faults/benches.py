@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from common.study import Study
+from common.config.study import Study
 from tests.faults.history import Bench
 
 NONE: dict[str, Any] = {

@@ -34,12 +34,12 @@ from client.app import app
 from client.governance import audit_log, egress
 from client.governance.approval import approve
 from client.site_config import SiteConfig
+from common.config.study import Study
 from common.errors import RelayError
-from common.messages import FINE_TUNE, BadMessage, FineTuneOrder, FineTuneReply, from_record, to_record
+from common.model.weights import digest_of, pieces
 from common.plan.graph import FineTune
 from common.plan.stage_key import Workplace, stage_key
-from common.study import Study
-from common.weights import digest_of, pieces
+from common.protocol.messages import FINE_TUNE, BadMessage, FineTuneOrder, FineTuneReply, from_record, to_record
 from server import descriptions
 from server.app import run_study
 from server.scheduling import scheduler, work

@@ -24,20 +24,20 @@ import torch
 import client.app
 import client.evaluation.scoring
 import client.governance.approval
-import common.model
-import common.weights
+import common.model.network
+import common.model.weights
 import server.app
 import server.results.rows
 from client.evaluation.evaluate import CaseScore
 from client.preprocessing.pipeline import Prepared, Record
 from client.site_config import SiteConfig
 from client.training.fine_tune import Trained
-from common.messages import Refusal, Refused
+from common.config.study import Study, load_study
+from common.model.weights import Weights
 from common.plan import plan
 from common.plan.graph import Schedule
+from common.protocol.messages import Refusal, Refused
 from common.seeds import seed_of
-from common.study import Study, load_study
-from common.weights import Weights
 from server.deliveries import Deliveries
 from server.scheduling import scheduler
 from server.statistics.intervals import bootstrap_ci
@@ -214,7 +214,7 @@ def tiny() -> Iterator[None]:
 
 
 def put_in_place(patch: pytest.MonkeyPatch) -> None:
-    for module in (common.weights, common.model):
+    for module in (common.model.weights, common.model.network):
         patch.setattr(module, "declared_shapes", lambda _: SHAPES)
     for module in (client.app, server.app, scheduler):
         patch.setattr(module, "plan", planned)

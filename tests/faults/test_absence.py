@@ -22,7 +22,7 @@ from safetensors.numpy import load_file
 import client.app
 import server.scheduling.scheduler
 from client.governance.approval import approve
-from common.study import Study
+from common.config.study import Study
 from tests.faults.benches import bench
 from tests.faults.history import Bench, History, world
 from tests.faults.plans import Fault, planned_faults

@@ -16,14 +16,14 @@ from client.governance.approval import approve
 from client.preprocessing.pipeline import load, prepare
 from client.site_config import SiteConfig, load_site
 from common.errors import BadPatient, RelayError
-from common.messages import DESCRIBE, Describe, Description, Refusal, from_record, to_record
-from deploy.local_grid import enter_run
+from common.protocol.messages import DESCRIBE, Describe, Description, Refusal, from_record, to_record
+from deploy.simulation.local_grid import enter_run
 from tests.fuzz.child import Watched, tell, unkind
 from tests.fuzz.patients import FORMATS, mutated, name_of, sound
 from tests.fuzz.plain import write
 from tests.fuzz.planted import WARD, found_in
-from tests.hospitals import small_study, write_site
-from tests.site_calls import call
+from tests.support.hospitals import small_study, write_site
+from tests.support.site_calls import call
 
 SOUND = 4
 STUDY = small_study(preprocessing={"pixels": 32, "spacing_mm": 2.0, "minimum_mask_pixels": 20})

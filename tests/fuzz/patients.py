@@ -14,7 +14,7 @@ from tests.fuzz.dicom_files import series
 from tests.fuzz.plain import Files, Random, elsewhere, harm, packed
 from tests.fuzz.planted import GIVEN, NAME
 from tests.fuzz.volume_files import TYPES, meta, nifti, nrrd
-from tests.hospitals import patient
+from tests.support.hospitals import patient
 
 Array = NDArray[Any]
 Write = Callable[[str, int, Random | None], Files]

@@ -9,15 +9,15 @@ from pathlib import Path
 from flwr.common.serde import message_to_proto
 
 from client.site_config import SiteConfig, load_site
+from common.config.study import Study, load_study, study_toml
 from common.errors import RelayError
-from common.messages import DESCRIBE, Describe, Refusal, to_record
-from common.study import Study, load_study, study_toml
-from deploy.local_grid import enter_run
+from common.protocol.messages import DESCRIBE, Describe, Refusal, to_record
+from deploy.simulation.local_grid import enter_run
 from tests.fuzz.child import Watched, tell, unkind
 from tests.fuzz.plain import FLOATS, NUMBERS, PHI, Random, harm
 from tests.fuzz.planted import NAME, USER, WARD, found_in
-from tests.hospitals import small_study
-from tests.site_calls import call
+from tests.support.hospitals import small_study
+from tests.support.site_calls import call
 
 SITE = f"""name = "A"
 layout = "nci-isbi"

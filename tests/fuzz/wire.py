@@ -10,7 +10,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
 
-from common.messages import (
+from common.model.weights import FORM, serialised, to_arrays
+from common.protocol.messages import (
     DELIVER,
     DESCRIBE,
     EVALUATE,
@@ -29,12 +30,11 @@ from common.messages import (
     from_record,
     to_record,
 )
-from common.weights import FORM, serialised, to_arrays
 from tests.fuzz import at_a_site
 from tests.fuzz.child import Watched, tell
 from tests.fuzz.plain import PHI, Random, harm
 from tests.fuzz.planted import NAME, WARD, found_in
-from tests.site_calls import call
+from tests.support.site_calls import call
 
 A, B = "a" * 64, "b" * 64
 ORDER: dict[str, Any] = {"study": at_a_site.STUDY.digest, "census": '{"A": [3, 3]}', "fingerprint": A}

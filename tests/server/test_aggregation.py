@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from common.errors import RelayError
+from common.model.weights import Weights, digest_of, save, serialised
 from common.strategies import STRATEGIES
-from common.weights import Weights, digest_of, save, serialised
-from deploy.local_grid import enter_run
+from deploy.simulation.local_grid import enter_run
 from server import aggregation
 from server.aggregation import Part, aggregate
 

@@ -10,9 +10,9 @@ import pytest
 
 import server.app
 from common.errors import GO_ON, RelayError, Unfinished
-from common.messages import FineTuneOrder, Refusal, WireMessage, refusal_error
+from common.protocol.messages import FineTuneOrder, Refusal, WireMessage, refusal_error
 from server.app import run_study
-from tests.server.fake_sites import START, Answer, FakeGrid, quick, study_of
+from tests.support.fake_sites import START, Answer, FakeGrid, quick, study_of
 
 __all__ = ["quick"]
 

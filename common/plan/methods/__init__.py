@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from common.config.study import AbsenceRule, Study
 from common.errors import RelayError
 from common.plan.methods import baseline, cyclic, greedy, longer, pooled, pooled_then_target, sequential, unadapted
 from common.plan.methods.federated import averaged, then_target
 from common.plan.methods.method import Given, Method, Section
 from common.plan.values import Row
 from common.strategies import STRATEGIES
-from common.study import AbsenceRule, Study
 
 __all__ = [
     "GROWING",

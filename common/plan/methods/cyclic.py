@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
+from common.config.study import Study
 from common.plan.graph import FineTune, Node, Start
 from common.plan.methods.method import Given, Method, Section
 from common.plan.routes import whole_cosine
 from common.plan.values import Row, row_of
-from common.study import Study
 
 KEY = "cyclic"
 

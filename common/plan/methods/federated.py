@@ -5,12 +5,12 @@ Each target's validation patients choose the round, and among the settings that 
 
 from collections.abc import Iterator
 
+from common.config.study import FederatedPart
 from common.plan.graph import Node, best_of
 from common.plan.methods.method import Given, Method, Section
 from common.plan.routes import then_at
 from common.plan.values import Row, row_of
 from common.strategies import Strategy
-from common.study import FederatedPart
 
 
 def averaged(strategy: Strategy) -> Method:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
 
+from common.config.study import Study
 from common.plan.graph import Average
 from common.plan.rounds import averages_of
 from common.plan.values import Census, Choices, Rounds, Row
-from common.study import Study
 
 Namer = Callable[[Sequence[str], str], str]
 """A name from a row's route and target."""

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
+from common.config.study import POOLED
 from common.plan.methods.method import Given, Method, Section
 from common.plan.routes import along, then_at
 from common.plan.values import Row, row_of
-from common.study import POOLED
 
 KEY = f"{POOLED}-then-target"
 

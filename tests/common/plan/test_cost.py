@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from common.config.study import Study
 from common.plan.cost import Cost, all_behind, behind, cost_of, made_at, planned_steps
 from common.plan.graph import Average, Best, Evaluate, FineTune, Schedule, Start
-from common.study import Study
 
 EPOCHS = Schedule(6, 0, 6, "best")
 START = Start()

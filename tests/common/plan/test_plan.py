@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.config.study import Study
 from common.errors import RelayError
 from common.plan import Choices, Plan, Row, batches_per_epoch, grown, plan, routes_to
 from common.plan.graph import Average, Best, Evaluate, FineTune, Node, Schedule, Start, fold_of, way_of
-from common.study import Study
 
 NAMES = ("A", "B", "C", "D")
 Census = dict[str, tuple[int, ...]]

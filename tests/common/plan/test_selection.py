@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.config.study import Study
 from common.plan import method_of, plan
 from common.plan.selection import chosen, offered, own
-from common.study import Study
 
 STUDY = Study.model_validate(
     {

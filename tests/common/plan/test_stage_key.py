@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from common.messages import STAGE_VERSION
+from common.config.study import Study
 from common.plan.graph import Evaluate, FineTune, Schedule, Start
 from common.plan.stage_key import Workplace, stage_key
-from common.study import Study
+from common.protocol.messages import STAGE_VERSION
 
 WEIGHTS = "0" * 64
 WORKPLACE = Workplace(fingerprint="f" * 64, torch="2.13.0", device="cpu", precision="float32")

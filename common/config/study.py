@@ -1,0 +1,421 @@
+"""A study: everything that a hospital and the coordinator must agree on before anything runs.
+
+A study is a TOML file. Every key has a default that is written out again in the result folder's
+`study.toml`, so that a run can be repeated from that file alone. Nothing here touches an image.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tomli_w
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from common.config.toml import load_toml
+from common.strategies import STRATEGIES
+
+POOLED = "pooled"
+"""The name of the site that unites all members' folders; it exists in simulation alone."""
+
+SiteName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")]
+
+Architecture = Literal["Unet", "UnetPlusPlus", "MAnet", "DeepLabV3"]
+Encoder = Literal[
+    "efficientnet-b0",
+    "efficientnet-b1",
+    "efficientnet-b2",
+    "efficientnet-b3",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "mobilenet_v2",
+]
+
+
+if TYPE_CHECKING:
+    StrategyKey = str
+    Skippable = str
+else:  # as literals, so that a wrong value is told with all that are right
+    StrategyKey = Literal[tuple(STRATEGIES)]
+    Skippable = Literal[("sequential", "cyclic", *(key for key, one in STRATEGIES.items() if one.skippable))]
+    """The tables of [methods], and strategies, that can do without a site and may have a rule of their own."""
+
+
+def _on_one_line(text: str) -> str:
+    """A study file comes by mail and is shown on terminals: it must not command them, nor turn their lines round."""
+    if not text.isprintable():
+        raise ValueError("this holds a line end or another character that is not shown; write one plain line")
+    return text
+
+
+Line = Annotated[str, AfterValidator(_on_one_line)]
+
+
+def _several(value: object) -> object:
+    """One value may stand without brackets."""
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class ModelPart(_Part):
+    """The network. `encoder_weights` is read by the coordinator alone: sites need no internet."""
+
+    architecture: Architecture = "UnetPlusPlus"
+    """The decoder, by its name in segmentation_models.pytorch."""
+    encoder: Encoder = "efficientnet-b3"
+    """The encoder, by its name in segmentation_models.pytorch."""
+    encoder_weights: Line = "imagenet"
+    """"imagenet", "none" (drawn from the study's seed), or a file of encoder weights beside the study file."""
+
+
+class ModelsPart(_Part):
+    """Networks to compare: every encoder with every architecture, in the place of those of [model]."""
+
+    encoders: tuple[Encoder, ...] = ()
+    """The encoders to compare. Empty: that of [model] alone."""
+    architectures: tuple[Architecture, ...] = ()
+    """The architectures to compare. Empty: that of [model] alone."""
+
+    @model_validator(mode="after")
+    def _one_of_each(self) -> ModelsPart:
+        for name in ("encoders", "architectures"):
+            given = getattr(self, name)
+            if len(set(given)) < len(given):
+                raise ValueError(f"one of the {name} stands twice")
+        return self
+
+
+class N4Part(_Part):
+    """N4 bias field correction (Tustison et al., IEEE TMI 2010), as SimpleITK has it."""
+
+    enabled: bool = True
+    """Whether the bias field is corrected at all."""
+    shrink: int = Field(default=4, ge=1, le=16)
+    """In-plane shrink factor of the grid on which the field is fitted; slices are never shrunk."""
+    iterations: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(50, 50, 50, 50), min_length=1)
+    """Iterations at most, a number a fitting level."""
+    convergence: float = Field(default=0.001, gt=0)
+    """A fitting level ends where the field changes by less than this."""
+
+
+class PreprocessingPart(_Part):
+    """From a patient's volume to slices on the study's grid."""
+
+    pixels: int = Field(default=256, ge=32, le=1024, multiple_of=32)
+    """Rows and columns of a slice."""
+    spacing_mm: float = Field(default=0.625, gt=0, le=5)
+    """Millimetres a pixel. The grid is centred on the image: pixels × spacing_mm is its field of view."""
+    minimum_mask_pixels: int = Field(default=200, ge=0)
+    """A slice is chosen where its mask holds more pixels than this, on the native grid (the paper's rule)."""
+    n4: N4Part = N4Part()
+
+
+class SplitPart(_Part):
+    """How each site divides its patients."""
+
+    seed: int = Field(default=1, ge=0)
+    """Seed of the division into test patients and folds."""
+    test_fraction: float = Field(default=0.2, gt=0, lt=1)
+    """The share of each site's patients that is held out for the test."""
+    folds: int = Field(default=5, ge=2, le=20)
+    """Folds of cross-validation on the patients that are not held out."""
+    use_folds: int = Field(default=0, ge=0)
+    """Run the first so many folds only; 0 runs all."""
+    source: Literal["best-fold", "same-fold"] = "best-fold"
+    """Which of a source's folds is handed on: that with the best validation Dice, or that of the target's number."""
+
+    @model_validator(mode="after")
+    def _few_enough(self) -> SplitPart:
+        if self.use_folds > self.folds:
+            raise ValueError(f"use_folds is {self.use_folds}, but there are only {self.folds} folds")
+        return self
+
+    @property
+    def run(self) -> range:
+        """The folds that are run."""
+        return range(self.use_folds or self.folds)
+
+
+class TrainingPart(_Part):
+    """One stage of fine-tuning."""
+
+    epochs: int = Field(default=200, ge=1, le=10_000)
+    """Epochs of one stage of fine-tuning."""
+    batch: int = Field(default=16, ge=2)
+    """Slices of a batch."""
+    learning_rate: float = Field(default=1e-3, gt=0)
+    """Learning rate of a stage's first step; cosine annealing leads to the final one."""
+    final_learning_rate: float = Field(default=0.0, ge=0)
+    """Learning rate of a stage's last step."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Weight decay of Adam."""
+    loss: Literal["dice+bce", "dice", "bce"] = "dice+bce"
+    """Dice loss, binary cross-entropy, or their sum."""
+    augmentation: Literal["none", "light"] = "light"
+    """"light": flips left–right, turns by at most 10°, scales and shifts by at most 10 %, gain and offset."""
+    keep: Literal["best", "last"] = "best"
+    """Which epoch of a fine-tuning stage is kept: the best by validation Dice, or the last."""
+    batch_norm: Literal["precise", "running"] = "precise"
+    """The statistics that batch normalisation is evaluated with. "precise": estimated anew from the training slices
+    before an epoch is scored and before weights leave (Wu and Johnson, arXiv 2105.07576). "running": averages over the
+    steps, as torch keeps them; after a few dozen steps they still belong to earlier weights."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """"auto" is bfloat16 autocast where the device has it, float32 elsewhere."""
+    threads: int = Field(default=1, ge=1)
+    """Threads of one stage, whatever runs beside it: the number of threads changes the last bits of a result."""
+    leg_minutes: float = Field(default=10.0, ge=0)
+    """A site answers at the end of the first epoch after so many minutes, and goes on when asked again."""
+
+
+class SequentialPart(_Part):
+    """The model is handed from site to site."""
+
+    routes: Literal["all", "greedy", "none"] | tuple[tuple[SiteName, ...], ...] = "all"
+    """"all": every route without repetition; "greedy": each target's route grows hop by hop, always by the source
+    with the best validation Dice at the target, while that gains; "none"; or a list, each route ending with its
+    target."""
+    max_hops: int = Field(default=2, ge=1)
+    """The hand-offs of the longest route, where routes is "all" or "greedy"."""
+
+    @property
+    def grows(self) -> bool:
+        """Whether the routes show in the course of the study alone."""
+        return self.routes == "greedy"
+
+
+class CyclicPart(_Part):
+    """The model goes round all sites several times (cyclical weight transfer: Chang et al., JAMIA 25, 2018)."""
+
+    laps: int = Field(default=0, ge=0, le=100)
+    """How often the model goes round. 0: not run. A target's laps end with it."""
+    epochs: int = Field(default=0, ge=0)
+    """Epochs of each visit. 0: `training.epochs` divided among the laps, one at least."""
+
+
+MethodKey = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,63}$")]
+
+
+class FederatedPart(_Part):
+    """Rounds in which every site trains from the same weights, and the results are aggregated."""
+
+    strategy: StrategyKey = "fedavg"
+    """How the sites' weights become one set of weights."""
+    rounds: int = Field(default=0, ge=0, le=1000)
+    """Rounds of training and aggregating. 0: as many as come closest to the gradient steps of the longest route."""
+    local_epochs: Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_several)] = (1,)
+    """Epochs of a round; one number may stand without brackets. Of several, each target's validation patients choose,
+    as they choose the round."""
+    proximal_mu: Annotated[tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_several)] = (0.1,)
+    """The weight of the proximal term, of FedProx alone (Li et al., MLSys 2020). Of several, each target's validation
+    patients choose."""
+    then_target: bool = True
+    """Also fine-tune the chosen average at each target."""
+
+    @model_validator(mode="after")
+    def _something_to_choose_from(self) -> FederatedPart:
+        for name in ("local_epochs", "proximal_mu"):
+            given = getattr(self, name)
+            if not given or len(set(given)) < len(given):
+                raise ValueError(f"{name} is an empty list, or a value stands twice in it")
+        return self
+
+    @property
+    def settings(self) -> tuple[tuple[int, float], ...]:
+        """Every pair of local epochs and proximal term that is tried; without FedProx the term is 0."""
+        terms = self.proximal_mu if STRATEGIES[self.strategy].proximal else (0.0,)
+        return tuple(itertools.product(self.local_epochs, terms))
+
+
+class MethodsPart(_Part):
+    """What is compared."""
+
+    baseline: bool = True
+    """The target alone."""
+    longer_baseline: bool = True
+    """The target alone with the gradient steps of its longest route: a control for the extra training."""
+    unadapted: bool = False
+    """The source's model scored at the target without training there."""
+    sequential: SequentialPart = SequentialPart()
+    cyclic: CyclicPart = CyclicPart()
+    federated: tuple[FederatedPart, ...] = (FederatedPart(),)
+    more: tuple[MethodKey, ...] = Field(default=(), exclude_if=lambda keys: not keys)
+    """Methods that have no settings of their own, by their keys in `common.plan.methods`."""
+    pooled: bool = True
+    """All data in one place. In simulation alone; a federation leaves it out."""
+    pooled_then_target: bool = True
+    """All data, then the target; where `pooled` is."""
+    forgetting: bool = True
+    """Also score the travelling model at every site after every hop."""
+    scored_on: Literal["test", "validation"] = "test"
+    """"validation": no test patient is looked at, as befits a comparison of networks."""
+
+    @field_validator("federated")
+    @classmethod
+    def _one_of_each(cls, parts: tuple[FederatedPart, ...]) -> tuple[FederatedPart, ...]:
+        if len({part.strategy for part in parts}) < len(parts):
+            raise ValueError("each strategy may stand once")
+        return parts
+
+
+class AbsenceRule(_Part):
+    """What happens to a site's stages while it is away."""
+
+    wait_hours: float = Field(default=24.0, ge=0, le=8760)
+    """How long a site may be away before its stages are given up. A site that is there and slow is never given up."""
+    then: Literal["park", "skip"] = "park"
+    """"park": the stage and all that descends from it wait for another run. "skip": a round averages who is there,
+    two sites at least, of FedTrimmedAvg three; a route goes on with the next site. Methods that cannot have a rule of
+    their own (`methods`), and routes that grow, wait in any case. A row that was made without a site is marked, and
+    never counted as what it should have been. What was skipped in a result folder stays skipped there, for the same
+    weights."""
+
+
+class AbsencePart(AbsenceRule):
+    """What happens while a site is away, for every method without a rule of its own.
+
+    A key that a method's own rule leaves out is taken from here.
+    """
+
+    methods: dict[Skippable, AbsenceRule] = Field(default_factory=dict)
+    """Rules of their own, for methods that can do without a site."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _inherited(cls, given: object) -> object:
+        if not isinstance(given, dict) or not isinstance(own := given.get("methods"), dict):
+            return given
+        general = {name: given[name] for name in ("wait_hours", "then") if name in given}
+        return given | {
+            "methods": {name: general | rule if isinstance(rule, dict) else rule for name, rule in own.items()}
+        }
+
+    def rule_of(self, name: str) -> AbsenceRule:
+        """That of its own, if the study says one under this name. What a method may do `common.plan` knows."""
+        return self.methods.get(name, self)
+
+
+class Study(_Part):
+    """A whole study. `digest` names it."""
+
+    name: Line = Field(default="study", min_length=1, max_length=80)
+    """The study's name in the table, the report and at the hospitals."""
+    about: Line = ""
+    """A sentence that opens the table and the report."""
+    licence: Line = Field(default="", max_length=200)
+    """The licence under which the hospitals get their models; it is printed on the model cards."""
+    seed: int = Field(default=1, ge=0)
+    """Seed of the first weights, the order of batches and augmentation."""
+    sites: tuple[SiteName, ...] = Field(min_length=1)
+    """The hospitals of the study, by the names in their site files."""
+    repeats: int = Field(default=1, ge=1, le=100)
+    """The whole study so often: repeat k with `seed` and `split.seed` raised by k."""
+    synthetic: bool = False
+    """No patient stands behind the data."""
+    paper: Literal["", "table-2", "table-3"] = ""
+    """The table of the paper whose figures are set beside this study's; the sites are its A, B and C."""
+    collapse: float = Field(default=0.1, ge=0, lt=1)
+    """A stage is refused, and its routes are parked, if its validation Dice is below this share of what the weights
+    that it received had at the same site, that was 0.5 at least, and its training loss rose. 0: never."""
+    model: ModelPart = ModelPart()
+    models: ModelsPart = ModelsPart()
+    preprocessing: PreprocessingPart = PreprocessingPart()
+    split: SplitPart = SplitPart()
+    training: TrainingPart = TrainingPart()
+    methods: MethodsPart = MethodsPart()
+    absence: AbsencePart = AbsencePart()
+
+    @field_validator("sites")
+    @classmethod
+    def _distinct(cls, sites: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(sites)) < len(sites):
+            raise ValueError("a site stands twice")
+        if POOLED in sites:
+            raise ValueError(f'"{POOLED}" is the name of all data together; give the site another name')
+        return sites
+
+    @model_validator(mode="after")
+    def _routes_know_their_sites(self) -> Study:
+        sequential = self.methods.sequential
+        if not isinstance(sequential.routes, str):
+            for route in sequential.routes:
+                for site in route:
+                    if site not in self.sites:
+                        raise ValueError(
+                            f"the route {' → '.join(route)} names site {site}, which is not among the study's sites"
+                            f" ({', '.join(self.sites)})"
+                        )
+                if len(route) < 2:
+                    raise ValueError('a route needs a source and a target, such as ["B", "A"]')
+                if any(a == b for a, b in itertools.pairwise(route)):
+                    raise ValueError(f"the route {' → '.join(route)} hands a model to the site that has it")
+        return self
+
+    @model_validator(mode="after")
+    def _enough_sites_to_share(self) -> Study:
+        methods = self.methods
+        if len(self.sites) == 1 and (methods.federated or methods.pooled or methods.cyclic.laps):
+            raise ValueError(
+                f"a study of {self.sites[0]} alone has nobody to share with;"
+                ' add sites, or set "federated" to [], "pooled" to false and no laps'
+            )
+        for part in methods.federated:
+            strategy = STRATEGIES[part.strategy]
+            if len(self.sites) < strategy.fewest_parts:
+                raise ValueError(f"{strategy.key} {strategy.why_so_many}")
+        return self
+
+    @model_validator(mode="after")
+    def _the_papers_sites(self) -> Study:
+        if self.paper and not set(self.sites) <= {"A", "B", "C"}:
+            raise ValueError("the paper's sites are named A, B and C; name this study's so, or leave out paper")
+        return self
+
+    @property
+    def variants(self) -> tuple[Study, ...]:
+        """The plain studies that this one is made of: one network, one pair of seeds each.
+
+        A site approves these and works for them; that they belong together concerns the coordinator alone.
+        """
+        if self.repeats == 1 and self.models == ModelsPart():
+            return (self,)
+        encoders = self.models.encoders or (self.model.encoder,)
+        architectures = self.models.architectures or (self.model.architecture,)
+        return tuple(
+            self.model_copy(
+                update={
+                    "repeats": 1,
+                    "models": ModelsPart(),
+                    "seed": self.seed + repeat,
+                    "split": self.split.model_copy(update={"seed": self.split.seed + repeat}),
+                    "model": self.model.model_copy(update={"encoder": encoder, "architecture": architecture}),
+                }
+            )
+            for repeat, encoder, architecture in itertools.product(range(self.repeats), encoders, architectures)
+        )
+
+    @property
+    def digest(self) -> str:
+        """sha256 over the study's content, whatever the layout of its file."""
+        content = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+
+def load_study(path: Path) -> Study:
+    """Read a study file.
+
+    Raises:
+        RelayError: no such file, no TOML, an unknown key, a wrong type or value; the sentence names the key.
+    """
+    return load_toml(path, Study, "study file")
+
+
+def study_toml(study: Study) -> str:
+    """The study with every default written out, as TOML."""
+    return tomli_w.dumps(study.model_dump(mode="json"))

@@ -1,0 +1,95 @@
+"""The declared network: the same at the coordinator and at every site."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import math
+import threading
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import nn
+
+from common.config.study import ModelPart
+
+Shapes = dict[str, tuple[tuple[int, ...], torch.dtype]]
+
+_declared: list[torch.library.Library] = []
+_shapes: dict[ModelPart, Shapes] = {}
+"""Of every network that was built: a site builds the one that it trains, and need not build another to know."""
+_once = threading.RLock()
+"""The coordinator's lanes are threads, and `functools.cache` lets two of them in at first."""
+
+
+def segmentation_models() -> ModuleType:
+    """Import segmentation_models_pytorch, on machines too where torchvision's compiled part cannot load.
+
+    The registry's torchvision is a CUDA build. Beside a CPU-only torch its binary does not load, and its
+    import fails over the schemas of two operators that no network here calls: declaring them is enough.
+    With a matching pair of wheels nothing is declared.
+    """
+    with _once:
+        return _import()
+
+
+@functools.cache
+def _import() -> ModuleType:
+    if not _torchvision_binary_loads():
+        library = torch.library.Library("torchvision", "DEF")
+        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _declared.append(library)
+    import segmentation_models_pytorch
+
+    return segmentation_models_pytorch
+
+
+def _torchvision_binary_loads() -> bool:
+    """Whether torchvision's own operators are to be had; torchvision itself is not imported."""
+    spec = importlib.util.find_spec("torchvision")
+    folders = (spec.submodule_search_locations or []) if spec else []
+    binaries = [path for folder in folders for path in Path(folder).glob("_C.*")]
+    try:
+        for path in binaries:
+            torch.ops.load_library(str(path))
+    except OSError:
+        return False
+    return bool(binaries)
+
+
+def build(model: ModelPart) -> nn.Module:
+    """The network with weights drawn from torch's global generator; nothing is fetched.
+
+    It maps (batch, 1, rows, columns) float images to (batch, 1, rows, columns) logits of the gland.
+    """
+    network: nn.Module = getattr(segmentation_models(), model.architecture)(
+        encoder_name=model.encoder, encoder_weights=None, in_channels=1, classes=1
+    )
+    _shapes[model] = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in network.state_dict().items()}
+    return network
+
+
+def build_undrawn(model: ModelPart) -> nn.Module:
+    """The network without any values: drawing them takes half the time of `build`, and a site loads others.
+
+    Every tensor of a network here stands in its state_dict, so that loading one leaves none undrawn.
+    """
+    with torch.device("meta"):
+        network = build(model)
+    return network.to_empty(device="cpu")
+
+
+def declared_shapes(model: ModelPart) -> Shapes:
+    """Name, shape and type of every tensor of the declared network, without allocating it."""
+    with _once:
+        if model not in _shapes:
+            with torch.device("meta"):
+                build(model)
+        return _shapes[model]
+
+
+def declared_bytes(model: ModelPart) -> int:
+    """Bytes of the declared network's tensors."""
+    return sum(math.prod(shape) * dtype.itemsize for shape, dtype in declared_shapes(model).values())

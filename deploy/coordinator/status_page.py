@@ -1,0 +1,84 @@
+"""`relay study status --serve`: the same on a small web page that keeps itself up to date."""
+
+from __future__ import annotations
+
+import errno
+import json
+import socket
+import sys
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import resources
+from typing import Any
+
+from common.errors import RelayError
+
+FILES = {
+    "/": ("page.html", "text/html"),
+    "/page.css": ("page.css", "text/css"),
+    "/page.js": ("page.js", "text/javascript"),
+}
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+}
+
+
+def server(host: str, port: int, status: Callable[[], dict[str, Any]]) -> ThreadingHTTPServer:
+    """A server of the page at http://host:port/ and of what it shows at /status.json; it begins with serve_forever.
+
+    It answers only who names it by the address dialled or by the name that it was given: a page elsewhere that has
+    its own name lead here (DNS rebinding) learns nothing.
+
+    Args:
+        port: 0 takes any free one.
+
+    Raises:
+        RelayError: the address cannot be taken, or is none of this machine's.
+    """
+    folder = resources.files("deploy").joinpath("coordinator/status_page_files")
+    files = {path: (folder.joinpath(name).read_bytes(), kind) for path, (name, kind) in FILES.items()}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            named = self.headers.get("Host", "").rsplit(":", 1)[0].strip("[]").lower()
+            if named not in {host.lower(), "localhost", "127.0.0.1", "::1", self.connection.getsockname()[0]}:
+                self._answer(403, b"This page answers under its own address alone.\n", "text/plain")
+            elif self.path == "/status.json":
+                self._answer(200, json.dumps(status()).encode(), "application/json")
+            elif self.path in files:
+                self._answer(200, *files[self.path])
+            else:
+                self._answer(404, b"There is nothing here.\n", "text/plain")
+
+        def _answer(self, code: int, content: bytes, kind: str) -> None:
+            self.send_response(code)
+            for name, value in HEADERS.items():
+                self.send_header(name, value)
+            self.send_header("Content-Type", f"{kind}; charset=utf-8")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Who looks at the page is not written down."""
+
+    try:
+        return _Server((host, port), Handler)
+    except (OSError, UnicodeError) as error:
+        if isinstance(error, socket.gaierror | UnicodeError) or error.errno == errno.EADDRNOTAVAIL:
+            raise RelayError(
+                f"The page cannot be served at {host}:{port}: {host} is no name or address of this machine;"
+                " correct it in --serve."
+            ) from None
+        raise RelayError(
+            f"The page cannot be served at {host}:{port} ({error.strerror}); choose another port with --serve."
+        ) from None
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A reader that goes away is no error."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)

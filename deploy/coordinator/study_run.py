@@ -1,0 +1,217 @@
+"""`relay study run` and `relay study status`: a study on hospitals that are really apart.
+
+The study is worked out by `server.app` in Flower's ServerApp at the coordinator; this submits it, follows it, and
+submits it again if that program dies, which Flower itself never does. The ledger makes that harmless: what is
+finished is not done again. If this program dies, the study goes on, and the same command follows it again.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from importlib import resources
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TypeVar
+
+from common.config.study import Study, load_study
+from common.errors import GO_ON, RelayError
+from common.files import write_atomically
+from common.fingerprint import spoken
+from deploy.coordinator.enroll import records
+from deploy.coordinator.folder import Coordinator
+from deploy.flower.control import Control, Unreachable
+
+Answer = TypeVar("Answer")
+
+LOG = "study.log"
+RUN = "run-id"
+
+LOOK_EVERY = 1.0
+ASK_EVERY = 10.0
+"""Seconds between two questions whether the run is still alive."""
+ABSENT = 900.0
+"""Seconds for which the SuperLink may be away."""
+STILL_HELD = "Another study is writing to"
+"""How the sentence begins that a study's program ends with when the one before it, which Flower took for dead, lives
+on for a moment and holds the result folder."""
+DEATHS = 5
+"""So often in a row may the coordinator's program die without having finished a stage."""
+
+
+def run(path: Path, coordinator: Coordinator, out: Path, *, patience: float, tell: Callable[[str], None]) -> None:
+    """Run a study, or what is missing of it, on the enrolled hospitals; its results are in `out` afterwards.
+
+    Args:
+        out: the result folder, under the same path for this program and for the SuperExec.
+        patience: seconds to wait for hospitals before the study has begun; later on the study says.
+        tell: gets each line of progress.
+
+    Raises:
+        RelayError: the study cannot begin, or some of it could not be finished; what was finished is kept.
+    """
+    study = load_study(path)
+    _check(study, coordinator, out)
+    tell(
+        f'Study "{study.name}", hash {spoken(study.digest)}: every hospital has to have approved the one of this hash.'
+    )
+    control = coordinator.control()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / LOG).touch()
+    except OSError as error:
+        raise RelayError(f"The result folder {out} cannot be written ({error.strerror}).") from None
+    deaths, finished = 0, _finished(out)
+    run_id = _still_running(control, out)
+    if run_id:
+        tell(f"Run {run_id} of this study is under way; following it.")
+    while True:
+        if not run_id:
+            run_id = _submit(control, path, out, patience, tell)
+        verdict = _follow(control, run_id, out, tell)
+        if verdict is None:
+            (out / RUN).unlink(missing_ok=True)
+            return
+        if verdict and not (deaths and verdict.startswith(STILL_HELD)):
+            (out / RUN).unlink(missing_ok=True)
+            raise RelayError(verdict)
+        deaths = 1 if _finished(out) > finished else deaths + 1
+        finished, run_id = _finished(out), ""
+        if deaths == DEATHS:
+            raise RelayError(
+                f"The coordinator's program died {DEATHS} times without finishing a stage; its logs lie in"
+                f" {coordinator.superexec}. What is finished is kept in {out}; {GO_ON}."
+            )
+        tell("The coordinator's program died; the study is submitted again and goes on from what is finished.")
+        time.sleep(min(60.0, 2.0**deaths))
+
+
+def _check(study: Study, coordinator: Coordinator, out: Path) -> None:
+    """What can be known before anything is submitted."""
+    if study.methods.pooled:
+        raise RelayError(
+            'The study asks for all data in one place ("pooled"), which hospitals that are apart do not have; set'
+            " pooled = false under [methods]."
+        )
+    coordinator.settings()  # without a coordinator nobody would be enrolled
+    enrolled = {record.site: record for record in records(coordinator)}
+    for site in study.sites:
+        if site not in enrolled:
+            known = ", ".join(sorted(enrolled)) or "none"
+            raise RelayError(
+                f"Site {site} of the study is not enrolled (enrolled: {known}); enrol it: relay enroll site."
+            )
+        if enrolled[site].revoked and site not in _took_part(study, out):
+            raise RelayError(f"Site {site} of the study was revoked on {enrolled[site].revoked[:10]}; leave it out.")
+
+
+def _took_part(study: Study, out: Path) -> frozenset[str]:
+    """The sites without which a study that has begun may go on."""
+    from server.descriptions import kept_in, known_of  # imports Flower
+
+    return known_of(kept_in(out, variant) for variant in study.variants)
+
+
+def _submit(control: Control, path: Path, out: Path, patience: float, tell: Callable[[str], None]) -> str:
+    settings = {"study": str(path.absolute()), "out": str(out.absolute()), "patience": float(patience)}
+    for value in settings.values():
+        if isinstance(value, str) and ('"' in value or "\\" in value or "'" in value):
+            raise RelayError(f"Flower cannot be given the path {value}; use one without quotes and backslashes.")
+    written = " ".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in settings.items())
+    with TemporaryDirectory(prefix="relay-bundle-") as folder:
+        bundle = resources.files("deploy").joinpath("flower/bundle/pyproject.toml").read_text(encoding="utf-8")
+        (Path(folder) / "pyproject.toml").write_text(bundle, encoding="utf-8")
+        answer = _patiently(lambda: control.ask("run", folder, "--run-config", written), tell)
+    run_id = str(answer["run-id"])
+    write_atomically(out / RUN, run_id.encode(), durable=True)
+    tell(f"Submitted as run {run_id}.")
+    return run_id
+
+
+def _follow(control: Control, run_id: str, out: Path, tell: Callable[[str], None]) -> str | None:
+    """Tell what the run's log says until it ends.
+
+    Returns:
+        None: all was done. A sentence: why not all was done. Empty: the program died and said nothing.
+    """
+    lines, asked, over = _lines(out / LOG, run_id), time.monotonic(), False
+    while True:
+        for level, text in lines:
+            if level is None:
+                break
+            if level == "ERROR":
+                return text
+            if text == "Done.":
+                return None
+            tell(text)
+        if over:
+            return ""
+        if time.monotonic() - asked > ASK_EVERY:
+            # What it wrote before it ended is read once more.
+            over = _patiently(lambda: _status(control, run_id), tell).startswith("finished")
+            asked = time.monotonic()
+        time.sleep(LOOK_EVERY)
+
+
+def _lines(path: Path, run_id: str) -> Iterator[tuple[str | None, str]]:
+    """Level and text of each line that the run wrote, and (None, "") whenever there is no further one yet."""
+    own = False
+    rest = b""
+    with path.open("rb") as file:
+        while True:
+            data = file.readline()
+            if not data.endswith(b"\n"):
+                rest += data
+                yield None, ""
+                continue
+            words = (rest + data).decode(errors="replace").strip().split(" ", 3)
+            rest = b""
+            if len(words) != 4 or words[2] not in ("INFO", "WARNING", "ERROR"):
+                continue  # a line of something else's, or of a text with line ends in it
+            if words[3].startswith("Run ") and words[2] == "INFO":
+                own = words[3] == f"Run {run_id}."
+            elif own:
+                yield words[2], words[3]
+
+
+def _status(control: Control, run_id: str) -> str:
+    """Flower's word for how a run is: "running", "finished:failed", …"""
+    try:
+        runs = control.ask("list", "--run-id", run_id)["runs"]
+    except RelayError as error:
+        if "not found" in str(error):
+            return "finished:unknown"  # a SuperLink with a fresh database does not know it
+        # Whatever else goes wrong says nothing about the run.
+        raise Unreachable(str(error)) from None
+    return str(runs[0]["status"])
+
+
+def _still_running(control: Control, out: Path) -> str:
+    """The run that an earlier call submitted for this folder, if it is still at work."""
+    try:
+        run_id = (out / RUN).read_text(encoding="ascii").strip()
+    except (FileNotFoundError, ValueError):
+        return ""
+    if not run_id.isdigit():
+        return ""
+    return "" if _patiently(lambda: _status(control, run_id), lambda _: None).startswith("finished") else run_id
+
+
+def _patiently(ask: Callable[[], Answer], tell: Callable[[str], None]) -> Answer:
+    """An answer of the SuperLink, waited for while it is started again."""
+    told, until = False, time.monotonic() + ABSENT
+    while True:
+        try:
+            return ask()
+        except Unreachable as error:
+            if time.monotonic() > until:
+                raise
+            if not told:
+                tell(f"{error} Waiting for it.")
+            told = True
+            time.sleep(5.0)
+
+
+def _finished(out: Path) -> int:
+    return sum(1 for _ in (out / "ledger").glob("*.json"))

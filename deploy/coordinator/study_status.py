@@ -1,0 +1,139 @@
+"""`relay study status`: which hospitals are there and which are missing, and how far a study is."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypedDict
+
+from common.errors import RelayError
+from deploy.console import span
+from deploy.coordinator.enroll import records
+from deploy.coordinator.folder import Coordinator
+from server.progress.snapshot import AtWork, Progress, read
+
+
+class Presence(TypedDict):
+    """One enrolled hospital."""
+
+    site: str
+    online: bool
+    since: str
+    """When it came or went, as Flower writes it; empty if it was never there."""
+
+
+def presences(coordinator: Coordinator) -> list[Presence]:
+    """Every hospital that may take part.
+
+    Raises:
+        Unreachable: the SuperLink does not answer.
+    """
+    nodes = {str(node["node-id"]): node for node in coordinator.control().ask("supernode", "list")["nodes"]}
+    found: list[Presence] = []
+    for record in records(coordinator):
+        if record.revoked:
+            continue
+        node = nodes.get(record.node_id, {})
+        online = node.get("status") == "online"
+        since = str(node.get("online-at" if online else "offline-at", "") or "")
+        found.append({"site": record.site, "online": online, "since": "" if since == "N/A" else since})
+    return found
+
+
+def sentence_of(presence: Presence) -> str:
+    """A line for a person."""
+    if presence["online"]:
+        return f"{presence['site']:<12} there since {presence['since']}"
+    return f"{presence['site']:<12} missing{', since ' + presence['since'] if presence['since'] else ': never seen'}"
+
+
+def headline(progress: Progress, now: datetime) -> str:
+    """How far a study is, in one line."""
+    parts = [f"{progress.stages_done} of {progress.stages} stages" if progress.stages else "preparing"]
+    if progress.variants > 1:
+        parts.insert(0, f"study {progress.variant + 1} of {progress.variants}")
+    if progress.state != "running":
+        parts.append(f"{progress.state} at {clock(progress.at)}")
+    elif progress.silent(now):
+        parts.append(f"no sign of life since {clock(progress.at)}: start the study again to go on")
+    else:
+        if progress.seconds_left is not None:
+            parts.append(f"about {span(progress.seconds_left)} left")
+        parts.append(f"{span((now - datetime.fromisoformat(progress.began)).total_seconds())} so far")
+    return f"{progress.study}: {', '.join(parts)}."
+
+
+def line_of(site: AtWork) -> str:
+    """What one site does, in one line."""
+    parts = [site.what]
+    if site.of:
+        parts.append(f"{'epoch ' if site.what.startswith('trains') else ''}{site.done} of {site.of}")
+    if site.dice is not None:
+        parts.append(f"Dice {100 * site.dice:.1f} %")
+    if site.since:
+        parts.append(f"since {clock(site.since)}")
+    parts.append(f"{site.finished} finished")
+    return f"{site.site:<12} {', '.join(parts)}"
+
+
+def clock(moment: str) -> str:
+    """An ISO time as this machine's own."""
+    return f"{datetime.fromisoformat(moment).astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def lines(progress: Progress, now: datetime) -> list[str]:
+    """A study's progress for a person."""
+    told = [headline(progress, now)]
+    if progress.text:
+        told.append(progress.text)
+    if progress.state == "running":
+        told += [line_of(site) for site in progress.sites]
+    return told + [f"Parked: {reason}" for reason in progress.parked]
+
+
+ASK_EVERY = 15.0
+"""Seconds between two questions to the SuperLink who is there."""
+
+
+@dataclass
+class Status:
+    """What the web page shows; `now` may be called from any thread."""
+
+    out: Path | None
+    coordinator: Coordinator | None
+    clock: Callable[[], float] = time.monotonic
+    _asked: float = float("-inf")
+    _present: dict[str, Any] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def now(self) -> dict[str, Any]:
+        """Progress and presence, as far as they can be told; what cannot is a sentence."""
+        told: dict[str, Any] = {}
+        if self.out is not None:
+            try:
+                progress, now = read(self.out), datetime.now(UTC)
+                told = json.loads(progress.model_dump_json()) | {
+                    "headline": headline(progress, now),
+                    "silent": progress.silent(now),
+                    "lines": [line_of(site) for site in progress.sites],
+                }
+            except RelayError as error:
+                told = {"headline": str(error), "error": True}
+        return told | self._who_is_there()
+
+    def _who_is_there(self) -> dict[str, Any]:
+        if self.coordinator is None:
+            return {}
+        with self._lock:
+            if self.clock() - self._asked > ASK_EVERY:
+                try:
+                    self._present = {"present": presences(self.coordinator)}
+                except RelayError as error:
+                    self._present = {"present_error": str(error), "error": True}
+                self._asked = self.clock()
+            return self._present

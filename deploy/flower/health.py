@@ -1,0 +1,10 @@
+"""`python -m deploy.flower.health HOST:PORT`: exit code 0 if the program there says over gRPC that it serves."""
+
+from __future__ import annotations
+
+import sys
+
+from deploy.flower.control import grpc_health
+
+if __name__ == "__main__":
+    sys.exit(0 if grpc_health(sys.argv[1]) else 1)

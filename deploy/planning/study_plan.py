@@ -1,0 +1,358 @@
+"""`relay study plan`: what a study will ask for, before anything runs."""
+
+from __future__ import annotations
+
+import heapq
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.filesize import decimal
+from rich.table import Table
+
+from client.data.survey import Survey, survey
+from client.site_config import SiteConfig, load_site
+from common.config.study import POOLED, Study
+from common.errors import RelayError
+from common.fingerprint import spoken
+from common.model.network import declared_bytes
+from common.plan import GROWING, Census, Plan, grown, method_of, plan
+from common.plan.cost import all_behind, cost_of, planned_steps
+from common.plan.graph import Evaluate, FineTune, Node, way_of
+from deploy.console import bar, span, terminal
+from deploy.planning.trial import Speed, measure, measure_n4
+from deploy.simulation.simulate import cores
+
+PAPER = {"A": (30, 396), "B": (30, 384), "C": (19, 468)}
+"""Patients and slices of the paper's Table I."""
+ALL, TOGETHER = "all", "Together"
+"""The line of all methods, each stage counted once: for programs and for readers."""
+STAGE_SECONDS = 1.5
+"""What a stage takes besides its network: a process, reading slices, the weights' way."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """What the rows of one method need, and what each would need if nothing were shared."""
+
+    method: str
+    rows: int
+    trainings: int
+    alone: int
+    scorings: int
+    gradient_steps: int
+    bytes_moved: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds on this machine."""
+
+    training: float
+    preparing: float
+    at_once: int
+    step: float
+    predict: float
+
+
+def study_plan(
+    study: Study,
+    files: Mapping[str, Path],
+    slices: Mapping[str, int],
+    *,
+    at_once: int,
+    trial: bool,
+    as_json: bool,
+) -> int:
+    """Print what a study's graph asks for; returns the exit code.
+
+    Args:
+        files: site files of this machine's sites; their patients are counted.
+        slices: for sites elsewhere, how many slices are chosen of all their patients.
+        trial: measure this machine, and estimate the hours.
+
+    Raises:
+        RelayError: nothing is known of a site.
+    """
+    variant = study.variants[0]
+    sites = {name: load_site(path) for name, path in files.items()}
+    surveys = {name: _surveyed(site, variant) for name, site in sites.items()}
+    census, assumed = _census(variant, surveys, slices)
+    found = _to_the_end(variant, census)
+    lines, together = _lines(study, variant, found, census)
+    estimate = _estimate(study, found, census, surveys, sites, files, at_once) if trial else None
+    if as_json:
+        print(json.dumps(_as_values(study, census, lines, together, estimate), indent=1))
+    else:
+        _print(study, census, assumed, lines, together, estimate)
+    return 0
+
+
+def slices_of(given: Sequence[str]) -> dict[str, int]:
+    """The values of --slices, "NAME=N", as a table. Raises RelayError where one is no such thing, or stands twice."""
+    slices: dict[str, int] = {}
+    for entry in given:
+        name, _, number = entry.partition("=")
+        if not name or not number.isdecimal() or not int(number):
+            raise RelayError(f'--slices wants NAME=N, such as A=396, and got "{entry}".')
+        if name in slices:
+            raise RelayError(f"--slices names {name} twice ({slices[name]} and {number}); give each site one number.")
+        slices[name] = int(number)
+    return slices
+
+
+def _surveyed(site: SiteConfig, study: Study) -> Survey:
+    with bar(f"Counting the slices of site {site.name}", unit="patients", stream=sys.stderr) as progress:
+        return survey(site, study, progress=progress)
+
+
+def _census(study: Study, surveys: Mapping[str, Survey], slices: Mapping[str, int]) -> tuple[Census, list[str]]:
+    """Training slices by site and fold, and the sites for which they are assumed."""
+    census: dict[str, tuple[int, ...]] = {}
+    assumed = []
+    part = study.split
+    for site in study.sites:
+        if site in surveys:
+            census[site] = surveys[site].train_slices
+            continue
+        total = slices.get(site) or (PAPER[site][1] if study.paper else 0)
+        if not total:
+            raise RelayError(
+                f"Nothing is known of site {site}; add --site {site}=PATH,"
+                f" or --slices {site}=N where its data lie elsewhere."
+            )
+        assumed.append(site)
+        census[site] = (round(total * (1 - part.test_fraction) * (1 - 1 / part.folds)),) * part.folds
+    if study.methods.pooled:
+        census[POOLED] = tuple(sum(counts) for counts in zip(*census.values(), strict=True))
+    return census, assumed
+
+
+def _to_the_end(study: Study, census: Census) -> Plan:
+    """The plan; where routes grow, as long as they may."""
+    choices: dict[str, tuple[str, ...]] = {}
+    while True:
+        found = plan(study, census, choices)
+        if not found.growing:
+            return found
+        choices = grown(study, found.growing, choices, lambda node: float(way_of(node).count("→")))
+
+
+def _lines(study: Study, variant: Study, found: Plan, census: Census) -> tuple[list[Line], Line]:
+    """A line a method, and all of them together, over all variants."""
+    steps = planned_steps(variant, census)
+    weight_bytes = sum(declared_bytes(one.model) for one in study.variants)
+    times = len(study.variants)
+
+    def line(method: str, wanted: Sequence[Node], rows: int, alone: int) -> Line:
+        cost = cost_of(all_behind(wanted), steps=steps, weight_bytes=weight_bytes)
+        return Line(
+            method=method,
+            rows=rows * times,
+            trainings=cost.trainings * times,
+            alone=alone * times,
+            scorings=cost.scorings * times,
+            gradient_steps=cost.gradient_steps * times,
+            bytes_moved=cost.bytes,
+        )
+
+    ends: dict[str, list[list[Node]]] = defaultdict(list)
+    for row in found.rows:
+        ends[row.method].append([row.test or row.model, row.validation])
+    if found.tried:
+        ends[GROWING.key] += [[node] for node in found.tried]
+    lines = [
+        line(method, [node for end in of_method for node in end], len(of_method), _alone(of_method))
+        for method, of_method in ends.items()
+    ]
+    together = line(ALL, found.nodes, len(found.rows), sum(_alone(of_method) for of_method in ends.values()))
+    return lines, together
+
+
+def _alone(ends: Sequence[Sequence[Node]]) -> int:
+    """Trainings if every row were worked out by itself."""
+    return sum(isinstance(node, FineTune) for end in ends for node in all_behind(end))
+
+
+def _estimate(
+    study: Study,
+    found: Plan,
+    census: Census,
+    surveys: Mapping[str, Survey],
+    sites: Mapping[str, SiteConfig],
+    files: Mapping[str, Path],
+    at_once: int,
+) -> Estimate:
+    device = next((site.device for site in sites.values()), "auto")
+    of_model = {one.model: one for one in study.variants}
+    speeds: list[Speed] = []
+    training = 0.0
+    with bar("Measuring this machine", unit="networks", stream=sys.stderr) as progress:
+        for one in of_model.values():
+            speeds.append(measure(one, device=device, at_once=at_once))
+            progress(len(speeds), len(of_model))
+            training += makespan(found, _duration(one, census, surveys, speeds[-1]), at_once=at_once)
+    training *= len(study.variants) / len(of_model)
+    preparing = 0.0
+    for name, path in files.items():
+        preparing += measure_n4(path, study.variants[0]) * surveys[name].patients / cores()
+    return Estimate(training, preparing, at_once, speeds[0].step, speeds[0].predict)
+
+
+def _duration(
+    study: Study, census: Census, surveys: Mapping[str, Survey], speed: Speed
+) -> Callable[[FineTune | Evaluate], float]:
+    steps = planned_steps(study, census)
+    part = study.split
+
+    def held_out(site: str, fold: int, split: str) -> float:
+        """Slices that a network is shown to be scored."""
+        names = study.sites if site == POOLED else (site,)
+        if all(name in surveys for name in names):
+            return sum(
+                surveys[name].test_slices if split == "test" else surveys[name].validation_slices[fold]
+                for name in names
+            )
+        train = census[site][fold] / ((1 - part.test_fraction) * (1 - 1 / part.folds))
+        return train * (part.test_fraction if split == "test" else (1 - part.test_fraction) / part.folds)
+
+    def seconds(node: FineTune | Evaluate) -> float:
+        if isinstance(node, Evaluate):
+            return STAGE_SECONDS + 3 * held_out(node.site, node.fold, node.split) * speed.predict
+        validated = (node.schedule.epochs + 3) * held_out(node.site, node.fold, "validation")
+        return STAGE_SECONDS + steps(node) * speed.step + validated * speed.predict
+
+    return seconds
+
+
+def makespan(found: Plan, duration: Callable[[FineTune | Evaluate], float], *, at_once: int) -> float:
+    """Seconds until a graph is worked out, as the scheduler would: one stage at a time at a site, `at_once` in all,
+    the longest way to the end first."""
+    children: dict[Node, list[Node]] = defaultdict(list)
+    missing = {}
+    for node in found.nodes:
+        parents = set(node.parents)
+        missing[node] = len(parents)
+        for parent in parents:
+            children[parent].append(node)
+    way: dict[Node, float] = {}
+    for node in reversed(found.nodes):
+        own = duration(node) if isinstance(node, FineTune | Evaluate) else 0.0
+        way[node] = own + max((way[child] for child in children[node]), default=0.0)
+    waiting: dict[str, list[tuple[float, int, Node]]] = defaultdict(list)
+    running: list[tuple[float, int, Node]] = []
+    busy: set[str] = set()
+    now, number = 0.0, 0
+    free = [node for node in found.nodes if not missing[node]]
+    while True:
+        while free:
+            node = free.pop()
+            number += 1
+            if isinstance(node, FineTune | Evaluate):
+                heapq.heappush(waiting[node.site], (-way[node], number, node))
+                continue
+            free += _freed(node, children, missing)
+        idle = sorted((queue[0], site) for site, queue in waiting.items() if queue and site not in busy)
+        for (_, number_of, node), site in idle[: at_once - len(running)]:
+            heapq.heappop(waiting[site])
+            busy.add(site)
+            assert isinstance(node, FineTune | Evaluate)
+            heapq.heappush(running, (now + duration(node), number_of, node))
+        if not running:
+            return now
+        now, _, node = heapq.heappop(running)
+        assert isinstance(node, FineTune | Evaluate)
+        busy.discard(node.site)
+        free = _freed(node, children, missing)
+
+
+def _freed(node: Node, children: Mapping[Node, list[Node]], missing: dict[Node, int]) -> list[Node]:
+    freed = []
+    for child in children[node]:
+        missing[child] -= 1
+        if not missing[child]:
+            freed.append(child)
+    return freed
+
+
+def _as_values(
+    study: Study, census: Census, lines: list[Line], together: Line, estimate: Estimate | None
+) -> dict[str, Any]:
+    return {
+        "study": study.name,
+        "digest": study.digest,
+        "variants": len(study.variants),
+        "train_slices": {site: list(counts) for site, counts in census.items()},
+        "methods": [asdict(line) for line in lines],
+        "together": asdict(together),
+        "estimate": asdict(estimate) if estimate else None,
+    }
+
+
+def _print(
+    study: Study, census: Census, assumed: list[str], lines: list[Line], together: Line, estimate: Estimate | None
+) -> None:
+    head = ("", "rows", "trainings", "if not shared", "scorings", "gradient steps", "to and fro")
+    rows = [_cells(line) for line in lines]
+    total = _cells(together)
+    screen = terminal()
+    folds = len(study.split.run)
+    networks = len({one.model for one in study.variants})
+    print(
+        f"{study.name}: sites {', '.join(study.sites)}; {_count(folds, 'fold')}, {_count(networks, 'network')},"
+        f" {_count(study.repeats, 'repeat')}; weights of {decimal(declared_bytes(study.variants[0].model))}."
+    )
+    print(f"Hash: {spoken(study.digest)}.")
+    for site, counts in census.items():
+        how = " (assumed)" if site in assumed else ""
+        told = f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else str(counts[0])
+        print(f"{'all data' if site == POOLED else site}: {told} training slices a fold{how}.")
+    print()
+    if screen is None:
+        table = [head, *rows, total]
+        widths = [max(len(cell) for cell in column) for column in zip(*table, strict=True)]
+        for cells in table:
+            first, *rest = (cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
+            print("  ".join([cells[0].ljust(len(first)), *rest]))
+    else:
+        shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for number, title in enumerate(head):
+            shown.add_column(title, justify="right" if number else "left")
+        for row in rows:
+            shown.add_row(*row)
+        shown.add_section()
+        shown.add_row(*total, style="bold")
+        screen.print(shown)
+    print()
+    print(
+        f"Equal stages are worked out once: {together.trainings} trainings instead of {together.alone}."
+        " What several methods share counts in each of their lines, and once in the last."
+    )
+    if study.methods.sequential.grows:
+        print("Routes grow as long as they gain; counted is the most that they may ask for.")
+    if estimate:
+        print(
+            f"About {span(estimate.training)} of training on this machine, {_count(estimate.at_once, 'stage')} at once"
+            f" (a step takes {estimate.step:.3g} s, a prediction {1000 * estimate.predict:.3g} ms a slice, measured"
+            f" just now)."
+        )
+        if estimate.preparing >= 1:
+            print(f"About {span(estimate.preparing)} of preparation before it, once for all studies of these patients.")
+
+
+def _cells(line: Line) -> tuple[str, ...]:
+    counts = (line.rows, line.trainings, line.alone, line.scorings, line.gradient_steps)
+    return (
+        TOGETHER if line.method == ALL else method_of(line.method).title,
+        *(f"{count:,}".replace(",", "\u202f") for count in counts),
+        decimal(line.bytes_moved),
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,204 @@
+"""Progress of a study: a live line a hospital on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from common.config.study import POOLED
+from deploy.console import BAR, span, terminal
+from server.app import line_of
+from server.progress.events import Event, Observer
+
+WIDEST = 110
+"""Columns beyond which a line is not drawn out further."""
+ROOM_FOR_A_BAR = 70
+SURE = 0.02
+"""The share of the work after which time left is told."""
+LOG_EVERY = 20.0
+"""Seconds at least between two plain lines about one stage that goes on."""
+
+
+@contextmanager
+def watching(sites: Sequence[str], *, folds: int, quiet: bool) -> Iterator[Observer]:
+    """Show a study's progress while the block runs; gives what is to be called with each event.
+
+    Args:
+        sites: in the order of their lines.
+        folds: how many the study runs; one is not named.
+        quiet: leave standard output alone, and show nothing unless standard error is a terminal.
+    """
+    console = terminal(sys.stderr if quiet else sys.stdout)
+    if console is None:
+        yield (lambda event: None) if quiet else Lines(lambda line: print(line, flush=True)).observe
+        return
+    board = Board(sites, folds=folds)
+
+    def observe(event: Event) -> None:
+        board.observe(event)
+        if event.kind in ("parked", "skipped"):
+            console.print(Text(line_of(event), style="yellow"))
+
+    with Live(board, console=console, refresh_per_second=4, transient=True):
+        yield observe
+
+
+@dataclass
+class _Line:
+    """What one hospital does now."""
+
+    text: str = "waiting"
+    done: int = 0
+    of: int = 0
+    counted: str = ""
+    """What `done` counts, where the text does not say it."""
+    dice: float | None = None
+
+
+@dataclass
+class Board:
+    """The live lines. `observe` may be called from any thread."""
+
+    sites: Sequence[str]
+    folds: int = 1
+    clock: Callable[[], float] = time.monotonic
+    _lines: dict[str, _Line] = field(default_factory=dict)
+    _stages: tuple[int, int] = (0, 0)
+    _variant: tuple[int, int] = (0, 1)
+    _first: str = "preparing"
+    """What is done before there are stages."""
+    _ends: float | None = None
+    _began: float = 0.0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self._began = self.clock()
+        self._lines = {site: _Line() for site in self.sites}
+
+    def observe(self, event: Event) -> None:
+        """Take in an event."""
+        with self._lock:
+            if event.kind == "examining":
+                self._first = f"examining what is there, {100 * event.epoch // max(event.epochs, 1)} %"
+                return
+            self._first = "preparing"
+            if event.stages:
+                self._stages = event.stages_done, event.stages
+            if event.variant != self._variant[0]:
+                self._ends = None
+            self._variant = event.variant, event.variants
+            if event.rate > 0 and event.kind in ("running", "done"):
+                self._ends = self.clock() + event.work_left / event.rate
+                if 1 - event.work_left < SURE:
+                    self._ends = None
+            if event.site not in self._lines:
+                return
+            if event.kind == "preparing":
+                ready = event.epoch == event.epochs
+                text = "patients prepared" if ready else "preparing patients"
+                self._lines[event.site] = _Line(text, event.epoch, event.epochs)
+            elif event.kind == "running":
+                self._lines[event.site] = _Line(self._what(event), event.epoch, event.epochs, "epoch ", event.dice)
+            elif event.kind in ("away", "back"):
+                self._lines[event.site] = _Line("away" if event.kind == "away" else "there again")
+            elif event.kind in ("done", "parked", "skipped"):
+                self._lines[event.site] = _Line()
+            elif event.kind == "delivered":
+                self._lines[event.site] = _Line("has its model")
+
+    def _what(self, event: Event) -> str:
+        fold = f", fold {event.fold + 1}" if self.folds > 1 else ""
+        scored = "" if event.stage == "fine-tune" else "scoring "
+        return f"{scored}{event.text}{fold}"
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        width = min(options.max_width, WIDEST)
+        grid = Table.grid(padding=(0, 2, 0, 0))
+        grid.width = width
+        grid.add_column(no_wrap=True)
+        grid.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
+        bars = width >= ROOM_FOR_A_BAR
+        if bars:
+            grid.add_column(width=BAR)
+        grid.add_column(no_wrap=True, justify="right", min_width=5)
+        grid.add_column(no_wrap=True, min_width=11)
+        with self._lock:
+            for site, line in self._lines.items():
+                idle = line.text == "waiting"
+                cells: list[Text | ProgressBar] = [
+                    Text("all data" if site == POOLED else site, style="bold"),
+                    Text(line.text, style="dim" if idle else ""),
+                ]
+                if bars:
+                    drawn = ProgressBar(total=line.of, completed=line.done, width=BAR) if line.of else Text()
+                    cells.append(drawn)
+                cells.append(Text(f"{line.counted}{line.done}/{line.of}" if line.of else "", style="dim"))
+                cells.append(Text("" if line.dice is None else f"Dice {100 * line.dice:.1f} %"))
+                grid.add_row(*cells)
+            done, stages = self._stages
+            now = self.clock()
+            parts = [f"stages {done} of {stages}"] if stages else [self._first]
+            variant, variants = self._variant
+            if variants > 1:
+                parts.insert(0, f"study {variant + 1} of {variants}")
+            if self._ends is not None:
+                parts.append(f"about {span(max(self._ends - now, 0))} left")
+            parts.append(f"{span(now - self._began)} so far")
+        yield grid
+        yield Text(" · ".join(parts), style="dim", no_wrap=True, overflow="ellipsis")
+
+
+@dataclass
+class Lines:
+    """Progress as plain lines, no more of them than somebody reads. `observe` may be called from any thread."""
+
+    write: Callable[[str], None]
+    clock: Callable[[], float] = time.monotonic
+    _began: float = 0.0
+    _told: dict[str, float] = field(default_factory=dict)
+    _known: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self._began = self.clock()
+
+    def observe(self, event: Event) -> None:
+        """Take in an event. A stage that was known, and a score, are counted and not told one by one."""
+        with self._lock:
+            if event.kind == "examining":
+                return
+            if event.kind == "known":
+                self._known += 1
+                return
+            if self._known and event.stages:
+                few = self._known == 1
+                self._line(f"{self._known} stage{' is' if few else 's are'} in the ledger already")
+                self._known = 0
+            if event.kind in ("parked", "skipped", "delivered", "away", "back") or self._worth_a_line(event):
+                self._told[event.site] = self.clock()
+                self._line(line_of(event))
+
+    def _worth_a_line(self, event: Event) -> bool:
+        if event.kind == "preparing" and event.epoch == event.epochs:
+            return True
+        if event.kind == "done":
+            return event.stage == "fine-tune"
+        if event.kind == "running" and not event.epoch:
+            return False
+        return self.clock() - self._told.get(event.site, self._began) >= LOG_EVERY
+
+    def _line(self, text: str) -> None:
+        minutes, seconds = divmod(int(self.clock() - self._began), 60)
+        # Who read the lines may have gone; the study goes on.
+        with suppress(OSError):
+            self.write(f"{minutes:3d}:{seconds:02d} {text}")

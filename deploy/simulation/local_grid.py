@@ -1,0 +1,349 @@
+"""Hospitals on this machine, behind Flower's Grid.
+
+As Flower does, each message is handled in a fresh process, which holds the site's own settings and nothing
+of another site; a site handles one message at a time. The processes come from a fork server that has
+imported torch and the client's app and run nothing, so that one is there in milliseconds. CUDA cannot be
+forked, and wants a spawned process. In a rehearsal a worker also says how far it is, epoch by epoch.
+
+Private names of Flower are touched here, and at a hospital in `site/launcher.py`, `site/superexec.py` and
+`site/claim.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import os
+import queue
+import signal
+import tempfile
+import threading
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from multiprocessing import forkserver, reduction, util
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext, SpawnContext
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from flwr.app import Array, Context, Error, Message, RecordDict
+from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.proto.message_pb2 import Message as ProtoMessage
+from flwr.proto.node_pb2 import NodeInfo
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+from client.governance.simulation_mode import REHEARSING, rehearsing
+from common.errors import DiskFull
+from common.model.weights import mapped
+from common.protocol.messages import DIED, Refusal, refusal_error
+
+RUN_ID = 1
+LONGEST = 70
+"""Letters of the folder that a socket's own folder is made in: the path of a socket may have a hundred."""
+PROGRESS = b"\0"
+"""What a worker's note on its progress begins with, and none of Flower's messages: protobuf has no field 0."""
+
+Progress = tuple[int, int, float | None]
+"""What is done, of how many, and the last epoch's validation Dice; see `client.progress`."""
+
+
+def enter_run(node_id: int) -> None:
+    """Flower builds a message only in a process that knows its run and node."""
+    TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = RUN_ID, 1, node_id
+
+
+def _start_the_fork_server() -> None:
+    """What begins here inherits that Ctrl-C is not its own: the coordinator ends it, without a word of it."""
+    ours = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if ours else None
+    try:
+        _short_folder_for_sockets()
+        forkserver.ensure_running()
+    except OSError as error:
+        raise _no_room(error) from None
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGINT, before)
+
+
+def _short_folder_for_sockets() -> None:
+    """The fork server's socket lies in TMPDIR, unless that has a longer path than a socket may have."""
+    folder = tempfile.gettempdir()
+    try:
+        if len(os.fsencode(folder)) > LONGEST:
+            tempfile.tempdir = "/tmp"
+        util.get_temp_dir()  # it is made once, and then kept to
+    finally:
+        tempfile.tempdir = folder
+
+
+class LocalGrid(Grid):
+    """Sites of this machine as Flower nodes.
+
+    Args:
+        sites: the site file of each site.
+        at_once: stages that may run at the same time.
+        spawn: start workers afresh and not from the fork server: for CUDA.
+    """
+
+    def __init__(self, sites: Mapping[str, Path], *, at_once: int, spawn: bool = False) -> None:
+        enter_run(0)
+        os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+        self._processes: SpawnContext | ForkServerContext
+        if spawn:
+            self._processes = multiprocessing.get_context("spawn")
+        else:
+            self._processes = multiprocessing.get_context("forkserver")
+            self._processes.set_forkserver_preload(["deploy.simulation.worker_imports"])
+            _start_the_fork_server()
+        self._nodes = dict(enumerate(sites, start=1))
+        self._sites = dict(sites)
+        self._cores = max(1, (os.cpu_count() or 1) // at_once)
+        self._places = threading.Semaphore(at_once)
+        self._queues: dict[int, queue.Queue[Message | None]] = {node: queue.Queue() for node in self._nodes}
+        self._replies: dict[str, Message] = {}
+        self._progress: dict[str, list[Progress]] = defaultdict(list)
+        """By message, what its worker has said of its progress and nobody has asked for yet."""
+        self._arrived = threading.Condition()
+        self._alive: dict[int, BaseProcess] = {}
+        self._closed = False
+        self._no_room = ""
+        """Why no message can be sent any more."""
+        self._threads = [
+            threading.Thread(target=self._serve, args=(node,), daemon=True, name=name)
+            for node, name in self._nodes.items()
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        """End all workers."""
+        self._closed = True
+        for node, waiting in self._queues.items():
+            waiting.put(None)
+            if process := self._alive.get(node):
+                process.terminate()
+        for thread in self._threads:
+            thread.join(timeout=10)
+
+    def __enter__(self) -> LocalGrid:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close()
+        # Whatever a study says that could send nothing any more, this is why.
+        if kind is not KeyboardInterrupt:
+            self._check_room()
+
+    def set_run(self, run: Run) -> None:
+        raise ValueError("the run of a local grid is fixed")
+
+    @property
+    def run(self) -> Run:
+        return Run.create_empty(RUN_ID)
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        return Message(content, dst_node_id=dst_node_id, message_type=message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        return list(self._nodes)
+
+    def get_nodes(self) -> Iterable[NodeInfo]:
+        return [NodeInfo(node_id=node, name=name, status="online") for node, name in self._nodes.items()]
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        ids = []
+        for message in messages:
+            ids.append(uuid.uuid4().hex)
+            message.metadata.__dict__["_message_id"] = ids[-1]
+            self._queues[message.metadata.dst_node_id].put(message)
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        self._check_room()
+        with self._arrived:
+            return [self._replies.pop(key) for key in message_ids if key in self._replies]
+
+    def wait_for(self, message_id: str, seconds: float) -> list[Progress]:
+        """Until the answer to a message, or news of it, is there; for so long at most. Returns the news, oldest first.
+
+        Flower's own grids can only be asked for an answer.
+        """
+        with self._arrived:
+            self._arrived.wait_for(lambda: message_id in self._replies or message_id in self._progress, seconds)
+            return self._progress.pop(message_id, [])
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        waiting = set(self.push_messages(messages))
+        until = None if timeout is None else time.monotonic() + timeout
+        replies: list[Message] = []
+        while waiting and (until is None or time.monotonic() < until):
+            arrived = list(self.pull_messages(waiting))
+            replies += arrived
+            waiting -= {reply.metadata.reply_to_message_id for reply in arrived}
+            with self._arrived:
+                if not arrived:
+                    self._arrived.wait(0.05)
+        return replies
+
+    def _check_room(self) -> None:
+        if self._no_room:
+            raise DiskFull(self._no_room)
+
+    def _serve(self, node: int) -> None:
+        """A site's thread: its messages one after the other, each in a fresh worker."""
+        while not self._closed and self._serve_one(node):
+            pass
+
+    def _serve_one(self, node: int) -> bool:
+        """One message; what it holds is let go before the next is waited for. False: there are no more."""
+        message = self._queues[node].get()
+        if message is None:
+            return False
+        with self._places:
+            if self._closed:
+                return False
+            reply = self._handle(node, message)
+        with self._arrived:
+            self._replies[message.metadata.message_id] = reply
+            self._arrived.notify_all()
+        return True
+
+    def _handle(self, node: int, message: Message) -> Message:
+        try:
+            ours, theirs = multiprocessing.Pipe()
+        except OSError:  # too many open files: this thread must not die of it
+            return Message(Error(DIED, "there is no way to a worker"), reply_to=message)
+        settings = {
+            "RELAY_SITE": str(self._sites[self._nodes[node]]),
+            "RELAY_CORES": str(self._cores),
+            # The fork server has kept the environment in which it began.
+            REHEARSING: os.environ.get(REHEARSING, ""),
+        }
+        process = self._processes.Process(target=_work, args=(theirs, node, settings), daemon=True)
+        try:
+            process.start()
+            theirs.close()
+            self._alive[node] = process
+            _send(ours, message)
+            reply = _receive(ours, partial(self._note_progress, message.metadata.message_id))
+        except DiskFull as error:
+            self._no_room = str(error)
+            reply = Message(Error(DIED, "the order was not sent"), reply_to=message)
+        except Exception:  # a worker that died, or an answer that cannot be read: the next try may do better
+            reply = Message(Error(DIED, "the worker ended without an answer"), reply_to=message)
+        finally:
+            ours.close()
+            if process.pid is not None:
+                process.join()
+            self._alive.pop(node, None)
+        return reply
+
+    def _note_progress(self, message_id: str, progress: Progress) -> None:
+        with self._arrived:
+            self._progress[message_id].append(progress)
+            self._arrived.notify_all()
+
+
+def _work(wire: Connection, node: int, settings: Mapping[str, str]) -> None:
+    """In the worker: one message."""
+    # Ctrl-C reaches every process of a terminal; the coordinator's is the one to end the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_coordinator, daemon=True).start()
+    enter_run(node)
+    os.environ.update(settings)
+    from client import progress
+    from client.app import app
+
+    if rehearsing():
+        progress.subscribe(partial(_send_progress, wire))
+    try:
+        message = _receive(wire)
+    except EOFError:  # the coordinator could not send it, and says why itself
+        return
+    context = Context(run_id=RUN_ID, node_id=node, node_config={}, state=RecordDict(), run_config={})
+    try:
+        _send(wire, app(message, context))
+    except DiskFull as error:
+        logging.getLogger("relay.site").error("%s", error)
+        _send(wire, Message(refusal_error(Refusal.DISK_FULL), reply_to=message))
+    wire.close()
+
+
+def _send(wire: Connection, message: Message) -> None:
+    """A message as Flower packs it, and each array's content as a file without a name: Flower would copy it four times,
+    and an answer that waits for the coordinator is in nobody's memory. `TMPDIR` says where such files lie."""
+    arrays = _arrays(message)
+    files: list[int] = []
+    try:
+        for array in arrays:
+            files.append(_filed(array.data))
+            array.data = b""
+        wire.send_bytes(message_to_proto(message).SerializeToString())
+        for file in files:
+            reduction.send_handle(wire, file, None)
+    finally:
+        for file in files:
+            os.close(file)
+
+
+def _filed(content: bytes) -> int:
+    """The descriptor of a file without a name that holds this.
+
+    Raises:
+        DiskFull: there is no room for it.
+    """
+    try:
+        with tempfile.TemporaryFile() as file:
+            file.write(content)
+            file.flush()
+            return os.dup(file.fileno())
+    except OSError as error:
+        raise _no_room(error) from None
+
+
+def _no_room(error: OSError) -> DiskFull:
+    # Not `gettempdir`, which fails itself where there is no room anywhere.
+    folder = tempfile.tempdir or os.environ.get("TMPDIR", "/tmp")
+    return DiskFull(
+        f"The folder for temporary files, {folder} (TMPDIR), cannot be written ({error.strerror}); make room there or"
+        " set TMPDIR to another folder, and start again: what is finished is kept."
+    )
+
+
+def _send_progress(wire: Connection, done: int, of: int, dice: float | None) -> None:
+    """The grid's thread reads all the time, so that this does not wait."""
+    wire.send_bytes(PROGRESS + json.dumps([done, of, dice]).encode())
+
+
+def _receive(wire: Connection, note_progress: Callable[[Progress], None] = lambda _: None) -> Message:
+    """What `_send` sent, after what `_send_progress` did."""
+    while (frame := wire.recv_bytes()).startswith(PROGRESS):
+        done, of, dice = json.loads(frame[len(PROGRESS) :])
+        note_progress((done, of, dice))
+    message = message_from_proto(ProtoMessage.FromString(frame))
+    for array in _arrays(message):
+        with os.fdopen(reduction.recv_handle(wire), "rb") as file:
+            array.data = mapped(file)  # type: ignore[assignment]  # Flower takes any buffer
+    return message
+
+
+def _arrays(message: Message) -> list[Array]:
+    if message.has_error():
+        return []
+    return [array for record in message.content.array_records.values() for array in record.values()]
+
+
+def _end_with_the_coordinator() -> None:
+    """A worker whose coordinator was killed would go on, and be in the way of the next run."""
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(DIED)

@@ -1,0 +1,205 @@
+"""A study on hospitals that all lie on this machine, run by one person who owns them all."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from client.data import layouts
+from client.data.splits import split
+from client.governance.simulation_mode import rehearsal
+from client.site_config import SiteConfig, load_site
+from common.config.study import POOLED, Study
+from common.errors import RelayError
+
+SITE_NAMED = re.compile(r"\bsite (\w[\w-]*):")
+WORTH_TELLING = re.compile(r" ERROR (.*)")
+
+
+def site_files(given: Sequence[str]) -> dict[str, Path]:
+    """The values of --site, "NAME=PATH", as a table.
+
+    Raises:
+        RelayError: one is written otherwise, or a name stands twice.
+    """
+    sites: dict[str, Path] = {}
+    for entry in given:
+        name, equals, path = entry.partition("=")
+        if not (name and equals and path):
+            raise RelayError(f'--site wants NAME=PATH, such as A=site-a.toml, and got "{entry}".')
+        if name in sites:
+            raise RelayError(f"--site names {name} twice ({sites[name]} and {path}); give each site one file.")
+        sites[name] = Path(path)
+    return sites
+
+
+def simulate(
+    study: Study,
+    files: Mapping[str, Path],
+    folder: Path,
+    *,
+    beside: Path,
+    at_once: int | None = None,
+    keep_weights: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Run a study on sites of this machine, or what is missing of it; the results are in `folder` afterwards.
+
+    What can be found out without reading an image is found out before anything starts.
+
+    Args:
+        files: the site file of each of the study's sites.
+        folder: the result folder.
+        beside: the folder that a file of encoder weights is taken from.
+        at_once: stages that run at the same time; by default one a core, and no more than there are sites.
+        keep_weights: also keep the weights that no row of the comparison needs.
+        quiet: write nothing to standard output.
+
+    Raises:
+        Unfinished: some of it could not be finished; the results say what.
+        RelayError: the study cannot begin; what was finished is kept.
+    """
+    sites = _checked(study, files)
+    paths = {name: files[name].absolute() for name in study.sites}
+    if study.methods.pooled:
+        paths[POOLED] = _pooled_file(list(paths.values()), sites, folder)
+        sites[POOLED] = load_site(paths[POOLED])
+    if at_once is None:
+        at_once = max(1, cores() // study.training.threads)
+    os.environ |= {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
+    logging.getLogger("flwr").setLevel(logging.WARNING)
+    from deploy.simulation.local_grid import LocalGrid
+
+    # The grid first: its fork server and this process then import torch, which takes seconds, at the same time.
+    with ExitStack() as held, LocalGrid(paths, at_once=min(at_once, len(sites)), spawn=_on_cuda(study, sites)) as grid:
+        from client.governance.approval import approve
+        from client.governance.site_lock import in_use
+        from deploy.simulation.live import watching
+        from server.app import run_study
+
+        # What is approved here is answered by the grid's workers, and by nobody for a coordinator.
+        held.enter_context(rehearsal())
+        for site in sites.values():
+            held.enter_context(in_use(site))
+            approve(site, study)
+        logs = {name: _size(site.folder / "site.log") for name, site in sites.items()}
+        with watching(list(sites), folds=len(study.split.run), quiet=quiet) as observe:
+            try:
+                run_study(grid, study, folder, beside=beside, observe=observe, keep_weights=keep_weights)
+            except RelayError as error:
+                raise type(error)(f"{error}{_as_the_sites_tell_it(str(error), sites, logs)}") from error
+
+
+def _checked(study: Study, files: Mapping[str, Path]) -> dict[str, SiteConfig]:
+    """The study's sites, in its order, as far as they can be checked without reading an image."""
+    if POOLED in files and study.methods.pooled:
+        raise RelayError(f'The site "{POOLED}" is made of the others; leave out --site {POOLED}=….')
+    for name in files:
+        if name not in study.sites:
+            raise RelayError(
+                f"--site names {name}, which is not among the study's sites ({', '.join(study.sites)});"
+                " correct the name, or the study's sites."
+            )
+    missing = [name for name in study.sites if name not in files]
+    if missing:
+        raise RelayError(
+            f"The study is about the sites {', '.join(study.sites)}, and no file is given for"
+            f" {' and '.join(missing)}; add --site {missing[0]}=PATH."
+        )
+    sites = {name: load_site(files[name]) for name in study.sites}
+    owners: dict[Path, str] = {}
+    for name, site in sites.items():
+        if site.name != name:
+            raise RelayError(
+                f'--site {name}={files[name]} is the file of a site named "{site.name}";'
+                " give the right file, or correct the name in it."
+            )
+        owner = owners.setdefault(site.folder, name)
+        if owner != name:
+            raise RelayError(f'Sites {owner} and {name} have the same private "folder", {site.folder}; give each one.')
+    for site in sites.values():
+        _check_patients(site, study)
+    return sites
+
+
+def _check_patients(site: SiteConfig, study: Study) -> None:
+    """Whether a site has patients enough, as far as names and headers tell."""
+    found = layouts.find(site)
+    if found.problems and (site.bad_patients == "stop" or not found.sources):
+        first = found.problems[0]
+        why = 'stops at a bad patient, as bad_patients = "stop" asks for' if found.sources else "has no usable patient"
+        raise RelayError(f"Site {site.name} {why}; patient {first.patient}: {first.sentence}")
+    part = study.split
+    names = [source.patient for source in found.sources]
+    split(names, seed=part.seed, site=site.name, test_fraction=part.test_fraction, folds=part.folds)
+
+
+def _pooled_file(members: Sequence[Path], sites: Mapping[str, SiteConfig], folder: Path) -> Path:
+    """The file of the site that unites the others; its own caches and checkpoints lie beside it."""
+    import tomli_w
+
+    devices = {site.device for site in sites.values()}
+    content = {
+        "name": POOLED,
+        "members": [str(path) for path in members],
+        "folder": "private",
+        "device": devices.pop() if len(devices) == 1 else "auto",
+    }
+    path = folder / POOLED / "site.toml"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(tomli_w.dumps(content), encoding="utf-8")
+    except OSError as error:
+        raise RelayError(
+            f"The result folder {folder} cannot be written ({error.strerror}); give another one with --out."
+        ) from None
+    return path.absolute()
+
+
+def cores() -> int:
+    """The cores that this process may use: fewer than the machine has in many a container."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _on_cuda(study: Study, sites: Mapping[str, SiteConfig]) -> bool:
+    """Whether a site works on CUDA, which needs spawned processes."""
+    if all(site.device in ("cpu", "mps") for site in sites.values()):
+        return False
+    from client.training.device import choose_machine
+
+    return any(choose_machine(site.device, study.training.precision).device == "cuda" for site in sites.values())
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _as_the_sites_tell_it(sentence: str, sites: Mapping[str, SiteConfig], logs: Mapping[str, int]) -> str:
+    """What the logs of the sites that a sentence names say since the run began.
+
+    The coordinator never learns it. Here one person owns all sites, so that person may read it at once.
+    """
+    told = []
+    for name in dict.fromkeys(SITE_NAMED.findall(sentence)):
+        if name in sites and (line := _last_error(sites[name].folder / "site.log", logs[name])):
+            told.append(f" Site {name}'s own log ends with: {line}")
+    return "".join(told)
+
+
+def _last_error(log: Path, since: int) -> str:
+    """The last error of a log after byte `since`; of a traceback its last line, which names the cause."""
+    try:
+        lines = log.read_bytes()[since:].decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    errors = [number for number, line in enumerate(lines) if WORTH_TELLING.search(line)]
+    if not errors:
+        return ""
+    last = errors[-1]
+    found = WORTH_TELLING.search(lines[last])
+    text = found[1] if found else ""
+    return f"{text} {lines[-1]}" if last + 1 < len(lines) and lines[last + 1].startswith("Traceback") else text

@@ -1,0 +1,123 @@
+"""A DICOM series is one volume, in order of position; what is no whole volume is told."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from client.data import layouts
+from client.data.layouts import dicom
+from tests.support.layout_files import (
+    OBLIQUE,
+    Writer,
+    as_i2cvb,
+    as_nci_isbi,
+    bad,
+    only,
+    problem,
+    same,
+    site,
+    truth,
+    write_series,
+    write_volume,
+)
+
+
+@pytest.mark.parametrize("layout", ["nci-isbi", "i2cvb"])
+def test_two_series_that_could_be_meant_are_a_question_that_the_site_file_answers(tmp_path: Path, layout: str) -> None:
+    image, mask = truth()
+    name = "P1" if layout == "nci-isbi" else "Patient 1"
+    place = tmp_path / "images" / name / "T2W"
+    write_series(place / "a", image + 1, description="t2 small", uid="1.1")
+    write_series(place / "b", image, description="t2 large", uid="1.2")
+    write_series(tmp_path / "images" / name / "GT" / "prostate", mask.astype(np.int16), patient="other", uid="1.3")
+    write_volume(tmp_path / "labels" / "P1.nrrd", mask)
+    if layout == "nci-isbi":
+        shutil.rmtree(tmp_path / "images" / name / "GT")
+    told = problem(layouts.find(site(tmp_path, layout)), name)
+    assert '"t2 small"' in told and '"t2 large"' in told and '"series"' in told
+    same(layouts.read(only(layouts.find(site(tmp_path, layout, series="LARGE")))), image, mask)
+    assert "matches" in problem(layouts.find(site(tmp_path, layout, series="^T1")), name)
+
+
+def test_each_slices_own_rescaling_is_honoured(tmp_path: Path) -> None:
+    image, mask = truth()
+    config = as_nci_isbi(tmp_path, image, mask)
+    expected = image.astype(np.float32)
+    for number in (2, 5):
+        path = tmp_path / "images" / "P1" / "1.2" / "1.2.3" / f"{number:06d}.dcm"
+        slope = b"\x28\x00\x53\x10\x02\x00\x00\x00"
+        content = path.read_bytes()
+        assert content.count(slope + b"1 ") == 1
+        path.write_bytes(content.replace(slope + b"1 ", slope + b".5"))
+        expected[number] *= 0.5
+    same(layouts.read(only(layouts.find(config))), expected, mask)
+
+
+@pytest.mark.parametrize("write", [as_nci_isbi, as_i2cvb])
+@pytest.mark.parametrize("left", [0, 100, 0.5, 0.99])
+def test_a_truncated_slice_is_told_even_at_the_end_of_a_series(tmp_path: Path, write: Writer, left: float) -> None:
+    config = write(tmp_path, *truth())
+    path = next(path for path in tmp_path.rglob("000007.dcm") if "GT" not in path.parts)
+    os.truncate(path, int(left if left > 1 else left * path.stat().st_size))
+    patient = "P1" if write is as_nci_isbi else "Patient 1036"
+    assert "000007.dcm cannot be read" in problem(layouts.find(config), patient)
+
+
+def test_a_file_damaged_after_it_was_found_is_told(tmp_path: Path) -> None:
+    source = only(layouts.find(as_nci_isbi(tmp_path, *truth())))
+    source.image[3].write_bytes(b"")
+    assert "cannot be read" in bad(source)
+    source.image[3].unlink()
+    assert "cannot be read" in bad(source)
+
+
+def test_a_slice_missing_in_an_image_is_told(tmp_path: Path) -> None:
+    image, mask = truth()
+    told = bad(only(layouts.find(as_nci_isbi(tmp_path, image, mask, without=(4,)))))
+    assert "incomplete" in told and "6.00 mm after slice 4" in told
+
+
+def test_a_slice_that_comes_twice_is_told(tmp_path: Path) -> None:
+    config = as_nci_isbi(tmp_path, *truth())
+    series = tmp_path / "images" / "P1" / "1.2" / "1.2.3"
+    shutil.copy(series / "000003.dcm", series / "copy.dcm")
+    assert "same place" in bad(only(layouts.find(config)))
+
+
+def test_a_series_of_mixed_directions_is_told(tmp_path: Path) -> None:
+    image, mask = truth()
+    config = as_nci_isbi(tmp_path, image, mask)
+    series = tmp_path / "images" / "P1" / "1.2" / "1.2.3"
+    write_series(series, image, axes=OBLIQUE, numbers=range(20, 28))
+    assert "direction" in bad(only(layouts.find(config)))
+
+
+def test_a_series_that_is_not_axial_is_told(tmp_path: Path) -> None:
+    image, mask = truth()
+    coronal = np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]], float)
+    assert "axial" in problem(layouts.find(as_nci_isbi(tmp_path, image, mask, axes=coronal)), "P1")
+    folder = tmp_path / "coronal"
+    write_volume(folder / "images" / "c.nii.gz", image, axes=coronal)
+    write_volume(folder / "images" / "c_segmentation.nii.gz", mask, axes=coronal)
+    assert "not axial" in bad(only(layouts.find(site(folder, "nifti-pairs"))))
+
+
+def test_a_shortage_of_memory_is_not_the_files_fault_unless_it_claims_what_it_does_not_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = only(layouts.find(as_nci_isbi(tmp_path, *truth())))
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise RuntimeError("Failed to allocate memory for image.")
+
+    monkeypatch.setattr(dicom.sitk, "ReadImage", fails)
+    with pytest.raises(MemoryError):
+        layouts.read(source)
+    monkeypatch.setattr(dicom, "MOST_PACKED", 0)
+    assert "cannot be read" in bad(source)

@@ -1,0 +1,53 @@
+"""What a site is said to have before anything is prepared is what it turns out to have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from client.data.survey import survey
+from client.preprocessing.cohort import gather
+from client.preprocessing.pipeline import prepare
+from client.site_config import load_site
+from common.errors import RelayError
+from tests.support.hospitals import patient, small_study, write_pair, write_site
+
+
+def test_the_counts_are_those_of_the_prepared_patients(tmp_path: Path) -> None:
+    study = small_study(sites=("A", "B"), split={"folds": 3})
+    for number in range(8):
+        image, mask = patient(number, slices=5 + number % 3)
+        write_pair(tmp_path / "images", f"Case{number:02}", image, mask)
+    image, mask = patient(99)
+    write_pair(tmp_path / "images", "Empty", np.zeros_like(image), mask)
+    small = np.zeros_like(mask)
+    small[4, 20:24, 20:24] = 1  # sixteen pixels: no slice is chosen
+    write_pair(tmp_path / "images", "Small", image, small)
+    site = load_site(write_site(tmp_path, "A"))
+    calls: list[tuple[int, int]] = []
+
+    found = survey(site, study, progress=lambda done, of: calls.append((done, of)))
+
+    assert not (tmp_path / "private").exists(), "nothing is written"
+    assert calls == [(number + 1, 10) for number in range(10)]
+    prepared = prepare(site, study.preprocessing)
+    cohort = gather(prepared.records, site, study.split)
+    assert (found.patients, found.left_out) == (8, 2)
+    assert found.test_patients == len(cohort.test())
+    assert found.test_slices == sum(record.chosen for record in cohort.test())
+    for fold in range(3):
+        assert found.train_slices[fold] == sum(record.chosen for record in cohort.train(fold))
+        assert found.validation_slices[fold] == sum(record.chosen for record in cohort.validation(fold))
+
+
+def test_too_few_patients_are_told(tmp_path: Path) -> None:
+    image, mask = patient(1)
+    write_pair(tmp_path / "images", "Alone", image, mask)
+    site = load_site(write_site(tmp_path, "A"))
+    with pytest.raises(RelayError, match="Site A has 1 usable patients, but"):
+        survey(site, small_study(sites=("A", "B")))
+    write_pair(tmp_path / "images", "Alone", image, np.zeros_like(mask))
+    with pytest.raises(RelayError, match="Site A has no usable patient"):
+        survey(site, small_study(sites=("A", "B")))

@@ -1,0 +1,174 @@
+"""The letter says what the figures allow and no more, and why; "keep your own model" wherever nothing was shown."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from client.delivery.letter import MODEL, OWN_MODEL, Letter, html, letter, text, verdict_of
+from client.delivery.model_card import Figure
+from client.delivery.model_card_text import markdown
+from client.delivery.store import Arrival, Outcome
+from common.strategies import STRATEGIES, Strategy
+from tests.support.cards import card, figure, outcome, reference
+
+BETTER = outcome(Figure(mean=1.9, low=0.4, high=3.9, patients=6), (0.4, 0.9, 1.8, 2.2, 3.1, 3.9))
+PERHAPS = outcome(Figure(mean=0.3, low=-1.4, high=1.9, patients=6), (-1.4, -0.2, 0.1, 0.4, 1.0, 1.9))
+WORSE = outcome(Figure(mean=-1.9, low=-3.9, high=-0.3, patients=6), (-3.9, -2.4, -2.3, -2.2, -1.0, -0.3))
+FEW = outcome(figure(4.2, None, 4), (3.1, 4.0, 4.2, 5.5))
+OWN = Outcome(
+    Arrival(card(method="longer", route=("A",), references=(reference("baseline", None),)), Path("x"), {}), None
+)
+UNKNOWN = Outcome(Arrival(card(), Path("x"), {}), None)
+ALL = {"better": BETTER, "not-shown": PERHAPS, "worse": WORSE, "too-few": FEW, "own": OWN, "unknown": UNKNOWN}
+
+
+def plain(page: str) -> str:
+    """What a reader sees."""
+    seen: list[str] = []
+
+    class Reader(HTMLParser):
+        hidden = False
+
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            self.hidden = tag in ("style", "title")
+
+        def handle_endtag(self, tag: str) -> None:
+            self.hidden = False
+
+        def handle_data(self, data: str) -> None:
+            if not self.hidden:
+                seen.append(data)
+
+    Reader().feed(page)
+    return " ".join(" ".join(seen).split())
+
+
+@pytest.mark.parametrize("verdict", ALL)
+def test_every_verdict_has_its_letter_and_only_one_of_them_advises_the_studys_model(verdict: str) -> None:
+    written = letter(ALL[verdict])
+    assert written.verdict == verdict
+    assert written.heading.startswith("Keep your own model") == (verdict != "better")
+    told = " ".join(text(written).split())
+    assert ("wholly above zero: for patients like these it is better" in told) == (verdict == "better")
+    first = written.files[0][0]
+    assert first == (OWN_MODEL if ALL[verdict].own and verdict != "better" else MODEL)
+    assert written.command == f"relay predict {first} SERIES -o mask.nii.gz"
+    named = {name for name, _ in written.files}
+    assert (OWN_MODEL in named) == (ALL[verdict].own is not None)
+
+
+@given(st.floats(-20, 20), st.floats(0, 20))
+def test_taking_part_has_helped_only_if_the_whole_interval_lies_above_zero(low: float, width: float) -> None:
+    ahead = Figure(mean=low + width / 2, low=low, high=low + width, patients=7)
+    found = verdict_of(card(), reference("longer", ahead))
+    assert (found == "better") == (low > 0)
+    assert (found == "worse") == (low + width < 0)
+
+
+def test_however_large_a_difference_is_with_few_patients_nothing_is_claimed() -> None:
+    told = text(letter(outcome(figure(60.0, None, 5), (59.0, 60.0, 60.0, 60.0, 61.0))))
+    assert "Keep your own model" in told and "5 test patients" in told
+    assert "With fewer than 6 test patients no such difference can be told from chance" in " ".join(told.split())
+
+
+@pytest.mark.parametrize("verdict", ALL)
+def test_the_rule_stands_in_every_letter(verdict: str) -> None:
+    told = plain(html(letter(ALL[verdict])))
+    for rule in (
+        "Your validation patients chose the study's model among all methods",
+        "only if the 95 % interval of the mean difference lies wholly above zero",
+        "in all other cases we advise to keep your own model",
+        "needs 6 patients",
+        "Took part: A (30 patients), B (31 patients), C (19 patients)",
+        "not a medical device",
+    ):
+        assert rule in told
+
+
+@pytest.mark.parametrize("verdict", ALL)
+def test_page_and_text_say_the_same(verdict: str) -> None:
+    written = letter(ALL[verdict])
+    page, told = plain(html(written)), " ".join(text(written).split())
+    sentences = [written.heading, *written.reasons, *written.decided, written.below, *written.limits]
+    for sentence in sentences:
+        assert " ".join(sentence.split()) in page and " ".join(sentence.split()) in told
+    for way, cells in written.rows:
+        for cell in cells:
+            assert cell is not None
+            assert way in page and way in told
+            assert f"{cell.mean:.1f}" in page and f"{cell.mean:.1f}" in told
+    assert max(len(line) for line in text(written).splitlines()) <= 100
+
+
+@pytest.mark.parametrize("verdict", ALL)
+def test_the_page_needs_nothing_outside_of_it(verdict: str) -> None:
+    page = html(letter(ALL[verdict]))
+    assert not re.search(r"(src|href)=|https?://|<script|<link|@import|url\(", page)
+
+
+def test_names_are_text_and_never_markup() -> None:
+    evil = outcome(figure(1.0, 0.5), (1.0,) * 6, study="<script>alert(1)</script>")
+    page = html(letter(evil))
+    assert "<script" not in page and "&lt;script&gt;" in page
+    assert "<script>" in text(letter(evil))
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=lambda strategy: strategy.key)
+def test_an_average_is_announced_by_its_strategys_name_and_never_as_a_route(strategy: Strategy) -> None:
+    for method, route, way in (
+        (strategy.key, ("A", "B", "C"), strategy.title),
+        (f"{strategy.key}-then-target", ("A", "B", "C", "A"), f"{strategy.title}, then A"),
+    ):
+        brought = outcome(figure(1.0, 0.5), (1.0,) * 6, method=method, route=route)
+        for told in (text(letter(brought)), markdown(brought.chosen.card)):
+            assert way in " ".join(told.split())
+            assert "→" not in told and strategy.key not in told
+
+
+def test_figures_are_those_of_the_card_with_their_signs() -> None:
+    told = " ".join(text(letter(PERHAPS)).split())
+    assert "its Dice is 0.3 points higher than that of the best model trained on your patients alone" in told
+    assert "it is higher for 4 of them" in told
+    assert "The 95 % interval of the difference is −1.4 to +1.9 points" in told
+    assert "is 1.9 points lower" in " ".join(text(letter(WORSE)).split())
+
+
+def test_without_a_control_for_longer_training_the_letter_says_so() -> None:
+    short = outcome(Figure(mean=1.9, low=0.4, high=3.9, patients=6), (1.0,) * 6, methods=("baseline",))
+    assert "may be longer training alone" in " ".join(text(letter(short)).split())
+    assert "may be longer training alone" not in " ".join(text(letter(BETTER)).split())
+
+
+def test_an_unchecked_choice_is_called_the_coordinators() -> None:
+    assert "Your site's own record of this network's validation scores chooses the same" in " ".join(
+        text(letter(BETTER)).split()
+    )
+    unchecked = outcome(figure(1.0, 0.5), (1.0,) * 6, checked=False)
+    assert "The choice is the coordinator's" in text(letter(unchecked))
+
+
+def test_synthetic_patients_are_called_so() -> None:
+    assert "synthetic" not in text(letter(BETTER))
+    assert "synthetic" in text(letter(outcome(figure(1.0, 0.5), (1.0,) * 6, synthetic=True)))
+
+
+@given(st.lists(st.floats(-60, 60), min_size=6, max_size=12))
+def test_every_test_patient_is_a_dot_on_its_side_of_zero(differences: list[float]) -> None:
+    low, high = min(differences), max(differences)
+    ahead = Figure(mean=sum(differences) / len(differences), low=low, high=high, patients=len(differences))
+    written: Letter = letter(outcome(ahead, sorted(differences)))
+    picture = written.picture
+    assert picture is not None and len(picture.dots) == len(differences)
+    for value, (x, y) in zip(sorted(differences), picture.dots, strict=True):
+        assert 0 <= x <= picture.width and y <= picture.line
+        assert (x - picture.zero) * value >= 0
+    assert [x for x, _ in picture.dots] == sorted(x for x, _ in picture.dots)
+    assert picture.interval is not None and picture.interval[0] <= picture.mean <= picture.interval[1]
+    assert any(label in ("0", "0.0") and x == picture.zero for x, label in picture.ticks)
+    assert 2 <= len(picture.ticks) <= 10

@@ -1,0 +1,145 @@
+"""A model card is plain and true, in both of its forms."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from client.delivery.model_card import Card, card_beside, figure_text, load_card, name_of, network_named, number
+from client.delivery.model_card_text import markdown
+from common.config.study import ModelPart, N4Part, PreprocessingPart
+from common.errors import RelayError
+from tests.support.cards import HOPS, card, figure, outcome, scores
+
+
+def flat(text: str) -> str:
+    return " ".join(text.split())
+
+
+def test_a_card_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    for made in (card(forgetting=HOPS), outcome(figure(1.0, 0.5), (1.0,) * 6).chosen.card, card(scores=None)):
+        path = tmp_path / "model-card.json"
+        path.write_text(made.model_dump_json(indent=1), encoding="utf-8")
+        assert load_card(path) == made
+
+
+def test_a_card_names_a_file_of_encoder_weights_without_its_path() -> None:
+    for given in ("/srv/coordinator/first.pth", "..\\files\\first.pth", "first.pth"):
+        named = network_named(ModelPart(encoder_weights=given, encoder="resnet18"))
+        assert named == ModelPart(encoder_weights="first.pth", encoder="resnet18")
+    assert network_named(ModelPart()) == ModelPart()
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda content: content | {"format": 2},
+        lambda content: content | {"patient": "Smith"},
+        lambda content: content | {"std": 0.0},
+        lambda content: content | {"mean": "312"},
+        lambda content: content | {"precision": "float8"},
+        lambda content: {name: value for name, value in content.items() if name != "weights"},
+        lambda content: [content],
+    ],
+)
+def test_another_card_is_told_and_not_guessed_at(tmp_path: Path, spoil: object) -> None:
+    path = tmp_path / "card.json"
+    path.write_text(json.dumps(spoil(json.loads(card().model_dump_json()))), encoding="utf-8")  # type: ignore[operator]
+    with pytest.raises(RelayError, match="no model card that this program knows"):
+        load_card(path)
+
+
+def test_a_card_that_is_not_there_is_told_with_where_it_belongs(tmp_path: Path) -> None:
+    path = card_beside(tmp_path / "model.safetensors")
+    assert path == tmp_path / "model-card.json"
+    with pytest.raises(RelayError, match="--card"):
+        load_card(path)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(RelayError, match="no model card"):
+        load_card(path)
+
+
+def test_the_card_names_way_data_grid_and_digests() -> None:
+    told = flat(markdown(card(about="What of it.")))
+    for said in (
+        "# Model card: B → C → A",
+        "not a medical device",
+        "Study “three-hospitals”. What of it.",
+        "| B | 31 | 6 | 400 | yes |",
+        "fold 2 of 5",
+        "256 × 256 pixels of 0.625 mm: 160 × 160 mm",
+        "less 312.5, divided by 201.25",
+        "50 + 50 + 50 + 50 iterations at most",
+        "field strengths",
+        "b" * 64,
+        "a" * 64,
+        "Validation Dice: 92.2 %",
+    ):
+        assert said in told, said
+    plain = card(preprocessing=PreprocessingPart(n4=N4Part(enabled=False)))
+    assert "no bias field correction" in markdown(plain)
+
+
+def test_scores_stand_beside_those_of_the_hospital_alone() -> None:
+    told = flat(markdown(outcome(figure(1.5, 0.5), (1.5,) * 6).chosen.card))
+    assert "| **this model** | 91.4 (89.4 to 93.4) | 84.4 (82.4 to 86.4) | 89.4 (87.4 to 91.4) | 6.2" in told
+    assert "| A alone | 88.5 (86.5 to 90.5)" in told
+    assert "| A alone, longer | 88.5" in told
+    assert "against A alone, longer: +1.5 (+1.0 to +2.0) points of Dice" in told
+    assert "“A alone, longer” was trained there for as many gradient steps as the longest route has." in told
+    assert "On 6 test patients of hospital A (77 slices with gland)" in told
+
+
+def test_what_is_not_known_is_called_unknown() -> None:
+    few = flat(markdown(card(scores=scores(91.4, 4))))
+    assert "| 91.4 |" in few and "With fewer than 6 patients there is no interval" in few
+    assert "The distances of this model are those of 3 patients alone" in flat(
+        markdown(card(scores=scores(90, 6, drawn=3)))
+    )
+    assert "| – | – |" in flat(markdown(card(scores=scores(90, 6, drawn=0))))
+    none = flat(markdown(card(scores=None, validation_dice=None, checked=False)))
+    assert "No test patient was scored" in none and "Validation Dice" not in none
+    assert "The choice is the coordinator's" in none
+
+
+def test_the_licence_is_the_studys_or_is_said_to_be_missing() -> None:
+    assert "## Licence\n\nCC BY 4.0\n" in markdown(card(licence="CC BY 4.0"))
+    assert "## Licence\n\nNone was given." in markdown(card())
+
+
+def test_what_was_forgotten_is_shown_where_it_was_measured() -> None:
+    assert "forgot" not in markdown(card())
+    told = markdown(card(forgetting=HOPS))
+    assert (
+        "| after training at | test Dice at A | test Dice at B | test Dice at C |\n| --- | --- | --- | --- |\n" in told
+    )
+    assert "| A | 91.4 | 75.0 | 70.5 |\n" in told
+
+
+def test_tables_hold_together() -> None:
+    """A row has as many cells as its head, or a reader of Markdown shows no table."""
+    told = markdown(outcome(figure(1.5, 0.5), (1.5,) * 6, forgetting=HOPS).chosen.card).splitlines()
+    tables = [k for k, line in enumerate(told) if line.startswith("| --- |")]
+    assert len(tables) == 3
+    for k in tables:
+        cells = told[k].count("|")
+        assert told[k - 1].count("|") == cells and told[k - 2] == ""
+        rows = 0
+        while told[k + 1 + rows].startswith("|"):
+            assert told[k + 1 + rows].count("|") == cells
+            rows += 1
+        assert rows and told[k + 1 + rows] == ""
+
+
+def test_names_of_methods_and_numbers_are_a_readers() -> None:
+    assert name_of("baseline", ("A",), "A") == "A alone"
+    assert name_of("sequential", ("B", "C", "A"), "A") == "B → C → A"
+    assert name_of("greedy", ("B", "A"), "A") == "B → A"
+    assert name_of("unadapted", ("B",), "A") == "B, unadapted"
+    assert name_of("fedavg", ("A", "B"), "A") == "FedAvg"
+    assert name_of("fedprox-then-target", ("A", "B", "A"), "A") == "FedProx, then A"
+    assert (number(-0.04), number(-1.25, sign=True), number(0.06, sign=True)) == ("0.0", "−1.2", "+0.1")
+    assert figure_text(None) == "–"
+    assert isinstance(card(), Card)

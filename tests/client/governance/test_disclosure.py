@@ -1,0 +1,154 @@
+"""What is shown when a study is approved is what the study asks for: exactly, or at most, whatever the others have."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from client.data.survey import Survey
+from client.governance.disclosure import Asked, asked_of, onward_of
+from common.config.study import Study
+from common.model.network import build
+from common.plan import grown, plan
+from common.plan.graph import Evaluate, FineTune, Node
+from tests.support.hospitals import small_study
+
+MOST = 60
+"""Training slices that another site has at most."""
+FOLDS = 2
+OWN = (23, 31)
+SURVEY = Survey(
+    patients=11,
+    left_out=0,
+    test_patients=3,
+    test_slices=20,
+    train_patients=(4, 4),
+    train_slices=OWN,
+    validation_patients=(4, 4),
+    validation_slices=(30, 22),
+)
+
+METHODS: dict[str, dict[str, Any]] = {
+    "alone": {"baseline": True},
+    "longer": {"baseline": True, "longer_baseline": True, "sequential": {"routes": "all"}},
+    "routes": {"sequential": {"routes": (("B", "A"), ("B", "A", "C"), ("C", "B"))}, "unadapted": True},
+    "all routes": {"sequential": {"routes": "all", "max_hops": 2}, "forgetting": True},
+    "greedy": {"sequential": {"routes": "greedy", "max_hops": 2}, "forgetting": True, "baseline": True},
+    "greedy, one hop": {"sequential": {"routes": "greedy", "max_hops": 1}, "longer_baseline": True},
+    "laps": {"cyclic": {"laps": 2}, "baseline": True},
+    "averages": {"federated": ({"strategy": "fedavg", "rounds": 2},), "sequential": {"routes": (("B", "A"),)}},
+    "averages without a number": {
+        "federated": ({"strategy": "fedavg", "local_epochs": (1, 2)}, {"strategy": "fedprox", "then_target": True}),
+        "sequential": {"routes": (("B", "A", "B", "A"),)},
+    },
+}
+STUDIES = {
+    f"{name}, {source}": small_study(split={"source": source}, training={"epochs": 3}, methods=methods)
+    for name, methods in METHODS.items()
+    for source in ("best-fold", "same-fold")
+}
+
+
+def asked(study: Study, site: str = "A", *, patient_scores: bool = True, most: int = MOST) -> Asked:
+    surveys = [SURVEY] * len(study.variants)
+    return asked_of(site, study, surveys, largest_elsewhere=most, patient_scores=patient_scores)
+
+
+def batches(slices: int, size: int) -> int:
+    """Counted one by one; a single slice left over joins the batch before it."""
+    full = len(range(0, slices - size + 1, size))
+    return max(1, full + (slices - full * size >= 2))
+
+
+def run(study: Study, site: str, census: Mapping[str, tuple[int, ...]], luck: random.Random) -> set[Node]:
+    """All that a coordinator asks a site for in a study's course; where routes grow, chance says how."""
+    dices: dict[Node, float] = {}
+    choices: dict[str, tuple[str, ...]] = {}
+    nodes: set[Node] = set()
+    while True:
+        planned = plan(study, census, choices)
+        nodes |= {node for node in planned.nodes if getattr(node, "site", "") == site}
+        further = grown(study, planned.growing, choices, lambda node: dices.setdefault(node, luck.random()))
+        if further == choices:
+            return nodes
+        choices = further
+
+
+CENSUSES = st.fixed_dictionaries(
+    {site: st.tuples(*[st.integers(1, MOST)] * FOLDS) for site in "BC"} | {"A": st.just(OWN)}
+)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+@given(census=CENSUSES, seed=st.integers(0, 5))
+@settings(max_examples=25, deadline=None)
+def test_no_census_of_the_others_asks_for_more_than_was_shown(
+    name: str, census: dict[str, tuple[int, ...]], seed: int
+) -> None:
+    study = STUDIES[name]
+    told = asked(study)
+    nodes = run(study, "A", census, random.Random(seed))
+    trainings = [node for node in nodes if isinstance(node, FineTune)]
+    steps = sum(node.schedule.epochs * batches(OWN[node.fold], study.training.batch) for node in trainings)
+    epochs = sum(node.schedule.epochs for node in trainings)
+    tests = sum(isinstance(node, Evaluate) and node.split == "test" for node in nodes)
+    assert len(trainings) <= told.trainings
+    assert epochs <= told.epochs
+    assert steps <= told.gradient_steps
+    assert tests <= told.tests
+    longest = max((node.schedule.epochs for node in trainings), default=0)
+    assert longest <= max((epochs for epochs, _ in told.of_epochs), default=0)
+    if told.exact:
+        assert (len(trainings), epochs, steps) == (told.trainings, told.epochs, told.gradient_steps)
+
+
+def test_what_does_not_depend_on_the_others_is_told_exactly() -> None:
+    exact = {name: asked(study).exact for name, study in STUDIES.items()}
+    assert exact["alone, best-fold"] and exact["routes, best-fold"] and exact["averages, same-fold"]
+    assert not any(told for name, told in exact.items() if name.startswith(("longer", "greedy")))
+
+
+def test_a_larger_site_elsewhere_makes_the_longest_training_longer() -> None:
+    """And so the number is bounded by the bound alone."""
+    longest = [asked(STUDIES["longer, best-fold"], most=most).of_epochs[-1][0] for most in (8, 80, 800, 8000)]
+    assert longest == sorted(longest) and longest[-1] > 100 * longest[0] / 3
+
+
+def test_weights_are_counted_as_they_are() -> None:
+    study = STUDIES["all routes, best-fold"]
+    state = build(study.variants[0].model).state_dict()
+    told = asked(study)
+    assert told.tensors == told.trainings * len(state)
+    assert told.weight_bytes == told.trainings * sum(
+        tensor.numel() * tensor.element_size() for tensor in state.values()
+    )
+
+
+def test_repeats_and_networks_are_counted_together() -> None:
+    one = asked(STUDIES["all routes, best-fold"])
+    study = STUDIES["all routes, best-fold"].model_copy(update={"repeats": 3})
+    three = asked(study)
+    for name in ("trainings", "epochs", "gradient_steps", "tests", "tensors", "training_numbers", "patient_numbers"):
+        assert getattr(three, name) == 3 * getattr(one, name), name
+
+
+def test_numbers_of_single_patients_are_counted_where_they_may_leave() -> None:
+    study = STUDIES["all routes, best-fold"]
+    told, without = asked(study), asked(study, patient_scores=False)
+    assert without.patient_numbers == 0
+    # Number, slices, Dice and IoU of each patient.
+    assert told.patient_numbers == 4 * (told.tests * 3 + told.validations * 4)
+
+
+def test_where_weights_go_is_told() -> None:
+    onward = onward_of("B", STUDIES["routes, best-fold"])
+    assert onward.routes == (("B", "A"), ("B", "A", "C"))
+    assert onward.scored_at == ("A", "C") and onward.averaged == ()
+    assert onward_of("A", STUDIES["averages, best-fold"]).averaged == ("fedavg",)
+    nowhere = onward_of("A", STUDIES["alone, best-fold"])
+    assert (nowhere.routes, nowhere.scored_at, nowhere.averaged) == ((), (), ())

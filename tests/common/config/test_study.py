@@ -1,0 +1,321 @@
+"""A study file: read strictly, written out whole, named by its content."""
+
+from __future__ import annotations
+
+import tomllib
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, ValidationError
+
+from common.config.study import Study, load_study, study_toml
+from common.config.toml import from_table
+from common.errors import RelayError
+
+SITES = 'sites = ["A", "B", "C"]\n'
+REPO = Path(__file__).parents[3]
+
+
+def complaint(tmp_path: Path, text: str) -> str:
+    """What is said of a study file, without what every such sentence begins with."""
+    path = tmp_path / "study.toml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(RelayError) as error:
+        load_study(path)
+    sentence = str(error.value)
+    assert str(path) in sentence
+    assert "\n" not in sentence and sentence[-1] in ".?"
+    return sentence.replace(f"In the study file {path}, ", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", 'the key "sites" is missing; add it.'),
+        (SITES + "sedd = 1", 'the key "sedd" is unknown; did you mean "seed"?'),
+        (SITES + "[training]\nbach = 1", 'the key "training.bach" is unknown; did you mean "batch"?'),
+        (
+            SITES + "[preprocessing.n4]\nzzz = 1",
+            'the key "preprocessing.n4.zzz" is unknown; known keys here: convergence, enabled, iterations, shrink.',
+        ),
+        (
+            SITES + '[[methods.federated]]\nstrateg = "fedavg"',
+            'the key "methods.federated.0.strateg" is unknown; did you mean "strategy"?',
+        ),
+        (SITES + 'seed = "3"', '"seed" is "3", but input should be a valid integer.'),
+        (SITES + "seed = 1.0", '"seed" is 1.0, but input should be a valid integer.'),
+        (SITES + "seed = true", '"seed" is true, but input should be a valid integer.'),
+        (SITES + "seed = -1", '"seed" is -1, but input should be greater than or equal to 0.'),
+        (SITES + "synthetic = 1", '"synthetic" is 1, but input should be a valid boolean.'),
+        (SITES + 'name = "a\\u001b[2Jb"', '"name": this holds a line end or another character that is not shown'),
+        (SITES + 'about = "a\\nApproved."', '"about": this holds a line end or another character that is not shown'),
+        (SITES + "name = 1", '"name" is 1, but input should be a valid string.'),
+        (SITES + "training = 3", '"training" is 3, but input should be an object.'),
+        (
+            SITES + "[training]\nlearning_rate = nan",
+            '"training.learning_rate" is NaN, but input should be a finite number.',
+        ),
+        (
+            SITES + "[training]\nlearning_rate = -inf",
+            '"training.learning_rate" is -Infinity, but input should be a finite number.',
+        ),
+        (SITES + "[training]\nepochs = 0", '"training.epochs" is 0, but input should be greater than or equal to 1.'),
+        (SITES + "[training]\nbatch = 1", '"training.batch" is 1, but input should be greater than or equal to 2.'),
+        (SITES + "[preprocessing]\npixels = 33", '"preprocessing.pixels" is 33, but input should be a multiple of 32.'),
+        (SITES + "[split]\nfolds = 1", '"split.folds" is 1, but input should be greater than or equal to 2.'),
+        (SITES + "[split]\nuse_folds = 9", '"split": use_folds is 9, but there are only 5 folds.'),
+        (SITES + '[methods.sequential]\nroutes = "some"', '"methods.sequential.routes" is "some", but input'),
+        (
+            SITES + '[methods.sequential]\nroutes = [["A", "B"], ["B", 1]]',
+            '"methods.sequential.routes.1.1" is 1, but input should be a valid string.',
+        ),
+        (
+            SITES + '[methods.sequential]\nroutes = [["B", "X", "A"]]',
+            "the route B → X → A names site X, which is not among the study's sites (A, B, C).",
+        ),
+        (SITES + '[methods.sequential]\nroutes = [["B"]]', "a route needs a source and a target, such as"),
+        (
+            SITES + '[methods.sequential]\nroutes = [["B", "B"]]',
+            "the route B → B hands a model to the site that has it.",
+        ),
+        (
+            SITES + "[[methods.federated]]\nlocal_epochs = [1, 1]",
+            '"methods.federated.0": local_epochs is an empty list, or a value stands twice in it.',
+        ),
+        (
+            SITES + '[[methods.federated]]\nstrategy = "fedprox"\nproximal_mu = []',
+            '"methods.federated.0": proximal_mu is an empty list, or a value stands twice in it.',
+        ),
+        (
+            SITES + '[[methods.federated]]\nlocal_epochs = "one"',
+            '"methods.federated.0.local_epochs.0" is "one", but input should be a valid integer.',
+        ),
+        (SITES + '[models]\nencoders = ["resnet18", "resnet18"]', '"models": one of the encoders stands twice.'),
+        (
+            SITES + "[[methods.federated]]\nrounds = 100000000",
+            '"methods.federated.0.rounds" is 100000000, but input should be less than or equal to 1000.',
+        ),
+        (
+            SITES + "[training]\nepochs = 100000000",
+            '"training.epochs" is 100000000, but input should be less than or equal to 10000.',
+        ),
+        (SITES + "repeats = 0", '"repeats" is 0, but input should be greater than or equal to 1.'),
+        (
+            'sites = ["A", "X"]\npaper = "table-3"',
+            "the paper's sites are named A, B and C; name this study's so, or leave out paper.",
+        ),
+        (SITES + "[[methods.federated]]\n[[methods.federated]]", '"methods.federated": each strategy may stand once.'),
+        ("sites = []", '"sites" is [], but tuple should have at least 1 item'),
+        (
+            'sites = ["A"]',
+            'a study of A alone has nobody to share with; add sites, or set "federated" to [], "pooled" to false',
+        ),
+        ('sites = "A"', '"sites" is "A", but input should be a valid array.'),
+        ('sites = ["A", "B", "A"]', '"sites": a site stands twice.'),
+        ('sites = ["A", "pooled"]', '"sites": "pooled" is the name of all data together; give the site another name.'),
+        ('sites = ["A", "../B"]', '"sites.1" is "../B", but string should match pattern'),
+        ('sites = ["A", "B\\n"]', '"sites.1" is "B\\n", but string should match pattern'),
+    ],
+)
+def test_what_is_wrong_is_one_sentence_that_names_the_key(tmp_path: Path, text: str, sentence: str) -> None:
+    assert complaint(tmp_path, text).startswith(sentence)
+
+
+@pytest.mark.parametrize("text", ["sites = [", "a = 1\na = 2", "seed = 1" + "0" * 5000, "x = " + "[" * 5000, "\ufeff="])
+def test_a_file_that_is_no_toml_is_said_to_be_none(tmp_path: Path, text: str) -> None:
+    assert "is not valid TOML" in complaint(tmp_path, text)
+
+
+def test_what_is_not_there_is_one_sentence(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.toml", tmp_path):
+        with pytest.raises(RelayError, match=str(path)):
+            load_study(path)
+    (tmp_path / "latin.toml").write_bytes(b'name = "Universit\xe4t"')
+    with pytest.raises(RelayError, match=r"latin\.toml cannot be read"):
+        load_study(tmp_path / "latin.toml")
+
+
+def parts_of(kind: type[BaseModel]) -> list[type[BaseModel]]:
+    found = [kind]
+    for field in kind.model_fields.values():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found += parts_of(field.annotation)
+    return found
+
+
+def test_no_part_of_a_study_forgives() -> None:
+    for part in parts_of(Study):
+        config = part.model_config
+        assert config.get("strict") and config.get("frozen") and config.get("extra") == "forbid", part
+        assert config.get("allow_inf_nan") is False, part
+
+
+def test_a_study_cannot_be_changed() -> None:
+    study = Study(sites=("A", "B"))
+    with pytest.raises(ValidationError):
+        study.training.epochs = 3  # type: ignore[misc]
+
+
+TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=40)
+LINE = st.text(st.characters(exclude_categories=("C", "Z"), include_characters=" "), max_size=40)
+"""Of what a terminal shows."""
+TABLES = st.fixed_dictionaries(
+    {"sites": st.lists(st.from_regex(r"\A[A-Z][a-z0-9_-]{0,5}\Z"), min_size=2, max_size=5, unique=True)},
+    optional={
+        "name": LINE.filter(bool),
+        "about": LINE,
+        "seed": st.integers(0, 2**80),
+        "synthetic": st.booleans(),
+        "model": st.fixed_dictionaries({}, optional={"encoder_weights": LINE}),
+        "split": st.fixed_dictionaries({}, optional={"test_fraction": st.floats(0.01, 0.99), "seed": st.integers(0)}),
+        "training": st.fixed_dictionaries(
+            {},
+            optional={
+                "learning_rate": st.floats(1e-300, 1e300),
+                "leg_minutes": st.floats(0, 1e300),
+                "epochs": st.integers(1, 10_000),
+                "loss": st.sampled_from(["dice+bce", "dice", "bce"]),
+            },
+        ),
+        "preprocessing": st.fixed_dictionaries(
+            {}, optional={"n4": st.fixed_dictionaries({"iterations": st.lists(st.integers(1), min_size=1, max_size=4)})}
+        ),
+    },
+)
+
+
+@given(TABLES)
+def test_a_study_is_read_back_from_the_file_that_it_is_written_to(table: dict[str, Any]) -> None:
+    study = from_table(tomllib.loads(tomli_w.dumps(table)), Study, "a test")
+    again = from_table(tomllib.loads(study_toml(study)), Study, "a test")
+    assert again == study
+    assert again.digest == study.digest
+    assert len(study.digest) == 64
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | TEXT, st.lists, max_leaves=4))
+def test_whatever_stands_in_a_key_gives_a_study_or_a_sentence(value: Any) -> None:
+    keys = ("name", "seed", "sites", "model", "split", "synthetic")
+    for table in (
+        *({"sites": ["A", "B"], key: value} for key in keys),
+        {"sites": ["A", "B"], "training": {"learning_rate": value, "batch": value}},
+        {"sites": ["A", "B"], "methods": {"federated": value, "sequential": {"routes": value}}},
+        {"sites": ["A", "B"], "preprocessing": {"n4": {"iterations": value}}},
+    ):
+        with suppress(RelayError):  # and no other
+            assert isinstance(from_table(table, Study, "a test"), Study)
+
+
+def test_the_digest_is_of_the_content_whatever_the_files_layout(tmp_path: Path) -> None:
+    texts = [
+        'sites = ["A", "B"]\nseed = 1\n[training]\nepochs = 3\nlearning_rate = 1.0\n',
+        'seed=1 # a remark\nsites = [\n "A",\n "B"]\ntraining.epochs = 3\ntraining.learning_rate = 1\n',
+        'sites = ["A", "B"]\n[training]\nlearning_rate = 1e0\nepochs = 3\n[model]\narchitecture = "UnetPlusPlus"\n',
+    ]
+    digests = set()
+    for text in texts:
+        (tmp_path / "study.toml").write_text(text)
+        digests.add(load_study(tmp_path / "study.toml").digest)
+    assert len(digests) == 1
+
+
+def test_every_key_that_is_changed_gives_another_digest() -> None:
+    study = Study(sites=("A", "B"))
+    seen = {study.digest}
+    others: list[dict[str, Any]] = [
+        {"name": "other"},
+        {"about": "."},
+        {"seed": 2},
+        {"sites": ("B", "A")},
+        {"synthetic": True},
+        {"model": {"architecture": "Unet"}},
+        {"preprocessing": {"n4": {"shrink": 5}}},
+        {"split": {"source": "same-fold"}},
+        {"training": {"leg_minutes": 3.0}},
+        {"training": {"batch_norm": "running"}},
+        {"methods": {"unadapted": True}},
+        {"absence": {"then": "skip"}},
+        {"collapse": 0.2},
+    ]
+    for change in others:
+        digest = Study.model_validate({"sites": ("A", "B"), **change}).digest
+        assert digest not in seen
+        seen.add(digest)
+
+
+def test_the_digest_is_the_same_in_every_version() -> None:
+    """Sites have approved studies by this name: whoever changes it asks every site to approve anew."""
+    study = Study(sites=("A", "B"), model={"encoder": "resnet18"}, seed=7)  # type: ignore[arg-type]
+    assert study.digest == "b6e1574424d265dd2b1540aa95f3edd6362ef4f42c84c84a437cabfbaab08124"
+    assert study.model_copy(update={"licence": "CC BY 4.0"}).digest != study.digest
+
+
+@pytest.mark.parametrize("path", sorted((REPO / "deploy" / "studies").glob("*.toml")), ids=lambda path: path.name)
+def test_the_studies_that_come_along_can_be_read(path: Path) -> None:
+    study = load_study(path)
+    assert from_table(tomllib.loads(study_toml(study)), Study, "a test") == study
+
+
+def test_two_sites_leave_nothing_of_a_trimmed_mean() -> None:
+    table = {"sites": ["A", "B"], "methods": {"federated": [{"strategy": "fedtrimmedavg"}]}}
+    with pytest.raises(RelayError, match="three"):
+        from_table(table, Study, "a test")
+
+
+def test_repeats_and_networks_are_plain_studies_of_their_own() -> None:
+    study = Study.model_validate(
+        {
+            "sites": ("A", "B"),
+            "seed": 5,
+            "repeats": 2,
+            "split": {"seed": 7},
+            "models": {"encoders": ("resnet18", "resnet34"), "architectures": ("Unet", "DeepLabV3")},
+        }
+    )
+    variants = study.variants
+    assert [(one.seed, one.split.seed, one.model.encoder, one.model.architecture) for one in variants] == [
+        (5 + repeat, 7 + repeat, encoder, architecture)
+        for repeat in (0, 1)
+        for encoder in ("resnet18", "resnet34")
+        for architecture in ("Unet", "DeepLabV3")
+    ]
+    assert len({one.digest for one in variants}) == 8
+    for one in variants:
+        assert one.variants == (one,), "a variant is a plain study"
+        plain = Study.model_validate(
+            {
+                "sites": ("A", "B"),
+                "seed": one.seed,
+                "split": {"seed": one.split.seed},
+                "model": {"encoder": one.model.encoder, "architecture": one.model.architecture},
+            }
+        )
+        assert plain.digest == one.digest, "and may as well be run by itself"
+
+
+def test_a_study_without_either_is_its_own_variant() -> None:
+    study = Study.model_validate({"sites": ("A", "B")})
+    assert study.variants == (study,)
+
+
+@pytest.mark.parametrize(
+    ("part", "settings"),
+    [
+        ({"local_epochs": 3}, ((3, 0.0),)),
+        ({"local_epochs": (1, 5)}, ((1, 0.0), (5, 0.0))),
+        ({"strategy": "fedprox"}, ((1, 0.1),)),
+        (
+            {"strategy": "fedprox", "local_epochs": (1, 5), "proximal_mu": (0.01, 1.0)},
+            ((1, 0.01), (1, 1.0), (5, 0.01), (5, 1.0)),
+        ),
+        ({"strategy": "fedmedian", "proximal_mu": (0.01, 1.0)}, ((1, 0.0),)),
+    ],
+)
+def test_what_is_tried_of_a_strategy(part: dict[str, Any], settings: tuple[tuple[int, float], ...]) -> None:
+    study = Study.model_validate({"sites": ("A", "B"), "methods": {"federated": (part,)}})
+    assert study.methods.federated[0].settings == settings

@@ -1,0 +1,169 @@
+"""Who follows a run tells what it says, and knows three ways in which it ends."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.config.study import load_study, study_toml
+from common.errors import RelayError
+from common.fingerprint import spoken
+from deploy.coordinator import enroll, study_run
+from deploy.coordinator.folder import Coordinator
+from deploy.flower.control import Control, Unreachable
+from deploy.site import keys
+from tests.support.hospitals import small_study
+
+
+class FakeControl:
+    """A SuperLink's control interface; `runs` says what each submitted run writes into its log, and its status."""
+
+    def __init__(self, out: Path, *runs: tuple[str, str]) -> None:
+        self.out, self.runs = out, list(runs)
+        self.submitted: list[str] = []
+        self.bundles: list[list[str]] = []
+        self.away = 0
+
+    def ask(self, *words: str) -> dict[str, Any]:
+        if self.away:
+            self.away -= 1
+            raise Unreachable("The SuperLink at x does not answer; is it started?")
+        if words[0] == "run":
+            self.bundles.append(sorted(path.name for path in Path(words[1]).rglob("*")))
+            self.submitted.append(words[3])
+            run_id = str(100 + len(self.submitted))
+            with (self.out / "study.log").open("a", encoding="utf-8") as log:
+                log.write(f"2026-01-01 00:00:00,000 INFO Run {run_id}.\n")
+                log.write(self.runs[len(self.submitted) - 1][0])
+            return {"run-id": run_id}
+        assert words[:2] == ("list", "--run-id")
+        return {"runs": [{"status": self.runs[int(words[2]) - 101][1]}]}
+
+
+def line(text: str, level: str = "INFO") -> str:
+    return f"2026-01-01 00:00:00,000 {level} {text}\n"
+
+
+@pytest.fixture
+def follow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[FakeControl, list[str]]]:
+    coordinator = Coordinator(tmp_path / "coordinator")
+    enroll.set_up(coordinator, host="localhost", port=1, superlink="127.0.0.1:8000")
+    for name in ("A", "B"):
+        enroll.enroll(coordinator, name, keys.init(tmp_path / name / "site.toml", name=name)[2])
+    study = tmp_path / "study.toml"
+    study.write_text(study_toml(small_study(sites=("A", "B"), methods={"baseline": True})), encoding="utf-8")
+    for name in ("LOOK_EVERY", "ASK_EVERY"):
+        monkeypatch.setattr(study_run, name, 0.0)
+    monkeypatch.setattr(study_run.time, "sleep", lambda _: None)
+
+    def run(*runs: tuple[str, str], away: int = 0, prepare: Callable[[Path], None] = lambda _: None) -> Any:
+        out = tmp_path / "out"
+        out.mkdir()
+        control = FakeControl(out, *runs)
+        control.away = away
+        monkeypatch.setattr(Coordinator, "control", lambda _: control)
+        prepare(out)
+        told: list[str] = []
+        study_run.run(study, coordinator, out, patience=7200, tell=told.append)
+        assert spoken(load_study(study).digest) in told[0], "hospitals compare the hash"
+        return control, told[1:]
+
+    return run
+
+
+def test_a_folder_without_a_coordinator_is_named(tmp_path: Path) -> None:
+    study = tmp_path / "study.toml"
+    study.write_text(study_toml(small_study(sites=("A", "B"), methods={"baseline": True})), encoding="utf-8")
+    with pytest.raises(RelayError, match="No coordinator is set up in .*none"):
+        study_run.run(study, Coordinator(tmp_path / "none"), tmp_path / "out", patience=1, tell=print)
+
+
+def test_a_run_that_is_done_is_told_to_its_end(follow: Any) -> None:
+    control, told = follow((line("[1/2] A: A (fold 1)") + line("a warning", "WARNING") + line("Done."), "running"))
+    assert told == ["Submitted as run 101.", "[1/2] A: A (fold 1)", "a warning"]
+    settings = dict(word.split("=", 1) for word in control.submitted[0].split())
+    assert json.loads(settings["patience"]) == 7200
+    assert json.loads(settings["study"]).endswith("/study.toml") and json.loads(settings["out"]).endswith("/out")
+
+
+def test_the_bundle_that_is_submitted_holds_names_and_no_code(follow: Any) -> None:
+    control, _ = follow((line("Done."), "running"))
+    assert control.bundles == [["pyproject.toml"]]
+
+
+def test_why_not_all_was_done_is_the_sentence(follow: Any) -> None:
+    with pytest.raises(RelayError, match="^Site B of the study is not there; start it.$"):
+        follow((line("Site B of the study is not there; start it.", "ERROR"), "finished:failed"))
+
+
+def test_a_program_that_dies_is_submitted_again(follow: Any) -> None:
+    control, told = follow((line("[1/2] A"), "finished:failed"), (line("[2/2] A") + line("Done."), "running"))
+    assert len(control.submitted) == 2
+    assert "submitted again" in told[2] and told[-1] == "[2/2] A"
+
+
+def test_one_that_was_only_taken_for_dead_is_waited_for(follow: Any) -> None:
+    held = line("Another study is writing to /results; wait for it, or give another folder with --out.", "ERROR")
+    control, _ = follow(("", "finished:failed"), (held, "finished:failed"), (line("Done."), "running"))
+    assert len(control.submitted) == 3
+
+
+def test_another_study_in_the_folder_is_an_error_all_the_same(follow: Any) -> None:
+    with pytest.raises(RelayError, match="Another study is writing"):
+        follow((line("Another study is writing to /results; wait for it.", "ERROR"), "finished:failed"))
+
+
+def test_one_that_dies_each_time_is_given_up(follow: Any) -> None:
+    with pytest.raises(RelayError, match="died 5 times without finishing a stage"):
+        follow(*[("", "finished:failed")] * 9)
+
+
+def test_a_superlink_that_is_started_again_is_waited_for(follow: Any) -> None:
+    _, told = follow((line("Done."), "running"), away=4)
+    assert told[0] == "The SuperLink at x does not answer; is it started? Waiting for it."
+    assert told[1:] == ["Submitted as run 101."]
+
+
+def test_a_run_under_way_is_followed_and_not_submitted_twice(follow: Any) -> None:
+    def prepare(out: Path) -> None:
+        (out / "run-id").write_text("101")
+        (out / "study.log").write_text(line("Run 7.") + line("Done.") + line("Run 101.") + line("x") + line("Done."))
+
+    control, told = follow(("", "running"), prepare=prepare)
+    assert control.submitted == []
+    assert told == ["Run 101 of this study is under way; following it.", "x"]
+
+
+def test_a_line_that_is_not_yet_whole_is_waited_for(tmp_path: Path) -> None:
+    log = tmp_path / "study.log"
+    log.write_text(line("Run 1.") + line("one")[:-8])
+    lines = study_run._lines(log, "1")
+    assert next(lines) == (None, "")
+    with log.open("a") as file:
+        file.write(line("one")[-8:] + "a traceback's line\n")
+    assert next(lines) == ("INFO", "one")
+    assert next(lines) == (None, "")
+
+
+@pytest.mark.parametrize(
+    ("out", "told", "kind"),
+    [
+        ('{"success": true, "nodes": []}', "", None),
+        ('{"success": false, "error-message": "All connection attempts failed"}', "", Unreachable),
+        ('{"success": false, "error-message": "Run ID not found"}', "", RelayError),
+        ("", "Traceback: ConnectError", Unreachable),
+        ("", "", RelayError),
+    ],
+)
+def test_what_flowers_command_answers_is_understood(out: str, told: str, kind: type[Exception] | None) -> None:
+    control = Control("x:1", Path("ca.crt"))
+    if kind is None:
+        assert control._answer(out, told)["nodes"] == []
+    else:
+        with pytest.raises(RelayError) as error:
+            control._answer(out, told)
+        assert type(error.value) is kind

@@ -1,0 +1,161 @@
+"""What a study will ask for is said before anything runs, and is what it then asks for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.config.study import Study, study_toml
+from common.errors import RelayError
+from common.plan import Plan
+from common.plan.graph import Average, Evaluate, FineTune, Schedule, Start
+from deploy.cli import main
+from deploy.planning.study_plan import makespan, slices_of
+from tests.support.hospitals import small_study, write_hospitals
+
+EPOCH = Schedule(1, 0, 1, "best")
+
+
+@pytest.fixture(scope="module")
+def hospitals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return write_hospitals(tmp_path_factory.mktemp("hospitals"), {"A": 5, "B": 5}, slices=7)
+
+
+def planned(capsys: pytest.CaptureFixture[str], folder: Path, study: Study, *more: str) -> Any:
+    path = folder / "mine.toml"
+    path.write_text(study_toml(study), encoding="utf-8")
+    assert main(["study", "plan", str(path), *more, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_what_sharing_saves_is_counted(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """The paper's Table III for one fold: 3 alone, 6 of one hop, 6 of two hops, 33 if each began anew."""
+    methods = {"longer_baseline": False, "federated": (), "pooled": False, "forgetting": False}
+    study = Study.model_validate({"sites": ("A", "B", "C"), "split": {"use_folds": 1}, "methods": methods})
+    told = planned(capsys, tmp_path, study, "--no-trial", "--slices", "A=100", "--slices", "B=50", "--slices", "C=30")
+    assert (told["together"]["trainings"], told["together"]["alone"]) == (15, 3 * 1 + 6 * 2 + 6 * 3)
+    assert told["together"]["rows"] == 15
+    # 4 of 5 patients, 4 of 5 folds, batches of 16.
+    assert told["train_slices"] == {"A": [64] * 5, "B": [32] * 5, "C": [19] * 5}
+    steps = {"A": 4, "B": 2, "C": 2}
+    ways = [(x,) for x in "ABC"] + [(x, y) for x in "ABC" for y in "ABC" if x != y]
+    ways += [(x, y, z) for x in "ABC" for y in "ABC" for z in "ABC" if len({x, y, z}) == 3]
+    assert told["together"]["gradient_steps"] == sum(200 * steps[way[-1]] for way in ways)
+
+
+def test_repeats_and_networks_multiply(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    one = small_study(sites=("A", "B"), methods={"baseline": True})
+    many = one.model_copy(update={"repeats": 3, "models": type(one.models)(encoders=("resnet18", "mobilenet_v2"))})
+    slices = ("--no-trial", "--slices", "A=100", "--slices", "B=50")
+    single, several = (planned(capsys, tmp_path, study, *slices) for study in (one, many))
+    assert several["variants"] == 6
+    for name in ("rows", "trainings", "gradient_steps"):
+        assert several["together"][name] == 6 * single["together"][name]
+
+
+def test_the_plan_is_what_the_study_then_does(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, hospitals: dict[str, Path]
+) -> None:
+    study = small_study(
+        sites=("A", "B"),
+        methods={
+            "baseline": True,
+            "sequential": {"routes": "all"},
+            "federated": ({"rounds": 2, "then_target": False},),
+            "forgetting": True,
+        },
+        training={"epochs": 1},
+    )
+    given = [word for name, path in hospitals.items() for word in ("--site", f"{name}={path}")]
+    told = planned(capsys, tmp_path, study, *given)
+    assert told["estimate"]["training"] > 0 and told["estimate"]["step"] > 0 and told["estimate"]["predict"] > 0
+    out = tmp_path / "results"
+    assert main(["simulate", str(tmp_path / "mine.toml"), *given, "--out", str(out), "--json"]) == 0
+    results = json.loads(capsys.readouterr().out)
+    done = {entry["method"]: entry for entry in results["budgets"]}
+    for line in [*told["methods"], told["together"]]:
+        found = done[line["method"]]
+        for name in ("trainings", "scorings", "gradient_steps", "bytes_moved"):
+            assert found[name] == line[name], (line["method"], name)
+    assert told["together"]["rows"] == len(results["rows"])
+    sites = {site["name"]: site["train_slices"] for site in results["sites"]}
+    assert told["train_slices"] == sites
+
+
+def test_the_papers_counts_stand_in_for_a_site_that_is_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["study", "plan", "paper-table3", "--no-trial"]) == 0
+    told = capsys.readouterr().out
+    assert "A: 253 training slices a fold (assumed)." in told
+    assert "Target alone" in told and "Together" in told
+
+
+def test_the_papers_tables_are_asked_for_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["study", "plan", "paper-table3", "--no-trial", "--json"]) == 0
+    methods = {line["method"]: line for line in json.loads(capsys.readouterr().out)["methods"]}
+    # Every source of Table III with every target, five folds each.
+    assert methods["baseline"]["rows"] == 3 * 5
+    assert methods["sequential"]["rows"] == (6 + 6) * 5 and methods["sequential"]["trainings"] == 15 * 5
+    assert methods["pooled"]["rows"] == 3 * 5 and methods["pooled"]["trainings"] == 5
+    beyond = {"longer", "unadapted", "cyclic", "fedavg", "fedavg-then-target", "fedprox", "pooled-then-target"}
+    assert beyond < set(methods)
+    assert main(["study", "plan", "paper-table2", "--no-trial", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["variants"] == 7 * 4 and told["together"]["trainings"] == 7 * 4 * 5
+    assert told["together"]["scorings"] == 0
+
+
+@pytest.mark.parametrize("given", ["A", "A=", "=5", "A=x", "A=-1", "A=0"])
+def test_a_count_that_is_none_is_told(given: str) -> None:
+    with pytest.raises(RelayError, match="--slices wants NAME=N"):
+        slices_of([given])
+
+
+def test_a_site_is_given_one_number_of_slices() -> None:
+    with pytest.raises(RelayError, match="--slices names A twice"):
+        slices_of(["A=10", "B=10", "A=20"])
+
+
+def test_a_site_of_which_nothing_is_known_is_told(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from deploy.planning.study_plan import study_plan
+
+    with pytest.raises(RelayError, match=r"Nothing is known of site B; add --site B=PATH, or --slices B=N"):
+        study_plan(small_study(sites=("A", "B")), {}, {"A": 100}, at_once=1, trial=False, as_json=False)
+
+
+def stages(*nodes: FineTune | Evaluate | Average | Start) -> Plan:
+    return Plan((), nodes)
+
+
+A = FineTune("A", 0, Start(), EPOCH)
+B = FineTune("B", 0, Start(), EPOCH)
+AB = FineTune("B", 0, A, EPOCH)
+BA = FineTune("A", 0, B, EPOCH)
+MEAN = Average((A, B), "fedavg")
+OF_MEAN = Evaluate("A", 0, "test", MEAN)
+
+
+@pytest.mark.parametrize(
+    ("found", "at_once", "seconds"),
+    [
+        (stages(Start()), 2, 0),
+        (stages(Start(), A), 2, 3),
+        # Two sites at once, or one after the other.
+        (stages(Start(), A, B), 2, 5),
+        (stages(Start(), A, B), 1, 3 + 5),
+        # A site does one thing at a time.
+        (stages(Start(), A, FineTune("A", 1, Start(), EPOCH)), 2, 3 + 3),
+        # B → A waits for B (5), then takes 3; A → B waits for both A (3) and the site.
+        (stages(Start(), A, B, AB, BA), 2, 5 + 5),
+        (stages(Start(), A, B, MEAN, OF_MEAN), 2, 5 + 1),
+    ],
+)
+def test_the_time_is_that_of_sites_side_by_side(found: Plan, at_once: int, seconds: float) -> None:
+    def duration(node: FineTune | Evaluate) -> float:
+        return 1.0 if isinstance(node, Evaluate) else {"A": 3.0, "B": 5.0}[node.site]
+
+    assert makespan(found, duration, at_once=at_once) == seconds

@@ -1,0 +1,45 @@
+"""What results.json calls things: a row has one name, whether it was finished or parked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.protocol.messages import FineTuneOrder, Refusal, WireMessage, refusal_error
+from server.results.rows import results_of
+from tests.support.fake_sites import Answer, FakeGrid, go, quick, study_of
+
+__all__ = ["quick"]
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+
+def found_at_b(folder: Path, *, refuses: bool, **methods: Any) -> dict[str, set[str]]:
+    """The labels of the rows at B, and of the parked ones, where B trains or refuses to."""
+
+    def change(site: str, order: WireMessage, answer: Answer) -> Answer:
+        refused = refuses and site == "B" and isinstance(order, FineTuneOrder)
+        return refusal_error(Refusal.DATA_CHANGED) if refused else answer
+
+    run = go(FakeGrid(study_of(**methods), change), folder)
+    results = results_of(run.study, [run])
+    return {part: {entry["label"] for entry in results[part] if entry["target"] == "B"} for part in ("rows", "parked")}
+
+
+def test_a_parked_row_has_the_name_that_it_would_have_had(tmp_path: Path) -> None:
+    methods = {
+        "baseline": True,
+        "longer_baseline": True,
+        "cyclic": {"laps": 1},
+        "federated": ({"strategy": "krum", "rounds": 1},),
+    }
+    names = {"B alone", "B alone, longer", "1 lap to B", "Krum", "Krum, then B"}
+    assert found_at_b(tmp_path / "yes", refuses=False, **methods) == {"rows": names, "parked": set()}
+    assert found_at_b(tmp_path / "no", refuses=True, **methods) == {"rows": set(), "parked": names}
+
+
+def test_a_route_that_could_not_grow_is_called_a_growing_route(tmp_path: Path) -> None:
+    found = found_at_b(tmp_path, refuses=True, sequential={"routes": "greedy"})
+    assert found == {"rows": set(), "parked": {"growing route to B"}}
