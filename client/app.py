@@ -27,21 +27,21 @@ from client.evaluation.evaluate import slice_mean
 from client.evaluation.scoring import case_numbers, network_of, score, scores_of
 from client.governance.approval import answer_once, approved, hold_to, hold_to_census, hold_to_limits
 from client.governance.egress import Handler, release, scrub
-from client.governance.site_lock import in_use
+from client.governance.site_lock import shared_lock
 from client.preprocessing.cohort import Cohort, gather
 from client.preprocessing.pipeline import Prepared, Record, fingerprint, prepare, site_key
 from client.site_config import SiteConfig, load_site
 from client.stages.store import StageStore
-from client.training.batches import chosen_slices, statistics
+from client.training.batches import selected_slices, statistics
 from client.training.collapse import against_received
-from client.training.device import choose_machine
+from client.training.device import choose_device
 from client.training.fine_tune import Trained, fine_tune
 from common.config.study import Study
 from common.errors import RelayError
-from common.model.weights import Weights, digest_of, pieces
+from common.model.weights import Weights, digest_of, serialize_chunks
 from common.plan import Census, Choices, Plan, plan
 from common.plan.graph import Evaluate, FineTune, Start
-from common.plan.stage_key import Workplace, stage_key
+from common.plan.stage_key import ExecutionEnvironment, stage_key
 from common.protocol.messages import (
     DELIVER,
     DESCRIBE,
@@ -76,7 +76,7 @@ CASES = ("case_numbers", "case_slices", "case_dices", "case_ious")
 
 def at_work(message: Message, context: Context, handle: Handler) -> Message:
     """Flower's mod around every handler: while it works, nobody empties the site's folder."""
-    with in_use(site_of(context)):
+    with shared_lock(site_of(context)):
         return handle(message, context)
 
 
@@ -103,7 +103,7 @@ def describe(message: Message, context: Context) -> Message:
         )
     cohort = gather(prepared.records, site, study.split)
     folds = range(study.split.folds)
-    workplace = _workplace(site, study, prepared)
+    environment = _environment(site, study, prepared)
     description = Description.model_validate(
         {
             "study": study.digest,
@@ -113,12 +113,12 @@ def describe(message: Message, context: Context) -> Message:
             "left_out": prepared.left_out,
             "patients": len(cohort.records),
             "test_patients": len(cohort.test()),
-            "slices": _chosen(list(cohort.records.values())),
-            "test_slices": _chosen(cohort.test()),
-            "train_slices": tuple(_chosen(cohort.train(fold)) for fold in folds),
+            "slices": _selected(list(cohort.records.values())),
+            "test_slices": _selected(cohort.test()),
+            "train_slices": tuple(_selected(cohort.train(fold)) for fold in folds),
             "train_patients": tuple(len(cohort.train(fold)) for fold in folds),
             "validation_patients": tuple(len(cohort.validation(fold)) for fold in folds),
-            **asdict(workplace),
+            **asdict(environment),
         }
     )
     return _answer(message, description, None, site=site, study=study)
@@ -129,7 +129,7 @@ def fine_tune_stage(message: Message, context: Context) -> Message:
     """Go on with a fine-tuning stage for a leg, from this site's own checkpoint where there is one."""
     site = site_of(context)
     order, weights = from_record(message.content, FineTuneOrder)
-    study, node, cohort, workplace = _ordered(site, order, FineTune)
+    study, node, cohort, environment = _ordered(site, order, FineTune)
     store = StageStore(site.private() / "stages")
     store.forget(tuple(key for key in order.acknowledged if key != order.key))
     if order.anew:
@@ -144,7 +144,7 @@ def fine_tune_stage(message: Message, context: Context) -> Message:
     if start is None:
         needs = FineTuneReply(study=study.digest, key=order.key, state="needs-weights")
         return _answer(message, needs, None, site=site, study=study)
-    reply, finished = _train(site, study, node, cohort, workplace, order, start, resume, store)
+    reply, finished = _train(site, study, node, cohort, environment, order, start, resume, store)
     return _answer(message, reply, finished, site=site, study=study)
 
 
@@ -175,10 +175,10 @@ def take_delivery(message: Message, context: Context) -> Message:
     site = site_of(context)
     delivery, weights = from_record(message.content, Delivery)
     study, census, choices, found = _planned(site, delivery)
-    cohort, workplace = _gathered(site, study, delivery, census)
+    cohort, environment = _gathered(site, study, delivery, census)
     hold_to_census(site, study, census)
     hold_to(site, study, choices)
-    receipt = take(site, study, found, cohort, workplace, delivery, weights)
+    receipt = take(site, study, found, cohort, environment, delivery, weights)
     return _answer(message, receipt, None, site=site, study=study)
 
 
@@ -221,7 +221,7 @@ def _answer(message: Message, answer: FromSite, weights: Weights | None, *, site
     return Message(release(answer, weights, site=site, model=study.model), reply_to=message)
 
 
-def _ordered(site: SiteConfig, order: Order, kind: type[Stage]) -> tuple[Study, Stage, Cohort, Workplace]:
+def _ordered(site: SiteConfig, order: Order, kind: type[Stage]) -> tuple[Study, Stage, Cohort, ExecutionEnvironment]:
     """What an order asks for, rebuilt from the approved study; nothing of the order itself is believed.
 
     Raises:
@@ -231,13 +231,13 @@ def _ordered(site: SiteConfig, order: Order, kind: type[Stage]) -> tuple[Study, 
     node = found.by_id.get(order.node)
     if not isinstance(node, kind) or node.site != site.name:
         raise Refused(Refusal.NOT_IN_STUDY)
-    cohort, workplace = _gathered(site, study, order, census)
-    if order.key != stage_key(node, study=study, weights=order.weights, workplace=workplace):
+    cohort, environment = _gathered(site, study, order, census)
+    if order.key != stage_key(node, study=study, weights=order.weights, environment=environment):
         raise BadMessage("the key is not the stage's")
     hold_to_census(site, study, census)
     hold_to(site, study, choices)
     answer_once(site, study, node, order.key)
-    return study, node, cohort, workplace
+    return study, node, cohort, environment
 
 
 def _planned(site: SiteConfig, message: Planned) -> tuple[Study, Census, Choices, Plan]:
@@ -257,34 +257,34 @@ def _planned(site: SiteConfig, message: Planned) -> tuple[Study, Census, Choices
         raise Refused(Refusal.NOT_IN_STUDY) from None
 
 
-def _gathered(site: SiteConfig, study: Study, message: Planned, census: Census) -> tuple[Cohort, Workplace]:
+def _gathered(site: SiteConfig, study: Study, message: Planned, census: Census) -> tuple[Cohort, ExecutionEnvironment]:
     """The site's patients. Raises Refused where they are not those that the coordinator planned with."""
     prepared = prepare(site, study.preprocessing)
     cohort = gather(prepared.records, site, study.split)
-    workplace = _workplace(site, study, prepared)
-    own = tuple(_chosen(cohort.train(fold)) for fold in range(study.split.folds))
-    if workplace.fingerprint != message.fingerprint or census.get(site.name) != own:
+    environment = _environment(site, study, prepared)
+    own = tuple(_selected(cohort.train(fold)) for fold in range(study.split.folds))
+    if environment.fingerprint != message.fingerprint or census.get(site.name) != own:
         raise Refused(Refusal.DATA_CHANGED)
-    return cohort, workplace
+    return cohort, environment
 
 
-def _workplace(site: SiteConfig, study: Study, prepared: Prepared) -> Workplace:
-    machine = choose_machine(site.device, study.training.precision)
-    return Workplace(
+def _environment(site: SiteConfig, study: Study, prepared: Prepared) -> ExecutionEnvironment:
+    device = choose_device(site.device, study.training.precision)
+    return ExecutionEnvironment(
         fingerprint=fingerprint(prepared.records, site_key(site)),
         torch=torch.__version__,
-        device=machine.device,
-        precision=machine.precision,
+        device=device.kind,
+        precision=device.precision,
     )
 
 
 def _sound(weights: Weights | None, named: Order | FineTuneReply) -> Weights | None:
     """Weights that the site kept, if they are still those named: damaged ones are as good as none."""
-    return weights if weights is not None and digest_of(pieces(weights)) == named.weights else None
+    return weights if weights is not None and digest_of(serialize_chunks(weights)) == named.weights else None
 
 
-def _chosen(records: list[Record]) -> int:
-    return sum(record.chosen for record in records)
+def _selected(records: list[Record]) -> int:
+    return sum(record.selected for record in records)
 
 
 def _train(
@@ -292,7 +292,7 @@ def _train(
     study: Study,
     node: FineTune,
     cohort: Cohort,
-    workplace: Workplace,
+    environment: ExecutionEnvironment,
     order: FineTuneOrder,
     start: Weights,
     resume: Trained | None,
@@ -300,11 +300,11 @@ def _train(
 ) -> tuple[FineTuneReply, Weights | None]:
     """One leg; the weights come with the last."""
     began = checkpointed = time.monotonic()
-    machine = choose_machine(site.device, study.training.precision)
+    device = choose_device(site.device, study.training.precision)
     train, validation = cohort.train(node.fold), cohort.validation(node.fold)
     mean_std = statistics(train)
     network = network_of(study, start, order.weights)
-    slices = chosen_slices(train, mean_std), chosen_slices(validation, mean_std)
+    slices = selected_slices(train, mean_std), selected_slices(validation, mean_std)
     trained, key = resume, order.key
     legs_end = began + study.training.leg_minutes * 60
     if trained is None or trained.epoch < node.schedule.epochs:
@@ -314,7 +314,7 @@ def _train(
             training=study.training,
             schedule=node.schedule,
             seed_names=(study.seed, site.name, node.fold),
-            machine=machine,
+            device=device,
             proximal_mu=node.proximal_mu,
             resume=resume,
         ):
@@ -333,18 +333,21 @@ def _train(
                 checkpointed = now
     assert trained is not None
     network.load_state_dict(trained.kept)
-    scores = scores_of(network, validation, mean_std, machine)
+    scores = scores_of(network, validation, mean_std, device)
     dice, iou = slice_mean(scores)
     digest = store.save_weights(key, trained.kept)
     figures: dict[str, float | str] = {"weights": digest, "validation_dice": dice, "validation_iou": iou}
     if trained.dices[trained.kept_epoch - 1] < study.collapse and not isinstance(node.parent, Start):
         received = network_of(study, start, order.weights)
-        figures |= against_received(network, received, *slices, training=study.training, machine=machine)
+        figures |= against_received(network, received, *slices, training=study.training, device=device)
     reply = _reply(study, key, trained, "done", train, validation).model_copy(update=figures)
     # The very scores that an evaluation of these weights would give: they are kept as those.
     scored = Evaluate(node.site, node.fold, "validation", node)
     score_store.keep(
-        site, stage_key(scored, study=study, weights=digest, workplace=workplace), scores, case_numbers(site, cohort)
+        site,
+        stage_key(scored, study=study, weights=digest, environment=environment),
+        scores,
+        case_numbers(site, cohort),
     )
     store.finish(reply)
     return reply, trained.kept
@@ -364,7 +367,7 @@ def _reply(
             "dices": trained.dices,
             "kept_epoch": trained.kept_epoch,
             "gradient_steps": trained.gradient_steps,
-            "train_slices": _chosen(train),
+            "train_slices": _selected(train),
             "train_patients": len(train),
             "validation_patients": len(validation),
         }

@@ -6,11 +6,11 @@ Twenty hexadecimal digits are 80 bits. Machines compare all 64 digits.
 from __future__ import annotations
 
 
-def spoken(digest: str) -> str:
+def format_fingerprint(digest: str) -> str:
     """The first 20 digits in groups of four."""
     return " ".join(digest[k : k + 4] for k in range(0, 20, 4))
 
 
-def as_heard(text: str) -> str:
+def parse_fingerprint(text: str) -> str:
     """Digits as somebody typed them, with spaces, dashes, colons or capitals."""
     return "".join(text.replace("-", " ").replace(":", " ").lower().split())

@@ -59,7 +59,7 @@ def survey(site: SiteConfig, study: Study, *, progress: Callable[[int, int], Non
 def count(site: SiteConfig, study: Study, *, progress: Callable[[int, int], None] | None = None) -> Counted:
     """Read every patient of a plain site once. Raises RelayError if a folder is missing or no patient can be used."""
     found = layouts.find(site)
-    chosen: dict[str, int] = {}
+    selected: dict[str, int] = {}
     for done, source in enumerate(found.sources, start=1):
         try:
             mask = layouts.read(source).mask
@@ -67,26 +67,26 @@ def count(site: SiteConfig, study: Study, *, progress: Callable[[int, int], None
             mask = np.zeros((0, 0, 0), bool)
         slices = int((np.count_nonzero(mask, axis=(1, 2)) > study.preprocessing.minimum_mask_pixels).sum())
         if slices:
-            chosen[source.patient] = slices
+            selected[source.patient] = slices
         if progress:
             progress(done, len(found.sources))
-    if not chosen:
+    if not selected:
         raise RelayError(f"Site {site.name} has no usable patient; `relay site check` says what is wrong with each.")
-    return Counted(chosen, len(found.sources) + len(found.problems) - len(chosen))
+    return Counted(selected, len(found.sources) + len(found.problems) - len(selected))
 
 
 def divide(site: SiteConfig, counted: Counted, study: Study) -> Survey:
     """Divide a site's patients as a plain study will. Raises RelayError if they are too few for the folds."""
-    part, chosen = study.split, counted.slices
-    divided = split(chosen, seed=part.seed, site=site.name, test_fraction=part.test_fraction, folds=part.folds)
+    part, selected = study.split, counted.slices
+    divided = split(selected, seed=part.seed, site=site.name, test_fraction=part.test_fraction, folds=part.folds)
     folds = range(part.folds)
     return Survey(
-        patients=len(chosen),
+        patients=len(selected),
         left_out=counted.left_out,
         test_patients=len(divided.test),
-        test_slices=sum(chosen[name] for name in divided.test),
+        test_slices=sum(selected[name] for name in divided.test),
         train_patients=tuple(len(divided.train(fold)) for fold in folds),
-        train_slices=tuple(sum(chosen[name] for name in divided.train(fold)) for fold in folds),
+        train_slices=tuple(sum(selected[name] for name in divided.train(fold)) for fold in folds),
         validation_patients=tuple(len(names) for names in divided.validation),
-        validation_slices=tuple(sum(chosen[name] for name in names) for names in divided.validation),
+        validation_slices=tuple(sum(selected[name] for name in names) for names in divided.validation),
     )

@@ -27,12 +27,12 @@ from client.training.batches import statistics
 from common.config.study import Study
 from common.errors import RelayError
 from common.files import write_atomically
-from common.model.weights import UnfitWeights, Weights, digest_of, load, pieces
+from common.model.weights import UnfitWeights, Weights, digest_of, load, serialize_chunks
 from common.plan import Plan, Row, method_of
 from common.plan.cost import all_behind
 from common.plan.graph import Evaluate, FineTune, SplitName
 from common.plan.selection import chosen, may_be_left_out, offered, own
-from common.plan.stage_key import Workplace, stage_key
+from common.plan.stage_key import ExecutionEnvironment, stage_key
 from common.protocol.messages import BadMessage, Delivery, Receipt, Refusal, Refused
 
 
@@ -66,7 +66,7 @@ def take(
     study: Study,
     plan: Plan,
     cohort: Cohort,
-    workplace: Workplace,
+    environment: ExecutionEnvironment,
     delivery: Delivery,
     weights: Weights | None,
 ) -> Receipt:
@@ -85,7 +85,7 @@ def take(
     hops = len(delivery.forgetting) // max(len(study.sites), 1)
     if len(delivery.patients) != len(study.sites) or hops not in (0, len(rows[delivery.row].route)):
         raise BadMessage("numbers of other sites or hops than the study's")
-    known = _known(site, study, rows, delivery, workplace)
+    known = _known(site, study, rows, delivery, environment)
     checked = _check_choice(known, delivery)
     digest = delivery.models[delivery.row]
     folder = site.private() / FOLDER / study.digest
@@ -95,20 +95,22 @@ def take(
     if weights is None:
         return Receipt(study=study.digest, state="needs-weights")
     check_named(study, weights, digest)
-    card = _card(site, study, cohort, workplace, delivery, known, checked=checked)
+    card = _card(site, study, cohort, environment, delivery, known, checked=checked)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not file.exists() or digest_of_file(file) != digest:
-        write_atomically(file, pieces(weights), durable=True, mode=0o600)
+        write_atomically(file, serialize_chunks(weights), durable=True, mode=0o600)
     cache.write_json(folder / f"{delivery.role}{PATIENTS}", _differences(known, delivery.row))
     if not _has(folder / f"{delivery.role}.json", card):
         cache.write_bytes(folder / f"{delivery.role}.json", card.model_dump_json(indent=1).encode())
     return Receipt(study=study.digest, state="done")
 
 
-def _known(site: SiteConfig, study: Study, rows: Sequence[Row], delivery: Delivery, workplace: Workplace) -> _Known:
+def _known(
+    site: SiteConfig, study: Study, rows: Sequence[Row], delivery: Delivery, environment: ExecutionEnvironment
+) -> _Known:
     def scores(row: Row, weights: str, split: SplitName) -> OwnScores | None:
         node = Evaluate(site.name, row.fold, split, row.model)
-        return score_store.kept(site, stage_key(node, study=study, weights=weights, workplace=workplace))
+        return score_store.kept(site, stage_key(node, study=study, weights=weights, environment=environment))
 
     pairs = list(zip(rows, delivery.models, strict=True))
     return _Known(
@@ -145,7 +147,7 @@ def _held(site: SiteConfig, file: Path, digest: str) -> Weights | None:
     except UnfitWeights:
         earlier = None
     for weights in (earlier, StageStore(site.private() / "stages").weights(digest)):
-        if weights is not None and digest_of(pieces(weights)) == digest:
+        if weights is not None and digest_of(serialize_chunks(weights)) == digest:
             return weights
     return None
 
@@ -198,7 +200,7 @@ def _card(
     site: SiteConfig,
     study: Study,
     cohort: Cohort,
-    workplace: Workplace,
+    environment: ExecutionEnvironment,
     delivery: Delivery,
     known: _Known,
     *,
@@ -232,9 +234,9 @@ def _card(
             "training": study.training,
             "mean": mean,
             "std": std,
-            "device": workplace.device,
-            "precision": workplace.precision,
-            "torch": workplace.torch,
+            "device": environment.device,
+            "precision": environment.precision,
+            "torch": environment.torch,
             "hospitals": tuple(
                 Hospital(name=name, patients=patients, test_patients=held_out, slices=slices, trained=name in trained)
                 for name, patients, held_out, slices in counts

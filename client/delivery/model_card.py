@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from common.config.study import ModelPart, PreprocessingPart, TrainingPart
+from common.config.study import ModelConfig, PreprocessingConfig, TrainingConfig
 from common.errors import RelayError
 from common.plan import method_of
 
@@ -103,9 +103,9 @@ class Card(_Value):
     folds: int
     weights: str
     """sha256 of the safetensors file."""
-    model: ModelPart
-    preprocessing: PreprocessingPart
-    training: TrainingPart
+    model: ModelConfig
+    preprocessing: PreprocessingConfig
+    training: TrainingConfig
     mean: float
     """Of the pixels of the fold's training slices at this site, bias field corrected: images are standardised by it."""
     std: float = Field(gt=0)
@@ -125,7 +125,7 @@ class Card(_Value):
     forgetting: tuple[Hop, ...]
 
 
-def network_named(model: ModelPart) -> ModelPart:
+def network_named(model: ModelConfig) -> ModelConfig:
     """A study's network as a card names it: of a file of encoder weights the name alone, for cards are passed on, and
     its path is one of the coordinator's machine."""
     name = model.encoder_weights.replace("\\", "/").rpartition("/")[2]

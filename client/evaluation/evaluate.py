@@ -19,7 +19,7 @@ class CaseScore:
 
     patient: str
     slices: int
-    """Slices chosen by the expert's mask; `dice` and `iou` are means over these."""
+    """Slices selected by the expert's mask; `dice` and `iou` are means over these."""
     dice: float
     iou: float
     volume_dice: float
@@ -31,7 +31,7 @@ class CaseScore:
 
 @dataclass(frozen=True)
 class Example:
-    """One chosen slice as it was segmented. Never leaves the site."""
+    """One selected slice as it was segmented. Never leaves the site."""
 
     patient: str
     number: int
@@ -59,7 +59,7 @@ def evaluate(
         records: the patients, as `client.preprocessing.pipeline.prepare` made them.
         mean_std: the mean and standard deviation that a patient's image is standardised with.
         surfaces: also measure distances between surfaces.
-        keep: is handed every chosen slice, for the site's own page.
+        keep: is handed every selected slice, for the site's own page.
 
     Predictions return to the native grid and are cut at 0.5 there, before anything is compared.
     """
@@ -72,20 +72,20 @@ def evaluate(
             raise ValueError(f"predictions of shape {probabilities.shape} for slices of {slices.image.shape}")
         predicted = to_native(probabilities, slices) > 0.5
         expert = slices.native_mask
-        chosen = np.flatnonzero(slices.chosen)
-        dice = [metrics.dice(predicted[k], expert[k]) for k in chosen]
+        selected = np.flatnonzero(slices.selected)
+        dice = [metrics.dice(predicted[k], expert[k]) for k in selected]
         scores.append(
             CaseScore(
                 patient=record.patient,
-                slices=len(chosen),
+                slices=len(selected),
                 dice=float(np.mean(dice)),
-                iou=float(np.mean([metrics.iou(predicted[k], expert[k]) for k in chosen])),
+                iou=float(np.mean([metrics.iou(predicted[k], expert[k]) for k in selected])),
                 volume_dice=metrics.dice(predicted, expert),
                 surface_mm=surface_distances(predicted, expert, slices.native_spacing) if surfaces else None,
             )
         )
         if keep is not None:
-            for k, value in zip(chosen, dice, strict=True):
+            for k, value in zip(selected, dice, strict=True):
                 keep(
                     Example(
                         patient=record.patient,
@@ -100,7 +100,7 @@ def evaluate(
 
 
 def slice_mean(scores: Sequence[CaseScore]) -> tuple[float, float]:
-    """Dice and IoU, each a mean over all chosen slices of all patients. Raises ValueError without a slice."""
+    """Dice and IoU, each a mean over all selected slices of all patients. Raises ValueError without a slice."""
     slices = sum(score.slices for score in scores)
     if slices == 0:
         raise ValueError("there is no slice to take a mean of")

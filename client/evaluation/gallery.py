@@ -59,7 +59,7 @@ def add_to_page(site: SiteConfig, *, title: str, stage: str, examples: Iterable[
     folder = site.private() / "page"
     page = site.private() / "page.html"
     path = folder / f"{hashlib.sha256(stage.encode()).hexdigest()[:32]}.json"
-    with cache.alone(folder / "page"):
+    with cache.exclusive_lock(folder / "page"):
         cache.write_json(path, section)
         newest = sorted(folder.glob("*.json"), key=lambda file: file.stat().st_mtime_ns, reverse=True)
         for old in newest[MODELS:]:

@@ -14,11 +14,11 @@ from client.preprocessing.cohort import Cohort
 from client.preprocessing.pipeline import Record, site_key
 from client.site_config import SiteConfig
 from client.training.batches import MeanStd, statistics
-from client.training.device import Machine, choose_machine, place
+from client.training.device import Device, choose_device, place
 from client.training.fine_tune import probabilities
 from common.config.study import Study
 from common.model.network import build_undrawn
-from common.model.weights import UnfitWeights, Weights, check_fit, digest_of, pieces
+from common.model.weights import UnfitWeights, Weights, check_fit, digest_of, serialize_chunks
 from common.plan.graph import Evaluate, way_of
 from common.protocol.messages import EvaluateOrder, EvaluateReply, Refusal, Refused
 from common.seeds import seed_of
@@ -28,13 +28,13 @@ def score(
     site: SiteConfig, study: Study, node: Evaluate, cohort: Cohort, order: EvaluateOrder, weights: Weights
 ) -> EvaluateReply:
     """Scores on the patients of a split; the site's own page keeps the worst and best slices of a test."""
-    machine = choose_machine(site.device, study.training.precision)
+    device = choose_device(site.device, study.training.precision)
     network = network_of(study, weights, order.weights)
-    place(network, machine)
+    place(network, device)
     examples: list[Example] = []
     records = cohort.test() if node.split == "test" else cohort.validation(node.fold)
     mean_std = statistics(cohort.train(node.fold))
-    scores = scores_of(network, records, mean_std, machine, examples, surfaces=node.split == "test")
+    scores = scores_of(network, records, mean_std, device, examples, surfaces=node.split == "test")
     dice, iou = slice_mean(scores)
     numbers = case_numbers(site, cohort)
     score_store.keep(site, order.key, scores, numbers)
@@ -72,7 +72,7 @@ def scores_of(
     network: nn.Module,
     records: list[Record],
     mean_std: dict[str, MeanStd],
-    machine: Machine,
+    device: Device,
     examples: list[Example] | None = None,
     *,
     surfaces: bool = False,
@@ -80,7 +80,7 @@ def scores_of(
     """A network's scores on some patients, each standardised as its site's are."""
 
     def predict(images: NDArray[np.float32]) -> NDArray[np.float32]:
-        return probabilities(network, torch.from_numpy(images).unsqueeze(1), machine).squeeze(1).numpy()
+        return probabilities(network, torch.from_numpy(images).unsqueeze(1), device).squeeze(1).numpy()
 
     return evaluate(
         predict,
@@ -109,7 +109,7 @@ def check_named(study: Study, weights: Weights, digest: str) -> None:
         check_fit(weights, study.model)
     except UnfitWeights:
         raise Refused(Refusal.BAD_WEIGHTS) from None
-    if digest_of(pieces(weights)) != digest:
+    if digest_of(serialize_chunks(weights)) != digest:
         raise Refused(Refusal.BAD_WEIGHTS)
 
 

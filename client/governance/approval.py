@@ -29,7 +29,7 @@ from client.site_config import SiteConfig
 from common.config.study import POOLED, Study, load_study, study_toml
 from common.errors import RelayError
 from common.files import write_atomically
-from common.fingerprint import spoken
+from common.fingerprint import format_fingerprint
 from common.plan import Census, Choices
 from common.plan.graph import Node
 from common.protocol.messages import Digest, Refusal, Refused
@@ -143,8 +143,13 @@ def approved(site: SiteConfig, digest: str) -> Study:
         log.error('The copy of "%s" is not what was approved here; approve it again.', record.name)
     if any(digest in record.variants and record.left for record in records):
         raise Refused(Refusal.LEFT)
-    known = "; ".join(f'{spoken(record.study)} "{record.name}"' for record in records if not record.left) or "none"
-    log.warning("A study of the hash %s was asked for. Those that this site approved: %s.", spoken(digest), known)
+    known = (
+        "; ".join(f'{format_fingerprint(record.study)} "{record.name}"' for record in records if not record.left)
+        or "none"
+    )
+    log.warning(
+        "A study of the hash %s was asked for. Those that this site approved: %s.", format_fingerprint(digest), known
+    )
     raise Refused(Refusal.UNKNOWN_STUDY)
 
 

@@ -22,7 +22,7 @@ from flwr.app import Context, Message, RecordDict
 from client.governance import audit_log
 from client.governance.simulation_mode import rehearsing
 from client.site_config import SiteConfig
-from common.config.study import ModelPart
+from common.config.study import ModelConfig
 from common.errors import Damaged, DiskFull, RelayError
 from common.model.weights import UnfitWeights, Weights, check_fit, size_in_bytes
 from common.protocol.messages import (
@@ -45,7 +45,7 @@ LOG = "egress.jsonl"
 log = logging.getLogger("relay.site")
 
 
-def release(answer: FromSite, weights: Weights | None, *, site: SiteConfig, model: ModelPart) -> RecordDict:
+def release(answer: FromSite, weights: Weights | None, *, site: SiteConfig, model: ModelConfig) -> RecordDict:
     """The answer as it may leave.
 
     Raises:

@@ -14,14 +14,14 @@ LOCK = "in-use.lock"
 
 
 @contextmanager
-def in_use(site: SiteConfig) -> Iterator[None]:
+def shared_lock(site: SiteConfig) -> Iterator[None]:
     """Work with a site's folder, as others may at the same time. Waits while it is being emptied."""
     with _locked(site, fcntl.LOCK_SH):
         yield
 
 
 @contextmanager
-def alone(site: SiteConfig) -> Iterator[None]:
+def exclusive_lock(site: SiteConfig) -> Iterator[None]:
     """Have a site's folder to oneself.
 
     Raises:

@@ -20,11 +20,11 @@ from client.delivery.model_card import Card
 from client.preprocessing.bias_field import correct_bias_field
 from client.preprocessing.pipeline import off_grid, onto_grid
 from client.training.batches import standardised
-from client.training.device import Machine, place
+from client.training.device import Device, place
 from client.training.fine_tune import probabilities
 from common.errors import RelayError
 from common.model.network import build_undrawn
-from common.model.weights import UnfitWeights, check_fit, digest_of, load, pieces
+from common.model.weights import UnfitWeights, check_fit, digest_of, load, serialize_chunks
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
 
@@ -68,7 +68,7 @@ def load_network(weights: Path, card: Card) -> nn.Module:
     """
     try:
         tensors = load(weights)
-        if digest_of(pieces(tensors)) != card.weights:
+        if digest_of(serialize_chunks(tensors)) != card.weights:
             raise RelayError(f"{weights} does not hold the weights that its card is about; give the two that belong.")
         network = build_undrawn(card.model)
         check_fit(tensors, card.model)
@@ -117,7 +117,7 @@ def draw(
     scan: Scan,
     card: Card,
     network: nn.Module,
-    machine: Machine,
+    device: Device,
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> Drawn:
@@ -144,8 +144,8 @@ def draw(
             reason = str(error).strip().splitlines()[-1]
             raise RelayError(f"N4 finds no bias field for {volumes.place(scan.files)} ({reason}).") from None
     slices = standardised(onto_grid(values, (y, x), part), (card.mean, card.std))
-    place(network, machine)
-    found = probabilities(network, torch.from_numpy(slices).unsqueeze(1), machine).squeeze(1).numpy()
+    place(network, device)
+    found = probabilities(network, torch.from_numpy(slices).unsqueeze(1), device).squeeze(1).numpy()
     shape = values.shape[1], values.shape[2]
     gland = off_grid(found, part.spacing_mm, shape, (y, x)) > 0.5
     return Drawn(

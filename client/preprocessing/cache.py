@@ -135,7 +135,7 @@ def snapshot(folders: Iterable[Path], *, without: Path) -> str:
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[None]:
+def exclusive_lock(path: Path) -> Iterator[None]:
     """Keep others from making the same file meanwhile: a site and the pooled one share their caches."""
     lock = filelock.FileLock(path.parent.parent / "locks" / f"{path.name[:2]}.lock")
     held = False

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from client.data.splits import Split, split, unite
 from client.preprocessing.pipeline import Record
 from client.site_config import SiteConfig
-from common.config.study import SplitPart
+from common.config.study import SplitConfig
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Cohort:
         return [self.records[name] for name in self.split.test]
 
 
-def gather(records: Iterable[Record], site: SiteConfig, part: SplitPart) -> Cohort:
+def gather(records: Iterable[Record], site: SiteConfig, part: SplitConfig) -> Cohort:
     """The cohort of a site; the pooled site unites its members' own splits.
 
     Raises:

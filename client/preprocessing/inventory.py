@@ -17,7 +17,7 @@ from client.data import layouts
 from client.data.layouts import Found, Problem, Source
 from client.preprocessing import cache
 from client.site_config import SiteConfig
-from common.config.study import PreprocessingPart
+from common.config.study import PreprocessingConfig
 
 FOUND_VERSION = 1
 """To be raised whenever a layout would list a site's patients otherwise."""
@@ -41,7 +41,7 @@ class Task:
     digest: str
 
 
-def tasks_of(home: SiteConfig, preprocessing: PreprocessingPart, prefix: str) -> tuple[list[Task], list[Problem]]:
+def tasks_of(home: SiteConfig, preprocessing: PreprocessingConfig, prefix: str) -> tuple[list[Task], list[Problem]]:
     """A site's patients with their keys. Reads no image whose files are as they were."""
     folder = home.private() / "cache"
     index = folder / "index.json"

@@ -35,7 +35,7 @@ from client.preprocessing import cache, resampling
 from client.preprocessing.bias_field import correct_bias_field
 from client.preprocessing.inventory import PROBLEMS_HOLD, Task, tasks_of
 from client.site_config import SiteConfig
-from common.config.study import N4Part, PreprocessingPart
+from common.config.study import N4Part, PreprocessingConfig
 from common.errors import BadPatient, Damaged, RelayError
 
 _READING = threading.Lock()
@@ -50,7 +50,7 @@ class Record:
     site: str
     path: Path
     slices: int
-    chosen: int
+    selected: int
     """Slices whose native mask is above the study's threshold."""
     below: int
     """Slices with some mask, but not above the threshold."""
@@ -80,7 +80,7 @@ class Slices:
     """(slices, pixels, pixels), bias field corrected, not standardised; 0 beyond the native image."""
     mask: NDArray[np.bool_]
     """The same shape."""
-    chosen: NDArray[np.bool_]
+    selected: NDArray[np.bool_]
     """(slices,)"""
     native_mask: NDArray[np.bool_]
     """(slices, rows, columns)"""
@@ -106,7 +106,7 @@ class _State:
 
 def prepare(
     site: SiteConfig,
-    preprocessing: PreprocessingPart,
+    preprocessing: PreprocessingConfig,
     *,
     seconds: float = math.inf,
     progress: Callable[[int, int], None] | None = None,
@@ -182,7 +182,7 @@ def load(record: Record) -> Slices:
     return Slices(
         image=arrays["image"],
         mask=arrays["mask"],
-        chosen=arrays["chosen"],
+        selected=arrays["selected"],
         native_mask=arrays["native_mask"],
         native_spacing=(depth, row, column),
         spacing_mm=float(metadata["spacing_mm"]),
@@ -197,7 +197,7 @@ def to_native(probabilities: NDArray[np.float32], slices: Slices) -> NDArray[np.
     return off_grid(probabilities, slices.spacing_mm, slices.native_mask.shape[1:], slices.native_spacing[1:])
 
 
-def onto_grid(image: NDArray[np.float32], plane: resampling.Plane, part: PreprocessingPart) -> NDArray[np.float32]:
+def onto_grid(image: NDArray[np.float32], plane: resampling.Plane, part: PreprocessingConfig) -> NDArray[np.float32]:
     """Slices (slices, rows, columns) of some spacing in plane on the study's grid."""
     return resampling.resample(image, plane, (part.pixels, part.pixels), (part.spacing_mm, part.spacing_mm))
 
@@ -236,7 +236,7 @@ def site_key(site: SiteConfig) -> bytes:
 
 def _work(
     pending: Sequence[Task],
-    preprocessing: PreprocessingPart,
+    preprocessing: PreprocessingConfig,
     state: _State,
     tell: Callable[[], None],
     *,
@@ -273,14 +273,14 @@ def _work(
                     begin()
 
 
-def _prepare_one(task: Task, preprocessing: PreprocessingPart) -> Record:
+def _prepare_one(task: Task, preprocessing: PreprocessingConfig) -> Record:
     """Bring one patient to the study's grid. Raises BadPatient; RelayError where the disk is full."""
     with _READING:
         case = layouts.read(task.source)
     voxels = _digest_of_voxels(case.image)
     corrected = _corrected(task, case, preprocessing.n4) if preprocessing.n4.enabled else case.image
     area = np.count_nonzero(case.mask, axis=(1, 2))
-    chosen = area > preprocessing.minimum_mask_pixels
+    selected = area > preprocessing.minimum_mask_pixels
     native = case.spacing[1:]
     shape = (preprocessing.pixels, preprocessing.pixels)
     spacing = (preprocessing.spacing_mm, preprocessing.spacing_mm)
@@ -289,14 +289,14 @@ def _prepare_one(task: Task, preprocessing: PreprocessingPart) -> Record:
         {
             "image": onto_grid(corrected, native, preprocessing),
             "mask": resampling.resample_mask(case.mask, native, shape, spacing),
-            "chosen": chosen,
+            "selected": selected,
             "native_mask": case.mask,
             "native_spacing": np.array(case.spacing, dtype=np.float64),
         },
         {
             "slices": str(len(area)),
-            "chosen": str(int(chosen.sum())),
-            "below": str(int(((area > 0) & ~chosen).sum())),
+            "selected": str(int(selected.sum())),
+            "below": str(int(((area > 0) & ~selected).sum())),
             "spacing_mm": repr(preprocessing.spacing_mm),
             "voxels": voxels,
         },
@@ -309,7 +309,7 @@ def _prepare_one(task: Task, preprocessing: PreprocessingPart) -> Record:
 
 def _corrected(task: Task, case: Case, n4: N4Part) -> NDArray[np.float32]:
     """The corrected volume, from the cache where it is there. One process at a time works on one volume."""
-    with cache.alone(task.corrected):
+    with cache.exclusive_lock(task.corrected):
         found = cache.read_tensors(task.corrected)
         if found is not None and found[0]["image"].shape == case.image.shape:
             return found[0]["image"]
@@ -338,7 +338,7 @@ def _record(task: Task) -> Record | None:
             site=task.home.name,
             path=task.slices,
             slices=int(metadata["slices"]),
-            chosen=int(metadata["chosen"]),
+            selected=int(metadata["selected"]),
             below=int(metadata["below"]),
             digest=task.digest,
             image_digest=metadata["voxels"],
@@ -358,15 +358,15 @@ def _known_problem(task: Task) -> str:
     return str(known["sentence"]) if fresh and "sentence" in known else ""
 
 
-def _leave_out_unusable(state: _State, preprocessing: PreprocessingPart) -> None:
-    """Turn patients without a chosen slice, and a second patient with the same image, into problems.
+def _leave_out_unusable(state: _State, preprocessing: PreprocessingConfig) -> None:
+    """Turn patients without a selected slice, and a second patient with the same image, into problems.
 
     The same image under two names would put one patient into training and test.
     """
     owners: dict[str, str] = {}
     for name in sorted(state.records):
         record = state.records[name]
-        if record.chosen == 0:
+        if record.selected == 0:
             del state.records[name]
             state.problems[name] = (
                 f"no slice's mask has more than {preprocessing.minimum_mask_pixels} pixels; look at the mask,"

@@ -19,7 +19,7 @@ import torch
 
 from client.training.fine_tune import Trained
 from common.files import write_atomically
-from common.model.weights import UnfitWeights, Weights, digest_of, load, pieces
+from common.model.weights import UnfitWeights, Weights, digest_of, load, serialize_chunks
 from common.protocol.messages import EvaluateReply, FineTuneReply
 
 log = logging.getLogger("relay.site")
@@ -49,7 +49,7 @@ class StageStore:
 
     def save_weights(self, key: str, weights: Weights) -> str:
         """Keep a stage's finished weights; returns their digest."""
-        file = pieces(weights)
+        file = serialize_chunks(weights)
         # Not forced to the disk: what a loss of power leaves is compared with its digest before it is sent.
         write_atomically(self._made(key) / "weights.safetensors", file)
         return digest_of(file)
@@ -64,7 +64,7 @@ class StageStore:
 
     def save_start(self, key: str, weights: Weights) -> None:
         """Keep the weights that a stage starts from, so that its next leg need not bring them again."""
-        write_atomically(self._made(key) / "start.safetensors", pieces(weights))
+        write_atomically(self._made(key) / "start.safetensors", serialize_chunks(weights))
 
     def has_start(self, key: str) -> bool:
         return (self.folder / key / "start.safetensors").exists()

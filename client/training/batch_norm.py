@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from client.training.device import Machine
+from client.training.device import Device
 
 PIXELS_AT_ONCE = 32 * 256 * 256
 """Pixels of the slices that are normalised together. Where all training slices fit, every layer is given the statistics
@@ -22,7 +22,7 @@ of the very values that it sees in evaluation; else they come from several passe
 
 
 @torch.no_grad()
-def estimate_statistics(network: nn.Module, images: torch.Tensor, machine: Machine) -> None:
+def estimate_statistics(network: nn.Module, images: torch.Tensor, device: Device) -> None:
     """Give every batch-norm layer the mean and variance of what it sees when the network is shown these slices.
 
     All else is as in evaluation: no augmentation, no dropout, the same precision. Nothing random is drawn, no weight
@@ -41,8 +41,8 @@ def estimate_statistics(network: nn.Module, images: torch.Tensor, machine: Machi
     sums = [_Sums(layer) for layer in layers]
     for number in range(passes):
         shown = images[number::passes]  # of every patient some
-        with machine.autocast():
-            network(shown.to(machine.device, memory_format=torch.channels_last))
+        with device.autocast():
+            network(shown.to(device.kind, memory_format=torch.channels_last))
         for of_layer in sums:
             of_layer.add(len(shown) / len(images))
     for of_layer in sums:

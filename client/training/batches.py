@@ -26,7 +26,7 @@ class Slices:
 
 
 def statistics(records: Sequence[Record]) -> dict[str, MeanStd]:
-    """Mean and standard deviation of all pixels of the chosen slices, for each site among the records.
+    """Mean and standard deviation of all pixels of the selected slices, for each site among the records.
 
     Pooled data keep each member's own statistics: a scanner's units are its own, and a member's patients
     are scored with these later.
@@ -34,7 +34,7 @@ def statistics(records: Sequence[Record]) -> dict[str, MeanStd]:
     sums: dict[str, list[float]] = {}
     for record in records:
         slices = load(record)
-        pixels = slices.image[slices.chosen].astype(np.float64)
+        pixels = slices.image[slices.selected].astype(np.float64)
         total = sums.setdefault(record.site, [0.0, 0.0, 0.0])
         total[0] += pixels.size
         total[1] += float(pixels.sum())
@@ -52,13 +52,13 @@ def standardised(image: np.ndarray, mean_std: MeanStd) -> np.ndarray:
     return ((image - np.float32(mean)) / np.float32(std)).astype(np.float32, copy=False)
 
 
-def chosen_slices(records: Sequence[Record], mean_std: Mapping[str, MeanStd]) -> Slices:
-    """The chosen slices of all records; the records are taken in the order of their patients' names."""
+def selected_slices(records: Sequence[Record], mean_std: Mapping[str, MeanStd]) -> Slices:
+    """The selected slices of all records; the records are taken in the order of their patients' names."""
     images, masks = [], []
     for record in sorted(records, key=lambda record: record.patient):
         slices = load(record)
-        images.append(standardised(slices.image[slices.chosen], mean_std[record.site]))
-        masks.append(slices.mask[slices.chosen].astype(np.float32))
+        images.append(standardised(slices.image[slices.selected], mean_std[record.site]))
+        masks.append(slices.mask[slices.selected].astype(np.float32))
     return Slices(
         torch.from_numpy(np.concatenate(images)).unsqueeze(1),
         torch.from_numpy(np.concatenate(masks)).unsqueeze(1),
@@ -76,8 +76,8 @@ def batches(slices: Slices, size: int, generator: torch.Generator) -> Iterator[t
     if len(starts) > 1 and count - starts[-1] == 1:
         starts.pop()
     for start, end in zip(starts, [*starts[1:], count], strict=True):
-        chosen = order[start:end]
-        yield slices.images[chosen], slices.masks[chosen]
+        selected = order[start:end]
+        yield slices.images[selected], slices.masks[selected]
 
 
 def augment(

@@ -12,9 +12,9 @@ from torch import nn
 
 from client.training.batch_norm import estimate_statistics
 from client.training.batches import Slices
-from client.training.device import Machine, place
+from client.training.device import Device, place
 from client.training.fine_tune import grid_dice, loss_of, predicted_logits
-from common.config.study import TrainingPart
+from common.config.study import TrainingConfig
 
 
 class Measured(NamedTuple):
@@ -32,23 +32,23 @@ def against_received(
     train: Slices,
     validation: Slices,
     *,
-    training: TrainingPart,
-    machine: Machine,
+    training: TrainingConfig,
+    device: Device,
 ) -> dict[str, float]:
     """The figures of `FineTuneReply` that tell a training which lost something from one that began with little.
 
     The received weights come with statistics of another site's slices; where the study has batch normalisation's
     estimated anew, theirs are, too.
     """
-    place(received, machine)
+    place(received, device)
     if training.batch_norm == "precise":
-        estimate_statistics(received, train.images, machine)
-    before, after = (_measure(network, train, validation, training, machine) for network in (received, kept))
+        estimate_statistics(received, train.images, device)
+    before, after = (_measure(network, train, validation, training, device) for network in (received, kept))
     return {"received_dice": before.dice, "received_loss": before.loss, "kept_loss": after.loss}
 
 
 def _measure(
-    network: nn.Module, train: Slices, validation: Slices, training: TrainingPart, machine: Machine
+    network: nn.Module, train: Slices, validation: Slices, training: TrainingConfig, device: Device
 ) -> Measured:
-    logits = torch.cat(list(predicted_logits(network, train.images, machine)))
-    return Measured(grid_dice(network, validation, machine), float(loss_of(logits, train.masks, training.loss)))
+    logits = torch.cat(list(predicted_logits(network, train.images, device)))
+    return Measured(grid_dice(network, validation, device), float(loss_of(logits, train.masks, training.loss)))

@@ -11,35 +11,37 @@ from torch import nn
 
 
 @dataclass(frozen=True)
-class Machine:
+class Device:
     """Where and in what precision a network runs."""
 
-    device: str
+    kind: str
+    """As torch names it: cpu, cuda or mps."""
     precision: str
+    """float32 or bfloat16."""
 
     def autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bfloat16")
+        return torch.autocast(self.kind, torch.bfloat16, enabled=self.precision == "bfloat16")
 
 
-def place(network: nn.Module, machine: Machine) -> None:
+def place(network: nn.Module, device: Device) -> None:
     """Move a network to its device; channels_last is the layout in which convolutions run fastest."""
-    network.to(device=machine.device)
+    network.to(device=device.kind)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def choose_machine(device: str, precision: str) -> Machine:
+def choose_device(kind: str, precision: str) -> Device:
     """The device and precision that "auto" means on this machine."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if kind == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if precision == "auto":
-        precision = "bfloat16" if _has_bfloat16(device) else "float32"
-    return Machine(device, precision)
+        precision = "bfloat16" if _has_bfloat16(kind) else "float32"
+    return Device(kind, precision)
 
 
-def _has_bfloat16(device: str) -> bool:
-    if device == "cuda":
+def _has_bfloat16(kind: str) -> bool:
+    if kind == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device == "cpu":
+    if kind == "cpu":
         # Without these instructions bfloat16 is emulated, and slower than float32.
         able = torch.cpu.get_capabilities()
         return bool(able.get("avx512_bf16") or able.get("amx_bf16"))

@@ -13,8 +13,8 @@ from torch import nn
 
 from client.training.batch_norm import estimate_statistics
 from client.training.batches import Slices, augment, batches
-from client.training.device import Machine, place
-from common.config.study import TrainingPart
+from client.training.device import Device, place
+from common.config.study import TrainingConfig
 from common.model.network import segmentation_models
 from common.model.weights import Weights
 from common.plan.graph import Schedule
@@ -43,7 +43,7 @@ class Trained:
     optimizer: dict[str, Any] = field(default_factory=dict)
 
 
-def learning_rate(schedule: Schedule, epoch: int, training: TrainingPart) -> float:
+def learning_rate(schedule: Schedule, epoch: int, training: TrainingConfig) -> float:
     """Cosine annealing (Loshchilov and Hutter, ICLR 2017, without restarts) at an epoch counted from 0."""
     low, high = training.final_learning_rate, training.learning_rate
     return low + (high - low) * (1 + math.cos(math.pi * epoch / schedule.total_epochs)) / 2
@@ -65,10 +65,10 @@ def fine_tune(
     train: Slices,
     validation: Slices,
     *,
-    training: TrainingPart,
+    training: TrainingConfig,
     schedule: Schedule,
     seed_names: tuple[str | int, ...],
-    machine: Machine,
+    device: Device,
     proximal_mu: float = 0.0,
     resume: Trained | None = None,
 ) -> Iterator[Trained]:
@@ -85,7 +85,7 @@ def fine_tune(
     Raises:
         Refused: a loss is not finite.
     """
-    place(network, machine)
+    place(network, device)
     start = [parameter.detach().clone() for parameter in network.parameters()] if proximal_mu else []
     optimizer = torch.optim.Adam(network.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay)
     state = resume or Trained()
@@ -103,10 +103,10 @@ def fine_tune(
         losses = []
         for images, masks in batches(train, training.batch, generator):
             images, masks = augment(images, masks, training.augmentation, generator)
-            images = images.to(machine.device, memory_format=torch.channels_last)
-            masks = masks.to(machine.device)
+            images = images.to(device.kind, memory_format=torch.channels_last)
+            masks = masks.to(device.kind)
             optimizer.zero_grad(set_to_none=True)
-            with machine.autocast():
+            with device.autocast():
                 logits = network(images)
             loss = loss_of(logits, masks, training.loss)
             if proximal_mu:
@@ -119,8 +119,8 @@ def fine_tune(
         if not math.isfinite(mean_loss):
             raise Refused(Refusal.DIVERGED)
         if training.batch_norm == "precise":
-            estimate_statistics(network, train.images, machine)
-        dice = grid_dice(network, validation, machine)
+            estimate_statistics(network, train.images, device)
+        dice = grid_dice(network, validation, device)
         done = epoch + 1 - schedule.first
         if schedule.keep == "last":
             better = epoch == schedule.last - 1
@@ -142,24 +142,24 @@ def fine_tune(
         yield state
 
 
-def probabilities(network: nn.Module, images: torch.Tensor, machine: Machine) -> torch.Tensor:
+def probabilities(network: nn.Module, images: torch.Tensor, device: Device) -> torch.Tensor:
     """The gland's probability at every pixel: (n, 1, pixels, pixels) float32 on the CPU."""
-    return torch.cat([logits.sigmoid() for logits in predicted_logits(network, images, machine)])
+    return torch.cat([logits.sigmoid() for logits in predicted_logits(network, images, device)])
 
 
 @torch.inference_mode()
-def predicted_logits(network: nn.Module, images: torch.Tensor, machine: Machine) -> Iterator[torch.Tensor]:
+def predicted_logits(network: nn.Module, images: torch.Tensor, device: Device) -> Iterator[torch.Tensor]:
     """What the network says of some slices, a chunk at a time: (n, 1, pixels, pixels) float32 on the CPU."""
     network.eval()
     for chunk in images.split(CHUNK):
-        with machine.autocast():
-            logits = network(chunk.to(machine.device, memory_format=torch.channels_last))
+        with device.autocast():
+            logits = network(chunk.to(device.kind, memory_format=torch.channels_last))
         yield logits.float().cpu()
 
 
-def grid_dice(network: nn.Module, slices: Slices, machine: Machine) -> float:
+def grid_dice(network: nn.Module, slices: Slices, device: Device) -> float:
     """Mean Dice over slices on the study's grid, 0 to 1; a slice without mask and prediction counts 1."""
-    predicted = probabilities(network, slices.images, machine) > 0.5
+    predicted = probabilities(network, slices.images, device) > 0.5
     truth = slices.masks > 0.5
     both = (predicted & truth).sum((1, 2, 3))
     sizes = predicted.sum((1, 2, 3)) + truth.sum((1, 2, 3))

@@ -64,7 +64,7 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class ModelPart(_Part):
+class ModelConfig(_Part):
     """The network. `encoder_weights` is read by the coordinator alone: sites need no internet."""
 
     architecture: Architecture = "UnetPlusPlus"
@@ -75,7 +75,7 @@ class ModelPart(_Part):
     """"imagenet", "none" (drawn from the study's seed), or a file of encoder weights beside the study file."""
 
 
-class ModelsPart(_Part):
+class ModelsConfig(_Part):
     """Networks to compare: every encoder with every architecture, in the place of those of [model]."""
 
     encoders: tuple[Encoder, ...] = ()
@@ -84,7 +84,7 @@ class ModelsPart(_Part):
     """The architectures to compare. Empty: that of [model] alone."""
 
     @model_validator(mode="after")
-    def _one_of_each(self) -> ModelsPart:
+    def _one_of_each(self) -> ModelsConfig:
         for name in ("encoders", "architectures"):
             given = getattr(self, name)
             if len(set(given)) < len(given):
@@ -105,7 +105,7 @@ class N4Part(_Part):
     """A fitting level ends where the field changes by less than this."""
 
 
-class PreprocessingPart(_Part):
+class PreprocessingConfig(_Part):
     """From a patient's volume to slices on the study's grid."""
 
     pixels: int = Field(default=256, ge=32, le=1024, multiple_of=32)
@@ -117,7 +117,7 @@ class PreprocessingPart(_Part):
     n4: N4Part = N4Part()
 
 
-class SplitPart(_Part):
+class SplitConfig(_Part):
     """How each site divides its patients."""
 
     seed: int = Field(default=1, ge=0)
@@ -132,7 +132,7 @@ class SplitPart(_Part):
     """Which of a source's folds is handed on: that with the best validation Dice, or that of the target's number."""
 
     @model_validator(mode="after")
-    def _few_enough(self) -> SplitPart:
+    def _few_enough(self) -> SplitConfig:
         if self.use_folds > self.folds:
             raise ValueError(f"use_folds is {self.use_folds}, but there are only {self.folds} folds")
         return self
@@ -143,7 +143,7 @@ class SplitPart(_Part):
         return range(self.use_folds or self.folds)
 
 
-class TrainingPart(_Part):
+class TrainingConfig(_Part):
     """One stage of fine-tuning."""
 
     epochs: int = Field(default=200, ge=1, le=10_000)
@@ -174,7 +174,7 @@ class TrainingPart(_Part):
     """A site answers at the end of the first epoch after so many minutes, and goes on when asked again."""
 
 
-class SequentialPart(_Part):
+class SequentialConfig(_Part):
     """The model is handed from site to site."""
 
     routes: Literal["all", "greedy", "none"] | tuple[tuple[SiteName, ...], ...] = "all"
@@ -190,7 +190,7 @@ class SequentialPart(_Part):
         return self.routes == "greedy"
 
 
-class CyclicPart(_Part):
+class CyclicConfig(_Part):
     """The model goes round all sites several times (cyclical weight transfer: Chang et al., JAMIA 25, 2018)."""
 
     laps: int = Field(default=0, ge=0, le=100)
@@ -202,7 +202,7 @@ class CyclicPart(_Part):
 MethodKey = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,63}$")]
 
 
-class FederatedPart(_Part):
+class FederatedConfig(_Part):
     """Rounds in which every site trains from the same weights, and the results are aggregated."""
 
     strategy: StrategyKey = "fedavg"
@@ -219,7 +219,7 @@ class FederatedPart(_Part):
     """Also fine-tune the chosen average at each target."""
 
     @model_validator(mode="after")
-    def _something_to_choose_from(self) -> FederatedPart:
+    def _something_to_choose_from(self) -> FederatedConfig:
         for name in ("local_epochs", "proximal_mu"):
             given = getattr(self, name)
             if not given or len(set(given)) < len(given):
@@ -233,7 +233,7 @@ class FederatedPart(_Part):
         return tuple(itertools.product(self.local_epochs, terms))
 
 
-class MethodsPart(_Part):
+class MethodsConfig(_Part):
     """What is compared."""
 
     baseline: bool = True
@@ -242,9 +242,9 @@ class MethodsPart(_Part):
     """The target alone with the gradient steps of its longest route: a control for the extra training."""
     unadapted: bool = False
     """The source's model scored at the target without training there."""
-    sequential: SequentialPart = SequentialPart()
-    cyclic: CyclicPart = CyclicPart()
-    federated: tuple[FederatedPart, ...] = (FederatedPart(),)
+    sequential: SequentialConfig = SequentialConfig()
+    cyclic: CyclicConfig = CyclicConfig()
+    federated: tuple[FederatedConfig, ...] = (FederatedConfig(),)
     more: tuple[MethodKey, ...] = Field(default=(), exclude_if=lambda keys: not keys)
     """Methods that have no settings of their own, by their keys in `common.plan.methods`."""
     pooled: bool = True
@@ -258,7 +258,7 @@ class MethodsPart(_Part):
 
     @field_validator("federated")
     @classmethod
-    def _one_of_each(cls, parts: tuple[FederatedPart, ...]) -> tuple[FederatedPart, ...]:
+    def _one_of_each(cls, parts: tuple[FederatedConfig, ...]) -> tuple[FederatedConfig, ...]:
         if len({part.strategy for part in parts}) < len(parts):
             raise ValueError("each strategy may stand once")
         return parts
@@ -277,7 +277,7 @@ class AbsenceRule(_Part):
     weights."""
 
 
-class AbsencePart(AbsenceRule):
+class AbsenceConfig(AbsenceRule):
     """What happens while a site is away, for every method without a rule of its own.
 
     A key that a method's own rule leaves out is taken from here.
@@ -323,13 +323,13 @@ class Study(_Part):
     collapse: float = Field(default=0.1, ge=0, lt=1)
     """A stage is refused, and its routes are parked, if its validation Dice is below this share of what the weights
     that it received had at the same site, that was 0.5 at least, and its training loss rose. 0: never."""
-    model: ModelPart = ModelPart()
-    models: ModelsPart = ModelsPart()
-    preprocessing: PreprocessingPart = PreprocessingPart()
-    split: SplitPart = SplitPart()
-    training: TrainingPart = TrainingPart()
-    methods: MethodsPart = MethodsPart()
-    absence: AbsencePart = AbsencePart()
+    model: ModelConfig = ModelConfig()
+    models: ModelsConfig = ModelsConfig()
+    preprocessing: PreprocessingConfig = PreprocessingConfig()
+    split: SplitConfig = SplitConfig()
+    training: TrainingConfig = TrainingConfig()
+    methods: MethodsConfig = MethodsConfig()
+    absence: AbsenceConfig = AbsenceConfig()
 
     @field_validator("sites")
     @classmethod
@@ -383,7 +383,7 @@ class Study(_Part):
 
         A site approves these and works for them; that they belong together concerns the coordinator alone.
         """
-        if self.repeats == 1 and self.models == ModelsPart():
+        if self.repeats == 1 and self.models == ModelsConfig():
             return (self,)
         encoders = self.models.encoders or (self.model.encoder,)
         architectures = self.models.architectures or (self.model.architecture,)
@@ -391,7 +391,7 @@ class Study(_Part):
             self.model_copy(
                 update={
                     "repeats": 1,
-                    "models": ModelsPart(),
+                    "models": ModelsConfig(),
                     "seed": self.seed + repeat,
                     "split": self.split.model_copy(update={"seed": self.split.seed + repeat}),
                     "model": self.model.model_copy(update={"encoder": encoder, "architecture": architecture}),

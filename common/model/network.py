@@ -12,12 +12,12 @@ from types import ModuleType
 import torch
 from torch import nn
 
-from common.config.study import ModelPart
+from common.config.study import ModelConfig
 
 Shapes = dict[str, tuple[tuple[int, ...], torch.dtype]]
 
 _declared: list[torch.library.Library] = []
-_shapes: dict[ModelPart, Shapes] = {}
+_shapes: dict[ModelConfig, Shapes] = {}
 """Of every network that was built: a site builds the one that it trains, and need not build another to know."""
 _once = threading.RLock()
 """The coordinator's lanes are threads, and `functools.cache` lets two of them in at first."""
@@ -59,7 +59,7 @@ def _torchvision_binary_loads() -> bool:
     return bool(binaries)
 
 
-def build(model: ModelPart) -> nn.Module:
+def build(model: ModelConfig) -> nn.Module:
     """The network with weights drawn from torch's global generator; nothing is fetched.
 
     It maps (batch, 1, rows, columns) float images to (batch, 1, rows, columns) logits of the gland.
@@ -71,7 +71,7 @@ def build(model: ModelPart) -> nn.Module:
     return network
 
 
-def build_undrawn(model: ModelPart) -> nn.Module:
+def build_undrawn(model: ModelConfig) -> nn.Module:
     """The network without any values: drawing them takes half the time of `build`, and a site loads others.
 
     Every tensor of a network here stands in its state_dict, so that loading one leaves none undrawn.
@@ -81,7 +81,7 @@ def build_undrawn(model: ModelPart) -> nn.Module:
     return network.to_empty(device="cpu")
 
 
-def declared_shapes(model: ModelPart) -> Shapes:
+def declared_shapes(model: ModelConfig) -> Shapes:
     """Name, shape and type of every tensor of the declared network, without allocating it."""
     with _once:
         if model not in _shapes:
@@ -90,6 +90,6 @@ def declared_shapes(model: ModelPart) -> Shapes:
         return _shapes[model]
 
 
-def declared_bytes(model: ModelPart) -> int:
+def declared_bytes(model: ModelConfig) -> int:
     """Bytes of the declared network's tensors."""
     return sum(math.prod(shape) * dtype.itemsize for shape, dtype in declared_shapes(model).values())

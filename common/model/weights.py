@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 from flwr.app import Array, ArrayRecord
 
-from common.config.study import ModelPart
+from common.config.study import ModelConfig
 from common.files import write_atomically
 from common.model.network import declared_shapes
 
@@ -28,7 +28,7 @@ Pieces = list[bytes | memoryview]
 File = bytes | memoryview
 """A safetensors file in one piece."""
 
-FORM = "safetensors"
+STYPE = "safetensors"
 """Names the one array of Flower's record of weights, and its form."""
 
 _TYPES = {
@@ -53,7 +53,7 @@ class UnfitWeights(Exception):
     """The tensors are not those of the declared network. The text names a rule, never a value."""
 
 
-def pieces(weights: Weights) -> Pieces:
+def serialize_chunks(weights: Weights) -> Pieces:
     """The safetensors file of weights; equal tensors give equal bytes, in whatever order they stand.
 
     The very bytes of `safetensors.torch.save`, but not copied: each hand-off needs them three times.
@@ -84,7 +84,7 @@ def pieces(weights: Weights) -> Pieces:
 
 def serialised(weights: Weights) -> bytes:
     """The safetensors file of weights in one piece."""
-    return b"".join(pieces(weights))
+    return b"".join(serialize_chunks(weights))
 
 
 def digest_of(file: bytes | Pieces) -> str:
@@ -97,7 +97,7 @@ def digest_of(file: bytes | Pieces) -> str:
 
 def save(weights: Weights, folder: Path) -> str:
     """Write `<folder>/<digest>.safetensors` unless it is there; returns the digest."""
-    file = pieces(weights)
+    file = serialize_chunks(weights)
     digest = digest_of(file)
     path = folder / f"{digest}.safetensors"
     if not path.exists():
@@ -129,8 +129,8 @@ def to_arrays(file: File) -> ArrayRecord:
     An array a tensor is what Flower has by itself. It carries every array as an object of its own, though, with
     requests of its own: 55 MB in 706 tensors took a minute through SuperLink.
     """
-    record = ArrayRecord({FORM: Array(dtype="uint8", shape=(len(file),), stype=FORM, data=b"")})
-    record[FORM].data = file  # type: ignore[assignment]  # Flower takes any buffer, if not in a constructor
+    record = ArrayRecord({STYPE: Array(dtype="uint8", shape=(len(file),), stype=STYPE, data=b"")})
+    record[STYPE].data = file  # type: ignore[assignment]  # Flower takes any buffer, if not in a constructor
     return record
 
 
@@ -143,10 +143,10 @@ def from_arrays(arrays: ArrayRecord) -> Weights:
         Exception: of any kind, where it is no file of weights at all.
     """
     ((name, array),) = arrays.items()
-    if (name, array.stype, array.dtype, tuple(array.shape)) != (FORM, FORM, "uint8", (len(array.data),)):
+    if (name, array.stype, array.dtype, tuple(array.shape)) != (STYPE, STYPE, "uint8", (len(array.data),)):
         raise ValueError("not the one array that was declared")
     weights = _tensors(array.data)
-    head, text, *contents = pieces(weights)
+    head, text, *contents = serialize_chunks(weights)
     if array.data[: len(head) + len(text)] != bytes(head) + bytes(text):
         raise ValueError("the file is not written as it was declared")
     if len(array.data) != len(head) + len(text) + sum(map(len, contents)):
@@ -170,7 +170,7 @@ def _header_end(file: File) -> int:
     return 8 + int.from_bytes(file[:8], "little")
 
 
-def check_fit(weights: Weights, model: ModelPart) -> None:
+def check_fit(weights: Weights, model: ModelConfig) -> None:
     """Refuse what is not exactly the declared network: other names, shapes or types, values not finite.
 
     Raises:

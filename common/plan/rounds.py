@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from common.config.study import FederatedPart, Study
+from common.config.study import FederatedConfig, Study
 from common.plan.graph import Average, FineTune, Node, Schedule, Start
 from common.plan.routes import most_hops, routes_to
 from common.plan.values import Census, Rounds
@@ -16,14 +16,14 @@ def batches_per_epoch(slices: int, batch: int) -> int:
     return max(1, full + (rest > 1))
 
 
-def averages_of(study: Study, part: FederatedPart, fold: int, census: Census, rounds: Rounds) -> Iterator[Average]:
+def averages_of(study: Study, part: FederatedConfig, fold: int, census: Census, rounds: Rounds) -> Iterator[Average]:
     """The averages of all rounds, of every setting that is tried."""
     for local_epochs, mu in part.settings:
         yield from _rounds(study, part, fold, local_epochs, mu, rounds(study, part, local_epochs, census))
 
 
 def _rounds(
-    study: Study, part: FederatedPart, fold: int, local_epochs: int, mu: float, rounds: int
+    study: Study, part: FederatedConfig, fold: int, local_epochs: int, mu: float, rounds: int
 ) -> Iterator[Average]:
     """One average a round; the rounds are consecutive slices of one cosine."""
     total = rounds * local_epochs
@@ -36,7 +36,7 @@ def _rounds(
         yield average
 
 
-def rounds_of(study: Study, part: FederatedPart, local_epochs: int, census: Census) -> int:
+def rounds_of(study: Study, part: FederatedConfig, local_epochs: int, census: Census) -> int:
     """Rounds asked for, or as many as come closest to the gradient steps of the study's longest route."""
     if part.rounds:
         return part.rounds
@@ -46,7 +46,7 @@ def rounds_of(study: Study, part: FederatedPart, local_epochs: int, census: Cens
     return max(1, round(longest / of_a_round))
 
 
-def most_rounds(study: Study, part: FederatedPart, local_epochs: int, _: Census) -> int:
+def most_rounds(study: Study, part: FederatedConfig, local_epochs: int, _: Census) -> int:
     """What `rounds_of` gives at most, whatever the census.
 
     A route that comes to no site more than n times has at most n times the steps of all sites together.

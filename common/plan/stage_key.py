@@ -13,7 +13,7 @@ from common.protocol.messages import STAGE_VERSION
 
 
 @dataclass(frozen=True)
-class Workplace:
+class ExecutionEnvironment:
     """What a site brings to a result besides the order: its data and the machine it works on."""
 
     fingerprint: str
@@ -22,7 +22,7 @@ class Workplace:
     precision: str
 
 
-def stage_key(node: FineTune | Evaluate, *, study: Study, weights: str, workplace: Workplace) -> str:
+def stage_key(node: FineTune | Evaluate, *, study: Study, weights: str, environment: ExecutionEnvironment) -> str:
     """sha256 over the stage itself, the parts of the study it depends on, its weights, data and machine.
 
     Two nodes that start from the same weights by different ways have the same key: the work is the same.
@@ -51,7 +51,7 @@ def stage_key(node: FineTune | Evaluate, *, study: Study, weights: str, workplac
         "preprocessing": study.preprocessing.model_dump(mode="json"),
         "splits": study.split.model_dump(mode="json", include={"seed", "test_fraction", "folds"}),
         "weights": weights,
-        "data": workplace.fingerprint,
-        "machine": [workplace.torch, workplace.device, workplace.precision],
+        "data": environment.fingerprint,
+        "machine": [environment.torch, environment.device, environment.precision],
     }
     return hashlib.sha256(json.dumps(stage, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

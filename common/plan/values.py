@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from common.config.study import FederatedPart, Study
+from common.config.study import FederatedConfig, Study
 from common.plan.graph import Evaluate, FineTune, Node, ballot
 
 Census = Mapping[str, tuple[int, ...]]
@@ -15,7 +15,7 @@ Choices = Mapping[str, tuple[str, ...]]
 """Where routes grow: for each target the sources chosen so far, in the order of travel; the target itself at the
 end says that its route is complete. A target that is not named has no source yet."""
 
-Rounds = Callable[[Study, FederatedPart, int, Census], int]
+Rounds = Callable[[Study, FederatedConfig, int, Census], int]
 """How many rounds a federated method has, from its local epochs and the census."""
 
 

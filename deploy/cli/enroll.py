@@ -89,14 +89,14 @@ def enroll_site(
 
     Its request is signed, the SuperLink gets to know it, and the kit that goes back to it is written.
     """
-    from common.fingerprint import spoken
+    from common.fingerprint import format_fingerprint
     from deploy.coordinator.enroll import enroll, tell_superlink_if_up
     from deploy.coordinator.folder import Coordinator
 
     coordinator = Coordinator(folder)
     record, kit = enroll(coordinator, name, request, heard=fingerprint)
     print(f"Site {record.site} is enrolled; its certificate is valid until {record.expires[:10]}.")
-    print(f"Fingerprint of its request: {spoken(record.fingerprint)}")
+    print(f"Fingerprint of its request: {format_fingerprint(record.fingerprint)}")
     if not record.compared:
         print(
             "It was not compared. Have the hospital read its own out to you before you send the kit; if it is another:"
@@ -111,7 +111,7 @@ def enroll_site(
 @command(app, "list")
 def list_sites(folder: CoordinatorFolder = DEFAULT_COORDINATOR, as_json: AsJson = False) -> int:
     """List who is enrolled, and until when."""
-    from common.fingerprint import spoken
+    from common.fingerprint import format_fingerprint
     from deploy.coordinator.enroll import records
     from deploy.coordinator.folder import Coordinator
 
@@ -124,7 +124,7 @@ def list_sites(folder: CoordinatorFolder = DEFAULT_COORDINATOR, as_json: AsJson 
     for record in found:
         state = f"revoked {record.revoked[:10]}" if record.revoked else f"until {record.expires[:10]}"
         remark = "" if record.compared else ", never compared"
-        print(f"{record.site:<12} {state:<20} {spoken(record.fingerprint)}{remark}")
+        print(f"{record.site:<12} {state:<20} {format_fingerprint(record.fingerprint)}{remark}")
     if not found:
         print("No site is enrolled yet: relay enroll site NAME REQUEST.")
     return 0

@@ -81,7 +81,7 @@ def predict(
     from client.delivery.model_card import card_beside, load_card
     from client.inference.dicom_seg import check_installed, read_series, write_segmentation
     from client.inference.predict import draw, ending_of, find_scan, load_network, write_mask
-    from client.training.device import choose_machine
+    from client.training.device import choose_device
     from deploy.console import bar
 
     # What can be known to fail is told before minutes of work.
@@ -97,9 +97,9 @@ def predict(
         if path is not None and path.exists() and any(path.samefile(file) for file in (*found.files, weights)):
             raise RelayError(f"{path} is what is read; give another path for what is written.")
     images = read_series(found.files) if dicom_seg is not None else []
-    machine = choose_machine(device, model_card.precision)
+    selected = choose_device(device, model_card.precision)
     with bar("Correcting the bias field, drawing", unit="iterations", stream=sys.stderr) as progress:
-        drawn = draw(found, model_card, network, machine, progress=progress)
+        drawn = draw(found, model_card, network, selected, progress=progress)
     write_mask(drawn.mask, out)
     if dicom_seg is not None:
         write_segmentation(drawn.mask, images, model_card, dicom_seg)

@@ -78,14 +78,14 @@ def init(
 
     The request that goes to the coordinator is written beside the settings.
     """
-    from common.fingerprint import spoken
+    from common.fingerprint import format_fingerprint
     from deploy.site.keys import init as make
 
     settings, request, path = make(site, name=name)
     print(
         f"Site {settings.name}: settings in {site}, keys in {settings.folder / 'keys'}; the private ones never leave.\n"
         f"Send the coordinator {path}. It holds public keys alone.\n"
-        f"Read this fingerprint out when the coordinator calls: {spoken(request.fingerprint)}"
+        f"Read this fingerprint out when the coordinator calls: {format_fingerprint(request.fingerprint)}"
     )
     return 0
 

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from common.config.study import SiteName
 from common.errors import RelayError
 from common.files import write_atomically
-from common.fingerprint import as_heard
+from common.fingerprint import parse_fingerprint
 from deploy.coordinator.folder import Coordinator, Settings
 from deploy.flower.control import Unreachable
 from deploy.pki.certificates import (
@@ -38,7 +38,7 @@ from deploy.pki.certificates import (
     write_private,
     write_public,
 )
-from deploy.pki.enrolment_files import Kit, Request, read_paper, write_paper
+from deploy.pki.enrolment_files import Kit, Request, read_enrolment_file, write_enrolment_file
 
 WANTED = {
     "host": "a name or an address that hospitals can dial, such as fl.example.org",
@@ -140,7 +140,7 @@ def enroll(coordinator: Coordinator, name: str, request_path: Path, *, heard: st
         RelayError: the request is another site's or damaged, the digits are others, or the site has other keys.
     """
     settings = coordinator.settings()
-    request = read_paper(request_path, Request)
+    request = read_enrolment_file(request_path, Request)
     if request.site != name:
         raise RelayError(f"{request_path} is the request of site {request.site}, not {name}; give the right file.")
     compared = _compare(request, heard)
@@ -175,7 +175,7 @@ def enroll(coordinator: Coordinator, name: str, request_path: Path, *, heard: st
         certificate=pem(certificate).decode(),
     )
     path = coordinator.kits / f"{name}.kit"
-    write_paper(path, kit)
+    write_enrolment_file(path, kit)
     return record, path
 
 
@@ -244,7 +244,7 @@ def record_of(coordinator: Coordinator, name: str) -> Enrolled | None:
 
 
 def _compare(request: Request, heard: str) -> bool:
-    digits = as_heard(heard)
+    digits = parse_fingerprint(heard)
     if not digits:
         return False
     if len(digits) < 20 or not set(digits) <= set("0123456789abcdef"):

@@ -18,7 +18,7 @@ from typing import TypeVar
 from common.config.study import Study, load_study
 from common.errors import GO_ON, RelayError
 from common.files import write_atomically
-from common.fingerprint import spoken
+from common.fingerprint import format_fingerprint
 from deploy.coordinator.enroll import records
 from deploy.coordinator.folder import Coordinator
 from deploy.flower.control import Control, Unreachable
@@ -54,7 +54,8 @@ def run(path: Path, coordinator: Coordinator, out: Path, *, patience: float, tel
     study = load_study(path)
     _check(study, coordinator, out)
     tell(
-        f'Study "{study.name}", hash {spoken(study.digest)}: every hospital has to have approved the one of this hash.'
+        f'Study "{study.name}", hash {format_fingerprint(study.digest)}: every hospital has to have approved'
+        " the one of this hash."
     )
     control = coordinator.control()
     try:

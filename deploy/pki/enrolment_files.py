@@ -29,7 +29,7 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 Text = Annotated[str, Field(max_length=20_000)]
 
 
-class Paper(BaseModel):
+class EnrolmentFile(BaseModel):
     """What requests and kits share."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -42,7 +42,7 @@ class Paper(BaseModel):
         return fingerprint(self.model_dump(mode="json"))
 
 
-class Request(Paper):
+class Request(EnrolmentFile):
     """From a hospital: the public halves of its two keys."""
 
     kind: Literal["relay request"] = "relay request"
@@ -70,7 +70,7 @@ class Request(Paper):
         )
 
 
-class Kit(Paper):
+class Kit(EnrolmentFile):
     """From the coordinator: whom to dial, by what to know it, and the hospital's own certificate."""
 
     kind: Literal["relay kit"] = "relay kit"
@@ -85,14 +85,14 @@ class Kit(Paper):
 Kind = TypeVar("Kind", Request, Kit)
 
 
-def write_paper(path: Path, paper: Paper) -> None:
+def write_enrolment_file(path: Path, paper: EnrolmentFile) -> None:
     """Write a request or a kit, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, (paper.model_dump_json(indent=1) + "\n").encode(), durable=True)
     path.chmod(0o644)
 
 
-def read_paper(path: Path, kind: type[Kind]) -> Kind:
+def read_enrolment_file(path: Path, kind: type[Kind]) -> Kind:
     """Read a request or a kit.
 
     Raises:

@@ -19,7 +19,7 @@ from client.data.survey import Survey, survey
 from client.site_config import SiteConfig, load_site
 from common.config.study import POOLED, Study
 from common.errors import RelayError
-from common.fingerprint import spoken
+from common.fingerprint import format_fingerprint
 from common.model.network import declared_bytes
 from common.plan import GROWING, Census, Plan, grown, method_of, plan
 from common.plan.cost import all_behind, cost_of, planned_steps
@@ -307,7 +307,7 @@ def _print(
         f"{study.name}: sites {', '.join(study.sites)}; {_count(folds, 'fold')}, {_count(networks, 'network')},"
         f" {_count(study.repeats, 'repeat')}; weights of {decimal(declared_bytes(study.variants[0].model))}."
     )
-    print(f"Hash: {spoken(study.digest)}.")
+    print(f"Hash: {format_fingerprint(study.digest)}.")
     for site, counts in census.items():
         how = " (assumed)" if site in assumed else ""
         told = f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else str(counts[0])

@@ -60,13 +60,13 @@ def _measure_one(study: Study, device: str) -> Speed:
     import torch
 
     from client.training.batches import Slices
-    from client.training.device import choose_machine, place
+    from client.training.device import choose_device, place
     from client.training.fine_tune import fine_tune, probabilities
     from common.model.network import build
     from common.plan.graph import Schedule
 
     torch.set_num_threads(study.training.threads)
-    machine = choose_machine(device, study.training.precision)
+    selected = choose_device(device, study.training.precision)
     random = np.random.default_rng(0)
     count, pixels = STEPS * study.training.batch, study.preprocessing.pixels
     images = torch.from_numpy(random.standard_normal((count, 1, pixels, pixels), dtype=np.float32))
@@ -80,14 +80,14 @@ def _measure_one(study: Study, device: str) -> Speed:
         training=study.training,
         schedule=Schedule(2, 0, 2, "last"),
         seed_names=("trial",),
-        machine=machine,
+        device=selected,
     )
     next(epochs)
     began = time.perf_counter()
     next(epochs)
     trained = time.perf_counter() - began
-    place(network, machine)
+    place(network, selected)
     began = time.perf_counter()
-    probabilities(network, images, machine)
+    probabilities(network, images, selected)
     predict = (time.perf_counter() - began) / count
     return Speed(step=max(trained - predict, 0.0) / STEPS, predict=predict)

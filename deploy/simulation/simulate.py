@@ -77,14 +77,14 @@ def simulate(
     # The grid first: its fork server and this process then import torch, which takes seconds, at the same time.
     with ExitStack() as held, LocalGrid(paths, at_once=min(at_once, len(sites)), spawn=_on_cuda(study, sites)) as grid:
         from client.governance.approval import approve
-        from client.governance.site_lock import in_use
+        from client.governance.site_lock import shared_lock
         from deploy.simulation.live import watching
         from server.app import run_study
 
         # What is approved here is answered by the grid's workers, and by nobody for a coordinator.
         held.enter_context(rehearsal())
         for site in sites.values():
-            held.enter_context(in_use(site))
+            held.enter_context(shared_lock(site))
             approve(site, study)
         logs = {name: _size(site.folder / "site.log") for name, site in sites.items()}
         with watching(list(sites), folds=len(study.split.run), quiet=quiet) as observe:
@@ -169,9 +169,9 @@ def _on_cuda(study: Study, sites: Mapping[str, SiteConfig]) -> bool:
     """Whether a site works on CUDA, which needs spawned processes."""
     if all(site.device in ("cpu", "mps") for site in sites.values()):
         return False
-    from client.training.device import choose_machine
+    from client.training.device import choose_device
 
-    return any(choose_machine(site.device, study.training.precision).device == "cuda" for site in sites.values())
+    return any(choose_device(site.device, study.training.precision).kind == "cuda" for site in sites.values())
 
 
 def _size(path: Path) -> int:

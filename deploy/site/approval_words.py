@@ -14,7 +14,7 @@ from client.governance.approval import Approval
 from client.governance.disclosure import Asked, Onward
 from client.site_config import SiteConfig
 from common.config.study import Study
-from common.fingerprint import spoken
+from common.fingerprint import format_fingerprint
 from common.model.network import declared_bytes, declared_shapes
 from common.strategies import STRATEGIES
 
@@ -32,7 +32,11 @@ def words(
     others = [name for name in study.sites if name != site.name]
     lines = [f'Study "{study.name}" at site {site.name}, together with {_and(others) or "nobody"}.']
     lines += textwrap.wrap(f"In its own words: {study.about}", WIDTH) if study.about else []
-    lines += ["", *_labelled("hash", f"{spoken(study.digest)}   (the coordinator has to read out the same)"), ""]
+    lines += [
+        "",
+        *_labelled("hash", f"{format_fingerprint(study.digest)}   (the coordinator has to read out the same)"),
+        "",
+    ]
     lines += ["What runs here: the relay that is installed on this machine. A study brings no code."]
     lines += _runs(study, surveys, asked)
     lines += ["", "What leaves, encrypted, to the coordinator and nobody else:"]
@@ -52,7 +56,7 @@ def changes(before: Approval, study: Study, asked: Asked, copy: Study | None) ->
     Args:
         copy: the study as it was approved then; None where it is gone.
     """
-    lines = [f"Since {on(before.at)}, when {before.by} approved {spoken(before.study)}:"]
+    lines = [f"Since {on(before.at)}, when {before.by} approved {format_fingerprint(before.study)}:"]
     if copy is None:
         return [*lines, "  the study as it was approved then is gone, and cannot be compared."]
     old, new = flat(copy.model_dump(mode="json")), flat(study.model_dump(mode="json"))

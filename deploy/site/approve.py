@@ -16,7 +16,7 @@ from client.governance.disclosure import asked_of, onward_of
 from client.site_config import SiteConfig
 from common.config.study import Study, load_study
 from common.errors import RelayError
-from common.fingerprint import as_heard, spoken
+from common.fingerprint import format_fingerprint, parse_fingerprint
 from deploy.console import bar
 from deploy.site.approval_words import changes, on, words
 
@@ -78,7 +78,7 @@ def approve_study(
         answer = {
             "study": study.name,
             "digest": study.digest,
-            "hash": spoken(study.digest),
+            "hash": format_fingerprint(study.digest),
             "asked": asked.model_dump(mode="json"),
             "fewest_patients": min(survey.fewest for survey in surveys),
             "changes": differences,
@@ -98,7 +98,7 @@ def list_approvals(site: SiteConfig, *, as_json: bool) -> int:
         return 0
     for record in found:
         state = f"left {on(record.left)} by {record.left_by}" if record.left else "approved"
-        print(f'{spoken(record.study)}  {on(record.at)}  by {record.by}  "{record.name}"  {state}')
+        print(f'{format_fingerprint(record.study)}  {on(record.at)}  by {record.by}  "{record.name}"  {state}')
     if not found:
         print("No study was approved here yet: relay site approve SITE.toml STUDY.toml.")
     return 0
@@ -123,7 +123,7 @@ def leave_study(site: SiteConfig, which: str) -> int:
         )
     for record in records:
         leave(site, record)
-        print(f'Site {site.name} has left "{record.name}" ({spoken(record.study)}).')
+        print(f'Site {site.name} has left "{record.name}" ({format_fingerprint(record.study)}).')
         print(f"  {sent(site, record.variants)}")
     print(
         "From now on every order is refused, and nothing more leaves; a training that is running ends with its epoch,"
@@ -142,7 +142,7 @@ def digits_of(which: str) -> str:
     """
     if Path(which).is_file():
         return load_study(Path(which)).digest
-    digits = as_heard(which)
+    digits = parse_fingerprint(which)
     if len(digits) < 8 or not set(digits) <= set("0123456789abcdef"):
         raise RelayError(f'"{which}" is no study file, and no hash; of a hash 8 digits at least are wanted.')
     return digits
@@ -155,15 +155,15 @@ def is_of(record: Approval, digits: str) -> bool:
 
 def compare(digest: str, heard: str) -> None:
     """Raises RelayError unless the digits that were read out are a study's, or none were."""
-    digits = as_heard(heard)
+    digits = parse_fingerprint(heard)
     if not digits:
         return
     if len(digits) < DIGITS or not set(digits) <= set("0123456789abcdef"):
         raise RelayError(f'--hash wants the {DIGITS} digits that the coordinator reads out, and got "{heard}".')
     if not digest.startswith(digits):
         raise RelayError(
-            f"The hash of this study is {spoken(digest)}: another one than the coordinator read out. The file is"
-            " another version, or was changed on its way. Nothing was approved."
+            f"The hash of this study is {format_fingerprint(digest)}: another one than the coordinator read out."
+            " The file is another version, or was changed on its way. Nothing was approved."
         )
 
 

@@ -13,7 +13,7 @@ from rich.filesize import decimal
 from client.governance import approval, audit_log, egress
 from client.site_config import load_site
 from common.errors import RelayError
-from common.fingerprint import as_heard, spoken
+from common.fingerprint import format_fingerprint, parse_fingerprint
 from deploy.site.approval_words import on
 from deploy.site.approve import digits_of, is_of
 
@@ -79,8 +79,8 @@ def audit(path: Path, *, verify: bool, study: str, noted: str, as_json: bool) ->
         _print(shown, names)
         if left.end:
             print(
-                f"\nThe log's end: line {len(left.reading.lines)}, {spoken(left.end)}. Noted elsewhere, these digits"
-                " show later whether the log up to here is what it was (--noted)."
+                f"\nThe log's end: line {len(left.reading.lines)}, {format_fingerprint(left.end)}."
+                " Noted elsewhere, these digits show later whether the log up to here is what it was (--noted)."
             )
     if noted:
         number = _line_of(noted, left.reading.digests)
@@ -145,7 +145,7 @@ def _text(line: Mapping[str, Any], key: str) -> str:
 
 
 def _line_of(noted: str, digests: tuple[str, ...]) -> int:
-    digits = as_heard(noted)
+    digits = parse_fingerprint(noted)
     if len(digits) < 8:
         raise RelayError(
             f'--noted wants the digits that an earlier audit printed as the log\'s end, and got "{noted}".'
@@ -154,5 +154,6 @@ def _line_of(noted: str, digests: tuple[str, ...]) -> int:
         if digest.startswith(digits):
             return number
     raise RelayError(
-        f"No line of the log has the digest {spoken(digits)} that was noted: the log was changed, or lines are missing."
+        f"No line of the log has the digest {format_fingerprint(digits)} that was noted:"
+        " the log was changed, or lines are missing."
     )

@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.filesize import decimal
 
 from client.governance.approval import ANSWERED, REHEARSAL, Approval, approvals, study_of
-from client.governance.site_lock import alone
+from client.governance.site_lock import exclusive_lock
 from client.preprocessing.inventory import tasks_of
 from client.site_config import SiteConfig, load_site
 from client.stages.store import StageStore
@@ -68,7 +68,7 @@ def forget(
     if not site.folder.is_dir():
         print(f"Site {site.name} keeps nothing: there is no folder {site.folder}.")
         return 0
-    with alone(site):
+    with exclusive_lock(site):
         if everything and not yes and (ask is None or ask().strip() != site.name):
             raise RelayError(
                 "Nothing was removed."

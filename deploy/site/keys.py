@@ -31,7 +31,7 @@ from deploy.pki.certificates import (
     write_private,
     write_public,
 )
-from deploy.pki.enrolment_files import Kit, Request, read_paper, write_paper
+from deploy.pki.enrolment_files import Kit, Request, read_enrolment_file, write_enrolment_file
 from deploy.site.template import site_template
 
 FOLDER = "keys"
@@ -79,9 +79,9 @@ def init(path: Path, *, name: str) -> tuple[SiteConfig, Request, Path]:
         request = Request(
             site=site.name, node_key=ssh_public(node), tls_request=pem(make_request(site.name, tls)).decode()
         )
-        write_paper(keys / REQUEST, request)
-    request = read_paper(keys / REQUEST, Request)
-    write_paper(request_path, request)
+        write_enrolment_file(keys / REQUEST, request)
+    request = read_enrolment_file(keys / REQUEST, Request)
+    write_enrolment_file(request_path, request)
     return site, request, request_path
 
 
@@ -106,7 +106,7 @@ def join(path: Path, kit_path: Path) -> tuple[SiteConfig, Kit]:
         RelayError: it is for another site or another key, or the site has no keys yet.
     """
     site = load_site(path)
-    kit = read_paper(kit_path, Kit)
+    kit = read_enrolment_file(kit_path, Kit)
     keys = site.private() / FOLDER
     if not (keys / TLS_KEY).exists():
         raise RelayError(f"Site {site.name} has no keys yet; make them first: relay site init {path}.")
@@ -117,7 +117,7 @@ def join(path: Path, kit_path: Path) -> tuple[SiteConfig, Kit]:
     certificate = _certificate(kit)
     if not same_key(certificate, read_key(keys / TLS_KEY)):
         raise RelayError(f"{kit_path} answers another request than this site's; send {site.name}.request again.")
-    write_paper(keys / KIT, kit)
+    write_enrolment_file(keys / KIT, kit)
     return site, kit
 
 
@@ -131,7 +131,7 @@ def admission(site: SiteConfig) -> Admission:
     for name, make in ((NODE_KEY, "relay site init"), (TLS_KEY, "relay site init"), (KIT, "relay site join")):
         if not (keys / name).exists():
             raise RelayError(f"Site {site.name} has no {name} in {keys}; make it first: {make}.")
-    kit = read_paper(keys / KIT, Kit)
+    kit = read_enrolment_file(keys / KIT, Kit)
     certificate = _certificate(kit)
     left = days_left(certificate)
     if left < 0:

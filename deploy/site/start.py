@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from client.governance.simulation_mode import REHEARSING
-from client.governance.site_lock import in_use
+from client.governance.site_lock import shared_lock
 from client.site_config import SiteConfig, load_site
 from deploy.flower.control import QUIET
 from deploy.flower.supervisor import Program, Supervisor, a_free_port, until_stopped
@@ -59,7 +59,7 @@ def start(path: Path, *, health: str = "") -> None:
             " coordinator again, and take the new kit with relay site join."
         )
     flower_module(RUNTIME, REPLACED)
-    with in_use(site), tempfile.TemporaryDirectory(prefix="relay-site-") as scratch, until_stopped() as over:
+    with shared_lock(site), tempfile.TemporaryDirectory(prefix="relay-site-") as scratch, until_stopped() as over:
         tunnel = _tunnel(papers, Path(scratch))
         tunnel.start()
         words, slow = Words(gateway), Note(Path(scratch) / SLOW)

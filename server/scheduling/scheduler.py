@@ -24,7 +24,7 @@ from common.errors import RelayError
 from common.model.weights import UnfitWeights, check_fit
 from common.plan import Census, Plan, grown, plan
 from common.plan.graph import Average, Best, Evaluate, FineTune, Node
-from common.plan.stage_key import Workplace, stage_key
+from common.plan.stage_key import ExecutionEnvironment, stage_key
 from common.protocol.messages import (
     Description,
     EvaluateOrder,
@@ -372,9 +372,9 @@ class Run:
     def _parent_digest(self, node: FineTune | Evaluate) -> str:
         return self.records[node.parents[0]].weights
 
-    def _workplace(self, site: str) -> Workplace:
+    def _environment(self, site: str) -> ExecutionEnvironment:
         description = self.descriptions[site]
-        return Workplace(
+        return ExecutionEnvironment(
             fingerprint=description.fingerprint,
             torch=description.torch,
             device=description.device,
@@ -383,7 +383,7 @@ class Run:
 
     def _key(self, node: FineTune | Evaluate, known: Mapping[Node, StageRecord]) -> str:
         weights = known[node.parents[0]].weights
-        return stage_key(node, study=self.study, weights=weights, workplace=self._workplace(node.site))
+        return stage_key(node, study=self.study, weights=weights, environment=self._environment(node.site))
 
     def _absent_key(self, node: FineTune | Evaluate, known: Mapping[Node, StageRecord]) -> str:
         return absent_key(node, self.study, parent=known[node.parents[0]].weights)
@@ -463,7 +463,7 @@ class Run:
         except Exception as error:  # a lane's thread must not die unheard
             return Parked(f"the coordinator failed ({type(error).__name__}: {error})")
         finally:
-            self.lanes[node.site].put_down()
+            self.lanes[node.site].release_slot()
 
     def _trained(self, node: FineTune) -> StageRecord:
         """A training; one that must not go on is asked for once more, from its beginning."""
@@ -474,7 +474,7 @@ class Run:
                 raise Parked(f"{unsound}; a repeat could only end the same") from None
             log.warning("Site %s: %s; the stage is repeated.", node.site, unsound)
             # Else lanes that repeat could hold all hands and wait for another.
-            self.lanes[node.site].put_down()
+            self.lanes[node.site].release_slot()
             try:
                 return self._fine_tune(node, anew=secrets.token_hex(8))
             except RejectedWeights as again:

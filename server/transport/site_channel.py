@@ -79,7 +79,7 @@ LOOK_EVERY = 5.0
 QUIET = 120.0
 """Seconds without an answer after which a question is put behind the order: see `Lane._await`."""
 
-HANDS = threading.Semaphore(2)
+TRANSFER_SLOTS = threading.Semaphore(2)
 """Messages with weights that all lanes together hold at a time, on the way out or in until they are in the ledger: so
 the coordinator holds few copies, however many sites there are."""
 
@@ -126,11 +126,11 @@ class Lane:
         self._rest: Callable[[str, float], Iterable[tuple[int, int, float | None]]] = getattr(grid, "wait_for", _sleep)
         """Waits for the answer to an order, for so many seconds at most; gives what the grid knows of its progress."""
 
-    def put_down(self) -> None:
+    def release_slot(self) -> None:
         """The weights that came last are kept, or not wanted: another lane may take some."""
         if self._has_a_hand:
             self._has_a_hand = False
-            HANDS.release()
+            TRANSFER_SLOTS.release()
 
     def describe(self, study: Study, observe: Callable[[int, int], None]) -> Description:
         """What the site has for a study; asks again until all its patients are prepared.
@@ -158,7 +158,7 @@ class Lane:
     def fine_tune(
         self, order: FineTuneOrder, weights: GetFile, observe: Callable[[int, float | None], None]
     ) -> tuple[FineTuneReply, Weights]:
-        """Leg after leg until the stage is done. Who has kept the weights calls `put_down`.
+        """Leg after leg until the stage is done. Who has kept the weights calls `release_slot`.
 
         Args:
             observe: is called with epochs trained and the last one's validation Dice, 0 to 1: at the end of every
@@ -195,7 +195,7 @@ class Lane:
                     raise Parked("it said that a stage was done, and sent no weights")
                 self.held = reply.weights
                 return reply, arrived
-            self.put_down()
+            self.release_slot()
 
     def evaluate(self, order: EvaluateOrder, weights: GetFile) -> EvaluateReply:
         """Scores of weights at the site."""
@@ -252,10 +252,10 @@ class Lane:
                 try:
                     answer, arrived = from_record(reply.content, kind)
                 except BadMessage as error:
-                    self.put_down()
+                    self.release_slot()
                     raise Parked(f"its answer is not one of the declared messages ({error})") from None
                 if arrived is None:
-                    self.put_down()
+                    self.release_slot()
                 else:
                     self.traffic.received[self.site] += size_in_bytes(arrived)
                 return answer, arrived
@@ -285,7 +285,7 @@ class Lane:
         """They are read when there is a hand for them, and put down once Flower's engine has them."""
         if weights is None:
             return self._push(to_record(message), type_, group)
-        with HANDS:
+        with TRANSFER_SLOTS:
             loaded = weights()
             self.traffic.sent[self.site] += size_in_bytes(loaded)
             return self._push(to_record(message, loaded), type_, group)
@@ -299,7 +299,7 @@ class Lane:
 
     def _pull(self, order: str) -> Message | None:
         """The answer to an order, if it is there."""
-        HANDS.acquire()
+        TRANSFER_SLOTS.acquire()
         keeps = False
         try:
             # One id at a time: Flower's engine holds up the answers that are there for one still on its way.
@@ -309,7 +309,7 @@ class Lane:
             self._has_a_hand |= keeps
         finally:
             if not keeps:
-                HANDS.release()
+                TRANSFER_SLOTS.release()
         return reply
 
     def _await(self, order: str, session: str, study: str, hear: Hear) -> Message | None:

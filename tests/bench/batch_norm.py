@@ -22,14 +22,14 @@ from client.preprocessing.cohort import gather
 from client.preprocessing.pipeline import prepare
 from client.site_config import load_site
 from client.training.batch_norm import estimate_statistics
-from client.training.batches import Slices, chosen_slices, statistics
-from client.training.device import Machine
+from client.training.batches import Slices, selected_slices, statistics
+from client.training.device import Device
 from client.training.fine_tune import fine_tune, grid_dice
-from common.config.study import ModelPart, Study, load_study
+from common.config.study import ModelConfig, Study, load_study
 from common.model.network import build
 from common.plan.graph import Schedule
 from deploy.phantom import write_hospitals
-from tests.bench.pairs import machine, show, table
+from tests.bench.pairs import device, show, table
 from tests.support.hospitals import REPO
 
 STEPS = (5, 20, 100)
@@ -42,7 +42,7 @@ def slices_of(study: Study, path: Path) -> tuple[Slices, Slices]:
     site = load_site(path)
     cohort = gather(prepare(site, study.preprocessing).records, site, study.split)
     mean_std = statistics(cohort.train(0))
-    return chosen_slices(cohort.train(0), mean_std), chosen_slices(cohort.validation(0), mean_std)
+    return selected_slices(cohort.train(0), mean_std), selected_slices(cohort.validation(0), mean_std)
 
 
 def scored_twice(
@@ -54,8 +54,8 @@ def scored_twice(
     if steps < epoch_steps:  # fewer slices, shown once
         train = Slices(train.images[: steps * study.training.batch], train.masks[: steps * study.training.batch])
     torch.manual_seed(seed)
-    network = build(ModelPart(architecture="Unet", encoder=encoder, encoder_weights="none"))
-    device = Machine("cpu", precision)
+    network = build(ModelConfig(architecture="Unet", encoder=encoder, encoder_weights="none"))
+    device = Device("cpu", precision)
     began = time.perf_counter()
     for _ in fine_tune(
         network,
@@ -64,7 +64,7 @@ def scored_twice(
         training=study.training.model_copy(update={"batch_norm": "running"}),
         schedule=Schedule(epochs, 0, epochs, "last"),
         seed_names=(seed, "bench"),
-        machine=device,
+        device=device,
     ):
         pass
     trained = time.perf_counter()
@@ -108,7 +108,7 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    print(machine())
+    print(device())
     if sys.argv[1:]:
         main(Path(sys.argv[1]))
     else:

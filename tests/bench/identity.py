@@ -26,7 +26,7 @@ import deploy.simulation.local_grid
 from client.evaluation.evaluate import CaseScore
 from client.preprocessing.pipeline import Record
 from client.training.fine_tune import Trained
-from common.config.study import ModelPart
+from common.config.study import ModelConfig
 
 STEPS = "RELAY_BENCH_STEPS"
 LAST = "send"
@@ -87,7 +87,7 @@ class Toy(nn.Module):
         self.register_buffer("seen", torch.tensor(0))
 
 
-def build_toy(model: ModelPart) -> nn.Module:
+def build_toy(model: ModelConfig) -> nn.Module:
     network = Toy(float(os.environ["RELAY_BENCH_MB"]))
     common.model.network._shapes[model] = {
         name: (tuple(tensor.shape), tensor.dtype) for name, tensor in network.state_dict().items()

@@ -67,7 +67,7 @@ def show(made: Table, *remarks: str) -> None:
         console.print(remark, highlight=False, markup=False)
 
 
-def machine() -> str:
+def device() -> str:
     """This machine's name, as far as it has one."""
     model = ""
     if (cpu := Path("/proc/cpuinfo")).exists():

@@ -24,7 +24,7 @@ from client.data.layouts import find, read
 from client.preprocessing.bias_field import correct_bias_field
 from client.preprocessing.pipeline import prepare
 from client.site_config import SiteConfig, load_site
-from common.config.study import PreprocessingPart
+from common.config.study import PreprocessingConfig
 from tests.bench.pairs import PAIRS, interleaved, seconds, show, table
 from tests.support.hospitals import REAL_DATA, write_site
 
@@ -42,7 +42,7 @@ def main(pairs: int = PAIRS) -> None:
         for label in MASKS.glob("Prostate3T-03-000[1-5]_*.nrrd"):
             (folder / "labels" / label.name).symlink_to(label)
         path = write_site(folder, "A", layout="nci-isbi", images=str(IMAGES), masks="labels", cores=0)
-        site, rules = load_site(path), PreprocessingPart()
+        site, rules = load_site(path), PreprocessingConfig()
         cases = [read(source) for source in find(site).sources]
         cold = seconds(lambda: _whole(site, rules))
         warm = statistics.median(seconds(lambda: _whole(site, rules)) for _ in range(pairs))
@@ -69,7 +69,7 @@ def main(pairs: int = PAIRS) -> None:
     )
 
 
-def _whole(site: SiteConfig, rules: PreprocessingPart) -> None:
+def _whole(site: SiteConfig, rules: PreprocessingConfig) -> None:
     while (prepared := prepare(site, rules)).done != prepared.total:
         time.sleep(0)
 

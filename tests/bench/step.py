@@ -20,15 +20,15 @@ import torch
 from client.preprocessing.pipeline import load, prepare
 from client.site_config import load_site
 from client.training.batches import Slices
-from client.training.fine_tune import choose_machine, fine_tune
-from common.config.study import ModelPart
+from client.training.fine_tune import choose_device, fine_tune
+from common.config.study import ModelConfig
 from common.model.network import build
 from common.plan.graph import Schedule
 from tests.bench.pairs import PAIRS, Pairs, show, table
 from tests.end_to_end.plain_loop import augmented, dice_and_bce, slice_dice
 from tests.support.hospitals import small_study, write_hospitals
 
-MODEL = ModelPart(architecture="UnetPlusPlus", encoder="efficientnet-b3", encoder_weights="none")
+MODEL = ModelConfig(architecture="UnetPlusPlus", encoder="efficientnet-b3", encoder_weights="none")
 EPOCHS = 8
 
 
@@ -59,7 +59,7 @@ def main(pairs: int = PAIRS) -> None:
     torch.manual_seed(0)
     start = {name: tensor.clone() for name, tensor in build(MODEL).state_dict().items()}
     study = small_study(training={"epochs": EPOCHS, "batch": 8, "learning_rate": 1e-3, "precision": "auto"})
-    machine = choose_machine("cpu", "auto")
+    device = choose_device("cpu", "auto")
     steps = -(-len(train.images) // 8)
     dices: tuple[list[float], list[float]] = ([], [])
 
@@ -74,7 +74,7 @@ def main(pairs: int = PAIRS) -> None:
             training=study.training,
             schedule=Schedule(EPOCHS, 0, EPOCHS, "best"),
             seed_names=(1, "A", 0),
-            machine=machine,
+            device=device,
         )
         dices[0].append(max(last.dices))
         return (time.perf_counter() - began) / (EPOCHS * steps)
@@ -107,7 +107,7 @@ def main(pairs: int = PAIRS) -> None:
 
     found: Pairs = interleaved(ours, plain, pairs)
     made = table("3. A training step", "", "relay", "plain float32", "ratio", "range of ratios")
-    made.add_row(f"{machine.precision}, channels_last, {cores} threads; scoring included", *found.cells())
+    made.add_row(f"{device.precision}, channels_last, {cores} threads; scoring included", *found.cells())
     made.add_row(
         "Dice reached on validation",
         f"{100 * statistics.median(dices[0]):.1f} %",

@@ -66,9 +66,9 @@ class PlainLoop:
             for record in prepare(load_site(path), study.preprocessing).records:
                 slices = load(record)
                 self.patients[name][record.patient] = Patient(
-                    slices.image[slices.chosen],
-                    slices.mask[slices.chosen].astype(np.float32),
-                    slices.native_mask[slices.chosen],
+                    slices.image[slices.selected],
+                    slices.mask[slices.selected].astype(np.float32),
+                    slices.native_mask[slices.selected],
                 )
 
     def network(self) -> torch.nn.Module:

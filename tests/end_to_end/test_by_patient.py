@@ -20,11 +20,11 @@ from client.preprocessing.cohort import Cohort, gather
 from client.preprocessing.pipeline import Record, load, prepare
 from client.site_config import SiteConfig, load_site
 from client.training import batches
-from common.config.study import POOLED, SplitPart, Study
+from common.config.study import POOLED, SplitConfig, Study
 from common.model.weights import Weights, digest_of, serialised
 from common.plan import plan
 from common.plan.graph import Evaluate, FineTune
-from common.plan.stage_key import Workplace, stage_key
+from common.plan.stage_key import ExecutionEnvironment, stage_key
 from common.protocol.messages import (
     DESCRIBE,
     EVALUATE,
@@ -66,7 +66,7 @@ def empty_sites(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Sit
 
 def records(site: str, names: list[str]) -> list[Record]:
     return [
-        Record(name, site, Path("nowhere"), slices=9, chosen=5, below=1, digest=f"{site}{name}", image_digest=name)
+        Record(name, site, Path("nowhere"), slices=9, selected=5, below=1, digest=f"{site}{name}", image_digest=name)
         for name in names
     ]
 
@@ -101,7 +101,7 @@ def test_no_patient_stands_on_two_sides(
 ) -> None:
     """Names may be any text, also such that hold another site's name and a stroke."""
     sites, pooled_site = empty_sites
-    part = SplitPart(seed=seed, test_fraction=fraction, folds=folds)
+    part = SplitConfig(seed=seed, test_fraction=fraction, folds=folds)
     cohorts = {
         name: gather(records(name, patients), sites[name], part) for name, patients in zip(SIDES, members, strict=True)
     }
@@ -259,8 +259,10 @@ def orders(
         if not isinstance(node, FineTune | Evaluate):
             continue
         here = descriptions[node.site]
-        place = Workplace(fingerprint=here.fingerprint, torch=here.torch, device=here.device, precision=here.precision)
-        key = stage_key(node, study=study, weights=digest, workplace=place)
+        place = ExecutionEnvironment(
+            fingerprint=here.fingerprint, torch=here.torch, device=here.device, precision=here.precision
+        )
+        key = stage_key(node, study=study, weights=digest, environment=place)
         if key in seen:  # the site would answer from disk, and read nobody
             continue
         seen.add(key)

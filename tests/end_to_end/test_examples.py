@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 import pytest
 
-from common.config.study import POOLED, FederatedPart, Study, load_study
+from common.config.study import POOLED, FederatedConfig, Study, load_study
 from common.plan import grown, plan
 from tests.support.hospitals import REPO, run_on_grid, write_hospitals
 
@@ -39,7 +39,7 @@ def test_an_example_is_read_planned_and_named_on_its_page(path: Path) -> None:
 
 
 def test_there_is_an_example_of_every_method() -> None:
-    strategies = set(get_args(FederatedPart.model_fields["strategy"].annotation))
+    strategies = set(get_args(FederatedConfig.model_fields["strategy"].annotation))
     shown = set().union(*(methods_of(load_study(path)) for path in EXAMPLES))
     others = {"baseline", "longer", "unadapted", "sequential", "greedy", "cyclic", "pooled", "pooled-then-target"}
     assert shown >= others | strategies | {"fedavg-then-target", "fedprox-then-target"}

@@ -20,7 +20,7 @@ from client.preprocessing.pipeline import fingerprint, prepare, site_key
 from client.site_config import load_site
 from common.plan import plan
 from common.plan.graph import Evaluate
-from common.plan.stage_key import Workplace, stage_key
+from common.plan.stage_key import ExecutionEnvironment, stage_key
 from tests.support.commands import relay_here
 from tests.support.hospitals import patient, run_on_grid, small_study, write_dicom_patient, write_hospitals, write_site
 
@@ -77,9 +77,11 @@ def recorded(sites: dict[str, Path], results: dict[str, Any], name: str, card: d
         for row in plan(STUDY, census).rows
         if (row.target, row.method, row.route, row.fold) == (name, card["method"], tuple(card["route"]), card["fold"])
     )
-    workplace = Workplace(fingerprint(records, site_key(site)), card["torch"], card["device"], card["precision"])
+    environment = ExecutionEnvironment(
+        fingerprint(records, site_key(site)), card["torch"], card["device"], card["precision"]
+    )
     node = Evaluate(name, row.fold, "test", row.model)
-    kept = score_store.kept(site, stage_key(node, study=STUDY, weights=card["weights"], workplace=workplace))
+    kept = score_store.kept(site, stage_key(node, study=STUDY, weights=card["weights"], environment=environment))
     assert kept is not None
     numbers = {number: patient for patient, number in case_numbers(site, cohort).items()}
     return {numbers[entry.number]: entry.dice for entry in kept.patients}

@@ -36,9 +36,9 @@ from client.governance.approval import approve
 from client.site_config import SiteConfig
 from common.config.study import Study
 from common.errors import RelayError
-from common.model.weights import digest_of, pieces
+from common.model.weights import digest_of, serialize_chunks
 from common.plan.graph import FineTune
-from common.plan.stage_key import Workplace, stage_key
+from common.plan.stage_key import ExecutionEnvironment, stage_key
 from common.protocol.messages import FINE_TUNE, BadMessage, FineTuneOrder, FineTuneReply, from_record, to_record
 from server import descriptions
 from server.app import run_study
@@ -289,13 +289,15 @@ class History:
         choices = {name: tuple(chosen) for name, chosen in json.loads(order.choices).items()}
         training = client.app.plan(study, census, choices).by_id[order.node]
         assert isinstance(training, FineTune)
-        machine = client.app.choose_machine(site.device, study.training.precision)
-        workplace = Workplace(order.fingerprint, client.app.torch.__version__, machine.device, machine.precision)
-        digest = digest_of(pieces(other))
+        device = client.app.choose_device(site.device, study.training.precision)
+        environment = ExecutionEnvironment(
+            order.fingerprint, client.app.torch.__version__, device.kind, device.precision
+        )
+        digest = digest_of(serialize_chunks(other))
         forged = order.model_copy(
             update={
                 "weights": digest,
-                "key": stage_key(training, study=study, weights=digest, workplace=workplace),
+                "key": stage_key(training, study=study, weights=digest, environment=environment),
                 "acknowledged": (),
             }
         )
@@ -422,7 +424,7 @@ def world(history: History) -> Iterator[None]:
             patch.setattr(module, "threading", kernel.threading())
         for module in (descriptions, scheduler):
             patch.setattr(module, "queue", kernel.queue())
-        patch.setattr(site_channel, "HANDS", _AsManyAsNeeded())
+        patch.setattr(site_channel, "TRANSFER_SLOTS", _AsManyAsNeeded())
         for module in (common.files, audit_log):
             patch.setattr(module, "open", disks.open, raising=False)
             patch.setattr(module, "os", disks.os())

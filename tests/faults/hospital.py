@@ -138,7 +138,7 @@ class Hospitals:
         return [
             CaseScore(
                 patient=record.patient,
-                slices=record.chosen,
+                slices=record.selected,
                 dice=drawn("dice", record.patient, content),
                 iou=drawn("iou", record.patient, content),
                 volume_dice=drawn("volume", record.patient, content),
@@ -156,7 +156,7 @@ def records_of(site: str) -> tuple[Record, ...]:
             site=site,
             path=Path(),
             slices=9,
-            chosen=4 + seed_of(site, k) % 4,
+            selected=4 + seed_of(site, k) % 4,
             below=1,
             digest=f"{seed_of(site, k, 'digest'):064x}",
             image_digest=f"{seed_of(site, k, 'image'):064x}",

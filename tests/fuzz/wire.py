@@ -10,7 +10,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
 
-from common.model.weights import FORM, serialised, to_arrays
+from common.model.weights import STYPE, serialised, to_arrays
 from common.protocol.messages import (
     DELIVER,
     DESCRIBE,
@@ -81,7 +81,7 @@ def record_of(seed: int) -> tuple[type[WireMessage], str, RecordDict]:
             record["message"] = ConfigRecord(fields)
         elif way < 9 and weights is not None:
             record["weights"] = ArrayRecord(
-                {name: _array(rng) for name in rng.choice(((FORM,), (FORM,), ("", NAME), (FORM, "b")))}
+                {name: _array(rng) for name in rng.choice(((STYPE,), (STYPE,), ("", NAME), (STYPE, "b")))}
             )
         else:
             name = rng.choice(("message", "weights", "more", NAME, ""))
@@ -91,7 +91,7 @@ def record_of(seed: int) -> tuple[type[WireMessage], str, RecordDict]:
 
 def _array(rng: Random) -> Array:
     """An array whose type, shape or content may be anything."""
-    sound = to_arrays(serialised({"x": torch.ones(2, 3), "count": torch.tensor(4)}))[FORM]
+    sound = to_arrays(serialised({"x": torch.ones(2, 3), "count": torch.tensor(4)}))[STYPE]
     # Mostly the bytes alone are wrong, so that they are looked at.
     data = rng.choice((sound.data, b"", *(harm(sound.data, rng) for _ in range(8)), sound.data * 2, b"\x80\x04]." * 9))
     odd_types = ("O", "float99", "<U9", "V8", "i4,f8", "", NAME, "complex64", "M8")

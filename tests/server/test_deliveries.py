@@ -10,7 +10,7 @@ import pytest
 
 import server.app
 import server.deliveries
-from common.config.study import AbsencePart, Study
+from common.config.study import AbsenceConfig, Study
 from common.errors import RelayError
 from common.plan.graph import FineTune, Start, way_of
 from common.protocol.messages import Delivery, EvaluateOrder, FineTuneOrder, Refusal, WireMessage, refusal_error
@@ -90,7 +90,7 @@ def test_rows_that_did_without_a_site_are_not_chosen_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: str
 ) -> None:
     """As if C had been away on the way B → C → A; where the study parks, A's weights wait for all of its rows."""
-    absence = AbsencePart.model_validate({"then": then})
+    absence = AbsenceConfig.model_validate({"then": then})
     grid = FakeGrid(study_of(**METHODS).model_copy(update={"absence": absence}))
     score = grid.score
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from client.delivery.model_card import Card, Figure, Hop, Hospital, Reference, Scores
 from client.delivery.store import Arrival, Outcome
-from common.config.study import ModelPart, PreprocessingPart, TrainingPart
+from common.config.study import ModelConfig, PreprocessingConfig, TrainingConfig
 
 CHOSEN, BASELINE, LONGER = "b" * 64, "c" * 64, "d" * 64
 
@@ -56,9 +56,9 @@ def card(**changes: Any) -> Card:
         "fold": 1,
         "folds": 5,
         "weights": CHOSEN,
-        "model": ModelPart(),
-        "preprocessing": PreprocessingPart(),
-        "training": TrainingPart(),
+        "model": ModelConfig(),
+        "preprocessing": PreprocessingConfig(),
+        "training": TrainingConfig(),
         "mean": 312.5,
         "std": 201.25,
         "device": "cpu",

@@ -12,7 +12,7 @@ from common.config.study import Study
 from common.model.weights import Weights, digest_of, serialised
 from common.plan import Plan, plan
 from common.plan.graph import Evaluate, FineTune
-from common.plan.stage_key import Workplace, stage_key
+from common.plan.stage_key import ExecutionEnvironment, stage_key
 from common.protocol.messages import (
     DESCRIBE,
     EVALUATE,
@@ -63,12 +63,14 @@ def planned(study: Study = STUDY, census: Any = None) -> tuple[Plan, dict[str, t
 
 def order_of(stage: FineTune | Evaluate, weights: Weights, study: Study = STUDY, **changes: Any) -> Order:
     description = described(study)
-    workplace = Workplace(description.fingerprint, description.torch, description.device, description.precision)
+    environment = ExecutionEnvironment(
+        description.fingerprint, description.torch, description.device, description.precision
+    )
     digest = digest_of(serialised(weights))
     fields = {
         "study": study.digest,
         "node": stage.id,
-        "key": stage_key(stage, study=study, weights=digest, workplace=workplace),
+        "key": stage_key(stage, study=study, weights=digest, environment=environment),
         "weights": digest,
         "census": json.dumps({**CENSUS, "A": description.train_slices}),
         "fingerprint": description.fingerprint,

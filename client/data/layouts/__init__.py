@@ -28,9 +28,9 @@ errors      what concerns one patient is a `Problem` (from `find`) or a `BadPati
 
 Recognising
 -----------
-Where site.toml names no layout, or "auto", each layout is asked for its sign: the path by which one knows
-it, out of a `Folder` whose names are listed already, or None. A sign comes from names, in the last resort
-from a file's first bytes; it reads no header. It has to be such that no other layout of the same kind
+Where site.toml names no layout, or "auto", every layout's `detect` is called with the `Folder`, whose names are
+listed already. It returns the path by which the layout is recognised, or None. It decides by names, in the last
+resort by a file's first bytes; it reads no header. It must be such that no other layout of the same kind
 (labels apart, or beside the images) can claim an unmixed folder too. Exactly one must claim the folder;
 what is found then is the same as if site.toml had named it.
 
@@ -39,10 +39,10 @@ One more layout
 A new file here is enough; `find` imports every module of this folder::
 
     # client/data/layouts/our_scanner.py
-    def sign(folder: Folder) -> Path | None:
+    def detect(folder: Folder) -> Path | None:
         return next((path for path in folder.files if path.name.endswith("_gland.nii")), None)
 
-    @layout("our-scanner", sign=sign, looks_for="NAME.nii beside NAME_gland.nii")
+    @layout("our-scanner", detect=detect, looks_for="NAME.nii beside NAME_gland.nii")
     def find(site: SiteConfig, folder: Folder) -> Found:
         \"\"\"NAME.nii beside NAME_gland.nii.\"\"\"
         sources, problems = [], []
@@ -152,14 +152,14 @@ class Case:
 
 
 Finder = Callable[["SiteConfig", Folder], Found]
-Sign = Callable[[Folder], Path | None]
+Detect = Callable[[Folder], Path | None]
 
 
 @dataclass(frozen=True)
 class Layout:
     name: str
     find: Finder
-    sign: Sign
+    detect: Detect
     """The path by which one knows the layout; None where the folder is none of its kind."""
     looks_for: str
     """What lies where, in a few words."""
@@ -170,11 +170,11 @@ class Layout:
 _registry: dict[str, Layout] = {}
 
 
-def layout(name: str, *, sign: Sign, looks_for: str, masks_apart: bool = False) -> Callable[[Finder], Finder]:
+def layout(name: str, *, detect: Detect, looks_for: str, masks_apart: bool = False) -> Callable[[Finder], Finder]:
     """Register a function that lists a site's patients under the name used in site.toml."""
 
     def register(find: Finder) -> Finder:
-        _registry[name] = Layout(name, find, sign, looks_for, masks_apart)
+        _registry[name] = Layout(name, find, detect, looks_for, masks_apart)
         return find
 
     return register
@@ -263,18 +263,18 @@ def writable(text: str) -> str:
 
 def _recognise(folder: Folder, masks: Path | None) -> str:
     here = f"The folder {folder.path}"
-    signs = _signs(folder, masks_apart=masks is not None)
-    if len(signs) == 1 and masks is None:
-        signs |= _aside(folder, *signs)
-    if len(signs) == 1:
-        return next(iter(signs))
-    if signs:
-        names = " and ".join(f'"{name}" ({sign.relative_to(folder.path)})' for name, sign in signs.items())
+    detected = _detected(folder, masks_apart=masks is not None)
+    if len(detected) == 1 and masks is None:
+        detected |= _aside(folder, *detected)
+    if len(detected) == 1:
+        return next(iter(detected))
+    if detected:
+        names = " and ".join(f'"{name}" ({path.relative_to(folder.path)})' for name, path in detected.items())
         raise RelayError(f'{here} mixes layouts, {names}; give each a folder of its own, or say which with "layout".')
-    other = ", ".join(f'"{name}"' for name in _signs(folder, masks_apart=masks is None))
+    other = ", ".join(f'"{name}"' for name in _detected(folder, masks_apart=masks is None))
     if other and masks is not None:
         raise RelayError(f'{here} looks like layout {other}, whose masks lie beside the images; remove "masks".')
-    inside = [f'"{inner.name}" ({name})' for inner in folder.folders for name in _signs(inner, masks_apart=False)]
+    inside = [f'"{inner.name}" ({name})' for inner in folder.folders for name in _detected(inner, masks_apart=False)]
     if inside:
         more = f" and {len(inside) - 6} more" if len(inside) > 6 else ""
         instead = f', or, if it is layout {other}, say with "masks" where its labels lie' if other else ""
@@ -290,16 +290,18 @@ def _recognise(folder: Folder, masks: Path | None) -> str:
     )
 
 
-def _signs(folder: Folder, *, masks_apart: bool) -> dict[str, Path]:
+def _detected(folder: Folder, *, masks_apart: bool) -> dict[str, Path]:
     """The layouts of one kind that claim a folder, each with the path by which it does."""
     of_this_kind = (one for one in known().values() if one.masks_apart == masks_apart)
-    return {one.name: sign for one in of_this_kind if (sign := one.sign(folder)) is not None}
+    return {one.name: path for one in of_this_kind if (path := one.detect(folder)) is not None}
 
 
 def _aside(folder: Folder, name: str) -> dict[str, Path]:
     """Other layouts in those of its folders in which the recognised one has nothing: it would pass them over."""
-    idle = [inner for inner in folder.folders if known()[name].sign(inner) is None]
-    return {other: sign for inner in idle for other, sign in _signs(inner, masks_apart=False).items() if other != name}
+    idle = [inner for inner in folder.folders if known()[name].detect(inner) is None]
+    return {
+        other: path for inner in idle for other, path in _detected(inner, masks_apart=False).items() if other != name
+    }
 
 
 def _listed(key: str, path: Path) -> Folder:

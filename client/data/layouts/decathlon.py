@@ -28,12 +28,12 @@ NOTE = (
 )
 
 
-def sign(folder: Folder) -> Path | None:
+def detect(folder: Folder) -> Path | None:
     images = folder.named(IMAGES)
     return images[0].path if images and folder.named(LABELS) else None
 
 
-@layout("decathlon", sign=sign, looks_for=f"{IMAGES} beside {LABELS}, with {CONTENTS}")
+@layout("decathlon", detect=detect, looks_for=f"{IMAGES} beside {LABELS}, with {CONTENTS}")
 def find(site: SiteConfig, folder: Folder) -> Found:
     """Pair images and labels by name; which volume of an image is the T2 stands in dataset.json.
 

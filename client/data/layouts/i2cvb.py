@@ -16,11 +16,11 @@ from common.errors import RelayError
 IMAGE, MASK = ("T2W",), ("GT", "prostate")
 
 
-def sign(folder: Folder) -> Path | None:
+def detect(folder: Folder) -> Path | None:
     return next((found.path for patient in folder.folders for found in patient.named(*MASK)), None)
 
 
-@layout("i2cvb", sign=sign, looks_for="PATIENT/T2W beside PATIENT/GT/prostate, both DICOM")
+@layout("i2cvb", detect=detect, looks_for="PATIENT/T2W beside PATIENT/GT/prostate, both DICOM")
 def find(site: SiteConfig, folder: Folder) -> Found:
     """One patient a folder; its name is the patient's, since the headers were made anonymous."""
     sources, problems = [], []

@@ -19,11 +19,11 @@ from common.errors import RelayError
 ENDING = re.compile(r"(_truth_pred|_truth|_correctedLabels)$", re.IGNORECASE)
 
 
-def sign(folder: Folder) -> Path | None:
+def detect(folder: Folder) -> Path | None:
     return next((path for path in folder.all_files() if dicom.looks_like_dicom(path)), None)
 
 
-@layout("nci-isbi", sign=sign, looks_for='DICOM series, their NRRD labels in the folder "masks"', masks_apart=True)
+@layout("nci-isbi", detect=detect, looks_for='DICOM series, their NRRD labels in the folder "masks"', masks_apart=True)
 def find(site: SiteConfig, folder: Folder) -> Found:
     """Pair series and labels by the DICOM PatientID, whatever folders and files are called.
 

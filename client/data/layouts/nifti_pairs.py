@@ -27,11 +27,11 @@ SAME_PATIENTS = {
 """The set whose patients a folder of the multi-site sets holds."""
 
 
-def sign(folder: Folder) -> Path | None:
+def detect(folder: Folder) -> Path | None:
     return pairs.first_mask(folder.files, NAME)
 
 
-@layout("nifti-pairs", sign=sign, looks_for="NAME.nii.gz beside NAME_segmentation.nii.gz")
+@layout("nifti-pairs", detect=detect, looks_for="NAME.nii.gz beside NAME_segmentation.nii.gz")
 def find(site: SiteConfig, folder: Folder) -> Found:
     """Pair files by name, upper or lower case alike."""
     found = pairs.pair(folder, NAME)

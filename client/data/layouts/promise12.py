@@ -22,11 +22,11 @@ NOTE = (
 )
 
 
-def sign(folder: Folder) -> Path | None:
+def detect(folder: Folder) -> Path | None:
     return next((mask for inner in folder.tree() if (mask := pairs.first_mask(inner.files, NAME))), None)
 
 
-@layout("promise12", sign=sign, looks_for="NAME.mhd beside NAME_segmentation.mhd")
+@layout("promise12", detect=detect, looks_for="NAME.mhd beside NAME_segmentation.mhd")
 def find(site: SiteConfig, folder: Folder) -> Found:
     """Pair files by name within a folder. Where a folder has no mask at all, its images are no patients."""
     sources, problems, notes = [], [], [NOTE]

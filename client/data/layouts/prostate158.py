@@ -16,11 +16,11 @@ from client.site_config import SiteConfig
 IMAGE, MASK, SECOND = "t2", "t2_anatomy_reader1", "t2_anatomy_reader2"
 
 
-def sign(folder: Folder) -> Path | None:
+def detect(folder: Folder) -> Path | None:
     return next((mask for inner in folder.tree() for mask in _files(inner, MASK)), None)
 
 
-@layout("prostate158", sign=sign, looks_for="ID/t2.nii.gz beside ID/t2_anatomy_reader1.nii.gz")
+@layout("prostate158", detect=detect, looks_for="ID/t2.nii.gz beside ID/t2_anatomy_reader1.nii.gz")
 def find(site: SiteConfig, folder: Folder) -> Found:
     """The folders that hold a T2 or its outline; a folder's name is the patient's."""
     sources, problems, twice = [], [], 0

@@ -5,7 +5,7 @@ Each target's validation patients choose the round, and among the settings that 
 
 from collections.abc import Iterator
 
-from common.config.study import FederatedPart
+from common.config.study import FederatedConfig
 from common.plan.graph import Node, best_of
 from common.plan.methods.method import Given, Method, Section
 from common.plan.routes import then_at
@@ -57,12 +57,12 @@ def then_target(strategy: Strategy) -> Method:
     )
 
 
-def _parts(given: Given, strategy: Strategy) -> Iterator[FederatedPart]:
+def _parts(given: Given, strategy: Strategy) -> Iterator[FederatedConfig]:
     """What the study says of a strategy: once, or not at all."""
     return (part for part in given.study.methods.federated if part.strategy == strategy.key)
 
 
-def _best(given: Given, part: FederatedPart, target: str) -> Iterator[tuple[int, Node]]:
+def _best(given: Given, part: FederatedConfig, target: str) -> Iterator[tuple[int, Node]]:
     """Of each fold the average that does best at the target."""
     for fold, averages in zip(given.study.split.run, given.averages[part.strategy], strict=True):
         yield fold, best_of(averages, target)

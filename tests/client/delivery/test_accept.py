@@ -29,7 +29,7 @@ from common.model.weights import load as load_weights
 from common.plan import method_of
 from common.plan.graph import Evaluate, FineTune, Node
 from common.plan.selection import offered
-from common.plan.stage_key import Workplace, stage_key
+from common.plan.stage_key import ExecutionEnvironment, stage_key
 from common.protocol.messages import (
     DELIVER,
     Delivery,
@@ -47,9 +47,9 @@ from tests.support.site_calls import CENSUS, STUDY, call, described, order_of, p
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def workplace() -> Workplace:
+def environment() -> ExecutionEnvironment:
     found = described()
-    return Workplace(found.fingerprint, found.torch, found.device, found.precision)
+    return ExecutionEnvironment(found.fingerprint, found.torch, found.device, found.precision)
 
 
 def delivery(models: list[Weights], row: int, study: Study = STUDY, **changes: Any) -> Delivery:
@@ -136,7 +136,7 @@ def validation_dices(site: SiteConfig, models: list[Weights]) -> list[float]:
     for row, weights in zip(rows, models, strict=True):
         node = Evaluate("A", row.fold, "validation", row.model)
         digest = digest_of(serialised(weights))
-        scores = score_store.kept(site, stage_key(node, study=STUDY, weights=digest, workplace=workplace()))
+        scores = score_store.kept(site, stage_key(node, study=STUDY, weights=digest, environment=environment()))
         assert scores is not None
         found.append(scores.dice)
     return found
@@ -160,7 +160,7 @@ def test_a_training_keeps_the_very_scores_that_scoring_its_weights_gives(
     cohort = gather(prepare(site, study.preprocessing).records, site, study.split)
     (row, *_), weights = offered(planned()[0], "A"), models[0]
     node, digest = Evaluate("A", row.fold, "validation", row.model), digest_of(serialised(weights))
-    key = stage_key(node, study=study, weights=digest, workplace=workplace())
+    key = stage_key(node, study=study, weights=digest, environment=environment())
     kept = score_store.kept(site, key)
     assert kept is not None
     order = order_of(node, weights)
@@ -189,7 +189,7 @@ def test_a_delivery_arrives_with_its_card(home: Path, site: SiteConfig, models: 
     assert {hospital.name for hospital in card.hospitals if hospital.trained} == set(expected.route)
     cohort = gather(prepare(site, STUDY.preprocessing).records, site, STUDY.split)
     slices = [load(record) for record in cohort.train(card.fold)]
-    pixels = np.concatenate([one.image[one.chosen].ravel() for one in slices]).astype(np.float64)
+    pixels = np.concatenate([one.image[one.selected].ravel() for one in slices]).astype(np.float64)
     assert (card.mean, card.std) == (pytest.approx(pixels.mean()), pytest.approx(pixels.std()))
     files = [path for path in (home / "private" / "received").rglob("*") if path.is_file()]
     assert all(path.stat().st_mode & 0o077 == 0 for path in files)
@@ -207,7 +207,7 @@ def test_the_cards_scores_are_those_of_the_sites_own_test_patients(site: SiteCon
         node = rows[place].test
         assert node is not None
         digest = digest_of(serialised(models[place]))
-        scores = score_store.kept(site, stage_key(node, study=STUDY, weights=digest, workplace=workplace()))
+        scores = score_store.kept(site, stage_key(node, study=STUDY, weights=digest, environment=environment()))
         assert scores is not None
         (patient,) = scores.patients
         by_hand[digest] = 100 * patient.dice

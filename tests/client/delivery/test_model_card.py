@@ -9,7 +9,7 @@ import pytest
 
 from client.delivery.model_card import Card, card_beside, figure_text, load_card, name_of, network_named, number
 from client.delivery.model_card_text import markdown
-from common.config.study import ModelPart, N4Part, PreprocessingPart
+from common.config.study import ModelConfig, N4Part, PreprocessingConfig
 from common.errors import RelayError
 from tests.support.cards import HOPS, card, figure, outcome, scores
 
@@ -27,9 +27,9 @@ def test_a_card_comes_back_as_it_was_written(tmp_path: Path) -> None:
 
 def test_a_card_names_a_file_of_encoder_weights_without_its_path() -> None:
     for given in ("/srv/coordinator/first.pth", "..\\files\\first.pth", "first.pth"):
-        named = network_named(ModelPart(encoder_weights=given, encoder="resnet18"))
-        assert named == ModelPart(encoder_weights="first.pth", encoder="resnet18")
-    assert network_named(ModelPart()) == ModelPart()
+        named = network_named(ModelConfig(encoder_weights=given, encoder="resnet18"))
+        assert named == ModelConfig(encoder_weights="first.pth", encoder="resnet18")
+    assert network_named(ModelConfig()) == ModelConfig()
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_the_card_names_way_data_grid_and_digests() -> None:
         "Validation Dice: 92.2 %",
     ):
         assert said in told, said
-    plain = card(preprocessing=PreprocessingPart(n4=N4Part(enabled=False)))
+    plain = card(preprocessing=PreprocessingConfig(n4=N4Part(enabled=False)))
     assert "no bias field correction" in markdown(plain)
 
 

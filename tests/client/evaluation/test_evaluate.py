@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 from client.evaluation.evaluate import CaseScore, Example, evaluate, slice_mean
 from client.preprocessing.pipeline import Record, prepare
 from client.site_config import SiteConfig
-from common.config.study import N4Part, PreprocessingPart
+from common.config.study import N4Part, PreprocessingConfig
 
-PLAIN = PreprocessingPart(pixels=64, spacing_mm=1.0, minimum_mask_pixels=40, n4=N4Part(enabled=False))
+PLAIN = PreprocessingConfig(pixels=64, spacing_mm=1.0, minimum_mask_pixels=40, n4=N4Part(enabled=False))
 SPACING = (3.0, 0.5, 0.5)
 
 Array = NDArray[Any]
 
 
-def make(folder: Path, masks: list[Array], preprocessing: PreprocessingPart = PLAIN) -> tuple[Record, ...]:
+def make(folder: Path, masks: list[Array], preprocessing: PreprocessingConfig = PLAIN) -> tuple[Record, ...]:
     """A site whose images are the masks' own pictures: bright where the prostate is."""
     images = folder / "images"
     images.mkdir()
@@ -81,7 +81,7 @@ def test_slices_count_by_the_experts_mask_and_the_volume_counts_them_all(tmp_pat
         return result
 
     (score,) = evaluate(predict, [record], lambda _: (0.0, 100.0))
-    assert (record.chosen, record.below, score.slices) == (1, 1, 1)
+    assert (record.selected, record.below, score.slices) == (1, 1, 1)
     assert score.dice > 0.97
     # The native slice is 96 x 96, and the grid of 64 mm covers its 48 mm whole.
     expected = 2 * (16 + 1024) / (16 + 1024 + 2 * 96 * 96 + 1024)

@@ -17,7 +17,7 @@ from flwr.app import Context, Message, RecordDict
 
 from client.governance.egress import LOG, release, scrub
 from client.site_config import SiteConfig, load_site
-from common.config.study import ModelPart
+from common.config.study import ModelConfig
 from common.errors import BadPatient, RelayError
 from common.model.network import build
 from common.model.weights import Weights, digest_of, serialised, size_in_bytes
@@ -37,7 +37,7 @@ from common.protocol.messages import (
 from deploy.simulation.local_grid import enter_run
 from tests.support.hospitals import write_site
 
-MODEL = ModelPart(architecture="Unet", encoder="mobilenet_v2")
+MODEL = ModelConfig(architecture="Unet", encoder="mobilenet_v2")
 A, B = "a" * 64, "b" * 64
 
 

@@ -16,16 +16,16 @@ from torch import nn
 
 from client.delivery.model_card import Card
 from client.inference.predict import Drawn, Scan, draw, ending_of, find_scan, load_network, write_mask
-from client.training.device import Machine
-from common.config.study import ModelPart, N4Part, PreprocessingPart
+from client.training.device import Device
+from common.config.study import ModelConfig, N4Part, PreprocessingConfig
 from common.errors import RelayError
 from common.model.network import build
-from common.model.weights import digest_of, pieces, serialised
+from common.model.weights import digest_of, serialised, serialize_chunks
 from tests.support.cards import card
 from tests.support.layout_files import OBLIQUE, STRAIGHT, truth, volume, write_channels, write_series, write_volume
 
-CPU = Machine("cpu", "float32")
-PLAIN = PreprocessingPart(pixels=64, spacing_mm=0.5, n4=N4Part(enabled=False))
+CPU = Device("cpu", "float32")
+PLAIN = PreprocessingConfig(pixels=64, spacing_mm=0.5, n4=N4Part(enabled=False))
 """32 × 32 mm: more than the images of `truth`, which measure 16 × 21 mm."""
 CARD = card(preprocessing=PLAIN, mean=100.0, std=50.0)
 
@@ -114,7 +114,9 @@ def test_ml_and_slices_are_counted(tmp_path: Path) -> None:
 
 def test_beyond_the_studys_field_of_view_the_mask_is_0_and_that_is_said(tmp_path: Path) -> None:
     path = write_volume(tmp_path / "scan.nrrd", np.full((4, 96, 96), 250, np.int16) + bright_block()[:4, :1, :1])
-    narrow = card(preprocessing=PreprocessingPart(pixels=32, spacing_mm=0.5, n4=N4Part(enabled=False)), mean=0, std=50)
+    narrow = card(
+        preprocessing=PreprocessingConfig(pixels=32, spacing_mm=0.5, n4=N4Part(enabled=False)), mean=0, std=50
+    )
     _, found = drawn(path, using=narrow)
     mask = sitk.GetArrayFromImage(found.mask)
     seen = np.zeros((96, 96), bool)
@@ -211,7 +213,7 @@ def test_volumes_that_cannot_be_drawn_on_are_told(tmp_path: Path) -> None:
 
 # -- which weights, and where to -----------------------------------------------------------------
 
-SMALL = ModelPart(architecture="Unet", encoder="mobilenet_v2", encoder_weights="none")
+SMALL = ModelConfig(architecture="Unet", encoder="mobilenet_v2", encoder_weights="none")
 
 
 def test_weights_and_card_have_to_belong_together(tmp_path: Path) -> None:
@@ -219,13 +221,13 @@ def test_weights_and_card_have_to_belong_together(tmp_path: Path) -> None:
     weights = build(SMALL).state_dict()
     path = tmp_path / "model.safetensors"
     path.write_bytes(serialised(weights))
-    own = card(model=SMALL, weights=digest_of(pieces(weights)))
+    own = card(model=SMALL, weights=digest_of(serialize_chunks(weights)))
     network = load_network(path, own)
     assert all(torch.equal(network.state_dict()[name], tensor) for name, tensor in weights.items())
     with pytest.raises(RelayError, match="does not hold the weights that its card is about"):
         load_network(path, card(model=SMALL))
     with pytest.raises(RelayError, match="no weights of the card's network"):
-        load_network(path, own.model_copy(update={"model": ModelPart(architecture="Unet", encoder="resnet18")}))
+        load_network(path, own.model_copy(update={"model": ModelConfig(architecture="Unet", encoder="resnet18")}))
     with pytest.raises(RelayError, match="cannot be read"):
         load_network(tmp_path / "none.safetensors", own)
     path.write_bytes(path.read_bytes()[:999])

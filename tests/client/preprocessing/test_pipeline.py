@@ -27,13 +27,13 @@ from client.preprocessing import inventory, pipeline
 from client.preprocessing.bias_field import correct_bias_field
 from client.preprocessing.pipeline import fingerprint, load, prepare, site_key, to_native
 from client.site_config import SiteConfig, load_site
-from common.config.study import N4Part, PreprocessingPart
+from common.config.study import N4Part, PreprocessingConfig
 from common.errors import RelayError
 
 REPO = Path(__file__).parents[3]
 REAL = Path(os.environ.get("RELAY_SHARED", REPO.parent / "shared")) / "data"
 SPACING = (3.0, 0.5, 0.75)  # slice, row, column
-QUICK = PreprocessingPart(pixels=32, spacing_mm=1.0, minimum_mask_pixels=20, n4=N4Part(iterations=(2,)))
+QUICK = PreprocessingConfig(pixels=32, spacing_mm=1.0, minimum_mask_pixels=20, n4=N4Part(iterations=(2,)))
 NO_N4 = QUICK.model_copy(update={"n4": N4Part(enabled=False)})
 
 Array = NDArray[Any]
@@ -204,8 +204,8 @@ def test_slices_are_chosen_by_more_than_the_threshold_on_the_native_grid(tmp_pat
     for threshold, chosen, below in ((24, [2, 3, 4], 1), (25, [3, 4], 2), (15, [1, 2, 3, 4], 0)):
         (record,) = prepare(site, NO_N4.model_copy(update={"minimum_mask_pixels": threshold})).records
         prepared = load(record)
-        assert np.flatnonzero(prepared.chosen).tolist() == chosen
-        assert (record.slices, record.chosen, record.below) == (5, len(chosen), below)
+        assert np.flatnonzero(prepared.selected).tolist() == chosen
+        assert (record.slices, record.selected, record.below) == (5, len(chosen), below)
         assert np.count_nonzero(prepared.native_mask, axis=(1, 2)).tolist() == [0, 16, 25, 100, 100]
 
 
@@ -236,7 +236,7 @@ def test_a_changed_mask_or_grid_does_no_n4(tmp_path: Path, count: Callable[[], i
     write_mask(site.images, "Case01", (10, 10, 10, 10, 10))
     second = prepare(site, QUICK)
     assert count() == 0
-    assert [record.chosen for record in second.records] == [3, 5, 3]
+    assert [record.selected for record in second.records] == [3, 5, 3]
     assert second.records[0] == first.records[0] and second.records[1].digest != first.records[1].digest
     assert second.records[1].image_digest == first.records[1].image_digest
     wider = prepare(site, QUICK.model_copy(update={"pixels": 64}))
@@ -573,14 +573,14 @@ def test_a_real_series_is_prepared(tmp_path: Path) -> None:
     name = "Prostate3T-03-0002_truth_pred.nrrd"
     (masks / name).symlink_to(REAL / "nci_isbi_predicted" / "Prostate3T" / name)
     site = SiteConfig(name="A", layout="nci-isbi", images=images, masks=masks, folder=tmp_path / "private")
-    study = PreprocessingPart(n4=N4Part(iterations=(4, 2)))
+    study = PreprocessingConfig(n4=N4Part(iterations=(4, 2)))
     began = time.perf_counter()
     (record,) = prepare(site, study, cores=1).records
     print(f"one series prepared in {time.perf_counter() - began:.1f} s")
     prepared = load(record)
     assert prepared.image.shape == (21, 256, 256) and prepared.native_mask.shape == (21, 384, 384)
     assert prepared.native_spacing == pytest.approx((3.0, 0.5, 0.5))
-    assert record.chosen == 16
+    assert record.selected == 16
     native = np.count_nonzero(prepared.native_mask) * 0.5**2
     assert np.count_nonzero(prepared.mask) * 0.625**2 == pytest.approx(native, rel=0.01)
     back = to_native(prepared.mask.astype(np.float32), prepared) > 0.5

@@ -12,19 +12,19 @@ from torch import nn
 from client.training import batch_norm
 from client.training.batch_norm import estimate_statistics
 from client.training.batches import Slices
-from client.training.device import Machine
+from client.training.device import Device
 from client.training.fine_tune import fine_tune, grid_dice
-from common.config.study import ModelPart, TrainingPart
+from common.config.study import ModelConfig, TrainingConfig
 from common.model.network import build
 from common.plan.graph import Schedule
 
-CPU = Machine("cpu", "float32")
+CPU = Device("cpu", "float32")
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def network_of(encoder: str = "mobilenet_v2", seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
-    return build(ModelPart.model_validate({"architecture": "Unet", "encoder": encoder, "encoder_weights": "none"}))
+    return build(ModelConfig.model_validate({"architecture": "Unet", "encoder": encoder, "encoder_weights": "none"}))
 
 
 def images_of(count: int, seed: int = 0, pixels: int = 32) -> torch.Tensor:
@@ -99,7 +99,7 @@ def test_a_single_slice_and_a_network_without_batch_norm_are_left_as_they_are() 
 
 def test_in_bfloat16_the_statistics_are_those_of_bfloat16() -> None:
     network, images = network_of(), images_of(20)
-    estimate_statistics(network, images, Machine("cpu", "bfloat16"))
+    estimate_statistics(network, images, Device("cpu", "bfloat16"))
     other = network_of()
     estimate_statistics(other, images, CPU)
     for norm, exact in zip(norms(network), norms(other), strict=True):
@@ -122,10 +122,10 @@ def glands(count: int, seed: int) -> Slices:
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_short_training_is_scored_by_what_it_learnt(precision: str) -> None:
     """Seen at a hospital: the loss fell from 1.57 to 1.02 and the validation Dice from 59 % to 0."""
-    train, validation, machine = glands(40, 1), glands(20, 2), Machine("cpu", precision)
+    train, validation, device = glands(40, 1), glands(20, 2), Device("cpu", precision)
     dices = {}
     for kind in ("running", "precise"):
-        training = TrainingPart.model_validate({"batch": 8, "batch_norm": kind, "learning_rate": 2e-3})
+        training = TrainingConfig.model_validate({"batch": 8, "batch_norm": kind, "learning_rate": 2e-3})
         *_, last = fine_tune(
             network := network_of(),
             train,
@@ -133,9 +133,9 @@ def test_a_short_training_is_scored_by_what_it_learnt(precision: str) -> None:
             training=training,
             schedule=Schedule(2, 0, 2, "last"),
             seed_names=(1, "A", 0),
-            machine=machine,
+            device=device,
         )
         dices[kind] = last.dices[-1]
         assert last.losses[-1] < 0.8 * last.losses[0]
-        assert grid_dice(network, validation, machine) == last.dices[-1], "the weights leave as they were scored"
+        assert grid_dice(network, validation, device) == last.dices[-1], "the weights leave as they were scored"
     assert dices["precise"] > max(0.65, dices["running"] + 0.1), dices

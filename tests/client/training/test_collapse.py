@@ -13,15 +13,15 @@ from torch import nn
 
 from client.training.batches import Slices
 from client.training.collapse import against_received
-from client.training.device import Machine
+from client.training.device import Device
 from client.training.fine_tune import Trained, fine_tune
-from common.config.study import TrainingPart
+from common.config.study import TrainingConfig
 from common.plan.graph import Schedule
 from common.protocol.messages import FineTuneReply
 from server.scheduling.collapse import SOUND, check_not_collapsed
 from server.transport.outcomes import TrainingFailed
 
-CPU = Machine("cpu", "float32")
+CPU = Device("cpu", "float32")
 SHARE = 0.1
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -59,7 +59,7 @@ def glands(seed: int, contrast: float, count: int) -> Slices:
 
 
 def stage(
-    network: nn.Module, train: Slices, validation: Slices, training: TrainingPart, schedule: Schedule, seed: int
+    network: nn.Module, train: Slices, validation: Slices, training: TrainingConfig, schedule: Schedule, seed: int
 ) -> Trained:
     *_, last = fine_tune(
         network,
@@ -68,19 +68,19 @@ def stage(
         training=training,
         schedule=schedule,
         seed_names=(seed, "toy"),
-        machine=CPU,
+        device=CPU,
     )
     return last
 
 
 def judged(
-    received: nn.Module, kept: nn.Module, trained: Trained, train: Slices, validation: Slices, training: TrainingPart
+    received: nn.Module, kept: nn.Module, trained: Trained, train: Slices, validation: Slices, training: TrainingConfig
 ) -> FineTuneReply:
     """The site's answer, as far as the rule looks at it."""
     dice = trained.dices[trained.kept_epoch - 1]
     figures: dict[str, Any] = {}
     if dice < SHARE:
-        figures = against_received(kept, copy.deepcopy(received), train, validation, training=training, machine=CPU)
+        figures = against_received(kept, copy.deepcopy(received), train, validation, training=training, device=CPU)
     return FineTuneReply(
         study="a" * 64,
         key="b" * 64,
@@ -94,9 +94,9 @@ def judged(
     )
 
 
-def training_of(seed: int, **changes: Any) -> TrainingPart:
+def training_of(seed: int, **changes: Any) -> TrainingConfig:
     kinds = {"batch_norm": ("precise", "running")[seed % 2], "learning_rate": (1e-3, 5e-3, 2e-2)[seed % 3]}
-    return TrainingPart.model_validate({"batch": 4, "augmentation": "none", **kinds, **changes})
+    return TrainingConfig.model_validate({"batch": 4, "augmentation": "none", **kinds, **changes})
 
 
 @pytest.mark.parametrize("seed", range(200))

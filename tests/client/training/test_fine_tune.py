@@ -16,16 +16,16 @@ from torch import nn
 from client.preprocessing.pipeline import Record, prepare
 from client.preprocessing.pipeline import load as load_slices
 from client.site_config import load_site
-from client.training.batches import Slices, augment, batches, chosen_slices, standardised, statistics
-from client.training.device import Machine, choose_machine
+from client.training.batches import Slices, augment, batches, selected_slices, standardised, statistics
+from client.training.device import Device, choose_device
 from client.training.fine_tune import Trained, fine_tune, grid_dice, learning_rate, loss_of
-from common.config.study import PreprocessingPart, TrainingPart
+from common.config.study import PreprocessingConfig, TrainingConfig
 from common.plan import batches_per_epoch
 from common.plan.graph import Schedule
 from common.protocol.messages import Refused
 from tests.support.hospitals import write_hospitals
 
-CPU = Machine("cpu", "float32")
+CPU = Device("cpu", "float32")
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -52,8 +52,8 @@ def slices_of(count: int, seed: int = 0, pixels: int = 16) -> Slices:
     return Slices(torch.randn(count, 1, pixels, pixels, generator=generator) + masks, masks)
 
 
-def training_of(**changes: Any) -> TrainingPart:
-    return TrainingPart.model_validate({"batch": 4, "epochs": 4, "precision": "float32", **changes})
+def training_of(**changes: Any) -> TrainingConfig:
+    return TrainingConfig.model_validate({"batch": 4, "epochs": 4, "precision": "float32", **changes})
 
 
 def trained(
@@ -70,7 +70,7 @@ def trained(
         training=training,
         schedule=schedule,
         seed_names=more.pop("seed_names", (1, "A", 0, 0)),
-        machine=CPU,
+        device=CPU,
         resume=resume,
         **more,
     ):
@@ -271,7 +271,7 @@ def test_validation_dice_is_the_mean_over_slices() -> None:
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
     sites = write_hospitals(tmp_path_factory.mktemp("h"), {"A": 2, "B": 2}, slices=5)
-    part = PreprocessingPart.model_validate({"pixels": 32, "spacing_mm": 2.0, "n4": {"enabled": False}})
+    part = PreprocessingConfig.model_validate({"pixels": 32, "spacing_mm": 2.0, "n4": {"enabled": False}})
     return [record for path in sites.values() for record in prepare(load_site(path), part).records]
 
 
@@ -281,7 +281,7 @@ def test_statistics_are_over_all_pixels_of_the_chosen_slices_of_each_site(record
     for site in found:
         pixels = np.concatenate(
             [
-                load_slices(record).image[load_slices(record).chosen].ravel().astype(np.float64)
+                load_slices(record).image[load_slices(record).selected].ravel().astype(np.float64)
                 for record in records
                 if record.site == site
             ]
@@ -292,8 +292,8 @@ def test_statistics_are_over_all_pixels_of_the_chosen_slices_of_each_site(record
 def test_training_slices_are_standardised_by_their_own_site(records: list[Record]) -> None:
     for site in "AB":
         own = [record for record in records if record.site == site]
-        slices = chosen_slices(own, statistics(records))
-        assert slices.images.shape == slices.masks.shape == (sum(record.chosen for record in own), 1, 32, 32)
+        slices = selected_slices(own, statistics(records))
+        assert slices.images.shape == slices.masks.shape == (sum(record.selected for record in own), 1, 32, 32)
         assert float(slices.images.double().mean()) == pytest.approx(0, abs=1e-4)
         assert float(slices.images.double().std()) == pytest.approx(1, abs=1e-3)
         assert set(slices.masks.unique().tolist()) == {0.0, 1.0}
@@ -302,7 +302,7 @@ def test_training_slices_are_standardised_by_their_own_site(records: list[Record
 def test_the_order_of_records_changes_nothing(records: list[Record]) -> None:
     own = [record for record in records if record.site == "A"]
     mean_std = statistics(own)
-    a, b = chosen_slices(own, mean_std), chosen_slices(own[::-1], mean_std)
+    a, b = selected_slices(own, mean_std), selected_slices(own[::-1], mean_std)
     assert torch.equal(a.images, b.images) and torch.equal(a.masks, b.masks)
 
 
@@ -311,7 +311,7 @@ def test_an_even_image_does_not_divide_by_nothing() -> None:
 
 
 def test_automatic_precision_is_one_that_the_machine_has() -> None:
-    machine = choose_machine("cpu", "auto")
-    assert machine.device == "cpu" and machine.precision in ("float32", "bfloat16")
-    assert choose_machine("cpu", "float32") == CPU
-    assert choose_machine("cpu", "bfloat16").precision == "bfloat16"
+    device = choose_device("cpu", "auto")
+    assert device.kind == "cpu" and device.precision in ("float32", "bfloat16")
+    assert choose_device("cpu", "float32") == CPU
+    assert choose_device("cpu", "bfloat16").precision == "bfloat16"

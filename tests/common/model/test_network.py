@@ -10,15 +10,15 @@ from typing import Any, get_args
 import pytest
 import torch
 
-from common.config.study import ModelPart
+from common.config.study import ModelConfig
 from common.model.network import build, declared_shapes
 
-ARCHITECTURES = get_args(ModelPart.model_fields["architecture"].annotation)
-ENCODERS = get_args(ModelPart.model_fields["encoder"].annotation)
+ARCHITECTURES = get_args(ModelConfig.model_fields["architecture"].annotation)
+ENCODERS = get_args(ModelConfig.model_fields["encoder"].annotation)
 
 
-def model(architecture: Any, encoder: Any) -> ModelPart:
-    return ModelPart(architecture=architecture, encoder=encoder)
+def model(architecture: Any, encoder: Any) -> ModelConfig:
+    return ModelConfig(architecture=architecture, encoder=encoder)
 
 
 def test_the_networks_of_the_study_file_are_those_that_were_promised() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.config.study import ModelPart
+from common.config.study import ModelConfig
 from common.model.network import build
 from common.model.weights import (
     UnfitWeights,
@@ -25,7 +25,7 @@ from common.model.weights import (
     to_arrays,
 )
 
-MODEL = ModelPart(architecture="Unet", encoder="mobilenet_v2")
+MODEL = ModelConfig(architecture="Unet", encoder="mobilenet_v2")
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +178,7 @@ def test_what_is_not_exactly_the_declared_network_is_refused(network: Weights) -
 
 def test_weights_of_another_network_are_refused(network: Weights) -> None:
     with pytest.raises(UnfitWeights):
-        check_fit(network, ModelPart(architecture="MAnet", encoder="mobilenet_v2"))
+        check_fit(network, ModelConfig(architecture="MAnet", encoder="mobilenet_v2"))
 
 
 def test_the_size_counts_the_tensors_alone() -> None:

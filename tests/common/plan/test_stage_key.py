@@ -9,11 +9,11 @@ import pytest
 
 from common.config.study import Study
 from common.plan.graph import Evaluate, FineTune, Schedule, Start
-from common.plan.stage_key import Workplace, stage_key
+from common.plan.stage_key import ExecutionEnvironment, stage_key
 from common.protocol.messages import STAGE_VERSION
 
 WEIGHTS = "0" * 64
-WORKPLACE = Workplace(fingerprint="f" * 64, torch="2.13.0", device="cpu", precision="float32")
+WORKPLACE = ExecutionEnvironment(fingerprint="f" * 64, torch="2.13.0", device="cpu", precision="float32")
 TRAIN = FineTune("A", 1, Start(), Schedule(6, 0, 6, "best"))
 SCORE = Evaluate("A", 1, "test", TRAIN)
 
@@ -23,8 +23,8 @@ def study_of(**parts: Any) -> Study:
 
 
 def key(node: FineTune | Evaluate = TRAIN, *, study: Study | None = None, weights: str = WEIGHTS, **work: str) -> str:
-    workplace = dataclasses.replace(WORKPLACE, **work)
-    return stage_key(node, study=study or study_of(), weights=weights, workplace=workplace)
+    environment = dataclasses.replace(WORKPLACE, **work)
+    return stage_key(node, study=study or study_of(), weights=weights, environment=environment)
 
 
 def test_the_key_of_a_stage_is_what_it_was() -> None:

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from common.model.weights import FORM, serialised
+from common.model.weights import STYPE, serialised
 from common.protocol.messages import (
     REFUSALS,
     BadMessage,
@@ -315,7 +315,7 @@ def test_records_that_were_not_declared_are_refused(change: Any) -> None:
 
 def as_weights(data: bytes) -> ArrayRecord:
     """Bytes in the place of the weights' file."""
-    return ArrayRecord({FORM: Array(dtype="uint8", shape=(len(data),), stype=FORM, data=data)})
+    return ArrayRecord({STYPE: Array(dtype="uint8", shape=(len(data),), stype=STYPE, data=data)})
 
 
 SOUND = serialised({"layer": torch.ones(3), "count": torch.tensor(2)})
@@ -357,11 +357,11 @@ def test_nothing_travels_in_the_file_of_the_weights_beside_the_tensors(name: str
     [
         ArrayRecord(),
         ArrayRecord({"layer": Array(np.ones(3))}),
-        ArrayRecord({"Smith": as_weights(SOUND)[FORM]}),
-        ArrayRecord({FORM: as_weights(SOUND)[FORM], "more": Array(np.ones(3))}),
-        ArrayRecord({FORM: Array(dtype="uint8", shape=(len(SOUND),), stype="Smith", data=SOUND)}),
-        ArrayRecord({FORM: Array(dtype="Smith", shape=(len(SOUND),), stype=FORM, data=SOUND)}),
-        ArrayRecord({FORM: Array(dtype="uint8", shape=(1, len(SOUND)), stype=FORM, data=SOUND)}),
+        ArrayRecord({"Smith": as_weights(SOUND)[STYPE]}),
+        ArrayRecord({STYPE: as_weights(SOUND)[STYPE], "more": Array(np.ones(3))}),
+        ArrayRecord({STYPE: Array(dtype="uint8", shape=(len(SOUND),), stype="Smith", data=SOUND)}),
+        ArrayRecord({STYPE: Array(dtype="Smith", shape=(len(SOUND),), stype=STYPE, data=SOUND)}),
+        ArrayRecord({STYPE: Array(dtype="uint8", shape=(1, len(SOUND)), stype=STYPE, data=SOUND)}),
     ],
 )
 def test_weights_in_any_other_record_are_refused(record: ArrayRecord) -> None:

@@ -21,12 +21,12 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from client.data import layouts
 from client.site_config import SiteConfig, load_site
 from common.errors import RelayError
-from common.fingerprint import spoken
+from common.fingerprint import format_fingerprint
 from deploy.cli import main
 from deploy.coordinator import enroll
 from deploy.coordinator.folder import Coordinator
 from deploy.pki.certificates import write_private
-from deploy.pki.enrolment_files import Kit, Request, read_paper
+from deploy.pki.enrolment_files import Kit, Request, read_enrolment_file
 from deploy.site import keys
 
 HOST = "fl.example.org"
@@ -147,7 +147,7 @@ def test_papers_hold_no_secret_and_no_path(coordinator: Coordinator, site_file: 
 def test_openssl_agrees_with_every_certificate(coordinator: Coordinator, site_file: Path, tmp_path: Path) -> None:
     _, kit_path = admitted(coordinator, site_file)
     client = tmp_path / "client.crt"
-    client.write_text(read_paper(kit_path, Kit).certificate)
+    client.write_text(read_enrolment_file(kit_path, Kit).certificate)
     gateway, superlink = coordinator.gateway, coordinator.superlink
     for ca, use, leaf in (
         (gateway / "clients-ca.crt", "sslclient", client),
@@ -184,8 +184,8 @@ def test_what_was_changed_on_its_way_is_not_signed(coordinator: Coordinator, sit
     _, _, forged = keys.init(tmp_path / "middle" / "site.toml", name="A")
     for heard in (
         request.fingerprint,
-        spoken(request.fingerprint),
-        spoken(request.fingerprint).upper().replace(" ", "-"),
+        format_fingerprint(request.fingerprint),
+        format_fingerprint(request.fingerprint).upper().replace(" ", "-"),
     ):
         with pytest.raises(RelayError, match="Nothing was signed"):
             enroll.enroll(coordinator, "A", forged, heard=heard)
@@ -199,7 +199,7 @@ def test_the_fingerprint_is_over_all_that_the_file_says() -> None:
     assert len(one.fingerprint) == 64
     others = [one.model_copy(update={name: "B"}) for name in ("site", "node_key", "tls_request")]
     assert len({one.fingerprint, *(other.fingerprint for other in others)}) == 4
-    assert re.fullmatch(r"([0-9a-f]{4} ){4}[0-9a-f]{4}", spoken(one.fingerprint))
+    assert re.fullmatch(r"([0-9a-f]{4} ){4}[0-9a-f]{4}", format_fingerprint(one.fingerprint))
 
 
 def test_a_request_needs_the_key_it_asks_for(coordinator: Coordinator, site_file: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from common.config.study import load_study, study_toml
 from common.errors import RelayError
-from common.fingerprint import spoken
+from common.fingerprint import format_fingerprint
 from deploy.coordinator import enroll, study_run
 from deploy.coordinator.folder import Coordinator
 from deploy.flower.control import Control, Unreachable
@@ -69,7 +69,7 @@ def follow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tup
         prepare(out)
         told: list[str] = []
         study_run.run(study, coordinator, out, patience=7200, tell=told.append)
-        assert spoken(load_study(study).digest) in told[0], "hospitals compare the hash"
+        assert format_fingerprint(load_study(study).digest) in told[0], "hospitals compare the hash"
         return control, told[1:]
 
     return run

@@ -21,7 +21,7 @@ from client.governance.disclosure import asked_of
 from client.site_config import SiteConfig, load_site
 from common.config.study import Study, study_toml
 from common.errors import RelayError
-from common.fingerprint import spoken
+from common.fingerprint import format_fingerprint
 from common.protocol.messages import Refusal, Refused
 from deploy.site.approve import approve_study, leave_study, list_approvals
 from tests.support.hospitals import small_study, write_hospitals, write_site
@@ -76,7 +76,7 @@ def test_what_runs_and_what_leaves_is_counted_in_plain_words(site: SiteConfig, s
     told = asked_of(
         "A", STUDY, [survey(site, one) for one in STUDY.variants], largest_elsewhere=10_000, patient_scores=False
     )
-    assert f"hash {spoken(STUDY.digest)} " in text
+    assert f"hash {format_fingerprint(STUDY.digest)} " in text
     assert 'Study "ours" at site A, together with B and C. In its own words: Whether B helps A.' in text
     # By hand: two folds; the target alone, A after the best of B's folds, and the two rounds with one epoch each.
     # What starts the route A → C is the baseline, and costs nothing more.
@@ -135,7 +135,7 @@ def test_the_hash_is_compared_with_what_was_read_out(site: SiteConfig) -> None:
     assert "another one than the coordinator read out" in refusal(site, heard=other, yes=True)
     for few in (digits[:19], "yes, it is", "zzzz" * 5):
         assert "20 digits" in refusal(site, heard=few, yes=True)
-    assert approve_study(site, STUDY, heard=f" {spoken(STUDY.digest).upper()} ", yes=True) == 0
+    assert approve_study(site, STUDY, heard=f" {format_fingerprint(STUDY.digest).upper()} ", yes=True) == 0
 
 
 def test_what_changed_since_the_last_approval_is_told(site: SiteConfig, shown: Shown) -> None:
@@ -148,7 +148,9 @@ def test_what_changed_since_the_last_approval_is_told(site: SiteConfig, shown: S
         }
     )
     text = shown(later)
-    assert f"approved {spoken(STUDY.digest)}: methods.forgetting: false → true training.epochs: 2 → 5" in text
+    assert (
+        f"approved {format_fingerprint(STUDY.digest)}: methods.forgetting: false → true training.epochs: 2 → 5" in text
+    )
     assert re.search(r"and so, with the patients of today: epochs: 12 → \d+ gradient steps: \d+ → \d+", text)
     assert "seed" not in text.partition("Since ")[2]
     # The earlier one is not taken back by that.
@@ -168,7 +170,7 @@ def test_a_study_that_is_approved_already_is_left_as_it_is_unless_asked(site: Si
 def test_for_a_script_there_is_json(site: SiteConfig, capsys: pytest.CaptureFixture[str]) -> None:
     assert approve_study(site, STUDY, as_json=True) == 0
     told = json.loads(capsys.readouterr().out)
-    assert (told["digest"], told["hash"], told["approved"]) == (STUDY.digest, spoken(STUDY.digest), False)
+    assert (told["digest"], told["hash"], told["approved"]) == (STUDY.digest, format_fingerprint(STUDY.digest), False)
     assert told["asked"]["trainings"] == 8 and told["fewest_patients"] == 2
     assert approvals(site) == []
     assert approve_study(site, STUDY, as_json=True, yes=True) == 0
@@ -188,7 +190,7 @@ def test_leaving_ends_it_and_says_what_cannot_be_called_back(
     audit_log.append(site.private() / "egress.jsonl", {"study": STUDY.digest, "bytes": 2_000_000, "weights": "a" * 64})
     (tmp_path / "study.toml").write_text(study_toml(STUDY), encoding="utf-8")
     capsys.readouterr()
-    named = {"": "", "file": str(tmp_path / "study.toml"), "digits": spoken(STUDY.digest)[:9]}[which]
+    named = {"": "", "file": str(tmp_path / "study.toml"), "digits": format_fingerprint(STUDY.digest)[:9]}[which]
     assert leave_study(site, named) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert 'Site A has left "ours"' in text

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from client.governance.site_lock import in_use
+from client.governance.site_lock import shared_lock
 from client.site_config import SiteConfig, load_site
 from common.config.study import Study, study_toml
 from common.errors import RelayError
-from common.fingerprint import spoken
+from common.fingerprint import format_fingerprint
 from deploy.simulation.local_grid import LocalGrid
 from deploy.site.approve import leave_study
 from deploy.site.audit import audit
@@ -87,7 +87,7 @@ def test_what_left_for_one_study_is_listed_alone(
 ) -> None:
     (tmp_path / "one.toml").write_text(study_toml(ONE), encoding="utf-8")
     of_one = [line for line in log_of(site) if line["study"] == ONE.digest]
-    for named in (str(tmp_path / "one.toml"), spoken(ONE.digest)):
+    for named in (str(tmp_path / "one.toml"), format_fingerprint(ONE.digest)):
         told = json.loads(audited(path, capsys, as_json=True, study=named))
         assert [line["digest"] for line in told["lines"]] == [line["digest"] for line in of_one]
     assert "Nothing has left." in audited(path, capsys, study="0" * 64)
@@ -220,7 +220,7 @@ def test_everything_goes_only_if_the_sites_name_is_given(
 
 def test_a_site_that_is_at_work_is_not_emptied(path: Path, site: SiteConfig) -> None:
     before = files(site.folder)
-    with in_use(site), in_use(site), pytest.raises(RelayError, match="is at work"):
+    with shared_lock(site), shared_lock(site), pytest.raises(RelayError, match="is at work"):
         forget(path)
     assert before <= files(site.folder)
     assert forget(path) == 0

@@ -122,7 +122,7 @@ def test_a_lane_that_repeats_a_stage_has_put_down_what_it_refused(
 ) -> None:
     """Lanes that keep it while they ask for more would wait for each other."""
     hand = OneHand(1)
-    monkeypatch.setattr(site_channel, "HANDS", hand)
+    monkeypatch.setattr(site_channel, "TRANSFER_SLOTS", hand)
     grid = OnCuda(careful(**ONE_HOP))
     grid.score = lambda node, weights: 0.75
     asked = spoilt(grid, 1, WAYS[way][0])

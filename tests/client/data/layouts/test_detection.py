@@ -20,7 +20,7 @@ from client.data.layouts.folder import list_folder
 from client.preprocessing.inventory import tasks_of
 from client.preprocessing.pipeline import prepare
 from client.site_config import SiteConfig, load_site
-from common.config.study import N4Part, PreprocessingPart
+from common.config.study import N4Part, PreprocessingConfig
 from common.errors import RelayError
 from tests.support.hospitals import REAL_DATA
 from tests.support.layout_files import (
@@ -36,7 +36,7 @@ from tests.support.layout_files import (
     write_volume,
 )
 
-PLAIN = PreprocessingPart(pixels=32, spacing_mm=1.0, minimum_mask_pixels=20, n4=N4Part(enabled=False))
+PLAIN = PreprocessingConfig(pixels=32, spacing_mm=1.0, minimum_mask_pixels=20, n4=N4Part(enabled=False))
 
 every_layout = pytest.mark.parametrize("layout", WRITERS)
 
@@ -134,7 +134,9 @@ def test_a_folder_of_one_layout_has_no_other_layouts_sign(tmp_path: Path, layout
     WRITERS[layout](tmp_path, *truth())
     apart = layouts.known()[layout].masks_apart
     folder = list_folder(tmp_path / "images")
-    claim = {name for name, one in layouts.known().items() if one.masks_apart == apart and one.sign(folder) is not None}
+    claim = {
+        name for name, one in layouts.known().items() if one.masks_apart == apart and one.detect(folder) is not None
+    }
     assert claim == {layout}
 
 
