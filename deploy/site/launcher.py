@@ -1,4 +1,4 @@
-"""Runs the hospital's installed app for one message, in place of Flower's own `flwr-clientapp`.
+"""Runs the hospital's installed app for each message, in place of Flower's own `flwr-clientapp`.
 
 Flower's command unpacks the bundle that the coordinator sent, and runs the code in it. This one unpacks nothing,
 writes nothing and loads `client.app:app` of the installed package, whatever was sent. There is no list of approved
@@ -14,19 +14,22 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import os
 import queue
 import signal
 import sys
 import threading
 import time
+import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from common.errors import RelayError
 from deploy.flower.supervisor import LINUX, end_with_parent
@@ -44,18 +47,28 @@ SAY_EVERY = 600.0
 SLOW_NOTE = "RELAY_SLOW_NOTE"
 """The environment's name of the file in which `relay site start` looks for that word."""
 
+NVIDIA = Path("/proc/driver/nvidia")
+"""There where the driver of a graphics card is loaded."""
+
 RUNTIME = "flwr.supernode.runtime.run_clientapp"
 REPLACED = ("install_from_fab", "get_project_dir", "get_load_client_app_fn")
 
 
 def main() -> None:
-    """Import what an answer needs, wait for a line of JSON on standard input (see `Task`), and answer that message.
+    """Import what an answer needs, and answer each message that standard input names with a line of JSON (see `Task`).
+
+    Importing takes seconds and answering often less. So the imports are done once, and every message is answered by a
+    process of its own, forked from this one, which itself never sees a message. Where a graphics card is there, whose
+    driver cannot be forked, this process answers one message and ends.
 
     The line is no argument: everybody on the machine sees a process's arguments, and who holds the token may speak
-    in its place. Standard input ends with the SuperExec, and this process with it.
+    in its place. Standard input ends with the SuperExec, and this process with it. On standard output goes a line for
+    each message whose process has ended: its exit code.
     """
+    ends = standard_output()
+    source = standard_input()
     lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-    threading.Thread(target=listen, args=(standard_input(), lines), daemon=True).start()
+    threading.Thread(target=listen, args=(source, lines), daemon=True).start()
     if LINUX:
         end_with_parent(signal.SIGKILL)  # also while an import holds all threads up
     began = time.monotonic()
@@ -63,7 +76,42 @@ def main() -> None:
     with suppress(Exception):  # `installed_app` says what is wrong, when there is somebody to say it to
         importlib.import_module("client.imports")
     say_if_slow(time.monotonic() - began)
-    task = Task(**json.loads(lines.get()))
+    while True:
+        task = Task(**json.loads(lines.get()))
+        if not LINUX or NVIDIA.exists():
+            return answer(runtime, task)
+        with warnings.catch_warnings():  # the other thread does nothing but read
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
+        if child == 0:
+            os.close(ends)
+            in_child(runtime, task, source)
+        _, status = os.waitpid(child, 0)
+        os.write(ends, f"{os.waitstatus_to_exitcode(status)}\n".encode())
+
+
+def in_child(runtime: ModuleType, task: Task, source: int) -> NoReturn:
+    """Answer a message in the process that was forked for it, and end it."""
+    code = 1
+    try:
+        end_with_parent(signal.SIGKILL)
+        threading.Thread(target=listen, args=(source, queue.SimpleQueue()), daemon=True).start()
+        answer(runtime, task)
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+            logging.shutdown()
+        os._exit(code)  # the parent's own affairs, such as files that it removes at its end, are not this process's
+
+
+def answer(runtime: ModuleType, task: Task) -> None:
+    """Run the installed app for one message."""
     runtime.run_clientapp(
         runtime_api_address=task.runtime_api_address,
         token=task.token,
@@ -86,6 +134,13 @@ def standard_input() -> int:
     taken = os.dup(0)
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
+    return taken
+
+
+def standard_output() -> int:
+    """Take standard output for this process alone; what is printed goes to standard error."""
+    taken = os.dup(1)
+    os.dup2(2, 1)
     return taken
 
 
@@ -158,8 +213,6 @@ def installed_app() -> Callable[[Message, Context], Message]:
         from client.governance.egress import scrub
     except Exception:
         # Its text could hold a path, and Flower sends texts on; of this error it sends a fixed one.
-        import traceback
-
         traceback.print_exc()
         raise LoadClientAppError from None
 

@@ -5,9 +5,10 @@ starts `deploy.site.launcher`, with the very Python that runs this: the installe
 (A task that is refused instead comes back for ever, and the site, which handles one at a time, handles no other.)
 
 Every message is answered by a process of its own, so that nothing of one meets the next. What takes such a process
-longest is to import torch, and so one that has done so already waits while no other works. However long that takes,
-a message has one process: its claim is kept alive here, from the moment at which it is given out until its process has
-ended, and a message that comes again all the same, or another one, finds the process before it ended.
+longest is to import torch, and so one launcher does that once and forks a process for every message (see
+`deploy.site.launcher`). However long that takes, a message has one process: its claim is kept alive here, from the
+moment at which it is given out until its process has ended, and a message that comes again all the same, or another
+one, finds the process before it ended.
 """
 
 from __future__ import annotations
@@ -62,25 +63,72 @@ def main() -> None:
     flower_superexec()
 
 
-class Answering:
-    """A process that was given a message, whose claim is kept alive until the process has ended."""
+class Launcher:
+    """A process that imports what answers need, and forks one for every message that it is given.
 
-    def __init__(self, task_id: int, claim: Claim, process: subprocess.Popen[bytes]) -> None:
-        self.task_id, self.claim, self.process = task_id, claim, process
+    Raises:
+        OSError: no process can be started.
+    """
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(LAUNCHER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def give(self, task: Task) -> bool:
+        """Hand it a message; whether it is there to take it. Its standard input stays open: it ends with this one."""
+        assert self._process.stdin is not None
+        if not self.alive:
+            return False
+        try:
+            self._process.stdin.write(json.dumps(asdict(task)).encode() + b"\n")
+        except BrokenPipeError:
+            return False
+        return self.alive
+
+    def exit_code(self) -> int:
+        """Wait for the end of the process that answers the last message, or of this launcher."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        return int(line) if line else self._process.wait()
+
+    def kill(self) -> None:
+        """End it and what it has forked, which ends with it."""
+        self._process.kill()
+        with suppress(subprocess.TimeoutExpired):  # this may have interrupted another wait for it
+            self._process.wait(GRACE)
+        assert self._process.stdin is not None
+        with suppress(OSError):
+            self._process.stdin.close()
+
+
+class Answering:
+    """A message that a launcher was given, whose claim is kept alive until its process has ended."""
+
+    def __init__(self, task_id: int, claim: Claim, launcher: Launcher) -> None:
+        self.task_id, self.claim = task_id, claim
+        self.exit_code: int | None = None
+        self._launcher = launcher
+        self._over = threading.Event()
+        threading.Thread(target=self._await_end, daemon=True).start()
         threading.Thread(target=self._keep, daemon=True).start()
 
     @property
     def over(self) -> bool:
-        return self.process.poll() is not None
+        return self._over.is_set()
 
     def end(self, *, grace: float) -> None:
         """Wait for the end of the process, and bring it about after `grace` seconds."""
-        try:
-            self.process.wait(grace)
-        except subprocess.TimeoutExpired:
+        if not self._over.wait(grace):
             _say("A process is ended: the SuperNode no longer waits for it to answer its message.")
-            self.process.kill()
-            self.process.wait()
+            self._launcher.kill()
+            self._over.wait(GRACE)
+
+    def _await_end(self) -> None:
+        self.exit_code = self._launcher.exit_code()
+        self._over.set()
 
     def _keep(self) -> None:
         held = time.monotonic()
@@ -90,18 +138,18 @@ class Answering:
                 held = time.monotonic()
             elif answer is False or time.monotonic() - held > LAPSE:
                 self.end(grace=GRACE)
-            time.sleep(BEAT)
+            self._over.wait(BEAT)
 
 
 class Launchers:
-    """The process that answers a message, and the one that waits for the next: there are never more."""
+    """The launcher, started again where it has ended, and the message that it answers: there are never two."""
 
     def __init__(self) -> None:
-        self._waiting: subprocess.Popen[bytes] | None = None
+        self._launcher: Launcher | None = None
         self._last: Answering | None = None
 
     def give(self, task_id: int, task: Task) -> None:
-        """A message to the process that waits, or to a fresh one where none does or it has died.
+        """A message to the launcher, or to a fresh one where it has ended.
 
         The SuperNode handles one message at a time. So the message before has been answered or its claim has lapsed,
         and it may be this one.
@@ -111,46 +159,25 @@ class Launchers:
         """
         claim = Claim(task)
         claim.keep()
-        last = self._last
-        if last and last.task_id == task_id:
-            last.end(grace=0)
-        taken, self._waiting = self._waiting or _started(), None
-        if last:
-            last.end(grace=GRACE)
-            if last.task_id != task_id and last.process.returncode:
+        if last := self._last:
+            last.end(grace=0 if last.task_id == task_id else GRACE)
+            if last.task_id != task_id and last.exit_code:
                 last.claim.close()
-        if not _told(taken, task):
-            taken = _started()
-            _told(taken, task)
-        self._last = Answering(task_id, claim, taken)
+        if self._launcher is None or not self._launcher.give(task):
+            self._launcher = Launcher()
+            self._launcher.give(task)
+        self._last = Answering(task_id, claim, self._launcher)
 
     def tend(self) -> None:
-        """Flower calls it every fraction of a second. Who waits takes memory, which who trains may need."""
-        if self._waiting is None and (self._last is None or self._last.over):
+        """Flower calls it every fraction of a second: the imports are done before a message comes."""
+        if (self._launcher is None or not self._launcher.alive) and (self._last is None or self._last.over):
             with suppress(OSError):  # no room for it now, and no message that would need it
-                self._waiting = _started()
+                self._launcher = Launcher()
 
     def end(self) -> None:
         """End all at once: nobody is left to take an answer."""
-        for process in (self._waiting, self._last.process if self._last else None):
-            if process is not None:
-                process.kill()
-                with suppress(subprocess.TimeoutExpired):  # this may have interrupted another wait for it
-                    process.wait(GRACE)
-
-
-def _started() -> subprocess.Popen[bytes]:
-    return subprocess.Popen(LAUNCHER, stdin=subprocess.PIPE, bufsize=0)
-
-
-def _told(launcher: subprocess.Popen[bytes], task: Task) -> bool:
-    """Whether a launcher is there to be told. Its standard input stays open: it ends with this process."""
-    assert launcher.stdin is not None
-    try:
-        launcher.stdin.write(json.dumps(asdict(task)).encode() + b"\n")
-    except BrokenPipeError:
-        return False
-    return launcher.poll() is None
+        if self._launcher is not None:
+            self._launcher.kill()
 
 
 def _say(sentence: str) -> None:

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -122,26 +123,36 @@ def test_neither_the_working_folder_nor_pythonpath_gives_it_code(tmp_path: Path)
 
 
 class FakeLauncher:
-    """Stands for a process: what it was told, and whether it has ended."""
+    """Stands for a process: what it was told, and whether it or what it has forked has ended."""
 
     def __init__(self) -> None:
-        self.stdin = io.BytesIO()
+        self._given = io.BytesIO()
+        self.stdin = types.SimpleNamespace(write=self._given.write, close=lambda: None)
+        self.stdout, self._ends = socket.socketpair()
+        self.stdout = self.stdout.makefile("rb", buffering=0)
         self.returncode: int | None = None
+
+    def answered(self, code: int = 0) -> None:
+        """The process that it has forked for a message has ended."""
+        self._ends.sendall(f"{code}\n".encode())
+
+    def die(self, code: int) -> None:
+        self.returncode = code
+        self._ends.close()
 
     def poll(self) -> int | None:
         return self.returncode
 
-    def wait(self, timeout: float | None = None) -> None:
-        if self.returncode is None:
-            assert timeout is not None, "it would be waited for without end"
-            raise subprocess.TimeoutExpired("launcher", timeout)
+    def wait(self, timeout: float | None = None) -> int:
+        assert self.returncode is not None, "it would be waited for without end"
+        return self.returncode
 
     def kill(self) -> None:
-        self.returncode = -9
+        self.die(-9)
 
     @property
     def told(self) -> list[Any]:
-        return [json.loads(line) for line in self.stdin.getvalue().splitlines()]
+        return [json.loads(line) for line in self._given.getvalue().splitlines()]
 
 
 class FakeClaim:
@@ -201,31 +212,28 @@ def test_every_kind_of_task_goes_to_the_launcher_and_nothing_else(
     assert [launcher.returncode for launcher in started] == [-9]
 
 
-def test_one_launcher_waits_while_none_works_and_each_gets_one_message(started: list[FakeLauncher]) -> None:
+def test_one_launcher_is_given_every_message_and_is_started_again_only_where_it_has_ended(
+    started: list[FakeLauncher],
+) -> None:
     launchers = superexec.Launchers()
     tasks = [Task("127.0.0.1:9", f"token {number}") for number in range(4)]
     for _ in range(3):
         launchers.tend()
     assert len(started) == 1
-    launchers.give(0, tasks[0])
-    launchers.tend()
-    assert len(started) == 1, "who trains may need the memory"
-    started[0].returncode = 0
-    launchers.give(1, tasks[1])  # none waits
-    assert len(started) == 2
-    launchers.tend()
-    assert len(started) == 2
-    started[1].returncode = 1
-    launchers.tend()
-    assert len(started) == 3
-    started[2].returncode = -9  # as where memory ran out
+    for number in (0, 1):
+        launchers.give(number, tasks[number])
+        launchers.tend()
+        started[0].answered(number)
+    assert len(started) == 1
     launchers.give(2, tasks[2])
-    assert len(started) == 4
-    started[3].returncode = 0
-    launchers.tend()
+    started[0].die(-9)  # as where memory ran out
+    wait_for(lambda: launchers.tend() or len(started) == 2, seconds=20)
+    started[1].die(-9)
     launchers.give(3, tasks[3])
     told = [[line["token"] for line in launcher.told] for launcher in started]
-    assert [told[0], told[1], told[3], told[4]] == [[task.token] for task in tasks]
+    assert told == [["token 0", "token 1", "token 2"], [], ["token 3"]]
+    closed = {claim.token: claim.closed for claim in FakeClaim.made}
+    assert closed == {"token 0": False, "token 1": True, "token 2": True, "token 3": False}
 
 
 def test_a_message_that_comes_again_finds_its_first_process_ended(started: list[FakeLauncher]) -> None:
@@ -239,32 +247,26 @@ def test_a_message_that_comes_again_finds_its_first_process_ended(started: list[
 def test_another_message_waits_for_the_process_before_and_ends_it_at_last(
     monkeypatch: pytest.MonkeyPatch, started: list[FakeLauncher]
 ) -> None:
+    monkeypatch.setattr(superexec, "GRACE", 0.5)
     launchers = superexec.Launchers()
     launchers.give(1, Task("127.0.0.1:9", "first"))
-    waited: list[float | None] = []
-
-    def wait(timeout: float | None = None) -> None:
-        if started[0].returncode is None:
-            assert not started[1].told
-            waited.append(timeout)
-            raise subprocess.TimeoutExpired("launcher", timeout or 0.0)
-
-    monkeypatch.setattr(started[0], "wait", wait)
+    began = time.monotonic()
     launchers.give(2, Task("127.0.0.1:9", "second"))
-    assert waited == [superexec.GRACE]
+    assert time.monotonic() - began >= 0.5
     assert [launcher.returncode for launcher in started] == [-9, None]
-    assert [line["token"] for line in started[1].told] == ["second"]
+    assert [[line["token"] for line in launcher.told] for launcher in started] == [["first"], ["second"]]
     closed = {claim.token: claim.closed for claim in FakeClaim.made}
     assert closed == {"first": True, "second": False}, "the lapse of the first would be an error for the second"
 
 
-def test_a_claim_is_kept_from_the_first_moment_to_the_end_of_the_process(started: list[FakeLauncher]) -> None:
+@pytest.mark.parametrize("end", ["answered", "die"])
+def test_a_claim_is_kept_from_the_first_moment_to_the_end_of_the_process(started: list[FakeLauncher], end: str) -> None:
     launchers = superexec.Launchers()
     launchers.give(1, Task("127.0.0.1:9", "t"))
     (claim,) = FakeClaim.made
     assert claim.kept >= 1
     wait_for(lambda: claim.kept > 5, seconds=20)
-    started[0].returncode = -9
+    getattr(started[0], end)(1)
     time.sleep(0.1)
     kept = claim.kept
     time.sleep(0.3)
