@@ -7,13 +7,13 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from common.config.study import N4Part
+from common.config.study import N4Config
 
 
 def correct_bias_field(
     image: NDArray[np.float32],
     spacing: tuple[float, float, float],
-    n4: N4Part,
+    n4: N4Config,
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> NDArray[np.float32]:

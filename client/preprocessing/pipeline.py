@@ -35,7 +35,7 @@ from client.preprocessing import cache, resampling
 from client.preprocessing.bias_field import correct_bias_field
 from client.preprocessing.inventory import PROBLEMS_HOLD, Task, tasks_of
 from client.site_config import SiteConfig
-from common.config.study import N4Part, PreprocessingConfig
+from common.config.study import N4Config, PreprocessingConfig
 from common.errors import BadPatient, Damaged, RelayError
 
 _READING = threading.Lock()
@@ -307,7 +307,7 @@ def _prepare_one(task: Task, preprocessing: PreprocessingConfig) -> Record:
     return record
 
 
-def _corrected(task: Task, case: Case, n4: N4Part) -> NDArray[np.float32]:
+def _corrected(task: Task, case: Case, n4: N4Config) -> NDArray[np.float32]:
     """The corrected volume, from the cache where it is there. One process at a time works on one volume."""
     with cache.exclusive_lock(task.corrected):
         found = cache.read_tensors(task.corrected)

@@ -60,11 +60,11 @@ def _several(value: object) -> object:
     return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
-class _Part(BaseModel):
+class _Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class ModelConfig(_Part):
+class ModelConfig(_Config):
     """The network. `encoder_weights` is read by the coordinator alone: sites need no internet."""
 
     architecture: Architecture = "UnetPlusPlus"
@@ -75,7 +75,7 @@ class ModelConfig(_Part):
     """"imagenet", "none" (drawn from the study's seed), or a file of encoder weights beside the study file."""
 
 
-class ModelsConfig(_Part):
+class ModelsConfig(_Config):
     """Networks to compare: every encoder with every architecture, in the place of those of [model]."""
 
     encoders: tuple[Encoder, ...] = ()
@@ -92,7 +92,7 @@ class ModelsConfig(_Part):
         return self
 
 
-class N4Part(_Part):
+class N4Config(_Config):
     """N4 bias field correction (Tustison et al., IEEE TMI 2010), as SimpleITK has it."""
 
     enabled: bool = True
@@ -105,7 +105,7 @@ class N4Part(_Part):
     """A fitting level ends where the field changes by less than this."""
 
 
-class PreprocessingConfig(_Part):
+class PreprocessingConfig(_Config):
     """From a patient's volume to slices on the study's grid."""
 
     pixels: int = Field(default=256, ge=32, le=1024, multiple_of=32)
@@ -114,10 +114,10 @@ class PreprocessingConfig(_Part):
     """Millimetres a pixel. The grid is centred on the image: pixels × spacing_mm is its field of view."""
     minimum_mask_pixels: int = Field(default=200, ge=0)
     """A slice is chosen where its mask holds more pixels than this, on the native grid (the paper's rule)."""
-    n4: N4Part = N4Part()
+    n4: N4Config = N4Config()
 
 
-class SplitConfig(_Part):
+class SplitConfig(_Config):
     """How each site divides its patients."""
 
     seed: int = Field(default=1, ge=0)
@@ -143,7 +143,7 @@ class SplitConfig(_Part):
         return range(self.use_folds or self.folds)
 
 
-class TrainingConfig(_Part):
+class TrainingConfig(_Config):
     """One stage of fine-tuning."""
 
     epochs: int = Field(default=200, ge=1, le=10_000)
@@ -174,7 +174,7 @@ class TrainingConfig(_Part):
     """A site answers at the end of the first epoch after so many minutes, and goes on when asked again."""
 
 
-class SequentialConfig(_Part):
+class SequentialConfig(_Config):
     """The model is handed from site to site."""
 
     routes: Literal["all", "greedy", "none"] | tuple[tuple[SiteName, ...], ...] = "all"
@@ -190,7 +190,7 @@ class SequentialConfig(_Part):
         return self.routes == "greedy"
 
 
-class CyclicConfig(_Part):
+class CyclicConfig(_Config):
     """The model goes round all sites several times (cyclical weight transfer: Chang et al., JAMIA 25, 2018)."""
 
     laps: int = Field(default=0, ge=0, le=100)
@@ -202,7 +202,7 @@ class CyclicConfig(_Part):
 MethodKey = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,63}$")]
 
 
-class FederatedConfig(_Part):
+class FederatedConfig(_Config):
     """Rounds in which every site trains from the same weights, and the results are aggregated."""
 
     strategy: StrategyKey = "fedavg"
@@ -233,7 +233,7 @@ class FederatedConfig(_Part):
         return tuple(itertools.product(self.local_epochs, terms))
 
 
-class MethodsConfig(_Part):
+class MethodsConfig(_Config):
     """What is compared."""
 
     baseline: bool = True
@@ -264,7 +264,7 @@ class MethodsConfig(_Part):
         return parts
 
 
-class AbsenceRule(_Part):
+class AbsenceRule(_Config):
     """What happens to a site's stages while it is away."""
 
     wait_hours: float = Field(default=24.0, ge=0, le=8760)
@@ -301,7 +301,7 @@ class AbsenceConfig(AbsenceRule):
         return self.methods.get(name, self)
 
 
-class Study(_Part):
+class Study(_Config):
     """A whole study. `digest` names it."""
 
     name: Line = Field(default="study", min_length=1, max_length=80)

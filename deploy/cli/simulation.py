@@ -15,7 +15,7 @@ from deploy.cli.study import shipped_study
 
 app = top_level()
 
-DEMO_PATIENTS = {"A": 8, "B": 8, "C": 6}
+DEMO_PATIENTS = {"A": 6, "B": 6, "C": 6}
 """C's volumes have twice as many slices as the others'."""
 
 STOPPED = "Stopped; every stage that was finished is kept, and the same command goes on from there."

@@ -9,7 +9,7 @@ import pytest
 
 from client.delivery.model_card import Card, card_beside, figure_text, load_card, name_of, network_named, number
 from client.delivery.model_card_text import markdown
-from common.config.study import ModelConfig, N4Part, PreprocessingConfig
+from common.config.study import ModelConfig, N4Config, PreprocessingConfig
 from common.errors import RelayError
 from tests.support.cards import HOPS, card, figure, outcome, scores
 
@@ -78,7 +78,7 @@ def test_the_card_names_way_data_grid_and_digests() -> None:
         "Validation Dice: 92.2 %",
     ):
         assert said in told, said
-    plain = card(preprocessing=PreprocessingConfig(n4=N4Part(enabled=False)))
+    plain = card(preprocessing=PreprocessingConfig(n4=N4Config(enabled=False)))
     assert "no bias field correction" in markdown(plain)
 
 

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from client.evaluation.evaluate import CaseScore, Example, evaluate, slice_mean
 from client.preprocessing.pipeline import Record, prepare
 from client.site_config import SiteConfig
-from common.config.study import N4Part, PreprocessingConfig
+from common.config.study import N4Config, PreprocessingConfig
 
-PLAIN = PreprocessingConfig(pixels=64, spacing_mm=1.0, minimum_mask_pixels=40, n4=N4Part(enabled=False))
+PLAIN = PreprocessingConfig(pixels=64, spacing_mm=1.0, minimum_mask_pixels=40, n4=N4Config(enabled=False))
 SPACING = (3.0, 0.5, 0.5)
 
 Array = NDArray[Any]

@@ -17,7 +17,7 @@ from torch import nn
 from client.delivery.model_card import Card
 from client.inference.predict import Drawn, Scan, draw, ending_of, find_scan, load_network, write_mask
 from client.training.device import Device
-from common.config.study import ModelConfig, N4Part, PreprocessingConfig
+from common.config.study import ModelConfig, N4Config, PreprocessingConfig
 from common.errors import RelayError
 from common.model.network import build
 from common.model.weights import digest_of, serialised, serialize_chunks
@@ -25,7 +25,7 @@ from tests.support.cards import card
 from tests.support.layout_files import OBLIQUE, STRAIGHT, truth, volume, write_channels, write_series, write_volume
 
 CPU = Device("cpu", "float32")
-PLAIN = PreprocessingConfig(pixels=64, spacing_mm=0.5, n4=N4Part(enabled=False))
+PLAIN = PreprocessingConfig(pixels=64, spacing_mm=0.5, n4=N4Config(enabled=False))
 """32 × 32 mm: more than the images of `truth`, which measure 16 × 21 mm."""
 CARD = card(preprocessing=PLAIN, mean=100.0, std=50.0)
 
@@ -115,7 +115,7 @@ def test_ml_and_slices_are_counted(tmp_path: Path) -> None:
 def test_beyond_the_studys_field_of_view_the_mask_is_0_and_that_is_said(tmp_path: Path) -> None:
     path = write_volume(tmp_path / "scan.nrrd", np.full((4, 96, 96), 250, np.int16) + bright_block()[:4, :1, :1])
     narrow = card(
-        preprocessing=PreprocessingConfig(pixels=32, spacing_mm=0.5, n4=N4Part(enabled=False)), mean=0, std=50
+        preprocessing=PreprocessingConfig(pixels=32, spacing_mm=0.5, n4=N4Config(enabled=False)), mean=0, std=50
     )
     _, found = drawn(path, using=narrow)
     mask = sitk.GetArrayFromImage(found.mask)
@@ -136,7 +136,7 @@ def test_an_image_of_another_scanner_and_an_empty_mask_are_remarked_on(tmp_path:
 
 
 def test_the_bias_field_is_fitted_with_the_studys_settings_and_tells_how_far_it_is(tmp_path: Path) -> None:
-    n4 = N4Part(shrink=1, iterations=(4, 3), convergence=1e-9)
+    n4 = N4Config(shrink=1, iterations=(4, 3), convergence=1e-9)
     scan = find_scan(write_volume(tmp_path / "scan.nrrd", bright_block()))
     told: list[tuple[int, int]] = []
     using = card(preprocessing=PLAIN.model_copy(update={"n4": n4}), mean=100.0, std=50.0)

@@ -27,14 +27,14 @@ from client.preprocessing import inventory, pipeline
 from client.preprocessing.bias_field import correct_bias_field
 from client.preprocessing.pipeline import fingerprint, load, prepare, site_key, to_native
 from client.site_config import SiteConfig, load_site
-from common.config.study import N4Part, PreprocessingConfig
+from common.config.study import N4Config, PreprocessingConfig
 from common.errors import RelayError
 
 REPO = Path(__file__).parents[3]
 REAL = Path(os.environ.get("RELAY_SHARED", REPO.parent / "shared")) / "data"
 SPACING = (3.0, 0.5, 0.75)  # slice, row, column
-QUICK = PreprocessingConfig(pixels=32, spacing_mm=1.0, minimum_mask_pixels=20, n4=N4Part(iterations=(2,)))
-NO_N4 = QUICK.model_copy(update={"n4": N4Part(enabled=False)})
+QUICK = PreprocessingConfig(pixels=32, spacing_mm=1.0, minimum_mask_pixels=20, n4=N4Config(iterations=(2,)))
+NO_N4 = QUICK.model_copy(update={"n4": N4Config(enabled=False)})
 
 Array = NDArray[Any]
 
@@ -108,7 +108,7 @@ def test_n4_takes_out_a_bias_field(shape: tuple[int, int, int], offset: float) -
     noise = np.random.default_rng(0).normal(0, 2, shape)
     image = np.abs(tissue * np.exp(0.6 * x + 0.4 * y - 0.3 * x * y + 0.2 * z) + noise)
     stored = (image + offset).astype(np.float32)
-    corrected = correct_bias_field(stored, (3.0, 0.5, 0.5), N4Part())
+    corrected = correct_bias_field(stored, (3.0, 0.5, 0.5), N4Config())
     ring = (x**2 + y**2 < 0.7) & (x**2 + y**2 > 0.2)
     assert corrected.dtype == np.float32 and np.isfinite(corrected).all() and (corrected >= 0).all()
     variation = corrected[ring].std() / corrected[ring].mean()
@@ -117,7 +117,7 @@ def test_n4_takes_out_a_bias_field(shape: tuple[int, int, int], offset: float) -
 
 def test_n4_leaves_a_volume_alone_that_has_no_air() -> None:
     image = np.random.default_rng(0).normal(500, 5, (6, 40, 40)).astype(np.float32)
-    corrected = correct_bias_field(image, (3.0, 0.5, 0.5), N4Part(iterations=(5,)))
+    corrected = correct_bias_field(image, (3.0, 0.5, 0.5), N4Config(iterations=(5,)))
     assert corrected.mean() == pytest.approx(500, rel=0.05)
 
 
@@ -259,11 +259,11 @@ def test_a_changed_parameter_of_n4_makes_all_again_unless_n4_is_off(tmp_path: Pa
     site = make_site(tmp_path)
     prepare(site, QUICK)
     count()
-    first = prepare(site, QUICK.model_copy(update={"n4": N4Part(iterations=(3,))}))
+    first = prepare(site, QUICK.model_copy(update={"n4": N4Config(iterations=(3,))}))
     assert count() == 3
     off = prepare(site, NO_N4)
     assert off.records[0].digest != first.records[0].digest
-    assert prepare(site, NO_N4.model_copy(update={"n4": N4Part(enabled=False, shrink=2)})) == off
+    assert prepare(site, NO_N4.model_copy(update={"n4": N4Config(enabled=False, shrink=2)})) == off
     assert count() == 0
 
 
@@ -573,7 +573,7 @@ def test_a_real_series_is_prepared(tmp_path: Path) -> None:
     name = "Prostate3T-03-0002_truth_pred.nrrd"
     (masks / name).symlink_to(REAL / "nci_isbi_predicted" / "Prostate3T" / name)
     site = SiteConfig(name="A", layout="nci-isbi", images=images, masks=masks, folder=tmp_path / "private")
-    study = PreprocessingConfig(n4=N4Part(iterations=(4, 2)))
+    study = PreprocessingConfig(n4=N4Config(iterations=(4, 2)))
     began = time.perf_counter()
     (record,) = prepare(site, study, cores=1).records
     print(f"one series prepared in {time.perf_counter() - began:.1f} s")

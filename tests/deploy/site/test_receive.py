@@ -13,7 +13,7 @@ import torch
 from client.delivery.model_card import Figure
 from client.delivery.store import Arrival
 from client.site_config import load_site
-from common.config.study import ModelConfig, N4Part, PreprocessingConfig
+from common.config.study import ModelConfig, N4Config, PreprocessingConfig
 from common.errors import RelayError
 from common.model.network import build
 from common.model.weights import Weights, digest_of, serialised
@@ -24,7 +24,7 @@ from tests.support.hospitals import patient, write_pair, write_site
 from tests.support.layout_files import truth, write_series
 
 SMALL = ModelConfig(architecture="Unet", encoder="mobilenet_v2", encoder_weights="none")
-GRID = PreprocessingConfig(pixels=32, spacing_mm=2.0, n4=N4Part(enabled=False))
+GRID = PreprocessingConfig(pixels=32, spacing_mm=2.0, n4=N4Config(enabled=False))
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from client.data.layouts.folder import list_folder
 from client.preprocessing.inventory import tasks_of
 from client.preprocessing.pipeline import prepare
 from client.site_config import SiteConfig, load_site
-from common.config.study import N4Part, PreprocessingConfig
+from common.config.study import N4Config, PreprocessingConfig
 from common.errors import RelayError
 from tests.support.hospitals import REAL_DATA
 from tests.support.layout_files import (
@@ -36,7 +36,7 @@ from tests.support.layout_files import (
     write_volume,
 )
 
-PLAIN = PreprocessingConfig(pixels=32, spacing_mm=1.0, minimum_mask_pixels=20, n4=N4Part(enabled=False))
+PLAIN = PreprocessingConfig(pixels=32, spacing_mm=1.0, minimum_mask_pixels=20, n4=N4Config(enabled=False))
 
 every_layout = pytest.mark.parametrize("layout", WRITERS)
 

@@ -15,11 +15,11 @@ from client.data import layouts
 from client.data.layouts import Source
 from client.preprocessing.pipeline import prepare
 from client.site_config import SiteConfig, load_site
-from common.config.study import N4Part, PreprocessingConfig
+from common.config.study import N4Config, PreprocessingConfig
 from common.errors import RelayError
 from tests.support.layout_files import WRITERS, as_nifti_pairs, bad, one_sentence, only, problem, same, site, truth
 
-PLAIN = PreprocessingConfig(pixels=32, spacing_mm=1.0, minimum_mask_pixels=20, n4=N4Part(enabled=False))
+PLAIN = PreprocessingConfig(pixels=32, spacing_mm=1.0, minimum_mask_pixels=20, n4=N4Config(enabled=False))
 
 every_layout = pytest.mark.parametrize("layout", WRITERS)
 

@@ -16,7 +16,7 @@ from client.data import layouts
 from client.data.layouts import Case, Source
 from client.preprocessing.inventory import tasks_of
 from client.preprocessing.pipeline import prepare
-from common.config.study import N4Part, PreprocessingConfig
+from common.config.study import N4Config, PreprocessingConfig
 from common.errors import RelayError
 from tests.support.layout_files import (
     as_promise12,
@@ -30,7 +30,7 @@ from tests.support.layout_files import (
     write_volume,
 )
 
-PLAIN = PreprocessingConfig(pixels=32, spacing_mm=1.0, minimum_mask_pixels=20, n4=N4Part(enabled=False))
+PLAIN = PreprocessingConfig(pixels=32, spacing_mm=1.0, minimum_mask_pixels=20, n4=N4Config(enabled=False))
 
 
 def told_or_read(source: Source) -> Case | None:
