@@ -1,6 +1,6 @@
 """The coordinator's Flower ServerApp: run a study, write its results.
 
-The same on every grid. Under Flower's own engines the run's settings name the study file and the result
+The same on every grid. Under Flower's SuperLink or its simulation the run's settings name the study file and the result
 folder; `relay` calls `run_study` directly, with its own way of showing progress.
 """
 
@@ -39,7 +39,7 @@ from server.report.wording import listed
 from server.results.rows import results_of, write_json
 from server.scheduling.scheduler import Run, census_of
 from server.transport.discovery import find_sites
-from server.transport.site_channel import Lane, Traffic
+from server.transport.site_channel import SiteChannel, Traffic
 
 app = ServerApp()
 log = logging.getLogger("relay.coordinator")
@@ -75,7 +75,7 @@ def main(grid: Grid, context: Context) -> None:
 def log_line(event: Event) -> None:
     """Progress as plain log lines."""
     if event.kind in ("away", "back"):
-        return  # the lane says more of it
+        return  # the channel says more of it
     log.info("%s", line_of(event))
 
 
@@ -173,7 +173,7 @@ def _run(
     traffic = Traffic()
     past = _past(folder)
     next_note = 0.0
-    lanes = {site: Lane(grid, site, nodes.get(site), traffic, patience=patience) for site in sites}
+    channels = {site: SiteChannel(grid, site, nodes.get(site), traffic, patience=patience) for site in sites}
 
     def teller(number: int) -> Observer:
         def tell(event: Event) -> None:
@@ -186,20 +186,20 @@ def _run(
 
         return tell
 
-    for lane in lanes.values():
-        lane.observe = teller(0)
+    for channel in channels.values():
+        channel.observe = teller(0)
     # All of them first: nobody who leaves in the midst of the study then keeps it from beginning.
     described = []
     for number, variant in enumerate(variants):
-        described.append(describe_all(variant, lanes, teller(number), kept=kept[number]))
+        described.append(describe_all(variant, channels, teller(number), kept=kept[number]))
         keep(folder, variant, described[number])
     plans = [plan(variant, census_of(found)) for variant, found in zip(variants, described, strict=True)]
 
-    def run_of(number: int, lanes: Mapping[str, Lane]) -> Run:
+    def run_of(number: int, channels: Mapping[str, SiteChannel]) -> Run:
         return Run(
             variants[number],
             plans[number],
-            lanes=lanes,
+            channels=channels,
             descriptions=described[number],
             ledger=ledger,
             start=starts[number],
@@ -212,7 +212,7 @@ def _run(
     _check_room(variants, to_make, folder, everything=keep_weights)
     runs: list[Run] = []
     for number in range(len(variants)):
-        run = run_of(number, lanes)
+        run = run_of(number, channels)
         run.go()
         runs.append(run)
     if not any(run.parked or run.not_made_again for run in runs):
@@ -222,7 +222,7 @@ def _run(
     _note(traffic, folder, past, started, time.monotonic() - began)
     write_report(folder)  # now: a site that is away may keep its delivery waiting for a day
     sent = dict(traffic.sent)
-    deliveries = deliver(study, runs, lanes, ledger, teller(len(variants) - 1))
+    deliveries = deliver(study, runs, channels, ledger, teller(len(variants) - 1))
     _note(traffic, folder, past, started, time.monotonic() - began, deliveries.done)
     if dict(traffic.sent) != sent:
         write_report(folder)  # it counts what crossed the wire

@@ -26,7 +26,7 @@ from server.progress.events import Event, Observer
 from server.scheduling.absence import absent_from
 from server.scheduling.scheduler import Run, census_of
 from server.transport.outcomes import Parked
-from server.transport.site_channel import Lane
+from server.transport.site_channel import SiteChannel
 
 Role = Literal["chosen", "own"]
 
@@ -45,7 +45,7 @@ class Deliveries:
 
 
 def deliver(
-    study: Study, runs: Sequence[Run], lanes: Mapping[str, Lane], ledger: Ledger, observe: Observer
+    study: Study, runs: Sequence[Run], channels: Mapping[str, SiteChannel], ledger: Ledger, observe: Observer
 ) -> Deliveries:
     """Give every site its weights, all sites at once. None to a site of which something could not be finished: the
     best of some rows is not the best of all."""
@@ -54,13 +54,13 @@ def deliver(
     def give(site: str, parcels: Sequence[Delivery], text: str) -> None:
         try:
             for parcel in parcels:
-                lanes[site].deliver(parcel, partial(ledger.file, parcel.models[parcel.row]))
+                channels[site].deliver(parcel, partial(ledger.file, parcel.models[parcel.row]))
             given: dict[str, str] = {parcel.role: parcel.models[parcel.row] for parcel in parcels}
             result.done[site] = {"study": parcels[0].study, **given}
             observe(Event("delivered", site, text))
         except (Parked, Damaged) as parked:
             result.failed[site] = str(parked)
-        except Exception as error:  # a lane's thread must not die unheard
+        except Exception as error:  # a channel's thread must not die unheard
             result.failed[site] = f"the coordinator failed ({type(error).__name__}: {error})"
 
     threads = []

@@ -1,6 +1,6 @@
-"""Runs a study's graph on a Flower Grid: a lane a site, legs, tries again, resumes from the ledger.
+"""Runs a study's graph on a Flower Grid: a channel a site, legs, tries again, resumes from the ledger.
 
-What can be worked out at the coordinator is worked out at once; the rest waits in its site's lane, one
+What can be worked out at the coordinator is worked out at once; the rest waits in its site's channel, one
 stage at a time, the longest way to the end first. Stages at different sites run at the same time; how many
 of them a machine bears is the grid's business.
 """
@@ -40,7 +40,7 @@ from server.scheduling.keys import absent_key, average_key
 from server.scheduling.retention import kept_by, to_make_again, unneeded, used_by, winner
 from server.scheduling.work import Work, slices_shown
 from server.transport.outcomes import Absent, Parked, RejectedWeights, TrainingFailed
-from server.transport.site_channel import Lane, Traffic, away_for
+from server.transport.site_channel import SiteChannel, Traffic, away_for
 
 log = logging.getLogger("relay.coordinator")
 
@@ -58,7 +58,7 @@ class Run:
         study: Study,
         plan: Plan,
         *,
-        lanes: Mapping[str, Lane],
+        channels: Mapping[str, SiteChannel],
         descriptions: Mapping[str, Description],
         ledger: Ledger,
         start: StageRecord,
@@ -67,7 +67,7 @@ class Run:
         keep_weights: bool = False,
     ) -> None:
         """Args: keep_weights: take none away, though nobody needs them any more."""
-        self.study, self.lanes, self.ledger = study, lanes, ledger
+        self.study, self.channels, self.ledger = study, channels, ledger
         self.descriptions, self.start = descriptions, start
         self.observe, self.traffic, self.keep_weights = observe, traffic, keep_weights
         self.records: dict[Node, StageRecord] = {}
@@ -101,14 +101,14 @@ class Run:
         self._sharing: dict[str, set[Node]] = defaultdict(set)
         """By digest, the nodes that have these weights, also those that the ledger knows and whose turn is to come."""
         self._sharing_lock = threading.Lock()
-        """Held to add to it and to take weights away: what a lane's thread is about to keep may be there already, for
-        another stage that needs it no more."""
+        """Held to add to it and to take weights away: what a channel's thread is about to keep may be there already,
+        for another stage that needs it no more."""
         self._lacking: dict[Node, bool] = {}
         """Of every node that is known, whether it or a stage before it was skipped."""
         self.plan = plan
-        for site, lane in lanes.items():
-            lane.patience = partial(self._patience, site)
-            lane.observe = observe
+        for site, channel in channels.items():
+            channel.patience = partial(self._patience, site)
+            channel.observe = observe
         # As far as the ledger knows it, before anything is settled: only so it shows which weights are needed again.
         self._find(plan.nodes)
         while (further := self._further(self._found, study.sites)) is not None:
@@ -297,7 +297,7 @@ class Run:
     def _next(self, nodes: list[Node]) -> Node:
         """Scores of weights that the site still holds, or of an average, which may then be taken away; after them
         the stage with the longest way to the end."""
-        held = self.lanes[nodes[0].site].held if isinstance(nodes[0], FineTune | Evaluate) else ""
+        held = self.channels[nodes[0].site].held if isinstance(nodes[0], FineTune | Evaluate) else ""
 
         def rank(node: Node) -> tuple[bool, float]:
             first = isinstance(node, Evaluate) and (
@@ -439,7 +439,7 @@ class Run:
         return record
 
     def _at_site(self, node: FineTune | Evaluate) -> None:
-        """In a lane's thread: one stage; its outcome goes to the main loop."""
+        """In a channel's thread: one stage; its outcome goes to the main loop."""
         self._finished.put((node, self._outcome(node)))
 
     def _outcome(self, node: FineTune | Evaluate) -> StageRecord | Parked:
@@ -451,7 +451,7 @@ class Run:
             record = self._trained(node) if isinstance(node, FineTune) else self._evaluate(node)
             self.ledger.put(record)
             if isinstance(node, FineTune):
-                self.lanes[node.site].acknowledge(record.key, record.weights)
+                self.channels[node.site].acknowledge(record.key, record.weights)
             self.traffic.seconds[record.key] = time.monotonic() - began
             return record
         except Parked as parked:
@@ -460,10 +460,10 @@ class Run:
             return Parked(str(error))
         except OSError as error:
             return Parked(f"the coordinator's result folder {self.ledger.folder} cannot be written ({error.strerror})")
-        except Exception as error:  # a lane's thread must not die unheard
+        except Exception as error:  # a channel's thread must not die unheard
             return Parked(f"the coordinator failed ({type(error).__name__}: {error})")
         finally:
-            self.lanes[node.site].release_slot()
+            self.channels[node.site].release_slot()
 
     def _trained(self, node: FineTune) -> StageRecord:
         """A training; one that must not go on is asked for once more, from its beginning."""
@@ -473,8 +473,8 @@ class Run:
             if isinstance(unsound, TrainingFailed) and self.descriptions[node.site].device == "cpu":
                 raise Parked(f"{unsound}; a repeat could only end the same") from None
             log.warning("Site %s: %s; the stage is repeated.", node.site, unsound)
-            # Else lanes that repeat could hold all hands and wait for another.
-            self.lanes[node.site].release_slot()
+            # Else channels that repeat could hold all hands and wait for another.
+            self.channels[node.site].release_slot()
             try:
                 return self._fine_tune(node, anew=secrets.token_hex(8))
             except RejectedWeights as again:
@@ -488,7 +488,7 @@ class Run:
             self._work.count(node, epoch / node.schedule.epochs, own=True)
             self._work.tell("running", node, epoch, dice)
 
-        reply, weights = self.lanes[node.site].fine_tune(order, lambda: self.ledger.file(order.weights), observe)
+        reply, weights = self.channels[node.site].fine_tune(order, lambda: self.ledger.file(order.weights), observe)
         if reply.epoch != node.schedule.epochs:
             raise Parked("it ended a stage after another number of epochs than it was asked for")
         if reply.train_slices != self.descriptions[node.site].train_slices[node.fold]:
@@ -511,7 +511,7 @@ class Run:
     def _evaluate(self, node: Evaluate) -> StageRecord:
         order = EvaluateOrder(**self._order(node))
         self._work.tell("running", node)
-        reply = self.lanes[node.site].evaluate(order, lambda: self.ledger.file(order.weights))
+        reply = self.channels[node.site].evaluate(order, lambda: self.ledger.file(order.weights))
         return of_scores(node, reply, parent=order.weights)
 
     def _order(self, node: FineTune | Evaluate) -> dict[str, Any]:

@@ -20,7 +20,7 @@ def slices_shown(node: FineTune | Evaluate, descriptions: Mapping[str, Descripti
 
 
 class Work:
-    """The sums over all stages at sites, kept up as they change. Lanes' threads count here as well."""
+    """The sums over all stages at sites, kept up as they change. Channels' threads count here as well."""
 
     def __init__(self, observe: Observer) -> None:
         self.of: dict[Node, float] = {}

@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 
 from common.errors import RelayError
 from common.protocol.messages import DESCRIBE, BadMessage, Describe, Description, from_record, refusal_text, to_record
-from server.transport.retry import asked
+from server.transport.retry import retry_on_server_error
 
 log = logging.getLogger("relay.coordinator")
 
@@ -42,7 +42,7 @@ def find_sites(
     told_missing: list[str] = []
     while True:
         refused: set[str] = set()
-        registered = list(asked(grid.get_nodes))
+        registered = list(retry_on_server_error(grid.get_nodes))
         there_now = [node for node in registered if is_online(node)]
         nodes = {node.name: node.node_id for node in there_now if node.name}
         if there_now and not nodes:

@@ -49,7 +49,7 @@ from server.progress.events import Event
 from server.scheduling import scheduler, work
 from server.scheduling.scheduler import Run, census_of
 from server.transport import retry, site_channel
-from server.transport.site_channel import Lane, Traffic
+from server.transport.site_channel import SiteChannel, Traffic
 
 SHAPES = {"count": ((), torch.int64), "layer": ((2, 3), torch.float32)}
 SLICES = {"A": (10, 11), "B": (20, 21), "C": (33, 34)}
@@ -295,12 +295,12 @@ def go(grid: FakeGrid, folder: Path, events: list[Event] | None = None, *, keep_
     try:
         traffic = Traffic()
         observe = (events if events is not None else []).append
-        lanes = {site: Lane(grid, site, node, traffic) for node, site in grid.sites.items()}
-        descriptions = describe_all(grid.study, lanes, observe)
+        channels = {site: SiteChannel(grid, site, node, traffic) for node, site in grid.sites.items()}
+        descriptions = describe_all(grid.study, channels, observe)
         run = Run(
             grid.study,
             plan(grid.study, census_of(descriptions)),
-            lanes=lanes,
+            channels=channels,
             descriptions=descriptions,
             ledger=ledger,
             start=start_of(grid.study, ledger, source="", weights=lambda: START),

@@ -1,4 +1,4 @@
-"""The graph on a grid: lanes side by side, tries again, nothing believed, nothing done twice."""
+"""The graph on a grid: channels side by side, tries again, nothing believed, nothing done twice."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from server.progress.events import Event
 from server.results.rows import results_of, write_json
 from server.scheduling import scheduler
 from server.scheduling.scheduler import Run
-from server.transport.site_channel import Lane, Traffic
+from server.transport.site_channel import SiteChannel, Traffic
 from tests.support.fake_sites import SLICES, START, Answer, FakeGrid, batches, go, quick, study_of
 from tests.support.federation import wait_for
 
@@ -407,12 +407,12 @@ def test_a_site_that_cannot_answer_at_a_later_start_keeps_nobody_else_from_going
             return refusal_error(Refusal.DISK_FULL) if site == "B" else super().answer(site, kind, record)
 
     grid = Full(study)
-    lanes = {site: Lane(grid, site, number, Traffic()) for number, site in grid.sites.items()}
+    channels = {site: SiteChannel(grid, site, number, Traffic()) for number, site in grid.sites.items()}
     told: list[Event] = []
-    assert describe_all(study, lanes, told.append, kept=before) == before
+    assert describe_all(study, channels, told.append, kept=before) == before
     assert [(event.kind, event.site) for event in told if event.kind == "parked"] == [("parked", "B")]
     with pytest.raises(RelayError, match="The study cannot begin – site B: "):
-        describe_all(study, lanes, told.append)
+        describe_all(study, channels, told.append)
 
 
 def test_a_site_still_preparing_is_asked_again(tmp_path: Path) -> None:
