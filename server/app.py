@@ -37,7 +37,8 @@ from server.progress.snapshot import recording
 from server.report.page import write_report
 from server.report.wording import listed
 from server.results.rows import results_of, write_json
-from server.scheduling.scheduler import Run, census_of
+from server.scheduling.scheduler import Scheduler
+from server.scheduling.state import RunState, census_of
 from server.transport.discovery import find_sites
 from server.transport.site_channel import SiteChannel, Traffic
 
@@ -195,26 +196,29 @@ def _run(
         keep(folder, variant, described[number])
     plans = [plan(variant, census_of(found)) for variant, found in zip(variants, described, strict=True)]
 
-    def run_of(number: int, channels: Mapping[str, SiteChannel]) -> Run:
-        return Run(
+    def state_of(number: int) -> RunState:
+        return RunState(
             variants[number],
             plans[number],
+            described[number],
+            starts[number],
+            lookup=ledger.get,
+            has_weights=ledger.has,
+        )
+
+    to_make = [state_of(number).to_make() for number in range(len(variants))]
+    _check_room(variants, to_make, folder, everything=keep_weights)
+    runs: list[RunState] = []
+    for number in range(len(variants)):
+        scheduler = Scheduler(
+            state_of(number),
             channels=channels,
-            descriptions=described[number],
             ledger=ledger,
-            start=starts[number],
             observe=teller(number),
             traffic=traffic,
             keep_weights=keep_weights,
         )
-
-    to_make = [run_of(number, {}).to_make() for number in range(len(variants))]
-    _check_room(variants, to_make, folder, everything=keep_weights)
-    runs: list[Run] = []
-    for number in range(len(variants)):
-        run = run_of(number, channels)
-        run.go()
-        runs.append(run)
+        runs.append(scheduler.run())
     if not any(run.parked or run.not_made_again for run in runs):
         ledger.set_strays_aside()
     results = results_of(study, runs)
@@ -232,7 +236,7 @@ def _run(
     return results
 
 
-def _missing(runs: Sequence[Run], results: dict[str, Any], deliveries: Deliveries, folder: Path) -> Iterator[str]:
+def _missing(runs: Sequence[RunState], results: dict[str, Any], deliveries: Deliveries, folder: Path) -> Iterator[str]:
     """What could not be done as asked, in sentences."""
     reasons = {reason for run in runs for reason in run.parked.values()} | {row["reason"] for row in results["parked"]}
     cut = [row for row in results["rows"] if row["absent"]]

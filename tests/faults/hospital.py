@@ -39,7 +39,7 @@ from common.plan.graph import Schedule
 from common.protocol.messages import Refusal, Refused
 from common.seeds import seed_of
 from server.deliveries import Deliveries
-from server.scheduling import scheduler
+from server.scheduling import state
 from server.statistics.intervals import bootstrap_ci
 
 SHAPES = {"count": ((), torch.int64), "layer": ((2, 3), torch.float32)}
@@ -216,7 +216,7 @@ def tiny() -> Iterator[None]:
 def put_in_place(patch: pytest.MonkeyPatch) -> None:
     for module in (common.model.weights, common.model.network):
         patch.setattr(module, "declared_shapes", lambda _: SHAPES)
-    for module in (client.app, server.app, scheduler):
+    for module in (client.app, server.app, state):
         patch.setattr(module, "plan", planned)
     for module in (client.governance.approval, server.app):
         patch.setattr(module, "load_study", study_from)
