@@ -34,6 +34,7 @@ from server.initial_weights import source_digest, start_of, start_weights
 from server.ledger.ledger import Ledger, StageRecord
 from server.progress.events import Event, Observer
 from server.progress.snapshot import recording
+from server.progress.wording import line_of
 from server.report.page import write_report
 from server.report.wording import listed
 from server.results.rows import results_of, write_json
@@ -78,34 +79,6 @@ def log_line(event: Event) -> None:
     if event.kind in ("away", "back"):
         return  # the channel says more of it
     log.info("%s", line_of(event))
-
-
-def line_of(event: Event) -> str:
-    """An event in one line of plain text."""
-    counted = f"[{event.stages_done}/{event.stages}] " if event.stages else ""
-    if event.variants > 1:
-        counted = f"{event.variant + 1} of {event.variants}: {counted}"
-    where = f"{event.site}: " if event.site else ""
-    if event.kind == "examining":
-        return f"{event.epoch} of {event.epochs} bytes of what is there examined"
-    if event.kind == "preparing":
-        return f"{counted}{where}{event.epoch} of {event.epochs} patients prepared"
-    if event.kind == "parked":
-        return f"parked: {event.text}"
-    if event.kind in ("away", "back"):
-        return f"{where}{'away; it is waited for' if event.kind == 'away' else 'there again'}"
-    if event.kind == "delivered":
-        return f"{where}delivered: {event.text}"
-    what = f"{event.text} (fold {event.fold + 1})"
-    if event.stage != "fine-tune":
-        what = f"{event.stage} of {what}"
-    if event.kind == "skipped":
-        return f"{counted}{where}{what} is left out, since the site is away"
-    if event.kind == "known":
-        return f"{counted}{where}{what} is in the ledger already"
-    epoch = f", epoch {event.epoch} of {event.epochs}" if event.epochs and event.epoch else ""
-    dice = f", validation Dice {100 * event.dice:.1f} %" if event.dice is not None else ""
-    return f"{counted}{where}{what}{epoch}{dice}{', done' if event.kind == 'done' else ''}"
 
 
 def run_study(

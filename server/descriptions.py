@@ -42,14 +42,14 @@ def describe_all(
     before = kept or {}
 
     def ask(site: str) -> None:
-        def tell(prepared: int, found: int) -> None:
-            observe(Event("preparing", site, "patients prepared", epoch=prepared, epochs=found))
+        def on_progress(prepared: int, found: int) -> None:
+            observe(Event("preparing", site, "", epoch=prepared, epochs=found))
 
         try:
             if site in before and not channels[site].is_there():
                 descriptions[site] = before[site]
             else:
-                descriptions[site] = channels[site].describe(study, tell)
+                descriptions[site] = channels[site].describe(study, on_progress)
         except (Absent, Refused) as refused:
             # Whatever the site refuses now, its stages are parked for; the others need not wait for it.
             if site in before:
@@ -71,8 +71,8 @@ def describe_all(
             # Once a site cannot take part, the others are not waited for: they may prepare for hours.
             ended.get(timeout=REASONS_WITHIN if reasons else None)
     if reasons:
-        told = "; ".join(f"site {site}: {reason}" for site, reason in sorted(dict(reasons).items()))
-        raise RelayError(f"The study cannot begin – {told}.")
+        each = "; ".join(f"site {site}: {reason}" for site, reason in sorted(dict(reasons).items()))
+        raise RelayError(f"The study cannot begin – {each}.")
     return {site: descriptions[site] for site in channels}
 
 

@@ -39,7 +39,7 @@ def find_sites(
     """
     wanted = list(sites)
     until = time.monotonic() + patience
-    told_missing: list[str] = []
+    logged_missing: list[str] = []
     while True:
         refused: set[str] = set()
         registered = list(retry_on_server_error(grid.get_nodes))
@@ -52,14 +52,14 @@ def find_sites(
         missing = [site for site in wanted if site not in nodes and site not in spared]
         if not missing:
             return {site: nodes[site] for site in wanted if site in nodes}
-        if missing != told_missing:
-            told_missing = missing
+        if missing != logged_missing:
+            logged_missing = missing
             log.warning("Waiting for %s.", " and ".join(f"site {site}" for site in missing))
         if time.monotonic() > until:
             there = ", ".join(sorted(nodes)) or "none"
-            told = f" A node answered: {'; '.join(sorted(refused))}." if refused else ""
+            answers = f" A node answered: {'; '.join(sorted(refused))}." if refused else ""
             raise RelayError(
-                f"Site {missing[0]} of the study is not there (there: {there}); start it, or leave it out.{told}"
+                f"Site {missing[0]} of the study is not there (there: {there}); start it, or leave it out.{answers}"
             )
         time.sleep(1.0)
 
