@@ -32,8 +32,8 @@ def main(laps: int = 3) -> None:
     import server.ledger.ledger
     import server.scheduling.dispatch
     import server.transport.site_channel
-    from server.app import run_study
     from server.progress.events import Event
+    from server.study_run import run_study
     from tests.support.hospitals import approve_everywhere, small_study, write_hospitals
 
     with tempfile.TemporaryDirectory() as name:
