@@ -15,7 +15,7 @@ from typing import Literal
 
 from common.config.study import Study
 from common.errors import Damaged
-from common.plan import Row, method_of, name_of
+from common.plan import PlannedRow, method_of, name_of
 from common.plan.cost import behind
 from common.plan.graph import Evaluate, FineTune
 from common.plan.selection import chosen, may_be_left_out, offered, own
@@ -119,7 +119,7 @@ def _parcels(run: RunState, site: str) -> Iterator[Delivery]:
     yield _delivery(run, site, "chosen", rows, place)
 
 
-def _delivery(run: RunState, site: str, role: Role, rows: Sequence[Row], place: int) -> Delivery:
+def _delivery(run: RunState, site: str, role: Role, rows: Sequence[PlannedRow], place: int) -> Delivery:
     descriptions = [run.descriptions[name] for name in run.study.sites]
     left_out = _left_out(run, site)
     return Delivery(
@@ -138,7 +138,7 @@ def _delivery(run: RunState, site: str, role: Role, rows: Sequence[Row], place: 
     )
 
 
-def _forgetting(run: RunState, row: Row) -> Iterator[float]:
+def _forgetting(run: RunState, row: PlannedRow) -> Iterator[float]:
     """Of a travelling model the test Dice of every site after every hop; nothing where that was not measured."""
     if not method_of(row.method).travelling:
         return

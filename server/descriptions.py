@@ -15,7 +15,7 @@ from common.errors import RelayError
 from common.files import write_atomically
 from common.protocol.messages import Description
 from server.progress.events import Event, Observer
-from server.transport.outcomes import Absent, Parked, Refused
+from server.transport.outcomes import Absent, Parked, RefusedBySite
 from server.transport.site_channel import SiteChannel
 
 REASONS_WITHIN = 3.0
@@ -50,7 +50,7 @@ def describe_all(
                 descriptions[site] = before[site]
             else:
                 descriptions[site] = channels[site].describe(study, on_progress)
-        except (Absent, Refused) as refused:
+        except (Absent, RefusedBySite) as refused:
             # Whatever the site refuses now, its stages are parked for; the others need not wait for it.
             if site in before:
                 descriptions[site] = before[site]

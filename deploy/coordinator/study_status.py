@@ -15,7 +15,7 @@ from common.errors import RelayError
 from deploy.console import span
 from deploy.coordinator.enroll import records
 from deploy.coordinator.folder import Coordinator
-from server.progress.snapshot import AtWork, Progress, read
+from server.progress.snapshot import AtWork, StudyProgress, read
 from server.progress.wording import count_of, dice_of, stages_of
 
 
@@ -53,7 +53,7 @@ def sentence_of(presence: Presence) -> str:
     return f"{presence['site']:<12} missing{', since ' + presence['since'] if presence['since'] else ': never seen'}"
 
 
-def headline(progress: Progress, now: datetime) -> str:
+def headline(progress: StudyProgress, now: datetime) -> str:
     """How far a study is, in one line."""
     parts = stages_of(progress.stages_done, progress.stages, progress.variant, progress.variants)
     if not progress.stages:
@@ -87,7 +87,7 @@ def clock(moment: str) -> str:
     return f"{datetime.fromisoformat(moment).astimezone():%Y-%m-%d %H:%M:%S}"
 
 
-def lines(progress: Progress, now: datetime) -> list[str]:
+def lines(progress: StudyProgress, now: datetime) -> list[str]:
     """A study's progress for a person."""
     shown = [headline(progress, now)]
     if progress.text:

@@ -48,7 +48,7 @@ class AtWork(BaseModel):
     """Stages that this run has finished there."""
 
 
-class Progress(BaseModel):
+class StudyProgress(BaseModel):
     """A study at one moment. Times are ISO 8601 in UTC."""
 
     model_config = ConfigDict(frozen=True)
@@ -76,7 +76,7 @@ class Progress(BaseModel):
         return self.state == "running" and (now - datetime.fromisoformat(self.at)).total_seconds() > SILENCE
 
 
-def read(folder: Path) -> Progress:
+def read(folder: Path) -> StudyProgress:
     """What a result folder says of its study's progress.
 
     Raises:
@@ -84,7 +84,7 @@ def read(folder: Path) -> Progress:
     """
     path = folder / NAME
     try:
-        return Progress.model_validate_json(path.read_bytes())
+        return StudyProgress.model_validate_json(path.read_bytes())
     except OSError:
         raise RelayError(f"{folder} holds no study's progress; give the result folder of one with --out.") from None
     except ValidationError:
@@ -100,14 +100,14 @@ class Recorder:
     folder: Path
     study: Study
     clock: Callable[[], float] = time.monotonic
-    _progress: Progress = field(init=False)
+    _progress: StudyProgress = field(init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _over: threading.Event = field(default_factory=threading.Event)
     _written: float = float("-inf")
 
     def __post_init__(self) -> None:
         sites = (*self.study.sites, *([POOLED] if self.study.methods.pooled else []))
-        self._progress = Progress(
+        self._progress = StudyProgress(
             study=self.study.name, began=_now(), at=_now(), sites=tuple(AtWork(site=site) for site in sites)
         )
         self._write()

@@ -12,7 +12,7 @@ from typing import Any
 
 from common.config.study import Study
 from common.model.network import declared_bytes
-from common.plan import GROWING, Row, method_of, name_of, routes_to
+from common.plan import GROWING, PlannedRow, method_of, name_of, routes_to
 from common.plan.cost import Cost, all_behind, behind, cost_of
 from common.plan.graph import Average, Best, Evaluate, FineTune, Node, way_of
 from common.protocol.messages import Description
@@ -98,7 +98,7 @@ class _Part:
         for row in self.finished:
             yield self._row(row)
 
-    def _row(self, row: Row) -> dict[str, Any]:
+    def _row(self, row: PlannedRow) -> dict[str, Any]:
         run = self.run
         trained = trained_for(row.model, run)
         cost = self.cost([*trained, *([row.test] if row.test else [])])
@@ -295,12 +295,12 @@ def _stage_id(variant: int, node: Node) -> str:
     return f"{variant}-{node.id}"
 
 
-def _chosen(run: RunState, rows: list[Row]) -> Iterator[Row]:
+def _chosen(run: RunState, rows: list[PlannedRow]) -> Iterator[PlannedRow]:
     """Of each method, route and target the fold with the best validation Dice at the target.
 
     None where a fold could not be finished: the best of some is not the best of all.
     """
-    groups: dict[tuple[str, tuple[str, ...], str], list[Row]] = defaultdict(list)
+    groups: dict[tuple[str, tuple[str, ...], str], list[PlannedRow]] = defaultdict(list)
     for row in rows:
         groups[_group(row)].append(row)
     folds = len(run.study.split.run)
@@ -309,17 +309,17 @@ def _chosen(run: RunState, rows: list[Row]) -> Iterator[Row]:
             yield max(group, key=lambda row: (run.records[row.validation].dice, -row.fold))
 
 
-def _group(row: Row) -> tuple[str, tuple[str, ...], str]:
+def _group(row: PlannedRow) -> tuple[str, tuple[str, ...], str]:
     """What the folds of a row share."""
     return row.method, row.route, row.target
 
 
-def _headline(run: RunState, rows: list[Row]) -> Iterator[Row]:
+def _headline(run: RunState, rows: list[PlannedRow]) -> Iterator[PlannedRow]:
     """Of each target the route with the best validation Dice; no test score is looked at.
 
     None where a route could not be finished. A route that grew is the headline of its target.
     """
-    groups: dict[str, list[Row]] = defaultdict(list)
+    groups: dict[str, list[PlannedRow]] = defaultdict(list)
     for row in rows:
         if method_of(row.method).routed:
             groups[row.target].append(row)

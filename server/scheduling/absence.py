@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from common.config.study import AbsenceRule, Study
-from common.plan import GROWING, Plan, Row, absence_rule, method_of
+from common.plan import GROWING, Plan, PlannedRow, absence_rule, method_of
 from common.plan.cost import all_behind, behind
 from common.plan.graph import Best, FineTune, Node
 
@@ -78,7 +78,7 @@ def trained_for(model: Node, run: RunView) -> list[FineTune]:
     return [node for node in behind(model, run.winner) if isinstance(node, FineTune) and node not in run.skipped]
 
 
-def why_not_counted(row: Row, study: Study, run: RunView) -> str:
+def why_not_counted(row: PlannedRow, study: Study, run: RunView) -> str:
     """Why a row that is worked out to the end is none of the comparison; empty if it is one."""
     absent = absent_from(row.model, run.skipped)
     if not absent:

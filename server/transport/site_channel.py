@@ -38,7 +38,7 @@ from common.protocol.messages import (
 )
 from server.progress.events import Event, Observer
 from server.transport.discovery import is_online
-from server.transport.outcomes import Absent, Parked, Refused, TrainingFailed
+from server.transport.outcomes import Absent, Parked, RefusedBySite, TrainingFailed
 from server.transport.retry import retry_on_server_error
 
 log = logging.getLogger("relay.coordinator")
@@ -266,7 +266,7 @@ class SiteChannel:
                 raise TrainingFailed(reason)
             if reply.error.code in FINAL:
                 break
-        raise Refused(reason)
+        raise RefusedBySite(reason)
 
     def _send(self, message: WireMessage, weights: GetFile | None, type_: str, group: str, hear: Hear) -> Message:
         """An order out, its answer back. What is lost on the way is sent again; the site answers a stage once."""
