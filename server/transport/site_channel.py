@@ -162,7 +162,7 @@ class SiteChannel:
 
         Args:
             observe: is called with epochs trained and the last one's validation Dice, 0 to 1: at the end of every
-                leg, and of every epoch where the grid can tell it.
+                leg, and of every epoch where the grid knows it.
 
         Raises:
             TrainingFailed: the training diverged.
