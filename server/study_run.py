@@ -36,7 +36,7 @@ log = logging.getLogger("relay.coordinator")
 
 
 def log_line(event: Event) -> None:
-    """Progress as plain log lines."""
+    """Write an event as a line of the log."""
     if event.kind in ("away", "back"):
         return  # the channel says more of it
     log.info("%s", line_of(event))
@@ -97,7 +97,7 @@ def _run(
     patience: float,
     keep_weights: bool,
 ) -> dict[str, Any]:
-    """The study itself, on an open ledger."""
+    """Run the study on an open ledger."""
     traffic = Traffic()
     record = RunRecord(folder, traffic)
     variants = study.variants

@@ -28,7 +28,7 @@ from server.transport.site_channel import SiteChannel, Traffic, away_for
 
 
 class Scheduler:
-    """The loop of one run: settles what is known, hands stages to sites, takes in their outcomes."""
+    """Runs one plan: settles what is known, hands stages to sites, takes in their outcomes."""
 
     def __init__(
         self,
@@ -94,7 +94,6 @@ class Scheduler:
     def _begun(self, node: Node) -> list[Node]:
         """Settle a node whose parents are there, or let it wait for its site; returns what can be begun for it."""
         if self.state.is_cut(node):
-            # A stage before it was skipped, and nothing needs it without.
             self._park(node, absence_text(absent_from(node, self.state.skipped)))
             return []
         if isinstance(node, FineTune | Evaluate):
@@ -136,7 +135,7 @@ class Scheduler:
                 threading.Thread(target=self._at_site, args=(node,), daemon=True).start()
 
     def _at_site(self, node: FineTune | Evaluate) -> None:
-        """In a channel's thread: one stage; its outcome goes to the main loop."""
+        """Have a stage done, in a thread of its own; its outcome goes to the loop."""
         self._finished.put((node, self._dispatcher.outcome(node)))
 
     def _ended(self, node: FineTune | Evaluate, outcome: StageRecord | Parked) -> list[Node]:
@@ -154,7 +153,7 @@ class Scheduler:
         return freed
 
     def _without(self, node: FineTune | Evaluate, absent: Absent) -> list[Node]:
-        """A site is away: what has waited for long enough is skipped or parked; returns what can be begun."""
+        """Skip or park what has waited for long enough for a site that is away; returns what can be begun."""
         state = self.state
         ready: list[Node] = []
         for late in state.given_up(node, absent.seconds):
