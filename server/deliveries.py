@@ -7,7 +7,6 @@ site that has them no longer; so all of it is done at the end of every run of a 
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from typing import Literal
 
 from common.config.study import Study
 from common.errors import Damaged
-from common.plan import Row, method_of, name_of
+from common.plan import PlannedRow, method_of, name_of
 from common.plan.cost import behind
 from common.plan.graph import Evaluate, FineTune
 from common.plan.selection import chosen, may_be_left_out, offered, own
@@ -24,9 +23,9 @@ from common.protocol.messages import Delivery
 from server.ledger.ledger import Ledger
 from server.progress.events import Event, Observer
 from server.scheduling.absence import absent_from
-from server.scheduling.scheduler import Run, census_of
+from server.scheduling.state import RunState
 from server.transport.outcomes import Parked
-from server.transport.site_channel import Lane
+from server.transport.site_channel import SiteChannel
 
 Role = Literal["chosen", "own"]
 
@@ -45,7 +44,7 @@ class Deliveries:
 
 
 def deliver(
-    study: Study, runs: Sequence[Run], lanes: Mapping[str, Lane], ledger: Ledger, observe: Observer
+    study: Study, runs: Sequence[RunState], channels: Mapping[str, SiteChannel], ledger: Ledger, observe: Observer
 ) -> Deliveries:
     """Give every site its weights, all sites at once. None to a site of which something could not be finished: the
     best of some rows is not the best of all."""
@@ -54,13 +53,13 @@ def deliver(
     def give(site: str, parcels: Sequence[Delivery], text: str) -> None:
         try:
             for parcel in parcels:
-                lanes[site].deliver(parcel, partial(ledger.file, parcel.models[parcel.row]))
+                channels[site].deliver(parcel, partial(ledger.file, parcel.models[parcel.row]))
             given: dict[str, str] = {parcel.role: parcel.models[parcel.row] for parcel in parcels}
             result.done[site] = {"study": parcels[0].study, **given}
             observe(Event("delivered", site, text))
         except (Parked, Damaged) as parked:
             result.failed[site] = str(parked)
-        except Exception as error:  # a lane's thread must not die unheard
+        except Exception as error:  # a channel's thread must not die unheard
             result.failed[site] = f"the coordinator failed ({type(error).__name__}: {error})"
 
     threads = []
@@ -77,7 +76,7 @@ def deliver(
     return result
 
 
-def _run_for(site: str, study: Study, runs: Sequence[Run]) -> Run | None:
+def _run_for(site: str, study: Study, runs: Sequence[RunState]) -> RunState | None:
     """The variant of the study whose weights a site gets: of the first repeat the network that validation chose.
 
     Further repeats say how much chance there is in the first. They hold out other patients, so that neither their
@@ -89,7 +88,7 @@ def _run_for(site: str, study: Study, runs: Sequence[Run]) -> Run | None:
     return first[chosen([max(_dices(run, site)) for run in first])]
 
 
-def _is_finished(run: Run, site: str) -> bool:
+def _is_finished(run: RunState, site: str) -> bool:
     rows, left_out = offered(run.plan, site), _left_out(run, site)
     counted = [row for place, row in enumerate(rows) if place not in left_out]
     needed = {node for row in counted for node in (row.model, row.validation, row.test) if node is not None}
@@ -98,20 +97,20 @@ def _is_finished(run: Run, site: str) -> bool:
     return bool(counted) and site not in run.plan.growing and needed <= run.records.keys()
 
 
-def _left_out(run: Run, site: str) -> tuple[int, ...]:
+def _left_out(run: RunState, site: str) -> tuple[int, ...]:
     """The places of rows that did without a site: their weights are not what their names say."""
     rows = offered(run.plan, site)
     return tuple(place for place, row in enumerate(rows) if absent_from(row.model, run.skipped))
 
 
-def _dices(run: Run, site: str) -> list[float]:
+def _dices(run: RunState, site: str) -> list[float]:
     """Validation Dice of every row; of those that do not count, less than any."""
     left_out = _left_out(run, site)
     rows = enumerate(offered(run.plan, site))
     return [-1.0 if place in left_out else run.records[row.validation].dice for place, row in rows]
 
 
-def _parcels(run: Run, site: str) -> Iterator[Delivery]:
+def _parcels(run: RunState, site: str) -> Iterator[Delivery]:
     """The deliveries to a site; the chosen weights come last."""
     rows, dices = offered(run.plan, site), _dices(run, site)
     place, alone = chosen(dices), own(rows, dices)
@@ -120,13 +119,13 @@ def _parcels(run: Run, site: str) -> Iterator[Delivery]:
     yield _delivery(run, site, "chosen", rows, place)
 
 
-def _delivery(run: Run, site: str, role: Role, rows: Sequence[Row], place: int) -> Delivery:
+def _delivery(run: RunState, site: str, role: Role, rows: Sequence[PlannedRow], place: int) -> Delivery:
     descriptions = [run.descriptions[name] for name in run.study.sites]
     left_out = _left_out(run, site)
     return Delivery(
         study=run.study.digest,
-        census=json.dumps(census_of(run.descriptions), separators=(",", ":")),
-        choices=json.dumps(run.choices, separators=(",", ":")),
+        census=run.census_json,
+        choices=run.choices_json,
         fingerprint=run.descriptions[site].fingerprint,
         role=role,
         models=tuple(NONE if other in left_out else run.records[row.model].weights for other, row in enumerate(rows)),
@@ -139,7 +138,7 @@ def _delivery(run: Run, site: str, role: Role, rows: Sequence[Row], place: int) 
     )
 
 
-def _forgetting(run: Run, row: Row) -> Iterator[float]:
+def _forgetting(run: RunState, row: PlannedRow) -> Iterator[float]:
     """Of a travelling model the test Dice of every site after every hop; nothing where that was not measured."""
     if not method_of(row.method).travelling:
         return

@@ -15,8 +15,8 @@ from common.errors import RelayError
 from common.files import write_atomically
 from common.protocol.messages import Description
 from server.progress.events import Event, Observer
-from server.transport.outcomes import Absent, Parked, Refused
-from server.transport.site_channel import Lane
+from server.transport.outcomes import Absent, Parked, RefusedBySite
+from server.transport.site_channel import SiteChannel
 
 REASONS_WITHIN = 3.0
 """Seconds in which other sites may say that they cannot take part either."""
@@ -26,7 +26,7 @@ Descriptions = Mapping[str, Description]
 
 
 def describe_all(
-    study: Study, lanes: Mapping[str, Lane], observe: Observer, *, kept: Descriptions | None = None
+    study: Study, channels: Mapping[str, SiteChannel], observe: Observer, *, kept: Descriptions | None = None
 ) -> dict[str, Description]:
     """Ask all sites at once what they have for a study.
 
@@ -42,15 +42,15 @@ def describe_all(
     before = kept or {}
 
     def ask(site: str) -> None:
-        def tell(prepared: int, found: int) -> None:
-            observe(Event("preparing", site, "patients prepared", epoch=prepared, epochs=found))
+        def on_progress(prepared: int, found: int) -> None:
+            observe(Event("preparing", site, "", epoch=prepared, epochs=found))
 
         try:
-            if site in before and not lanes[site].is_there():
+            if site in before and not channels[site].is_there():
                 descriptions[site] = before[site]
             else:
-                descriptions[site] = lanes[site].describe(study, tell)
-        except (Absent, Refused) as refused:
+                descriptions[site] = channels[site].describe(study, on_progress)
+        except (Absent, RefusedBySite) as refused:
             # Whatever the site refuses now, its stages are parked for; the others need not wait for it.
             if site in before:
                 descriptions[site] = before[site]
@@ -59,21 +59,21 @@ def describe_all(
                 reasons[site] = str(refused)
         except Parked as parked:
             reasons[site] = str(parked)
-        except Exception as error:  # a lane's thread must not die unheard
+        except Exception as error:  # a channel's thread must not die unheard
             reasons[site] = f"the coordinator failed ({type(error).__name__}: {error})"
         ended.put(site)
 
     ended: queue.SimpleQueue[str] = queue.SimpleQueue()
-    for site in lanes:
+    for site in channels:
         threading.Thread(target=ask, args=(site,), daemon=True).start()
     with suppress(queue.Empty):
-        for _ in lanes:
+        for _ in channels:
             # Once a site cannot take part, the others are not waited for: they may prepare for hours.
             ended.get(timeout=REASONS_WITHIN if reasons else None)
     if reasons:
-        told = "; ".join(f"site {site}: {reason}" for site, reason in sorted(dict(reasons).items()))
-        raise RelayError(f"The study cannot begin – {told}.")
-    return {site: descriptions[site] for site in lanes}
+        each = "; ".join(f"site {site}: {reason}" for site, reason in sorted(dict(reasons).items()))
+        raise RelayError(f"The study cannot begin – {each}.")
+    return {site: descriptions[site] for site in channels}
 
 
 def keep(folder: Path, study: Study, descriptions: Descriptions) -> None:

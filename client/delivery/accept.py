@@ -28,7 +28,7 @@ from common.config.study import Study
 from common.errors import RelayError
 from common.files import write_atomically
 from common.model.weights import UnfitWeights, Weights, digest_of, load, serialize_chunks
-from common.plan import Plan, Row, method_of
+from common.plan import Plan, PlannedRow, method_of
 from common.plan.cost import all_behind
 from common.plan.graph import Evaluate, FineTune, SplitName
 from common.plan.selection import chosen, may_be_left_out, offered, own
@@ -40,7 +40,7 @@ from common.protocol.messages import BadMessage, Delivery, Receipt, Refusal, Ref
 class _Known:
     """What this site has on record of every row that it could be given, in the plan's order."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[PlannedRow, ...]
     left_out: frozenset[int]
     """Places of rows that do not count: a site that they need was away. The coordinator says so."""
     weights: tuple[str, ...]
@@ -106,9 +106,9 @@ def take(
 
 
 def _known(
-    site: SiteConfig, study: Study, rows: Sequence[Row], delivery: Delivery, environment: ExecutionEnvironment
+    site: SiteConfig, study: Study, rows: Sequence[PlannedRow], delivery: Delivery, environment: ExecutionEnvironment
 ) -> _Known:
-    def scores(row: Row, weights: str, split: SplitName) -> OwnScores | None:
+    def scores(row: PlannedRow, weights: str, split: SplitName) -> OwnScores | None:
         node = Evaluate(site.name, row.fold, split, row.model)
         return score_store.kept(site, stage_key(node, study=study, weights=weights, environment=environment))
 

@@ -20,7 +20,7 @@ _declared: list[torch.library.Library] = []
 _shapes: dict[ModelConfig, Shapes] = {}
 """Of every network that was built: a site builds the one that it trains, and need not build another to know."""
 _once = threading.RLock()
-"""The coordinator's lanes are threads, and `functools.cache` lets two of them in at first."""
+"""The coordinator's channels are threads, and `functools.cache` lets two of them in at first."""
 
 
 def segmentation_models() -> ModuleType:

@@ -4,7 +4,7 @@ from common.plan.methods import GROWING, Method, Section, absence_rule, asked_fo
 from common.plan.planning import plan
 from common.plan.rounds import batches_per_epoch, most_rounds, rounds_of
 from common.plan.routes import grown, routes_to
-from common.plan.values import Candidate, Census, Choices, Plan, Rounds, Row
+from common.plan.values import Candidate, Census, Choices, Plan, PlannedRow, Rounds
 
 __all__ = [
     "GROWING",
@@ -14,7 +14,7 @@ __all__ = [
     "Method",
     "Plan",
     "Rounds",
-    "Row",
+    "PlannedRow",
     "Section",
     "absence_rule",
     "asked_for",

@@ -15,7 +15,7 @@ from common.plan.graph import Best, Evaluate, FineTune, Node, parents_first
 from common.plan.methods import Given, Method, asked_for, method_of
 from common.plan.rounds import rounds_of
 from common.plan.routes import along, check_choices, growing_targets, tried_on_the_way
-from common.plan.values import Candidate, Census, Choices, Plan, Rounds, Row
+from common.plan.values import Candidate, Census, Choices, Plan, PlannedRow, Rounds
 
 
 def plan(
@@ -66,7 +66,7 @@ def plan(
     return Plan(rows, nodes, tuple(tried), growing)
 
 
-def _forgetting(study: Study, rows: tuple[Row, ...]) -> Iterator[Evaluate]:
+def _forgetting(study: Study, rows: tuple[PlannedRow, ...]) -> Iterator[Evaluate]:
     """What every site's held-out patients have of the travelling models, after every hop.
 
     All folds' models: which of them are handed on shows only later.

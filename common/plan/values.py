@@ -20,7 +20,7 @@ Rounds = Callable[[Study, FederatedConfig, int, Census], int]
 
 
 @dataclass(frozen=True)
-class Row:
+class PlannedRow:
     """A figure of the comparison: one method's weights, for one target and fold."""
 
     method: str
@@ -36,9 +36,9 @@ class Row:
     """None where the study looks at no test patient."""
 
 
-def row_of(study: Study, method: str, route: tuple[str, ...], target: str, fold: int, model: Node) -> Row:
+def row_of(study: Study, method: str, route: tuple[str, ...], target: str, fold: int, model: Node) -> PlannedRow:
     """The row of a model, scored as the study says."""
-    return Row(
+    return PlannedRow(
         method=method,
         route=route,
         target=target,
@@ -62,7 +62,7 @@ class Candidate:
 class Plan:
     """The rows asked for, and every node that is to be worked out, parents first."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[PlannedRow, ...]
     nodes: tuple[Node, ...]
     tried: tuple[FineTune, ...] = ()
     """Where routes grow: the last stage of every route that was or is to be tried."""

@@ -15,7 +15,8 @@ from common.errors import RelayError
 from deploy.console import span
 from deploy.coordinator.enroll import records
 from deploy.coordinator.folder import Coordinator
-from server.progress.snapshot import AtWork, Progress, read
+from server.progress.snapshot import AtWork, StudyProgress, read
+from server.progress.wording import count_of, dice_of, stages_of
 
 
 class Presence(TypedDict):
@@ -52,11 +53,11 @@ def sentence_of(presence: Presence) -> str:
     return f"{presence['site']:<12} missing{', since ' + presence['since'] if presence['since'] else ': never seen'}"
 
 
-def headline(progress: Progress, now: datetime) -> str:
+def headline(progress: StudyProgress, now: datetime) -> str:
     """How far a study is, in one line."""
-    parts = [f"{progress.stages_done} of {progress.stages} stages" if progress.stages else "preparing"]
-    if progress.variants > 1:
-        parts.insert(0, f"study {progress.variant + 1} of {progress.variants}")
+    parts = stages_of(progress.stages_done, progress.stages, progress.variant, progress.variants)
+    if not progress.stages:
+        parts.append("preparing")
     if progress.state != "running":
         parts.append(f"{progress.state} at {clock(progress.at)}")
     elif progress.silent(now):
@@ -68,13 +69,13 @@ def headline(progress: Progress, now: datetime) -> str:
     return f"{progress.study}: {', '.join(parts)}."
 
 
-def line_of(site: AtWork) -> str:
+def site_line(site: AtWork) -> str:
     """What one site does, in one line."""
     parts = [site.what]
     if site.of:
-        parts.append(f"{'epoch ' if site.what.startswith('trains') else ''}{site.done} of {site.of}")
+        parts.append(count_of(site.what, site.done, site.of))
     if site.dice is not None:
-        parts.append(f"Dice {100 * site.dice:.1f} %")
+        parts.append(dice_of(site.dice))
     if site.since:
         parts.append(f"since {clock(site.since)}")
     parts.append(f"{site.finished} finished")
@@ -86,14 +87,14 @@ def clock(moment: str) -> str:
     return f"{datetime.fromisoformat(moment).astimezone():%Y-%m-%d %H:%M:%S}"
 
 
-def lines(progress: Progress, now: datetime) -> list[str]:
+def lines(progress: StudyProgress, now: datetime) -> list[str]:
     """A study's progress for a person."""
-    told = [headline(progress, now)]
+    shown = [headline(progress, now)]
     if progress.text:
-        told.append(progress.text)
+        shown.append(progress.text)
     if progress.state == "running":
-        told += [line_of(site) for site in progress.sites]
-    return told + [f"Parked: {reason}" for reason in progress.parked]
+        shown += [site_line(site) for site in progress.sites]
+    return shown + [f"Parked: {reason}" for reason in progress.parked]
 
 
 ASK_EVERY = 15.0
@@ -112,19 +113,20 @@ class Status:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def now(self) -> dict[str, Any]:
-        """Progress and presence, as far as they can be told; what cannot is a sentence."""
-        told: dict[str, Any] = {}
+        """Progress and presence, as far as they are known; what is not is a sentence."""
+        status: dict[str, Any] = {}
         if self.out is not None:
             try:
                 progress, now = read(self.out), datetime.now(UTC)
-                told = json.loads(progress.model_dump_json()) | {
+                status = json.loads(progress.model_dump_json()) | {
                     "headline": headline(progress, now),
                     "silent": progress.silent(now),
-                    "lines": [line_of(site) for site in progress.sites],
+                    "lines": [site_line(site) for site in progress.sites],
+                    "counts": [count_of(site.what, site.done, site.of) for site in progress.sites],
                 }
             except RelayError as error:
-                told = {"headline": str(error), "error": True}
-        return told | self._who_is_there()
+                status = {"headline": str(error), "error": True}
+        return status | self._who_is_there()
 
     def _who_is_there(self) -> dict[str, Any]:
         if self.coordinator is None:

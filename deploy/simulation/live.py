@@ -17,14 +17,12 @@ from rich.text import Text
 
 from common.config.study import POOLED
 from deploy.console import BAR, span, terminal
-from server.app import line_of
 from server.progress.events import Event, Observer
+from server.progress.wording import WAITING, activity, count_of, dice_of, examined, known_of, line_of, stages_of
 
 WIDEST = 110
 """Columns beyond which a line is not drawn out further."""
 ROOM_FOR_A_BAR = 70
-SURE = 0.02
-"""The share of the work after which time left is told."""
 LOG_EVERY = 20.0
 """Seconds at least between two plain lines about one stage that goes on."""
 
@@ -57,11 +55,9 @@ def watching(sites: Sequence[str], *, folds: int, quiet: bool) -> Iterator[Obser
 class _Line:
     """What one hospital does now."""
 
-    text: str = "waiting"
+    text: str = WAITING
     done: int = 0
     of: int = 0
-    counted: str = ""
-    """What `done` counts, where the text does not say it."""
     dice: float | None = None
 
 
@@ -89,7 +85,7 @@ class Board:
         """Take in an event."""
         with self._lock:
             if event.kind == "examining":
-                self._first = f"examining what is there, {100 * event.epoch // max(event.epochs, 1)} %"
+                self._first = examined(event)
                 return
             self._first = "preparing"
             if event.stages:
@@ -97,29 +93,13 @@ class Board:
             if event.variant != self._variant[0]:
                 self._ends = None
             self._variant = event.variant, event.variants
-            if event.rate > 0 and event.kind in ("running", "done"):
-                self._ends = self.clock() + event.work_left / event.rate
-                if 1 - event.work_left < SURE:
-                    self._ends = None
-            if event.site not in self._lines:
+            if event.tells_time_left:
+                self._ends = None if event.seconds_left is None else self.clock() + event.seconds_left
+            what = activity(event, name_fold=self.folds > 1)
+            if what is None or event.site not in self._lines:
                 return
-            if event.kind == "preparing":
-                ready = event.epoch == event.epochs
-                text = "patients prepared" if ready else "preparing patients"
-                self._lines[event.site] = _Line(text, event.epoch, event.epochs)
-            elif event.kind == "running":
-                self._lines[event.site] = _Line(self._what(event), event.epoch, event.epochs, "epoch ", event.dice)
-            elif event.kind in ("away", "back"):
-                self._lines[event.site] = _Line("away" if event.kind == "away" else "there again")
-            elif event.kind in ("done", "parked", "skipped"):
-                self._lines[event.site] = _Line()
-            elif event.kind == "delivered":
-                self._lines[event.site] = _Line("has its model")
-
-    def _what(self, event: Event) -> str:
-        fold = f", fold {event.fold + 1}" if self.folds > 1 else ""
-        scored = "" if event.stage == "fine-tune" else "scoring "
-        return f"{scored}{event.text}{fold}"
+            counts = event.kind in ("preparing", "running")
+            self._lines[event.site] = _Line(what, event.epoch, event.epochs, event.dice) if counts else _Line(what)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         width = min(options.max_width, WIDEST)
@@ -134,7 +114,7 @@ class Board:
         grid.add_column(no_wrap=True, min_width=11)
         with self._lock:
             for site, line in self._lines.items():
-                idle = line.text == "waiting"
+                idle = line.text == WAITING
                 cells: list[Text | ProgressBar] = [
                     Text("all data" if site == POOLED else site, style="bold"),
                     Text(line.text, style="dim" if idle else ""),
@@ -142,15 +122,14 @@ class Board:
                 if bars:
                     drawn = ProgressBar(total=line.of, completed=line.done, width=BAR) if line.of else Text()
                     cells.append(drawn)
-                cells.append(Text(f"{line.counted}{line.done}/{line.of}" if line.of else "", style="dim"))
-                cells.append(Text("" if line.dice is None else f"Dice {100 * line.dice:.1f} %"))
+                cells.append(Text(count_of(line.text, line.done, line.of, between="/"), style="dim"))
+                cells.append(Text("" if line.dice is None else dice_of(line.dice)))
                 grid.add_row(*cells)
             done, stages = self._stages
             now = self.clock()
-            parts = [f"stages {done} of {stages}"] if stages else [self._first]
-            variant, variants = self._variant
-            if variants > 1:
-                parts.insert(0, f"study {variant + 1} of {variants}")
+            parts = stages_of(done, stages, *self._variant)
+            if not stages:
+                parts.append(self._first)
             if self._ends is not None:
                 parts.append(f"about {span(max(self._ends - now, 0))} left")
             parts.append(f"{span(now - self._began)} so far")
@@ -165,7 +144,8 @@ class Lines:
     write: Callable[[str], None]
     clock: Callable[[], float] = time.monotonic
     _began: float = 0.0
-    _told: dict[str, float] = field(default_factory=dict)
+    _reported: dict[str, float] = field(default_factory=dict)
+    """By site, when its last line was written."""
     _known: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -173,7 +153,7 @@ class Lines:
         self._began = self.clock()
 
     def observe(self, event: Event) -> None:
-        """Take in an event. A stage that was known, and a score, are counted and not told one by one."""
+        """Take in an event. A stage that was known, and a score, are counted and not named one by one."""
         with self._lock:
             if event.kind == "examining":
                 return
@@ -181,11 +161,10 @@ class Lines:
                 self._known += 1
                 return
             if self._known and event.stages:
-                few = self._known == 1
-                self._line(f"{self._known} stage{' is' if few else 's are'} in the ledger already")
+                self._line(known_of(self._known))
                 self._known = 0
             if event.kind in ("parked", "skipped", "delivered", "away", "back") or self._worth_a_line(event):
-                self._told[event.site] = self.clock()
+                self._reported[event.site] = self.clock()
                 self._line(line_of(event))
 
     def _worth_a_line(self, event: Event) -> bool:
@@ -195,7 +174,7 @@ class Lines:
             return event.stage == "fine-tune"
         if event.kind == "running" and not event.epoch:
             return False
-        return self.clock() - self._told.get(event.site, self._began) >= LOG_EVERY
+        return self.clock() - self._reported.get(event.site, self._began) >= LOG_EVERY
 
     def _line(self, text: str) -> None:
         minutes, seconds = divmod(int(self.clock() - self._began), 60)

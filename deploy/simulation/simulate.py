@@ -79,7 +79,7 @@ def simulate(
         from client.governance.approval import approve
         from client.governance.site_lock import shared_lock
         from deploy.simulation.live import watching
-        from server.app import run_study
+        from server.study_run import run_study
 
         # What is approved here is answered by the grid's workers, and by nobody for a coordinator.
         held.enter_context(rehearsal())

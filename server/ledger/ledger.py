@@ -84,7 +84,7 @@ class Fault:
 
 
 @dataclass(frozen=True)
-class Examination:
+class LedgerExamination:
     """What a ledger holds, as far as it is sound."""
 
     records: dict[str, StageRecord]
@@ -96,7 +96,7 @@ class Examination:
     faults: tuple[Fault, ...]
 
 
-def examine(folder: Path, *, progress: Callable[[int, int], None] | None = None) -> Examination:
+def examine(folder: Path, *, progress: Callable[[int, int], None] | None = None) -> LedgerExamination:
     """Read a result folder's ledger: every record against its seal, every weights file against its name, and every
     record's parents against the records that made them.
 
@@ -128,7 +128,7 @@ def examine(folder: Path, *, progress: Callable[[int, int], None] | None = None)
             done += size
         if progress:
             progress(done, total)
-    return Examination(records, frozenset(sound), frozenset(made - sound), tuple(faults))
+    return LedgerExamination(records, frozenset(sound), frozenset(made - sound), tuple(faults))
 
 
 def _made_by(records: Mapping[str, StageRecord]) -> frozenset[str]:

@@ -1,9 +1,12 @@
-"""What a person who watches a study is told."""
+"""What happens in a study, for whoever watches it; `server.progress.wording` has the words."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+
+SURE = 0.02
+"""The share of the work after which the time left is known well enough to be shown."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,16 @@ class Event:
     variant: int = 0
     variants: int = 1
     """Which of the plain studies is at work that this one is made of; stages and work are counted within it."""
+
+    @property
+    def tells_time_left(self) -> bool:
+        """Whether the event says anything new of the time that is left."""
+        return self.rate > 0 and self.kind in ("running", "done")
+
+    @property
+    def seconds_left(self) -> float | None:
+        """What is left of the work at the pace so far; None until that can be known."""
+        return self.work_left / self.rate if self.rate > 0 and 1 - self.work_left >= SURE else None
 
 
 Observer = Callable[[Event], None]

@@ -20,18 +20,15 @@ from common.config.study import POOLED, Study
 from common.errors import RelayError
 from common.files import write_atomically
 from server.progress.events import Event, Observer
+from server.progress.wording import AWAY, WAITING, activity, result_of
 
 NAME = "progress.json"
 BEAT = 5.0
 """Seconds between two writes while nothing happens: a reader sees by them that the study is alive."""
 SILENCE = 30.0
 """Seconds without a beat after which a study that claims to run is taken for dead."""
-SURE = 0.02
-"""The share of the work after which time left is told."""
 RECENT = 12
 """Finished stages that are listed."""
-AWAY = "away"
-"""What a site does that is not there."""
 
 
 class AtWork(BaseModel):
@@ -39,7 +36,7 @@ class AtWork(BaseModel):
 
     model_config = ConfigDict(frozen=True)
     site: str
-    what: str = "waiting"
+    what: str = WAITING
     since: str = ""
     """ISO 8601, UTC."""
     done: int = 0
@@ -51,7 +48,7 @@ class AtWork(BaseModel):
     """Stages that this run has finished there."""
 
 
-class Progress(BaseModel):
+class StudyProgress(BaseModel):
     """A study at one moment. Times are ISO 8601 in UTC."""
 
     model_config = ConfigDict(frozen=True)
@@ -79,7 +76,7 @@ class Progress(BaseModel):
         return self.state == "running" and (now - datetime.fromisoformat(self.at)).total_seconds() > SILENCE
 
 
-def read(folder: Path) -> Progress:
+def read(folder: Path) -> StudyProgress:
     """What a result folder says of its study's progress.
 
     Raises:
@@ -87,7 +84,7 @@ def read(folder: Path) -> Progress:
     """
     path = folder / NAME
     try:
-        return Progress.model_validate_json(path.read_bytes())
+        return StudyProgress.model_validate_json(path.read_bytes())
     except OSError:
         raise RelayError(f"{folder} holds no study's progress; give the result folder of one with --out.") from None
     except ValidationError:
@@ -103,14 +100,14 @@ class Recorder:
     folder: Path
     study: Study
     clock: Callable[[], float] = time.monotonic
-    _progress: Progress = field(init=False)
+    _progress: StudyProgress = field(init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _over: threading.Event = field(default_factory=threading.Event)
     _written: float = float("-inf")
 
     def __post_init__(self) -> None:
         sites = (*self.study.sites, *([POOLED] if self.study.methods.pooled else []))
-        self._progress = Progress(
+        self._progress = StudyProgress(
             study=self.study.name, began=_now(), at=_now(), sites=tuple(AtWork(site=site) for site in sites)
         )
         self._write()
@@ -136,13 +133,13 @@ class Recorder:
                 changes["seconds_left"] = None
             if event.stages:
                 changes |= {"stages_done": event.stages_done, "stages": event.stages}
-            if event.rate > 0 and event.kind in ("running", "done"):
-                sure = 1 - event.work_left >= SURE
-                changes["seconds_left"] = round(event.work_left / event.rate, 1) if sure else None
+            if event.tells_time_left:
+                left = event.seconds_left
+                changes["seconds_left"] = None if left is None else round(left, 1)
             if event.kind == "parked" and event.text not in now.parked:
                 changes["parked"] = (*now.parked, event.text)
             if event.kind in ("done", "skipped"):
-                changes["recent"] = (_told(event), *now.recent)[:RECENT]
+                changes["recent"] = (result_of(event), *now.recent)[:RECENT]
             sites = tuple(_at_work(line, event) if line.site == event.site else line for line in now.sites)
             changes["sites"] = sites
             if any(line.what == AWAY for line in sites):
@@ -186,32 +183,18 @@ def recording(folder: Path, study: Study, observe: Observer) -> Iterator[Observe
     recorder.close()
 
 
-_IDLE: dict[str, object] = {"what": "waiting", "since": "", "done": 0, "of": 0, "dice": None}
+_IDLE: dict[str, object] = {"what": WAITING, "since": "", "done": 0, "of": 0, "dice": None}
 
 
 def _at_work(line: AtWork, event: Event) -> AtWork:
-    if event.kind in ("done", "parked", "skipped"):
-        finished = line.finished + (event.kind == "done")
-        return line.model_copy(update={**_IDLE, "finished": finished})
-    if event.kind == "preparing":
-        what = "patients prepared" if event.epoch == event.epochs else "preparing patients"
-    elif event.kind in ("away", "back"):
-        what = AWAY if event.kind == "away" else "there again"
-    elif event.kind == "running":
-        what = f"{'trains' if event.stage == 'fine-tune' else 'scores'} {event.text}, fold {event.fold + 1}"
-    else:
+    what = activity(event)
+    if what is None:
         return line
+    if what == WAITING:
+        return line.model_copy(update={**_IDLE, "finished": line.finished + (event.kind == "done")})
     since = line.since if line.what == what and line.since else _now()
     counts = {"done": event.epoch, "of": event.epochs, "dice": event.dice}
     return line.model_copy(update={"what": what, "since": since, **counts})
-
-
-def _told(event: Event) -> str:
-    what = f"{event.text}, fold {event.fold + 1}"
-    if event.kind == "skipped":
-        return f"{event.site}: {what} is left out, since the site is away"
-    dice = "" if event.dice is None else f", validation Dice {100 * event.dice:.1f} %"
-    return f"{event.site}: {what if event.stage == 'fine-tune' else f'{event.stage} of {what}'}{dice}"
 
 
 def _now() -> str:

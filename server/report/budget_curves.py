@@ -32,7 +32,7 @@ class Track:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawnLine:
     name: str
     style: str
     """A class of the style sheet; "s-other" is faint."""
@@ -44,14 +44,14 @@ class Drawn:
 class Chart:
     title: str
     unit: str
-    lines: tuple[Drawn, ...]
+    lines: tuple[DrawnLine, ...]
     """Faint ones first, so that the strong ones lie on top."""
     across: tuple[tuple[float, str], ...]
     up: tuple[tuple[float, str], ...]
 
 
 @dataclass(frozen=True)
-class Entry:
+class KeyEntry:
     """A strong line in the key beneath the charts."""
 
     name: str
@@ -64,7 +64,7 @@ class Entry:
 class BudgetPicture:
     target: str
     charts: tuple[Chart, ...]
-    key: tuple[Entry, ...]
+    key: tuple[KeyEntry, ...]
     others: tuple[str, ...]
 
 
@@ -139,10 +139,10 @@ def _style(row: Row) -> str:
     return "s-route" if row.headline else row.kind.style or "s-other"
 
 
-def _entry(found: Track) -> Entry:
+def _entry(found: Track) -> KeyEntry:
     steps, moved = found.by_steps[-1][0], found.by_bytes[-1][0]
     text = f"{figure(found.best)} after {steps:,.0f} steps".replace(",", "\u202f") + f", {short_bytes(moved)}"
-    return Entry(full_name(found.row), _style(found.row), found.row.headline, text)
+    return KeyEntry(full_name(found.row), _style(found.row), found.row.headline, text)
 
 
 def _chart(
@@ -166,7 +166,7 @@ def _chart(
         corners = [f"M{x(points[0][0]):g},{y(points[0][1]):g}"]
         for across, up in points[1:]:
             corners.append(f"H{x(across):g}V{y(up):g}")
-        lines.append(Drawn(full_name(row), _style(row), "".join(corners), (x(points[-1][0]), y(points[-1][1]))))
+        lines.append(DrawnLine(full_name(row), _style(row), "".join(corners), (x(points[-1][0]), y(points[-1][1]))))
     ticks = _log_ticks(10**left, 10**right) if logarithmic else _ticks(last)
     step = 5 if high - low <= 30 else 10
     return Chart(

@@ -201,8 +201,8 @@ def _problems(results: Results) -> Iterable[tuple[str, str]]:
                 break
         else:
             if any(len(found) > 1 for found in counted.values()) or any(len(found) > 1 for found in cases.values()):
-                told = "its rows were not scored on the same slices of the same patients"
-                yield target, f"{target} is not compared: {told}."
+                why = "its rows were not scored on the same slices of the same patients"
+                yield target, f"{target} is not compared: {why}."
             elif any(len(found) > 1 for found in of_patient.values()):
                 yield target, f"{target} is not compared: a patient's slices differ between repeats."
 
@@ -226,9 +226,9 @@ def why_no_interval(family: Family) -> str:
     """Why some of a family's effects have none; empty where all have."""
     effects = [(target, effect) for contrast in family.contrasts for target, effect in contrast.at]
     few = dict.fromkeys(target for target, e in effects if e.patients and not enough_patients(e.patients))
-    told = []
+    reasons = []
     if few:
-        told.append(f"with fewer than four patients it would only be their range ({', '.join(few)})")
+        reasons.append(f"with fewer than four patients it would only be their range ({', '.join(few)})")
     if family.without_scores:
-        told.append(f"it needs the figures of single patients ({', '.join(family.without_scores)})")
-    return "; ".join(told)
+        reasons.append(f"it needs the figures of single patients ({', '.join(family.without_scores)})")
+    return "; ".join(reasons)

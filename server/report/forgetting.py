@@ -36,7 +36,7 @@ class Matrix:
     """Which repeat, from 1."""
     sites: tuple[str, ...]
     lines: tuple[HopLine, ...]
-    told: str
+    sentence: str
     """What each site lost and won, in words."""
 
 
@@ -51,7 +51,7 @@ def matrices(results: Results) -> list[Matrix]:
             repeat=seeds.index(entry.seed) + 1 if entry.seed in seeds else 1,
             sites=sites,
             lines=_lines(entry, sites),
-            told=_told(entry, sites),
+            sentence=_sentence(entry, sites),
         )
         for entry in results.forgetting
     ]
@@ -68,7 +68,7 @@ def _lines(entry: Forgetting, sites: tuple[str, ...]) -> tuple[HopLine, ...]:
     return tuple(lines)
 
 
-def _told(entry: Forgetting, sites: tuple[str, ...]) -> str:
+def _sentence(entry: Forgetting, sites: tuple[str, ...]) -> str:
     """For every site the model has trained at before its last stop: from its own hop to the end. For the target: what
     the model had there before it came."""
     last = entry.after[-1]

@@ -9,12 +9,12 @@ from server.statistics.paired import LEVEL, smallest_p
 
 def test_patients(results: Results) -> dict[str, int]:
     """Held-out patients by target, where known: as the sites say, else as the rows count them."""
-    told = {site.name: site.test_patients for site in results.sites if site.test_patients is not None}
+    said = {site.name: site.test_patients for site in results.sites if site.test_patients is not None}
     counted = {
         target: max((row.patients or 0 for row in results.rows if row.target == target), default=0)
         for target in targets(results)
     }
-    return {target: told.get(target, counted[target]) for target in targets(results)}
+    return {target: said.get(target, counted[target]) for target in targets(results)}
 
 
 def epochs_of(results: Results) -> int | None:
@@ -53,32 +53,32 @@ def opening(results: Results) -> str:
         better = "network" if not results.tested and len(results.models) > 1 else "method"
         return f"{what}: {_facts(results)}. This shows that the software works, not which {better} is better."
     patients = test_patients(results)
-    told = f"{count(len(patients), 'hospital')} ({', '.join(patients)}): {_facts(results)}"
+    text = f"{count(len(patients), 'hospital')} ({', '.join(patients)}): {_facts(results)}"
     if results.folds > 1:
         shown = ", of which the one with the best validation Dice is shown" if results.tested else ""
-        told += f", {results.folds} folds{shown}"
-    told += "."
+        text += f", {results.folds} folds{shown}"
+    text += "."
     if not results.tested:
-        return f"{told} No test patient was looked at: these figures choose, they do not judge."
+        return f"{text} No test patient was looked at: these figures choose, they do not judge."
     repeats = len(results.seeds)
     drawn = "one split and one training" if repeats == 1 else f"{repeats} splits and trainings"
-    told += f" The figures describe these test patients, in {drawn}."
+    text += f" The figures describe these test patients, in {drawn}."
     if not patients or min(patients.values()) < 1:
-        return told
+        return text
     if repeats > 1:
-        return f"{told} The spread over the repeats says how far another split and training would take them."
+        return f"{text} The spread over the repeats says how far another split and training would take them."
     site = min(patients, key=lambda name: patients[name])
     fewest = patients[site]
     smallest = smallest_p(fewest)
     if smallest < 0.001:
-        return f"{told} A difference smaller than the intervals may be chance."
+        return f"{text} A difference smaller than the intervals may be chance."
     verdict = (
         "a difference between methods there cannot be told from chance"
         if smallest > LEVEL
         else "a difference smaller than the intervals may be chance"
     )
     return (
-        f"{told} With {count(fewest, 'test patient')} at {site}, no paired sign or permutation test"
+        f"{text} With {count(fewest, 'test patient')} at {site}, no paired sign or permutation test"
         f" on that hospital alone can go below p = {smallest:.3g}: {verdict}."
     )
 

@@ -19,13 +19,13 @@ from server.report.opening import opening, synthetic_sentence, test_patients
 from server.report.paper import AUTHORS
 from server.report.results import Results, Row, Run, read_results, read_run
 from server.report.table import routes_taken
-from server.report.view import View
+from server.report.view import NetworkView
 from server.report.wording import site_names
 from server.statistics.intervals import RESAMPLES
 
 
 @dataclass(frozen=True)
-class Traffic:
+class SiteTraffic:
     """What one site's messages carried, in bytes."""
 
     site: str
@@ -33,18 +33,18 @@ class Traffic:
     received: int
 
 
-def _traffic(results: Results, run: Run | None) -> list[Traffic]:
+def _traffic(results: Results, run: Run | None) -> list[SiteTraffic]:
     if run is None:
         return []
     names = dict.fromkeys((*site_names(results), *run.bytes_sent, *run.bytes_received))
     return [
-        Traffic(name, run.bytes_sent.get(name, 0), run.bytes_received.get(name, 0))
+        SiteTraffic(name, run.bytes_sent.get(name, 0), run.bytes_received.get(name, 0))
         for name in names
         if name in run.bytes_sent or name in run.bytes_received
     ]
 
 
-def _every_row(views: list[View], results: Results) -> list[Row]:
+def _every_row(views: list[NetworkView], results: Results) -> list[Row]:
     """All folds, network by network in the table's order of methods."""
     order: dict[tuple[str, str, tuple[str, ...], str], int] = {}
     for view in views:
@@ -60,18 +60,18 @@ def _every_row(views: list[View], results: Results) -> list[Row]:
     return sorted(results.rows, key=place)
 
 
-def _views(results: Results) -> tuple[list[View], list[View]]:
+def _views(results: Results) -> tuple[list[NetworkView], list[NetworkView]]:
     """What the page shows in full, and the networks that validation did not choose."""
     if len(results.models) < 2:
-        return [View(results)], []
+        return [NetworkView(results)], []
     if len({row.method for row in results.rows}) < 2:
         return [], []  # the table of networks says it all
     best = best_network(results)
-    others = [View(results.of_model(name), name, main=False) for name in results.models if name != best]
-    return [View(results.of_model(best), best)], others
+    others = [NetworkView(results.of_model(name), name, main=False) for name in results.models if name != best]
+    return [NetworkView(results.of_model(best), best)], others
 
 
-def _contents(results: Results, view: View | None, *, several: bool, others: bool) -> Iterator[tuple[str, str]]:
+def _contents(results: Results, view: NetworkView | None, *, several: bool, others: bool) -> Iterator[tuple[str, str]]:
     """The page's sections: the name of each one's file, and what the table of contents calls it."""
     if view and view.in_short:
         yield "short", "In short"

@@ -68,7 +68,7 @@ class PaperLine:
 
 
 @dataclass(frozen=True)
-class Order:
+class Ranking:
     """How often one kind of row lies above another, in the paper and here."""
 
     what: str
@@ -80,7 +80,7 @@ class Order:
 class Table3:
     targets: tuple[str, ...]
     lines: tuple[PaperLine, ...]
-    orders: tuple[Order, ...]
+    orders: tuple[Ranking, ...]
 
 
 def paper_of(results: Results) -> str:
@@ -113,7 +113,7 @@ def _orders(
     paper: Mapping[tuple[tuple[str, ...], str], float],
     ours: Mapping[tuple[tuple[str, ...], str], float],
     columns: tuple[str, ...],
-) -> tuple[Order, ...]:
+) -> tuple[Ranking, ...]:
     def above(found: Mapping[tuple[tuple[str, ...], str], float], one: str, other: str) -> tuple[int, int]:
         """Of all pairs at one target, in how many the first kind is above the second."""
         pairs = [
@@ -132,7 +132,7 @@ def _orders(
         ("a route of one hop above all data", "one", "all"),
         ("all data above the target alone", "all", "alone"),
     )
-    found = [Order(what, above(paper, one, other), above(ours, one, other)) for what, one, other in kinds]
+    found = [Ranking(what, above(paper, one, other), above(ours, one, other)) for what, one, other in kinds]
     return tuple(order for order in found if order.ours[1])
 
 

@@ -83,7 +83,7 @@ def of_networks(results: Results, table: Networks) -> str:
     runs = max(cell.runs for cell in table.cells)
     cells = sorted(table.cells, key=lambda cell: -cell.mean)
     close = sum(cells[0].mean - cell.mean < (cells[0].std or 0.0) for cell in cells[1:])
-    told = (
+    text = (
         f"Mean ± standard deviation over {count(runs, 'training')} a network, on validation patients of {table.target}."
     )
     others = len(cells) - 1
@@ -93,28 +93,28 @@ def of_networks(results: Results, table: Networks) -> str:
             if others == 1
             else f"{close} of the other {others} networks {'lies' if close == 1 else 'lie'}"
         )
-        told += (
+        text += (
             f" {whom} within one standard deviation of the best: which of these is better is not settled."
             if close
             else " No other network lies within one standard deviation of the best. That is no test, for the trainings"
             " share their patients."
         )
     if table.paper:
-        told += " The paper's figures are of its own split and training."
+        text += " The paper's figures are of its own split and training."
         if results.synthetic:
-            told += " They are of real patients."
-    return told + synthetic_sentence(results)
+            text += " They are of real patients."
+    return text + synthetic_sentence(results)
 
 
 def of_paper(results: Results, table: Table3) -> str:
-    told = "The paper tests on one split, 20 % of 30, 30 and 19 patients, and does not name them."
+    text = "The paper tests on one split, 20 % of 30, 30 and 19 patients, and does not name them."
     if results.synthetic:
         return (
-            f"{told} Its figures are of real patients, ours of synthetic ones: side by side they show that the table"
+            f"{text} Its figures are of real patients, ours of synthetic ones: side by side they show that the table"
             " can be filled, and neither confirm nor refute it."
         )
     return (
-        f"{told} Ours are other test patients or another draw of them, and this study's open choices (listed under"
+        f"{text} Ours are other test patients or another draw of them, and this study's open choices (listed under"
         " “The study as run”) need not be the paper's: a difference between the two columns has no one cause."
         + (" The order of the methods is what could agree." if table.orders else "")
     )
@@ -124,9 +124,9 @@ def of_contrasts(results: Results, family: Family) -> str:
     number = len(family.contrasts)
     behind = {contrast.together.patients for contrast in family.contrasts}
     patients, most = min(behind, default=0), max(behind, default=0)
-    told = []
+    sentences = []
     if patients:
-        told.append(
+        sentences.append(
             f"{patients if patients == most else f'{patients} to {most}'} patients stand behind each line, each"
             " counted once"
             + (
@@ -136,19 +136,19 @@ def of_contrasts(results: Results, family: Family) -> str:
             )
         )
     if patients and number:
-        told.append(
+        sentences.append(
             f"The smallest p that they could give is {small(family.attainable / number)},"
             f" times {count(number, 'comparison')} {small(family.attainable)}."
         )
     if family.why_none:
-        told.append(family.why_none)
+        sentences.append(family.why_none)
     if family.tests:
-        told.append(
+        sentences.append(
             "p: sign-flip permutation test within patients, stratified over hospitals, corrected by Holm's method for"
             f" {count(number, 'comparison')}; the intervals are not corrected. A large p does not say that two methods"
             " are equal."
         )
-    told.append(
+    sentences.append(
         "The trained models are taken as they are: "
         + (
             "with these repeats, how often the sign stayed the same says more of another training than p does."
@@ -156,7 +156,7 @@ def of_contrasts(results: Results, family: Family) -> str:
             else "what another training of the same methods would have given is not in these figures."
         )
     )
-    return " ".join(told) + synthetic_sentence(results)
+    return " ".join(sentences) + synthetic_sentence(results)
 
 
 def of_intervals(results: Results, table: Comparison) -> str:
@@ -181,29 +181,29 @@ def of_budget(results: Results) -> str:
     if len(results.models) > 1:
         parts.append(f"{len(results.models)} networks")
     parts.append("every route, round and candidate that was discarded")
-    told = (
+    text = (
         f"To obtain all rows: {listed(parts)} included. Stages that methods share count in each of them, and once in"
         " Everything."
     )
     if any(row.kind.section is Section.ALL_DATA for row in results.rows):
-        told += " Bytes are those of weights: the images that all data in one place would have to move are not in them."
+        text += " Bytes are those of weights: the images that all data in one place would have to move are not in them."
     if results.forgetting:
-        told += " Everything also holds the scoring of what is forgotten."
-    return told + " Steps of different hospitals and batches are counted alike; they do not take the same time."
+        text += " Everything also holds the scoring of what is forgotten."
+    return text + " Steps of different hospitals and batches are counted alike; they do not take the same time."
 
 
 def of_budget_curves(results: Results) -> str:
     mixed = any(stage.kind == "average" for stage in results.stages)
-    told = (
+    text = (
         "Best validation Dice so far, in the chosen fold, at what had been spent by then; a route's line begins when it"
         f" reaches the target.{_chosen_by(results)} Of two lines that end close together neither is shown to be better."
     )
     if mixed:
-        told += (
+        text += (
             " Within a stage Dice is that of the study's grid, for averages that of the native grid, which may differ"
             " by a little."
         )
-    return told + " Scoring is not counted." + _first(results) + synthetic_sentence(results)
+    return text + " Scoring is not counted." + _first(results) + synthetic_sentence(results)
 
 
 def of_maps(results: Results) -> str:

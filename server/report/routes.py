@@ -8,7 +8,7 @@ from server.report.results import Results, Row
 from server.report.table import Comparison, shown_dice
 from server.report.wording import figure, full_name, signed
 
-LANE, EDGE, TOP = 78.0, 40.0, 8.0
+STRIP, EDGE, TOP = 78.0, 40.0, 8.0
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Stop:
 
 
 @dataclass(frozen=True)
-class Lane:
+class RouteStrip:
     y: float
     start: float
     stops: tuple[Stop, ...]
@@ -41,7 +41,7 @@ class Map:
     target: str
     width: float
     height: float
-    lanes: tuple[Lane, ...]
+    strips: tuple[RouteStrip, ...]
 
 
 def _is_stage(row: Row, route: tuple[str, ...]) -> bool:
@@ -109,7 +109,7 @@ def route_maps(results: Results, table: Comparison) -> list[Map]:
         end = EDGE + hop * longest
         # room right of the target for the comparison without the first hop
         side = 100 + 6.2 * max(len(" → ".join(row.route[1:])) if len(row.route) > 2 else 0 for row in routed)
-        lanes = []
+        strips = []
         for index, row in enumerate(routed):
             route = row.route or (target,)
             along = found.along(row) if row.route else [shown_dice(row, table.tested)]
@@ -128,9 +128,9 @@ def route_maps(results: Results, table: Comparison) -> list[Map]:
                 )
             shorter = found.at(route[1:]) if len(route) > 2 else None
             against = _difference(along[-1], shorter)
-            lanes.append(
-                Lane(
-                    y=TOP + LANE * index + 22,
+            strips.append(
+                RouteStrip(
+                    y=TOP + STRIP * index + 22,
                     start=stops[0].x - hop + 12,
                     stops=tuple(stops),
                     name=full_name(row),
@@ -143,8 +143,8 @@ def route_maps(results: Results, table: Comparison) -> list[Map]:
             Map(
                 target=target,
                 width=end + _half(target) + side,
-                height=TOP + LANE * len(lanes),
-                lanes=tuple(lanes),
+                height=TOP + STRIP * len(strips),
+                strips=tuple(strips),
             )
         )
     return maps

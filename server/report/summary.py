@@ -19,12 +19,12 @@ def _together(family: Family) -> list[str]:
         return []
     places = [target for target, _ in max((contrast.at for contrast in family.contrasts), key=len)]
     where = f"Over the held-out patients of {listed(places)}"
-    told = []
+    sentences = []
     for words, above in (("lies above", True), ("does not lie above", False)):
         found = [_gap(contrast, places) for contrast in family.contrasts if _above(contrast) == above]
         if found:
-            told.append(f"{where}, the route that validation chose {words}, in Dice points: {'; '.join(found)}.")
-    return told
+            sentences.append(f"{where}, the route that validation chose {words}, in Dice points: {'; '.join(found)}.")
+    return sentences
 
 
 def _above(contrast: Contrast) -> bool:

@@ -94,7 +94,7 @@ def deviation(values: Sequence[float]) -> str:
 
 
 @dataclass(frozen=True)
-class Line:
+class TableLine:
     """A row of the table."""
 
     label: str
@@ -109,14 +109,14 @@ class Comparison:
     """The table of one network."""
 
     targets: tuple[str, ...]
-    lines: tuple[Line, ...]
+    lines: tuple[TableLine, ...]
     """A line a method; each route is one."""
     repeats: int
     folds: int
     tested: bool
     patients: tuple[int | None, ...]
     """Those behind the figures of each target; None where methods or repeats differ in it, or it is not known."""
-    headline: Line | None = None
+    headline: TableLine | None = None
     """Of several repeats: whatever route validation chose in each."""
 
     @property
@@ -125,14 +125,14 @@ class Comparison:
         return [cell for line in self.lines for cell in line.cells if cell]
 
     @property
-    def with_headline(self) -> tuple[Line, ...]:
+    def with_headline(self) -> tuple[TableLine, ...]:
         """All lines, that of the chosen routes before the routes."""
         if self.headline is None:
             return self.lines
         before = sum(line.section < (Section.ROUTES, 0) for line in self.lines)
         return (*self.lines[:before], self.headline, *self.lines[before:])
 
-    def column(self, index: int) -> Iterator[tuple[Line, Cell]]:
+    def column(self, index: int) -> Iterator[tuple[TableLine, Cell]]:
         """The lines that apply to a target, with their cells."""
         for line in self.lines:
             cell = line.cells[index]
@@ -204,7 +204,8 @@ def comparison(results: Results) -> Comparison:
     return Comparison(
         targets=columns,
         lines=tuple(
-            Line(key[-1], key[0], tuple(cell(lines[key].get(target)) for target in columns)) for key in sorted(lines)
+            TableLine(key[-1], key[0], tuple(cell(lines[key].get(target)) for target in columns))
+            for key in sorted(lines)
         ),
         repeats=repeats,
         folds=results.folds,
@@ -232,7 +233,7 @@ def _one(numbers: Sequence[int | None]) -> int | None:
     return numbers[0] if len(set(numbers)) == 1 else None
 
 
-def _headline(results: Results, columns: tuple[str, ...]) -> Line | None:
+def _headline(results: Results, columns: tuple[str, ...]) -> TableLine | None:
     """Of each target the rows that validation chose, one a repeat."""
     repeats, tested = len(results.seeds), results.tested
     cells = []
@@ -241,7 +242,7 @@ def _headline(results: Results, columns: tuple[str, ...]) -> Line | None:
         if any(row.kind.grows for row in rows):
             return None  # it has a line of its own
         cells.append(Cell(tuple(rows), repeats, tested=tested) if rows else None)
-    return Line("Route chosen by validation", (Section.ROUTES, 0), tuple(cells)) if any(cells) else None
+    return TableLine("Route chosen by validation", (Section.ROUTES, 0), tuple(cells)) if any(cells) else None
 
 
 def notes(table: Comparison) -> list[str]:

@@ -26,7 +26,7 @@ WIDTH = 100
 
 
 @dataclass(frozen=True)
-class Entry:
+class TextCell:
     """What stands in one place of a grid."""
 
     text: str
@@ -34,12 +34,12 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Grid:
+class TextTable:
     """A table with what is said above and beneath it."""
 
     title: str
     header: tuple[str, ...]
-    rows: tuple[tuple[Entry, ...], ...]
+    rows: tuple[tuple[TextCell, ...], ...]
     sections: tuple[int, ...]
     """Rows after which a rule may stand."""
     beneath: tuple[str, ...]
@@ -57,7 +57,7 @@ def caption(table: Comparison) -> str:
     )
 
 
-def grids(results: Results) -> Iterator[Grid]:
+def grids(results: Results) -> Iterator[TextTable]:
     """The tables that a study's figures fill: networks, the comparison, its spread over folds."""
     several = networks(results)
     yield from (_networks(results, table) for table in several)
@@ -74,22 +74,22 @@ def grids(results: Results) -> Iterator[Grid]:
         yield _spread(shown, table)
 
 
-def _comparison(results: Results, table: Comparison, title: str) -> Grid:
+def _comparison(results: Results, table: Comparison, title: str) -> TextTable:
     rows = []
     for line in table.with_headline:
-        entries = [Entry(line.label)]
+        entries = [TextCell(line.label)]
         for cell in line.cells:
             if cell is None:
-                entries.append(Entry("–"))
+                entries.append(TextCell("–"))
                 continue
             behind = f" ({cell.patients})" if cell.patients is not None and table.repeats == 1 else ""
             marks = cell.marks if line is not table.headline else ""
             figures = cell.figures
             if table.repeats > 1:  # three targets have to fit beside their names
                 figures, marks = figures.replace(" ± ", "±"), marks.replace(" ", "")
-            entries.append(Entry(f"{figures}{behind} {marks}".rstrip(), strong=bool(cell.headlines)))
+            entries.append(TextCell(f"{figures}{behind} {marks}".rstrip(), strong=bool(cell.headlines)))
         rows.append(tuple(entries))
-    return Grid(
+    return TextTable(
         title,
         ("", *(f"→ {target}" for target in table.targets)),
         tuple(rows),
@@ -98,32 +98,34 @@ def _comparison(results: Results, table: Comparison, title: str) -> Grid:
     )
 
 
-def _spread(results: Results, table: Comparison) -> Grid:
+def _spread(results: Results, table: Comparison) -> TextTable:
     rows = tuple(
-        (Entry(line.label), *(Entry((cell.over_all or "–") if cell else "–") for cell in line.cells))
+        (TextCell(line.label), *(TextCell((cell.over_all or "–") if cell else "–") for cell in line.cells))
         for line in table.lines
     )
     runs = count(table.folds, "fold") + (f" × {count(table.repeats, 'repeat')}" if table.repeats > 1 else "")
     header = (f"Dice, {runs}", *(f"→ {target}" for target in table.targets))
     sections = [line.section for line in table.lines]
-    return Grid("", header, rows, _ends(sections), (remarks.of_spread(results),))
+    return TextTable("", header, rows, _ends(sections), (remarks.of_spread(results),))
 
 
-def _networks(results: Results, table: Networks) -> Grid:
+def _networks(results: Results, table: Networks) -> TextTable:
     rows = []
     for line in table.lines:
         rows.append(
             (
-                Entry(encoder_name(line.encoder)),
-                *(Entry(_network(cell), cell.best) if cell else Entry("–") for cell in line.cells),
+                TextCell(encoder_name(line.encoder)),
+                *(TextCell(_network(cell), cell.best) if cell else TextCell("–") for cell in line.cells),
             )
         )
         if table.paper and any(cell and cell.paper for cell in line.cells):
             papers = [cell.paper if cell else None for cell in line.cells]
-            rows.append((Entry("  the paper"), *(Entry(_mean(*found, digits=2) if found else "–") for found in papers)))
+            rows.append(
+                (TextCell("  the paper"), *(TextCell(_mean(*found, digits=2) if found else "–") for found in papers))
+            )
     runs = max(cell.runs for cell in table.cells)
     spread = " ± standard deviation" if runs > 1 else ""
-    return Grid(
+    return TextTable(
         "",
         (f"{table.target}, validation", *(ARCHITECTURES.get(name, name) for name in table.architectures)),
         tuple(rows),
@@ -171,7 +173,7 @@ def terminal_table(results: Results) -> RenderableType:
     return Group(*shown)
 
 
-def _style(entry: Entry) -> str:
+def _style(entry: TextCell) -> str:
     return "bold" if entry.strong else "dim" if entry.text == "–" else ""
 
 

@@ -18,7 +18,7 @@ from server.report.wording import network_name
 
 
 @dataclass(frozen=True)
-class View:
+class NetworkView:
     results: Results
     """Of this network alone."""
     name: str = ""

@@ -12,20 +12,20 @@ from typing import Any
 
 from common.config.study import Study
 from common.model.network import declared_bytes
-from common.plan import GROWING, Row, method_of, name_of, routes_to
+from common.plan import GROWING, PlannedRow, method_of, name_of, routes_to
 from common.plan.cost import Cost, all_behind, behind, cost_of
 from common.plan.graph import Average, Best, Evaluate, FineTune, Node, way_of
 from common.protocol.messages import Description
 from common.seeds import seed_of
 from server.ledger.ledger import StageRecord
 from server.results.choices import open_choices
-from server.scheduling.absence import absent_from, told, trained_for, why_not_counted
-from server.scheduling.retention import used_by
-from server.scheduling.scheduler import Run
+from server.scheduling.absence import absence_text, absent_from, trained_for, why_not_counted
+from server.scheduling.retention import inputs
+from server.scheduling.state import RunState
 from server.statistics.intervals import bootstrap_ci
 
 
-def results_of(study: Study, runs: Sequence[Run]) -> dict[str, Any]:
+def results_of(study: Study, runs: Sequence[RunState]) -> dict[str, Any]:
     """Everything that was found, as results.json holds it; the same for every undisturbed or resumed run.
 
     Dice and IoU are in per cent. Every row says who trained for it ("contributed"), and which sites it should have
@@ -67,7 +67,7 @@ def write_json(value: Any) -> bytes:
 class _Part:
     """What one variant of the study found."""
 
-    def __init__(self, run: Run, number: int) -> None:
+    def __init__(self, run: RunState, number: int) -> None:
         self.run, self.number = run, number
         self.weight_bytes = declared_bytes(run.study.model)
         model = run.study.model
@@ -98,7 +98,7 @@ class _Part:
         for row in self.finished:
             yield self._row(row)
 
-    def _row(self, row: Row) -> dict[str, Any]:
+    def _row(self, row: PlannedRow) -> dict[str, Any]:
         run = self.run
         trained = trained_for(row.model, run)
         cost = self.cost([*trained, *([row.test] if row.test else [])])
@@ -256,7 +256,7 @@ class _Part:
 
     def _parent(self, parent: Node) -> str | None:
         while isinstance(parent, Best) or parent in self.run.skipped:
-            parent = self.run.winner(parent) if isinstance(parent, Best) else used_by(parent)[0]
+            parent = self.run.winner(parent) if isinstance(parent, Best) else inputs(parent)[0]
         return _stage_id(self.number, parent) if isinstance(parent, FineTune | Average) else None
 
     def parked(self) -> Iterator[dict[str, Any]]:
@@ -276,7 +276,9 @@ class _Part:
                 }
         for target, candidates in run.plan.growing.items():
             models = [node for candidate in candidates for node in candidate.models]
-            stuck = [why for node in models if (why := run.parked.get(node) or told(absent_from(node, run.skipped)))]
+            stuck = [
+                why for node in models if (why := run.parked.get(node) or absence_text(absent_from(node, run.skipped)))
+            ]
             for fold in run.study.split.run:
                 yield {
                     **self.labels,
@@ -293,12 +295,12 @@ def _stage_id(variant: int, node: Node) -> str:
     return f"{variant}-{node.id}"
 
 
-def _chosen(run: Run, rows: list[Row]) -> Iterator[Row]:
+def _chosen(run: RunState, rows: list[PlannedRow]) -> Iterator[PlannedRow]:
     """Of each method, route and target the fold with the best validation Dice at the target.
 
     None where a fold could not be finished: the best of some is not the best of all.
     """
-    groups: dict[tuple[str, tuple[str, ...], str], list[Row]] = defaultdict(list)
+    groups: dict[tuple[str, tuple[str, ...], str], list[PlannedRow]] = defaultdict(list)
     for row in rows:
         groups[_group(row)].append(row)
     folds = len(run.study.split.run)
@@ -307,17 +309,17 @@ def _chosen(run: Run, rows: list[Row]) -> Iterator[Row]:
             yield max(group, key=lambda row: (run.records[row.validation].dice, -row.fold))
 
 
-def _group(row: Row) -> tuple[str, tuple[str, ...], str]:
+def _group(row: PlannedRow) -> tuple[str, tuple[str, ...], str]:
     """What the folds of a row share."""
     return row.method, row.route, row.target
 
 
-def _headline(run: Run, rows: list[Row]) -> Iterator[Row]:
+def _headline(run: RunState, rows: list[PlannedRow]) -> Iterator[PlannedRow]:
     """Of each target the route with the best validation Dice; no test score is looked at.
 
     None where a route could not be finished. A route that grew is the headline of its target.
     """
-    groups: dict[str, list[Row]] = defaultdict(list)
+    groups: dict[str, list[PlannedRow]] = defaultdict(list)
     for row in rows:
         if method_of(row.method).routed:
             groups[row.target].append(row)
@@ -393,13 +395,13 @@ def _trainings_of(study: Study, target: str) -> int:
     return len({route[:length] for route in routes_to(study, target) for length in range(1, len(route) + 1)})
 
 
-def _trained_by(run: Run, model: Node) -> Node:
+def _trained_by(run: RunState, model: Node) -> Node:
     while isinstance(model, Best) or model in run.skipped:
-        model = run.winner(model) if isinstance(model, Best) else used_by(model)[0]
+        model = run.winner(model) if isinstance(model, Best) else inputs(model)[0]
     return model
 
 
-def _interval(run: Run, record: StageRecord) -> list[float] | None:
+def _interval(run: RunState, record: StageRecord) -> list[float] | None:
     cases = record.cases
     if not cases.numbers:
         return None

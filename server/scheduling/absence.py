@@ -9,14 +9,14 @@ from __future__ import annotations
 from typing import Protocol
 
 from common.config.study import AbsenceRule, Study
-from common.plan import GROWING, Plan, Row, absence_rule, method_of
+from common.plan import GROWING, Plan, PlannedRow, absence_rule, method_of
 from common.plan.cost import all_behind, behind
 from common.plan.graph import Best, FineTune, Node
 
 LEFT_OUT = "it was away, and the study went on without it"
 
 
-class Progress(Protocol):
+class RunView(Protocol):
     """What of a run is looked at here."""
 
     skipped: set[Node]
@@ -68,22 +68,22 @@ def absent_from(model: Node, skipped: set[Node]) -> tuple[str, ...]:
     return tuple(sorted({node.site for node in all_behind([model]) if isinstance(node, FineTune) and node in skipped}))
 
 
-def told(absent: tuple[str, ...]) -> str:
+def absence_text(absent: tuple[str, ...]) -> str:
     """Why something is not counted, in plain words."""
     return "; ".join(f"site {site}: {LEFT_OUT}" for site in absent)
 
 
-def trained_for(model: Node, run: Progress) -> list[FineTune]:
+def trained_for(model: Node, run: RunView) -> list[FineTune]:
     """The trainings that weights have really gone through."""
     return [node for node in behind(model, run.winner) if isinstance(node, FineTune) and node not in run.skipped]
 
 
-def why_not_counted(row: Row, study: Study, run: Progress) -> str:
+def why_not_counted(row: PlannedRow, study: Study, run: RunView) -> str:
     """Why a row that is worked out to the end is none of the comparison; empty if it is one."""
     absent = absent_from(row.model, run.skipped)
     if not absent:
         return ""
-    named = told(absent)
+    named = absence_text(absent)
     method = method_of(row.method)
     if row.model in run.skipped or absence_rule(study, method).then == "park":
         return named

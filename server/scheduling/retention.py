@@ -1,4 +1,4 @@
-"""Which weights somebody still needs: what may be taken away, and what has to be made again.
+"""Which weights somebody still needs: what may be collected, as garbage is, and what has to be made again.
 
 Weights are needed by a row of the comparison, by a stage that has not been worked out, and by a choice that
 they may still win.
@@ -17,13 +17,13 @@ Dice = Callable[[Node], float | None]
 
 
 def winner(best: Best, dice: Dice) -> Node:
-    """The candidate with the best score, all of which are known; the first among equals."""
+    """Return the candidate with the best score, all of which are known; the first among equals."""
     scores = [dice(ballot) or 0.0 for ballot in best.ballots]
     return best.candidates[scores.index(max(scores))]
 
 
-def used_by(node: Node) -> Sequence[Node]:
-    """The nodes whose weights a node is worked out from, or is one of."""
+def inputs(node: Node) -> Sequence[Node]:
+    """Return the nodes whose weights a node is worked out from, or is one of."""
     if isinstance(node, FineTune):
         return (node.parent,)
     if isinstance(node, Evaluate):
@@ -33,9 +33,10 @@ def used_by(node: Node) -> Sequence[Node]:
     return node.candidates if isinstance(node, Best) else ()
 
 
-def may_use(node: Node, dice: Dice) -> Sequence[Node]:
-    """The same; of a choice, only the leading candidate and those whose score is not known: the others have lost."""
-    return _may_win(node, dice) if isinstance(node, Best) else used_by(node)
+def live_inputs(node: Node, dice: Dice) -> Sequence[Node]:
+    """Return the inputs that are still needed: of a choice, the leading candidate and those whose score is not known,
+    since the others have lost."""
+    return _may_win(node, dice) if isinstance(node, Best) else inputs(node)
 
 
 def _may_win(best: Best, dice: Dice) -> list[Node]:
@@ -49,16 +50,17 @@ def _may_win(best: Best, dice: Dice) -> list[Node]:
     ]
 
 
-def kept_by(found: Plan) -> Iterator[Node]:
-    """The nodes whose weights stay, whoever else asks: of every row, and of what a route's next hop is chosen from."""
+def roots(found: Plan) -> Iterator[Node]:
+    """Yield the nodes whose weights stay, whoever else asks: of every row, and of what a route's next hop is chosen
+    from."""
     yield Start()
     yield from (row.model for row in found.rows)
     for candidates in found.growing.values():
         yield from (model for candidate in candidates for model in candidate.models)
 
 
-def to_make_again(found: Plan, records: Mapping[Node, StageRecord], has: Callable[[str], bool]) -> set[Node]:
-    """The stages that are worked out, but whose weights are gone and needed.
+def to_remake(found: Plan, records: Mapping[Node, StageRecord], has: Callable[[str], bool]) -> set[Node]:
+    """Return the stages that are worked out, but whose weights are gone and needed.
 
     Args:
         records: what is known of the plan's nodes.
@@ -68,18 +70,18 @@ def to_make_again(found: Plan, records: Mapping[Node, StageRecord], has: Callabl
     def dice(node: Node) -> float | None:
         return records[node].dice if node in records else None
 
-    needed = set(kept_by(found))
+    needed = set(roots(found))
     again: set[Node] = set()
     for node in reversed(found.nodes):
         lacking = node in records and node in needed and not has(records[node].weights)
         if lacking and not isinstance(node, Best):
             again.add(node)
         if lacking or node not in records:
-            needed.update(may_use(node, dice))
+            needed.update(live_inputs(node, dice))
     return again
 
 
-def unneeded(
+def collectable(
     nodes: Iterable[Node],
     *,
     sharing: Callable[[str], Iterable[Node]],
@@ -87,11 +89,11 @@ def unneeded(
     kept: set[Node],
     records: Mapping[Node, StageRecord],
 ) -> set[str]:
-    """Of the weights of some nodes, the digests of those that nobody will ask for again.
+    """Return, of the weights of some nodes, the digests of those that nobody will ask for again.
 
     Args:
         sharing: all nodes whose weights have a digest: two ways may lead to the same weights.
-        users: by node, those that it is `used_by`.
+        users: by node, those that have it among their `inputs`.
         kept: nodes whose weights stay, whoever asks.
     """
 
@@ -102,7 +104,7 @@ def unneeded(
 
     def needs(user: Node, node: Node) -> bool:
         if user not in used:
-            used[user] = frozenset() if user in records else frozenset(may_use(user, dice))
+            used[user] = frozenset() if user in records else frozenset(live_inputs(user, dice))
         return node in used[user]
 
     def wanted(node: Node) -> bool:

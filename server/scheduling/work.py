@@ -1,30 +1,20 @@
-"""How much of a run's work is done, and how fast it goes: what an observer is told with every event."""
+"""How much of a run's work is done, and how fast it goes: what every event says beside its own."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
 
 from common.plan.graph import Evaluate, FineTune, Node, way_of
-from common.protocol.messages import Description
 from server.progress.events import Event, Observer
 
 
-def slices_shown(node: FineTune | Evaluate, descriptions: Mapping[str, Description]) -> float:
-    """The work of a stage: slices shown to the network, one of training for three of scoring."""
-    description = descriptions[node.site]
-    if isinstance(node, FineTune):
-        return float(description.train_slices[node.fold] * node.schedule.epochs)
-    return description.test_slices / 3
-
-
 class Work:
-    """The sums over all stages at sites, kept up as they change. Lanes' threads count here as well."""
+    """The sums over all stages at sites, kept up as they change. Channels' threads count here as well."""
 
     def __init__(self, observe: Observer) -> None:
         self.of: dict[Node, float] = {}
-        """Of every stage at a site, what it takes; see `slices_shown`."""
+        """Of every stage at a site, what it takes; see `server.scheduling.state.slices_shown`."""
         self._observe = observe
         self._share: dict[Node, float] = {}
         self._finished: set[Node] = set()
@@ -39,12 +29,12 @@ class Work:
             self._all += slices * (not waits)
 
     def leave(self, node: Node) -> None:
-        """What is not done of a node is left to another run."""
+        """Leave what is not done of a node to another run."""
         with self._counting:
             self._all -= self.of.get(node, 0.0) * (1 - self._share.get(node, 0.0))
 
     def count(self, node: FineTune | Evaluate, share: float, *, own: bool) -> None:
-        """A share of a stage is done. Args: own: by this run, which tells from it how fast it is.
+        """Count a share of a stage as done. Args: own: by this run, which knows by it how fast it is.
 
         What a stage has to do once more, since its process died or its weights were refused, is not counted twice:
         the work that is left never grows.
@@ -57,13 +47,13 @@ class Work:
             self._own += further * own
 
     def finish(self, node: Node) -> None:
-        """A node is settled, by this run or an earlier one."""
+        """Count a node as settled, by this run or an earlier one."""
         if isinstance(node, FineTune | Evaluate):
             self.count(node, 1.0, own=False)
             self._finished.add(node)
 
-    def tell(self, kind: str, node: FineTune | Evaluate, epoch: int = 0, dice: float | None = None) -> None:
-        """Tell the observer of a stage, and how far the run is."""
+    def report(self, kind: str, node: FineTune | Evaluate, epoch: int = 0, dice: float | None = None) -> None:
+        """Call the observer with what a stage does, and how far the run is."""
         total = self._all or 1.0
         elapsed = max(time.monotonic() - self._began, 1e-6)
         self._observe(

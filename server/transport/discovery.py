@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 
 from common.errors import RelayError
 from common.protocol.messages import DESCRIBE, BadMessage, Describe, Description, from_record, refusal_text, to_record
-from server.transport.retry import asked
+from server.transport.retry import retry_on_server_error
 
 log = logging.getLogger("relay.coordinator")
 
@@ -39,10 +39,10 @@ def find_sites(
     """
     wanted = list(sites)
     until = time.monotonic() + patience
-    told_missing: list[str] = []
+    logged_missing: list[str] = []
     while True:
         refused: set[str] = set()
-        registered = list(asked(grid.get_nodes))
+        registered = list(retry_on_server_error(grid.get_nodes))
         there_now = [node for node in registered if is_online(node)]
         nodes = {node.name: node.node_id for node in there_now if node.name}
         if there_now and not nodes:
@@ -52,14 +52,14 @@ def find_sites(
         missing = [site for site in wanted if site not in nodes and site not in spared]
         if not missing:
             return {site: nodes[site] for site in wanted if site in nodes}
-        if missing != told_missing:
-            told_missing = missing
+        if missing != logged_missing:
+            logged_missing = missing
             log.warning("Waiting for %s.", " and ".join(f"site {site}" for site in missing))
         if time.monotonic() > until:
             there = ", ".join(sorted(nodes)) or "none"
-            told = f" A node answered: {'; '.join(sorted(refused))}." if refused else ""
+            answers = f" A node answered: {'; '.join(sorted(refused))}." if refused else ""
             raise RelayError(
-                f"Site {missing[0]} of the study is not there (there: {there}); start it, or leave it out.{told}"
+                f"Site {missing[0]} of the study is not there (there: {there}); start it, or leave it out.{answers}"
             )
         time.sleep(1.0)
 

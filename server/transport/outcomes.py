@@ -18,7 +18,7 @@ class Absent(Parked):
         """For how long so far."""
 
 
-class Refused(Parked):
+class RefusedBySite(Parked):
     """The site answered that it cannot, when asked again as well."""
 
 

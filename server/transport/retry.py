@@ -1,4 +1,4 @@
-"""Requests at Flower's engine, which fails at some of them while its database is busy."""
+"""Requests to Flower's SuperLink, which fails at some of them while its database is busy."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from typing import TypeVar
 log = logging.getLogger("relay.coordinator")
 
 HICCUPS = 10
-"""So often in a row may the engine fail at one request."""
+"""So often in a row may the SuperLink fail at one request."""
 
 Item = TypeVar("Item")
 
 
-def asked(ask: Callable[[], Iterable[Item]]) -> Iterable[Item]:
-    """What Flower's engine answers; a request at which it failed itself (HTTP 500 and above) is made again.
+def retry_on_server_error(request: Callable[[], Iterable[Item]]) -> Iterable[Item]:
+    """Return what the SuperLink answers; a request at which it failed itself (HTTP 500 and above) is made again.
 
-    Raises whatever the last request raised.
+    Raises:
+        Exception: whatever the last request raised.
     """
     for hiccup in range(HICCUPS):
         try:
-            return ask()
+            return request()
         except Exception as error:
             status = getattr(getattr(error, "response", None), "status_code", 0)
             if status < 500 or hiccup == HICCUPS - 1:
                 raise
-            log.warning("Flower's engine failed at a request (HTTP %d); it is made again.", status)
+            log.warning("The SuperLink failed at a request (HTTP %d); it is made again.", status)
             time.sleep(min(30.0, 2.0**hiccup))
     raise AssertionError("not reached")

@@ -38,13 +38,13 @@ from common.protocol.messages import (
 )
 from server.progress.events import Event, Observer
 from server.transport.discovery import is_online
-from server.transport.outcomes import Absent, Parked, Refused, TrainingFailed
-from server.transport.retry import asked
+from server.transport.outcomes import Absent, Parked, RefusedBySite, TrainingFailed
+from server.transport.retry import retry_on_server_error
 
 log = logging.getLogger("relay.coordinator")
 
 TTL = 365 * 24 * 3600.0
-"""Flower drops a message after twelve hours unless told otherwise; a stage may take days."""
+"""Flower drops a message after twelve hours unless it is given another time; a stage may take days."""
 
 TRIES = 3
 """A stage that failed is asked for again so often, with pauses of 1, 2, … seconds."""
@@ -74,19 +74,19 @@ LOSSES = 10
 time would else be asked for ever."""
 
 LOOK_EVERY = 5.0
-"""Seconds between two looks at whether the site is there: each is a request at Flower's engine."""
+"""Seconds between two looks at whether the site is there: each is a request to the SuperLink."""
 
 QUIET = 120.0
-"""Seconds without an answer after which a question is put behind the order: see `Lane._await`."""
+"""Seconds without an answer after which a question is put behind the order: see `SiteChannel._await`."""
 
 TRANSFER_SLOTS = threading.Semaphore(2)
-"""Messages with weights that all lanes together hold at a time, on the way out or in until they are in the ledger: so
-the coordinator holds few copies, however many sites there are."""
+"""Messages with weights that all channels together hold at a time, on the way out or in until they are in the ledger:
+so the coordinator holds few copies, however many sites there are."""
 
 Reply = TypeVar("Reply", bound=WireMessage)
 GetFile = Callable[[], File]
 Hear = Callable[[int, int, float | None], None]
-"""Is told how far an order is: what is done and of how many, epochs or patients, and the last epoch's Dice, 0 to 1."""
+"""Takes how far an order is: what is done and of how many, epochs or patients, and the last epoch's Dice, 0 to 1."""
 
 
 LEFT = frozenset((Refusal.UNKNOWN_STUDY, Refusal.LEFT))
@@ -97,7 +97,7 @@ LEFT = frozenset((Refusal.UNKNOWN_STUDY, Refusal.LEFT))
 class Traffic:
     """What really crossed the wire, by site: bytes of tensors, messages, tries.
 
-    Every lane counts for its own site alone, since lanes run side by side.
+    Every channel counts for its own site alone, since channels run side by side.
     """
 
     sent: dict[str, int] = field(default_factory=lambda: defaultdict(int))
@@ -108,7 +108,7 @@ class Traffic:
     """By the key of a stage."""
 
 
-class Lane:
+class SiteChannel:
     """One site's end of the wire: sends an order, waits for the answer, tries again."""
 
     def __init__(self, grid: Grid, site: str, node_id: int | None, traffic: Traffic, *, patience: float = 60.0) -> None:
@@ -117,19 +117,19 @@ class Lane:
         self.patience: Callable[[], float] = lambda: patience
         """Seconds that the site may be away before `Absent` is raised."""
         self.observe: Observer = lambda _: None
-        """Is told when the site goes away and when it is back."""
+        """Takes the events that the site went away and that it is back."""
         self._away_since: float | None = None
         self._unacknowledged: dict[str, str] = {}  # key → digest of weights that lie at the site
         self.held = ""
-        self._has_a_hand = False
+        self._holds_slot = False
 
         self._rest: Callable[[str, float], Iterable[tuple[int, int, float | None]]] = getattr(grid, "wait_for", _sleep)
         """Waits for the answer to an order, for so many seconds at most; gives what the grid knows of its progress."""
 
     def release_slot(self) -> None:
-        """The weights that came last are kept, or not wanted: another lane may take some."""
-        if self._has_a_hand:
-            self._has_a_hand = False
+        """Release the transfer slot, since the weights that came last are kept or not wanted."""
+        if self._holds_slot:
+            self._holds_slot = False
             TRANSFER_SLOTS.release()
 
     def describe(self, study: Study, observe: Callable[[int, int], None]) -> Description:
@@ -140,7 +140,7 @@ class Lane:
         """
 
         def hear(done: int, of: int, _: float | None) -> None:
-            if done < of:  # that all are ready is told once, with the answer
+            if done < of:  # that all are ready is reported once, with the answer
                 observe(done, of)
 
         while True:
@@ -162,7 +162,7 @@ class Lane:
 
         Args:
             observe: is called with epochs trained and the last one's validation Dice, 0 to 1: at the end of every
-                leg, and of every epoch where the grid can tell it.
+                leg, and of every epoch where the grid knows it.
 
         Raises:
             TrainingFailed: the training diverged.
@@ -223,7 +223,7 @@ class Lane:
             send = weights
 
     def acknowledge(self, key: str, weights: str) -> None:
-        """The result of a key is safe here; the site is told with the next order."""
+        """Note that the result of a key is safe here; the next order says so to the site."""
         self._unacknowledged[key] = weights
 
     def _acknowledged(self, but: str) -> tuple[str, ...]:
@@ -266,7 +266,7 @@ class Lane:
                 raise TrainingFailed(reason)
             if reply.error.code in FINAL:
                 break
-        raise Refused(reason)
+        raise RefusedBySite(reason)
 
     def _send(self, message: WireMessage, weights: GetFile | None, type_: str, group: str, hear: Hear) -> Message:
         """An order out, its answer back. What is lost on the way is sent again; the site answers a stage once."""
@@ -282,7 +282,7 @@ class Lane:
         raise Parked(f"an order was lost on the way {LOSSES} times in a row")
 
     def _push_with(self, weights: GetFile | None, message: WireMessage, type_: str, group: str) -> str:
-        """They are read when there is a hand for them, and put down once Flower's engine has them."""
+        """Push an order; its weights are read when a transfer slot is free, released again once pushed."""
         if weights is None:
             return self._push(to_record(message), type_, group)
         with TRANSFER_SLOTS:
@@ -295,18 +295,18 @@ class Lane:
         assert self.node_id is not None, "it was never seen"
         self.traffic.messages[self.site] += 1
         out = Message(record, dst_node_id=self.node_id, message_type=type_, group_id=group[:16], ttl=TTL)
-        return next(iter(asked(lambda: self.grid.push_messages([out]))), "")
+        return next(iter(retry_on_server_error(lambda: self.grid.push_messages([out]))), "")
 
     def _pull(self, order: str) -> Message | None:
         """The answer to an order, if it is there."""
         TRANSFER_SLOTS.acquire()
         keeps = False
         try:
-            # One id at a time: Flower's engine holds up the answers that are there for one still on its way.
-            reply = next(iter(asked(lambda: self.grid.pull_messages([order]))), None)
+            # One id at a time: the SuperLink holds up the answers that are there for one still on its way.
+            reply = next(iter(retry_on_server_error(lambda: self.grid.pull_messages([order]))), None)
             with_weights = reply is not None and not reply.has_error() and bool(reply.content.array_records)
-            keeps = with_weights and not self._has_a_hand
-            self._has_a_hand |= keeps
+            keeps = with_weights and not self._holds_slot
+            self._holds_slot |= keeps
         finally:
             if not keeps:
                 TRANSFER_SLOTS.release()
@@ -350,7 +350,7 @@ class Lane:
 
     def _session(self) -> str | None:
         """What tells one presence of the site from the next; None while it is away."""
-        for node in asked(self.grid.get_nodes):
+        for node in retry_on_server_error(self.grid.get_nodes):
             known = node.name == self.site if self.node_id is None else node.node_id == self.node_id
             if known and is_online(node):
                 if self._away_since is not None:

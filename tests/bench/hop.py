@@ -30,10 +30,10 @@ def main(laps: int = 3) -> None:
 
     import deploy.simulation.local_grid
     import server.ledger.ledger
-    import server.scheduling.scheduler
+    import server.scheduling.dispatch
     import server.transport.site_channel
-    from server.app import run_study
     from server.progress.events import Event
+    from server.study_run import run_study
     from tests.support.hospitals import approve_everywhere, small_study, write_hospitals
 
     with tempfile.TemporaryDirectory() as name:
@@ -57,7 +57,7 @@ def main(laps: int = 3) -> None:
         watch(server.ledger.ledger.Ledger, "put_weights", "keep the weights")  # type: ignore[arg-type]
         watch(server.ledger.ledger.Ledger, "put", "keep the record")  # type: ignore[arg-type]
         watch(server.ledger.ledger.Ledger, "file", "the parent's file, its digest")  # type: ignore[arg-type]
-        watch(server.scheduling.scheduler, "check_fit", "do the weights fit")
+        watch(server.scheduling.dispatch, "check_fit", "do the weights fit")
         watch(server.transport.site_channel, "to_record", "Flower's record of the weights")
         watch(server.transport.site_channel, "from_record", "weights from Flower's record")
         hops: list[float] = []

@@ -72,7 +72,7 @@ def main(*words: str) -> None:
 def measure(case: dict[str, Any]) -> dict[str, float]:
     """In the process of a case."""
     import deploy.simulation.local_grid
-    from server.app import run_study
+    from server.study_run import run_study
     from tests.support.hospitals import approve_everywhere, small_study, write_hospitals
 
     with tempfile.TemporaryDirectory() as name:

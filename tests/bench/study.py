@@ -27,7 +27,7 @@ def main(pairs: int = 5, pixels: int = 128, epochs: int = 7) -> None:
     import torch
 
     from deploy.simulation.local_grid import LocalGrid
-    from server.app import run_study
+    from server.study_run import run_study
     from tests.bench.pairs import interleaved, show, table
     from tests.end_to_end.plain_loop import PlainLoop, Tensors, digest
     from tests.support.hospitals import approve_everywhere, forget_stages, small_study, write_hospitals

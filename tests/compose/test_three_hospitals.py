@@ -200,11 +200,11 @@ def test_parts_that_are_killed_and_started_again_change_nothing_and_nobody_reach
     try:
         assert_contained(compose)
         assert_apart(compose)
-        compose.until_said("C: B → C (fold 1)")
+        compose.until_said("C: B → C, fold 1")
         compose.kill("hospital-c")
         time.sleep(3)
         compose.done("start", "hospital-c")
-        compose.until_said("A: B → C → A (fold 1)")
+        compose.until_said("A: B → C → A, fold 1")
         # The study's own program dies with the SuperExec.
         compose.kill("superexec", "coordinator")
         time.sleep(5)

@@ -15,7 +15,7 @@ from client.delivery.model_card import name_of
 from client.delivery.model_card_text import markdown
 from common.config.study import Study
 from common.errors import RelayError
-from common.plan import Row, Section, methods, plan
+from common.plan import PlannedRow, Section, methods, plan
 from common.plan.methods import METHODS, Given, Method
 from common.plan.routes import along
 from common.plan.selection import offered
@@ -31,7 +31,7 @@ MAY_NAME = ("common/plan/methods/", "common/strategies/", "common/config/study.p
 """Where methods are, and the keys and values of a study file."""
 
 
-def rows(given: Given, target: str) -> Iterator[Row]:
+def rows(given: Given, target: str) -> Iterator[PlannedRow]:
     route = (target,) * 3
     for fold in given.study.split.run:
         yield row_of(given.study, "restarts", route, target, fold, along(given.study, route, fold))

@@ -16,7 +16,7 @@ import pytest
 from client.site_config import load_site
 from common.config.study import Study, study_toml
 from common.errors import RelayError
-from server.app import line_of
+from server.progress.wording import line_of
 from tests.support.hospitals import REPO, forget_stages, run_on_grid, small_study, write_hospitals
 
 STAGES, LEGS = 9, 8

@@ -22,7 +22,8 @@ from client.site_config import load_site
 from common.errors import BadPatient, RelayError
 from common.protocol.messages import DESCRIBE, BadMessage, Describe, to_record
 from deploy.simulation.local_grid import LocalGrid, enter_run
-from server.app import line_of, run_study
+from server.progress.wording import line_of
+from server.study_run import run_study
 from tests.support.hospitals import (
     approve_everywhere,
     patient,

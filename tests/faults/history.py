@@ -27,7 +27,6 @@ import client.app
 import client.evaluation.scoring
 import client.stages.store
 import common.files
-import server.app
 import server.ledger.ledger
 import server.transport.retry
 from client.app import app
@@ -40,9 +39,9 @@ from common.model.weights import digest_of, serialize_chunks
 from common.plan.graph import FineTune
 from common.plan.stage_key import ExecutionEnvironment, stage_key
 from common.protocol.messages import FINE_TUNE, BadMessage, FineTuneOrder, FineTuneReply, from_record, to_record
-from server import descriptions
-from server.app import run_study
-from server.scheduling import scheduler, work
+from server import descriptions, run_record
+from server.scheduling import dispatch, scheduler, weight_owners, work
+from server.study_run import run_study
 from server.transport import discovery, site_channel
 from tests.faults.disk import Disks
 from tests.faults.engine import Door, Engine, Failed, Node
@@ -418,9 +417,9 @@ def world(history: History) -> Iterator[None]:
         history.finished.add(entry)
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (site_channel, discovery, scheduler, work, server.app, server.transport.retry, client.app):
+        for module in (site_channel, discovery, dispatch, work, run_record, server.transport.retry, client.app):
             patch.setattr(module, "time", kernel.time())
-        for module in (descriptions, scheduler, work):
+        for module in (descriptions, scheduler, weight_owners, work):
             patch.setattr(module, "threading", kernel.threading())
         for module in (descriptions, scheduler):
             patch.setattr(module, "queue", kernel.queue())

@@ -26,8 +26,8 @@ import client.evaluation.scoring
 import client.governance.approval
 import common.model.network
 import common.model.weights
-import server.app
 import server.results.rows
+import server.study_run
 from client.evaluation.evaluate import CaseScore
 from client.preprocessing.pipeline import Prepared, Record
 from client.site_config import SiteConfig
@@ -39,7 +39,7 @@ from common.plan.graph import Schedule
 from common.protocol.messages import Refusal, Refused
 from common.seeds import seed_of
 from server.deliveries import Deliveries
-from server.scheduling import scheduler
+from server.scheduling import state
 from server.statistics.intervals import bootstrap_ci
 
 SHAPES = {"count": ((), torch.int64), "layer": ((2, 3), torch.float32)}
@@ -216,9 +216,9 @@ def tiny() -> Iterator[None]:
 def put_in_place(patch: pytest.MonkeyPatch) -> None:
     for module in (common.model.weights, common.model.network):
         patch.setattr(module, "declared_shapes", lambda _: SHAPES)
-    for module in (client.app, server.app, scheduler):
+    for module in (client.app, server.study_run, state):
         patch.setattr(module, "plan", planned)
-    for module in (client.governance.approval, server.app):
+    for module in (client.governance.approval, server.study_run):
         patch.setattr(module, "load_study", study_from)
     for module in (client.app, client.evaluation.scoring):
         patch.setattr(module, "statistics", lambda _: {})
@@ -235,11 +235,11 @@ def put_in_place(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(client.evaluation.scoring, "build_undrawn", lambda _: Network())
     patch.setattr(client.evaluation.scoring, "place", lambda *_: None)
     patch.setattr(client.evaluation.scoring, "add_to_page", lambda *_, **__: None)
-    patch.setattr(client.app, "chosen_slices", lambda *_: None)
-    patch.setattr(server.app, "write_report", lambda _: None)
-    patch.setattr(server.app, "deliver", lambda *_: Deliveries())
-    patch.setattr(server.app, "recording", lambda folder, study, observe: nullcontext(observe))
-    patch.setattr(server.app, "start_weights", lambda *_: first_weights())
+    patch.setattr(client.app, "selected_slices", lambda *_: None)
+    patch.setattr(server.study_run, "write_report", lambda _: None)
+    patch.setattr(server.study_run, "deliver", lambda *_: Deliveries())
+    patch.setattr(server.study_run, "recording", lambda folder, study, observe: nullcontext(observe))
+    patch.setattr(server.study_run, "start_weights", lambda *_: first_weights())
     patch.setattr(server.results.rows, "bootstrap_ci", interval)
     versions = functools.cache(server.results.rows.importlib.metadata.version)
     patch.setattr(server.results.rows.importlib.metadata, "version", versions)

@@ -20,7 +20,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import client.app
-import server.scheduling.scheduler
+import server.scheduling.averaging
 from client.governance.approval import approve
 from common.config.study import Study
 from tests.faults.benches import bench
@@ -205,7 +205,7 @@ def test_a_fault_of_the_coordinator_in_one_method_leaves_the_others(
     def fails(*_: object, **__: object) -> None:
         raise ZeroDivisionError("a fault of ours")
 
-    monkeypatch.setattr(server.scheduling.scheduler, "aggregate", fails)
+    monkeypatch.setattr(server.scheduling.averaging, "aggregate", fails)
     with in_a(bench("two", ("A", "B"), 3.0, 10.0, baseline=True, federated=FEDAVG), tmp_path / "two") as history:
         said = history.start()
     assert said and "the coordinator failed (ZeroDivisionError: a fault of ours)" in said

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-import server.app
 import server.deliveries
+import server.study_run
 from common.config.study import AbsenceConfig, Study
 from common.errors import RelayError
 from common.plan.graph import FineTune, Start, way_of
 from common.protocol.messages import Delivery, EvaluateOrder, FineTuneOrder, Refusal, WireMessage, refusal_error
 from common.seeds import seed_of
-from server.app import run_study
 from server.progress.events import Event
+from server.study_run import run_study
 from tests.support.fake_sites import START, Answer, FakeGrid, quick, study_of
 
 __all__ = ["quick"]
@@ -34,8 +34,8 @@ METHODS: dict[str, Any] = {
 
 @pytest.fixture(autouse=True)
 def first_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server.app, "start_weights", lambda *_: START)
-    monkeypatch.setattr(server.app, "write_report", lambda folder: folder)
+    monkeypatch.setattr(server.study_run, "start_weights", lambda *_: START)
+    monkeypatch.setattr(server.study_run, "write_report", lambda folder: folder)
 
 
 def run(grid: FakeGrid, out: Path, study: Study | None = None, events: list[Event] | None = None) -> dict[str, Any]:

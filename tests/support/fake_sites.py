@@ -46,10 +46,11 @@ from server.descriptions import describe_all
 from server.initial_weights import start_of
 from server.ledger.ledger import Ledger
 from server.progress.events import Event
-from server.scheduling import scheduler, work
-from server.scheduling.scheduler import Run, census_of
+from server.scheduling import dispatch, work
+from server.scheduling.scheduler import Scheduler
+from server.scheduling.state import RunState, census_of
 from server.transport import retry, site_channel
-from server.transport.site_channel import Lane, Traffic
+from server.transport.site_channel import SiteChannel, Traffic
 
 SHAPES = {"count": ((), torch.int64), "layer": ((2, 3), torch.float32)}
 SLICES = {"A": (10, 11), "B": (20, 21), "C": (33, 34)}
@@ -285,30 +286,28 @@ def make_quick(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "declared_shapes", lambda _: SHAPES)
     sleep = time.sleep
     clock = types.SimpleNamespace(sleep=lambda seconds: sleep(min(seconds, 0.001)), monotonic=time.monotonic)
-    for module in (retry, site_channel, scheduler, work):
+    for module in (retry, site_channel, dispatch, work):
         monkeypatch.setattr(module, "time", clock)
 
 
-def go(grid: FakeGrid, folder: Path, events: list[Event] | None = None, *, keep_weights: bool = False) -> Run:
-    """Run the grid's study into a folder."""
+def go(grid: FakeGrid, folder: Path, events: list[Event] | None = None, *, keep_weights: bool = False) -> RunState:
+    """Run the grid's study into a folder; returns what the run came to."""
     ledger = Ledger(folder)
     try:
         traffic = Traffic()
         observe = (events if events is not None else []).append
-        lanes = {site: Lane(grid, site, node, traffic) for node, site in grid.sites.items()}
-        descriptions = describe_all(grid.study, lanes, observe)
-        run = Run(
+        channels = {site: SiteChannel(grid, site, node, traffic) for node, site in grid.sites.items()}
+        descriptions = describe_all(grid.study, channels, observe)
+        state = RunState(
             grid.study,
             plan(grid.study, census_of(descriptions)),
-            lanes=lanes,
-            descriptions=descriptions,
-            ledger=ledger,
-            start=start_of(grid.study, ledger, source="", weights=lambda: START),
-            observe=observe,
-            traffic=traffic,
-            keep_weights=keep_weights,
+            descriptions,
+            start_of(grid.study, ledger, source="", weights=lambda: START),
+            lookup=ledger.get,
+            has_weights=ledger.has,
         )
-        run.go()
+        return Scheduler(
+            state, channels=channels, ledger=ledger, observe=observe, traffic=traffic, keep_weights=keep_weights
+        ).run()
     finally:
         ledger.close()
-    return run

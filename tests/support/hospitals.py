@@ -17,8 +17,8 @@ from client.site_config import load_site
 from common.config.study import Study
 from deploy.phantom.dicom import Frame, write_label, write_series
 from deploy.simulation.local_grid import LocalGrid
-from server.app import run_study
 from server.progress.events import Event
+from server.study_run import run_study
 
 REPO = Path(__file__).parents[2]
 REAL_DATA = Path(os.environ.get("RELAY_SHARED", REPO.parent / "shared")) / "data"

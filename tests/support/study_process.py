@@ -37,7 +37,8 @@ def main(study: str, out: str, when: str, *named: str) -> int:
     from common.config.study import load_study
     from common.errors import RelayError
     from deploy.simulation.local_grid import LocalGrid
-    from server.app import line_of, run_study
+    from server.progress.wording import line_of
+    from server.study_run import run_study
 
     sites = {name: Path(path) for name, _, path in (entry.partition("=") for entry in named)}
     kind, _, rest = when.partition(":")

@@ -7,7 +7,7 @@ from common.errors import RelayError
 from common.plan.methods import baseline, cyclic, greedy, longer, pooled, pooled_then_target, sequential, unadapted
 from common.plan.methods.federated import averaged, then_target
 from common.plan.methods.method import Given, Method, Section
-from common.plan.values import Row
+from common.plan.values import PlannedRow
 from common.strategies import STRATEGIES
 
 __all__ = [
@@ -46,7 +46,7 @@ def method_of(key: str) -> Method:
     return next((method for method in METHODS if method.key == key), None) or _unknown(key)
 
 
-def name_of(row: Row) -> str:
+def name_of(row: PlannedRow) -> str:
     """The row for readers: "B → C → A", "A alone"."""
     return method_of(row.method).name(row.route, row.target)
 

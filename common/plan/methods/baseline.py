@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 from common.plan.methods.method import Given, Method, Section
 from common.plan.routes import along
-from common.plan.values import Row, row_of
+from common.plan.values import PlannedRow, row_of
 
 KEY = "baseline"
 
 
-def _rows(given: Given, target: str) -> Iterator[Row]:
+def _rows(given: Given, target: str) -> Iterator[PlannedRow]:
     if given.study.methods.baseline:
         for fold in given.study.split.run:
             yield row_of(given.study, KEY, (target,), target, fold, along(given.study, (target,), fold))

@@ -6,12 +6,12 @@ from common.config.study import Study
 from common.plan.graph import FineTune, Node, Start
 from common.plan.methods.method import Given, Method, Section
 from common.plan.routes import whole_cosine
-from common.plan.values import Row, row_of
+from common.plan.values import PlannedRow, row_of
 
 KEY = "cyclic"
 
 
-def _rows(given: Given, target: str) -> Iterator[Row]:
+def _rows(given: Given, target: str) -> Iterator[PlannedRow]:
     study = given.study
     if study.methods.cyclic.laps:
         route = laps_to(study, target)

@@ -9,14 +9,14 @@ from common.config.study import FederatedConfig
 from common.plan.graph import Node, best_of
 from common.plan.methods.method import Given, Method, Section
 from common.plan.routes import then_at
-from common.plan.values import Row, row_of
+from common.plan.values import PlannedRow, row_of
 from common.strategies import Strategy
 
 
 def averaged(strategy: Strategy) -> Method:
     """The average that is best at the target."""
 
-    def rows(given: Given, target: str) -> Iterator[Row]:
+    def rows(given: Given, target: str) -> Iterator[PlannedRow]:
         for part in _parts(given, strategy):
             for fold, average in _best(given, part, target):
                 yield row_of(given.study, strategy.key, given.study.sites, target, fold, average)
@@ -38,7 +38,7 @@ def then_target(strategy: Strategy) -> Method:
     """The same average, fine-tuned at the target."""
     key = f"{strategy.key}-then-target"
 
-    def rows(given: Given, target: str) -> Iterator[Row]:
+    def rows(given: Given, target: str) -> Iterator[PlannedRow]:
         route = (*given.study.sites, target)
         for part in _parts(given, strategy):
             for fold, average in _best(given, part, target) if part.then_target else ():

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 from common.plan.methods.method import Given, Method, Section, arrows
 from common.plan.routes import along
-from common.plan.values import Row, row_of
+from common.plan.values import PlannedRow, row_of
 
 KEY = "greedy"
 
 
-def _rows(given: Given, target: str) -> Iterator[Row]:
+def _rows(given: Given, target: str) -> Iterator[PlannedRow]:
     route = tuple(given.choices.get(target, ()))
     if route[-1:] == (target,):
         for fold in given.study.split.run:

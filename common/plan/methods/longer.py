@@ -6,12 +6,12 @@ from common.plan.graph import FineTune, Start
 from common.plan.methods.method import Given, Method, Section
 from common.plan.rounds import longest_in_epochs
 from common.plan.routes import whole_cosine
-from common.plan.values import Row, row_of
+from common.plan.values import PlannedRow, row_of
 
 KEY = "longer"
 
 
-def _rows(given: Given, target: str) -> Iterator[Row]:
+def _rows(given: Given, target: str) -> Iterator[PlannedRow]:
     study = given.study
     if study.methods.longer_baseline:
         for fold in study.split.run:

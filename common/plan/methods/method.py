@@ -10,7 +10,7 @@ from functools import cached_property
 from common.config.study import Study
 from common.plan.graph import Average
 from common.plan.rounds import averages_of
-from common.plan.values import Census, Choices, Rounds, Row
+from common.plan.values import Census, Choices, PlannedRow, Rounds
 
 Namer = Callable[[Sequence[str], str], str]
 """A name from a row's route and target."""
@@ -63,7 +63,7 @@ class Method:
     line: Namer | None = None
     """One line of a table, whatever the target: "B → C →". None: the title."""
     section: Section
-    rows: Callable[[Given, str], Iterable[Row]]
+    rows: Callable[[Given, str], Iterable[PlannedRow]]
     """Those for a target, all folds; none where the study does not ask for the method."""
 
     optional: bool = False

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from common.config.study import POOLED
 from common.plan.methods.method import Given, Method, Section
 from common.plan.routes import along
-from common.plan.values import Row, row_of
+from common.plan.values import PlannedRow, row_of
 
 
-def _rows(given: Given, target: str) -> Iterator[Row]:
+def _rows(given: Given, target: str) -> Iterator[PlannedRow]:
     if given.study.methods.pooled:
         for fold in given.study.split.run:
             yield row_of(given.study, POOLED, (POOLED,), target, fold, along(given.study, (POOLED,), fold))

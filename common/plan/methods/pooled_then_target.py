@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from common.config.study import POOLED
 from common.plan.methods.method import Given, Method, Section
 from common.plan.routes import along, then_at
-from common.plan.values import Row, row_of
+from common.plan.values import PlannedRow, row_of
 
 KEY = f"{POOLED}-then-target"
 
 
-def _rows(given: Given, target: str) -> Iterator[Row]:
+def _rows(given: Given, target: str) -> Iterator[PlannedRow]:
     study = given.study
     if study.methods.pooled and study.methods.pooled_then_target:
         for fold in study.split.run:

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 from common.plan.methods.method import Given, Method, Section, arrows, sources
 from common.plan.routes import along, routes_to
-from common.plan.values import Row, row_of
+from common.plan.values import PlannedRow, row_of
 
 KEY = "sequential"
 
 
-def _rows(given: Given, target: str) -> Iterator[Row]:
+def _rows(given: Given, target: str) -> Iterator[PlannedRow]:
     for route in routes_to(given.study, target):
         for fold in given.study.split.run:
             yield row_of(given.study, KEY, route, target, fold, along(given.study, route, fold))

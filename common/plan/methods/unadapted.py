@@ -4,12 +4,12 @@ from collections.abc import Iterator, Sequence
 
 from common.plan.methods.method import Given, Method, Section, sources
 from common.plan.routes import along
-from common.plan.values import Row, row_of
+from common.plan.values import PlannedRow, row_of
 
 KEY = "unadapted"
 
 
-def _rows(given: Given, target: str) -> Iterator[Row]:
+def _rows(given: Given, target: str) -> Iterator[PlannedRow]:
     study = given.study
     if study.methods.unadapted:
         for source in (site for site in study.sites if site != target):

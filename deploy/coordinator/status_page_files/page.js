@@ -14,9 +14,8 @@ function list(name, entries) {
   }));
 }
 
-function row(site, presence) {
+function row(site, count, presence) {
   const line = document.createElement("tr");
-  const count = site.of ? `${site.what.startsWith("trains") ? "epoch " : ""}${site.done} of ${site.of}` : "";
   const dice = site.dice == null ? "" : `${(100 * site.dice).toFixed(1)} %`;
   for (const text of [site.site, "", site.what, count, dice, time(site.since), site.finished]) {
     line.insertCell().textContent = text;
@@ -41,7 +40,8 @@ function show(status) {
     (name) => ({ site: name, what: "", since: "", done: 0, of: 0, dice: null, finished: "" }));
   const sites = [...(status.sites || []), ...idle];
   part("sites-section").hidden = !sites.length && !status.present_error;
-  part("sites").replaceChildren(...sites.map((site) => row(site, present.get(site.site))));
+  part("sites").replaceChildren(...sites.map(
+    (site, place) => row(site, (status.counts || [])[place] || "", present.get(site.site))));
   part("present-error").hidden = !status.present_error;
   part("present-error").textContent = status.present_error || "";
   list("parked", status.parked || []);

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from common.config.study import Study
 from common.errors import RelayError
-from common.plan import Choices, Plan, Row, batches_per_epoch, grown, plan, routes_to
+from common.plan import Choices, Plan, PlannedRow, batches_per_epoch, grown, plan, routes_to
 from common.plan.graph import Average, Best, Evaluate, FineTune, Node, Schedule, Start, fold_of, way_of
 
 NAMES = ("A", "B", "C", "D")
@@ -373,7 +373,7 @@ def test_every_plan_holds_together(example: tuple[Study, Census]) -> None:
         if isinstance(node, Evaluate):
             assert node.site in study.sites
     folds = set(study.split.run)
-    groups: dict[tuple[Any, ...], list[Row]] = {}
+    groups: dict[tuple[Any, ...], list[PlannedRow]] = {}
     for row in found.rows:
         assert row.target in study.sites
         if study.methods.scored_on == "validation":

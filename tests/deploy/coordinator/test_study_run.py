@@ -83,8 +83,8 @@ def test_a_folder_without_a_coordinator_is_named(tmp_path: Path) -> None:
 
 
 def test_a_run_that_is_done_is_told_to_its_end(follow: Any) -> None:
-    control, told = follow((line("[1/2] A: A (fold 1)") + line("a warning", "WARNING") + line("Done."), "running"))
-    assert told == ["Submitted as run 101.", "[1/2] A: A (fold 1)", "a warning"]
+    control, told = follow((line("[1/2] A: A, fold 1") + line("a warning", "WARNING") + line("Done."), "running"))
+    assert told == ["Submitted as run 101.", "[1/2] A: A, fold 1", "a warning"]
     settings = dict(word.split("=", 1) for word in control.submitted[0].split())
     assert json.loads(settings["patience"]) == 7200
     assert json.loads(settings["study"]).endswith("/study.toml") and json.loads(settings["out"]).endswith("/out")

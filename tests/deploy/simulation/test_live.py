@@ -58,10 +58,10 @@ def test_a_line_a_hospital_says_what_it_does_and_the_last_line_what_is_to_come()
     )
     a, b, c, pooled, last = shown(board, 100)
     assert a.startswith("A ") and "preparing patients" in a and "3/8" in a
-    assert b.startswith("B ") and "A → C → B, fold 2" in b and "epoch 3/12" in b and "Dice 71.2 %" in b
-    assert c.startswith("C ") and "scoring fedavg, best round, fold 2" in c and "epoch" not in c
+    assert b.startswith("B ") and "trains A → C → B, fold 2" in b and "epoch 3/12" in b and "Dice 71.2 %" in b
+    assert c.startswith("C ") and "scores fedavg, best round, fold 2" in c and "epoch" not in c
     assert pooled.startswith("all data") and "waiting" in pooled
-    assert last.strip() == "stages 20 of 80 · about 2 min 30 s left · 1 min 5 s so far"
+    assert last.strip() == "20 of 80 stages · about 2 min 30 s left · 1 min 5 s so far"
     clock.now += 30
     assert "about 2 min 0 s left" in shown(board, 100)[-1]
 
@@ -72,7 +72,7 @@ def test_a_hospital_that_is_done_waits() -> None:
     board.observe(replace(TRAINING, kind="done", stages_done=21))
     line, last = shown(board, 80)
     assert "waiting" in line and "Dice" not in line
-    assert "stages 21 of 80" in last
+    assert "21 of 80 stages" in last
 
 
 def test_one_fold_is_not_named() -> None:
@@ -100,7 +100,7 @@ def test_time_left_is_not_guessed_from_nothing() -> None:
 def test_which_of_several_studies_is_at_work_is_told() -> None:
     board = Board(["B"])
     board.observe(replace(TRAINING, variant=2, variants=28))
-    assert shown(board, 100)[-1].strip().startswith("study 3 of 28 · stages 20 of 80")
+    assert shown(board, 100)[-1].strip().startswith("study 3 of 28 · 20 of 80 stages")
     (line,) = told([(0.5, replace(TRAINING, kind="done", stages_done=21, variant=2, variants=28))])
     assert "3 of 28: [21/80] B: A → C → B" in line
 
@@ -117,14 +117,14 @@ def told(events: list[tuple[float, Event]]) -> list[str]:
 def test_plain_lines_name_each_training_once_when_it_is_done() -> None:
     events = [(0.5, replace(TRAINING, epoch=epoch)) for epoch in range(13)]
     assert told([*events, (0.5, replace(TRAINING, kind="done", stages_done=21))]) == [
-        "  0:07 [21/80] B: A → C → B (fold 2), epoch 3 of 12, validation Dice 71.2 %, done"
+        "  0:07 [21/80] B: A → C → B, fold 2, epoch 3 of 12, validation Dice 71.2 %, done"
     ]
 
 
 def test_plain_lines_tell_of_a_long_training_now_and_then() -> None:
     lines = told([(LOG_EVERY / 4, replace(TRAINING, epoch=epoch)) for epoch in range(13)])
     assert len(lines) == 3
-    assert lines[0] == "  0:20 [20/80] B: A → C → B (fold 2), epoch 3 of 12, validation Dice 71.2 %"
+    assert lines[0] == "  0:20 [20/80] B: A → C → B, fold 2, epoch 3 of 12, validation Dice 71.2 %"
 
 
 def test_plain_lines_count_what_is_in_the_ledger_already() -> None:

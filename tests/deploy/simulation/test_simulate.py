@@ -140,7 +140,7 @@ def test_a_study_with_bad_patients_runs_without_them_and_names_them_at_their_sit
 
     assert done.returncode == 0, done.stderr
     assert done.stderr == "" and "\x1b" not in done.stdout
-    for told in ("A: 4 of 4 patients prepared", "B → A (fold 1)", "Target alone", "All data", "→ A", "→ B"):
+    for told in ("A: 4 of 4 patients prepared", "B → A, fold 1", "Target alone", "All data", "→ A", "→ B"):
         assert told in done.stdout
     assert "2 hospitals (A, B): 1 + 1 test patients, 1 epoch a stage." in done.stdout
     assert done.stdout.splitlines()[-1] == str(out / "report.html")
@@ -232,7 +232,7 @@ def test_every_epoch_of_a_long_leg_is_shown_when_it_ends_and_every_patient_when_
     trained = [line for line in lines if "validation Dice" in line]
     for way in ("A: A", "B: B", "A: B → A"):
         for epoch in (1, 2, 3):
-            assert any(f"{way} (fold 1), epoch {epoch} of 3, validation Dice " in line for line in trained), lines
+            assert any(f"{way}, fold 1, epoch {epoch} of 3, validation Dice " in line for line in trained), lines
     for site in sites:
         prepared = [int(done) for done in re.findall(rf"{site}: (\d) of 4 patients prepared", "\n".join(lines))]
         assert prepared == [0, 1, 2, 3, 4]

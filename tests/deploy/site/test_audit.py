@@ -23,7 +23,7 @@ from deploy.simulation.local_grid import LocalGrid
 from deploy.site.approve import leave_study
 from deploy.site.audit import audit
 from deploy.site.forget import forget
-from server.app import run_study
+from server.study_run import run_study
 from tests.support.hospitals import approve_everywhere, small_study, write_hospitals
 
 ONE = small_study(name="one", sites=("A",), split={"use_folds": 1}, training={"epochs": 1}, methods={"baseline": True})

@@ -13,7 +13,7 @@ import pytest
 from server.report import read_results
 from server.report.contrasts import Family, family
 from server.report.table import comparison
-from server.report.view import View
+from server.report.view import NetworkView
 from tests.support.hospitals import small_study
 from tests.support.pages import page_of, put
 from tests.support.plausible import plausible
@@ -228,9 +228,9 @@ def test_the_picture_draws_every_difference_once_for_all_and_once_a_hospital(
     tmp_path: Path, once: dict[str, Any]
 ) -> None:
     read = read_results(put(tmp_path, once))
-    picture = View(read).forest
+    picture = NetworkView(read).forest
     assert picture is not None
-    for group, contrast in zip(picture.groups, View(read).family.contrasts, strict=True):
+    for group, contrast in zip(picture.groups, NetworkView(read).family.contrasts, strict=True):
         assert [bar.label for bar in group.bars] == [contrast.opponent, "A", "B", "C"]
         for bar, effect in zip(group.bars, (contrast.together, *(e for _, e in contrast.at)), strict=True):
             right = bar.x > picture.zero

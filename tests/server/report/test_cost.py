@@ -200,7 +200,7 @@ def test_what_a_site_lost_is_counted_from_its_own_hop_to_the_end(folder: Path, t
         }
     ]
     (matrix,) = matrices(read_results(put(tmp_path, results)))
-    assert matrix.told == (
+    assert matrix.sentence == (
         "B lost 14.5, from 90.0 after its own hop to 75.5; C won 2.0, from 80.0 after its own hop to 82.0;"
         " A won 70.0 with the last hop."
     )

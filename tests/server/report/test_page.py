@@ -77,8 +77,8 @@ def test_the_route_map_gives_the_difference_of_every_hop(tmp_path: Path) -> None
     for route, method, dice in figures:
         the(results, method=method, route=route, chosen=True)["dice"] = dice
     text = write_report(put(tmp_path, results)).read_text(encoding="utf-8")
-    lane = next(part for part in text.split("<g>") if part.strip().startswith("<title>B → C → A</title>"))
-    seen = Page(lane.split("</svg>")[0]).text
+    strip = next(part for part in text.split("<g>") if part.strip().startswith("<title>B → C → A</title>"))
+    seen = Page(strip.split("</svg>")[0]).text
     assert [word for word in ("70.0", "58.5 −1.5", "84.2 +4.2", "−0.8 against C → A") if word not in seen] == []
 
 
@@ -91,8 +91,8 @@ def test_a_route_shows_the_fold_that_was_handed_on_and_not_the_prefix_chosen_for
     last = the(results, route=["B", "A"], chosen=True)["stage"]
     next(stage for stage in results["stages"] if stage["id"] == last)["parent"] = other["stage"]
     text = write_report(put(tmp_path, results)).read_text(encoding="utf-8")
-    lane = next(part for part in text.split("<g>") if part.strip().startswith("<title>B → A</title>"))
-    assert "12.3" in Page(lane).text
+    strip = next(part for part in text.split("<g>") if part.strip().startswith("<title>B → A</title>"))
+    assert "12.3" in Page(strip).text
 
 
 def test_learning_curves_of_a_route_follow_one_another(tmp_path: Path) -> None:

@@ -105,11 +105,11 @@ def test_an_answer_that_must_not_go_on_is_asked_for_once_more(tmp_path: Path, wa
         assert reason.startswith("site A: ") and sentence in reason and reason.endswith("when repeated as well")
 
 
-class OneHand(threading.Semaphore):
-    """A hand for all lanes, and nobody waits for it for ever."""
+class OneSlot(threading.Semaphore):
+    """One transfer slot for all channels, and nobody waits for it for ever."""
 
     def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
-        assert super().acquire(timeout=20), "nobody puts down what they hold"
+        assert super().acquire(timeout=20), "nobody releases the slot"
         return True
 
     def __enter__(self) -> bool:
@@ -117,18 +117,18 @@ class OneHand(threading.Semaphore):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_lane_that_repeats_a_stage_has_put_down_what_it_refused(
+def test_a_channel_that_repeats_a_stage_has_released_the_slot_of_what_it_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    """Lanes that keep it while they ask for more would wait for each other."""
-    hand = OneHand(1)
-    monkeypatch.setattr(site_channel, "TRANSFER_SLOTS", hand)
+    """Channels that keep it while they ask for more would wait for each other."""
+    slot = OneSlot(1)
+    monkeypatch.setattr(site_channel, "TRANSFER_SLOTS", slot)
     grid = OnCuda(careful(**ONE_HOP))
     grid.score = lambda node, weights: 0.75
     asked = spoilt(grid, 1, WAYS[way][0])
     assert go(grid, tmp_path).parked == {}
     assert set(map(tuple, asked.values())) == {(False, True)}
-    assert hand.acquire(), "it is free again"
+    assert slot.acquire(), "it is free again"
 
 
 def test_nothing_is_refused_for_a_bad_beginning(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from common.plan.graph import Average, Best, FineTune, Node, Schedule, Start
 from common.protocol.messages import EvaluateOrder, FineTuneOrder, WireMessage
 from server.ledger.ledger import Ledger, StageRecord
 from server.results.rows import results_of, write_json
-from server.scheduling.retention import may_use
-from server.scheduling.scheduler import Run
+from server.scheduling.retention import live_inputs
+from server.scheduling.state import RunState
 from tests.support.fake_sites import Answer, FakeGrid, go, quick, study_of
 
 __all__ = ["quick"]
@@ -36,7 +36,7 @@ def files(out: Path) -> set[str]:
     return {path.stem for path in (out / "weights").glob("*.safetensors")}
 
 
-def found_by(run: Run) -> bytes:
+def found_by(run: RunState) -> bytes:
     return write_json(results_of(run.study, [run]))
 
 
@@ -128,8 +128,8 @@ def test_a_choice_needs_the_leader_and_those_without_a_score() -> None:
     candidates = [FineTune("A", fold, Start(), Schedule(2, 0, 2, "best")) for fold in range(4)]
     best = Best(tuple(candidates), "A", "validation")
     scores = {candidates[0]: 0.5, candidates[1]: 0.7, candidates[2]: 0.7}
-    assert list(may_use(best, scores.get)) == [candidates[1], candidates[3]]
-    assert list(may_use(best, {}.get)) == candidates
+    assert list(live_inputs(best, scores.get)) == [candidates[1], candidates[3]]
+    assert list(live_inputs(best, {}.get)) == candidates
 
 
 def test_few_weights_lie_on_the_disk_at_any_time(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The graph on a grid: lanes side by side, tries again, nothing believed, nothing done twice."""
+"""The graph on a grid: channels side by side, tries again, nothing believed, nothing done twice."""
 
 from __future__ import annotations
 
@@ -37,9 +37,10 @@ from common.seeds import seed_of
 from server.descriptions import describe_all
 from server.progress.events import Event
 from server.results.rows import results_of, write_json
-from server.scheduling import scheduler
-from server.scheduling.scheduler import Run
-from server.transport.site_channel import Lane, Traffic
+from server.scheduling import state
+from server.scheduling.dispatch import Dispatcher
+from server.scheduling.state import RunState
+from server.transport.site_channel import SiteChannel, Traffic
 from tests.support.fake_sites import SLICES, START, Answer, FakeGrid, batches, go, quick, study_of
 from tests.support.federation import wait_for
 
@@ -47,7 +48,7 @@ __all__ = ["quick"]
 pytestmark = pytest.mark.usefixtures("quick")
 
 
-def found_by(run: Run) -> dict[str, Any]:
+def found_by(run: RunState) -> dict[str, Any]:
     return results_of(run.study, [run])
 
 
@@ -407,12 +408,12 @@ def test_a_site_that_cannot_answer_at_a_later_start_keeps_nobody_else_from_going
             return refusal_error(Refusal.DISK_FULL) if site == "B" else super().answer(site, kind, record)
 
     grid = Full(study)
-    lanes = {site: Lane(grid, site, number, Traffic()) for number, site in grid.sites.items()}
+    channels = {site: SiteChannel(grid, site, number, Traffic()) for number, site in grid.sites.items()}
     told: list[Event] = []
-    assert describe_all(study, lanes, told.append, kept=before) == before
+    assert describe_all(study, channels, told.append, kept=before) == before
     assert [(event.kind, event.site) for event in told if event.kind == "parked"] == [("parked", "B")]
     with pytest.raises(RelayError, match="The study cannot begin – site B: "):
-        describe_all(study, lanes, told.append)
+        describe_all(study, channels, told.append)
 
 
 def test_a_site_still_preparing_is_asked_again(tmp_path: Path) -> None:
@@ -611,7 +612,7 @@ def test_a_hop_is_looked_for_only_where_something_is_new(tmp_path: Path, monkeyp
         looked_at.extend(growing)
         return grown(study, growing, *rest)
 
-    monkeypatch.setattr(scheduler, "grown", watched)
+    monkeypatch.setattr(state, "grown", watched)
     run = go(FakeGrid(study_of(**GREEDY)), tmp_path)
     trained = sum(isinstance(node, FineTune) for node in run.records)
     chosen = sum(len(route) for route in run.choices.values())
@@ -681,13 +682,15 @@ def test_weights_that_a_stage_has_just_brought_are_not_taken_away_with_those_of_
 ) -> None:
     """A's own model may be the very weights of its part in a round, which nobody needs once the average is there."""
     stored = threading.Event()
-    outcome = Run._outcome
+    outcome = Dispatcher.outcome
 
-    def held_up(run: Run, node: FineTune | Evaluate) -> Any:
-        found = outcome(run, node)
+    def held_up(dispatcher: Dispatcher, node: FineTune | Evaluate) -> Any:
+        found = outcome(dispatcher, node)
         if isinstance(node, FineTune) and node.site == "A" and node.schedule.keep == "best":
             stored.set()
-            wait_for(lambda: any(isinstance(settled, Average) for settled in list(run.records)), seconds=20)
+            wait_for(
+                lambda: any(isinstance(settled, Average) for settled in list(dispatcher.state.records)), seconds=20
+            )
         return found
 
     def wait_for_it(site: str, order: WireMessage, answer: Answer) -> Answer:
@@ -695,7 +698,7 @@ def test_weights_that_a_stage_has_just_brought_are_not_taken_away_with_those_of_
             assert stored.wait(20)
         return answer
 
-    monkeypatch.setattr(Run, "_outcome", held_up)
+    monkeypatch.setattr(Dispatcher, "outcome", held_up)
     study = study_of(baseline=True, federated=({"rounds": 1, "local_epochs": 3, "then_target": False},))
     study = study.model_copy(update={"split": study.split.model_copy(update={"use_folds": 1})})
     grid = FakeGrid(study, wait_for_it)
@@ -712,7 +715,7 @@ def test_weights_that_a_stage_has_just_brought_are_not_taken_away_with_those_of_
     assert run.parked == {}
     own = {record.weights for node, record in run.records.items() if isinstance(node, FineTune) and node.site == "A"}
     assert len(own) == 1, "the two stages end with the same weights, or this shows nothing"
-    assert run.ledger.has(own.pop())
+    assert (tmp_path / "weights" / f"{own.pop()}.safetensors").exists()
 
 
 def test_weights_that_went_with_another_stage_of_the_same_work_are_made_again(
@@ -723,22 +726,21 @@ def test_weights_that_went_with_another_stage_of_the_same_work_are_made_again(
     study = study_of(federated=tuple({"strategy": name, **rounds} for name in ("fedavg", "fedmedian")))
     study = study.model_copy(update={"split": study.split.model_copy(update={"use_folds": 1})})
     grid = FakeGrid(study)
-    train, next_of, outcome = grid.train, Run._next, Run._outcome
+    train, next_of, outcome = grid.train, RunState.next_of, Dispatcher.outcome
 
     def second_round_of(node: Node, strategy: str) -> bool:
         return isinstance(node, FineTune) and isinstance(node.parent, Average) and node.parent.strategy == strategy
 
-    def fedavg_first(run: Run, nodes: list[Node]) -> Node:
-        first = [node for node in nodes if second_round_of(node, "fedavg")] or list(nodes)
-        chosen = next_of(run, first)
-        nodes[:] = [node for node in nodes if node != chosen]
-        return chosen
+    def fedavg_first(run: RunState, nodes: list[Node], held: str) -> Node:
+        return next_of(run, [node for node in nodes if second_round_of(node, "fedavg")] or nodes, held)
 
-    def fedmedian_late(run: Run, node: FineTune | Evaluate) -> Any:
+    def fedmedian_late(dispatcher: Dispatcher, node: FineTune | Evaluate) -> Any:
         if second_round_of(node, "fedmedian"):
-            last = [one for one in run.plan.nodes if isinstance(one, Average) and one.strategy == "fedavg"][-1]
-            wait_for(lambda: last in list(run.records), seconds=20)
-        return outcome(run, node)
+            last = [
+                one for one in dispatcher.state.plan.nodes if isinstance(one, Average) and one.strategy == "fedavg"
+            ][-1]
+            wait_for(lambda: last in list(dispatcher.state.records), seconds=20)
+        return outcome(dispatcher, node)
 
     def alike(node: FineTune, order: WireMessage, weights: Weights) -> Answer:
         reply, moved = train(node, order, weights)
@@ -746,8 +748,8 @@ def test_weights_that_went_with_another_stage_of_the_same_work_are_made_again(
         moved |= {"layer": weights["layer"] + 1.0}
         return reply.model_copy(update={"weights": digest_of(serialised(moved))}), moved
 
-    monkeypatch.setattr(Run, "_next", fedavg_first)
-    monkeypatch.setattr(Run, "_outcome", fedmedian_late)
+    monkeypatch.setattr(RunState, "next_of", fedavg_first)
+    monkeypatch.setattr(Dispatcher, "outcome", fedmedian_late)
     monkeypatch.setattr(grid, "train", alike)
     run = go(grid, tmp_path)
     first, second = (

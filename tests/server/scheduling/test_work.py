@@ -16,9 +16,9 @@ def test_work_that_is_done_once_more_does_not_lengthen_what_is_left() -> None:
     # After its third epoch the worker dies, and the stage goes on from its checkpoint after the first.
     for epoch in (1, 2, 3, 2, 3, 4):
         work.count(stage, epoch / 4, own=True)
-        work.tell("running", stage, epoch)
+        work.report("running", stage, epoch)
     assert [event.epoch for event in events] == [1, 2, 3, 2, 3, 4]
     assert [event.work_left for event in events] == [0.875, 0.75, 0.625, 0.625, 0.625, 0.5]
     work.finish(stage)
-    work.tell("done", stage)
+    work.report("done", stage)
     assert events[-1].work_left == 0.5

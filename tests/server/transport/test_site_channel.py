@@ -17,7 +17,7 @@ from common.protocol.messages import FINE_TUNE, Description, to_record
 from server.transport import discovery, retry, site_channel
 from server.transport.discovery import find_sites
 from server.transport.outcomes import Parked
-from server.transport.site_channel import Lane, Traffic
+from server.transport.site_channel import SiteChannel, Traffic
 from tests.support.fake_sites import FakeGrid, go, quick, study_of
 
 __all__ = ["quick"]
@@ -38,8 +38,8 @@ class Clock:
         self.now += seconds
 
 
-class Engine(FakeGrid):
-    """One site behind an engine like Flower's: messages wait, are answered in their order, and may be lost.
+class FakeSuperLink(FakeGrid):
+    """One site behind a server like Flower's SuperLink: messages wait, are answered in their order, and may be lost.
 
     `fate` says what becomes of the orders, one entry an order: "answer", "lose" (the site is restarted while it
     holds the order, and nobody is told), "swallow" (the same, and no restart shows), an error's code, or the
@@ -107,18 +107,18 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return made
 
 
-def describe(grid: Engine, **keys: Any) -> Description:
-    return Lane(grid, "A", 1, Traffic(), **keys).describe(grid.study, lambda *_: None)
+def describe(grid: FakeSuperLink, **keys: Any) -> Description:
+    return SiteChannel(grid, "A", 1, Traffic(), **keys).describe(grid.study, lambda *_: None)
 
 
 def test_an_order_that_is_answered_costs_one_message(clock: Clock) -> None:
-    grid = Engine(clock, "answer")
+    grid = FakeSuperLink(clock, "answer")
     assert describe(grid).site == "A"
     assert (grid.orders_pushed, grid.questions_pushed) == (1, 0)
 
 
-class Telling(Engine):
-    """An engine that can say when an answer has come, as the embedded grid can."""
+class Announcing(FakeSuperLink):
+    """A server that can say when an answer has come, as the embedded grid can."""
 
     def wait_for(self, message_id: str, seconds: float) -> list[tuple[int, int, float | None]]:
         ready, _ = self._answers.get(message_id, (float("inf"), None))
@@ -126,9 +126,9 @@ class Telling(Engine):
         return []
 
 
-@pytest.mark.parametrize(("kind", "late"), [(Engine, True), (Telling, False)])
+@pytest.mark.parametrize(("kind", "late"), [(FakeSuperLink, True), (Announcing, False)])
 def test_the_end_of_work_is_seen_at_once_where_the_grid_can_tell_it(
-    clock: Clock, kind: type[Engine], late: bool
+    clock: Clock, kind: type[FakeSuperLink], late: bool
 ) -> None:
     began, seconds = clock.now, 31.7
     describe(kind(clock, seconds))
@@ -140,19 +140,19 @@ def test_what_the_grid_knows_of_an_order_on_its_way_is_passed_on(clock: Clock) -
     """That all patients are ready is told once, with the answer, which has 9 of them."""
     known = [[(0, 9, None)], [(4, 9, None)], [(8, 9, None), (9, 9, None)]]
 
-    class Knowing(Telling):
+    class Knowing(Announcing):
         def wait_for(self, message_id: str, seconds: float) -> list[tuple[int, int, float | None]]:
             super().wait_for(message_id, seconds)
             return known.pop(0)
 
     heard: list[tuple[int, int]] = []
     grid = Knowing(clock, 0.15)
-    Lane(grid, "A", 1, Traffic()).describe(grid.study, lambda *news: heard.append(news))
+    SiteChannel(grid, "A", 1, Traffic()).describe(grid.study, lambda *news: heard.append(news))
     assert heard == [(0, 9), (4, 9), (8, 9), (9, 9)]
 
 
 def test_nothing_is_pushed_to_a_site_that_is_away_until_it_is_back(clock: Clock) -> None:
-    grid = Engine(clock, "answer")
+    grid = FakeSuperLink(clock, "answer")
     grid.away_until = clock.now + 3 * 3600
     describe(grid, patience=24 * 3600)
     assert grid.orders_pushed == 1
@@ -160,7 +160,7 @@ def test_nothing_is_pushed_to_a_site_that_is_away_until_it_is_back(clock: Clock)
 
 
 def test_a_site_that_stays_away_is_given_up_in_plain_words(clock: Clock) -> None:
-    grid = Engine(clock)
+    grid = FakeSuperLink(clock)
     grid.away_until = clock.now + 1e9
     with pytest.raises(Parked, match="it was away for 2 hours"):
         describe(grid, patience=7200)
@@ -170,14 +170,14 @@ def test_a_site_that_stays_away_is_given_up_in_plain_words(clock: Clock) -> None
 @pytest.mark.parametrize("hours", [1, 30, 300])
 def test_a_site_that_works_for_hours_is_waited_for_and_asked_once(clock: Clock, hours: int) -> None:
     """However short the time for which it may be away. A question may be lost: ever fewer of them follow."""
-    grid = Engine(clock, hours * 3600.0)
+    grid = FakeSuperLink(clock, hours * 3600.0)
     describe(grid, patience=1.0)
     assert grid.orders_pushed == 1
     assert grid.questions_pushed <= math.log2(hours * 3600 / site_channel.QUIET + 1)
 
 
 def test_an_order_lost_in_a_restart_is_sent_again(clock: Clock) -> None:
-    grid = Engine(clock, "lose", "answer")
+    grid = FakeSuperLink(clock, "lose", "answer")
     began = clock.now
     describe(grid)
     assert (grid.orders_pushed, grid.questions_pushed) == (2, 1)
@@ -185,19 +185,19 @@ def test_an_order_lost_in_a_restart_is_sent_again(clock: Clock) -> None:
 
 
 def test_an_answer_that_could_not_be_sent_is_missed_without_a_restart(clock: Clock) -> None:
-    grid = Engine(clock, "swallow", "answer")
+    grid = FakeSuperLink(clock, "swallow", "answer")
     describe(grid)
     assert (grid.orders_pushed, grid.questions_pushed) == (2, 1)
 
 
 def test_an_order_may_be_lost_several_times_over(clock: Clock) -> None:
-    grid = Engine(clock, "lose", NODE_UNAVAILABLE, "swallow", MESSAGE_UNAVAILABLE, "lose", "answer")
+    grid = FakeSuperLink(clock, "lose", NODE_UNAVAILABLE, "swallow", MESSAGE_UNAVAILABLE, "lose", "answer")
     describe(grid)
     assert grid.orders_pushed == 6
 
 
 def test_an_order_that_is_lost_each_time_is_given_up(clock: Clock) -> None:
-    grid = Engine(clock, *["lose"] * 100)
+    grid = FakeSuperLink(clock, *["lose"] * 100)
     with pytest.raises(Parked, match="lost on the way 10 times"):
         describe(grid)
     assert grid.orders_pushed == 10
@@ -205,28 +205,28 @@ def test_an_order_that_is_lost_each_time_is_given_up(clock: Clock) -> None:
 
 def test_a_node_that_went_away_is_no_failure_of_the_stage(clock: Clock) -> None:
     """Three of those would park the stage; an outage may give any number."""
-    grid = Engine(clock, *[NODE_UNAVAILABLE] * 6, "answer")
+    grid = FakeSuperLink(clock, *[NODE_UNAVAILABLE] * 6, "answer")
     describe(grid)
     assert grid.orders_pushed == 7
 
 
 def test_a_stage_that_fails_is_asked_for_three_times(clock: Clock) -> None:
-    grid = Engine(clock, *[CRASHED] * 9)
+    grid = FakeSuperLink(clock, *[CRASHED] * 9)
     with pytest.raises(Parked, match="error 8") as parked:
         describe(grid)
     assert grid.orders_pushed == 3
     assert "/home" not in str(parked.value)
 
 
-def test_an_order_that_the_engine_does_not_take_is_given_up(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    grid = Engine(clock)
+def test_an_order_that_the_superlink_does_not_take_is_given_up(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = FakeSuperLink(clock)
     monkeypatch.setattr(grid, "push_messages", lambda _: [""])
     with pytest.raises(Parked, match="lost on the way"):
         describe(grid)
 
 
 class Failed(Exception):
-    """As the engine's client raises it."""
+    """As the SuperLink's client raises it."""
 
     def __init__(self, status: int) -> None:
         super().__init__(f"HTTP {status}")
@@ -237,10 +237,10 @@ class Failed(Exception):
 @pytest.mark.parametrize(
     ("status", "times", "survived"), [(500, 5, True), (503, 5, True), (500, 99, False), (403, 1, False)]
 )
-def test_an_engine_whose_database_is_busy_is_asked_again(
+def test_a_superlink_whose_database_is_busy_is_asked_again(
     clock: Clock, monkeypatch: pytest.MonkeyPatch, what: str, status: int, times: int, survived: bool
 ) -> None:
-    grid = Engine(clock, "answer")
+    grid = FakeSuperLink(clock, "answer")
     asked = getattr(grid, what)
     left = [times]
 
@@ -283,13 +283,13 @@ def test_two_answers_to_one_stage_are_counted_once(tmp_path: Path) -> None:
 
 
 def test_a_node_is_known_by_its_registered_name_alone(clock: Clock) -> None:
-    grid = Engine(clock)
+    grid = FakeSuperLink(clock)
     assert find_sites(grid, ["A"], grid.study.digest, patience=0) == {"A": 1}
     assert not grid.orders_pushed, "it was asked what it is"
 
 
 def test_sites_are_waited_for_and_then_missed_by_name(clock: Clock) -> None:
-    grid = Engine(clock)
+    grid = FakeSuperLink(clock)
     grid.away_until = clock.now + 100
     assert find_sites(grid, ["A"], grid.study.digest, patience=200) == {"A": 1}
     with pytest.raises(RelayError, match="Site B of the study is not there"):

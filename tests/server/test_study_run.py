@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 
-import server.app
+import server.disk_space
+import server.run_record
+import server.study_run
 from common.errors import GO_ON, RelayError, Unfinished
 from common.protocol.messages import FineTuneOrder, Refusal, WireMessage, refusal_error
-from server.app import run_study
+from server.run_record import RunRecord
+from server.study_run import run_study
 from tests.support.fake_sites import START, Answer, FakeGrid, quick, study_of
 
 __all__ = ["quick"]
@@ -23,8 +26,8 @@ def test_first_weights_that_are_not_to_be_had_are_told_before_a_site_is_asked(
     def fails(*_: Any) -> None:
         raise RelayError("The ImageNet weights cannot be fetched.")
 
-    monkeypatch.setattr(server.app, "start_weights", fails)
-    monkeypatch.setattr(server.app, "find_sites", lambda *_, **__: pytest.fail("a site was looked for"))
+    monkeypatch.setattr(server.study_run, "start_weights", fails)
+    monkeypatch.setattr(server.study_run, "find_sites", lambda *_, **__: pytest.fail("a site was looked for"))
     with pytest.raises(RelayError, match="ImageNet"):
         run_study(object(), study_of(), tmp_path / "out", beside=tmp_path)  # type: ignore[arg-type]
 
@@ -32,7 +35,7 @@ def test_first_weights_that_are_not_to_be_had_are_told_before_a_site_is_asked(
 def test_a_method_that_is_not_known_is_told_before_a_site_is_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server.app, "find_sites", lambda *_, **__: pytest.fail("a site was looked for"))
+    monkeypatch.setattr(server.study_run, "find_sites", lambda *_, **__: pytest.fail("a site was looked for"))
     with pytest.raises(RelayError, match="swarm"):
         run_study(object(), study_of(more=("swarm",)), tmp_path / "out", beside=tmp_path)  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
@@ -43,9 +46,9 @@ def test_a_disk_too_small_for_the_weights_is_told_before_anything_is_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grid = FakeGrid(study_of(baseline=True))
-    monkeypatch.setattr(server.app, "declared_bytes", lambda _: 10**6)
-    monkeypatch.setattr(server.app, "shutil", SimpleNamespace(disk_usage=lambda _: SimpleNamespace(free=10**6)))
-    monkeypatch.setattr(server.app, "start_weights", lambda *_: START)
+    monkeypatch.setattr(server.disk_space, "declared_bytes", lambda _: 10**6)
+    monkeypatch.setattr(server.disk_space, "shutil", SimpleNamespace(disk_usage=lambda _: SimpleNamespace(free=10**6)))
+    monkeypatch.setattr(server.study_run, "start_weights", lambda *_: START)
     with pytest.raises(RelayError, match="GB are free"):
         run_study(grid, grid.study, tmp_path / "out", beside=tmp_path)
     assert len(list((tmp_path / "out" / "ledger").iterdir())) == 1, "the first weights alone"
@@ -58,10 +61,10 @@ def test_a_full_disk_does_not_refuse_a_study_that_is_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, methods: dict[str, Any]
 ) -> None:
     grid = FakeGrid(study_of(**methods))
-    monkeypatch.setattr(server.app, "start_weights", lambda *_: START)
+    monkeypatch.setattr(server.study_run, "start_weights", lambda *_: START)
     once = run_study(grid, grid.study, tmp_path / "out", beside=tmp_path)
-    monkeypatch.setattr(server.app, "declared_bytes", lambda _: 10**6)
-    monkeypatch.setattr(server.app, "shutil", SimpleNamespace(disk_usage=lambda _: SimpleNamespace(free=0)))
+    monkeypatch.setattr(server.disk_space, "declared_bytes", lambda _: 10**6)
+    monkeypatch.setattr(server.disk_space, "shutil", SimpleNamespace(disk_usage=lambda _: SimpleNamespace(free=0)))
     assert run_study(grid, grid.study, tmp_path / "out", beside=tmp_path) == once
 
 
@@ -73,17 +76,17 @@ def test_what_was_sent_is_noted_after_every_stage_unless_that_takes_long(
     """On a clock that a note alone moves: a long one is not followed by another before twenty times as long."""
     clock = [100.0]
     before_the_end: list[float] = []
-    note = server.app._note
+    write = RunRecord.write
 
-    def noted(*given: Any) -> None:
-        note(*given)
+    def written(self: RunRecord, *given: Any) -> None:
+        write(self, *given)
         clock[0] += seconds
         if not (tmp_path / "out" / "results.json").exists():
             before_the_end.append(clock[0])
 
-    monkeypatch.setattr(server.app, "_note", noted)
-    monkeypatch.setattr(server.app, "time", SimpleNamespace(monotonic=lambda: clock[0]))
-    monkeypatch.setattr(server.app, "start_weights", lambda *_: START)
+    monkeypatch.setattr(RunRecord, "write", written)
+    monkeypatch.setattr(server.run_record, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(server.study_run, "start_weights", lambda *_: START)
     grid = FakeGrid(study_of(baseline=True))
     run_study(grid, grid.study, tmp_path / "out", beside=tmp_path)
     trained = len(grid.orders(FineTuneOrder))
@@ -119,7 +122,7 @@ def test_the_closing_sentence_names_the_methods_whose_rows_are_missing(
         broken = site == "C" and isinstance(order, FineTuneOrder)
         return refusal_error(Refusal.DATA_CHANGED) if broken else answer
 
-    monkeypatch.setattr(server.app, "start_weights", lambda *_: START)
+    monkeypatch.setattr(server.study_run, "start_weights", lambda *_: START)
     grid = FakeGrid(study_of(**methods), refuse)
     with pytest.raises(Unfinished) as unfinished:
         run_study(grid, grid.study, tmp_path / "out", beside=tmp_path)

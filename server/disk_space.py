@@ -1,0 +1,40 @@
+"""Whether the disk can hold a study's weights, known before anything is trained."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from common.config.study import Study
+from common.errors import RelayError
+from common.model.network import declared_bytes
+from common.plan.graph import Average, FineTune, Node
+
+
+def check_disk_space(
+    variants: Sequence[Study], to_make: Sequence[Collection[Node]], folder: Path, *, everything: bool
+) -> None:
+    """Refuse a study whose weights the disk cannot hold; better now than after days.
+
+    Args:
+        to_make: of every variant, what is still to be worked out.
+    """
+    made = need = 0
+    for variant, nodes in zip(variants, to_make, strict=True):
+        trained = sum(isinstance(node, FineTune | Average) for node in nodes)
+        if not everything:
+            # Of the rounds, in every fold, the averages that lead and what is on its way.
+            folds, sites = len(variant.split.run), len(variant.sites)
+            averages = [node for node in nodes if isinstance(node, Average)]
+            of_rounds = {*averages, *(part for average in averages for part in average.parts)} & set(nodes)
+            trained = min(trained, trained - len(of_rounds) + 3 * folds * (sites + 1))
+        made += trained
+        need += trained * declared_bytes(variant.model)
+    free = shutil.disk_usage(folder).free
+    if need > free:
+        raise RelayError(
+            f"The weights of {made} stages need {need / 1e9:.1f} GB more in {folder},"
+            f" and {free / 1e9:.1f} GB are free; make room, give another folder with --out,"
+            " or set fewer rounds, folds or routes in the study."
+        )

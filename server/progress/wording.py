@@ -1,0 +1,100 @@
+"""What happens in a study, in words: said here alone, for the terminal, the log, `relay study status` and its page."""
+
+from __future__ import annotations
+
+from server.progress.events import Event
+
+WAITING = "waiting"
+"""What a site does that has nothing to do."""
+AWAY = "away"
+"""What a site does that is not there."""
+_TRAINS = "trains"
+
+
+def activity(event: Event, *, name_fold: bool = True) -> str | None:
+    """Return what a site does from an event on, as "trains B → C, fold 2"; None where the event says nothing of it.
+
+    Args:
+        name_fold: name the fold; a study that runs one has no need of it.
+    """
+    if event.kind == "preparing":
+        return "patients prepared" if event.epoch == event.epochs else "preparing patients"
+    if event.kind == "running":
+        return f"{_TRAINS if event.stage == 'fine-tune' else 'scores'} {_stage(event, name_fold=name_fold)}"
+    of_kind = {"away": AWAY, "back": "there again", "delivered": "has its model"}
+    return of_kind.get(event.kind, WAITING if event.kind in ("done", "parked", "skipped") else None)
+
+
+def count_of(activity: str, done: int, of: int, *, between: str = " of ") -> str:
+    """Return how far an activity is, as "epoch 5 of 8"; empty where nothing is counted.
+
+    Args:
+        done: epochs trained or patients prepared.
+        of: how many there are in all; 0 where neither is counted.
+    """
+    unit = "epoch " if activity.startswith(_TRAINS) else ""
+    return f"{unit}{done}{between}{of}" if of else ""
+
+
+def dice_of(dice: float) -> str:
+    """Return a Dice score (0 to 1) as "Dice 81.2 %"."""
+    return f"Dice {100 * dice:.1f} %"
+
+
+def examined(event: Event) -> str:
+    """Return how much of a result folder has been examined before the study goes on."""
+    return f"examining what is there, {100 * event.epoch // max(event.epochs, 1)} %"
+
+
+def stages_of(done: int, stages: int, variant: int, variants: int) -> list[str]:
+    """Return how far a study is: which of its plain studies is at work, where it has several, and how many stages are
+    done, once there are any."""
+    parts = [f"study {variant + 1} of {variants}"] if variants > 1 else []
+    return [*parts, f"{done} of {stages} stages"] if stages else parts
+
+
+def known_of(stages: int) -> str:
+    """Return how many stages were finished by an earlier run."""
+    return f"{stages} {'stage is' if stages == 1 else 'stages are'} in the ledger already"
+
+
+def result_of(event: Event) -> str:
+    """Return what a stage came to, with its site: "C: B → C, fold 2, validation Dice 81.2 %"."""
+    return f"{event.site}: {_what_happened(event)}"
+
+
+def line_of(event: Event) -> str:
+    """Return an event as one line of plain text."""
+    where = f"{event.site}: " if event.site else ""
+    if event.kind == "examining":
+        return examined(event)
+    if event.kind == "parked":
+        return f"parked: {event.text}"
+    if event.kind == "away":
+        return f"{where}away; it is waited for"
+    if event.kind == "back":
+        return f"{where}there again"
+    if event.kind == "delivered":
+        return f"{where}delivered: {event.text}"
+    counted = f"[{event.stages_done}/{event.stages}] " if event.stages else ""
+    if event.variants > 1:
+        counted = f"study {event.variant + 1} of {event.variants}: {counted}"
+    return f"{counted}{where}{_what_happened(event)}{', done' if event.kind == 'done' else ''}"
+
+
+def _what_happened(event: Event) -> str:
+    if event.kind == "preparing":
+        return f"{event.epoch} of {event.epochs} patients prepared"
+    stage = _stage(event)
+    what = stage if event.stage == "fine-tune" else f"{event.stage} of {stage}"
+    if event.kind == "skipped":
+        return f"{what} is left out, since the site is away"
+    if event.kind == "known":
+        return f"{what} is in the ledger already"
+    epoch = f", epoch {event.epoch} of {event.epochs}" if event.epochs and event.epoch else ""
+    return f"{what}{epoch}{'' if event.dice is None else f', validation {dice_of(event.dice)}'}"
+
+
+def _stage(event: Event, *, name_fold: bool = True) -> str:
+    """Return which weights a stage is about: "B → C, fold 2"."""
+    return f"{event.text}, fold {event.fold + 1}" if name_fold else event.text

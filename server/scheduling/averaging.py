@@ -1,0 +1,39 @@
+"""One round's average: from its parts' weights in the ledger to the average's."""
+
+from __future__ import annotations
+
+from common.plan.graph import Average
+from server.aggregation import LEAST, Part, aggregate
+from server.ledger.ledger import Ledger, StageRecord
+from server.scheduling.absence import absence_text, absent_from
+from server.scheduling.state import RunState, parts_of
+from server.transport.outcomes import Parked
+
+
+def average(node: Average, state: RunState, ledger: Ledger) -> StageRecord:
+    """Work out a round's average and keep it.
+
+    Raises:
+        Parked: too few parts are left to average.
+        RelayError: a part is missing or foreign, or fits the others not.
+    """
+    parts = parts_of(node, state.records)
+    if len(parts) < min(LEAST.get(node.strategy, 2), len(node.parts)):
+        there = f"only {', '.join(parts)} was" if parts else "nobody was"
+        raise Parked(f"{absence_text(absent_from(node, state.skipped))}; {there} left to average")
+    parent = state.records[node.parts[0].parent].weights
+    weights = aggregate(
+        node.strategy,
+        {site: Part(ledger.checked(record.weights), record.train_slices) for site, record in parts.items()},
+        expected=frozenset(parts),
+        parent=ledger.checked(parent),
+    )
+    record = StageRecord(
+        key=state.average_key(node, state.records),
+        kind="average",
+        fold=node.fold,
+        parents=tuple(parts[site].weights for site in sorted(parts)),
+        weights=ledger.put_weights(weights),
+    )
+    ledger.put(record)
+    return record

@@ -1,0 +1,116 @@
+"""One stage at one site: its order, its legs, another try, and the record or the reason that comes of it."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from common.errors import RelayError
+from common.model.weights import UnfitWeights, Weights, check_fit
+from common.plan.graph import Evaluate, FineTune
+from common.protocol.messages import EvaluateOrder, FineTuneOrder, FineTuneReply
+from server.ledger.ledger import Ledger, StageRecord
+from server.ledger.records import of_scores, of_training
+from server.scheduling.collapse import check_not_collapsed
+from server.scheduling.state import RunState
+from server.scheduling.weight_owners import WeightOwners
+from server.scheduling.work import Work
+from server.transport.outcomes import Parked, RejectedWeights, TrainingFailed
+from server.transport.site_channel import SiteChannel, Traffic
+
+log = logging.getLogger("relay.coordinator")
+
+
+@dataclass(frozen=True)
+class Dispatcher:
+    """Asks sites for stages. The threads of several sites use it at the same time."""
+
+    state: RunState
+    channels: Mapping[str, SiteChannel]
+    ledger: Ledger
+    owners: WeightOwners
+    work: Work
+    traffic: Traffic
+
+    def outcome(self, node: FineTune | Evaluate) -> StageRecord | Parked:
+        """Return the record of a stage, made at its site if need be, or the reason why there is none. Never raises."""
+        channel = self.channels[node.site]
+        try:
+            # Two nodes may be the same work, such as a round's score and the best round's.
+            if (record := self.state.known(node)) is not None:
+                return record
+            began = time.monotonic()
+            record = self._train(node) if isinstance(node, FineTune) else self._evaluate(node)
+            self.ledger.put(record)
+            if isinstance(node, FineTune):
+                channel.acknowledge(record.key, record.weights)
+            self.traffic.seconds[record.key] = time.monotonic() - began
+            return record
+        except Parked as parked:
+            return parked
+        except RelayError as error:  # weights that are damaged, a disk without room
+            return Parked(str(error))
+        except OSError as error:
+            return Parked(f"the coordinator's result folder {self.ledger.folder} cannot be written ({error.strerror})")
+        except Exception as error:  # a channel's thread must not die unheard
+            return Parked(f"the coordinator failed ({type(error).__name__}: {error})")
+        finally:
+            channel.release_slot()
+
+    def _train(self, node: FineTune) -> StageRecord:
+        """Return the record of a training; one that must not go on is asked for once more, from its beginning."""
+        try:
+            return self._fine_tune(node)
+        except RejectedWeights as rejected:
+            if isinstance(rejected, TrainingFailed) and self.state.descriptions[node.site].device == "cpu":
+                raise Parked(f"{rejected}; a repeat could only end the same") from None
+            log.warning("Site %s: %s; the stage is repeated.", node.site, rejected)
+            # Else channels that repeat could hold all slots and wait for another.
+            self.channels[node.site].release_slot()
+            try:
+                return self._fine_tune(node, anew=secrets.token_hex(8))
+            except RejectedWeights as again:
+                raise Parked(f"{again}, when repeated as well") from None
+
+    def _fine_tune(self, node: FineTune, *, anew: str = "") -> StageRecord:
+        order = FineTuneOrder(**self.state.order(node), anew=anew)
+        self.work.report("running", node)
+
+        def observe(epoch: int, dice: float | None) -> None:
+            self.work.count(node, epoch / node.schedule.epochs, own=True)
+            self.work.report("running", node, epoch, dice)
+
+        reply, weights = self.channels[node.site].fine_tune(order, lambda: self.ledger.file(order.weights), observe)
+        self._check(node, reply, weights)
+        self.owners.add(node, reply.weights)
+        digest = self.ledger.put_weights(weights)
+        if digest != reply.weights:
+            self.owners.replace(node, named=reply.weights, came=digest)
+            raise RejectedWeights("its weights are not those that it named; they changed on the way")
+        return of_training(node, reply, parent=order.weights)
+
+    def _check(self, node: FineTune, reply: FineTuneReply, weights: Weights) -> None:
+        """Refuse an answer that is another than was asked for, and weights that must not go on.
+
+        Raises:
+            Parked: the answer is of another training.
+            RejectedWeights: its weights do not fit the network, or the training collapsed.
+        """
+        if reply.epoch != node.schedule.epochs:
+            raise Parked("it ended a stage after another number of epochs than it was asked for")
+        if reply.train_slices != self.state.descriptions[node.site].train_slices[node.fold]:
+            raise Parked("it trained on another number of slices than it described")
+        try:
+            check_fit(weights, self.state.study.model)
+        except UnfitWeights as error:
+            raise RejectedWeights(f"its weights were refused: {error}") from None
+        check_not_collapsed(reply, self.state.study.collapse)
+
+    def _evaluate(self, node: Evaluate) -> StageRecord:
+        order = EvaluateOrder(**self.state.order(node))
+        self.work.report("running", node)
+        reply = self.channels[node.site].evaluate(order, lambda: self.ledger.file(order.weights))
+        return of_scores(node, reply, parent=order.weights)

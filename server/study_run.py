@@ -1,0 +1,181 @@
+"""One run of a study at the coordinator: from the sites' descriptions to results, report and deliveries."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from flwr.serverapp import Grid
+
+from common.config.study import POOLED, Study, load_study, study_toml
+from common.errors import RelayError, Unfinished
+from common.files import write_atomically
+from common.plan import asked_for, plan
+from server.deliveries import deliver
+from server.descriptions import describe_all, keep, kept_in, known_of
+from server.disk_space import check_disk_space
+from server.initial_weights import source_digest, start_of, start_weights
+from server.ledger.ledger import Ledger, StageRecord
+from server.progress.events import Event, Observer
+from server.progress.snapshot import recording
+from server.progress.wording import line_of
+from server.report.page import write_report
+from server.results.rows import results_of, write_json
+from server.run_record import RunRecord
+from server.scheduling.scheduler import Scheduler
+from server.scheduling.state import RunState, census_of
+from server.transport.discovery import find_sites
+from server.transport.site_channel import SiteChannel, Traffic
+from server.unfinished import sentences
+
+log = logging.getLogger("relay.coordinator")
+
+
+def log_line(event: Event) -> None:
+    """Write an event as a line of the log."""
+    if event.kind in ("away", "back"):
+        return  # the channel says more of it
+    log.info("%s", line_of(event))
+
+
+def run_study(
+    grid: Grid,
+    study: Study,
+    folder: Path,
+    *,
+    beside: Path,
+    observe: Observer = log_line,
+    patience: float = 60.0,
+    keep_weights: bool = False,
+) -> dict[str, Any]:
+    """Run a study on a grid, or what is missing of it, and write its results into `folder`.
+
+    Args:
+        beside: the folder that a file of encoder weights is taken from.
+        patience: seconds to wait for a site that is not there at the beginning, and has never described what it
+            has; later on the study says (`absence`).
+        keep_weights: take none away; otherwise those go that no row, choice or stage needs any more.
+
+    Returns:
+        What results.json holds.
+
+    Raises:
+        Unfinished: some of it could not be finished, or was made without a site; the results say what.
+        RelayError: the study cannot begin, or the folder cannot be written; what was finished is kept.
+    """
+    asked_for(study)  # a method that is not known is refused before any site is asked
+    ledger = Ledger(folder, progress=lambda done, of: observe(Event("examining", "", "", epoch=done, epochs=of)))
+    with closing(ledger), _disk_errors_as_sentences(folder):
+        _keep_study(study, folder)
+        with recording(folder, study, observe) as recorded, _disk_errors_as_sentences(folder):
+            return _run(grid, study, folder, ledger, beside, recorded, patience, keep_weights)
+
+
+@contextmanager
+def _disk_errors_as_sentences(folder: Path) -> Iterator[None]:
+    """Raise what goes wrong with the disk as one sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise RelayError(
+            f"The result folder {folder} cannot be written ({error.strerror}); make room and start again:"
+            " what is finished is kept."
+        ) from None
+
+
+def _run(
+    grid: Grid,
+    study: Study,
+    folder: Path,
+    ledger: Ledger,
+    beside: Path,
+    observe: Observer,
+    patience: float,
+    keep_weights: bool,
+) -> dict[str, Any]:
+    """Run the study on an open ledger."""
+    traffic = Traffic()
+    record = RunRecord(folder, traffic)
+    variants = study.variants
+    # Before any site works for hours: the first weights may be the one thing that is missing.
+    starts = [_start(variant, ledger, beside) for variant in variants]
+    sites = [*study.sites, *([POOLED] if study.methods.pooled else [])]
+    kept = [kept_in(folder, variant) for variant in variants]
+    nodes = find_sites(grid, sites, variants[0].digest, patience=patience, known=known_of(kept))
+    channels = {site: SiteChannel(grid, site, nodes.get(site), traffic, patience=patience) for site in sites}
+
+    def observer_of(number: int) -> Observer:
+        def notify(event: Event) -> None:
+            observe(replace(event, variant=number, variants=len(variants)))
+            if event.kind == "done":
+                record.write_at_times()
+
+        return notify
+
+    for channel in channels.values():
+        channel.observe = observer_of(0)
+    # All of them first: nobody who leaves in the midst of the study then keeps it from beginning.
+    described = []
+    for number, variant in enumerate(variants):
+        described.append(describe_all(variant, channels, observer_of(number), kept=kept[number]))
+        keep(folder, variant, described[number])
+    plans = [plan(variant, census_of(found)) for variant, found in zip(variants, described, strict=True)]
+
+    def state_of(number: int) -> RunState:
+        return RunState(
+            variants[number],
+            plans[number],
+            described[number],
+            starts[number],
+            lookup=ledger.get,
+            has_weights=ledger.has,
+        )
+
+    to_make = [state_of(number).to_make() for number in range(len(variants))]
+    check_disk_space(variants, to_make, folder, everything=keep_weights)
+    runs: list[RunState] = []
+    for number in range(len(variants)):
+        scheduler = Scheduler(
+            state_of(number),
+            channels=channels,
+            ledger=ledger,
+            observe=observer_of(number),
+            traffic=traffic,
+            keep_weights=keep_weights,
+        )
+        runs.append(scheduler.run())
+    if not any(run.parked or run.not_made_again for run in runs):
+        ledger.set_strays_aside()
+    results = results_of(study, runs)
+    write_atomically(folder / "results.json", write_json(results), durable=True)
+    record.write()
+    write_report(folder)  # now: a site that is away may keep its delivery waiting for a day
+    sent = dict(traffic.sent)
+    deliveries = deliver(study, runs, channels, ledger, observer_of(len(variants) - 1))
+    record.write(deliveries.done)
+    if dict(traffic.sent) != sent:
+        write_report(folder)  # it counts what crossed the wire
+    if missing := list(sentences(runs, results, deliveries, folder)):
+        raise Unfinished(" ".join(missing))
+    return results
+
+
+def _start(study: Study, ledger: Ledger, beside: Path) -> StageRecord:
+    source = source_digest(study, beside)
+    return start_of(study, ledger, source=source, weights=lambda: start_weights(study, beside))
+
+
+def _keep_study(study: Study, folder: Path) -> None:
+    """Write study.toml once: a file that is written at every start may be lost with the power at every start."""
+    path = folder / "study.toml"
+    try:
+        kept = load_study(path)
+    except RelayError:  # there is none, or it is damaged: the ledger below is examined by itself
+        write_atomically(path, study_toml(study).encode(), durable=True)
+        return
+    if kept.digest != study.digest:
+        raise RelayError(f"{folder} holds the results of another study; give another folder with --out.")
