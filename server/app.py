@@ -37,6 +37,7 @@ from server.progress.snapshot import recording
 from server.report.page import write_report
 from server.report.wording import listed
 from server.results.rows import results_of, write_json
+from server.results.schema import dump
 from server.scheduling.scheduler import Run, census_of
 from server.transport.discovery import find_sites
 from server.transport.site_channel import Lane, Traffic
@@ -217,7 +218,7 @@ def _run(
         runs.append(run)
     if not any(run.parked or run.not_made_again for run in runs):
         ledger.set_strays_aside()
-    results = results_of(study, runs)
+    results = dump(results_of(study, runs))
     write_atomically(folder / "results.json", write_json(results), durable=True)
     _note(traffic, folder, past, started, time.monotonic() - began)
     write_report(folder)  # now: a site that is away may keep its delivery waiting for a day

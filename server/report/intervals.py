@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 
 from server.report.contrasts import own_interval
-from server.report.results import Results, Row
 from server.report.table import Cell, Comparison, shown_dice
 from server.report.wording import figure, full_name
+from server.results.schema import Results, Row
 from server.statistics.intervals import enough_patients
 
 TOP, STEP, BOTTOM = 12, 24, 34
@@ -102,7 +102,7 @@ def interval_panels(results: Results, table: Comparison) -> list[Panel]:
     others: dict[tuple[str, tuple[str, ...], str], list[float]] = {}
     for row in results.rows:
         dice = shown_dice(row, table.tested)
-        if (table.repeats > 1 or not row.chosen) and dice is not None and dice >= low:
+        if (table.repeats > 1 or not row.selected) and dice is not None and dice >= low:
             others.setdefault(_kind(row), []).append(dice)
     panels = []
     for target, cells, drawn in zip(table.targets, columns, whiskers, strict=True):

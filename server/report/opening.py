@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from server.report.results import Results
 from server.report.wording import count, listed, site_names, targets
+from server.results.schema import Results
 from server.statistics.paired import LEVEL, smallest_p
 
 

@@ -17,10 +17,11 @@ from server.report.colours import SITE_COLOURS, shade
 from server.report.networks import best_network, networks
 from server.report.opening import opening, synthetic_sentence, test_patients
 from server.report.paper import AUTHORS
-from server.report.results import Results, Row, Run, read_results, read_run
+from server.report.run_record import RunRecord, read_run
 from server.report.table import routes_taken
 from server.report.view import View
 from server.report.wording import site_names
+from server.results.schema import Results, Row, read_results
 from server.statistics.intervals import RESAMPLES
 
 
@@ -33,7 +34,7 @@ class Traffic:
     received: int
 
 
-def _traffic(results: Results, run: Run | None) -> list[Traffic]:
+def _traffic(results: Results, run: RunRecord | None) -> list[Traffic]:
     if run is None:
         return []
     names = dict.fromkeys((*site_names(results), *run.bytes_sent, *run.bytes_received))
@@ -100,7 +101,7 @@ def _contents(results: Results, view: View | None, *, several: bool, others: boo
     yield from (("folds", "Every fold"), ("reproduce", "To reproduce"))
 
 
-def render(results: Results, run: Run | None, study_toml: str) -> str:
+def render(results: Results, run: RunRecord | None, study_toml: str) -> str:
     """The page's HTML. The same input gives the same text."""
     views, others = _views(results)
     view = views[0] if views else None

@@ -10,9 +10,9 @@ from server.report.contrasts import Family
 from server.report.networks import Networks
 from server.report.opening import held_out, synthetic_sentence
 from server.report.paper import Table3
-from server.report.results import Results
 from server.report.table import Comparison
 from server.report.wording import count, listed, small
+from server.results.schema import Results
 
 COVERAGE = {4: 80, 6: 86, 10: 90}
 """Per cent of 95 % percentile intervals that hold the true mean of normally distributed values, by their number;

@@ -40,7 +40,7 @@ INSIDE: dict[str, dict[str, set[str]]] = {
         "transport": {"progress"},
         "scheduling": {"ledger", "progress", "transport"},
         "results": {"ledger", "scheduling", "statistics"},
-        "report": {"statistics"},
+        "report": {"results", "statistics"},
     },
     "common": {
         "strategies": set(),
