@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from client.delivery.model_card import Figure, Scores
 from client.evaluation.score_store import OwnScores, PatientScore
+from common.scores import SCORES, Score
 
 LEVEL = 0.95
 EXACT = 16
@@ -73,19 +74,18 @@ def figure(values: Sequence[float], weights: Sequence[float] | None = None) -> F
 
 def scores(own: OwnScores) -> Scores:
     """A model's scores: shares become per cent; Dice and IoU are means over slices, the others over patients."""
-    patients = own.patients
-    slices = [patient.slices for patient in patients]
-    dice, iou = (figure([100 * getattr(patient, name) for patient in patients], slices) for name in ("dice", "iou"))
-    volume = figure([100 * patient.dice_volume for patient in patients])
-    if dice is None or iou is None or volume is None:
+    if not own.patients:
         raise ValueError("there is no patient to score")
-    return Scores(
-        slices=sum(slices),
-        dice=dice,
-        iou=iou,
-        dice_volume=volume,
-        hd95_mm=figure([patient.hd95_mm for patient in patients if patient.hd95_mm is not None]),
-        assd_mm=figure([patient.assd_mm for patient in patients if patient.assd_mm is not None]),
+    figures = {score.key: _figure_of(score, own.patients) for score in SCORES}
+    return Scores.model_validate({"slices": sum(patient.slices for patient in own.patients), **figures})
+
+
+def _figure_of(score: Score, patients: Sequence[PatientScore]) -> Figure | None:
+    """Return one score over the patients of whom there is a value."""
+    pairs = [(value, one.slices) for one in patients if (value := getattr(one, score.key)) is not None]
+    return figure(
+        [score.shown(value) for value, _ in pairs],
+        [slices for _, slices in pairs] if score.over == "slices" else None,
     )
 
 

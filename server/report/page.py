@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from common.errors import RelayError
+from common.scores import SCORES
 from server.report import budget_curves, curves, forest, intervals, remarks, wording
 from server.report.colours import SITE_COLOURS, shade
 from server.report.networks import best_network, networks
@@ -134,6 +135,7 @@ def render(results: Results, run: RunRecord | None, study_toml: str) -> str:
         "what": "test" if results.tested else "validation",
         "remarks": remarks,
         "synthetic": synthetic_sentence(results),
+        "scores": SCORES,
         "scale": [shade(step / 10) for step in range(11)],
         "patients": test_patients(results),
         "resamples": wording.whole(RESAMPLES),

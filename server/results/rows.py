@@ -16,6 +16,7 @@ from common.plan import GROWING, Row, method_of, name_of, routes_to
 from common.plan.cost import Cost, all_behind, behind, cost_of
 from common.plan.graph import Average, Best, Evaluate, FineTune, Node, way_of
 from common.protocol.messages import Description
+from common.scores import DISTANCES, OVERLAPS, SCORES, SLICE_SCORES
 from common.seeds import seed_of
 from server.ledger.ledger import StageRecord
 from server.results import schema
@@ -127,11 +128,8 @@ class _Part:
     def _scores(self, test: StageRecord) -> dict[str, Any]:
         measured = test.surface_patients > 0
         return {
-            "dice": _per_cent(test.dice),
-            "iou": _per_cent(test.iou),
-            "dice_volume": _per_cent(test.dice_volume),
-            "hd95_mm": round(test.hd95_mm, 4) if measured else None,
-            "assd_mm": round(test.assd_mm, 4) if measured else None,
+            **{score.key: _per_cent(getattr(test, score.key)) for score in OVERLAPS},
+            **{score.key: round(getattr(test, score.key), 4) if measured else None for score in DISTANCES},
             "surface_patients": test.surface_patients,
             "ci95": _interval(self.run, test),
             "patients": test.patients,
@@ -345,7 +343,8 @@ def _site(name: str, description: Description) -> schema.Site:
     )
 
 
-SPREAD = ("dice", "iou", "dice_volume", "hd95_mm", "assd_mm", "validation_dice", "validation_iou")
+SPREAD = (*(score.key for score in SCORES), *(f"validation_{score.key}" for score in SLICE_SCORES))
+"""The keys of a row that `spread` sums up."""
 
 
 def _spread(rows: list[schema.Row]) -> Iterator[schema.Spread]:

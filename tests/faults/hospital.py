@@ -141,8 +141,9 @@ class Hospitals:
                 slices=record.selected,
                 dice=drawn("dice", record.patient, content),
                 iou=drawn("iou", record.patient, content),
-                volume_dice=drawn("volume", record.patient, content),
-                surface_mm=(3.5, 1.25) if surfaces else None,
+                dice_volume=drawn("volume", record.patient, content),
+                hd95_mm=3.5 if surfaces else None,
+                assd_mm=1.25 if surfaces else None,
             )
             for record in records
         ]
