@@ -7,6 +7,7 @@ and cards show them in per cent; distances are in millimetres everywhere.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,6 +28,11 @@ class Score:
     """Decimal places in a table."""
     over: Literal["slices", "patients"]
     """What the score is a mean over: all selected slices, or the patients of whom there is a value."""
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The least and the greatest value that can be shown."""
+        return (0.0, 100.0) if self.unit == "%" else (0.0, math.inf)
 
     def shown(self, value: float) -> float:
         """Return a value as it was measured in the unit that it is shown in: shares become per cent."""

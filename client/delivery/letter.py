@@ -12,12 +12,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from client.delivery.comparison import fewest_patients
 from client.delivery.model_card import NO_DEVICE, Card, Figure, Reference, count, interval_text, name_of, number
 from client.delivery.model_card_text import SYNTHETIC, environment, score_cells
 from client.delivery.store import Outcome
 from common.plan import method_of
 from common.scores import DISTANCES, OVERLAPS, SCORES, Score
+from common.statistics.intervals import FEWEST
 
 Verdict = Literal["better", "worse", "own", "not-shown", "too-few", "unknown"]
 
@@ -176,7 +176,7 @@ def _reasons(verdict: Verdict, card: Card, own: Reference | None, differences: S
     )
     if verdict == "too-few":
         yield (
-            f"With fewer than {fewest_patients()} test patients no such difference can be told from chance, however"
+            f"With fewer than {FEWEST} test patients no such difference can be told from chance, however"
             " large it is. Your own model is as good a choice."
         )
     else:
@@ -227,8 +227,8 @@ def _decided(card: Card) -> Iterator[str]:
     )
     yield (
         "We say that taking part helped only if the 95 % interval of the mean difference lies wholly above zero; in all"
-        " other cases we advise to keep your own model. The interval is that of a permutation of signs (Hartigan 1969)"
-        f" and needs {fewest_patients()} patients. It speaks of patients like these, not of another split or another"
+        " other cases we advise to keep your own model. The interval is a bootstrap-t (Efron and Tibshirani 1993)"
+        f" and needs {FEWEST} patients. It speaks of patients like these, not of another split or another"
         " training."
     )
     took = ", ".join(f"{one.name} ({count(one.patients, 'patient')})" for one in card.hospitals)

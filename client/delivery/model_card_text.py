@@ -6,7 +6,6 @@ from pathlib import Path
 
 import jinja2
 
-from client.delivery.comparison import fewest_patients
 from client.delivery.model_card import (
     NO_DEVICE,
     NO_LICENCE,
@@ -21,6 +20,7 @@ from client.delivery.model_card import (
 )
 from common.plan import method_of
 from common.scores import SCORES
+from common.statistics.intervals import FEWEST
 
 SYNTHETIC = "The study's data are synthetic: no patient stands behind any figure here, and the model fits no patient."
 
@@ -37,7 +37,7 @@ def markdown(card: Card) -> str:
             scored=_rows(card),
             longer=_longer(card),
             columns=SCORES,
-            fewest=fewest_patients(),
+            fewest=FEWEST,
             no_device=NO_DEVICE,
             synthetic=SYNTHETIC,
             no_licence=NO_LICENCE,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from common.statistics.paired import LEVEL, smallest_p
 from server.report.wording import count, listed, site_names, targets
 from server.results.schema import Results
-from server.statistics.paired import LEVEL, smallest_p
 
 
 def test_patients(results: Results) -> dict[str, int]:

@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from common.errors import RelayError
 from common.scores import SCORES
+from common.statistics.intervals import RESAMPLES
 from server.report import budget_curves, curves, forest, intervals, remarks, wording
 from server.report.colours import SITE_COLOURS, shade
 from server.report.networks import best_network, networks
@@ -23,7 +24,6 @@ from server.report.table import routes_taken
 from server.report.view import View
 from server.report.wording import site_names
 from server.results.schema import Results, Row, read_results
-from server.statistics.intervals import RESAMPLES
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from common.plan.cost import Cost, all_behind, behind, cost_of
 from common.plan.graph import Average, Best, Evaluate, FineTune, Node, way_of
 from common.protocol.messages import Description
 from common.scores import DISTANCES, OVERLAPS, SCORES, SLICE_SCORES
-from common.seeds import seed_of
+from common.statistics.intervals import case_interval
 from server.ledger.ledger import StageRecord
 from server.results import schema
 from server.results.choices import open_choices
@@ -25,7 +25,6 @@ from server.results.schema import Results
 from server.scheduling.absence import absent_from, told, trained_for, why_not_counted
 from server.scheduling.retention import used_by
 from server.scheduling.scheduler import Run
-from server.statistics.intervals import bootstrap_ci
 
 
 def results_of(study: Study, runs: Sequence[Run]) -> Results:
@@ -131,7 +130,7 @@ class _Part:
             **{score.key: _per_cent(getattr(test, score.key)) for score in OVERLAPS},
             **{score.key: round(getattr(test, score.key), 4) if measured else None for score in DISTANCES},
             "surface_patients": test.surface_patients,
-            "ci95": _interval(self.run, test),
+            "ci95": _interval(test),
             "patients": test.patients,
             "slices": test.slices,
             "case_dice": _cases(test, test.cases.dices) if test.cases.numbers else None,
@@ -394,16 +393,14 @@ def _trained_by(run: Run, model: Node) -> Node:
     return model
 
 
-def _interval(run: Run, record: StageRecord) -> tuple[float, float] | None:
+def _interval(record: StageRecord) -> tuple[float, float] | None:
     cases = record.cases
     if not cases.numbers:
         return None
     numbers = [str(number) for number in cases.numbers]
-    found = bootstrap_ci(
-        dict(zip(numbers, cases.dices, strict=True)),
-        dict(zip(numbers, cases.slices, strict=True)),
-        seed=seed_of(run.study.seed, "interval", record.site),
-    )
+    dices = dict(zip(numbers, cases.dices, strict=True))
+    slices = dict(zip(numbers, cases.slices, strict=True))
+    found = case_interval(dices, slices, within=(0.0, 1.0))
     return None if found is None else (_per_cent(found[0]), _per_cent(found[1]))
 
 

@@ -38,9 +38,9 @@ from common.plan import plan
 from common.plan.graph import Schedule
 from common.protocol.messages import Refusal, Refused
 from common.seeds import seed_of
+from common.statistics.intervals import case_interval
 from server.deliveries import Deliveries
 from server.scheduling import scheduler
-from server.statistics.intervals import bootstrap_ci
 
 SHAPES = {"count": ((), torch.int64), "layer": ((2, 3), torch.float32)}
 PATIENTS = {"A": 6, "B": 7, "C": 8}
@@ -201,7 +201,7 @@ def planned(study: Study, census: Any, choices: Any = None, *, at: str | None = 
 def interval(dice: dict[str, float], slices: dict[str, int], **named: Any) -> Any:
     key = str((dice, slices, named))
     if key not in INTERVALS:
-        INTERVALS[key] = bootstrap_ci(dice, slices, **named)
+        INTERVALS[key] = case_interval(dice, slices, **named)
     return INTERVALS[key]
 
 
@@ -236,12 +236,12 @@ def put_in_place(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(client.evaluation.scoring, "build_undrawn", lambda _: Network())
     patch.setattr(client.evaluation.scoring, "place", lambda *_: None)
     patch.setattr(client.evaluation.scoring, "add_to_page", lambda *_, **__: None)
-    patch.setattr(client.app, "chosen_slices", lambda *_: None)
+    patch.setattr(client.app, "selected_slices", lambda *_: None)
     patch.setattr(server.app, "write_report", lambda _: None)
     patch.setattr(server.app, "deliver", lambda *_: Deliveries())
     patch.setattr(server.app, "recording", lambda folder, study, observe: nullcontext(observe))
     patch.setattr(server.app, "start_weights", lambda *_: first_weights())
-    patch.setattr(server.results.rows, "bootstrap_ci", interval)
+    patch.setattr(server.results.rows, "case_interval", interval)
     versions = functools.cache(server.results.rows.importlib.metadata.version)
     patch.setattr(server.results.rows.importlib.metadata, "version", versions)
     for name in ("relay.site", "relay.coordinator", "flwr"):

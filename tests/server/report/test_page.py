@@ -6,11 +6,14 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from common.errors import RelayError
+from common.statistics.intervals import case_interval
 from server.report import opening, read_results, write_report
 from server.report.colours import SCALE, SITE_COLOURS
+from server.report.remarks import COVERAGE
 from tests.support.pages import Page, example, page_of, put, the
 
 
@@ -47,7 +50,7 @@ def test_real_results_open_with_patients_epochs_and_how_little_so_few_can_show(
 
 
 def test_intervals_are_drawn_where_they_are_known(tmp_path: Path) -> None:
-    results = example(test_patients=(6, 5, 4))
+    results = example(test_patients=(6, 7, 8))
     page = page_of(put(tmp_path, results))
     chosen = [row for row in results["rows"] if row["selected"]]
     assert all(row["ci95"] for row in chosen)
@@ -58,13 +61,23 @@ def test_intervals_are_drawn_where_they_are_known(tmp_path: Path) -> None:
 
 
 def test_missing_intervals_are_said_with_their_reason(tmp_path: Path) -> None:
-    few = page_of(put(tmp_path / "few", example(test_patients=(2, 5, 5))))
-    assert "A shows no interval: with fewer than four patients it would only be their range." in few.text
+    few = page_of(put(tmp_path / "few", example(test_patients=(5, 6, 6))))
+    assert "A shows no interval: an interval needs 6 patients." in few.text
     assert "B shows no interval" not in few.text
     kept = page_of(put(tmp_path / "kept", example(test_patients=(6, 6, 6), scores_leave=False)))
     assert not any(attributes.get("class") == "whisker" for _, attributes in kept.tags)
     for site in "ABC":
         assert f"{site} shows no interval: the hospital does not let the figures of single patients" in kept.text
+
+
+def test_intervals_fall_short_as_the_page_says() -> None:
+    for patients, said in COVERAGE.items():
+        generator, held = np.random.default_rng(patients), 0
+        for _ in range(400):
+            cases = {str(k): float(value - np.exp(0.5)) for k, value in enumerate(generator.lognormal(size=patients))}
+            found = case_interval(cases, dict.fromkeys(cases, 1))
+            held += found is not None and found[0] <= 0 <= found[1]
+        assert abs(held / 4 - said) < 3  # two standard errors
 
 
 def test_the_route_map_gives_the_difference_of_every_hop(tmp_path: Path) -> None:
