@@ -23,13 +23,15 @@ import click
 from flwr.app import Error
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+from pydantic.json_schema import GenerateJsonSchema
 
 from client.data import layouts
 from client.site_config import SiteConfig
 from common.config.study import Study
 from common.protocol.messages import DIED, REFUSALS, refusal_text
 from deploy.cli.commands import PROGRAM, root
-from server.report.results import Results
+from server.results import schema
+from server.results.schema import Results
 
 REPO = Path(__file__).parents[1]
 MADE = "<!-- Made by `python -m deploy.reference docs/reference`; change the code that it is made from. -->"
@@ -63,19 +65,10 @@ RESULTS_PAGE = """\
 
 `results.json` in a result folder holds everything that a study found. Dice and IoU are in per cent and are slice means,
 distances are in millimetres. The report and the table are made from it; `relay simulate --json` prints it. The tables
-list the keys that the report reads; the [last section](#keys-that-the-report-does-not-read) names the others.
+list every key; [results.schema.json](results.schema.json) is the same as a JSON Schema, for a program that reads the
+file.
 
-{tables}
-## Keys that the report does not read
-
-- Each entry of `rows`, `forgetting`, `grown`, `stages` and `parked` names its `variant`: the network and repeat of the
-  study that it belongs to, counted from 0. Each entry of `forgetting` also has its `fold`.
-- Each entry of `sites` has `slices` and `test_slices` (the chosen slices of all its patients, and of its test
-  patients), `train_patients` (a number a fold), `torch`, `device` and `precision`.
-- Each entry of `spread` has the mean and the standard deviation of `dice_volume`, `hd95_mm` and `assd_mm`.
-- Each fine-tuning stage has `kept_epoch` and the digest of its `weights`; each of its epochs has `lr`, the learning
-  rate, and `loss`, the mean training loss.
-"""
+{tables}"""
 COMMANDS_PAGE = """\
 # Commands
 
@@ -142,7 +135,7 @@ ENVIRONMENT = {
 
 
 def pages() -> dict[str, str]:
-    """The text of every page, by file name."""
+    """Return the text of every file of the folder, by file name."""
     made = {
         "study-toml.md": STUDY_PAGE.format(tables="\n".join(_tables(Study, TOML))),
         "site-toml.md": SITE_PAGE.format(tables="\n".join(_tables(SiteConfig, TOML)), layouts=_layouts()),
@@ -151,7 +144,8 @@ def pages() -> dict[str, str]:
         "environment.md": _environment(),
         "error-codes.md": _codes(),
     }
-    return {name: f"{MADE}\n\n{text.rstrip()}\n" for name, text in made.items()}
+    texts = {name: f"{MADE}\n\n{text.rstrip()}\n" for name, text in made.items()}
+    return {**texts, "results.schema.json": results_schema()}
 
 
 def explanations(model: type[BaseModel]) -> dict[str, str]:
@@ -169,6 +163,28 @@ def explanations(model: type[BaseModel]) -> dict[str, str]:
             if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
                 found[field.target.id] = " ".join(ast.literal_eval(text.value).split())
     return found
+
+
+class _Untitled(GenerateJsonSchema):
+    """Leaves out the titles that pydantic makes of the fields' names."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+
+def results_schema() -> str:
+    """Return the JSON Schema of results.json as relay writes it: every key described, and no other key allowed."""
+    whole = Results.model_json_schema(schema_generator=_Untitled)
+    for name, part in {"Results": whole, **whole["$defs"]}.items():
+        model = getattr(schema, name)
+        part |= {"description": " ".join(model.__doc__.split()), "additionalProperties": False}
+        for field, text in explanations(model).items():
+            part["properties"][field]["description"] = text
+    heading = {
+        "$schema": GenerateJsonSchema.schema_dialect,
+        "$comment": "Made by `python -m deploy.reference docs/reference`.",
+    }
+    return json.dumps(heading | whole, indent=1, ensure_ascii=False) + "\n"
 
 
 def allowed(annotation: Any, metadata: list[Any] | tuple[Any, ...] = ()) -> str:

@@ -25,6 +25,7 @@ from server.progress.snapshot import recording
 from server.progress.wording import line_of
 from server.report.page import write_report
 from server.results.rows import results_of, write_json
+from server.results.schema import dump
 from server.run_record import RunRecord
 from server.scheduling.scheduler import Scheduler
 from server.scheduling.state import RunState, census_of
@@ -150,7 +151,7 @@ def _run(
         runs.append(scheduler.run())
     if not any(run.parked or run.not_made_again for run in runs):
         ledger.set_strays_aside()
-    results = results_of(study, runs)
+    results = dump(results_of(study, runs))
     write_atomically(folder / "results.json", write_json(results), durable=True)
     record.write()
     write_report(folder)  # now: a site that is away may keep its delivery waiting for a day

@@ -12,11 +12,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from client.delivery.comparison import fewest_patients
 from client.delivery.model_card import NO_DEVICE, Card, Figure, Reference, count, interval_text, name_of, number
-from client.delivery.model_card_text import COLUMNS, SYNTHETIC, environment, score_cells
+from client.delivery.model_card_text import SYNTHETIC, environment, score_cells
 from client.delivery.store import Outcome
 from common.plan import method_of
+from common.scores import DISTANCES, OVERLAPS, SCORES, Score
+from common.statistics.intervals import FEWEST
 
 Verdict = Literal["better", "worse", "own", "not-shown", "too-few", "unknown"]
 
@@ -50,7 +51,7 @@ class Letter:
     date: str
     heading: str
     reasons: tuple[str, ...]
-    columns: tuple[str, ...]
+    columns: tuple[Score, ...]
     rows: tuple[tuple[str, tuple[Figure | None, ...]], ...]
     """A model's name and its scores, in the order of the columns; the study's model first."""
     below: str
@@ -111,7 +112,7 @@ def letter(outcome: Outcome) -> Letter:
         date=card.received[:10],
         heading=_heading(verdict, card.site),
         reasons=tuple(_reasons(verdict, card, reference, differences)),
-        columns=COLUMNS,
+        columns=SCORES,
         rows=tuple((name, score_cells(scores)) for name, scores in models if scores),
         below=_below(card) if card.scores else "",
         picture=picture,
@@ -175,7 +176,7 @@ def _reasons(verdict: Verdict, card: Card, own: Reference | None, differences: S
     )
     if verdict == "too-few":
         yield (
-            f"With fewer than {fewest_patients()} test patients no such difference can be told from chance, however"
+            f"With fewer than {FEWEST} test patients no such difference can be told from chance, however"
             " large it is. Your own model is as good a choice."
         )
     else:
@@ -196,9 +197,15 @@ def _below(card: Card) -> str:
     behind = f"{count(scores.dice.patients, 'test patient')}, {scores.slices} slices with gland. " if scores else ""
     intervals = "With 95 % intervals over patients." if scores and scores.dice.low is not None else ""
     return (
-        f"{behind}Dice, IoU and volume Dice in per cent: overlap with your experts' outlines, 100 is perfect. HD95 and"
-        f" ASSD in mm: distance of the surfaces, 0 is perfect. {intervals}".strip()
+        f"{behind}{_listed(OVERLAPS)} in per cent: overlap with your experts' outlines, 100 is perfect."
+        f" {_listed(DISTANCES)} in mm: distance of the surfaces, 0 is perfect. {intervals}".strip()
     )
+
+
+def _listed(scores: Sequence[Score]) -> str:
+    """ "Dice, IoU and volume Dice"."""
+    *others, last = (score.title for score in scores)
+    return f"{', '.join(others)} and {last}"
 
 
 def _decided(card: Card) -> Iterator[str]:
@@ -220,8 +227,8 @@ def _decided(card: Card) -> Iterator[str]:
     )
     yield (
         "We say that taking part helped only if the 95 % interval of the mean difference lies wholly above zero; in all"
-        " other cases we advise to keep your own model. The interval is that of a permutation of signs (Hartigan 1969)"
-        f" and needs {fewest_patients()} patients. It speaks of patients like these, not of another split or another"
+        " other cases we advise to keep your own model. The interval is a bootstrap-t (Efron and Tibshirani 1993)"
+        f" and needs {FEWEST} patients. It speaks of patients like these, not of another split or another"
         " training."
     )
     took = ", ".join(f"{one.name} ({count(one.patients, 'patient')})" for one in card.hospitals)

@@ -38,7 +38,7 @@ class Figure(_Value):
 
 
 class Scores(_Value):
-    """On a hospital's test patients. Dice and IoU in per cent, distances in millimetres."""
+    """On a hospital's test patients: a figure a score (`common.scores`), in the unit that it is shown in."""
 
     slices: int
     dice: Figure
@@ -167,19 +167,19 @@ def name_of(method: str, route: tuple[str, ...], site: str) -> str:
     return method_of(method).name(route, site)
 
 
-def figure_text(value: Figure | None, *, sign: bool = False) -> str:
+def figure_text(value: Figure | None, digits: int = 1, *, sign: bool = False) -> str:
     """ "91.4 (88.0 to 93.9)", without the interval where there is none, a dash where there is nothing."""
     if value is None:
         return "–"
-    span = interval_text(value, sign=sign)
-    return f"{number(value.mean, sign=sign)} ({span})" if span else number(value.mean, sign=sign)
+    mean, span = number(value.mean, digits, sign=sign), interval_text(value, digits, sign=sign)
+    return f"{mean} ({span})" if span else mean
 
 
-def interval_text(value: Figure, *, sign: bool = False) -> str:
+def interval_text(value: Figure, digits: int = 1, *, sign: bool = False) -> str:
     """ "88.0 to 93.9"; empty where there is none."""
     if value.low is None or value.high is None:
         return ""
-    return f"{number(value.low, sign=sign)} to {number(value.high, sign=sign)}"
+    return f"{number(value.low, digits, sign=sign)} to {number(value.high, digits, sign=sign)}"
 
 
 def number(value: float, digits: int = 1, *, sign: bool = False) -> str:

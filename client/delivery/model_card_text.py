@@ -6,7 +6,6 @@ from pathlib import Path
 
 import jinja2
 
-from client.delivery.comparison import fewest_patients
 from client.delivery.model_card import (
     NO_DEVICE,
     NO_LICENCE,
@@ -20,9 +19,10 @@ from client.delivery.model_card import (
     number,
 )
 from common.plan import method_of
+from common.scores import SCORES
+from common.statistics.intervals import FEWEST
 
 SYNTHETIC = "The study's data are synthetic: no patient stands behind any figure here, and the model fits no patient."
-COLUMNS = ("Dice", "IoU", "volume Dice", "HD95", "ASSD")
 
 
 def markdown(card: Card) -> str:
@@ -36,8 +36,8 @@ def markdown(card: Card) -> str:
             side=card.preprocessing.pixels * card.preprocessing.spacing_mm,
             scored=_rows(card),
             longer=_longer(card),
-            columns=COLUMNS,
-            fewest=fewest_patients(),
+            columns=SCORES,
+            fewest=FEWEST,
             no_device=NO_DEVICE,
             synthetic=SYNTHETIC,
             no_licence=NO_LICENCE,
@@ -52,8 +52,8 @@ def _longer(card: Card) -> str:
 
 
 def score_cells(scores: Scores) -> tuple[Figure | None, ...]:
-    """In the order of COLUMNS: per cent, and millimetres for the last two."""
-    return (scores.dice, scores.iou, scores.dice_volume, scores.hd95_mm, scores.assd_mm)
+    """Return the figures in the order of `common.scores.SCORES`."""
+    return tuple(getattr(scores, score.key) for score in SCORES)
 
 
 def environment(*, autoescape: bool = False) -> jinja2.Environment:

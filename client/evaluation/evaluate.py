@@ -15,18 +15,18 @@ from common import metrics
 
 @dataclass(frozen=True)
 class CaseScore:
-    """One patient's scores, each in 0..1. `patient` stays at the site."""
+    """One patient's scores (`common.scores`), overlaps in 0..1. `patient` stays at the site."""
 
     patient: str
     slices: int
     """Slices selected by the expert's mask; `dice` and `iou` are means over these."""
     dice: float
     iou: float
-    volume_dice: float
+    dice_volume: float
     """Over all voxels of all slices, those without prostate included."""
-    surface_mm: tuple[float, float] | None = None
-    """95 % Hausdorff and average symmetric surface distance over all slices; None where nothing was predicted,
-    or distances were not asked for."""
+    hd95_mm: float | None = None
+    """Over all slices, as `assd_mm`; None where nothing was predicted, or distances were not asked for."""
+    assd_mm: float | None = None
 
 
 @dataclass(frozen=True)
@@ -74,14 +74,17 @@ def evaluate(
         expert = slices.native_mask
         selected = np.flatnonzero(slices.selected)
         dice = [metrics.dice(predicted[k], expert[k]) for k in selected]
+        distances = surface_distances(predicted, expert, slices.native_spacing) if surfaces else None
+        hd95, assd = distances or (None, None)
         scores.append(
             CaseScore(
                 patient=record.patient,
                 slices=len(selected),
                 dice=float(np.mean(dice)),
                 iou=float(np.mean([metrics.iou(predicted[k], expert[k]) for k in selected])),
-                volume_dice=metrics.dice(predicted, expert),
-                surface_mm=surface_distances(predicted, expert, slices.native_spacing) if surfaces else None,
+                dice_volume=metrics.dice(predicted, expert),
+                hd95_mm=hd95,
+                assd_mm=assd,
             )
         )
         if keep is not None:

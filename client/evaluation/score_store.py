@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from client.preprocessing import cache
 from client.site_config import SiteConfig
+from common.scores import SCORES
 
 if TYPE_CHECKING:
     from client.evaluation.evaluate import CaseScore
@@ -21,7 +22,7 @@ FOLDER = "scores"
 
 
 class PatientScore(BaseModel):
-    """One patient's scores, under the random number that the site gave it. Dice and IoU are shares, 0 to 1."""
+    """One patient's scores (`common.scores`), under the random number that the site gave it; overlaps are shares."""
 
     model_config = ConfigDict(frozen=True)
     number: int
@@ -52,20 +53,12 @@ def keep(site: SiteConfig, key: str, scores: Sequence[CaseScore], numbers: Mappi
     )
 
     dice, iou = slice_mean(scores)
-    patients = []
-    for score in scores:
-        hd95, assd = score.surface_mm or (None, None)
-        patients.append(
-            PatientScore(
-                number=numbers[score.patient],
-                slices=score.slices,
-                dice=score.dice,
-                iou=score.iou,
-                dice_volume=score.volume_dice,
-                hd95_mm=hd95,
-                assd_mm=assd,
-            )
+    patients = [
+        PatientScore(
+            number=numbers[case.patient], slices=case.slices, **{one.key: getattr(case, one.key) for one in SCORES}
         )
+        for case in scores
+    ]
     own = OwnScores(dice=dice, iou=iou, patients=tuple(sorted(patients, key=lambda patient: patient.number)))
     # Durably, as the answer is that follows: a delivery is held against all of them.
     cache.write_json(site.private() / FOLDER / f"{key}.json", own.model_dump(), durable=True)

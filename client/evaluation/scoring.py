@@ -21,6 +21,7 @@ from common.model.network import build_undrawn
 from common.model.weights import UnfitWeights, Weights, check_fit, digest_of, serialize_chunks
 from common.plan.graph import Evaluate, way_of
 from common.protocol.messages import EvaluateOrder, EvaluateReply, Refusal, Refused
+from common.scores import DISTANCES
 from common.seeds import seed_of
 
 
@@ -41,12 +42,13 @@ def score(
     ordered = sorted(scores, key=lambda score: numbers[score.patient])
     if node.split == "test":
         add_to_page(site, title=f"{way_of(node.weights)}, fold {node.fold + 1}", stage=node.id, examples=examples)
-    volume = float(np.mean([score.volume_dice for score in scores]))
     # Fewer than may stand behind a number: the numbers stay, the rest of the answer may go.
-    distances = [score.surface_mm for score in scores if score.surface_mm is not None]
-    if len(distances) < site.minimum_patients:
-        distances = []
-    hd95, assd = (float(value) for value in np.mean(distances, axis=0)) if distances else (0.0, 0.0)
+    drawn = [score for score in scores if score.hd95_mm is not None]
+    if len(drawn) < site.minimum_patients:
+        drawn = []
+    keys = [one.key for one in DISTANCES]
+    means = np.mean([[getattr(score, key) for key in keys] for score in drawn], axis=0).tolist() if drawn else ()
+    distances = dict(zip(keys, means, strict=bool(drawn)))
     return EvaluateReply.model_validate(
         {
             "study": study.digest,
@@ -54,12 +56,11 @@ def score(
             "state": "done",
             "dice": dice,
             "iou": iou,
-            "dice_volume": volume,
+            "dice_volume": float(np.mean([score.dice_volume for score in scores])),
             "patients": len(scores),
             "slices": sum(score.slices for score in scores),
-            "hd95_mm": hd95,
-            "assd_mm": assd,
-            "surface_patients": len(distances),
+            **distances,
+            "surface_patients": len(drawn),
             "case_numbers": tuple(numbers[score.patient] for score in ordered),
             "case_slices": tuple(score.slices for score in ordered),
             "case_dices": tuple(score.dice for score in ordered),

@@ -15,6 +15,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Error, RecordDict
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from common.model.weights import File, Weights, from_arrays, serialised, to_arrays
+from common.scores import DISTANCES
 
 DESCRIBE = "query.describe"
 FINE_TUNE = "train.stage"
@@ -225,7 +226,7 @@ class FineTuneReply(WireMessage):
 
 
 class EvaluateReply(WireMessage):
-    """Scores of weights on a site's patients."""
+    """Scores of weights on a site's patients, a field a score (`common.scores`): overlaps as shares."""
 
     key: Digest
     state: Literal["needs-weights", "done"]
@@ -252,7 +253,8 @@ class EvaluateReply(WireMessage):
             raise ValueError("every case has one entry of each kind")
         if len(set(self.case_numbers)) < len(self.case_numbers):
             raise ValueError("a case stands twice")
-        if self.surface_patients > self.patients or (not self.surface_patients and (self.hd95_mm or self.assd_mm)):
+        measured = any(getattr(self, score.key) for score in DISTANCES)
+        if self.surface_patients > self.patients or (measured and not self.surface_patients):
             raise ValueError("distances need patients behind them")
         if self.state == "needs-weights" and not self._nothing_but("key", "state"):
             raise ValueError("nothing was scored")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from common.plan.graph import Evaluate, FineTune
 from common.protocol.messages import EvaluateReply, FineTuneReply
+from common.scores import SCORES
 from server.ledger.ledger import Cases, StageRecord
 
 
@@ -36,13 +37,9 @@ def of_scores(node: Evaluate, reply: EvaluateReply, *, parent: str) -> StageReco
         site=node.site,
         fold=node.fold,
         parents=(parent,),
-        dice=reply.dice,
-        iou=reply.iou,
-        dice_volume=reply.dice_volume,
         patients=reply.patients,
         slices=reply.slices,
-        hd95_mm=reply.hd95_mm,
-        assd_mm=reply.assd_mm,
+        **{score.key: getattr(reply, score.key) for score in SCORES},
         surface_patients=reply.surface_patients,
         cases=Cases(
             numbers=reply.case_numbers,

@@ -2,9 +2,9 @@
 
 from server.report.opening import opening
 from server.report.page import write_report
-from server.report.results import Results, read_results
 from server.report.table import comparison
 from server.report.terminal import terminal_table, text_lines
+from server.results.schema import Results, read_results
 
 __all__ = [
     "Results",

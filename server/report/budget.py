@@ -6,9 +6,9 @@ import statistics
 from dataclasses import dataclass
 
 from common.plan import method_of
-from server.report.results import Budget, Grown, Results, Row
 from server.report.table import Comparison
 from server.report.wording import full_name
+from server.results.schema import Budget, Grown, Results, Row
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ def budget_lines(results: Results, table: Comparison) -> list[BudgetLine]:
         chains = []
         for column in range(len(table.targets)):
             cells = [cell for _, cell in table.column(column) if cell.row.method == method]
-            chosen = table.chosen_at(column) if kind.routed else None
+            selected = table.selected_at(column) if kind.routed else None
             # of several sources, none stands for the others
-            cell = chosen or (cells[0] if len(cells) == 1 else None)
+            cell = selected or (cells[0] if len(cells) == 1 else None)
             chains.append(_spent(cell.rows) if cell else None)
         found.append(BudgetLine(kind.title, kind.routed, tuple(chains), whole.get(method)))
     if "all" in whole:

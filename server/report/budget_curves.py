@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from server.report.curves import walk
-from server.report.results import Results, Row, Stage
 from server.report.table import Comparison
 from server.report.wording import figure, full_name, short_bytes
+from server.results.schema import Results, Row, Stage
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 500.0, 300.0, 40.0, 488.0, 12.0, 252.0
 BELOW = 8.0

@@ -14,11 +14,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from common.seeds import seed_of
-from server.report.results import Results, Row
+from common.statistics.intervals import FEWEST, FEWEST_A_SITE, Repeat, Strata, interval, slice_mean
+from common.statistics.paired import LEVEL, better, difference, holm, sign_flip_p, smallest_p, standardised
 from server.report.table import Comparison
 from server.report.wording import listed
-from server.statistics.intervals import Repeat, Strata, enough_patients, interval, slice_mean
-from server.statistics.paired import LEVEL, better, difference, holm, sign_flip_p, smallest_p, standardised
+from server.results.schema import Results, Row
 
 ROUNDING = 0.01
 """Dice points by which a row's figure may differ from what its patients' figures add up to."""
@@ -117,23 +117,23 @@ def _contrast(opponent: str, pairs: dict[str, list[tuple[Row, Row]]], *, seed: i
         means.append(statistics.fmean(gaps))
         if all(row.case_dice is not None for pair in rows for row in pair):
             strata[target] = [difference(_scores(one), _scores(other)) for one, other in rows]
-            at.append((target, _effect({target: strata[target]}, seed_of(seed, opponent, target), sign)))
+            at.append((target, _effect({target: strata[target]}, sign)))
         else:
             at.append((target, Effect(means[-1], same_sign=sign)))
     whole = len(strata) == len(pairs)
     return Contrast(
         opponent=opponent,
         at=tuple(at),
-        together=_effect(strata, seed_of(seed, opponent)) if whole else Effect(statistics.fmean(means)),
+        together=_effect(strata) if whole else Effect(statistics.fmean(means)),
         standardised=standardised(strata) if whole else None,
         smallest=smallest_p(better(strata)[1]) if whole else 1.0,
         p=sign_flip_p(strata, seed=seed_of(seed, opponent, "signs")) if whole else None,
     )
 
 
-def _effect(strata: Strata, seed: int, sign: tuple[int, int] | None = None) -> Effect:
+def _effect(strata: Strata, sign: tuple[int, int] | None = None) -> Effect:
     wins, patients = better(strata)
-    return Effect(slice_mean(strata), interval(strata, seed=seed), wins, patients, sign)
+    return Effect(slice_mean(strata), interval(strata), wins, patients, sign)
 
 
 def _tested(
@@ -219,16 +219,16 @@ def own_interval(results: Results, rows: tuple[Row, ...]) -> tuple[float, float]
     if any(row.case_dice is None or row.case_slices is None for row in rows):
         return None
     target = rows[0].target
-    return interval({target: [_scores(row) for row in rows]}, seed=seed_of(_study_seed(results), "interval", target))
+    return interval({target: [_scores(row) for row in rows]}, within=(0.0, 100.0))
 
 
 def why_no_interval(family: Family) -> str:
     """Why some of a family's effects have none; empty where all have."""
     effects = [(target, effect) for contrast in family.contrasts for target, effect in contrast.at]
-    few = dict.fromkeys(target for target, e in effects if e.patients and not enough_patients(e.patients))
+    few = dict.fromkeys(target for target, e in effects if e.patients and e.patients < FEWEST)
     reasons = []
     if few:
-        reasons.append(f"with fewer than four patients it would only be their range ({', '.join(few)})")
+        reasons.append(f"it needs {FEWEST} patients ({', '.join(few)}), over several hospitals {FEWEST_A_SITE} at each")
     if family.without_scores:
         reasons.append(f"it needs the figures of single patients ({', '.join(family.without_scores)})")
     return "; ".join(reasons)

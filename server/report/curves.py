@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
 
-from server.report.results import Epoch, Results, Row, Stage
 from server.report.table import Comparison
 from server.report.wording import full_name, network_name, sources, targets
+from server.results.schema import Epoch, Results, Row, Stage
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 250.0, 162.0, 30.0, 244.0, 36.0, 140.0
 
@@ -18,7 +18,7 @@ class Curve:
     site: str
     points: str
     """For an SVG polyline."""
-    chosen: bool
+    selected: bool
     dot: tuple[float, float] | None
     """A stage of one epoch has no line."""
 
@@ -103,10 +103,10 @@ def _panel(key: str, title: str, chains: list[tuple[Row, list[Stage]]], total: i
         for depth in range(max(len(chain) for _, chain in chains))
     ]
     scale = (RIGHT - LEFT) / total
-    main = next((chain for row, chain in chains if row.chosen), chains[0][1])
+    main = next((chain for row, chain in chains if row.selected), chains[0][1])
     legs, curves, drawn, before = [], [], set(), 0
     for depth, length in enumerate(lengths):
-        for row, chain in sorted(chains, key=lambda pair: not pair[0].chosen):
+        for row, chain in sorted(chains, key=lambda pair: not pair[0].selected):
             if depth >= len(chain) or chain[depth].id in drawn:
                 continue  # a source's chosen fold is handed on to every fold of the next site
             drawn.add(chain[depth].id)
@@ -122,7 +122,7 @@ def _panel(key: str, title: str, chains: list[tuple[Row, list[Stage]]], total: i
                 Curve(
                     site=chain[depth].site,
                     points=" ".join(f"{x:g},{y:g}" for x, y in points),
-                    chosen=row.chosen,
+                    selected=row.selected,
                     dot=points[0] if len(points) == 1 else None,
                 )
             )
@@ -136,7 +136,7 @@ def _panel(key: str, title: str, chains: list[tuple[Row, list[Stage]]], total: i
         )
         before += length
     # faint ones first, so that the chosen fold lies on top
-    return CurvePanel(key, title, tuple(legs), tuple(sorted(curves, key=lambda curve: curve.chosen)))
+    return CurvePanel(key, title, tuple(legs), tuple(sorted(curves, key=lambda curve: curve.selected)))
 
 
 def curve_rows(results: Results, table: Comparison) -> list[CurveRow]:
@@ -155,7 +155,7 @@ def network_curves(results: Results) -> list[CurveRow]:
     for column, target in enumerate(targets(results)):
         chosen: dict[str, Row] = {}
         for row in results.rows:
-            if row.chosen and row.target == target:
+            if row.selected and row.target == target:
                 chosen.setdefault(row.model, row)
         named = [(network_name(model), row) for model, row in chosen.items()]
         panels = _row(results, target, f"n{column}", named)

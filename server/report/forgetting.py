@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from server.report.results import Forgetting, Results
 from server.report.wording import figure, signed, site_names
+from server.results.schema import Forgetting, Results
 
 
 @dataclass(frozen=True)

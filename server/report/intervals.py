@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from common.statistics.intervals import FEWEST
 from server.report.contrasts import own_interval
-from server.report.results import Results, Row
 from server.report.table import Cell, Comparison, shown_dice
 from server.report.wording import figure, full_name
-from server.statistics.intervals import enough_patients
+from server.results.schema import Results, Row
 
 TOP, STEP, BOTTOM = 12, 24, 34
 PLOT, VALUES = 216, 136
@@ -63,8 +63,8 @@ def _why_none(table: Comparison, cells: list[Cell], drawn: list[tuple[float, flo
         return f"{whom}: validation patients chose epoch and fold, so an interval over them would be too good."
     if any(row.case_dice is None for cell in without for row in cell.rows):
         return f"{whom}: the hospital does not let the figures of single patients leave."
-    if all(not enough_patients(cell.row.patients or 0) for cell in without):
-        return f"{whom}: with fewer than four patients it would only be their range."
+    if all((cell.row.patients or 0) < FEWEST for cell in without):
+        return f"{whom}: an interval needs {FEWEST} patients."
     return f"{whom}: none was computed."
 
 
@@ -102,7 +102,7 @@ def interval_panels(results: Results, table: Comparison) -> list[Panel]:
     others: dict[tuple[str, tuple[str, ...], str], list[float]] = {}
     for row in results.rows:
         dice = shown_dice(row, table.tested)
-        if (table.repeats > 1 or not row.chosen) and dice is not None and dice >= low:
+        if (table.repeats > 1 or not row.selected) and dice is not None and dice >= low:
             others.setdefault(_kind(row), []).append(dice)
     panels = []
     for target, cells, drawn in zip(table.targets, columns, whiskers, strict=True):

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from common.plan import method_of
 from server.report.paper import ENCODERS, TABLE_2, paper_of
-from server.report.results import Results, Spread
 from server.report.wording import ARCHITECTURES, encoder_name, targets
+from server.results.schema import Results, Spread
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from server.report.results import Results
+from common.statistics.paired import LEVEL, smallest_p
 from server.report.wording import count, listed, site_names, targets
-from server.statistics.paired import LEVEL, smallest_p
+from server.results.schema import Results
 
 
 def test_patients(results: Results) -> dict[str, int]:

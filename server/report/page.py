@@ -12,16 +12,18 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from common.errors import RelayError
+from common.scores import SCORES
+from common.statistics.intervals import RESAMPLES
 from server.report import budget_curves, curves, forest, intervals, remarks, wording
 from server.report.colours import SITE_COLOURS, shade
 from server.report.networks import best_network, networks
 from server.report.opening import opening, synthetic_sentence, test_patients
 from server.report.paper import AUTHORS
-from server.report.results import Results, Row, Run, read_results, read_run
+from server.report.run_record import RunRecord, read_run
 from server.report.table import routes_taken
 from server.report.view import NetworkView
 from server.report.wording import site_names
-from server.statistics.intervals import RESAMPLES
+from server.results.schema import Results, Row, read_results
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class SiteTraffic:
     received: int
 
 
-def _traffic(results: Results, run: Run | None) -> list[SiteTraffic]:
+def _traffic(results: Results, run: RunRecord | None) -> list[SiteTraffic]:
     if run is None:
         return []
     names = dict.fromkeys((*site_names(results), *run.bytes_sent, *run.bytes_received))
@@ -100,7 +102,7 @@ def _contents(results: Results, view: NetworkView | None, *, several: bool, othe
     yield from (("folds", "Every fold"), ("reproduce", "To reproduce"))
 
 
-def render(results: Results, run: Run | None, study_toml: str) -> str:
+def render(results: Results, run: RunRecord | None, study_toml: str) -> str:
     """The page's HTML. The same input gives the same text."""
     views, others = _views(results)
     view = views[0] if views else None
@@ -133,6 +135,7 @@ def render(results: Results, run: Run | None, study_toml: str) -> str:
         "what": "test" if results.tested else "validation",
         "remarks": remarks,
         "synthetic": synthetic_sentence(results),
+        "scores": SCORES,
         "scale": [shade(step / 10) for step in range(11)],
         "patients": test_patients(results),
         "resamples": wording.whole(RESAMPLES),

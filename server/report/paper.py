@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from common.config.study import POOLED
-from server.report.results import Results
 from server.report.table import Cell, Comparison
 from server.report.wording import sources
+from server.results.schema import Results
 
 AUTHORS = "Touijer, Santacesaria, Odone and Pastore, In Domain Transfer Learning for Prostate MRI Segmentation"
 ENCODERS = (

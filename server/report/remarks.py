@@ -10,13 +10,13 @@ from server.report.contrasts import Family
 from server.report.networks import Networks
 from server.report.opening import held_out, synthetic_sentence
 from server.report.paper import Table3
-from server.report.results import Results
 from server.report.table import Comparison
 from server.report.wording import count, listed, small
+from server.results.schema import Results
 
-COVERAGE = {4: 80, 6: 86, 10: 90}
-"""Per cent of 95 % percentile intervals that hold the true mean of normally distributed values, by their number;
-simulated, and simulated again in the tests."""
+COVERAGE = {6: 90, 30: 93}
+"""Per cent of 95 % intervals that hold the true mean of lognormally distributed values, by their number; simulated, and
+simulated again in the tests."""
 
 
 def _setting(results: Results, part: str, name: str) -> Any:
@@ -170,9 +170,9 @@ def of_intervals(results: Results, table: Comparison) -> str:
     numbers = listed(f"{share} % with {patients}" for patients, share in COVERAGE.items())
     return (
         "An interval says how much the choice of test patients matters, not how another split or training would have"
-        " come out. With few patients it is too narrow: of normally distributed patients, such intervals hold the"
-        f" true mean in {numbers}, instead of 95 %. Overlapping intervals do not mean that two methods are equal, for"
-        f" the same patients stand behind both.{synthetic_sentence(results)}"
+        " come out. Where few patients do far worse than the others it is too narrow: of lognormally distributed"
+        f" patients, such intervals hold the true mean in {numbers}, instead of 95 %. Overlapping intervals do not mean"
+        f" that two methods are equal, for the same patients stand behind both.{synthetic_sentence(results)}"
     )
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from server.report.results import Results, Row
 from server.report.table import Comparison, shown_dice
 from server.report.wording import figure, full_name, signed
+from server.results.schema import Results, Row
 
 STRIP, EDGE, TOP = 78.0, 40.0, 8.0
 
@@ -64,7 +64,7 @@ class _Found:
         """That of this very stage where it is known, else of the chosen row of that route."""
         found = [row for row in self._rows if _is_stage(row, route)]
         exact = [row for row in found if stage is not None and row.stage == stage]
-        row = next(iter(exact or [row for row in found if row.chosen]), None)
+        row = next(iter(exact or [row for row in found if row.selected]), None)
         return shown_dice(row, self._tested) if row else None
 
     def along(self, row: Row) -> list[float | None]:

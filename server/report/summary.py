@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from server.report.contrasts import Contrast, Family, own_interval
-from server.report.results import Results
 from server.report.table import Comparison, deviation, routes_taken
 from server.report.wording import figure, full_name, listed, probability, signed
+from server.results.schema import Results
 
 
 def in_short(results: Results, table: Comparison, family: Family) -> list[str]:
@@ -55,20 +55,20 @@ def _by_target(results: Results, table: Comparison) -> list[str]:
     beside = "On the same patients" if table.tested or table.folds < 2 else "The others, each in its chosen fold"
     sentences = []
     for column, target in enumerate(table.targets):
-        chosen = table.chosen_at(column)
-        if chosen is None or chosen.dice is None:
+        selected = table.selected_at(column)
+        if selected is None or selected.dice is None:
             continue
         others = [
             f"{full_name(cell.row)} {figure(cell.dice)}"
             for _, cell in table.column(column)
             if cell.dice is not None and cell.row.kind.adapted and not cell.row.kind.travelling
         ]
-        found = own_interval(results, chosen.rows) if table.tested else None
+        found = own_interval(results, selected.rows) if table.tested else None
         interval = f" ({figure(found[0])} to {figure(found[1])})" if found else ""
-        mean = f"{figure(chosen.dice)}{deviation(chosen.dices)}"
-        over = f" over {len(chosen.rows)} repeats" if len(chosen.rows) > 1 else ""
+        mean = f"{figure(selected.dice)}{deviation(selected.dices)}"
+        over = f" over {len(selected.rows)} repeats" if len(selected.rows) > 1 else ""
         sentences.append(
-            f"At {target}, validation chose {routes_taken(chosen)}, with a {what} Dice of {mean} %{interval}{over}."
+            f"At {target}, validation chose {routes_taken(selected)}, with a {what} Dice of {mean} %{interval}{over}."
             + (f" {beside}: {'; '.join(others)}." if others else "")
         )
     return sentences

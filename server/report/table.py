@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from common.config.study import POOLED
 from common.errors import RelayError
 from common.plan import Section, place_of
-from server.report.results import Results, Row, Spread
 from server.report.wording import count, figure, full_name, site_names, sources, targets
+from server.results.schema import Results, Row, Spread
 
 HEADLINE_MARK = "★"
 ABSENT_MARK = "†"
@@ -21,7 +21,7 @@ class Cell:
     """A method at one target."""
 
     rows: tuple[Row, ...]
-    """The chosen row of each repeat, in the order of repeats."""
+    """The selected row of each repeat, in the order of repeats."""
     repeats: int
     """As many as the study has; where there are fewer rows, some repeats could not be finished."""
     absent: tuple[str, ...] = ()
@@ -139,7 +139,7 @@ class Comparison:
             if cell is not None:
                 yield line, cell
 
-    def chosen_at(self, index: int) -> Cell | None:
+    def selected_at(self, index: int) -> Cell | None:
         """What validation chose at a target, repeat by repeat."""
         line = self.headline
         if line is not None:
@@ -163,17 +163,17 @@ def absent(row: Row, sites: Sequence[str]) -> tuple[str, ...]:
 
 
 def comparison(results: Results) -> Comparison:
-    """The chosen rows of each method and target, of one network.
+    """Return the table of the selected rows of each method and target, of one network.
 
     Raises:
-        RelayError: two chosen rows of one repeat claim one cell.
+        RelayError: two selected rows of one repeat claim one cell.
     """
     names, columns, repeats, tested = site_names(results), targets(results), len(results.seeds), results.tested
     order = {name: index for index, name in enumerate(names)}
     spread = {(entry.method, entry.route, entry.target): entry for entry in results.spread}
     lines: dict[tuple[tuple[Section, int], int, tuple[int, ...], str], dict[str, dict[int, Row]]] = {}
     for row in results.rows:
-        if not row.chosen:
+        if not row.selected:
             continue
         # the target stands in its column; what else tells lines apart is the way there
         way = tuple(order.get(site, len(order)) for site in sources(row)) if row.kind.own_line else ()
@@ -181,7 +181,7 @@ def comparison(results: Results) -> Comparison:
         found = lines.setdefault(key, {}).setdefault(row.target, {})
         if row.seed in found:
             raise RelayError(
-                f"results.json has two chosen rows for {full_name(row)} at {row.target}:"
+                f"results.json has two selected rows for {full_name(row)} at {row.target}:"
                 " run the study again into the same folder."
             )
         found[row.seed] = row
@@ -211,7 +211,7 @@ def comparison(results: Results) -> Comparison:
         folds=results.folds,
         tested=tested,
         patients=tuple(
-            _one([_behind(results, row) for row in results.rows if row.chosen and row.target == target])
+            _one([_behind(results, row) for row in results.rows if row.selected and row.target == target])
             for target in columns
         ),
         headline=_headline(results, columns) if repeats > 1 else None,

@@ -15,9 +15,9 @@ from rich.text import Text
 from common.plan import method_of
 from server.report import remarks
 from server.report.networks import NetworkCell, Networks, best_network, networks
-from server.report.results import Results
 from server.report.table import HEADLINE_MARK, Comparison, comparison, notes
 from server.report.wording import ARCHITECTURES, count, encoder_name, figure, network_name
+from server.results.schema import Results
 
 NAMES = 12
 """The columns that names of methods have at least; longer ones take several lines."""

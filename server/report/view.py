@@ -11,10 +11,10 @@ from server.report import budget_curves, contrasts, forgetting, intervals, paper
 from server.report.budget import BudgetLine, Growth, budget_lines, growths
 from server.report.colours import shade
 from server.report.forest import Forest, forest
-from server.report.results import Results
 from server.report.summary import in_short
 from server.report.table import Comparison, comparison, notes
 from server.report.wording import network_name
+from server.results.schema import Results
 
 
 @dataclass(frozen=True)

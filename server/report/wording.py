@@ -7,7 +7,7 @@ from datetime import datetime
 
 from common.config.study import POOLED
 from common.plan.methods.method import sources as sources_of
-from server.report.results import Results, Row
+from server.results.schema import Results, Row
 
 ARCHITECTURES = {"Unet": "UNet", "UnetPlusPlus": "UNet++", "MAnet": "MANet", "DeepLabV3": "DeepLabV3"}
 """As the paper writes them, in the order of its columns."""

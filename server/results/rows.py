@@ -16,17 +16,19 @@ from common.plan import GROWING, PlannedRow, method_of, name_of, routes_to
 from common.plan.cost import Cost, all_behind, behind, cost_of
 from common.plan.graph import Average, Best, Evaluate, FineTune, Node, way_of
 from common.protocol.messages import Description
-from common.seeds import seed_of
+from common.scores import DISTANCES, OVERLAPS, SCORES, SLICE_SCORES
+from common.statistics.intervals import case_interval
 from server.ledger.ledger import StageRecord
+from server.results import schema
 from server.results.choices import open_choices
+from server.results.schema import Results
 from server.scheduling.absence import absence_text, absent_from, trained_for, why_not_counted
 from server.scheduling.retention import inputs
 from server.scheduling.state import RunState
-from server.statistics.intervals import bootstrap_ci
 
 
-def results_of(study: Study, runs: Sequence[RunState]) -> dict[str, Any]:
-    """Everything that was found, as results.json holds it; the same for every undisturbed or resumed run.
+def results_of(study: Study, runs: Sequence[RunState]) -> Results:
+    """Return everything that was found; the same for every undisturbed or resumed run.
 
     Dice and IoU are in per cent. Every row says who trained for it ("contributed"), and which sites it should have
     had and did without ("absent"): such a row is no route's headline and in no mean. A row whose stages could not be
@@ -37,26 +39,26 @@ def results_of(study: Study, runs: Sequence[RunState]) -> dict[str, Any]:
     """
     parts = [_Part(run, number) for number, run in enumerate(runs)]
     rows = [row for part in parts for row in part.rows()]
-    return {
-        "relay": importlib.metadata.version("prostate-relay"),
-        "study": study.model_dump(mode="json"),
-        "synthetic": study.synthetic,
-        "versions": {
+    return Results(
+        relay=importlib.metadata.version("prostate-relay"),
+        study=study.model_dump(mode="json"),
+        synthetic=study.synthetic,
+        versions={
             "flwr": importlib.metadata.version("flwr"),
             "torch": importlib.metadata.version("torch"),
             "segmentation-models-pytorch": importlib.metadata.version("segmentation-models-pytorch"),
             "Python": platform.python_version(),
         },
-        "sites": [_site(name, runs[0].descriptions[name]) for name in study.sites],
-        "choices": [list(choice) for choice in open_choices(study, runs[0].plan)],
-        "rows": rows,
-        "spread": list(_spread(rows)),
-        "budgets": list(_budgets(parts)),
-        "forgetting": [entry for part in parts for entry in part.forgetting()],
-        "grown": [entry for part in parts for entry in part.grown()],
-        "stages": [stage for part in parts for stage in part.stages()],
-        "parked": [entry for part in parts for entry in part.parked()],
-    }
+        sites=tuple(_site(name, runs[0].descriptions[name]) for name in study.sites),
+        choices=tuple(open_choices(study, runs[0].plan)),
+        rows=tuple(rows),
+        spread=tuple(_spread(rows)),
+        budgets=tuple(_budgets(parts)),
+        forgetting=tuple(entry for part in parts for entry in part.forgetting()),
+        grown=tuple(entry for part in parts for entry in part.grown()),
+        stages=tuple(stage for part in parts for stage in part.stages()),
+        parked=tuple(entry for part in parts for entry in part.parked()),
+    )
 
 
 def write_json(value: Any) -> bytes:
@@ -71,7 +73,7 @@ class _Part:
         self.run, self.number = run, number
         self.weight_bytes = declared_bytes(run.study.model)
         model = run.study.model
-        self.labels = {
+        self.labels: dict[str, Any] = {
             "variant": number,
             "seed": run.study.seed,
             "model": f"{model.architecture} {model.encoder}",
@@ -80,58 +82,55 @@ class _Part:
         self.not_counted = {row: why for row in done if (why := why_not_counted(row, run.study, run))}
         self.finished = [row for row in done if row not in self.not_counted]
         self.absent = {row: absent_from(row.model, run.skipped) for row in self.finished}
-        self.chosen = set(_chosen(run, self.finished))
+        self.selected = set(_selected(run, self.finished))
         self._choices_too()
         self.headline = set(
-            _headline(run, [row for row in self.finished if row in self.chosen and not self.absent[row]])
+            _headline(run, [row for row in self.finished if row in self.selected and not self.absent[row]])
         )
 
     def _choices_too(self) -> None:
-        """A chosen row was chosen among its folds: what one of them did without, it did without as well."""
+        """Add to a selected row the sites that any of its folds did without, for it was selected among them."""
         if not self.run.skipped:
             return
-        for chosen in self.chosen:
-            folds = [row for row in self.finished if _group(row) == _group(chosen)]
-            self.absent[chosen] = tuple(sorted({site for row in folds for site in self.absent[row]}))
+        for selected in self.selected:
+            folds = [row for row in self.finished if _group(row) == _group(selected)]
+            self.absent[selected] = tuple(sorted({site for row in folds for site in self.absent[row]}))
 
-    def rows(self) -> Iterator[dict[str, Any]]:
+    def rows(self) -> Iterator[schema.Row]:
         for row in self.finished:
             yield self._row(row)
 
-    def _row(self, row: PlannedRow) -> dict[str, Any]:
+    def _row(self, row: PlannedRow) -> schema.Row:
         run = self.run
         trained = trained_for(row.model, run)
         cost = self.cost([*trained, *([row.test] if row.test else [])])
-        return {
+        return schema.Row(
             **self.labels,
-            "method": row.method,
-            "label": name_of(row),
-            "route": list(row.route),
-            "target": row.target,
-            "fold": row.fold,
-            "chosen": row in self.chosen,
-            "headline": row in self.headline,
-            "validation_dice": _per_cent(run.records[row.validation].dice),
-            "validation_iou": _per_cent(run.records[row.validation].iou),
+            method=row.method,
+            label=name_of(row),
+            route=row.route,
+            target=row.target,
+            fold=row.fold,
+            selected=row in self.selected,
+            headline=row in self.headline,
+            validation_dice=_per_cent(run.records[row.validation].dice),
+            validation_iou=_per_cent(run.records[row.validation].iou),
             **(self._scores(run.records[row.test]) if row.test else {}),
-            "gradient_steps": cost.gradient_steps,
-            "bytes_moved": cost.bytes,
-            "weights": run.records[row.model].weights,
-            "contributed": sorted({node.site for node in trained}),
-            "absent": list(self.absent[row]),
-            "stage": _stage_id(self.number, _trained_by(run, row.model)),
-        }
+            gradient_steps=cost.gradient_steps,
+            bytes_moved=cost.bytes,
+            weights=run.records[row.model].weights,
+            contributed=tuple(sorted({node.site for node in trained})),
+            absent=self.absent[row],
+            stage=_stage_id(self.number, _trained_by(run, row.model)),
+        )
 
     def _scores(self, test: StageRecord) -> dict[str, Any]:
         measured = test.surface_patients > 0
         return {
-            "dice": _per_cent(test.dice),
-            "iou": _per_cent(test.iou),
-            "dice_volume": _per_cent(test.dice_volume),
-            "hd95_mm": round(test.hd95_mm, 4) if measured else None,
-            "assd_mm": round(test.assd_mm, 4) if measured else None,
+            **{score.key: _per_cent(getattr(test, score.key)) for score in OVERLAPS},
+            **{score.key: round(getattr(test, score.key), 4) if measured else None for score in DISTANCES},
             "surface_patients": test.surface_patients,
-            "ci95": _interval(self.run, test),
+            "ci95": _interval(test),
             "patients": test.patients,
             "slices": test.slices,
             "case_dice": _cases(test, test.cases.dices) if test.cases.numbers else None,
@@ -155,35 +154,35 @@ class _Part:
     def _is_done(self, node: Node) -> bool:
         return node in self.run.records and node not in self.run.skipped
 
-    def forgetting(self) -> Iterator[dict[str, Any]]:
-        """Of every chosen route: what every site's test patients have of the model, after every hop."""
+    def forgetting(self) -> Iterator[schema.Forgetting]:
+        """Of every selected route: what every site's test patients have of the model, after every hop."""
         if not self.run.study.methods.forgetting:
             return  # rows of other methods would fill some cells by chance
         for row in self.finished:
-            if not method_of(row.method).travelling or row not in self.chosen or self.absent[row]:
+            if not method_of(row.method).travelling or row not in self.selected or self.absent[row]:
                 continue
             way = [node for node in behind(row.model, self.run.winner) if isinstance(node, FineTune)][::-1]
-            after = [{"site": node.site, "dice": self._everywhere(node)} for node in way]
-            if all(entry["dice"] for entry in after):
-                yield {
+            after = tuple(schema.Hop(site=node.site, dice=self._everywhere(node)) for node in way)
+            if all(hop.dice for hop in after):
+                yield schema.Forgetting(
                     **self.labels,
-                    "method": row.method,
-                    "route": list(row.route),
-                    "target": row.target,
-                    "fold": row.fold,
-                    "headline": row in self.headline,
-                    "after": after,
-                }
+                    method=row.method,
+                    route=row.route,
+                    target=row.target,
+                    fold=row.fold,
+                    headline=row in self.headline,
+                    after=after,
+                )
 
-    def _everywhere(self, node: FineTune) -> dict[str, float]:
-        scores = {}
+    def _everywhere(self, node: FineTune) -> dict[str, float | None]:
+        scores: dict[str, float | None] = {}
         for site in self.run.study.sites:
             record = self.run.records.get(Evaluate(site, node.fold, "test", node))
             if record is not None:
                 scores[site] = _per_cent(record.dice)
         return scores
 
-    def grown(self) -> Iterator[dict[str, Any]]:
+    def grown(self) -> Iterator[schema.Grown]:
         """Of every target whose route has grown: what was tried for it, against all that could have been."""
         study, plan = self.run.study, self.run.plan
         if not plan.tried:
@@ -192,102 +191,102 @@ class _Part:
         every = study.model_copy(update={"methods": study.methods.model_copy(update={"sequential": sequential})})
         for target in study.sites:
             tried = all_behind(node for node in plan.tried if node.site == target)
-            yield {
+            yield schema.Grown(
                 **self.labels,
-                "target": target,
-                "route": list(self.run.choices.get(target, ())),
-                "trainings": sum(isinstance(node, FineTune) for node in tried),
-                "trainings_of_all_routes": _trainings_of(every, target) * len(study.split.run),
-            }
+                target=target,
+                route=self.run.choices.get(target, ()),
+                trainings=sum(isinstance(node, FineTune) for node in tried),
+                trainings_of_all_routes=_trainings_of(every, target) * len(study.split.run),
+            )
 
-    def stages(self) -> Iterator[dict[str, Any]]:
+    def stages(self) -> Iterator[schema.Stage]:
         for node in self.run.plan.nodes:
             if isinstance(node, FineTune) and self._is_done(node):
                 yield self._stage(node)
             elif isinstance(node, Average) and node in self.run.records:
                 yield self._round(node)
 
-    def _stage(self, node: FineTune) -> dict[str, Any]:
+    def _stage(self, node: FineTune) -> schema.Stage:
         record = self.run.records[node]
         epochs = zip(record.learning_rates, record.losses, record.dices, strict=True)
         first = node.schedule.first + 1
-        return {
-            "id": _stage_id(self.number, node),
-            "kind": "fine-tune",
-            "site": node.site,
-            "fold": node.fold,
-            "label": way_of(node),
-            "parent": self._parent(node.parent),
-            "epochs": [
-                {"epoch": epoch, "lr": rate, "loss": loss, "dice": _per_cent(dice)}
+        return schema.Stage(
+            id=_stage_id(self.number, node),
+            kind="fine-tune",
+            site=node.site,
+            fold=node.fold,
+            label=way_of(node),
+            parent=self._parent(node.parent),
+            epochs=tuple(
+                schema.Epoch(epoch=epoch, lr=rate, loss=loss, dice=_per_cent(dice))
                 for epoch, (rate, loss, dice) in enumerate(epochs, start=first)
-            ],
-            "kept_epoch": first + record.kept_epoch - 1,
-            "gradient_steps": record.gradient_steps,
-            "bytes_moved": self.cost([node]).bytes,
-            "validation_dice": _per_cent(record.dice),
-            "weights": record.weights,
-        }
+            ),
+            kept_epoch=first + record.kept_epoch - 1,
+            gradient_steps=record.gradient_steps,
+            bytes_moved=self.cost([node]).bytes,
+            validation_dice=_per_cent(record.dice),
+            weights=record.weights,
+        )
 
-    def _round(self, node: Average) -> dict[str, Any]:
+    def _round(self, node: Average) -> schema.Stage:
         """An average, with its Dice on every site's validation patients, and their mean."""
-        scores = {}
+        scores: dict[str, float] = {}
         for site in self.run.study.sites:
             record = self.run.records.get(Evaluate(site, node.fold, "validation", node))
             if record is not None:
                 scores[site] = _per_cent(record.dice)
         parts = [part for part in node.parts if self._is_done(part)]
         cost = self.cost(parts)
-        return {
-            "id": _stage_id(self.number, node),
-            "kind": "average",
-            "site": "",
-            "fold": node.fold,
-            "label": way_of(node),
-            "parent": self._parent(node.parts[0].parent),
-            "epochs": [],
-            "gradient_steps": cost.gradient_steps,
-            "bytes_moved": cost.bytes,
-            "contributed": sorted(part.site for part in parts),
-            "validation": scores,
-            "validation_dice": statistics.fmean(scores.values()) if scores else None,
-            "weights": self.run.records[node].weights,
-        }
+        return schema.Stage(
+            id=_stage_id(self.number, node),
+            kind="average",
+            site="",
+            fold=node.fold,
+            label=way_of(node),
+            parent=self._parent(node.parts[0].parent),
+            epochs=(),
+            gradient_steps=cost.gradient_steps,
+            bytes_moved=cost.bytes,
+            contributed=tuple(sorted(part.site for part in parts)),
+            validation={**scores},
+            validation_dice=statistics.fmean(scores.values()) if scores else None,
+            weights=self.run.records[node].weights,
+        )
 
     def _parent(self, parent: Node) -> str | None:
         while isinstance(parent, Best) or parent in self.run.skipped:
             parent = self.run.winner(parent) if isinstance(parent, Best) else inputs(parent)[0]
         return _stage_id(self.number, parent) if isinstance(parent, FineTune | Average) else None
 
-    def parked(self) -> Iterator[dict[str, Any]]:
+    def parked(self) -> Iterator[schema.Unfinished]:
         run = self.run
         for row in run.plan.rows:
             reason = (
                 run.parked.get(row.test or row.model) or run.parked.get(row.validation) or self.not_counted.get(row)
             )
             if reason:
-                yield {
+                yield schema.Unfinished(
                     **self.labels,
-                    "method": row.method,
-                    "label": name_of(row),
-                    "target": row.target,
-                    "fold": row.fold,
-                    "reason": reason,
-                }
+                    method=row.method,
+                    label=name_of(row),
+                    target=row.target,
+                    fold=row.fold,
+                    reason=reason,
+                )
         for target, candidates in run.plan.growing.items():
             models = [node for candidate in candidates for node in candidate.models]
             stuck = [
                 why for node in models if (why := run.parked.get(node) or absence_text(absent_from(node, run.skipped)))
             ]
             for fold in run.study.split.run:
-                yield {
+                yield schema.Unfinished(
                     **self.labels,
-                    "method": GROWING.key,
-                    "label": GROWING.name((), target),
-                    "target": target,
-                    "fold": fold,
-                    "reason": stuck[0] if stuck else "its next hop is not chosen yet",
-                }
+                    method=GROWING.key,
+                    label=GROWING.name((), target),
+                    target=target,
+                    fold=fold,
+                    reason=stuck[0] if stuck else "its next hop is not chosen yet",
+                )
 
 
 def _stage_id(variant: int, node: Node) -> str:
@@ -295,7 +294,7 @@ def _stage_id(variant: int, node: Node) -> str:
     return f"{variant}-{node.id}"
 
 
-def _chosen(run: RunState, rows: list[PlannedRow]) -> Iterator[PlannedRow]:
+def _selected(run: RunState, rows: list[PlannedRow]) -> Iterator[PlannedRow]:
     """Of each method, route and target the fold with the best validation Dice at the target.
 
     None where a fold could not be finished: the best of some is not the best of all.
@@ -328,66 +327,61 @@ def _headline(run: RunState, rows: list[PlannedRow]) -> Iterator[PlannedRow]:
             yield max(group, key=lambda row: run.records[row.validation].dice)
 
 
-def _site(name: str, description: Description) -> dict[str, Any]:
-    return {
-        "name": name,
-        "patients": description.patients,
-        "test_patients": description.test_patients,
-        "left_out": description.left_out,
-        "slices": description.slices,
-        "test_slices": description.test_slices,
-        "train_slices": list(description.train_slices),
-        "train_patients": list(description.train_patients),
-        "validation_patients": list(description.validation_patients),
-        "torch": description.torch,
-        "device": description.device,
-        "precision": description.precision,
-    }
+def _site(name: str, description: Description) -> schema.Site:
+    return schema.Site(
+        name=name,
+        patients=description.patients,
+        test_patients=description.test_patients,
+        left_out=description.left_out,
+        slices=description.slices,
+        test_slices=description.test_slices,
+        train_slices=description.train_slices,
+        train_patients=description.train_patients,
+        validation_patients=description.validation_patients,
+        torch=description.torch,
+        device=description.device,
+        precision=description.precision,
+    )
 
 
-SPREAD = ("dice", "iou", "dice_volume", "hd95_mm", "assd_mm", "validation_dice", "validation_iou")
+SPREAD = (*(score.key for score in SCORES), *(f"validation_{score.key}" for score in SLICE_SCORES))
+"""The keys of a row that `spread` sums up."""
 
 
-def _spread(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _spread(rows: list[schema.Row]) -> Iterator[schema.Spread]:
     """Mean and standard deviation over all folds and repeats of a method, network, route and target; rows that did
     without a site are none of them."""
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
+    groups: dict[tuple[str, str, tuple[str, ...], str], list[schema.Row]] = defaultdict(list)
     for row in rows:
-        if row["absent"]:
+        if row.absent:
             continue
         # A route that grew may be another one in another repeat; what the method gives is what is looked at.
-        route = () if method_of(row["method"]).grows else tuple(row["route"])
-        groups[row["method"], row["model"], route, row["target"]].append(row)
+        route = () if row.kind.grows else row.route
+        groups[row.method, row.model, route, row.target].append(row)
     for (method, model, route, target), group in groups.items():
-        entry: dict[str, Any] = {
-            "method": method,
-            "model": model,
-            "route": list(route),
-            "target": target,
-            "runs": len(group),
-        }
+        moments: dict[str, float | None] = {}
         for name in SPREAD:
-            values = [row[name] for row in group if row.get(name) is not None]
+            values = [value for row in group if (value := getattr(row, name)) is not None]
             if values:
-                entry[f"{name}_mean"] = round(statistics.fmean(values), 6)
-                entry[f"{name}_std"] = round(statistics.stdev(values), 6) if len(values) > 1 else None
-        yield entry
+                moments[f"{name}_mean"] = round(statistics.fmean(values), 6)
+                moments[f"{name}_std"] = round(statistics.stdev(values), 6) if len(values) > 1 else None
+        yield schema.Spread(method=method, model=model, route=route, target=target, runs=len(group), **moments)
 
 
-def _budgets(parts: list[_Part]) -> Iterator[dict[str, Any]]:
+def _budgets(parts: list[_Part]) -> Iterator[schema.Budget]:
     """What was spent to obtain all rows of a method, and in all: folds and discarded routes included."""
     methods = dict.fromkeys(row.method for part in parts for row in part.run.plan.rows)
     if any(part.run.plan.tried for part in parts):
         methods[GROWING.key] = None
     for method in (*methods, "all"):
         costs = [part.cost(part.everything() if method == "all" else part.needed(method)) for part in parts]
-        yield {
-            "method": method,
-            "trainings": sum(cost.trainings for cost in costs),
-            "scorings": sum(cost.scorings for cost in costs),
-            "gradient_steps": sum(cost.gradient_steps for cost in costs),
-            "bytes_moved": sum(cost.bytes for cost in costs),
-        }
+        yield schema.Budget(
+            method=method,
+            trainings=sum(cost.trainings for cost in costs),
+            scorings=sum(cost.scorings for cost in costs),
+            gradient_steps=sum(cost.gradient_steps for cost in costs),
+            bytes_moved=sum(cost.bytes for cost in costs),
+        )
 
 
 def _trainings_of(study: Study, target: str) -> int:
@@ -401,17 +395,15 @@ def _trained_by(run: RunState, model: Node) -> Node:
     return model
 
 
-def _interval(run: RunState, record: StageRecord) -> list[float] | None:
+def _interval(record: StageRecord) -> tuple[float, float] | None:
     cases = record.cases
     if not cases.numbers:
         return None
     numbers = [str(number) for number in cases.numbers]
-    found = bootstrap_ci(
-        dict(zip(numbers, cases.dices, strict=True)),
-        dict(zip(numbers, cases.slices, strict=True)),
-        seed=seed_of(run.study.seed, "interval", record.site),
-    )
-    return None if found is None else [_per_cent(found[0]), _per_cent(found[1])]
+    dices = dict(zip(numbers, cases.dices, strict=True))
+    slices = dict(zip(numbers, cases.slices, strict=True))
+    found = case_interval(dices, slices, within=(0.0, 1.0))
+    return None if found is None else (_per_cent(found[0]), _per_cent(found[1]))
 
 
 def _cases(record: StageRecord, values: tuple[float, ...]) -> dict[str, float]:

@@ -73,7 +73,7 @@ def scores(network: nn.Module, records: list[Record], *_: object, **__: object) 
     """Each hop gains, or no route would grow."""
     hops = max(int(buffer.max()) for buffer in network.buffers() if not buffer.is_floating_point())
     dice = 1 - 0.5 ** (hops + 1)
-    return [CaseScore(record.patient, slices=1, dice=dice, iou=0.4, volume_dice=0.5) for record in records]
+    return [CaseScore(record.patient, slices=1, dice=dice, iou=0.4, dice_volume=0.5) for record in records]
 
 
 class Toy(nn.Module):

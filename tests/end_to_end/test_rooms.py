@@ -36,13 +36,13 @@ INSIDE: dict[str, dict[str, set[str]]] = {
     "server": {
         "ledger": set(),
         "progress": set(),
-        "statistics": set(),
         "transport": {"progress"},
         "scheduling": {"ledger", "progress", "transport"},
-        "results": {"ledger", "scheduling", "statistics"},
-        "report": {"statistics"},
+        "results": {"ledger", "scheduling"},
+        "report": {"results"},
     },
     "common": {
+        "statistics": set(),
         "strategies": set(),
         "config": {"strategies"},
         "model": {"config"},

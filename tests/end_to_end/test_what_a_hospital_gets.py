@@ -121,7 +121,7 @@ def test_each_site_has_the_weights_that_validation_chose(
         )
         if best["method"] not in ("baseline", "longer"):
             assert outcome["own"]["weights"] == alone["weights"] == delivered[name]["own"]
-        chosen = {(row["method"], row["dice"]) for row in rows_of(results, name) if row["chosen"]}
+        chosen = {(row["method"], row["dice"]) for row in rows_of(results, name) if row["selected"]}
         for reference in outcome["chosen"]["references"]:
             (expected,) = {dice for method, dice in chosen if method == reference["method"]}
             assert reference["scores"]["dice"]["mean"] == pytest.approx(expected, abs=1e-5)

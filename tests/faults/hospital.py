@@ -38,9 +38,9 @@ from common.plan import plan
 from common.plan.graph import Schedule
 from common.protocol.messages import Refusal, Refused
 from common.seeds import seed_of
+from common.statistics.intervals import case_interval
 from server.deliveries import Deliveries
 from server.scheduling import state
-from server.statistics.intervals import bootstrap_ci
 
 SHAPES = {"count": ((), torch.int64), "layer": ((2, 3), torch.float32)}
 PATIENTS = {"A": 6, "B": 7, "C": 8}
@@ -141,8 +141,9 @@ class Hospitals:
                 slices=record.selected,
                 dice=drawn("dice", record.patient, content),
                 iou=drawn("iou", record.patient, content),
-                volume_dice=drawn("volume", record.patient, content),
-                surface_mm=(3.5, 1.25) if surfaces else None,
+                dice_volume=drawn("volume", record.patient, content),
+                hd95_mm=3.5 if surfaces else None,
+                assd_mm=1.25 if surfaces else None,
             )
             for record in records
         ]
@@ -200,7 +201,7 @@ def planned(study: Study, census: Any, choices: Any = None, *, at: str | None = 
 def interval(dice: dict[str, float], slices: dict[str, int], **named: Any) -> Any:
     key = str((dice, slices, named))
     if key not in INTERVALS:
-        INTERVALS[key] = bootstrap_ci(dice, slices, **named)
+        INTERVALS[key] = case_interval(dice, slices, **named)
     return INTERVALS[key]
 
 
@@ -240,7 +241,7 @@ def put_in_place(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(server.study_run, "deliver", lambda *_: Deliveries())
     patch.setattr(server.study_run, "recording", lambda folder, study, observe: nullcontext(observe))
     patch.setattr(server.study_run, "start_weights", lambda *_: first_weights())
-    patch.setattr(server.results.rows, "bootstrap_ci", interval)
+    patch.setattr(server.results.rows, "case_interval", interval)
     versions = functools.cache(server.results.rows.importlib.metadata.version)
     patch.setattr(server.results.rows.importlib.metadata, "version", versions)
     for name in ("relay.site", "relay.coordinator", "flwr"):

@@ -11,8 +11,8 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any
 
+from common.statistics.intervals import case_interval
 from server.report import write_report
-from server.statistics.intervals import bootstrap_ci
 
 
 def example(
@@ -53,10 +53,10 @@ def example(
         rows.append({
             "method": method, "label": " → ".join(route) or method, "route": route, "target": target,
             "fold": fold,
-            "chosen": fold == folds - 1, "headline": False,
+            "selected": fold == folds - 1, "headline": False,
             "validation_dice": round(mean + draw.gauss(0, 1), 3), "dice": round(dice, 3),
             "iou": round(dice - 6.5, 3), "dice_volume": round(dice - 1, 3), "hd95_mm": None,
-            "ci95": bootstrap_ci(scores, slices, seed=1, resamples=500) if scores_leave else None,
+            "ci95": case_interval(scores, slices, within=(0.0, 100.0)) if scores_leave else None,
             "patients": behind[target], "slices": sum(slices.values()),
             "case_dice": scores if scores_leave else None, "case_slices": slices if scores_leave else None,
             "gradient_steps": 20 * epochs * max(1, len(route)),
@@ -101,7 +101,7 @@ def example(
             row("pooled", ["pooled"], target, fold,
                 last=stage("fine-tune", "pooled", fold, "pooled", None, epochs, 50), mean=90)  # fmt: skip
     for target in sites:
-        routes = [entry for entry in rows if entry["chosen"] and entry["method"] == "sequential"
+        routes = [entry for entry in rows if entry["selected"] and entry["method"] == "sequential"
                   and entry["target"] == target]  # fmt: skip
         max(routes, key=lambda entry: entry["validation_dice"])["headline"] = True
     return {

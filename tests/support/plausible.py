@@ -28,6 +28,7 @@ from common.protocol.messages import (
 )
 from common.seeds import seed_of
 from server.results.rows import results_of, write_json
+from server.results.schema import dump
 from tests.support.fake_sites import Answer, FakeGrid, go, make_quick
 
 PATIENTS = {"A": 30, "B": 30, "C": 19}
@@ -200,5 +201,5 @@ def plausible(
             go(PlausibleGrid(variant, here, scores_leave=scores_leave), folder / str(number))
             for number, variant in enumerate(study.variants)
         ]
-        found = results_of(study, runs)
+        found = dump(results_of(study, runs))
     return json.loads(write_json(found))

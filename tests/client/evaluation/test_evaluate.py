@@ -55,7 +55,7 @@ def test_a_perfect_prediction_scores_close_to_one(tmp_path: Path) -> None:
     assert [score.patient for score in scores] == ["Case00", "Case01"]
     assert [score.slices for score in scores] == [2, 2]
     for score in scores:
-        assert score.dice > 0.97 and score.iou > 0.95 and score.volume_dice > 0.97
+        assert score.dice > 0.97 and score.iou > 0.95 and score.dice_volume > 0.97
 
 
 def test_a_shifted_prediction_scores_as_worked_out_by_hand(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_a_shifted_prediction_scores_as_worked_out_by_hand(tmp_path: Path) -> No
     (score,) = evaluate(predict, [record], lambda _: (0.0, 100.0))
     assert score.dice == pytest.approx(15 / 20, abs=0.01)
     assert score.iou == pytest.approx(15 / 25, abs=0.01)
-    assert score.volume_dice == pytest.approx(15 / 20, abs=0.01)
+    assert score.dice_volume == pytest.approx(15 / 20, abs=0.01)
 
 
 def test_slices_count_by_the_experts_mask_and_the_volume_counts_them_all(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_slices_count_by_the_experts_mask_and_the_volume_counts_them_all(tmp_pat
     assert score.dice > 0.97
     # The native slice is 96 x 96, and the grid of 64 mm covers its 48 mm whole.
     expected = 2 * (16 + 1024) / (16 + 1024 + 2 * 96 * 96 + 1024)
-    assert score.volume_dice == pytest.approx(expected, abs=0.005)
+    assert score.dice_volume == pytest.approx(expected, abs=0.005)
 
 
 def test_what_lies_beyond_the_grid_counts_as_missed(tmp_path: Path) -> None:

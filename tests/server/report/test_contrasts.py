@@ -69,7 +69,7 @@ def pairs(results: dict[str, Any], method: str) -> dict[str, list[tuple[dict[str
     found: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {}
     for one, other in itertools.product(results["rows"], results["rows"]):
         alike = (one["target"], one["seed"]) == (other["target"], other["seed"])
-        if alike and one["headline"] and other["chosen"] and other["method"] == method:
+        if alike and one["headline"] and other["selected"] and other["method"] == method:
             found.setdefault(one["target"], []).append((one, other))
     return found
 

@@ -14,8 +14,8 @@ from server.report import read_results
 from server.report.budget import growths
 from server.report.budget_curves import budget_pictures, track
 from server.report.forgetting import matrices
-from server.report.results import Results, Row
 from server.report.table import comparison
+from server.results.schema import Results, Row
 from tests.support.hospitals import small_study
 from tests.support.pages import page_of, put
 from tests.support.plausible import plausible
@@ -47,7 +47,7 @@ def grown(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def chosen(results: Results, method: str, target: str) -> Row:
-    rows = [row for row in results.rows if row.chosen and (row.method, row.target) == (method, target)]
+    rows = [row for row in results.rows if row.selected and (row.method, row.target) == (method, target)]
     return next((row for row in rows if row.headline), rows[0])
 
 
@@ -80,7 +80,7 @@ def test_a_line_of_dice_ends_at_what_its_row_had_spent_and_never_falls(folder: P
     results = read_results(folder)
     stages = {stage.id: stage for stage in results.stages}
     seen = set()
-    for row in (row for row in results.rows if row.chosen):
+    for row in (row for row in results.rows if row.selected):
         found = track(row, stages)
         assert found is not None, row.method
         seen.add(row.method)

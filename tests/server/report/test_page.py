@@ -6,11 +6,14 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from common.errors import RelayError
+from common.statistics.intervals import case_interval
 from server.report import opening, read_results, write_report
 from server.report.colours import SCALE, SITE_COLOURS
+from server.report.remarks import COVERAGE
 from tests.support.pages import Page, example, page_of, put, the
 
 
@@ -47,24 +50,34 @@ def test_real_results_open_with_patients_epochs_and_how_little_so_few_can_show(
 
 
 def test_intervals_are_drawn_where_they_are_known(tmp_path: Path) -> None:
-    results = example(test_patients=(6, 5, 4))
+    results = example(test_patients=(6, 7, 8))
     page = page_of(put(tmp_path, results))
-    chosen = [row for row in results["rows"] if row["chosen"]]
+    chosen = [row for row in results["rows"] if row["selected"]]
     assert all(row["ci95"] for row in chosen)
     assert sum(attributes.get("class") == "whisker" for _, attributes in page.tags) == len(chosen)
-    row = the(results, method="baseline", target="A", chosen=True)
+    row = the(results, method="baseline", target="A", selected=True)
     assert f"{row['dice']:.1f} [{row['ci95'][0]:.1f}, {row['ci95'][1]:.1f}]" in page.text
     assert "shows no interval" not in page.text
 
 
 def test_missing_intervals_are_said_with_their_reason(tmp_path: Path) -> None:
-    few = page_of(put(tmp_path / "few", example(test_patients=(2, 5, 5))))
-    assert "A shows no interval: with fewer than four patients it would only be their range." in few.text
+    few = page_of(put(tmp_path / "few", example(test_patients=(5, 6, 6))))
+    assert "A shows no interval: an interval needs 6 patients." in few.text
     assert "B shows no interval" not in few.text
     kept = page_of(put(tmp_path / "kept", example(test_patients=(6, 6, 6), scores_leave=False)))
     assert not any(attributes.get("class") == "whisker" for _, attributes in kept.tags)
     for site in "ABC":
         assert f"{site} shows no interval: the hospital does not let the figures of single patients" in kept.text
+
+
+def test_intervals_fall_short_as_the_page_says() -> None:
+    for patients, said in COVERAGE.items():
+        generator, held = np.random.default_rng(patients), 0
+        for _ in range(400):
+            cases = {str(k): float(value - np.exp(0.5)) for k, value in enumerate(generator.lognormal(size=patients))}
+            found = case_interval(cases, dict.fromkeys(cases, 1))
+            held += found is not None and found[0] <= 0 <= found[1]
+        assert abs(held / 4 - said) < 3  # two standard errors
 
 
 def test_the_route_map_gives_the_difference_of_every_hop(tmp_path: Path) -> None:
@@ -75,7 +88,7 @@ def test_the_route_map_gives_the_difference_of_every_hop(tmp_path: Path) -> None
         (["B", "C", "A"], "sequential", 84.25),
     )  # fmt: skip
     for route, method, dice in figures:
-        the(results, method=method, route=route, chosen=True)["dice"] = dice
+        the(results, method=method, route=route, selected=True)["dice"] = dice
     text = write_report(put(tmp_path, results)).read_text(encoding="utf-8")
     strip = next(part for part in text.split("<g>") if part.strip().startswith("<title>B → C → A</title>"))
     seen = Page(strip.split("</svg>")[0]).text
@@ -86,9 +99,9 @@ def test_a_route_shows_the_fold_that_was_handed_on_and_not_the_prefix_chosen_for
     tmp_path: Path,
 ) -> None:
     results = example(test_patients=(6, 6, 6))
-    other = the(results, method="baseline", route=["B"], chosen=False)
+    other = the(results, method="baseline", route=["B"], selected=False)
     other["dice"] = 12.3
-    last = the(results, route=["B", "A"], chosen=True)["stage"]
+    last = the(results, route=["B", "A"], selected=True)["stage"]
     next(stage for stage in results["stages"] if stage["id"] == last)["parent"] = other["stage"]
     text = write_report(put(tmp_path, results)).read_text(encoding="utf-8")
     strip = next(part for part in text.split("<g>") if part.strip().startswith("<title>B → A</title>"))
@@ -127,7 +140,7 @@ def test_what_the_paper_leaves_open_and_every_setting_are_in_the_page(tmp_path: 
     ):
         assert word in text
     for row in results["rows"]:
-        assert (row["weights"] in text) == row["chosen"]
+        assert (row["weights"] in text) == row["selected"]
 
 
 def test_names_out_of_files_cannot_become_markup(tmp_path: Path) -> None:
@@ -177,7 +190,7 @@ def test_five_folds_of_two_hundred_epochs_stay_below_two_megabytes(tmp_path: Pat
 
 
 def test_a_report_is_written_from_rows_and_nothing_else(tmp_path: Path) -> None:
-    rows = [{"method": "baseline", "target": "A", "chosen": True, "dice": float("nan")}]
+    rows = [{"method": "baseline", "target": "A", "selected": True, "dice": float("nan")}]
     (tmp_path / "results.json").write_text(json.dumps({"rows": rows}), encoding="utf-8")
     page = page_of(tmp_path)
     assert "Target alone" in page.text
@@ -192,7 +205,7 @@ def test_a_report_is_written_from_rows_and_nothing_else(tmp_path: Path) -> None:
         (None, "holds no results.json: run the study to its end first"),
         ("{", "is no JSON"),
         ("[]", "does not read as relay writes it"),
-        ('{"rows": [{"method": "baseline", "target": "A"}]}', r"at rows\.0\.chosen"),
+        ('{"rows": [{"method": "baseline", "target": "A"}]}', r"at rows\.0\.selected"),
     ],
 )
 def test_a_folder_without_readable_results_is_told_in_one_sentence(

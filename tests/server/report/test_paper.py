@@ -83,7 +83,7 @@ def test_every_cell_of_table_iii_stands_beneath_ours(tmp_path: Path) -> None:
             (ours,) = [
                 row
                 for row in rows
-                if row["chosen"] and (row["method"], row["target"], row["route"]) == (method, target, route)
+                if row["selected"] and (row["method"], row["target"], row["route"]) == (method, target, route)
             ]
             dice, iou = TABLE_3[() if label == target else tuple(sources), target]
             assert cell == f"{ours['dice']:.1f} / {ours['iou']:.1f}paper {dice:.2f} / {iou:.2f}"
@@ -93,7 +93,7 @@ def test_every_cell_of_table_iii_stands_beneath_ours(tmp_path: Path) -> None:
 
 def test_the_order_of_the_methods_is_counted_in_the_paper_and_here(tmp_path: Path) -> None:
     folder = table_3(tmp_path)
-    rows = [row for row in json.loads((folder / "results.json").read_text())["rows"] if row["chosen"]]
+    rows = [row for row in json.loads((folder / "results.json").read_text())["rows"] if row["selected"]]
     alone = {row["target"]: row["dice"] for row in rows if row["method"] == "baseline"}
     above = sum(row["dice"] > alone[row["target"]] for row in rows if len(row["route"]) == 2)
     lines = {line[0]: line[1:] for grid in page_of(folder).grids for line in grid}

@@ -48,12 +48,12 @@ def test_every_cell_shows_the_chosen_fold_of_its_route_and_target_and_nothing_el
             if len(set(route)) < len(route):
                 assert cell == "–"
                 continue
-            row = the(results, method="sequential", route=route, chosen=True)
+            row = the(results, method="sequential", route=route, selected=True)
             assert cell.startswith(f"{row['dice']:.1f} / {row['iou']:.1f}")
             assert ("★" in cell) == row["headline"]
     for label, method in (("Target alone", "baseline"), ("FedAvg", "fedavg"), ("All data", "pooled")):
         for target, cell in zip("ABC", lines[label], strict=True):
-            row = the(results, method=method, target=target, chosen=True)
+            row = the(results, method=method, target=target, selected=True)
             assert cell.startswith(f"{row['dice']:.1f} / {row['iou']:.1f}")
 
 
@@ -66,15 +66,15 @@ def test_one_route_a_target_is_the_headline(tmp_path: Path) -> None:
 
 def test_two_chosen_rows_for_one_cell_are_an_error_and_not_a_guess(tmp_path: Path) -> None:
     results = example()
-    the(results, method="baseline", target="A", chosen=False)["chosen"] = True
-    with pytest.raises(RelayError, match="two chosen rows for A alone at A"):
+    the(results, method="baseline", target="A", selected=False)["selected"] = True
+    with pytest.raises(RelayError, match="two selected rows for A alone at A"):
         write_report(put(tmp_path, results))
 
 
 def test_a_method_that_lacked_a_hospital_says_so(tmp_path: Path) -> None:
     results = example()
-    the(results, method="fedavg", target="A", chosen=True)["contributed"] = ["A", "C"]
-    the(results, route=["B", "C", "A"], chosen=True)["contributed"] = ["C", "A"]
+    the(results, method="fedavg", target="A", selected=True)["contributed"] = ["A", "C"]
+    the(results, route=["B", "C", "A"], selected=True)["contributed"] = ["C", "A"]
     folder = put(tmp_path, results)
     lines = text_lines(read_results(folder))
     expected = "† not every hospital took part: B → C → A at A without B; FedAvg at A without B."
@@ -85,7 +85,7 @@ def test_a_method_that_lacked_a_hospital_says_so(tmp_path: Path) -> None:
 
 def test_a_row_that_missed_a_hospital_in_one_round_alone_says_so_everywhere(tmp_path: Path) -> None:
     results = example()
-    the(results, method="fedavg", target="A", chosen=True)["absent"] = ["B"]
+    the(results, method="fedavg", target="A", selected=True)["absent"] = ["B"]
     folder = put(tmp_path, results)
     expected = "† not every hospital took part: FedAvg at A without B."
     assert expected in text_lines(read_results(folder))
@@ -188,7 +188,7 @@ def test_of_several_repeats_a_cell_shows_mean_and_spread_and_how_often_it_was_ch
     for target in "ABC":
         for route in {tuple(row["route"]) for row in rows if row["method"] == "sequential" and row["target"] == target}:
             of_route = [row for row in rows if row["method"] == "sequential" and row["target"] == target]
-            chosen = [row for row in of_route if row["chosen"] and tuple(row["route"]) == route]
+            chosen = [row for row in of_route if row["selected"] and tuple(row["route"]) == route]
             dices, ious = [row["dice"] for row in chosen], [row["iou"] for row in chosen]
             expected = f"{fmean(dices):.1f}±{stdev(dices):.1f} / {fmean(ious):.1f}"
             stars = sum(row["headline"] for row in chosen)
@@ -217,7 +217,7 @@ def test_a_study_of_validation_patients_shows_theirs_and_no_test_figure(folders:
     rows = json.loads((folders["validation"] / "results.json").read_text())["rows"]
     assert not any("dice" in row for row in rows)
     page = page_of(folders["validation"])
-    row = next(row for row in rows if row["method"] == "fedavg" and row["target"] == "A" and row["chosen"])
+    row = next(row for row in rows if row["method"] == "fedavg" and row["target"] == "A" and row["selected"])
     line = next(line for line in page.grids[0] if line[0] == "FedAvg")
     assert line[1].startswith(f"{row['validation_dice']:.1f} / {row['validation_iou']:.1f}")
     assert "no test patient was looked at" in page.text

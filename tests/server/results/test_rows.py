@@ -9,6 +9,7 @@ import pytest
 
 from common.protocol.messages import FineTuneOrder, Refusal, WireMessage, refusal_error
 from server.results.rows import results_of
+from server.results.schema import dump
 from tests.support.fake_sites import Answer, FakeGrid, go, quick, study_of
 
 __all__ = ["quick"]
@@ -24,7 +25,7 @@ def found_at_b(folder: Path, *, refuses: bool, **methods: Any) -> dict[str, set[
         return refusal_error(Refusal.DATA_CHANGED) if refused else answer
 
     run = go(FakeGrid(study_of(**methods), change), folder)
-    results = results_of(run.study, [run])
+    results = dump(results_of(run.study, [run]))
     return {part: {entry["label"] for entry in results[part] if entry["target"] == "B"} for part in ("rows", "parked")}
 
 

@@ -13,6 +13,7 @@ from common.plan.graph import Average, Best, FineTune, Node, Schedule, Start
 from common.protocol.messages import EvaluateOrder, FineTuneOrder, WireMessage
 from server.ledger.ledger import Ledger, StageRecord
 from server.results.rows import results_of, write_json
+from server.results.schema import dump
 from server.scheduling.retention import live_inputs
 from server.scheduling.state import RunState
 from tests.support.fake_sites import Answer, FakeGrid, go, quick, study_of
@@ -37,7 +38,7 @@ def files(out: Path) -> set[str]:
 
 
 def found_by(run: RunState) -> bytes:
-    return write_json(results_of(run.study, [run]))
+    return write_json(dump(results_of(run.study, [run])))
 
 
 @pytest.mark.parametrize("methods", [EVERYTHING, GROWING], ids=["listed", "growing"])
@@ -166,6 +167,6 @@ def test_weights_that_vanish_under_a_run_are_told_and_made_by_the_next(
         patch.setattr(Ledger, "put", put_and_spoil)
         run = go(FakeGrid(study), tmp_path)
     assert run.parked and all("are gone or damaged; start again" in reason for reason in run.parked.values())
-    assert results_of(study, [run])["rows"] == []
+    assert results_of(study, [run]).rows == ()
     clean = go(FakeGrid(study), tmp_path / "clean")
     assert found_by(go(FakeGrid(study), tmp_path)) == found_by(clean)

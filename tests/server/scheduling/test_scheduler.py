@@ -37,6 +37,7 @@ from common.seeds import seed_of
 from server.descriptions import describe_all
 from server.progress.events import Event
 from server.results.rows import results_of, write_json
+from server.results.schema import dump
 from server.scheduling import state
 from server.scheduling.dispatch import Dispatcher
 from server.scheduling.state import RunState
@@ -49,7 +50,7 @@ pytestmark = pytest.mark.usefixtures("quick")
 
 
 def found_by(run: RunState) -> dict[str, Any]:
-    return results_of(run.study, [run])
+    return dump(results_of(run.study, [run]))
 
 
 EVERYTHING: dict[str, Any] = {
@@ -209,10 +210,10 @@ def test_the_best_of_some_folds_is_not_taken_for_the_best_of_all(tmp_path: Path)
     rows = found_by(go(grid, tmp_path))["rows"]
     to_a = [row for row in rows if row["target"] == "A" and row["method"] == "sequential"]
     assert {row["fold"] for row in to_a} == {0}
-    assert not any(row["chosen"] or row["headline"] for row in to_a)
+    assert not any(row["selected"] or row["headline"] for row in to_a)
     for target in "BC":
         of_target = [row for row in rows if row["target"] == target and row["method"] == "sequential"]
-        assert sum(row["chosen"] for row in of_target) == 2
+        assert sum(row["selected"] for row in of_target) == 2
         assert sum(row["headline"] for row in of_target) == 1
 
 
@@ -487,7 +488,7 @@ def test_nothing_is_chosen_by_a_test_score(
         return found_by(go(grid, tmp_path_factory.mktemp("run")))
 
     first, second = results(test_seed), results(test_seed + 1)
-    told = ("method", "route", "target", "fold", "chosen", "headline", "validation_dice", "weights")
+    told = ("method", "route", "target", "fold", "selected", "headline", "validation_dice", "weights")
     assert [[row[key] for key in told] for row in first["rows"]] == [
         [row[key] for key in told] for row in second["rows"]
     ]
@@ -495,10 +496,12 @@ def test_nothing_is_chosen_by_a_test_score(
     for row in first["rows"]:
         groups.setdefault((row["method"], tuple(row["route"]), row["target"]), []).append(row)
     for rows in groups.values():
-        (chosen,) = (row for row in rows if row["chosen"])
+        (chosen,) = (row for row in rows if row["selected"])
         assert chosen["validation_dice"] == max(row["validation_dice"] for row in rows)
     for target in "ABC":
-        candidates = [r for r in first["rows"] if r["target"] == target and r["chosen"] and r["method"] == "sequential"]
+        candidates = [
+            r for r in first["rows"] if r["target"] == target and r["selected"] and r["method"] == "sequential"
+        ]
         (headline,) = (row for row in first["rows"] if row["target"] == target and row["headline"])
         assert headline in candidates
         assert headline["validation_dice"] == max(row["validation_dice"] for row in candidates)
@@ -512,7 +515,7 @@ def test_results_json_holds_what_others_rely_on(tmp_path: Path) -> None:
     assert {row["method"] for row in results["rows"]} == methods
     for row in results["rows"]:
         assert row["route"][-1] == row["target"] or row["method"] in ("unadapted", "fedavg")
-        assert row["target"] in "ABC" and row["fold"] in (0, 1) and isinstance(row["chosen"], bool)
+        assert row["target"] in "ABC" and row["fold"] in (0, 1) and isinstance(row["selected"], bool)
         for share in ("dice", "iou", "dice_volume", "validation_dice"):
             assert 0 <= row[share] <= 100
         assert row["iou"] == pytest.approx(row["dice"] / 2, abs=1e-5)
@@ -549,7 +552,7 @@ def test_after_every_hop_every_site_says_what_it_has_of_the_model(tmp_path: Path
             assert entry["dice"][site] == pytest.approx(100 * record.dice, abs=1e-5)
         node = node.parent
     # At the target it is the very figure of the table.
-    (chosen,) = (r for r in found_by(run)["rows"] if r["chosen"])
+    (chosen,) = (r for r in found_by(run)["rows"] if r["selected"])
     assert told["after"][-1]["dice"]["A"] == chosen["dice"]
 
 
@@ -584,7 +587,7 @@ def test_a_route_grows_by_the_best_source_while_it_gains(
     results = found_by(run)
     rows = [row for row in results["rows"] if row["target"] == "A"]
     assert [row["route"] for row in rows] == [route] * 2
-    assert [row["headline"] for row in rows] == [row["chosen"] for row in rows]
+    assert [row["headline"] for row in rows] == [row["selected"] for row in rows]
     (told,) = (entry for entry in results["grown"] if entry["target"] == "A")
     assert told["route"] == route
     # Trained for A in two folds: B, C, B → A, C → A, then one more source and the route through it.

@@ -6,16 +6,14 @@ import itertools
 import random
 from statistics import fmean
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import permutation_test, ttest_1samp
 
 from common.errors import RelayError
-from server.report.remarks import COVERAGE
-from server.statistics.intervals import bootstrap_ci, interval, slice_mean
-from server.statistics.paired import (
+from common.statistics.intervals import slice_mean
+from common.statistics.paired import (
     better,
     contributions,
     difference,
@@ -176,48 +174,6 @@ def test_a_patient_of_several_repeats_counts_once() -> None:
     # patient 2 brings (4 · 10/20 − 2 · 10/40) / 2, and changes its sign in both repeats at once
     assert sorted(contributions(strata)) == pytest.approx(sorted([0.5, 0.75, 2.25]))
     assert sign_flip_p(strata, seed=1) == smallest_p(3) == 0.25
-
-
-def test_the_interval_over_sites_and_repeats_agrees_with_one_drawn_by_hand() -> None:
-    generator = random.Random(4)
-    repeats = {
-        "A": [drawn(generator, 5, 1.0), {**drawn(generator, 3, 1.0), "8": (3.0, 12), "9": (-1.0, 6)}],
-        "B": [drawn(generator, 6, -2.0)],
-    }
-    found = interval(repeats, seed=1)
-    means = []
-    for _ in range(20_000):
-        of_sites = []
-        for site in repeats.values():
-            names = sorted({case for repeat in site for case in repeat})
-            taken = [names[generator.randrange(len(names))] for _ in names]
-            of_repeats = []
-            for repeat in site:
-                held = [repeat[case] for case in taken if case in repeat]
-                if held:
-                    of_repeats.append(sum(v * s for v, s in held) / sum(s for _, s in held))
-            of_sites.append(fmean(of_repeats))
-        means.append(fmean(of_sites))
-    assert found == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])), abs=0.1)
-
-
-def test_no_interval_where_one_site_has_too_few_patients() -> None:
-    enough = {str(case): (float(case), 5) for case in range(4)}
-    few = {str(case): (float(case), 5) for case in range(3)}
-    assert interval({"A": [enough]}, seed=1) is not None
-    assert interval({"A": [enough], "B": [few]}, seed=1) is None
-    assert interval({}, seed=1) is None
-
-
-def test_intervals_are_as_narrow_as_the_page_says() -> None:
-    generator = np.random.default_rng(7)
-    for patients, said in COVERAGE.items():
-        held = 0
-        for number in range(600):
-            values = {str(k): float(v) for k, v in enumerate(generator.normal(size=patients))}
-            found = bootstrap_ci(values, dict.fromkeys(values, 1), seed=number, resamples=1000)
-            held += found is not None and found[0] <= 0 <= found[1]
-        assert abs(100 * held / 600 - said) < 4  # two and a half standard errors
 
 
 def test_differences_are_taken_patient_by_patient_and_only_of_the_same_slices() -> None:

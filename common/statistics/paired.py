@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import RelayError
-from server.statistics.intervals import Repeat, Strata, patients_of
+from common.statistics.intervals import Repeat, Strata, patients_of
 
 EXACT = 20
 """With up to so many patients all 2^n patterns of signs are tried."""
@@ -33,7 +33,7 @@ def difference(one: Repeat, other: Repeat) -> Repeat:
 
 
 def contributions(strata: Strata) -> NDArray[np.float64]:
-    """What every patient contributes to the slice mean: these add up to `server.statistics.intervals.slice_mean`."""
+    """What every patient contributes to the slice mean: these add up to `common.statistics.intervals.slice_mean`."""
     found = []
     for repeats in strata.values():
         held = [repeat for repeat in repeats if any(slices > 0 for _, slices in repeat.values())]
@@ -58,6 +58,10 @@ def sign_flip_p(strata: Strata, *, seed: int, exact: int = EXACT) -> float:
     9, 2010.
 
     The trained models are taken as they are: the test says nothing of another training.
+
+    `scipy.stats.permutation_test` gives the same p to the last digit where all patterns are tried (a test compares
+    them), but takes a second for 16 patients and 4.5 for 18, where this takes milliseconds, and a report makes a test
+    an opponent. Of drawn patterns it takes twice the smaller tail, whose smallest p is twice as large.
 
     Args:
         strata: the differences, by site and repeat; see `difference`.

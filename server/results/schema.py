@@ -1,0 +1,402 @@
+"""What `results.json` holds: declared once, to write it (`server.results.rows`) and to read it.
+
+Dice and IoU are in per cent, distances in millimetres, traffic in bytes. Keys that a reader does not know are passed
+over, so that a report can be made of the results of a later version.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from common.errors import RelayError
+from common.plan import Method, method_of
+
+
+def _finite(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+Figure = Annotated[float | None, BeforeValidator(_finite)]
+"""A measured number; None where there is none (NaN is read as none)."""
+
+
+class Value(BaseModel):
+    """What the parts of a result folder's JSON files have in common."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class _OfVariant(Value):
+    """An entry that belongs to one network and one repeat of the study."""
+
+    variant: int = 0
+    """The network and repeat that the entry belongs to, counted from 0 in the study's order."""
+    seed: int = 0
+    """The seed of the repeat that the entry belongs to."""
+    model: str = ""
+    """The network: architecture and encoder."""
+
+
+class Site(Value):
+    """A hospital, as it described its data in the first repeat."""
+
+    name: str
+    """The site's name in the study."""
+    patients: int | None = None
+    """All patients that are used, those held out for the test included."""
+    test_patients: int | None = None
+    """Patients held out for the test."""
+    left_out: int = 0
+    """Patients that cannot be used; the site's own site.log says why."""
+    slices: int | None = None
+    """Selected slices (with gland in the expert's mask) of all patients that are used."""
+    test_slices: int | None = None
+    """Selected slices of the test patients."""
+    train_slices: tuple[int, ...] = ()
+    """Selected slices of the training patients, a number a fold."""
+    train_patients: tuple[int, ...] = ()
+    """Training patients, a number a fold."""
+    validation_patients: tuple[int, ...] = ()
+    """Validation patients, a number a fold."""
+    torch: str = ""
+    """The site's version of torch."""
+    device: str = ""
+    """The kind of device that the site trains on: cpu, cuda or mps."""
+    precision: str = ""
+    """The floating-point type that the site trains in."""
+
+
+class Row(_OfVariant):
+    """One method at one target and fold.
+
+    The test scores (`dice` to `case_slices`) are those of the target's held-out patients, and are missing where the
+    study looks at no test patient.
+    """
+
+    method: str
+    """The method's key, such as "sequential" or "fedavg"."""
+    label: str = ""
+    """The row's name for people, such as "B → C → A"."""
+    route: tuple[str, ...] = ()
+    """The sites that the weights were trained at, in order; empty for an average."""
+    target: str
+    """The site whose patients score the weights."""
+    fold: int | None = None
+    """The fold, counted from 0."""
+    selected: bool
+    """Whether this is, of the folds of this method, route and target, the one with the best validation Dice."""
+    headline: bool = False
+    """Whether this is, of all routes to the target, the one with the best validation Dice."""
+    validation_dice: Figure = None
+    """Dice on the target's validation patients of the fold, per cent, mean over selected slices."""
+    validation_iou: Figure = None
+    """IoU on the same slices, per cent."""
+    dice: Figure = None
+    """Dice on the test patients, per cent, mean over selected slices."""
+    iou: Figure = None
+    """IoU on the same slices, per cent."""
+    dice_volume: Figure = None
+    """Dice over all slices of a patient, those without gland included, per cent, mean over test patients."""
+    hd95_mm: Figure = None
+    """95 % Hausdorff distance of the surfaces, mm, mean over `surface_patients`; null where none was measured."""
+    assd_mm: Figure = None
+    """Average symmetric surface distance, mm, mean over `surface_patients`; null where none was measured."""
+    surface_patients: int | None = None
+    """Test patients of whom anything was segmented, so that there is a distance."""
+    ci95: tuple[float, float] | None = None
+    """Lower and upper end of the 95 % interval of `dice` over patients, per cent; null where there is none."""
+    patients: int | None = None
+    """Test patients behind the test scores."""
+    slices: int | None = None
+    """Selected slices behind `dice` and `iou`."""
+    case_dice: dict[str, Figure] | None = None
+    """Dice of each test patient, per cent, by random case number; null where the site lets none leave."""
+    case_slices: dict[str, int] | None = None
+    """Selected slices of each test patient, by the same numbers."""
+    gradient_steps: int | None = None
+    """Gradient steps of all trainings that the weights come from."""
+    bytes_moved: int | None = None
+    """Bytes of weights that these trainings and the test send and receive, counted from the plan."""
+    weights: str = ""
+    """The sha256 of the weights."""
+    contributed: tuple[str, ...] | None = None
+    """The sites that trained the weights, in alphabetical order."""
+    absent: tuple[str, ...] = ()
+    """Sites that the row should have had, in one of its rounds, folds or hops, and did without."""
+    stage: str | None = None
+    """The `id` of the stage that made the weights."""
+
+    @property
+    def kind(self) -> Method:
+        """What is to be known of its method."""
+        return method_of(self.method)
+
+
+class Spread(Value):
+    """Mean and standard deviation of each score over all folds and repeats of a method, network, route and target.
+
+    Rows that did without a site are not counted. A deviation is null where there is one row only.
+    """
+
+    method: str
+    """The method's key."""
+    model: str = ""
+    """The network: architecture and encoder."""
+    route: tuple[str, ...] = ()
+    """The route; empty for a route that grew: it may be another one in another repeat."""
+    target: str
+    """The site whose patients score the weights."""
+    runs: int
+    """How many rows there are."""
+    dice_mean: Figure = None
+    """Mean of `dice`, per cent."""
+    dice_std: Figure = None
+    """Standard deviation of `dice`, per cent."""
+    iou_mean: Figure = None
+    """Mean of `iou`, per cent."""
+    iou_std: Figure = None
+    """Standard deviation of `iou`, per cent."""
+    dice_volume_mean: Figure = None
+    """Mean of `dice_volume`, per cent."""
+    dice_volume_std: Figure = None
+    """Standard deviation of `dice_volume`, per cent."""
+    hd95_mm_mean: Figure = None
+    """Mean of `hd95_mm`, mm."""
+    hd95_mm_std: Figure = None
+    """Standard deviation of `hd95_mm`, mm."""
+    assd_mm_mean: Figure = None
+    """Mean of `assd_mm`, mm."""
+    assd_mm_std: Figure = None
+    """Standard deviation of `assd_mm`, mm."""
+    validation_dice_mean: Figure = None
+    """Mean of `validation_dice`, per cent."""
+    validation_dice_std: Figure = None
+    """Standard deviation of `validation_dice`, per cent."""
+    validation_iou_mean: Figure = None
+    """Mean of `validation_iou`, per cent."""
+    validation_iou_std: Figure = None
+    """Standard deviation of `validation_iou`, per cent."""
+
+
+class Budget(Value):
+    """What was spent to obtain all rows of a method: folds, repeats, networks and discarded routes included."""
+
+    method: str
+    """The method's key, or "all": the whole study, each stage counted once."""
+    trainings: int
+    """Fine-tuning stages."""
+    scorings: int
+    """Scoring stages."""
+    gradient_steps: int
+    """Gradient steps of all trainings."""
+    bytes_moved: int
+    """Bytes of weights sent and received, counted from the plan."""
+
+
+class Hop(Value):
+    """The model after one hop of its route."""
+
+    site: str
+    """The site that the model was trained at last."""
+    dice: dict[str, Figure]
+    """By site: the test Dice that the model has there after this hop, per cent."""
+
+
+class Forgetting(_OfVariant):
+    """A selected route, and what every site has of the model after every hop."""
+
+    method: str
+    """The method's key."""
+    route: tuple[str, ...]
+    """The sites that the weights were trained at, in order."""
+    target: str
+    """The site that the route ends at."""
+    fold: int | None = None
+    """The fold, counted from 0."""
+    headline: bool = False
+    """Whether this is the route with the best validation Dice at the target."""
+    after: tuple[Hop, ...]
+    """An entry a hop, in order."""
+
+
+class Grown(_OfVariant):
+    """A route that grew, and how many trainings it took, against those of all routes of that length."""
+
+    target: str
+    """The site that the route ends at."""
+    route: tuple[str, ...]
+    """The route as far as it grew, in order; it ends with the target once it is complete."""
+    trainings: int
+    """Trainings of all candidates that were tried for this target."""
+    trainings_of_all_routes: int
+    """Trainings that all routes of the permitted lengths would have taken."""
+
+
+class Epoch(Value):
+    """One epoch of a fine-tuning stage."""
+
+    epoch: int
+    """The epoch's number in its schedule, counted from 1."""
+    lr: Figure = None
+    """The learning rate."""
+    loss: Figure = None
+    """The mean training loss."""
+    dice: Figure = None
+    """Validation Dice on the study's grid, per cent, mean over slices: what selects the epoch."""
+
+
+class Stage(Value):
+    """A training at one site, or the average of one federated round."""
+
+    id: str
+    """The stage's name within this file: the variant, and a digest of the stage's node."""
+    kind: str = ""
+    """The kind of stage: "fine-tune" or "average"."""
+    site: str = ""
+    """The site that trained; empty for an average."""
+    fold: int | None = None
+    """The fold, counted from 0."""
+    label: str = ""
+    """The way of the weights, for people."""
+    parent: str | None = None
+    """The `id` of the stage that this one started from; null where it started from the first weights."""
+    epochs: tuple[Epoch, ...] = ()
+    """An entry an epoch; none for an average."""
+    kept_epoch: int | None = None
+    """The epoch whose weights were kept; missing for an average."""
+    gradient_steps: int | None = None
+    """Gradient steps; of an average, those of its parts."""
+    bytes_moved: int | None = None
+    """Bytes of weights sent and received; of an average, those of its parts."""
+    contributed: tuple[str, ...] | None = None
+    """Of an average, the sites whose weights are in it."""
+    validation: dict[str, Figure] = Field(default_factory=dict)
+    """Of an average, its Dice on every site's validation patients, per cent."""
+    validation_dice: Figure = None
+    """Dice of the weights on the site's validation patients, per cent; of an average, the mean over sites."""
+    weights: str = ""
+    """The sha256 of the weights."""
+
+
+class Unfinished(_OfVariant):
+    """A row that could not be finished, and why."""
+
+    method: str = ""
+    """The method's key."""
+    label: str
+    """The row's name for people."""
+    target: str
+    """The site whose patients would have scored the weights."""
+    fold: int | None = None
+    """The fold, counted from 0."""
+    reason: str = ""
+    """Why the row could not be finished."""
+
+
+class Results(Value):
+    """Everything that a study found."""
+
+    relay: str = ""
+    """The version of relay that wrote the file."""
+    study: dict[str, Any] = Field(default_factory=dict)
+    """The study as it was run, every default written out."""
+    synthetic: bool = False
+    """Whether the patients are synthetic."""
+    versions: dict[str, str] = Field(default_factory=dict)
+    """Versions of the coordinator's libraries, by name."""
+    sites: tuple[Site, ...] = ()
+    """An entry a site, in the study's order."""
+    choices: tuple[tuple[str, ...], ...] = ()
+    """What the paper leaves open: subject, setting of this study, remark."""
+    rows: tuple[Row, ...]
+    """An entry a method, route, target and fold that was finished."""
+    spread: tuple[Spread, ...] = ()
+    """An entry a method, network, route and target."""
+    budgets: tuple[Budget, ...] = ()
+    """An entry a method, and one for the whole study."""
+    forgetting: tuple[Forgetting, ...] = ()
+    """An entry a selected route, where the study measures what is forgotten."""
+    grown: tuple[Grown, ...] = ()
+    """An entry a target, where routes grow."""
+    stages: tuple[Stage, ...] = ()
+    """An entry a training or average that was finished."""
+    parked: tuple[Unfinished, ...] = ()
+    """An entry a row that could not be finished."""
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The networks, in the study's order."""
+        return tuple(dict.fromkeys(row.model for row in self.rows))
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """One a repeat, in the study's order."""
+        return tuple(sorted({row.seed for row in self.rows}))
+
+    @property
+    def tested(self) -> bool:
+        """Whether any test patient was looked at."""
+        said = self.study.get("methods")
+        if isinstance(said, dict) and said.get("scored_on") == "validation":
+            return False
+        return not self.rows or any(row.dice is not None for row in self.rows)
+
+    @property
+    def folds(self) -> int:
+        """How many folds the rows have."""
+        return len({row.fold for row in self.rows if row.fold is not None})
+
+    def of_model(self, model: str) -> Results:
+        """Return what was found with one network alone. Stages and budgets are left as they are."""
+        return self.model_copy(
+            update={
+                name: tuple(entry for entry in getattr(self, name) if entry.model == model)
+                for name in ("rows", "spread", "forgetting", "grown", "parked")
+            }
+        )
+
+
+Model = TypeVar("Model", bound=Value)
+
+
+def dump(results: Results) -> dict[str, Any]:
+    """Return what results.json holds: the keys that were set, in the order of their declaration."""
+    return results.model_dump(mode="json", exclude_unset=True)
+
+
+def read_file(path: Path, model: type[Model]) -> Model:
+    """Read a JSON file of a result folder.
+
+    Raises:
+        RelayError: the file cannot be read, is no JSON, or does not hold the model's keys.
+    """
+    try:
+        return model.model_validate(json.loads(path.read_bytes()))
+    except OSError as error:
+        raise RelayError(f"{path} cannot be read ({error.strerror}): give the folder's owner's rights.") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise RelayError(
+            f"{path} does not read as relay writes it, at {where or 'its top'} ({first['msg']}):"
+            " run the study again into the same folder."
+        ) from error
+    except ValueError as error:
+        raise RelayError(f"{path} is no JSON ({error}): run the study again into the same folder.") from error
+
+
+def read_results(folder: Path) -> Results:
+    """Read the results of a study.
+
+    Raises:
+        RelayError: `folder` holds no results.json, or one that cannot be read.
+    """
+    path = folder / "results.json"
+    if not path.is_file():
+        raise RelayError(f"{folder} holds no results.json: run the study to its end first, or name another folder.")
+    return read_file(path, Results)
