@@ -28,6 +28,7 @@ from common.model.network import declared_bytes
 from common.plan import asked_for, plan
 from common.plan.graph import Average, FineTune, Node
 from common.plan.methods import Method, method_of
+from common.text import listed, percent, short_bytes
 from server.deliveries import Deliveries, deliver
 from server.descriptions import describe_all, keep, kept_in, known_of
 from server.initial_weights import source_digest, start_of, start_weights
@@ -35,7 +36,6 @@ from server.ledger.ledger import Ledger, StageRecord
 from server.progress.events import Event, Observer
 from server.progress.snapshot import recording
 from server.report.page import write_report
-from server.report.wording import listed
 from server.results.rows import results_of, write_json
 from server.scheduling.scheduler import Run, census_of
 from server.transport.discovery import find_sites
@@ -103,7 +103,7 @@ def line_of(event: Event) -> str:
     if event.kind == "known":
         return f"{counted}{where}{what} is in the ledger already"
     epoch = f", epoch {event.epoch} of {event.epochs}" if event.epochs and event.epoch else ""
-    dice = f", validation Dice {100 * event.dice:.1f} %" if event.dice is not None else ""
+    dice = f", validation Dice {percent(event.dice)}" if event.dice is not None else ""
     return f"{counted}{where}{what}{epoch}{dice}{', done' if event.kind == 'done' else ''}"
 
 
@@ -299,8 +299,8 @@ def _check_room(
     free = shutil.disk_usage(folder).free
     if need > free:
         raise RelayError(
-            f"The weights of {made} stages need {need / 1e9:.1f} GB more in {folder},"
-            f" and {free / 1e9:.1f} GB are free; make room, give another folder with --out,"
+            f"The weights of {made} stages need {short_bytes(need)} more in {folder},"
+            f" and {short_bytes(free)} are free; make room, give another folder with --out,"
             " or set fewer rounds, folds or routes in the study."
         )
 

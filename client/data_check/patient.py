@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from client.data.layouts import Case
 from client.data_check.findings import Finding, Kind
+from common.text import count, listed, percent
 
 GLAND_ML = (10.0, 350.0)
 """Volumes outside of this are rare enough to look at; the expert masks of NCI-ISBI lie from 17 to 313."""
@@ -91,7 +92,7 @@ def oddities(case: Case, patient: Patient, *, minimum_pixels: int) -> list[Findi
     if not least <= patient.gland_ml <= most:
         sentences.append(f"The gland has {patient.gland_ml:.1f} ml; expected are {least:g} to {most:g}.")
     if patient.gland_slices < FEWEST_SLICES:
-        sentences.append(f"The mask covers {_count(patient.gland_slices, 'slice')} alone.")
+        sentences.append(f"The mask covers {count(patient.gland_slices, 'slice')} alone.")
     if mask[[0, -1]].any():
         sentences.append("The mask reaches the first or last slice; the gland may be cut off.")
     if mask[:, [0, -1]].any() or mask[:, :, [0, -1]].any():
@@ -103,8 +104,8 @@ def oddities(case: Case, patient: Patient, *, minimum_pixels: int) -> list[Findi
     parts, share = _apart(mask)
     if share > APART:
         sentences.append(
-            f"{share * patient.gland_ml:.1f} ml of the mask ({100 * share:.0f} %) lie apart from the rest,"
-            f" in {_count(parts, 'part')}."
+            f"{share * patient.gland_ml:.1f} ml of the mask ({percent(share, 0)}) lie apart from the rest,"
+            f" in {count(parts, 'part')}."
         )
     if not patient.slices:
         sentences.append(f"No slice has more than {minimum_pixels} mask pixels: nothing to train on.")
@@ -115,7 +116,7 @@ def oddities(case: Case, patient: Patient, *, minimum_pixels: int) -> list[Findi
         found.append(Finding(Kind.INTENSITY, name, sentence))
     clipped = float((case.image == case.image.max()).mean())
     if clipped > CLIPPED:
-        sentence = f"{100 * clipped:.0f} % of the voxels have the greatest value: the image is clipped."
+        sentence = f"{percent(clipped, 0)} of the voxels have the greatest value: the image is clipped."
         found.append(Finding(Kind.INTENSITY, name, sentence, {"clipped": clipped}))
     return found
 
@@ -162,8 +163,4 @@ def _slices(indices: list[int]) -> str:
         return f"slice {names[0]} is"
     if len(names) > 6:
         return f"{len(names)} slices are"
-    return f"slices {', '.join(names[:-1])} and {names[-1]} are"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return f"slices {listed(names)} are"

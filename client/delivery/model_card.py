@@ -188,8 +188,3 @@ def number(value: float, digits: int = 1, *, sign: bool = False) -> str:
     if not float(text):
         return text
     return f"−{text}" if value < 0 else f"+{text}" if sign else text
-
-
-def count(many: int, noun: str) -> str:
-    """ "1 patient", "6 patients"."""
-    return f"{many} {noun}{'' if many == 1 else 's'}"

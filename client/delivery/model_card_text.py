@@ -13,13 +13,13 @@ from client.delivery.model_card import (
     Card,
     Figure,
     Scores,
-    count,
     figure_text,
     interval_text,
     name_of,
     number,
 )
 from common.plan import method_of
+from common.text import count
 
 SYNTHETIC = "The study's data are synthetic: no patient stands behind any figure here, and the model fits no patient."
 COLUMNS = ("Dice", "IoU", "volume Dice", "HD95", "ASSD")

@@ -37,6 +37,7 @@ from client.preprocessing.inventory import PROBLEMS_HOLD, Task, tasks_of
 from client.site_config import SiteConfig
 from common.config.study import N4Part, PreprocessingConfig
 from common.errors import BadPatient, Damaged, RelayError
+from common.text import listed
 
 _READING = threading.Lock()
 """GDCM keeps state for the whole process, and reads DICOM one file after the other anyway."""
@@ -428,7 +429,7 @@ def _log_path(home: SiteConfig) -> Path:
 
 
 def _logs(state: _State) -> str:
-    return " and ".join(sorted({str(_log_path(home)) for home in state.homes.values()}))
+    return listed(sorted({str(_log_path(home)) for home in state.homes.values()}))
 
 
 def _digest_of_voxels(image: NDArray[np.float32]) -> str:

@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Literal
 
 from common.strategies import STRATEGIES
+from common.text import short_digest
 
 Keep = Literal["best", "last"]
 SplitName = Literal["validation", "test"]
@@ -55,7 +56,7 @@ class Node:
 
     def __repr__(self) -> str:
         """Short: with its parents written out, a node of 50 rounds would have as many words as the graph has paths."""
-        return f"<{type(self).__name__} {self.id[:12]}>"
+        return f"<{type(self).__name__} {short_digest(self.id)}>"
 
     @property
     def parents(self) -> tuple[Node, ...]:

@@ -16,7 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from common.config.study import POOLED
-from deploy.console import BAR, span, terminal
+from common.text import duration, percent
+from deploy.console import BAR, terminal
 from server.app import line_of
 from server.progress.events import Event, Observer
 
@@ -143,7 +144,7 @@ class Board:
                     drawn = ProgressBar(total=line.of, completed=line.done, width=BAR) if line.of else Text()
                     cells.append(drawn)
                 cells.append(Text(f"{line.counted}{line.done}/{line.of}" if line.of else "", style="dim"))
-                cells.append(Text("" if line.dice is None else f"Dice {100 * line.dice:.1f} %"))
+                cells.append(Text("" if line.dice is None else f"Dice {percent(line.dice)}"))
                 grid.add_row(*cells)
             done, stages = self._stages
             now = self.clock()
@@ -152,8 +153,8 @@ class Board:
             if variants > 1:
                 parts.insert(0, f"study {variant + 1} of {variants}")
             if self._ends is not None:
-                parts.append(f"about {span(max(self._ends - now, 0))} left")
-            parts.append(f"{span(now - self._began)} so far")
+                parts.append(f"about {duration(max(self._ends - now, 0))} left")
+            parts.append(f"{duration(now - self._began)} so far")
         yield grid
         yield Text(" · ".join(parts), style="dim", no_wrap=True, overflow="ellipsis")
 

@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.filesize import decimal
-
 from client.governance import approval, audit_log, egress
 from client.site_config import load_site
 from common.errors import RelayError
 from common.fingerprint import format_fingerprint, parse_fingerprint
-from deploy.site.approval_words import on
+from common.text import count, listed, moment, short_bytes, short_digest
 from deploy.site.approve import digits_of, is_of
 
 HEAD = ("line", "time", "study", "stage", "what", "bytes", "digest")
@@ -91,7 +89,7 @@ def audit(path: Path, *, verify: bool, study: str, noted: str, as_json: bool) ->
             if log.reading.fault:
                 raise RelayError(f"{log.path} is not as it was written: {log.reading.fault}.")
         if not as_json:
-            lines = " and ".join(f"{len(log.reading.lines)} lines of {log.path.name}" for log in logs)
+            lines = listed(f"{count(len(log.reading.lines), 'line')} of {log.path.name}" for log in logs)
             print(f"{lines} are as they were written, as far as their chains tell.")
     return 0
 
@@ -105,12 +103,12 @@ def _print(shown: Iterable[tuple[int, Mapping[str, Any], str]], names: Mapping[s
         rows.append(
             (
                 str(number),
-                on(_text(line, "time")) if line else "?",
-                f"{_text(line, 'study')[:8]} {names.get(_text(line, 'study'), '')}".strip(),
-                _text(line, "stage")[:8],
+                moment(_text(line, "time")) if line else "?",
+                f"{short_digest(_text(line, 'study'))} {names.get(_text(line, 'study'), '')}".strip(),
+                short_digest(_text(line, "stage")),
                 _what(line),
-                decimal(size) if isinstance(size, int) else "?",
-                _text(line, "digest")[:8],
+                short_bytes(size) if isinstance(size, int) else "?",
+                short_digest(_text(line, "digest")),
             )
         )
     if not rows:
@@ -125,8 +123,8 @@ def _print(shown: Iterable[tuple[int, Mapping[str, Any], str]], names: Mapping[s
         ]
         print("  ".join(cells).rstrip())
     print(
-        f"\n{len(rows)} messages, {weights} of them with weights, {decimal(total)}. Refusals, each a code and a fixed"
-        " text, stand in site.log."
+        f"\n{count(len(rows), 'message')}, {weights} of them with weights, {short_bytes(total)}. Refusals, each a code"
+        " and a fixed text, stand in site.log."
     )
 
 

@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict
 from common.errors import Damaged, RelayError
 from common.files import write_atomically
 from common.model.weights import Weights, mapped, save
+from common.text import short_digest
 
 
 class Cases(BaseModel):
@@ -114,7 +115,7 @@ def examine(folder: Path, *, progress: Callable[[int, int], None] | None = None)
     made = _made_by(records)
     for key, digest in _strays(records).items():
         path = folder / "ledger" / f"{key}.json"
-        faults.append(Fault(path, f"starts from weights {digest[:12]}… that no record made", damaged=False))
+        faults.append(Fault(path, f"starts from weights {short_digest(digest)}… that no record made", damaged=False))
     files = sorted((folder / "weights").glob("*.safetensors"))
     total, done = sum(path.stat().st_size for path in files if path.exists()), 0
     sound = set()

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from common.config.study import POOLED, Study
 from common.errors import RelayError
 from common.files import write_atomically
+from common.text import percent
 from server.progress.events import Event, Observer
 
 NAME = "progress.json"
@@ -210,7 +211,7 @@ def _told(event: Event) -> str:
     what = f"{event.text}, fold {event.fold + 1}"
     if event.kind == "skipped":
         return f"{event.site}: {what} is left out, since the site is away"
-    dice = "" if event.dice is None else f", validation Dice {100 * event.dice:.1f} %"
+    dice = "" if event.dice is None else f", validation Dice {percent(event.dice)}"
     return f"{event.site}: {what if event.stage == 'fine-tune' else f'{event.stage} of {what}'}{dice}"
 
 

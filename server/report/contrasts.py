@@ -14,9 +14,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from common.seeds import seed_of
+from common.text import listed
 from server.report.results import Results, Row
 from server.report.table import Comparison
-from server.report.wording import listed
 from server.statistics.intervals import Repeat, Strata, enough_patients, interval, slice_mean
 from server.statistics.paired import LEVEL, better, difference, holm, sign_flip_p, smallest_p, standardised
 

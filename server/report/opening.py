@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from common.text import count, listed
 from server.report.results import Results
-from server.report.wording import count, listed, site_names, targets
+from server.report.wording import site_names, targets
 from server.statistics.paired import LEVEL, smallest_p
 
 

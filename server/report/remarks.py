@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from common.plan import Section
+from common.text import count, listed
 from server.report.budget import Growth
 from server.report.contrasts import Family
 from server.report.networks import Networks
@@ -12,7 +13,7 @@ from server.report.opening import held_out, synthetic_sentence
 from server.report.paper import Table3
 from server.report.results import Results
 from server.report.table import Comparison
-from server.report.wording import count, listed, small
+from server.report.wording import small
 
 COVERAGE = {4: 80, 6: 86, 10: 90}
 """Per cent of 95 % percentile intervals that hold the true mean of normally distributed values, by their number;

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from common.config.study import POOLED
 from common.errors import RelayError
 from common.plan import Section, place_of
+from common.text import count
 from server.report.results import Results, Row, Spread
-from server.report.wording import count, figure, full_name, site_names, sources, targets
+from server.report.wording import figure, full_name, site_names, sources, targets
 
 HEADLINE_MARK = "★"
 ABSENT_MARK = "†"

@@ -12,6 +12,7 @@ from flwr.serverapp import Grid
 
 from common.errors import RelayError
 from common.protocol.messages import DESCRIBE, BadMessage, Describe, Description, from_record, refusal_text, to_record
+from common.text import listed
 from server.transport.retry import asked
 
 log = logging.getLogger("relay.coordinator")
@@ -54,7 +55,7 @@ def find_sites(
             return {site: nodes[site] for site in wanted if site in nodes}
         if missing != told_missing:
             told_missing = missing
-            log.warning("Waiting for %s.", " and ".join(f"site {site}" for site in missing))
+            log.warning("Waiting for %s.", listed(f"site {site}" for site in missing))
         if time.monotonic() > until:
             there = ", ".join(sorted(nodes)) or "none"
             told = f" A node answered: {'; '.join(sorted(refused))}." if refused else ""

@@ -36,6 +36,7 @@ from common.protocol.messages import (
     refusal_text,
     to_record,
 )
+from common.text import duration
 from server.progress.events import Event, Observer
 from server.transport.discovery import is_online
 from server.transport.outcomes import Absent, Parked, Refused, TrainingFailed
@@ -397,5 +398,4 @@ def away_for(seconds: float) -> str:
     """How long a site was waited for, in words."""
     if seconds < 60:
         return "it was away"
-    number, unit = (seconds / 3600, "hour") if seconds >= 3600 else (seconds / 60, "minute")
-    return f"it was away for {number:.3g} {unit}{'' if number == 1 else 's'}"
+    return f"it was away for {duration(seconds)}"

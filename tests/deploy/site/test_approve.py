@@ -194,7 +194,7 @@ def test_leaving_ends_it_and_says_what_cannot_be_called_back(
     assert leave_study(site, named) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert 'Site A has left "ours"' in text
-    assert "cannot be called back: 1 message, 1 with weights, 2.0 MB" in text
+    assert "cannot be called back: 1 message, 1 with weights, 2 MB" in text
     with pytest.raises(Refused) as refused:
         approved(site, STUDY.digest)
     assert refused.value.code == Refusal.LEFT

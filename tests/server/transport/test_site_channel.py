@@ -162,7 +162,7 @@ def test_nothing_is_pushed_to_a_site_that_is_away_until_it_is_back(clock: Clock)
 def test_a_site_that_stays_away_is_given_up_in_plain_words(clock: Clock) -> None:
     grid = Engine(clock)
     grid.away_until = clock.now + 1e9
-    with pytest.raises(Parked, match="it was away for 2 hours"):
+    with pytest.raises(Parked, match="it was away for 2 h"):
         describe(grid, patience=7200)
     assert not grid.orders_pushed
 
