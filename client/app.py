@@ -37,8 +37,9 @@ from client.training.collapse import against_received
 from client.training.device import choose_device
 from client.training.fine_tune import Trained, fine_tune
 from common.config.study import Study
+from common.digest import digest_of
 from common.errors import RelayError
-from common.model.weights import Weights, digest_of, serialize_chunks
+from common.model.weights import Weights, serialize_chunks
 from common.plan import Census, Choices, Plan, plan
 from common.plan.graph import Evaluate, FineTune, Start
 from common.plan.stage_key import ExecutionEnvironment, stage_key

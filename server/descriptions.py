@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import queue
 import threading
@@ -11,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from common.config.study import Study
+from common.digest import digest_of
 from common.errors import RelayError
 from common.files import write_atomically
 from common.protocol.messages import Description
@@ -113,4 +113,4 @@ def _path(folder: Path, study: Study) -> Path:
 
 
 def _seal(plain: object) -> str:
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+    return digest_of(json.dumps(plain, sort_keys=True).encode())

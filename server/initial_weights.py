@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from common.config.study import Study
+from common.digest import digest_of
 from common.errors import RelayError
 from common.model.network import build, segmentation_models
 from common.model.weights import UnfitWeights, Weights, load
@@ -59,7 +59,7 @@ def source_digest(study: Study, beside: Path) -> str:
     """What the first weights depend on outside the study: the content of a file of encoder weights."""
     if study.model.encoder_weights in ("none", "imagenet"):
         return ""
-    return hashlib.sha256(_bytes_of(beside / study.model.encoder_weights)).hexdigest()
+    return digest_of(_bytes_of(beside / study.model.encoder_weights))
 
 
 def _imagenet(study: Study) -> Weights:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
 from collections.abc import Iterable, Mapping
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from common.digest import digest_of
 from common.errors import RelayError
 
 
@@ -50,7 +50,7 @@ def split(patients: Iterable[str], *, seed: int, site: str, test_fraction: float
             " add patients, or set fewer folds in the study's [split]."
         )
     content = "\n".join([str(seed), site, *(f"{len(name)}:{name}" for name in names)])
-    state = int.from_bytes(hashlib.sha256(content.encode("utf-8", "surrogateescape")).digest())
+    state = int(digest_of(content.encode("utf-8", "surrogateescape")), 16)
     order = np.random.Generator(np.random.PCG64(state)).permutation(len(names))
     shuffled = [names[k] for k in order]
     rest = shuffled[held_out:]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 
 from client.data.layouts import Case
 from client.data_check.findings import Finding, Kind
+from client.preprocessing.cache import digest_of_voxels
 from common.text import count, listed, percent
 
 GLAND_ML = (10.0, 350.0)
@@ -79,8 +79,8 @@ def measure(case: Case, *, minimum_pixels: int, stored: str, mask_stored: str) -
         roll=float(np.degrees(np.arctan2(axes[1, 0], axes[0, 0]))),
         stored=stored,
         mask_stored=mask_stored,
-        digest=_digest(case.image),
-        mask_digest=_digest(case.mask),
+        digest=digest_of_voxels(case.image),
+        mask_digest=digest_of_voxels(case.mask),
     )
 
 
@@ -148,12 +148,6 @@ def _apart(mask: NDArray[np.bool_]) -> tuple[int, float]:
     labels, count = ndimage.label(mask[box], np.ones((3, 3, 3)))
     sizes = np.bincount(labels.ravel())[1:]
     return count - 1, float(1 - sizes.max() / sizes.sum())
-
-
-def _digest(voxels: NDArray[np.generic]) -> str:
-    digest = hashlib.sha256(repr(voxels.shape).encode())
-    digest.update(np.ascontiguousarray(voxels).data)
-    return digest.hexdigest()
 
 
 def _slices(indices: list[int]) -> str:

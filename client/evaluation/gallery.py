@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +16,7 @@ from client import drawing
 from client.evaluation.evaluate import Example
 from client.preprocessing import cache
 from client.site_config import SiteConfig
+from common.digest import digest_of
 from common.text import percent
 
 OF_EACH = 3
@@ -59,7 +59,7 @@ def add_to_page(site: SiteConfig, *, title: str, stage: str, examples: Iterable[
     }
     folder = site.private() / "page"
     page = site.private() / "page.html"
-    path = folder / f"{hashlib.sha256(stage.encode()).hexdigest()[:32]}.json"
+    path = folder / f"{digest_of(stage.encode())[:32]}.json"
     with cache.exclusive_lock(folder / "page"):
         cache.write_json(path, section)
         newest = sorted(folder.glob("*.json"), key=lambda file: file.stat().st_mtime_ns, reverse=True)

@@ -8,7 +8,6 @@ the digest of the line before it, so that a changed or missing line shows.
 from __future__ import annotations
 
 import errno
-import hashlib
 import logging
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,6 +22,7 @@ from client.governance import audit_log
 from client.governance.simulation_mode import rehearsing
 from client.site_config import SiteConfig
 from common.config.study import ModelConfig
+from common.digest import digest_of
 from common.errors import Damaged, DiskFull, RelayError
 from common.model.weights import UnfitWeights, Weights, check_fit, size_in_bytes
 from common.protocol.messages import (
@@ -119,7 +119,7 @@ def _note(answer: FromSite, weights: Weights | None, path: Path) -> None:
             "bytes": len(body) + (size_in_bytes(weights) if weights else 0),
             "numbers": numbers_in(answer),
             "tensors": len(weights) if weights else 0,
-            "digest": hashlib.sha256(body.encode()).hexdigest(),
+            "digest": digest_of(body.encode()),
             "weights": getattr(answer, "weights", "") if weights else "",
             **({"rehearsal": True} if rehearsing() else {}),
         },

@@ -10,8 +10,6 @@ that patient alone.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
 import math
 import os
@@ -36,6 +34,7 @@ from client.preprocessing.bias_field import correct_bias_field
 from client.preprocessing.inventory import PROBLEMS_HOLD, Task, tasks_of
 from client.site_config import SiteConfig
 from common.config.study import N4Part, PreprocessingConfig
+from common.digest import keyed_digest
 from common.errors import BadPatient, Damaged, RelayError
 from common.text import listed
 
@@ -216,7 +215,7 @@ def fingerprint(records: Iterable[Record], key: bytes) -> str:
     Under a key that stays at the site, so that nobody can try out patients' names or files.
     """
     pairs = sorted((record.patient, record.digest) for record in records)
-    return hmac.new(key, json.dumps(pairs).encode(), "sha256").hexdigest()
+    return keyed_digest(key, json.dumps(pairs).encode())
 
 
 def site_key(site: SiteConfig) -> bytes:
@@ -278,7 +277,7 @@ def _prepare_one(task: Task, preprocessing: PreprocessingConfig) -> Record:
     """Bring one patient to the study's grid. Raises BadPatient; RelayError where the disk is full."""
     with _READING:
         case = layouts.read(task.source)
-    voxels = _digest_of_voxels(case.image)
+    voxels = cache.digest_of_voxels(case.image)
     corrected = _corrected(task, case, preprocessing.n4) if preprocessing.n4.enabled else case.image
     area = np.count_nonzero(case.mask, axis=(1, 2))
     selected = area > preprocessing.minimum_mask_pixels
@@ -430,9 +429,3 @@ def _log_path(home: SiteConfig) -> Path:
 
 def _logs(state: _State) -> str:
     return listed(sorted({str(_log_path(home)) for home in state.homes.values()}))
-
-
-def _digest_of_voxels(image: NDArray[np.float32]) -> str:
-    digest = hashlib.sha256(repr(image.shape).encode())
-    digest.update(np.ascontiguousarray(image).data)
-    return digest.hexdigest()

@@ -7,13 +7,12 @@ is made, from its parents' identities: the graph of 50 FedAvg rounds has as many
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
+from common.digest import digest_of_json
 from common.strategies import STRATEGIES
 from common.text import short_digest
 
@@ -45,8 +44,7 @@ class Node:
     def __post_init__(self) -> None:
         names = (name for name in self.__dataclass_fields__ if name != "id")
         parts = [type(self).__name__, *(_plain(getattr(self, name)) for name in names)]
-        content = json.dumps(parts, separators=(",", ":"))
-        object.__setattr__(self, "id", hashlib.sha256(content.encode()).hexdigest())
+        object.__setattr__(self, "id", digest_of_json(parts))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Node) and self.id == other.id

@@ -10,7 +10,6 @@ examination.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -21,6 +20,7 @@ from typing import Literal
 import filelock
 from pydantic import BaseModel, ConfigDict
 
+from common.digest import digest_of_file, digest_of_json
 from common.errors import Damaged, RelayError
 from common.files import write_atomically
 from common.model.weights import Weights, mapped, save
@@ -70,8 +70,7 @@ class StageRecord(BaseModel):
     @property
     def seal(self) -> str:
         """sha256 over all that the record says."""
-        content = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(content.encode()).hexdigest()
+        return digest_of_json(self.model_dump(mode="json"))
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,7 @@ def examine(folder: Path, *, progress: Callable[[int, int], None] | None = None)
     for path in files:
         with suppress(FileNotFoundError):  # a study that is at work took it away in between
             size = path.stat().st_size
-            if _digest_of(path) == path.stem:
+            if digest_of_file(path) == path.stem:
                 sound.add(path.stem)
             else:
                 faults.append(Fault(path, "does not hold the weights that its name says", damaged=True))
@@ -156,11 +155,6 @@ def _read_record(path: Path) -> StageRecord | None:
     except (ValueError, TypeError, KeyError, AttributeError):  # no JSON, no object, no seal, no record
         return None
     return record if record.key == path.stem and record.seal == seal else None
-
-
-def _digest_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Ledger:
@@ -256,7 +250,7 @@ class Ledger:
         """
         path = self.path_of(digest)
         with suppress(FileNotFoundError):
-            if _digest_of(path) == digest:
+            if digest_of_file(path) == digest:
                 return path
         self.drop(digest)
         raise Damaged(f"the weights {path} are gone or damaged; start again, and they are made again")

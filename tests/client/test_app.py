@@ -20,8 +20,9 @@ from client.data.survey import survey
 from client.governance.approval import approvals, approve, leave
 from client.governance.disclosure import asked_of
 from client.site_config import load_site
+from common.digest import digest_of
 from common.model.network import build
-from common.model.weights import Weights, digest_of, serialised
+from common.model.weights import Weights, serialised
 from common.plan import plan
 from common.plan.graph import Evaluate, FineTune
 from common.protocol.messages import (

@@ -21,7 +21,8 @@ from client.preprocessing.pipeline import Record, load, prepare
 from client.site_config import SiteConfig, load_site
 from client.training import batches
 from common.config.study import POOLED, SplitConfig, Study
-from common.model.weights import Weights, digest_of, serialised
+from common.digest import digest_of
+from common.model.weights import Weights, serialised
 from common.plan import plan
 from common.plan.graph import Evaluate, FineTune
 from common.plan.stage_key import ExecutionEnvironment, stage_key

@@ -35,8 +35,9 @@ from client.governance import audit_log, egress
 from client.governance.approval import approve
 from client.site_config import SiteConfig
 from common.config.study import Study
+from common.digest import digest_of
 from common.errors import RelayError
-from common.model.weights import digest_of, serialize_chunks
+from common.model.weights import serialize_chunks
 from common.plan.graph import FineTune
 from common.plan.stage_key import ExecutionEnvironment, stage_key
 from common.protocol.messages import FINE_TUNE, BadMessage, FineTuneOrder, FineTuneReply, from_record, to_record

@@ -22,7 +22,8 @@ from flwr.supercore.run import Run as FlowerRun
 import common.model.network
 import common.model.weights
 from common.config.study import Study
-from common.model.weights import Weights, digest_of, serialised
+from common.digest import digest_of
+from common.model.weights import Weights, serialised
 from common.plan import Plan, plan
 from common.plan.graph import Evaluate, FineTune
 from common.protocol.messages import (

@@ -9,7 +9,8 @@ from flwr.app import Context, Message, RecordDict
 
 from client.app import app
 from common.config.study import Study
-from common.model.weights import Weights, digest_of, serialised
+from common.digest import digest_of
+from common.model.weights import Weights, serialised
 from common.plan import Plan, plan
 from common.plan.graph import Evaluate, FineTune
 from common.plan.stage_key import ExecutionEnvironment, stage_key

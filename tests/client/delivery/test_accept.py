@@ -22,9 +22,10 @@ from client.preprocessing.cohort import gather
 from client.preprocessing.pipeline import load, prepare
 from client.site_config import SiteConfig, load_site
 from common.config.study import Study
+from common.digest import digest_of
 from common.errors import RelayError
 from common.model.network import build
-from common.model.weights import Weights, digest_of, serialised
+from common.model.weights import Weights, serialised
 from common.model.weights import load as load_weights
 from common.plan import method_of
 from common.plan.graph import Evaluate, FineTune, Node

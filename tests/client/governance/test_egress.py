@@ -18,9 +18,10 @@ from flwr.app import Context, Message, RecordDict
 from client.governance.egress import LOG, release, scrub
 from client.site_config import SiteConfig, load_site
 from common.config.study import ModelConfig
+from common.digest import digest_of
 from common.errors import BadPatient, RelayError
 from common.model.network import build
-from common.model.weights import Weights, digest_of, serialised, size_in_bytes
+from common.model.weights import Weights, serialised, size_in_bytes
 from common.protocol.messages import (
     REFUSALS,
     BadMessage,
