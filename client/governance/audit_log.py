@@ -8,7 +8,6 @@ may write both files can still change both; see `docs/explanation/threat-model.m
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -17,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from common import locks
 from common.digest import digest_of
 from common.errors import RelayError
 from common.files import write_atomically
@@ -159,16 +159,12 @@ def _noted(path: Path) -> End | None:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    # The system lets go of it when the process ends, however it ends.
-    handle = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+        with locks.exclusive(path.with_suffix(".lock")):
+            yield
     except OSError as error:
         if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP):
             raise RelayError(
                 f"{path.parent} is on a file system without locks; put the site's folder elsewhere."
             ) from None
         raise
-    finally:
-        os.close(handle)

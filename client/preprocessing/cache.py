@@ -11,16 +11,16 @@ import json
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
 import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
+from common import locks
 from common.digest import digest_of, digest_of_file, digest_of_json
 from common.errors import DiskFull, RelayError
 from common.files import write_atomically
@@ -137,18 +137,13 @@ def snapshot(folders: Iterable[Path], *, without: Path) -> str:
 @contextmanager
 def exclusive_lock(path: Path) -> Iterator[None]:
     """Keep others from making the same file meanwhile: a site and the pooled one share their caches."""
-    lock = filelock.FileLock(path.parent.parent / "locks" / f"{path.name[:2]}.lock")
-    held = False
-    # A file system without locks costs double work, and nothing else.
-    with suppress(OSError, NotImplementedError):
-        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock.acquire()
-        held = True
-    try:
+    lock = path.parent.parent / "locks" / f"{path.name[:2]}.lock"
+    with ExitStack() as held:
+        # A file system without locks costs double work, and nothing else.
+        with suppress(OSError):
+            lock.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            held.enter_context(locks.exclusive(lock))
         yield
-    finally:
-        if held:
-            lock.release()
 
 
 class ContentDigests:

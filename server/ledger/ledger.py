@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import filelock
 from pydantic import BaseModel, ConfigDict
 
+from common import locks
 from common.digest import digest_of_file, digest_of_json
 from common.errors import Damaged, RelayError
 from common.files import write_atomically
@@ -168,11 +168,11 @@ class Ledger:
             RelayError: another coordinator holds it, or it cannot be used.
         """
         self.folder = folder
+        self._held = ExitStack()
         try:
             self._records.mkdir(parents=True, exist_ok=True)
             self._weights.mkdir(exist_ok=True)
-            self._lock = filelock.FileLock(folder / ".lock")
-            self._lock.acquire(blocking=False)
+            self._held.enter_context(locks.exclusive(folder / ".lock", wait=False, mode=0o666))
             for left in (*self._records.glob(".*.part"), *self._weights.glob(".*.part")):
                 left.unlink()  # of a coordinator that was killed while it wrote
             found = examine(folder, progress=progress)
@@ -181,7 +181,7 @@ class Ledger:
                     fault.path.replace(fault.path.with_suffix(".damaged"))
                 elif fault.damaged:
                     fault.path.unlink(missing_ok=True)
-        except filelock.Timeout:
+        except BlockingIOError:
             raise RelayError(
                 f"Another study is writing to {folder}; wait for it, or give another folder with --out."
             ) from None
@@ -195,7 +195,7 @@ class Ledger:
         self._there = set(found.weights)
 
     def close(self) -> None:
-        self._lock.release()
+        self._held.close()
 
     @property
     def _records(self) -> Path:

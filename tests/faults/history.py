@@ -14,12 +14,11 @@ import re
 import types
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import filelock
 import pytest
 from flwr.app import Error, Message
 
@@ -27,6 +26,7 @@ import client.app
 import client.evaluation.scoring
 import client.stages.store
 import common.files
+import common.locks
 import server.app
 import server.ledger.ledger
 import server.transport.retry
@@ -402,14 +402,15 @@ class _AsManyAsNeeded:
 def world(history: History) -> Iterator[None]:
     """Production code in the world of a history."""
     kernel, disks, hospitals = history.kernel, history.disks, history.hospitals
-    lock = filelock.FileLock
+    lock = common.locks.exclusive
     finish = client.stages.store.StageStore.finish
 
-    def locked(path: Path) -> Any:
-        made = lock(path)
+    def locked(path: Path, **how: Any) -> ExitStack:
+        held = ExitStack()
+        held.enter_context(lock(path, **how))
         if kernel.current:
-            kernel.process.at_end.append(lambda: made.release(force=True))
-        return made
+            kernel.process.at_end.append(held.close)
+        return held
 
     def finished(store: Any, reply: Any) -> None:
         finish(store, reply)
@@ -432,9 +433,7 @@ def world(history: History) -> Iterator[None]:
         patch.setattr(Path, "open", _method(disks.open_path))
         patch.setattr(Path, "unlink", _method(disks.unlink))
         patch.setattr(client.stages.store, "shutil", types.SimpleNamespace(rmtree=disks.rmtree))
-        patch.setattr(
-            server.ledger.ledger, "filelock", types.SimpleNamespace(FileLock=locked, Timeout=filelock.Timeout)
-        )
+        patch.setattr(server.ledger.ledger, "locks", types.SimpleNamespace(exclusive=locked))
         patch.setattr(client.stages.store.StageStore, "finish", finished)
         patch.setattr(client.app, "site_of", lambda context: hospitals.sites[str(context.node_config["site"])])
         patch.setattr(client.app, "fine_tune", hospitals.fine_tune)

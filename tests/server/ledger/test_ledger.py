@@ -177,7 +177,7 @@ def test_a_record_whose_weights_came_from_nowhere_is_told(ledger: Ledger) -> Non
     record = StageRecord(key=KEY, kind="evaluate", parents=("b" * 64,))
     ledger.put(record)
     (fault,) = examine(ledger.folder).faults
-    assert not fault.damaged and "starts from weights bbbbbbbbbbbb… that no record made" in fault.sentence
+    assert not fault.damaged and "starts from weights bbbbbbbb… that no record made" in fault.sentence
     assert again(ledger).get(KEY) == record, "it is sound itself"
 
 
