@@ -27,7 +27,7 @@ from pydantic.fields import FieldInfo
 from client.data import layouts
 from client.site_config import SiteConfig
 from common.config.study import Study
-from common.protocol.messages import DIED, REFUSALS, refusal_text
+from common.protocol.refusals import DIED, REFUSALS, refusal_text
 from deploy.cli.commands import PROGRAM, root
 from server.report.results import Results
 

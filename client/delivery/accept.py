@@ -34,7 +34,9 @@ from common.plan.cost import all_behind
 from common.plan.graph import Evaluate, FineTune, SplitName
 from common.plan.selection import chosen, may_be_left_out, offered, own
 from common.plan.stage_key import ExecutionEnvironment, stage_key
-from common.protocol.messages import BadMessage, Delivery, Receipt, Refusal, Refused
+from common.protocol.codec import BadMessage
+from common.protocol.messages import Delivery, Receipt
+from common.protocol.refusals import Refusal, Refused
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from common.digest import digest_of
 from common.model.network import build_undrawn
 from common.model.weights import UnfitWeights, Weights, check_fit, serialize_chunks
 from common.plan.graph import Evaluate, way_of
-from common.protocol.messages import EvaluateOrder, EvaluateReply, Refusal, Refused
+from common.protocol.messages import EvaluateOrder, EvaluateReply
+from common.protocol.refusals import Refusal, Refused
 from common.seeds import seed_of
 
 

@@ -25,19 +25,9 @@ from common.config.study import ModelConfig
 from common.digest import digest_of
 from common.errors import Damaged, DiskFull, RelayError
 from common.model.weights import UnfitWeights, Weights, check_fit, size_in_bytes
-from common.protocol.messages import (
-    BadMessage,
-    Description,
-    EvaluateReply,
-    FineTuneReply,
-    FromSite,
-    Receipt,
-    Refusal,
-    Refused,
-    WireMessage,
-    refusal_error,
-    to_record,
-)
+from common.protocol.codec import BadMessage, to_record
+from common.protocol.messages import Description, EvaluateReply, FineTuneReply, FromSite, Receipt, WireMessage
+from common.protocol.refusals import Refusal, Refused, refusal_error
 
 Handler = Callable[[Message, Context], Message]
 LOG = "egress.jsonl"

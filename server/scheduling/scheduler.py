@@ -25,11 +25,7 @@ from common.model.weights import UnfitWeights, check_fit
 from common.plan import Census, Plan, grown, plan
 from common.plan.graph import Average, Best, Evaluate, FineTune, Node
 from common.plan.stage_key import ExecutionEnvironment, stage_key
-from common.protocol.messages import (
-    Description,
-    EvaluateOrder,
-    FineTuneOrder,
-)
+from common.protocol.messages import Description, EvaluateOrder, FineTuneOrder
 from server.aggregation import LEAST, Part, aggregate
 from server.ledger.ledger import Ledger, StageRecord
 from server.ledger.records import of_scores, of_skipped, of_training

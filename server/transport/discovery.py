@@ -11,7 +11,9 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 
 from common.errors import RelayError
-from common.protocol.messages import DESCRIBE, BadMessage, Describe, Description, from_record, refusal_text, to_record
+from common.protocol.codec import BadMessage, from_record, to_record
+from common.protocol.messages import DESCRIBE, Describe, Description
+from common.protocol.refusals import refusal_text
 from common.text import listed
 from server.transport.retry import asked
 

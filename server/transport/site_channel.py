@@ -15,13 +15,13 @@ from flwr.serverapp import Grid
 
 from common.config.study import Study
 from common.model.weights import File, Weights, size_in_bytes
+from common.protocol.codec import BadMessage, from_record, to_record
 from common.protocol.messages import (
     DELIVER,
     DESCRIBE,
     EVALUATE,
     FINE_TUNE,
     STAGE_VERSION,
-    BadMessage,
     Delivery,
     Describe,
     Description,
@@ -30,12 +30,9 @@ from common.protocol.messages import (
     FineTuneOrder,
     FineTuneReply,
     Receipt,
-    Refusal,
     WireMessage,
-    from_record,
-    refusal_text,
-    to_record,
 )
+from common.protocol.refusals import Refusal, refusal_text
 from common.text import duration
 from server.progress.events import Event, Observer
 from server.transport.discovery import is_online

@@ -25,20 +25,18 @@ from common.model.network import build
 from common.model.weights import Weights, serialised
 from common.plan import plan
 from common.plan.graph import Evaluate, FineTune
+from common.protocol.codec import from_record, to_record
 from common.protocol.messages import (
     DESCRIBE,
     EVALUATE,
     FINE_TUNE,
-    REFUSALS,
     Describe,
     EvaluateReply,
     FineTuneOrder,
     FineTuneReply,
-    Refusal,
     WireMessage,
-    from_record,
-    to_record,
 )
+from common.protocol.refusals import REFUSALS, Refusal
 from deploy.simulation.local_grid import enter_run
 from tests.support.hospitals import approve_everywhere, small_study, write_hospitals
 from tests.support.site_calls import CENSUS, STUDY, call, described, first, order_of, planned, refused, send, trained

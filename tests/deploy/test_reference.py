@@ -9,7 +9,7 @@ import pytest
 
 from client.site_config import SiteConfig
 from common.config.study import Study
-from common.protocol.messages import REFUSALS, Refusal
+from common.protocol.refusals import REFUSALS, Refusal
 from deploy import reference
 from tests.support.hospitals import REPO
 

@@ -26,6 +26,7 @@ from common.model.weights import Weights, serialised
 from common.plan import plan
 from common.plan.graph import Evaluate, FineTune
 from common.plan.stage_key import ExecutionEnvironment, stage_key
+from common.protocol.codec import from_record, to_record
 from common.protocol.messages import (
     DESCRIBE,
     EVALUATE,
@@ -35,8 +36,6 @@ from common.protocol.messages import (
     EvaluateOrder,
     EvaluateReply,
     FineTuneOrder,
-    from_record,
-    to_record,
 )
 from deploy.simulation.local_grid import RUN_ID, enter_run
 from server.initial_weights import start_weights

@@ -40,7 +40,8 @@ from common.errors import RelayError
 from common.model.weights import serialize_chunks
 from common.plan.graph import FineTune
 from common.plan.stage_key import ExecutionEnvironment, stage_key
-from common.protocol.messages import FINE_TUNE, BadMessage, FineTuneOrder, FineTuneReply, from_record, to_record
+from common.protocol.codec import BadMessage, from_record, to_record
+from common.protocol.messages import FINE_TUNE, FineTuneOrder, FineTuneReply
 from server import descriptions
 from server.app import run_study
 from server.scheduling import scheduler, work

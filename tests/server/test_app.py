@@ -10,7 +10,8 @@ import pytest
 
 import server.app
 from common.errors import GO_ON, RelayError, Unfinished
-from common.protocol.messages import FineTuneOrder, Refusal, WireMessage, refusal_error
+from common.protocol.messages import FineTuneOrder, WireMessage
+from common.protocol.refusals import Refusal, refusal_error
 from server.app import run_study
 from tests.support.fake_sites import START, Answer, FakeGrid, quick, study_of
 

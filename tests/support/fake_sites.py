@@ -26,6 +26,7 @@ from common.digest import digest_of
 from common.model.weights import Weights, serialised
 from common.plan import Plan, plan
 from common.plan.graph import Evaluate, FineTune
+from common.protocol.codec import from_record, to_record
 from common.protocol.messages import (
     DELIVER,
     DESCRIBE,
@@ -38,8 +39,6 @@ from common.protocol.messages import (
     FineTuneReply,
     Receipt,
     WireMessage,
-    from_record,
-    to_record,
 )
 from common.seeds import seed_of
 from deploy.simulation.local_grid import RUN_ID, enter_run

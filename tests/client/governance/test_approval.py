@@ -24,7 +24,7 @@ from client.governance.simulation_mode import rehearsal
 from client.site_config import SiteConfig, load_site
 from common.config.study import Study, study_toml
 from common.plan import Choices, plan
-from common.protocol.messages import Refusal, Refused
+from common.protocol.refusals import Refusal, Refused
 from tests.support.hospitals import small_study, write_site
 
 

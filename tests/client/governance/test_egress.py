@@ -22,19 +22,9 @@ from common.digest import digest_of
 from common.errors import BadPatient, RelayError
 from common.model.network import build
 from common.model.weights import Weights, serialised, size_in_bytes
-from common.protocol.messages import (
-    REFUSALS,
-    BadMessage,
-    Describe,
-    Description,
-    EvaluateReply,
-    FineTuneReply,
-    Refusal,
-    Refused,
-    WireMessage,
-    from_record,
-    to_record,
-)
+from common.protocol.codec import BadMessage, from_record, to_record
+from common.protocol.messages import Describe, Description, EvaluateReply, FineTuneReply, WireMessage
+from common.protocol.refusals import REFUSALS, Refusal, Refused
 from deploy.simulation.local_grid import enter_run
 from tests.support.hospitals import write_site
 

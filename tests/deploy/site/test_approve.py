@@ -22,7 +22,7 @@ from client.site_config import SiteConfig, load_site
 from common.config.study import Study, study_toml
 from common.errors import RelayError
 from common.fingerprint import format_fingerprint
-from common.protocol.messages import Refusal, Refused
+from common.protocol.refusals import Refusal, Refused
 from deploy.site.approve import approve_study, leave_study, list_approvals
 from tests.support.hospitals import small_study, write_hospitals, write_site
 

@@ -13,7 +13,8 @@ from flwr.app import Error, Message
 from flwr.proto.node_pb2 import NodeInfo
 
 from common.errors import RelayError
-from common.protocol.messages import FINE_TUNE, Description, to_record
+from common.protocol.codec import to_record
+from common.protocol.messages import FINE_TUNE, Description
 from server.transport import discovery, retry, site_channel
 from server.transport.discovery import find_sites
 from server.transport.outcomes import Parked
