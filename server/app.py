@@ -22,7 +22,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from common.config.study import POOLED, Study, load_study, study_toml
-from common.errors import GO_ON, RelayError, Unfinished
+from common.errors import GO_ON, DiskFull, RelayError, Unfinished
 from common.files import write_atomically
 from common.model.network import declared_bytes
 from common.plan import asked_for, plan
@@ -298,7 +298,7 @@ def _check_room(
         need += trained * declared_bytes(variant.model)
     free = shutil.disk_usage(folder).free
     if need > free:
-        raise RelayError(
+        raise DiskFull(
             f"The weights of {made} stages need {short_bytes(need)} more in {folder},"
             f" and {short_bytes(free)} are free; make room, give another folder with --out,"
             " or set fewer rounds, folds or routes in the study."

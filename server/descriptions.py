@@ -11,7 +11,7 @@ from pathlib import Path
 
 from common.config.study import Study
 from common.digest import digest_of
-from common.errors import RelayError
+from common.errors import SiteAbsent
 from common.files import write_atomically
 from common.protocol.messages import Description
 from server.progress.events import Event, Observer
@@ -35,7 +35,7 @@ def describe_all(
             cannot answer.
 
     Raises:
-        RelayError: a site cannot take part; the sentence names each.
+        SiteAbsent: a site cannot take part; the sentence names each.
     """
     descriptions: dict[str, Description] = {}
     reasons: dict[str, str] = {}
@@ -72,7 +72,7 @@ def describe_all(
             ended.get(timeout=REASONS_WITHIN if reasons else None)
     if reasons:
         told = "; ".join(f"site {site}: {reason}" for site, reason in sorted(dict(reasons).items()))
-        raise RelayError(f"The study cannot begin – {told}.")
+        raise SiteAbsent(f"The study cannot begin – {told}.")
     return {site: descriptions[site] for site in lanes}
 
 

@@ -9,7 +9,7 @@ import torch
 
 from common.config.study import Study
 from common.digest import digest_of
-from common.errors import RelayError
+from common.errors import RelayError, Unreachable
 from common.model.network import build, segmentation_models
 from common.model.weights import UnfitWeights, Weights, load
 from common.seeds import seed_of
@@ -66,7 +66,7 @@ def _imagenet(study: Study) -> Weights:
     try:
         encoder = segmentation_models().encoders.get_encoder(study.model.encoder, in_channels=3, weights="imagenet")
     except Exception as error:
-        raise RelayError(
+        raise Unreachable(
             f"The ImageNet weights of {study.model.encoder} cannot be fetched ({type(error).__name__});"
             ' fetch them where there is a network and name their file as "encoder_weights" in [model],'
             ' or set it to "none".'

@@ -139,7 +139,7 @@ def scrub(message: Message, context: Context, handle: Handler) -> Message:
 def _told(error: Exception) -> tuple[Refusal, str]:
     """What the coordinator hears, and what the site's own log says."""
     if isinstance(error, Refused):
-        return error.code, f"Refused: {error}."
+        return error.refusal, f"Refused: {error}."
     if isinstance(error, BadMessage):
         return Refusal.BAD_MESSAGE, "Refused: the message is not one that this site knows."
     if isinstance(error, DiskFull):

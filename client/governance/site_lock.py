@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 
 from client.site_config import SiteConfig
 from common import locks
-from common.errors import RelayError
+from common.errors import Locked
 
 LOCK = "in-use.lock"
 
@@ -24,13 +24,13 @@ def exclusive_lock(site: SiteConfig) -> Iterator[None]:
     """Have a site's folder to oneself.
 
     Raises:
-        RelayError: somebody works with it.
+        Locked: somebody works with it.
     """
     with ExitStack() as held:
         try:
             held.enter_context(locks.exclusive(site.private() / LOCK, wait=False))
         except BlockingIOError:
-            raise RelayError(
+            raise Locked(
                 f"Site {site.name} is at work (relay site start, or a study on this machine); stop that first."
             ) from None
         yield

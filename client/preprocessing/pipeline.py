@@ -35,7 +35,7 @@ from client.preprocessing.inventory import PROBLEMS_HOLD, Task, tasks_of
 from client.site_config import SiteConfig
 from common.config.study import N4Part, PreprocessingConfig
 from common.digest import keyed_digest
-from common.errors import BadPatient, Damaged, RelayError
+from common.errors import BadData, BadPatient, Damaged, RelayError
 from common.text import listed
 
 _READING = threading.Lock()
@@ -159,7 +159,7 @@ def prepare(
     _stop_if_asked(state)
     _log(state)
     if done == total and not state.records:
-        raise RelayError(
+        raise BadData(
             f"Site {site.name} has no usable patient: all {total} are left out;"
             f" {_logs(state)} says why, patient by patient."
         )

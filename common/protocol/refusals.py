@@ -27,6 +27,11 @@ class Refusal(IntEnum):
     LEFT = 1014
     BEYOND_APPROVAL = 1015
 
+    @property
+    def code(self) -> str:
+        """The refusal's name, in the form of `RelayError.code`: "disk-full"."""
+        return self.name.lower().replace("_", "-")
+
 
 REFUSALS: dict[Refusal, str] = {
     Refusal.FAILED: "the stage failed; the site's own log says why",
@@ -55,9 +60,9 @@ DIED = 8
 class Refused(Exception):
     """Raised at a site where a message cannot be answered; only the code and its fixed text leave."""
 
-    def __init__(self, code: Refusal) -> None:
-        super().__init__(REFUSALS[code])
-        self.code = code
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(REFUSALS[refusal])
+        self.refusal = refusal
 
 
 def refusal_error(code: Refusal) -> Error:

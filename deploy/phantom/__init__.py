@@ -18,7 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from common.errors import RelayError
+from common.errors import DiskFull, RelayError
 from common.text import count, short_bytes
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def _start(folder: Path, patients: Sequence[RealGland | None]) -> None:
         max(_BYTES_PER_PATIENT, 4.2 * math.prod(gland.shape)) if gland else _BYTES_PER_PATIENT for gland in patients
     )
     if free < needed:
-        raise RelayError(
+        raise DiskFull(
             f"{count(len(patients), 'synthetic patient')} take up to {short_bytes(needed)} and {folder} has"
             f" {short_bytes(free)} left; make room, or ask for fewer patients."
         )

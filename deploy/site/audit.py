@@ -10,7 +10,7 @@ from typing import Any
 
 from client.governance import approval, audit_log, egress
 from client.site_config import load_site
-from common.errors import RelayError
+from common.errors import FaultsFound, RelayError
 from common.fingerprint import format_fingerprint, parse_fingerprint
 from common.text import count, listed, moment, short_bytes, short_digest
 from deploy.site.approve import digits_of, is_of
@@ -52,9 +52,11 @@ def audit(path: Path, *, verify: bool, study: str, noted: str, as_json: bool) ->
         noted: the digits of a line's digest that somebody noted elsewhere: that line has to be there still.
 
     Raises:
-        RelayError: with `verify` or `noted`, a log is not as it was written.
+        FaultsFound: with `verify` or `noted`, a log is not as it was written.
+        RelayError: what was noted are no digits of a digest.
     """
     site = load_site(path)
+    digits_noted = _digits_noted(noted)
     logs = [_Log(file, audit_log.read(file)) for file in (site.private() / egress.LOG, site.private() / approval.LOG)]
     left = logs[0]
     records = [*approval.approvals(site, rehearsal=True), *approval.approvals(site, rehearsal=False)]
@@ -81,13 +83,13 @@ def audit(path: Path, *, verify: bool, study: str, noted: str, as_json: bool) ->
                 " Noted elsewhere, these digits show later whether the log up to here is what it was (--noted)."
             )
     if noted:
-        number = _line_of(noted, left.reading.digests)
+        number = _line_of(digits_noted, left.reading.digests)
         if not as_json:
             print(f"The line that was noted is line {number}; nothing before it was changed since, if the chain holds.")
     if verify or noted:
         for log in logs:
             if log.reading.fault:
-                raise RelayError(f"{log.path} is not as it was written: {log.reading.fault}.")
+                raise FaultsFound(f"{log.path} is not as it was written: {log.reading.fault}.")
         if not as_json:
             lines = listed(f"{count(len(log.reading.lines), 'line')} of {log.path.name}" for log in logs)
             print(f"{lines} are as they were written, as far as their chains tell.")
@@ -142,16 +144,20 @@ def _text(line: Mapping[str, Any], key: str) -> str:
     return value if isinstance(value, str) and value.isprintable() else "?"
 
 
-def _line_of(noted: str, digests: tuple[str, ...]) -> int:
+def _digits_noted(noted: str) -> str:
     digits = parse_fingerprint(noted)
-    if len(digits) < 8:
+    if noted and len(digits) < 8:
         raise RelayError(
             f'--noted wants the digits that an earlier audit printed as the log\'s end, and got "{noted}".'
         )
+    return digits
+
+
+def _line_of(digits: str, digests: tuple[str, ...]) -> int:
     for number, digest in enumerate(digests, start=1):
         if digest.startswith(digits):
             return number
-    raise RelayError(
+    raise FaultsFound(
         f"No line of the log has the digest {format_fingerprint(digits)} that was noted:"
         " the log was changed, or lines are missing."
     )

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict
 
 from common import locks
 from common.digest import digest_of_file, digest_of_json
-from common.errors import Damaged, RelayError
+from common.errors import Damaged, Locked, RelayError
 from common.files import write_atomically
 from common.model.weights import Weights, mapped, save
 from common.text import short_digest
@@ -165,7 +165,8 @@ class Ledger:
         left beside the others, under a name that ends in ".damaged".
 
         Raises:
-            RelayError: another coordinator holds it, or it cannot be used.
+            Locked: another coordinator holds it.
+            RelayError: it cannot be used.
         """
         self.folder = folder
         self._held = ExitStack()
@@ -182,7 +183,7 @@ class Ledger:
                 elif fault.damaged:
                     fault.path.unlink(missing_ok=True)
         except BlockingIOError:
-            raise RelayError(
+            raise Locked(
                 f"Another study is writing to {folder}; wait for it, or give another folder with --out."
             ) from None
         except OSError as error:

@@ -10,7 +10,7 @@ from flwr.app import Message
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 
-from common.errors import RelayError
+from common.errors import SiteAbsent
 from common.protocol.codec import BadMessage, from_record, to_record
 from common.protocol.messages import DESCRIBE, Describe, Description
 from common.protocol.refusals import refusal_text
@@ -38,7 +38,7 @@ def find_sites(
         known: sites that need not be there, since they have described what they have before.
 
     Raises:
-        RelayError: a site is not there.
+        SiteAbsent: a site is not there.
     """
     wanted = list(sites)
     until = time.monotonic() + patience
@@ -61,7 +61,7 @@ def find_sites(
         if time.monotonic() > until:
             there = ", ".join(sorted(nodes)) or "none"
             told = f" A node answered: {'; '.join(sorted(refused))}." if refused else ""
-            raise RelayError(
+            raise SiteAbsent(
                 f"Site {missing[0]} of the study is not there (there: {there}); start it, or leave it out.{told}"
             )
         time.sleep(1.0)

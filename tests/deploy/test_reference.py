@@ -49,7 +49,7 @@ def test_every_refusal_has_a_code_and_a_text() -> None:
     page = reference.pages()["error-codes.md"]
     assert set(REFUSALS) == set(Refusal)
     for code, text in REFUSALS.items():
-        assert f"| {int(code)} | `{code.name}` | {text} |" in page
+        assert f"| {int(code)} | `{code.code}` | {text} |" in page
 
 
 def test_every_environment_variable_is_explained_and_each_is_read() -> None:

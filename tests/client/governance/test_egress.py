@@ -80,7 +80,7 @@ def refusal(answer: Any, weights: Weights | None, site: SiteConfig) -> Refusal:
     with pytest.raises(Refused) as refused:
         release(answer, weights, site=site, model=MODEL)
     assert lines(site) == before, "what did not leave is not in the log of what left"
-    return refused.value.code
+    return refused.value.refusal
 
 
 def test_the_declared_answers_leave_as_they_are(site: SiteConfig, weights: Weights) -> None:

@@ -197,7 +197,7 @@ def test_leaving_ends_it_and_says_what_cannot_be_called_back(
     assert "cannot be called back: 1 message, 1 with weights, 2 MB" in text
     with pytest.raises(Refused) as refused:
         approved(site, STUDY.digest)
-    assert refused.value.code == Refusal.LEFT
+    assert refused.value.refusal == Refusal.LEFT
     if which:
         assert approved(site, other.digest)
     with pytest.raises(RelayError, match="takes part in no study"):
