@@ -37,17 +37,18 @@ from client.training.collapse import against_received
 from client.training.device import choose_device
 from client.training.fine_tune import Trained, fine_tune
 from common.config.study import Study
+from common.digest import digest_of
 from common.errors import RelayError
-from common.model.weights import Weights, digest_of, serialize_chunks
+from common.model.weights import Weights, serialize_chunks
 from common.plan import Census, Choices, Plan, plan
 from common.plan.graph import Evaluate, FineTune, Start
 from common.plan.stage_key import ExecutionEnvironment, stage_key
+from common.protocol.codec import BadMessage, from_record
 from common.protocol.messages import (
     DELIVER,
     DESCRIBE,
     EVALUATE,
     FINE_TUNE,
-    BadMessage,
     Count,
     Delivery,
     Describe,
@@ -59,10 +60,8 @@ from common.protocol.messages import (
     FromSite,
     Order,
     Planned,
-    Refusal,
-    Refused,
-    from_record,
 )
+from common.protocol.refusals import Refusal, Refused
 
 CHECKPOINT_SECONDS = 60.0
 """A checkpoint at the end of the first epoch after so long, besides one at the end of every leg."""

@@ -1,28 +1,96 @@
-"""What a user may be told: one sentence that says what, where, and what to do."""
+"""What a user may be told: one sentence that says what, where, and what to do; and a code for scripts.
+
+A code names a kind of mistake and never changes, while sentences may. `docs/reference/error-codes.md` lists them.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
 
 GO_ON = "start again to go on"
 """How a sentence says that the same command goes on. The command line puts the command itself in its place."""
 
 
 class RelayError(Exception):
-    """Something a user can put right. Its text is shown as it is, without a traceback, with exit code 1."""
+    """Something that a user can put right; the sentence says how."""
+
+    # Its text is shown as it is, without a traceback, with exit code 1.
+    code: ClassVar[str] = "error"
+
+
+class BadConfiguration(RelayError):
+    """A study file, a site file or another TOML file is missing, cannot be read, or says what is not allowed."""
+
+    code = "configuration"
+
+
+class BadData(RelayError):
+    """A site has no patient that can be used, or too few."""
+
+    code = "data"
 
 
 class BadPatient(RelayError):
-    """One patient cannot be used. The text may name files: it stays at the site."""
+    """One patient cannot be used."""
+
+    code = "patient"
 
     def __init__(self, patient: str, sentence: str) -> None:
+        """Args: sentence: may name files; it stays at the site."""
         super().__init__(sentence)
         self.patient = patient
 
 
 class Damaged(RelayError):
-    """A file of our own cannot be read any more; it was removed, and the next try makes it again."""
+    """A file of relay's own could not be read any more; it was removed, and the next try makes it again."""
+
+    code = "damaged"
 
 
 class DiskFull(RelayError):
-    """A disk has no room left; what was written before is kept."""
+    """A disk has no room left, or not enough; what was written before is kept."""
+
+    code = "disk-full"
+
+
+class Expired(RelayError):
+    """A certificate of the coordinator or of a site has expired."""
+
+    code = "expired"
+
+
+class FaultsFound(RelayError):
+    """An inspection (`relay study verify`, `relay site audit`, `relay site check`) has shown what is wrong."""
+
+    # Its list of faults is on standard output already, with --json too.
+    code = "faults-found"
+
+
+class Locked(RelayError):
+    """Another process works with the folder of a study's results or of a site."""
+
+    code = "locked"
+
+
+class NotEnrolled(RelayError):
+    """A coordinator is not set up, or a site has no keys, no kit or no place among the enrolled sites."""
+
+    code = "not-enrolled"
+
+
+class SiteAbsent(RelayError):
+    """A site of the study is not connected, or cannot take part."""
+
+    code = "site-absent"
 
 
 class Unfinished(RelayError):
-    """Not everything that was asked for could be done. What could is worked out and can be shown."""
+    """Not everything that was asked for could be done; what could be is kept and can be shown."""
+
+    code = "unfinished"
+
+
+class Unreachable(RelayError):
+    """The SuperLink, or a server on the internet, does not answer; it may do so later."""
+
+    code = "unreachable"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+from common.digest import digest_of
 
 
 def seed_of(*names: str | int) -> int:
@@ -12,4 +12,4 @@ def seed_of(*names: str | int) -> int:
     its last bit.
     """
     content = "/".join(str(name) for name in names)
-    return int.from_bytes(hashlib.sha256(content.encode()).digest()[:8], "big") >> 1
+    return int(digest_of(content.encode())[:16], 16) >> 1

@@ -15,6 +15,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from common.text import duration
+
 BAR = 10
 """Columns of a bar."""
 PATIENCE = 2.0
@@ -44,7 +46,7 @@ def bar(title: str, *, unit: str, stream: IO[str] | None = None) -> Iterator[Cal
             Text(title),
             ProgressBar(total=max(count[1], 1), completed=count[0], width=BAR),
             Text(f"{count[0]}/{count[1]} {unit}" if count[1] else "", style="dim"),
-            Text(f"{span(time.monotonic() - began)} so far", style="dim"),
+            Text(f"{duration(time.monotonic() - began)} so far", style="dim"),
         )
         return grid
 
@@ -61,14 +63,3 @@ def bar(title: str, *, unit: str, stream: IO[str] | None = None) -> Iterator[Cal
         timer.cancel()
         timer.join()
         live.stop()
-
-
-def span(seconds: float) -> str:
-    """ "2 min 10 s"; without the seconds from ten minutes on."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    if minutes >= 10:
-        return f"{minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -28,8 +28,10 @@ from pydantic.json_schema import GenerateJsonSchema
 from client.data import layouts
 from client.site_config import SiteConfig
 from common.config.study import Study
-from common.protocol.messages import DIED, REFUSALS, refusal_text
+from common.errors import RelayError
+from common.protocol.refusals import DIED, REFUSALS, refusal_text
 from deploy.cli.commands import PROGRAM, root
+from deploy.cli.program import CODES
 from server.results import schema
 from server.results.schema import Results
 
@@ -93,10 +95,19 @@ Set them in the environment or in `.env`; the default stands in brackets.
 CODES_PAGE = """\
 # Error codes
 
+A code names a kind of mistake and stays the same, while the sentences that explain a mistake may change.
+
+## What a command ends with
+
+A command that fails (exit code 1 or 130) writes one sentence to standard error. With `--json` it also writes a JSON
+object with the code to standard output, `{{"error": {{"code": "locked", "message": "…"}}}}`, unless it has written its
+answer there already (`faults-found`). `relay --debug COMMAND` shows the code below the traceback.
+
+{errors}
 ## What a hospital answers
 
-A hospital that does not do what it was asked to do answers with a number and this fixed text. Nothing else of the error
-leaves the hospital; the whole of it stands in the site's own `site.log`.
+A hospital that does not do what it was asked to do answers with a number, which stands for this code and this fixed
+text. Nothing else of the error leaves the hospital; the whole of it stands in the site's own `site.log`.
 
 {refusals}
 Flower's own code {code} is shown as: {died}.
@@ -334,10 +345,13 @@ def compose_variables() -> dict[str, str]:
 
 
 def _codes() -> str:
-    refusals = [_row(str(int(code)), f"`{code.name}`", text) for code, text in REFUSALS.items()]
+    kinds = (RelayError, *RelayError.__subclasses__())
+    errors = {kind.code: " ".join((kind.__doc__ or "").split()) for kind in kinds} | CODES
+    refusals = [_row(str(int(refusal)), f"`{refusal.code}`", text) for refusal, text in REFUSALS.items()]
     exits = [_row(str(code), text) for code, text in EXIT_CODES.items()]
     return CODES_PAGE.format(
-        refusals=_table("code", "name", "text", rows=refusals),
+        errors=_table("code", "what it means", rows=[_row(f"`{code}`", errors[code]) for code in sorted(errors)]),
+        refusals=_table("number", "code", "text", rows=refusals),
         code=DIED,
         died=refusal_text(Error(code=DIED)),
         exits=_table("code", "what it means", rows=exits),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import queue
 import threading
@@ -11,7 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from common.config.study import Study
-from common.errors import RelayError
+from common.digest import digest_of
+from common.errors import SiteAbsent
 from common.files import write_atomically
 from common.protocol.messages import Description
 from server.progress.events import Event, Observer
@@ -35,7 +35,7 @@ def describe_all(
             cannot answer.
 
     Raises:
-        RelayError: a site cannot take part; the sentence names each.
+        SiteAbsent: a site cannot take part; the sentence names each.
     """
     descriptions: dict[str, Description] = {}
     reasons: dict[str, str] = {}
@@ -72,7 +72,7 @@ def describe_all(
             ended.get(timeout=REASONS_WITHIN if reasons else None)
     if reasons:
         each = "; ".join(f"site {site}: {reason}" for site, reason in sorted(dict(reasons).items()))
-        raise RelayError(f"The study cannot begin – {each}.")
+        raise SiteAbsent(f"The study cannot begin – {each}.")
     return {site: descriptions[site] for site in channels}
 
 
@@ -113,4 +113,4 @@ def _path(folder: Path, study: Study) -> Path:
 
 
 def _seal(plain: object) -> str:
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+    return digest_of(json.dumps(plain, sort_keys=True).encode())

@@ -7,9 +7,10 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from common.config.study import Study
-from common.errors import RelayError
+from common.errors import DiskFull
 from common.model.network import declared_bytes
 from common.plan.graph import Average, FineTune, Node
+from common.text import short_bytes
 
 
 def check_disk_space(
@@ -33,8 +34,8 @@ def check_disk_space(
         need += trained * declared_bytes(variant.model)
     free = shutil.disk_usage(folder).free
     if need > free:
-        raise RelayError(
-            f"The weights of {made} stages need {need / 1e9:.1f} GB more in {folder},"
-            f" and {free / 1e9:.1f} GB are free; make room, give another folder with --out,"
+        raise DiskFull(
+            f"The weights of {made} stages need {short_bytes(need)} more in {folder},"
+            f" and {short_bytes(free)} are free; make room, give another folder with --out,"
             " or set fewer rounds, folds or routes in the study."
         )

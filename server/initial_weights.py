@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from common.config.study import Study
-from common.errors import RelayError
+from common.digest import digest_of
+from common.errors import RelayError, Unreachable
 from common.model.network import build, segmentation_models
 from common.model.weights import UnfitWeights, Weights, load
 from common.seeds import seed_of
@@ -59,14 +59,14 @@ def source_digest(study: Study, beside: Path) -> str:
     """What the first weights depend on outside the study: the content of a file of encoder weights."""
     if study.model.encoder_weights in ("none", "imagenet"):
         return ""
-    return hashlib.sha256(_bytes_of(beside / study.model.encoder_weights)).hexdigest()
+    return digest_of(_bytes_of(beside / study.model.encoder_weights))
 
 
 def _imagenet(study: Study) -> Weights:
     try:
         encoder = segmentation_models().encoders.get_encoder(study.model.encoder, in_channels=3, weights="imagenet")
     except Exception as error:
-        raise RelayError(
+        raise Unreachable(
             f"The ImageNet weights of {study.model.encoder} cannot be fetched ({type(error).__name__});"
             ' fetch them where there is a network and name their file as "encoder_weights" in [model],'
             ' or set it to "none".'

@@ -8,8 +8,8 @@ from typing import Any
 
 from common.errors import GO_ON
 from common.plan.methods import Method, method_of
+from common.text import listed
 from server.deliveries import Deliveries
-from server.report.wording import listed
 from server.scheduling.state import RunState
 
 SHOWN = 3

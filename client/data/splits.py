@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
 from collections.abc import Iterable, Mapping
@@ -10,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common.errors import RelayError
+from common.digest import digest_of
+from common.errors import BadData
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def split(patients: Iterable[str], *, seed: int, site: str, test_fraction: float
     `folds` validation sets whose sizes differ by at most one.
 
     Raises:
-        RelayError: too few patients for every fold to have one to validate and one to train on.
+        BadData: too few patients for every fold to have one to validate and one to train on.
         ValueError: a patient's name stands twice, or fewer than two folds.
     """
     names = sorted(patients)
@@ -45,12 +45,12 @@ def split(patients: Iterable[str], *, seed: int, site: str, test_fraction: float
     if len(names) - held_out < folds:
         start = max(folds + 1, math.floor((folds - 0.5) / (1 - test_fraction)))
         need = next(n for n in itertools.count(start) if n - _test_size(n, test_fraction) >= folds)
-        raise RelayError(
+        raise BadData(
             f"Site {site} has {len(names)} usable patients, but a test set and {folds} folds need {need};"
             " add patients, or set fewer folds in the study's [split]."
         )
     content = "\n".join([str(seed), site, *(f"{len(name)}:{name}" for name in names)])
-    state = int.from_bytes(hashlib.sha256(content.encode("utf-8", "surrogateescape")).digest())
+    state = int(digest_of(content.encode("utf-8", "surrogateescape")), 16)
     order = np.random.Generator(np.random.PCG64(state)).permutation(len(names))
     shuffled = [names[k] for k in order]
     rest = shuffled[held_out:]

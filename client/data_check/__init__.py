@@ -28,6 +28,7 @@ from client.data_check.trials import Outlined, outlined
 from client.data_check.verdicts import looked, outline_findings, together_sentence
 from client.site_config import SiteConfig
 from common.errors import BadPatient
+from common.text import count
 
 __all__ = ["Checkup", "Examination", "Finding", "Kind", "Looked", "Patient", "check", "examine"]
 
@@ -153,17 +154,13 @@ def _notes(verdict: Verdict, patients: int) -> tuple[str, ...]:
     if verdict.together:
         notes.append(together_sentence(verdict.together, verdict.moved.values(), patients))
     if 0 < patients < FEWEST_PATIENTS:
-        notes.append(f"With {_count(patients)}, spacing, brightness and place are not compared.")
+        notes.append(f"With {count(patients, 'patient')}, spacing, brightness and place are not compared.")
     if patients and not verdict.likeness:
         notes.append(
             f"With outlines of fewer than {FEWEST_PATIENTS} patients, masks are held against the edges of their own"
             " images alone: most faults of masks stay unseen."
         )
     return tuple(notes)
-
-
-def _count(patients: int) -> str:
-    return "1 patient" if patients == 1 else f"{patients} patients"
 
 
 def _examine_all(

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.data_check.findings import Kind
+from common.text import listed
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Move:
             )
             if done
         ]
-        return f"With {' and '.join(steps)}" if not steps[0].startswith("turned") else " and ".join(steps).capitalize()
+        return f"With {listed(steps)}" if not steps[0].startswith("turned") else listed(steps).capitalize()
 
 
 GIVEN = Move(Kind.MIRRORED)

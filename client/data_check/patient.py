@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +9,8 @@ from numpy.typing import NDArray
 
 from client.data.layouts import Case
 from client.data_check.findings import Finding, Kind
+from client.preprocessing.cache import digest_of_voxels
+from common.text import count, listed, percent
 
 GLAND_ML = (10.0, 350.0)
 """Volumes outside of this are rare enough to look at; the expert masks of NCI-ISBI lie from 17 to 313."""
@@ -78,8 +79,8 @@ def measure(case: Case, *, minimum_pixels: int, stored: str, mask_stored: str) -
         roll=float(np.degrees(np.arctan2(axes[1, 0], axes[0, 0]))),
         stored=stored,
         mask_stored=mask_stored,
-        digest=_digest(case.image),
-        mask_digest=_digest(case.mask),
+        digest=digest_of_voxels(case.image),
+        mask_digest=digest_of_voxels(case.mask),
     )
 
 
@@ -91,7 +92,7 @@ def oddities(case: Case, patient: Patient, *, minimum_pixels: int) -> list[Findi
     if not least <= patient.gland_ml <= most:
         sentences.append(f"The gland has {patient.gland_ml:.1f} ml; expected are {least:g} to {most:g}.")
     if patient.gland_slices < FEWEST_SLICES:
-        sentences.append(f"The mask covers {_count(patient.gland_slices, 'slice')} alone.")
+        sentences.append(f"The mask covers {count(patient.gland_slices, 'slice')} alone.")
     if mask[[0, -1]].any():
         sentences.append("The mask reaches the first or last slice; the gland may be cut off.")
     if mask[:, [0, -1]].any() or mask[:, :, [0, -1]].any():
@@ -103,8 +104,8 @@ def oddities(case: Case, patient: Patient, *, minimum_pixels: int) -> list[Findi
     parts, share = _apart(mask)
     if share > APART:
         sentences.append(
-            f"{share * patient.gland_ml:.1f} ml of the mask ({100 * share:.0f} %) lie apart from the rest,"
-            f" in {_count(parts, 'part')}."
+            f"{share * patient.gland_ml:.1f} ml of the mask ({percent(share, 0)}) lie apart from the rest,"
+            f" in {count(parts, 'part')}."
         )
     if not patient.slices:
         sentences.append(f"No slice has more than {minimum_pixels} mask pixels: nothing to train on.")
@@ -115,7 +116,7 @@ def oddities(case: Case, patient: Patient, *, minimum_pixels: int) -> list[Findi
         found.append(Finding(Kind.INTENSITY, name, sentence))
     clipped = float((case.image == case.image.max()).mean())
     if clipped > CLIPPED:
-        sentence = f"{100 * clipped:.0f} % of the voxels have the greatest value: the image is clipped."
+        sentence = f"{percent(clipped, 0)} of the voxels have the greatest value: the image is clipped."
         found.append(Finding(Kind.INTENSITY, name, sentence, {"clipped": clipped}))
     return found
 
@@ -149,12 +150,6 @@ def _apart(mask: NDArray[np.bool_]) -> tuple[int, float]:
     return count - 1, float(1 - sizes.max() / sizes.sum())
 
 
-def _digest(voxels: NDArray[np.generic]) -> str:
-    digest = hashlib.sha256(repr(voxels.shape).encode())
-    digest.update(np.ascontiguousarray(voxels).data)
-    return digest.hexdigest()
-
-
 def _slices(indices: list[int]) -> str:
     """ "slices 4, 5 and 9 are", counted from 1 at the feet."""
     names = [str(index + 1) for index in indices]
@@ -162,8 +157,4 @@ def _slices(indices: list[int]) -> str:
         return f"slice {names[0]} is"
     if len(names) > 6:
         return f"{len(names)} slices are"
-    return f"slices {', '.join(names[:-1])} and {names[-1]} are"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return f"slices {listed(names)} are"

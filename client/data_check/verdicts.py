@@ -12,6 +12,7 @@ from client.data_check.moves import GIVEN, Move
 from client.data_check.outline import View
 from client.data_check.swaps import Elsewhere, alike
 from client.data_check.trials import Outlined
+from common.text import percent
 
 MISFIT = 1 / 3
 """A likeness of less than this part of the site's usual one is no fit at all."""
@@ -116,7 +117,7 @@ def _moved(name: str, moved: Moved) -> Finding:
     if moved.by_edges:
         sentence = (
             f"{moved.move.words}, the mask would lie on stronger edges of its image: {moved.likeness:.2f} instead of"
-            f" {moved.given:.2f}, stronger along {100 * moved.better:.0f} % of its outline."
+            f" {moved.given:.2f}, stronger along {percent(moved.better, 0)} of its outline."
         )
         return Finding(
             moved.move.kind,
@@ -126,7 +127,7 @@ def _moved(name: str, moved: Moved) -> Finding:
         )
     sentence = (
         f"{moved.move.words}, the mask would fit its image better: agreement with the other patients"
-        f" {moved.likeness:.2f} instead of {moved.given:.2f}, better along {100 * moved.better:.0f} % of its outline."
+        f" {moved.likeness:.2f} instead of {moved.given:.2f}, better along {percent(moved.better, 0)} of its outline."
     )
     if moved.given_away - moved.away > WORTH_TELLING_MM:
         sentence += (

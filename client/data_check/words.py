@@ -13,6 +13,7 @@ from rich.table import Table
 from client.data_check import Checkup
 from client.data_check.findings import Kind, Looked
 from client.data_check.patient import Patient
+from common.text import count
 
 NAMES = {
     Kind.UNUSABLE: "patients that cannot be used",
@@ -40,8 +41,8 @@ def summary(checkup: Checkup) -> str:
     slices = sum(patient.slices for patient in checkup.patients)
     looked_at = len(checkup.suspicious.difference(problem.patient for problem in checkup.problems))
     return (
-        f"Site {checkup.site}, layout {checkup.layout}: {_count(len(checkup.patients), 'usable patient')}, "
-        f"{_count(slices, 'slice')} over {checkup.minimum_pixels} pixels; "
+        f"Site {checkup.site}, layout {checkup.layout}: {count(len(checkup.patients), 'usable patient')}, "
+        f"{count(slices, 'slice')} over {checkup.minimum_pixels} pixels; "
         f"{len(checkup.problems)} unusable, {looked_at} to look at."
     )
 
@@ -159,7 +160,3 @@ def to_json(checkup: Checkup) -> dict[str, Any]:
         "problems": [asdict(problem) for problem in checkup.problems],
         "duplicates": [list(group) for group in checkup.duplicates],
     }
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

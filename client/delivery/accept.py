@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from client.delivery import comparison
-from client.delivery.model_card import Card, Hop, Hospital, Reference, digest_of_file, load_card, network_named
+from client.delivery.model_card import Card, Hop, Hospital, Reference, load_card, network_named, weights_digest
 from client.delivery.store import FOLDER, PATIENTS
 from client.evaluation import score_store
 from client.evaluation.score_store import OwnScores
@@ -25,15 +25,18 @@ from client.site_config import SiteConfig
 from client.stages.store import StageStore
 from client.training.batches import statistics
 from common.config.study import Study
+from common.digest import digest_of
 from common.errors import RelayError
 from common.files import write_atomically
-from common.model.weights import UnfitWeights, Weights, digest_of, load, serialize_chunks
+from common.model.weights import UnfitWeights, Weights, load, serialize_chunks
 from common.plan import Plan, PlannedRow, method_of
 from common.plan.cost import all_behind
 from common.plan.graph import Evaluate, FineTune, SplitName
 from common.plan.selection import chosen, may_be_left_out, offered, own
 from common.plan.stage_key import ExecutionEnvironment, stage_key
-from common.protocol.messages import BadMessage, Delivery, Receipt, Refusal, Refused
+from common.protocol.codec import BadMessage
+from common.protocol.messages import Delivery, Receipt
+from common.protocol.refusals import Refusal, Refused
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ def take(
     check_named(study, weights, digest)
     card = _card(site, study, cohort, environment, delivery, known, checked=checked)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not file.exists() or digest_of_file(file) != digest:
+    if not file.exists() or weights_digest(file) != digest:
         write_atomically(file, serialize_chunks(weights), durable=True, mode=0o600)
     cache.write_json(folder / f"{delivery.role}{PATIENTS}", _differences(known, delivery.row))
     if not _has(folder / f"{delivery.role}.json", card):

@@ -12,12 +12,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from client.delivery.model_card import NO_DEVICE, Card, Figure, Reference, count, interval_text, name_of, number
+from client.delivery.model_card import NO_DEVICE, Card, Figure, Reference, interval_text, name_of, number
 from client.delivery.model_card_text import SYNTHETIC, environment, score_cells
 from client.delivery.store import Outcome
 from common.plan import method_of
 from common.scores import DISTANCES, OVERLAPS, SCORES, Score
 from common.statistics.intervals import FEWEST
+from common.text import count
 
 Verdict = Literal["better", "worse", "own", "not-shown", "too-few", "unknown"]
 

@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from common.config.study import ModelConfig, PreprocessingConfig, TrainingConfig
+from common.digest import digest_of_file
 from common.errors import RelayError
 from common.plan import method_of
 
@@ -153,11 +153,10 @@ def card_beside(weights: Path) -> Path:
     return weights.with_name(f"{weights.stem}-card.json")
 
 
-def digest_of_file(path: Path) -> str:
-    """sha256 of a file. Raises RelayError where it cannot be read."""
+def weights_digest(path: Path) -> str:
+    """Return the digest of a weights file. Raises RelayError where it cannot be read."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return digest_of_file(path)
     except OSError as error:
         raise RelayError(f"{path} cannot be read ({error.strerror}); check the path.") from None
 
@@ -188,8 +187,3 @@ def number(value: float, digits: int = 1, *, sign: bool = False) -> str:
     if not float(text):
         return text
     return f"−{text}" if value < 0 else f"+{text}" if sign else text
-
-
-def count(many: int, noun: str) -> str:
-    """ "1 patient", "6 patients"."""
-    return f"{many} {noun}{'' if many == 1 else 's'}"

@@ -12,7 +12,6 @@ from client.delivery.model_card import (
     Card,
     Figure,
     Scores,
-    count,
     figure_text,
     interval_text,
     name_of,
@@ -21,6 +20,7 @@ from client.delivery.model_card import (
 from common.plan import method_of
 from common.scores import SCORES
 from common.statistics.intervals import FEWEST
+from common.text import count
 
 SYNTHETIC = "The study's data are synthetic: no patient stands behind any figure here, and the model fits no patient."
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from client.delivery.model_card import Card, digest_of_file, load_card
+from client.delivery.model_card import Card, load_card, weights_digest
 from client.preprocessing import cache
 from client.site_config import SiteConfig
 from common.errors import RelayError
@@ -55,7 +55,7 @@ def outcomes(site: SiteConfig) -> list[Outcome]:
 
 def _arrival(path: Path) -> Arrival:
     card, weights = load_card(path), path.with_suffix(".safetensors")
-    if not weights.exists() or digest_of_file(weights) != card.weights:
+    if not weights.exists() or weights_digest(weights) != card.weights:
         raise RelayError(
             f"{weights} is gone or is not what its card says; ask the coordinator to run the study once more into the"
             " same folder: it is sent again, and nothing else is done."

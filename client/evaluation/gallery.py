@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +16,8 @@ from client import drawing
 from client.evaluation.evaluate import Example
 from client.preprocessing import cache
 from client.site_config import SiteConfig
+from common.digest import digest_of
+from common.text import percent
 
 OF_EACH = 3
 """So many of the worst slices of a model are shown, and so many of the best."""
@@ -58,7 +59,7 @@ def add_to_page(site: SiteConfig, *, title: str, stage: str, examples: Iterable[
     }
     folder = site.private() / "page"
     page = site.private() / "page.html"
-    path = folder / f"{hashlib.sha256(stage.encode()).hexdigest()[:32]}.json"
+    path = folder / f"{digest_of(stage.encode())[:32]}.json"
     with cache.exclusive_lock(folder / "page"):
         cache.write_json(path, section)
         newest = sorted(folder.glob("*.json"), key=lambda file: file.stat().st_mtime_ns, reverse=True)
@@ -102,6 +103,7 @@ def _window_on(region: NDArray[np.bool_]) -> tuple[slice, slice]:
 
 def _render(name: str, sections: Sequence[dict[str, Any]]) -> str:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment.filters["percent"] = percent
     colours = {"expert": EXPERT, "predicted": PREDICTED}
     return environment.from_string(_PAGE).render(
         name=name,
@@ -145,7 +147,7 @@ front at the top, the patient's right on the left</p>
 {% for picture in row.pictures %}
 <figure><img alt="slice {{ picture.slice }} of patient {{ picture.patient }}"
 src="data:image/png;base64,{{ picture.png }}">
-<figcaption>{{ picture.patient }}, slice {{ picture.slice }}: Dice {{ "%.1f" % (100 * picture.dice) }} %</figcaption>
+<figcaption>{{ picture.patient }}, slice {{ picture.slice }}: Dice {{ picture.dice | percent }}</figcaption>
 </figure>
 {% endfor %}
 </div>

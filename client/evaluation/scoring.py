@@ -17,10 +17,12 @@ from client.training.batches import MeanStd, statistics
 from client.training.device import Device, choose_device, place
 from client.training.fine_tune import probabilities
 from common.config.study import Study
+from common.digest import digest_of
 from common.model.network import build_undrawn
-from common.model.weights import UnfitWeights, Weights, check_fit, digest_of, serialize_chunks
+from common.model.weights import UnfitWeights, Weights, check_fit, serialize_chunks
 from common.plan.graph import Evaluate, way_of
-from common.protocol.messages import EvaluateOrder, EvaluateReply, Refusal, Refused
+from common.protocol.messages import EvaluateOrder, EvaluateReply
+from common.protocol.refusals import Refusal, Refused
 from common.scores import DISTANCES
 from common.seeds import seed_of
 

@@ -32,7 +32,8 @@ from common.files import write_atomically
 from common.fingerprint import format_fingerprint
 from common.plan import Census, Choices
 from common.plan.graph import Node
-from common.protocol.messages import Digest, Refusal, Refused
+from common.protocol.messages import Digest
+from common.protocol.refusals import Refusal, Refused
 
 FOLDER = "approved"
 LOG = "approvals.jsonl"

@@ -8,8 +8,6 @@ may write both files can still change both; see `docs/explanation/threat-model.m
 from __future__ import annotations
 
 import errno
-import fcntl
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -18,10 +16,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from common import locks
+from common.digest import digest_of
 from common.errors import RelayError
 from common.files import write_atomically
 
-NOTHING = hashlib.sha256(b"").hexdigest()
+NOTHING = digest_of(b"")
 """What the first line names."""
 UNKNOWN = "0" * 64
 """What a line names that found a log and no note of its end."""
@@ -63,7 +63,7 @@ def append(path: Path, entry: Mapping[str, object]) -> None:
         file.write(line + b"\n")
         file.flush()
         os.fsync(file.fileno())
-        now = End(end.lines + 1, file.seek(0, os.SEEK_END), hashlib.sha256(line).hexdigest())
+        now = End(end.lines + 1, file.seek(0, os.SEEK_END), digest_of(line))
         write_atomically(_note_of(path), json.dumps(asdict(now)).encode(), durable=True, mode=0o600)
 
 
@@ -85,7 +85,7 @@ def read(path: Path) -> Reading:
     for number, line in enumerate(raw, start=1):
         entry = _entry(line)
         lines.append(entry)
-        digests.append(hashlib.sha256(line).hexdigest())
+        digests.append(digest_of(line))
         if not fault and entry.get("before") != before:
             fault = _break(number, entry)
         before = digests[-1]
@@ -125,7 +125,7 @@ def _end_to_name(file: BinaryIO, noted: End | None) -> End:
     mended = True
     for line in whole:
         mended = mended and _entry(line).get("before") == end.digest
-        end = End(end.lines + 1, end.bytes + len(line) + 1, hashlib.sha256(line).hexdigest())
+        end = End(end.lines + 1, end.bytes + len(line) + 1, digest_of(line))
     if mended and torn:
         file.truncate(size - len(torn))
     file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
@@ -159,16 +159,12 @@ def _noted(path: Path) -> End | None:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    # The system lets go of it when the process ends, however it ends.
-    handle = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+        with locks.exclusive(path.with_suffix(".lock")):
+            yield
     except OSError as error:
         if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP):
             raise RelayError(
                 f"{path.parent} is on a file system without locks; put the site's folder elsewhere."
             ) from None
         raise
-    finally:
-        os.close(handle)

@@ -8,7 +8,6 @@ the digest of the line before it, so that a changed or missing line shows.
 from __future__ import annotations
 
 import errno
-import hashlib
 import logging
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,21 +22,12 @@ from client.governance import audit_log
 from client.governance.simulation_mode import rehearsing
 from client.site_config import SiteConfig
 from common.config.study import ModelConfig
+from common.digest import digest_of
 from common.errors import Damaged, DiskFull, RelayError
 from common.model.weights import UnfitWeights, Weights, check_fit, size_in_bytes
-from common.protocol.messages import (
-    BadMessage,
-    Description,
-    EvaluateReply,
-    FineTuneReply,
-    FromSite,
-    Receipt,
-    Refusal,
-    Refused,
-    WireMessage,
-    refusal_error,
-    to_record,
-)
+from common.protocol.codec import BadMessage, to_record
+from common.protocol.messages import Description, EvaluateReply, FineTuneReply, FromSite, Receipt, WireMessage
+from common.protocol.refusals import Refusal, Refused, refusal_error
 
 Handler = Callable[[Message, Context], Message]
 LOG = "egress.jsonl"
@@ -119,7 +109,7 @@ def _note(answer: FromSite, weights: Weights | None, path: Path) -> None:
             "bytes": len(body) + (size_in_bytes(weights) if weights else 0),
             "numbers": numbers_in(answer),
             "tensors": len(weights) if weights else 0,
-            "digest": hashlib.sha256(body.encode()).hexdigest(),
+            "digest": digest_of(body.encode()),
             "weights": getattr(answer, "weights", "") if weights else "",
             **({"rehearsal": True} if rehearsing() else {}),
         },
@@ -149,7 +139,7 @@ def scrub(message: Message, context: Context, handle: Handler) -> Message:
 def _told(error: Exception) -> tuple[Refusal, str]:
     """What the coordinator hears, and what the site's own log says."""
     if isinstance(error, Refused):
-        return error.code, f"Refused: {error}."
+        return error.refusal, f"Refused: {error}."
     if isinstance(error, BadMessage):
         return Refusal.BAD_MESSAGE, "Refused: the message is not one that this site knows."
     if isinstance(error, DiskFull):

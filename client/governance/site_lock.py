@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from client.site_config import SiteConfig
-from common.errors import RelayError
+from common import locks
+from common.errors import Locked
 
 LOCK = "in-use.lock"
 
@@ -16,7 +15,7 @@ LOCK = "in-use.lock"
 @contextmanager
 def shared_lock(site: SiteConfig) -> Iterator[None]:
     """Work with a site's folder, as others may at the same time. Waits while it is being emptied."""
-    with _locked(site, fcntl.LOCK_SH):
+    with locks.shared(site.private() / LOCK):
         yield
 
 
@@ -25,23 +24,13 @@ def exclusive_lock(site: SiteConfig) -> Iterator[None]:
     """Have a site's folder to oneself.
 
     Raises:
-        RelayError: somebody works with it.
+        Locked: somebody works with it.
     """
-    with _locked(site, fcntl.LOCK_EX | fcntl.LOCK_NB):
-        yield
-
-
-@contextmanager
-def _locked(site: SiteConfig, how: int) -> Iterator[None]:
-    # The system lets go of it when the process ends, however it ends.
-    handle = os.open(site.private() / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
+    with ExitStack() as held:
         try:
-            fcntl.flock(handle, how)
+            held.enter_context(locks.exclusive(site.private() / LOCK, wait=False))
         except BlockingIOError:
-            raise RelayError(
+            raise Locked(
                 f"Site {site.name} is at work (relay site start, or a study on this machine); stop that first."
             ) from None
         yield
-    finally:
-        os.close(handle)

@@ -22,9 +22,10 @@ from client.preprocessing.pipeline import off_grid, onto_grid
 from client.training.batches import standardised
 from client.training.device import Device, place
 from client.training.fine_tune import probabilities
+from common.digest import digest_of
 from common.errors import RelayError
 from common.model.network import build_undrawn
-from common.model.weights import UnfitWeights, check_fit, digest_of, load, serialize_chunks
+from common.model.weights import UnfitWeights, check_fit, load, serialize_chunks
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
 

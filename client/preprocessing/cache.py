@@ -7,21 +7,21 @@ reader sees all of it or none; what is damaged all the same is taken for missing
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
 import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
+from common import locks
+from common.digest import digest_of, digest_of_file, digest_of_json
 from common.errors import DiskFull, RelayError
 from common.files import write_atomically
 
@@ -131,24 +131,19 @@ def snapshot(folders: Iterable[Path], *, without: Path) -> str:
         lines.append(f"\0{folder}")
         with suppress(OSError):
             walk(str(folder))
-    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+    return digest_of("\n".join(lines).encode("utf-8", "surrogateescape"))
 
 
 @contextmanager
 def exclusive_lock(path: Path) -> Iterator[None]:
     """Keep others from making the same file meanwhile: a site and the pooled one share their caches."""
-    lock = filelock.FileLock(path.parent.parent / "locks" / f"{path.name[:2]}.lock")
-    held = False
-    # A file system without locks costs double work, and nothing else.
-    with suppress(OSError, NotImplementedError):
-        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock.acquire()
-        held = True
-    try:
+    lock = path.parent.parent / "locks" / f"{path.name[:2]}.lock"
+    with ExitStack() as held:
+        # A file system without locks costs double work, and nothing else.
+        with suppress(OSError):
+            lock.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            held.enter_context(locks.exclusive(lock))
         yield
-    finally:
-        if held:
-            lock.release()
 
 
 class ContentDigests:
@@ -160,7 +155,7 @@ class ContentDigests:
 
     def of(self, files: Sequence[Path]) -> str:
         """One digest over the content of files, whatever their order and names. Raises OSError."""
-        return digest_of(sorted(map(self._one, files)))
+        return digest_of_json([sorted(map(self._one, files))])
 
     def _one(self, path: Path) -> str:
         state = stat(path)
@@ -168,8 +163,7 @@ class ContentDigests:
         if isinstance(known, list) and len(known) == 4 and tuple(known[:3]) == state:
             self._used[str(path)] = known
             return str(known[3])
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = digest_of_file(path)
         self._used[str(path)] = [*state, digest]
         return digest
 
@@ -184,9 +178,9 @@ class ContentDigests:
         return self._used != self._known
 
 
-def digest_of(*parts: object) -> str:
-    """sha256 over the JSON of some values."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+def digest_of_voxels(voxels: NDArray[np.generic]) -> str:
+    """Return the digest of an array's shape and values, whatever format or header its file has."""
+    return digest_of([repr(voxels.shape).encode(), np.ascontiguousarray(voxels).data])
 
 
 def _checksum(arrays: Tensors) -> str:

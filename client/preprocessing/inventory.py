@@ -18,6 +18,7 @@ from client.data.layouts import Found, Problem, Source
 from client.preprocessing import cache
 from client.site_config import SiteConfig
 from common.config.study import PreprocessingConfig
+from common.digest import digest_of_json
 
 FOUND_VERSION = 1
 """To be raised whenever a layout would list a site's patients otherwise."""
@@ -46,7 +47,7 @@ def tasks_of(home: SiteConfig, preprocessing: PreprocessingConfig, prefix: str) 
     folder = home.private() / "cache"
     index = folder / "index.json"
     known = cache.read_json(index)
-    place = cache.digest_of(FOUND_VERSION, home.series, str(home.images), str(home.masks))
+    place = digest_of_json([FOUND_VERSION, home.series, str(home.images), str(home.masks)])
     snapshot = cache.snapshot([home.images, *([home.masks] if home.masks else [])], without=home.folder)
     found, entry = _find(home, known.get("found"), f"{place}:{snapshot}")
     files = known.get("files")
@@ -62,8 +63,8 @@ def tasks_of(home: SiteConfig, preprocessing: PreprocessingConfig, prefix: str) 
         except OSError as error:
             problems.append(Problem(source.patient, f"{error.filename} cannot be read ({error.strerror})."))
             continue
-        corrected = cache.digest_of(CORRECTED_VERSION, found.layout, image, source.channel, n4, itk)
-        slices = cache.digest_of(SLICES_VERSION, corrected, mask, slicing)
+        corrected = digest_of_json([CORRECTED_VERSION, found.layout, image, source.channel, n4, itk])
+        slices = digest_of_json([SLICES_VERSION, corrected, mask, slicing])
         tasks.append(
             Task(
                 home=home,

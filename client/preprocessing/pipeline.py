@@ -10,8 +10,6 @@ that patient alone.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
 import math
 import os
@@ -36,7 +34,9 @@ from client.preprocessing.bias_field import correct_bias_field
 from client.preprocessing.inventory import PROBLEMS_HOLD, Task, tasks_of
 from client.site_config import SiteConfig
 from common.config.study import N4Config, PreprocessingConfig
-from common.errors import BadPatient, Damaged, RelayError
+from common.digest import keyed_digest
+from common.errors import BadData, BadPatient, Damaged, RelayError
+from common.text import listed
 
 _READING = threading.Lock()
 """GDCM keeps state for the whole process, and reads DICOM one file after the other anyway."""
@@ -159,7 +159,7 @@ def prepare(
     _stop_if_asked(state)
     _log(state)
     if done == total and not state.records:
-        raise RelayError(
+        raise BadData(
             f"Site {site.name} has no usable patient: all {total} are left out;"
             f" {_logs(state)} says why, patient by patient."
         )
@@ -215,7 +215,7 @@ def fingerprint(records: Iterable[Record], key: bytes) -> str:
     Under a key that stays at the site, so that nobody can try out patients' names or files.
     """
     pairs = sorted((record.patient, record.digest) for record in records)
-    return hmac.new(key, json.dumps(pairs).encode(), "sha256").hexdigest()
+    return keyed_digest(key, json.dumps(pairs).encode())
 
 
 def site_key(site: SiteConfig) -> bytes:
@@ -277,7 +277,7 @@ def _prepare_one(task: Task, preprocessing: PreprocessingConfig) -> Record:
     """Bring one patient to the study's grid. Raises BadPatient; RelayError where the disk is full."""
     with _READING:
         case = layouts.read(task.source)
-    voxels = _digest_of_voxels(case.image)
+    voxels = cache.digest_of_voxels(case.image)
     corrected = _corrected(task, case, preprocessing.n4) if preprocessing.n4.enabled else case.image
     area = np.count_nonzero(case.mask, axis=(1, 2))
     selected = area > preprocessing.minimum_mask_pixels
@@ -428,10 +428,4 @@ def _log_path(home: SiteConfig) -> Path:
 
 
 def _logs(state: _State) -> str:
-    return " and ".join(sorted({str(_log_path(home)) for home in state.homes.values()}))
-
-
-def _digest_of_voxels(image: NDArray[np.float32]) -> str:
-    digest = hashlib.sha256(repr(image.shape).encode())
-    digest.update(np.ascontiguousarray(image).data)
-    return digest.hexdigest()
+    return listed(sorted({str(_log_path(home)) for home in state.homes.values()}))

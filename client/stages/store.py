@@ -7,7 +7,6 @@ the sha256 of all before it, so that a bit that has changed on the disk is never
 
 from __future__ import annotations
 
-import hashlib
 import io
 import logging
 import shutil
@@ -18,11 +17,15 @@ from typing import TypeVar
 import torch
 
 from client.training.fine_tune import Trained
+from common.digest import digest_of
 from common.files import write_atomically
-from common.model.weights import UnfitWeights, Weights, digest_of, load, serialize_chunks
+from common.model.weights import UnfitWeights, Weights, load, serialize_chunks
 from common.protocol.messages import EvaluateReply, FineTuneReply
 
 log = logging.getLogger("relay.site")
+
+SEAL_BYTES = 32
+"""Of a sha256."""
 
 Reply = TypeVar("Reply", FineTuneReply, EvaluateReply)
 
@@ -118,7 +121,7 @@ class StageStore:
 
 def _sealed(content: bytes | memoryview) -> list[bytes | memoryview]:
     """A file's content with its sha256 behind it: neither JSON nor torch's own format would notice a changed bit."""
-    return [content, hashlib.sha256(content).digest()]
+    return [content, bytes.fromhex(digest_of(content))]
 
 
 def _unsealed(path: Path) -> memoryview | None:
@@ -127,6 +130,5 @@ def _unsealed(path: Path) -> memoryview | None:
         file = memoryview(path.read_bytes())
     except FileNotFoundError:
         return None
-    size = hashlib.sha256().digest_size
-    content, seal = file[:-size], file[-size:]
-    return content if hashlib.sha256(content).digest() == seal else None
+    content, seal = file[:-SEAL_BYTES], file[-SEAL_BYTES:]
+    return content if digest_of(content) == seal.hex() else None

@@ -18,7 +18,7 @@ from common.config.study import TrainingConfig
 from common.model.network import segmentation_models
 from common.model.weights import Weights
 from common.plan.graph import Schedule
-from common.protocol.messages import Refusal, Refused
+from common.protocol.refusals import Refusal, Refused
 from common.seeds import seed_of
 
 CHUNK = 32

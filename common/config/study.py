@@ -6,9 +6,7 @@ A study is a TOML file. Every key has a default that is written out again in the
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -16,6 +14,7 @@ import tomli_w
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from common.config.toml import load_toml
+from common.digest import digest_of_json
 from common.strategies import STRATEGIES
 
 POOLED = "pooled"
@@ -403,8 +402,7 @@ class Study(_Config):
     @property
     def digest(self) -> str:
         """sha256 over the study's content, whatever the layout of its file."""
-        content = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-        return hashlib.sha256(content.encode()).hexdigest()
+        return digest_of_json(self.model_dump(mode="json"))
 
 
 def load_study(path: Path) -> Study:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from common.errors import RelayError
+from common.errors import BadConfiguration
 
 LONGEST = 1000
 """Letters of a sentence. The longest that is meant, which lists all keys of a study, has half as many."""
@@ -24,20 +24,20 @@ def load_toml(path: Path, kind: type[Model], what: str) -> Model:
     """Read `path` as a `kind`; `what` names such a file in an error ("study file", "site file").
 
     Raises:
-        RelayError: no such file, not TOML, an unknown key, a wrong type or value.
+        BadConfiguration: no such file, not TOML, an unknown key, a wrong type or value.
     """
     try:
         text = path.read_bytes().decode()
     except FileNotFoundError:
-        raise RelayError(f"There is no {what} {path}; check the path.") from None
+        raise BadConfiguration(f"There is no {what} {path}; check the path.") from None
     except IsADirectoryError:
-        raise RelayError(f"{path} is a folder; name the {what} in it.") from None
+        raise BadConfiguration(f"{path} is a folder; name the {what} in it.") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise RelayError(f"The {what} {path} cannot be read ({error}).") from None
+        raise BadConfiguration(f"The {what} {path} cannot be read ({error}).") from None
     try:
         table = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # TOMLDecodeError, or a number of thousands of digits
-        raise RelayError(_readable(f"The {what} {path} is not valid TOML: {error}.")) from None
+        raise BadConfiguration(_readable(f"The {what} {path} is not valid TOML: {error}.")) from None
     return from_table(table, kind, f"the {what} {path}")
 
 
@@ -47,7 +47,7 @@ def from_table(table: dict[str, Any], kind: type[Model], where: str) -> Model:
         # By way of JSON, since pydantic's strict mode takes a list for a tuple there and nowhere else.
         return kind.model_validate_json(json.dumps(table, default=str))
     except ValidationError as error:
-        raise RelayError(_readable(f"In {where}, {_sentence(error, kind)}")) from None
+        raise BadConfiguration(_readable(f"In {where}, {_sentence(error, kind)}")) from None
 
 
 def _readable(sentence: str) -> str:

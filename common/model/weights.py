@@ -5,7 +5,6 @@ A digest is the sha256 of the safetensors file, so that `sha256sum` checks it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import mmap
@@ -19,6 +18,7 @@ import torch
 from flwr.app import Array, ArrayRecord
 
 from common.config.study import ModelConfig
+from common.digest import digest_of
 from common.files import write_atomically
 from common.model.network import declared_shapes
 
@@ -85,14 +85,6 @@ def serialize_chunks(weights: Weights) -> Pieces:
 def serialised(weights: Weights) -> bytes:
     """The safetensors file of weights in one piece."""
     return b"".join(serialize_chunks(weights))
-
-
-def digest_of(file: bytes | Pieces) -> str:
-    """The digest of a serialised file."""
-    digest = hashlib.sha256()
-    for piece in [file] if isinstance(file, bytes) else file:
-        digest.update(piece)
-    return digest.hexdigest()
 
 
 def save(weights: Weights, folder: Path) -> str:

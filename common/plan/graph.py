@@ -7,14 +7,14 @@ is made, from its parents' identities: the graph of 50 FedAvg rounds has as many
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
+from common.digest import digest_of_json
 from common.strategies import STRATEGIES
+from common.text import short_digest
 
 Keep = Literal["best", "last"]
 SplitName = Literal["validation", "test"]
@@ -44,8 +44,7 @@ class Node:
     def __post_init__(self) -> None:
         names = (name for name in self.__dataclass_fields__ if name != "id")
         parts = [type(self).__name__, *(_plain(getattr(self, name)) for name in names)]
-        content = json.dumps(parts, separators=(",", ":"))
-        object.__setattr__(self, "id", hashlib.sha256(content.encode()).hexdigest())
+        object.__setattr__(self, "id", digest_of_json(parts))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Node) and self.id == other.id
@@ -55,7 +54,7 @@ class Node:
 
     def __repr__(self) -> str:
         """Short: with its parents written out, a node of 50 rounds would have as many words as the graph has paths."""
-        return f"<{type(self).__name__} {self.id[:12]}>"
+        return f"<{type(self).__name__} {short_digest(self.id)}>"
 
     @property
     def parents(self) -> tuple[Node, ...]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
 from typing import Any
 
 from common.config.study import Study
+from common.digest import digest_of_json
 from common.plan.graph import Evaluate, FineTune
 from common.protocol.messages import STAGE_VERSION
 
@@ -54,4 +53,4 @@ def stage_key(node: FineTune | Evaluate, *, study: Study, weights: str, environm
         "data": environment.fingerprint,
         "machine": [environment.torch, environment.device, environment.precision],
     }
-    return hashlib.sha256(json.dumps(stage, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return digest_of_json(stage)

@@ -1,20 +1,11 @@
-"""The few messages that cross the wire, typed, and their form as Flower's records.
-
-A message is one ConfigRecord named "message", which holds the fields of one of the models below, and,
-where weights travel, one ArrayRecord named "weights", whose one array is their safetensors file. Anything
-else is refused on arrival, on either side: a hospital and a coordinator may distrust each other.
-"""
+"""The few messages that cross the wire, typed. `common.protocol.codec` brings them into Flower's records."""
 
 from __future__ import annotations
 
-import json
-from enum import IntEnum
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Literal, Self
 
-from flwr.app import ArrayRecord, ConfigRecord, Error, RecordDict
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from common.model.weights import File, Weights, from_arrays, serialised, to_arrays
 from common.scores import DISTANCES
 
 DESCRIBE = "query.describe"
@@ -29,74 +20,6 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, le=10**9)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(ge=0)]
-
-
-class Refusal(IntEnum):
-    """Why a site did not do what it was asked. A number and a fixed text are all that leaves."""
-
-    FAILED = 1000
-    UNKNOWN_STUDY = 1001
-    NOT_IN_STUDY = 1002
-    BAD_MESSAGE = 1003
-    BAD_WEIGHTS = 1004
-    DATA_CHANGED = 1005
-    DATA_UNUSABLE = 1006
-    TOO_FEW_PATIENTS = 1007
-    DISK_FULL = 1008
-    BLOCKED = 1009
-    DIVERGED = 1010
-    OUT_OF_MEMORY = 1011
-    ANSWERED = 1012
-    NOT_CHOSEN = 1013
-    LEFT = 1014
-    BEYOND_APPROVAL = 1015
-
-
-REFUSALS: dict[Refusal, str] = {
-    Refusal.FAILED: "the stage failed; the site's own log says why",
-    Refusal.UNKNOWN_STUDY: "the site has not approved this study",
-    Refusal.NOT_IN_STUDY: "the site's approved study does not contain this stage",
-    Refusal.BAD_MESSAGE: "the message is not one that the site knows",
-    Refusal.BAD_WEIGHTS: "the weights do not fit the declared model",
-    Refusal.DATA_CHANGED: "the site's data are not those that it described",
-    Refusal.DATA_UNUSABLE: "the site's data cannot be used; its own log says why",
-    Refusal.TOO_FEW_PATIENTS: "fewer patients than the site allows to stand behind a number",
-    Refusal.DISK_FULL: "the site's disk is full; make room there",
-    Refusal.BLOCKED: "the site's last door let the answer not out; its own log says why",
-    Refusal.DIVERGED: "training gave values that are not finite",
-    Refusal.OUT_OF_MEMORY: "the site ran out of memory",
-    Refusal.ANSWERED: "the site has answered this stage from other weights or data; approve the study there again",
-    Refusal.NOT_CHOSEN: "the site's own validation scores do not choose these weights",
-    Refusal.LEFT: "the site has left the study",
-    Refusal.BEYOND_APPROVAL: "another site has more training slices than the site's approval of the study allows for",
-}
-
-
-DIED = 8
-"""Flower's code for a client app that ended without an answer."""
-
-
-class Refused(Exception):
-    """Raised at a site where a message cannot be answered; only the code and its fixed text leave."""
-
-    def __init__(self, code: Refusal) -> None:
-        super().__init__(REFUSALS[code])
-        self.code = code
-
-
-def refusal_error(code: Refusal) -> Error:
-    """Flower's error for a refusal."""
-    return Error(code=int(code), reason=REFUSALS[code])
-
-
-def refusal_text(error: Error) -> str:
-    """The sentence of an error that arrived; a code of ours gives our own text, whatever was sent."""
-    if error.code == DIED:
-        return f"the site's process ended without an answer, often for want of memory (Flower's error {DIED})"
-    try:
-        return REFUSALS[Refusal(error.code)]
-    except ValueError:
-        return f"Flower reports error {error.code}"
 
 
 class WireMessage(BaseModel):
@@ -304,43 +227,3 @@ class Receipt(WireMessage):
 
 ToSite = Describe | FineTuneOrder | EvaluateOrder | Delivery
 FromSite = Description | FineTuneReply | EvaluateReply | Receipt
-Kind = TypeVar("Kind", bound=WireMessage)
-
-
-class BadMessage(Exception):
-    """What arrived is not the message that was declared."""
-
-
-def to_record(message: WireMessage, weights: Weights | File | None = None) -> RecordDict:
-    """A message as Flower carries it. Args: weights: tensors, or their file."""
-    plain = message.model_dump(mode="json")
-    # Flower drops the type of an empty list, so that it would come back as nothing: leave it out.
-    fields = {name: value for name, value in plain.items() if value != []}
-    record = RecordDict({"message": ConfigRecord(fields)})
-    if weights is not None:
-        record["weights"] = to_arrays(serialised(weights) if isinstance(weights, dict) else weights)
-    return record
-
-
-def from_record(record: RecordDict, kind: type[Kind]) -> tuple[Kind, Weights | None]:
-    """A message as it was sent.
-
-    Raises:
-        BadMessage: an undeclared record or key, a wrong type, a text in a number's place.
-    """
-    if not set(record) <= {"message", "weights"} or not isinstance(record.get("message"), ConfigRecord):
-        raise BadMessage("undeclared records")
-    arrays = record.get("weights")
-    if arrays is not None and not isinstance(arrays, ArrayRecord):
-        raise BadMessage("the weights are no ArrayRecord")
-    try:
-        message = kind.model_validate_json(json.dumps(dict(record.config_records["message"])))
-    except (ValidationError, TypeError, ValueError):
-        # The text of the error would repeat what was sent; none of it is worth trusting.
-        raise BadMessage(f"not a {kind.__name__}") from None
-    if arrays is None:
-        return message, None
-    try:
-        return message, from_arrays(arrays)
-    except Exception:  # they come from elsewhere, and can be wrong in many ways
-        raise BadMessage("the weights cannot be read") from None

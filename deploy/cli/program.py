@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -11,8 +12,16 @@ from typing import NoReturn
 
 import click
 
-from common.errors import GO_ON, RelayError
+from common.errors import GO_ON, DiskFull, FaultsFound, RelayError
 from deploy.cli.commands import PROGRAM, Call, root
+
+CODES = {
+    "file": "A file or folder cannot be read or written.",
+    "internal": "An error of relay's own; `relay --debug COMMAND` shows its traceback.",
+    "interrupted": "The command was stopped by Ctrl-C; what was finished is kept.",
+    "out-of-memory": "There is not enough memory; what was finished is kept.",
+}
+"""The codes of errors that are no `RelayError`, and what each means."""
 
 COMPLETION = f"_{PROGRAM.upper()}_COMPLETE"
 """The variable in which a shell asks how a word may go on."""
@@ -32,16 +41,17 @@ def run(argv: Sequence[str]) -> int:
         sys.stdout.flush()
         return code
     except KeyboardInterrupt as stop:
-        _end(str(stop) or "Stopped.", 130)
+        _end(stop, str(stop) or "Stopped.", 130, call)
     except BrokenPipeError:
         # The reader, such as `head`, has gone; Python would complain of it once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
         if call.debug:
+            error.add_note(f"Error code: {error_code(error)}")
             raise
         called = os.environ.get(CALLED_AS) or call.line
-        _end(error_text(error).replace(GO_ON, f"run `{called}` to go on"), 1)
+        _end(error, error_text(error).replace(GO_ON, f"run `{called}` to go on"), 1, call)
 
 
 def invoke(call: Call) -> int:
@@ -83,6 +93,19 @@ def error_text(error: Exception) -> str:
     return f"Internal error ({type(error).__name__}). Run the command again with --debug and report the traceback."
 
 
+def error_code(error: BaseException) -> str:
+    """The code of an error that a command ended with; docs/reference/error-codes.md lists them."""
+    if isinstance(error, RelayError):
+        return error.code
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return DiskFull.code
+    if isinstance(error, MemoryError):
+        return "out-of-memory"
+    return "file" if isinstance(error, OSError) and error.filename else "internal"
+
+
 def _write_whatever_takes_it() -> None:
     """Output that is closed, or a terminal without arrows, shall not end a study."""
     # A file that is opened later would else become standard output.
@@ -93,13 +116,17 @@ def _write_whatever_takes_it() -> None:
             stream.reconfigure(errors="replace")
 
 
-def _end(sentence: str, code: int) -> NoReturn:
-    """Say why, and end at once.
+def _end(error: BaseException, sentence: str, code: int, call: Call) -> NoReturn:
+    """Say why, and end at once. With --json a script also reads it on standard output.
 
     A study that is stopped leaves threads that wait for answers. Python would tear them down while they are in
     torch's own code, which aborts the process now and then.
     """
-    print(" ".join(sentence.split()), file=sys.stderr, flush=True)
+    message = " ".join(sentence.split())
+    print(message, file=sys.stderr, flush=True)
     with suppress(OSError, ValueError):
+        # An inspection has printed its own answer already, and standard output holds one JSON value.
+        if "--json" in call.words and not isinstance(error, FaultsFound):
+            print(json.dumps({"error": {"code": error_code(error), "message": message}}))
         sys.stdout.flush()
     os._exit(code)

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from common.errors import RelayError
+from common.errors import FaultsFound, RelayError
 from deploy.cli.commands import command, group
 from deploy.cli.options import (
     DEFAULT_COORDINATOR,
@@ -225,7 +225,7 @@ def verify(folder: Results, as_json: AsJson = False) -> int:
         for fault in found.faults:
             print(f"{fault.path} {fault.sentence}.")
     if found.faults:
-        raise RelayError(
+        raise FaultsFound(
             f"{len(found.faults)} files in {folder} are not sound; run the study into the same folder again,"
             " and they are made anew."
         )

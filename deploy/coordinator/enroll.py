@@ -18,11 +18,10 @@ from cryptography import x509
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from common.config.study import SiteName
-from common.errors import RelayError
+from common.errors import RelayError, Unreachable
 from common.files import write_atomically
 from common.fingerprint import parse_fingerprint
 from deploy.coordinator.folder import Coordinator, Settings
-from deploy.flower.control import Unreachable
 from deploy.pki.certificates import (
     Key,
     days_left,

@@ -17,7 +17,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from common.config.toml import load_toml
-from common.errors import RelayError
+from common.errors import NotEnrolled
 from deploy.flower.control import Control
 from deploy.pki.enrolment_files import Host, Port
 
@@ -86,10 +86,10 @@ class Coordinator:
         """What the coordinator was set up with.
 
         Raises:
-            RelayError: it is not set up in this folder.
+            NotEnrolled: it is not set up in this folder.
         """
         if not self.settings_file.exists():
-            raise RelayError(
+            raise NotEnrolled(
                 f"No coordinator is set up in {self.folder}; set it up with relay enroll coordinator --host NAME,"
                 " or name its folder with --dir."
             )

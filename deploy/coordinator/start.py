@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.errors import RelayError
+from common.errors import Expired, RelayError
 from deploy.coordinator.enroll import tell_superlink_if_up
 from deploy.coordinator.folder import Coordinator
 from deploy.flower.control import QUIET, grpc_health, program
@@ -47,7 +47,7 @@ def start(coordinator: Coordinator, parts: Sequence[str], *, health: str = "") -
     if "superlink" in parts:
         left = days_left(read_certificate(certificate))
         if left < 0:
-            raise RelayError(f"The certificate {certificate} expired {-left:.0f} days ago; renew: relay enroll renew.")
+            raise Expired(f"The certificate {certificate} expired {-left:.0f} days ago; renew: relay enroll renew.")
         if left < SOON:
             _tell(f"The coordinator's certificates expire in {left:.0f} days; renew them: relay enroll renew.")
     with tempfile.TemporaryDirectory(prefix="relay-coordinator-") as scratch, until_stopped() as over:

@@ -16,12 +16,12 @@ from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 from common.config.study import Study, load_study
-from common.errors import GO_ON, RelayError
+from common.errors import GO_ON, NotEnrolled, RelayError, Unreachable
 from common.files import write_atomically
 from common.fingerprint import format_fingerprint
 from deploy.coordinator.enroll import records
 from deploy.coordinator.folder import Coordinator
-from deploy.flower.control import Control, Unreachable
+from deploy.flower.control import Control
 
 Answer = TypeVar("Answer")
 
@@ -100,11 +100,11 @@ def _check(study: Study, coordinator: Coordinator, out: Path) -> None:
     for site in study.sites:
         if site not in enrolled:
             known = ", ".join(sorted(enrolled)) or "none"
-            raise RelayError(
+            raise NotEnrolled(
                 f"Site {site} of the study is not enrolled (enrolled: {known}); enrol it: relay enroll site."
             )
         if enrolled[site].revoked and site not in _took_part(study, out):
-            raise RelayError(f"Site {site} of the study was revoked on {enrolled[site].revoked[:10]}; leave it out.")
+            raise NotEnrolled(f"Site {site} of the study was revoked on {enrolled[site].revoked[:10]}; leave it out.")
 
 
 def _took_part(study: Study, out: Path) -> frozenset[str]:

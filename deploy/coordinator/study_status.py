@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from common.errors import RelayError
-from deploy.console import span
+from common.text import duration
 from deploy.coordinator.enroll import records
 from deploy.coordinator.folder import Coordinator
 from server.progress.snapshot import AtWork, StudyProgress, read
@@ -64,8 +64,8 @@ def headline(progress: StudyProgress, now: datetime) -> str:
         parts.append(f"no sign of life since {clock(progress.at)}: start the study again to go on")
     else:
         if progress.seconds_left is not None:
-            parts.append(f"about {span(progress.seconds_left)} left")
-        parts.append(f"{span((now - datetime.fromisoformat(progress.began)).total_seconds())} so far")
+            parts.append(f"about {duration(progress.seconds_left)} left")
+        parts.append(f"{duration((now - datetime.fromisoformat(progress.began)).total_seconds())} so far")
     return f"{progress.study}: {', '.join(parts)}."
 
 

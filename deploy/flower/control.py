@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.errors import RelayError
+from common.errors import RelayError, Unreachable
 
 QUIET: Mapping[str, str] = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -26,10 +26,6 @@ QUIET: Mapping[str, str] = {
 
 CONNECTION = "relay"
 ANSWER_WITHIN = 60.0
-
-
-class Unreachable(RelayError):
-    """The SuperLink does not answer. It may be starting again: worth another try."""
 
 
 def program(name: str) -> str:

@@ -18,7 +18,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from common.errors import RelayError
+from common.errors import DiskFull, RelayError
+from common.text import count, short_bytes
 
 if TYPE_CHECKING:
     from deploy.phantom.masks import RealGland
@@ -30,7 +31,7 @@ VERSION = 1
 
 MARKER, UNFINISHED = "phantom.json", ".phantom-unfinished"
 _TWELVE_EACH: Mapping[str, int] = MappingProxyType({"A": 12, "B": 12, "C": 12})
-_MB_PER_PATIENT = 26
+_BYTES_PER_PATIENT = 26e6
 
 REAL_SHAPES = (
     "The images are made up, but the glands have the shapes of real patients' masks: handle these files as you must"
@@ -151,14 +152,14 @@ def _start(folder: Path, patients: Sequence[RealGland | None]) -> None:
         for site in ("A", "B", "C"):
             if (folder / site).is_dir():
                 shutil.rmtree(folder / site)
-    free = shutil.disk_usage(folder).free / 1e6
+    free = shutil.disk_usage(folder).free
     # an image and, at site C, a mask of two bytes a voxel; site B's second series is much smaller
     needed = sum(
-        max(_MB_PER_PATIENT, round(4.2e-6 * math.prod(gland.shape))) if gland else _MB_PER_PATIENT for gland in patients
+        max(_BYTES_PER_PATIENT, 4.2 * math.prod(gland.shape)) if gland else _BYTES_PER_PATIENT for gland in patients
     )
     if free < needed:
-        raise RelayError(
-            f"{len(patients)} synthetic patients take up to {needed} MB and {folder} has {free:.0f} MB left; "
-            "make room, or ask for fewer patients."
+        raise DiskFull(
+            f"{count(len(patients), 'synthetic patient')} take up to {short_bytes(needed)} and {folder} has"
+            f" {short_bytes(free)} left; make room, or ask for fewer patients."
         )
     (folder / UNFINISHED).write_text("", encoding="utf-8")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
@@ -10,6 +9,8 @@ from threading import Lock
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
+
+from common.digest import digest_of
 
 __all__ = ["Frame", "series_image", "uid", "write_label", "write_series"]
 
@@ -29,8 +30,8 @@ class Frame:
 
 def uid(*parts: object) -> str:
     """A DICOM UID that depends on nothing but parts; of the form 2.25.<integer>, at most 44 characters."""
-    digest = hashlib.sha256("/".join(str(part) for part in parts).encode()).digest()
-    return f"2.25.{int.from_bytes(digest[:15], 'big')}"
+    digest = digest_of("/".join(str(part) for part in parts).encode())
+    return f"2.25.{int(digest[:30], 16)}"
 
 
 def series_image(values: NDArray[np.generic], frame: Frame) -> sitk.Image:

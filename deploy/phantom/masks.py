@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from client.data.layouts.volumes import is_volume_file, read_volume
+from common.digest import digest_of
 from common.errors import RelayError
 from deploy.phantom.dicom import Frame
 from deploy.phantom.gland import CENTRAL, PERIPHERAL, Grid, Outline, outline
@@ -145,11 +145,11 @@ def read_gland(path: Path) -> RealGland:
 
 def digest(glands: Sequence[RealGland]) -> str:
     """SHA-256 over the masks in order: grids and labels, however the files are named or packed."""
-    total = hashlib.sha256()
-    for gland in glands:
-        total.update(repr((gland.shape, gland.frame, gland.box)).encode())
-        total.update(gland.label.tobytes())
-    return total.hexdigest()
+    return digest_of(
+        piece
+        for gland in glands
+        for piece in (repr((gland.shape, gland.frame, gland.box)).encode(), gland.label.tobytes())
+    )
 
 
 def tissue_zones(gland: RealGland) -> NDArray[np.uint8]:

@@ -6,9 +6,7 @@ ECDSA over P-384 throughout: Flower asks for it of a SuperNode's key, and TLS 1.
 from __future__ import annotations
 
 import datetime
-import hashlib
 import ipaddress
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from common.digest import digest_of_json
 from common.errors import RelayError
 
 CA_DAYS = 3650
@@ -205,7 +204,7 @@ def same_key(one: x509.Certificate, key: Key) -> bool:
 
 def fingerprint(content: Mapping[str, object]) -> str:
     """64 hexadecimal digits over what a file says, whatever its spaces and line ends."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return digest_of_json(content)
 
 
 def _leaf(

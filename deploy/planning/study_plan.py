@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.filesize import decimal
 from rich.table import Table
 
 from client.data.survey import Survey, survey
@@ -24,7 +23,8 @@ from common.model.network import declared_bytes
 from common.plan import GROWING, Census, Plan, grown, method_of, plan
 from common.plan.cost import all_behind, cost_of, planned_steps
 from common.plan.graph import Evaluate, FineTune, Node, way_of
-from deploy.console import bar, span, terminal
+from common.text import between, count, duration, short_bytes
+from deploy.console import bar, terminal
 from deploy.planning.trial import Speed, measure, measure_n4
 from deploy.simulation.simulate import cores
 
@@ -304,13 +304,13 @@ def _print(
     folds = len(study.split.run)
     networks = len({one.model for one in study.variants})
     print(
-        f"{study.name}: sites {', '.join(study.sites)}; {_count(folds, 'fold')}, {_count(networks, 'network')},"
-        f" {_count(study.repeats, 'repeat')}; weights of {decimal(declared_bytes(study.variants[0].model))}."
+        f"{study.name}: sites {', '.join(study.sites)}; {count(folds, 'fold')}, {count(networks, 'network')},"
+        f" {count(study.repeats, 'repeat')}; weights of {short_bytes(declared_bytes(study.variants[0].model))}."
     )
     print(f"Hash: {format_fingerprint(study.digest)}.")
     for site, counts in census.items():
         how = " (assumed)" if site in assumed else ""
-        told = f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else str(counts[0])
+        told = between(counts)
         print(f"{'all data' if site == POOLED else site}: {told} training slices a fold{how}.")
     print()
     if screen is None:
@@ -337,12 +337,15 @@ def _print(
         print("Routes grow as long as they gain; counted is the most that they may ask for.")
     if estimate:
         print(
-            f"About {span(estimate.training)} of training on this machine, {_count(estimate.at_once, 'stage')} at once"
-            f" (a step takes {estimate.step:.3g} s, a prediction {1000 * estimate.predict:.3g} ms a slice, measured"
-            f" just now)."
+            f"About {duration(estimate.training)} of training on this machine, {count(estimate.at_once, 'stage')} at"
+            f" once (a step takes {estimate.step:.3g} s, a prediction {1000 * estimate.predict:.3g} ms a slice,"
+            " measured just now)."
         )
         if estimate.preparing >= 1:
-            print(f"About {span(estimate.preparing)} of preparation before it, once for all studies of these patients.")
+            print(
+                f"About {duration(estimate.preparing)} of preparation before it, once for all studies of these"
+                " patients."
+            )
 
 
 def _cells(line: Line) -> tuple[str, ...]:
@@ -350,9 +353,5 @@ def _cells(line: Line) -> tuple[str, ...]:
     return (
         TOGETHER if line.method == ALL else method_of(line.method).title,
         *(f"{count:,}".replace(",", "\u202f") for count in counts),
-        decimal(line.bytes_moved),
+        short_bytes(line.bytes_moved),
     )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -16,7 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from common.config.study import POOLED
-from deploy.console import BAR, span, terminal
+from common.text import duration
+from deploy.console import BAR, terminal
 from server.progress.events import Event, Observer
 from server.progress.wording import WAITING, activity, count_of, dice_of, examined, known_of, line_of, stages_of
 
@@ -131,8 +132,8 @@ class Board:
             if not stages:
                 parts.append(self._first)
             if self._ends is not None:
-                parts.append(f"about {span(max(self._ends - now, 0))} left")
-            parts.append(f"{span(now - self._began)} so far")
+                parts.append(f"about {duration(max(self._ends - now, 0))} left")
+            parts.append(f"{duration(now - self._began)} so far")
         yield grid
         yield Text(" · ".join(parts), style="dim", no_wrap=True, overflow="ellipsis")
 

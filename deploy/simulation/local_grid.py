@@ -41,7 +41,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from client.governance.simulation_mode import REHEARSING, rehearsing
 from common.errors import DiskFull
 from common.model.weights import mapped
-from common.protocol.messages import DIED, Refusal, refusal_error
+from common.protocol.refusals import DIED, Refusal, refusal_error
 
 RUN_ID = 1
 LONGEST = 70

@@ -15,6 +15,7 @@ from client.governance.simulation_mode import rehearsal
 from client.site_config import SiteConfig, load_site
 from common.config.study import POOLED, Study
 from common.errors import RelayError
+from common.text import listed
 
 SITE_NAMED = re.compile(r"\bsite (\w[\w-]*):")
 WORTH_TELLING = re.compile(r" ERROR (.*)")
@@ -108,7 +109,7 @@ def _checked(study: Study, files: Mapping[str, Path]) -> dict[str, SiteConfig]:
     if missing:
         raise RelayError(
             f"The study is about the sites {', '.join(study.sites)}, and no file is given for"
-            f" {' and '.join(missing)}; add --site {missing[0]}=PATH."
+            f" {listed(missing)}; add --site {missing[0]}=PATH."
         )
     sites = {name: load_site(files[name]) for name in study.sites}
     owners: dict[Path, str] = {}

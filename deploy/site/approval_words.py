@@ -7,8 +7,6 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rich.filesize import decimal
-
 from client.data.survey import Survey
 from client.governance.approval import Approval
 from client.governance.disclosure import Asked, Onward
@@ -17,6 +15,7 @@ from common.config.study import Study
 from common.fingerprint import format_fingerprint
 from common.model.network import declared_bytes, declared_shapes
 from common.strategies import STRATEGIES
+from common.text import between, count, listed, moment, short_bytes, whole
 
 WIDTH = 100
 LABEL = 12
@@ -30,7 +29,7 @@ def words(
 ) -> list[str]:
     """All that is to be known before a study is approved, as lines of text."""
     others = [name for name in study.sites if name != site.name]
-    lines = [f'Study "{study.name}" at site {site.name}, together with {_and(others) or "nobody"}.']
+    lines = [f'Study "{study.name}" at site {site.name}, together with {listed(others) or "nobody"}.']
     lines += textwrap.wrap(f"In its own words: {study.about}", WIDTH) if study.about else []
     lines += [
         "",
@@ -56,7 +55,7 @@ def changes(before: Approval, study: Study, asked: Asked, copy: Study | None) ->
     Args:
         copy: the study as it was approved then; None where it is gone.
     """
-    lines = [f"Since {on(before.at)}, when {before.by} approved {format_fingerprint(before.study)}:"]
+    lines = [f"Since {moment(before.at)}, when {before.by} approved {format_fingerprint(before.study)}:"]
     if copy is None:
         return [*lines, "  the study as it was approved then is gone, and cannot be compared."]
     old, new = flat(copy.model_dump(mode="json")), flat(study.model_dump(mode="json"))
@@ -64,7 +63,7 @@ def changes(before: Approval, study: Study, asked: Asked, copy: Study | None) ->
         if old.get(key) != new.get(key):
             lines.append(f"  {key}: {_value(old, key)} → {_value(new, key)}")
     counted = [
-        f"  {name}: {_n(then)} → {_n(now)}"
+        f"  {name}: {whole(then)} → {whole(now)}"
         for name, then, now in _compared(before.asked, asked)
         if before.asked and then != now
     ]
@@ -84,40 +83,35 @@ def flat(content: Any, name: str = "") -> dict[str, Any]:
     return {key: value for inner, part in pairs for key, value in flat(part, inner).items()}
 
 
-def on(time: str) -> str:
-    """A time of a log, for a person."""
-    return f"{time[:16].replace('T', ' ')} UTC"
-
-
 def _runs(study: Study, surveys: Sequence[Survey], asked: Asked) -> Iterator[str]:
     first = surveys[0]
     out = f"; {first.left_out} cannot be used and are left out" if first.left_out else ""
     yield from _labelled(
         "patients",
         f"{first.patients} of this site{out}: {first.test_patients} are held out for test, the others are divided into"
-        f" {study.split.folds} folds; a training uses {_span(first.train_patients)} of them, and"
-        f" {_span(first.validation_patients)} to validate.",
+        f" {study.split.folds} folds; a training uses {between(first.train_patients)} of them, and"
+        f" {between(first.validation_patients)} to validate.",
     )
     if len(surveys) > 1:
         networks = len({variant.model for variant in study.variants})
         yield from _labelled(
             "variants",
-            f"the study is {len(surveys)} in one: {_count(study.repeats, 'repeat')} of {_count(networks, 'network')}."
+            f"the study is {len(surveys)} in one: {count(study.repeats, 'repeat')} of {count(networks, 'network')}."
             " All that follows is counted over them together.",
         )
     most = "" if asked.exact else "at most "
-    epochs = ", ".join(f"{_n(count)} of {_count(epochs, 'epoch')}" for epochs, count in asked.of_epochs)
+    epochs = ", ".join(f"{whole(trainings)} of {count(epochs, 'epoch')}" for epochs, trainings in asked.of_epochs)
     yield from _labelled(
         "trainings",
-        f"{most}{_n(asked.trainings)}: {epochs}; {_n(asked.epochs)} epochs and {_n(asked.gradient_steps)} gradient"
-        " steps together."
+        f"{most}{whole(asked.trainings)}: {epochs}; {whole(asked.epochs)} epochs and {whole(asked.gradient_steps)}"
+        " gradient steps together."
         if asked.trainings
         else "none.",
     )
     yield from _labelled(
         "scorings",
-        f"{most}{_n(asked.validations)} on validation patients, besides the one that belongs to each training,"
-        f" and {_n(asked.tests)} on test patients.",
+        f"{most}{whole(asked.validations)} on validation patients, besides the one that belongs to each training,"
+        f" and {whole(asked.tests)} on test patients.",
     )
     if study.methods.sequential.grows:
         yield from _labelled(
@@ -128,32 +122,33 @@ def _runs(study: Study, surveys: Sequence[Survey], asked: Asked) -> Iterator[str
 def _leaves(study: Study, asked: Asked) -> Iterator[str]:
     most = "" if asked.exact else "at most "
     sizes = {(len(declared_shapes(one.model)), declared_bytes(one.model)) for one in study.variants}
-    of_each = " or ".join(f"{tensors} tensors of {decimal(size)}" for tensors, size in sorted(sizes))
+    of_each = " or ".join(f"{tensors} tensors of {short_bytes(size)}" for tensors, size in sorted(sizes))
     yield from _labelled(
         "weights",
-        f"{most}{_count(asked.trainings, 'time')}, once a training: {of_each}; {decimal(asked.weight_bytes)} together.",
+        f"{most}{count(asked.trainings, 'time')}, once a training: {of_each};"
+        f" {short_bytes(asked.weight_bytes)} together.",
     )
     yield from _labelled(
         "numbers",
-        f"{most}{_n(asked.training_numbers)} with the trainings: of each epoch the loss, the learning rate and the"
+        f"{most}{whole(asked.training_numbers)} with the trainings: of each epoch the loss, the learning rate and the"
         " validation Dice; of each training Dice and IoU, and counts of patients, slices and steps.",
     )
     yield from _labelled(
         "",
-        f"{most}{_n(asked.scoring_numbers)} with the scorings: Dice and IoU, of test patients also distances between"
+        f"{most}{whole(asked.scoring_numbers)} with the scorings: Dice and IoU, of test patients also distances between"
         " surfaces, each a mean over all patients of the split; counts of patients and slices.",
     )
     yield from _labelled(
         "",
-        f"{_n(asked.description_numbers)} about the data, each time that the coordinator asks: counts of patients and"
-        " slices, in each split. With them go a fingerprint of the data, under a key that stays here, this machine's"
-        " kind of processor, and the version of torch.",
+        f"{whole(asked.description_numbers)} about the data, each time that the coordinator asks: counts of patients"
+        " and slices, in each split. With them go a fingerprint of the data, under a key that stays here, this"
+        " machine's kind of processor, and the version of torch.",
     )
     if asked.patient_numbers:
         yield from _labelled(
             "",
-            f"{most}{_n(asked.patient_numbers)} OF SINGLE PATIENTS: slices, Dice and IoU of each, under a random number"
-            f' in the place of the name; "patient_scores" is true in the site file.',
+            f"{most}{whole(asked.patient_numbers)} OF SINGLE PATIENTS: slices, Dice and IoU of each, under a random"
+            f' number in the place of the name; "patient_scores" is true in the site file.',
         )
     else:
         yield from _labelled("", "none of single patients.")
@@ -178,19 +173,19 @@ def _goes(study: Study, site: str, others: Sequence[str], onward: Onward) -> Ite
         shown = ", ".join(" → ".join(route) for route in onward.routes[:SHOWN])
         more = len(onward.routes) - SHOWN
         yield (
-            f"To {_and(list(dict.fromkeys(route[-1] for route in onward.routes)))}, where others go on training from"
+            f"To {listed(list(dict.fromkeys(route[-1] for route in onward.routes)))}, where others go on training from"
             f" them: {shown}{f' and {more} more ways' if more > 0 else ''}."
         )
     if study.methods.sequential.grows:
         yield (
-            f"Wherever a route grows through {site}: further hops lead from there to any of {_and(others)}"
+            f"Wherever a route grows through {site}: further hops lead from there to any of {listed(others)}"
             f" ({study.methods.sequential.max_hops} hops at most)."
         )
     if onward.scored_at:
-        yield f"To {_and(onward.scored_at)}, where they are scored."
+        yield f"To {listed(onward.scored_at)}, where they are scored."
     if onward.averaged:
         titles = ", ".join(STRATEGIES[key].title for key in onward.averaged)
-        yield f"Into averages with those of {_and(others)} ({titles}), which go to every site of the study."
+        yield f"Into averages with those of {listed(others)} ({titles}), which go to every site of the study."
     if not (onward.routes or onward.scored_at or onward.averaged):
         yield "Nowhere: they stay at the coordinator."
     else:
@@ -208,10 +203,10 @@ def _holds(site: SiteConfig, surveys: Sequence[Survey], others: Sequence[str], l
     if others:
         yield (
             f"How long the longest training is depends on the other sites' sizes. It is counted, and held, to"
-            f" {_n(largest)} training slices at each of them (--others): a study that claims more is refused."
+            f" {whole(largest)} training slices at each of them (--others): a study that claims more is refused."
         )
     yield (
-        f"Nothing leaves that stands for fewer than {_count(site.minimum_patients, 'patient')} (minimum_patients in the"
+        f"Nothing leaves that stands for fewer than {count(site.minimum_patients, 'patient')} (minimum_patients in the"
         f" site file); the smallest split here has {fewest}."
     )
 
@@ -231,19 +226,3 @@ def _labelled(label: str, text: str) -> list[str]:
 
 def _value(settings: Mapping[str, Any], key: str) -> str:
     return json.dumps(settings[key], ensure_ascii=False) if key in settings else "(not there)"
-
-
-def _span(counts: Sequence[int]) -> str:
-    return f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else f"{counts[0]}"
-
-
-def _and(names: Sequence[str]) -> str:
-    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
-
-
-def _n(number: int) -> str:
-    return f"{number:,}".replace(",", "\u202f")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{_n(number)} {noun}{'' if number == 1 else 's'}"

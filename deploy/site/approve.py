@@ -7,9 +7,8 @@ import sys
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from rich.filesize import decimal
-
-from client.data.survey import Survey, count, divide
+from client.data.survey import Survey, divide
+from client.data.survey import count as count_patients
 from client.governance import audit_log, egress
 from client.governance.approval import Approval, approvals, approve, leave, study_of
 from client.governance.disclosure import asked_of, onward_of
@@ -17,8 +16,9 @@ from client.site_config import SiteConfig
 from common.config.study import Study, load_study
 from common.errors import RelayError
 from common.fingerprint import format_fingerprint, parse_fingerprint
+from common.text import count, moment, short_bytes
 from deploy.console import bar
-from deploy.site.approval_words import changes, on, words
+from deploy.site.approval_words import changes, words
 
 LARGEST_ELSEWHERE = 10_000
 """Training slices that another site may claim unless told otherwise: those of about 600 patients."""
@@ -63,7 +63,7 @@ def approve_study(
         told = words(study, site, surveys, asked, onward_of(site.name, study), largest_elsewhere=largest_elsewhere)
         print("\n".join([*told, "", *(differences or [f'No study named "{study.name}" was approved here before.'])]))
         if standing and not again:
-            print(f"\nIt is approved already ({standing.by}, {on(standing.at)}). Nothing was changed.")
+            print(f"\nIt is approved already ({standing.by}, {moment(standing.at)}). Nothing was changed.")
             print("With --again each of its stages may be answered once more, and other limits hold.")
             return 0
         if not yes and (ask is None or ask().strip().lower() != "yes"):
@@ -97,8 +97,8 @@ def list_approvals(site: SiteConfig, *, as_json: bool) -> int:
         print(json.dumps([record.model_dump(mode="json") for record in found], indent=1, ensure_ascii=False))
         return 0
     for record in found:
-        state = f"left {on(record.left)} by {record.left_by}" if record.left else "approved"
-        print(f'{format_fingerprint(record.study)}  {on(record.at)}  by {record.by}  "{record.name}"  {state}')
+        state = f"left {moment(record.left)} by {record.left_by}" if record.left else "approved"
+        print(f'{format_fingerprint(record.study)}  {moment(record.at)}  by {record.by}  "{record.name}"  {state}')
     if not found:
         print("No study was approved here yet: relay site approve SITE.toml STUDY.toml.")
     return 0
@@ -184,7 +184,7 @@ def _check(site: SiteConfig, study: Study) -> None:
 def _surveyed(site: SiteConfig, study: Study) -> list[Survey]:
     """The site's patients, read once and divided as each variant will."""
     with bar(f"Counting the slices of site {site.name}", unit="patients", stream=sys.stderr) as progress:
-        counted = count(site, study, progress=progress)
+        counted = count_patients(site, study, progress=progress)
     if counted.left_out and site.bad_patients == "stop":
         raise RelayError(
             f"Site {site.name} has {counted.left_out} patients that cannot be used, and its file says to stop at such"
@@ -218,10 +218,7 @@ def sent(site: SiteConfig, digests: Collection[str] | None = None) -> str:
     sizes = [line.get("bytes", 0) for line in found]
     total = sum(size for size in sizes if isinstance(size, int))
     return (
-        f"What left before cannot be called back: {_messages(len(found))}, {weights} with weights, {decimal(total)} in"
-        " all, are at the coordinator, and what others trained from these weights stays with them."
+        f"What left before cannot be called back: {count(len(found), 'message')}, {weights} with weights,"
+        f" {short_bytes(total)} in all, are at the coordinator, and what others trained from these weights stays"
+        " with them."
     )
-
-
-def _messages(number: int) -> str:
-    return f"{number} message{'' if number == 1 else 's'}"

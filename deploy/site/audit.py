@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.filesize import decimal
-
 from client.governance import approval, audit_log, egress
 from client.site_config import load_site
-from common.errors import RelayError
+from common.errors import FaultsFound, RelayError
 from common.fingerprint import format_fingerprint, parse_fingerprint
-from deploy.site.approval_words import on
+from common.text import count, listed, moment, short_bytes, short_digest
 from deploy.site.approve import digits_of, is_of
 
 HEAD = ("line", "time", "study", "stage", "what", "bytes", "digest")
@@ -54,9 +52,11 @@ def audit(path: Path, *, verify: bool, study: str, noted: str, as_json: bool) ->
         noted: the digits of a line's digest that somebody noted elsewhere: that line has to be there still.
 
     Raises:
-        RelayError: with `verify` or `noted`, a log is not as it was written.
+        FaultsFound: with `verify` or `noted`, a log is not as it was written.
+        RelayError: what was noted are no digits of a digest.
     """
     site = load_site(path)
+    digits_noted = _digits_noted(noted)
     logs = [_Log(file, audit_log.read(file)) for file in (site.private() / egress.LOG, site.private() / approval.LOG)]
     left = logs[0]
     records = [*approval.approvals(site, rehearsal=True), *approval.approvals(site, rehearsal=False)]
@@ -83,15 +83,15 @@ def audit(path: Path, *, verify: bool, study: str, noted: str, as_json: bool) ->
                 " Noted elsewhere, these digits show later whether the log up to here is what it was (--noted)."
             )
     if noted:
-        number = _line_of(noted, left.reading.digests)
+        number = _line_of(digits_noted, left.reading.digests)
         if not as_json:
             print(f"The line that was noted is line {number}; nothing before it was changed since, if the chain holds.")
     if verify or noted:
         for log in logs:
             if log.reading.fault:
-                raise RelayError(f"{log.path} is not as it was written: {log.reading.fault}.")
+                raise FaultsFound(f"{log.path} is not as it was written: {log.reading.fault}.")
         if not as_json:
-            lines = " and ".join(f"{len(log.reading.lines)} lines of {log.path.name}" for log in logs)
+            lines = listed(f"{count(len(log.reading.lines), 'line')} of {log.path.name}" for log in logs)
             print(f"{lines} are as they were written, as far as their chains tell.")
     return 0
 
@@ -105,12 +105,12 @@ def _print(shown: Iterable[tuple[int, Mapping[str, Any], str]], names: Mapping[s
         rows.append(
             (
                 str(number),
-                on(_text(line, "time")) if line else "?",
-                f"{_text(line, 'study')[:8]} {names.get(_text(line, 'study'), '')}".strip(),
-                _text(line, "stage")[:8],
+                moment(_text(line, "time")) if line else "?",
+                f"{short_digest(_text(line, 'study'))} {names.get(_text(line, 'study'), '')}".strip(),
+                short_digest(_text(line, "stage")),
                 _what(line),
-                decimal(size) if isinstance(size, int) else "?",
-                _text(line, "digest")[:8],
+                short_bytes(size) if isinstance(size, int) else "?",
+                short_digest(_text(line, "digest")),
             )
         )
     if not rows:
@@ -125,8 +125,8 @@ def _print(shown: Iterable[tuple[int, Mapping[str, Any], str]], names: Mapping[s
         ]
         print("  ".join(cells).rstrip())
     print(
-        f"\n{len(rows)} messages, {weights} of them with weights, {decimal(total)}. Refusals, each a code and a fixed"
-        " text, stand in site.log."
+        f"\n{count(len(rows), 'message')}, {weights} of them with weights, {short_bytes(total)}. Refusals, each a code"
+        " and a fixed text, stand in site.log."
     )
 
 
@@ -144,16 +144,20 @@ def _text(line: Mapping[str, Any], key: str) -> str:
     return value if isinstance(value, str) and value.isprintable() else "?"
 
 
-def _line_of(noted: str, digests: tuple[str, ...]) -> int:
+def _digits_noted(noted: str) -> str:
     digits = parse_fingerprint(noted)
-    if len(digits) < 8:
+    if noted and len(digits) < 8:
         raise RelayError(
             f'--noted wants the digits that an earlier audit printed as the log\'s end, and got "{noted}".'
         )
+    return digits
+
+
+def _line_of(digits: str, digests: tuple[str, ...]) -> int:
     for number, digest in enumerate(digests, start=1):
         if digest.startswith(digits):
             return number
-    raise RelayError(
+    raise FaultsFound(
         f"No line of the log has the digest {format_fingerprint(digits)} that was noted:"
         " the log was changed, or lines are missing."
     )

@@ -14,7 +14,7 @@ from client.data_check.page import write_page
 from client.data_check.words import kind_table, lines, patient_table, remarks, summary, to_json
 from client.site_config import SiteConfig, load_site
 from common.config.study import POOLED
-from common.errors import RelayError
+from common.errors import FaultsFound, RelayError
 from deploy.console import bar, terminal
 
 LONGEST = 32
@@ -60,7 +60,7 @@ def site_check(path: Path, *, masks: Path | None = None, as_json: bool, counts: 
     for member, examination in found:
         if not any(patient.slices for patient in examination.checkup.patients):
             where = "" if as_json else "; what is wrong with each stands above"
-            raise RelayError(f"Site {member.name} has no patient that can be used{where}.")
+            raise FaultsFound(f"Site {member.name} has no patient that can be used{where}.")
     return 0
 
 

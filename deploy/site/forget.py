@@ -13,8 +13,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich.filesize import decimal
-
 from client.governance.approval import ANSWERED, REHEARSAL, Approval, approvals, study_of
 from client.governance.site_lock import exclusive_lock
 from client.preprocessing.inventory import tasks_of
@@ -22,6 +20,7 @@ from client.site_config import SiteConfig, load_site
 from client.stages.store import StageStore
 from common.errors import RelayError
 from common.protocol.messages import EvaluateReply, FineTuneReply
+from common.text import count, short_bytes
 from deploy.site.approve import digits_of, is_of, sent
 
 CAN_BE_MADE_AGAIN = {
@@ -88,9 +87,9 @@ def forget(
             with suppress(OSError):
                 site.folder.rmdir()
     for kind, removed in by_kind.items():
-        print(f"{kind}: {_files(removed.files)}, {decimal(removed.bytes)}")
+        print(f"{kind}: {count(removed.files, 'file')}, {short_bytes(removed.bytes)}")
     total = sum(removed.bytes for removed in by_kind.values())
-    print(f"Site {site.name} has forgotten {decimal(total)}{_named(records)}. Its images were not touched.")
+    print(f"Site {site.name} has forgotten {short_bytes(total)}{_named(records)}. Its images were not touched.")
     if everything:
         print("If it will not come back, ask the coordinator to shut it out: relay enroll revoke.")
     else:
@@ -201,10 +200,6 @@ def _remove(path: Path, protected: frozenset[Identity], removed: Removed) -> Non
             removed.bytes += state.st_size
     except OSError as error:
         removed.kept.append(f"{path} ({error.strerror})")
-
-
-def _files(number: int) -> str:
-    return f"{number} file{'' if number == 1 else 's'}"
 
 
 def _named(records: list[Approval]) -> str:

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from client.site_config import SiteConfig, load_site
 from common.config.study import POOLED, SiteName
-from common.errors import RelayError
+from common.errors import Expired, NotEnrolled, RelayError
 from deploy.pki.certificates import (
     Key,
     days_left,
@@ -109,7 +109,7 @@ def join(path: Path, kit_path: Path) -> tuple[SiteConfig, Kit]:
     kit = read_enrolment_file(kit_path, Kit)
     keys = site.private() / FOLDER
     if not (keys / TLS_KEY).exists():
-        raise RelayError(f"Site {site.name} has no keys yet; make them first: relay site init {path}.")
+        raise NotEnrolled(f"Site {site.name} has no keys yet; make them first: relay site init {path}.")
     if kit.site != site.name:
         raise RelayError(
             f"{kit_path} is the kit of site {kit.site}, and this is site {site.name}; ask for the right one."
@@ -125,17 +125,18 @@ def admission(site: SiteConfig) -> Admission:
     """What `join` kept, checked again.
 
     Raises:
-        RelayError: there is none, or the certificate has expired.
+        NotEnrolled: there is none.
+        Expired: the certificate has expired.
     """
     keys = site.private() / FOLDER
     for name, make in ((NODE_KEY, "relay site init"), (TLS_KEY, "relay site init"), (KIT, "relay site join")):
         if not (keys / name).exists():
-            raise RelayError(f"Site {site.name} has no {name} in {keys}; make it first: {make}.")
+            raise NotEnrolled(f"Site {site.name} has no {name} in {keys}; make it first: {make}.")
     kit = read_enrolment_file(keys / KIT, Kit)
     certificate = _certificate(kit)
     left = days_left(certificate)
     if left < 0:
-        raise RelayError(
+        raise Expired(
             f"The certificate of site {site.name} expired {-left:.0f} days ago; send the request to the coordinator"
             " again, and take the new kit with relay site join."
         )

@@ -10,6 +10,7 @@ from client.delivery.letter import letter
 from client.delivery.store import outcomes
 from client.site_config import load_site
 from common.errors import RelayError
+from common.text import short_digest
 
 
 def receive(path: Path, *, to: Path | None, study: str, as_json: bool) -> int:
@@ -36,7 +37,9 @@ def receive(path: Path, *, to: Path | None, study: str, as_json: bool) -> int:
             " done, and only if a method of the study ends at it."
         )
     if to is not None and len(found) > 1:
-        names = ", ".join(f"{outcome.chosen.card.study} ({outcome.chosen.card.study_digest[:12]})" for outcome in found)
+        names = ", ".join(
+            f"{outcome.chosen.card.study} ({short_digest(outcome.chosen.card.study_digest)})" for outcome in found
+        )
         raise RelayError(f"{len(found)} studies have ended here: {names}; say which with --study.")
     written = hand_out(found[0], to) if to is not None else []
     if as_json:
@@ -52,7 +55,7 @@ def receive(path: Path, *, to: Path | None, study: str, as_json: bool) -> int:
         return 0
     for outcome in found:
         told = letter(outcome)
-        print(f"{told.study}, {told.date}, {outcome.chosen.card.study_digest[:12]}: {told.heading}")
+        print(f"{told.study}, {told.date}, {short_digest(outcome.chosen.card.study_digest)}: {told.heading}")
         for name, meaning in told.files[:-2]:
             print(f"  {name}: {meaning}")
     for file in written:

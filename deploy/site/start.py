@@ -17,6 +17,7 @@ from pathlib import Path
 from client.governance.simulation_mode import REHEARSING
 from client.governance.site_lock import shared_lock
 from client.site_config import SiteConfig, load_site
+from common.text import duration
 from deploy.flower.control import QUIET
 from deploy.flower.supervisor import Program, Supervisor, a_free_port, until_stopped
 from deploy.pki.certificates import make_ca, make_server, new_key, pem, pem_of_key, write_private
@@ -111,7 +112,7 @@ class Words:
         if now - self._since < PATIENCE or (sentence == self._said and now - self._said_at <= REPEAT):
             return []
         self._connected, self._said, self._said_at = False, sentence, now
-        lasting = f" This has lasted for {_span(now - self._since)}." if now - self._since > REPEAT else ""
+        lasting = f" This has lasted for {duration(now - self._since)}." if now - self._since > REPEAT else ""
         return [f"{sentence}{lasting}"]
 
 
@@ -129,10 +130,6 @@ class Note:
                 self._read = written
                 return [sentence]
         return []
-
-
-def _span(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} hours" if seconds > 5400 else f"{seconds / 60:.0f} minutes"
 
 
 def _tunnel(papers: Admission, scratch: Path) -> Tunnel:

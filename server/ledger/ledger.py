@@ -10,20 +10,21 @@ examination.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import filelock
 from pydantic import BaseModel, ConfigDict
 
-from common.errors import Damaged, RelayError
+from common import locks
+from common.digest import digest_of_file, digest_of_json
+from common.errors import Damaged, Locked, RelayError
 from common.files import write_atomically
 from common.model.weights import Weights, mapped, save
+from common.text import short_digest
 
 
 class Cases(BaseModel):
@@ -69,8 +70,7 @@ class StageRecord(BaseModel):
     @property
     def seal(self) -> str:
         """sha256 over all that the record says."""
-        content = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(content.encode()).hexdigest()
+        return digest_of_json(self.model_dump(mode="json"))
 
 
 @dataclass(frozen=True)
@@ -114,14 +114,14 @@ def examine(folder: Path, *, progress: Callable[[int, int], None] | None = None)
     made = _made_by(records)
     for key, digest in _strays(records).items():
         path = folder / "ledger" / f"{key}.json"
-        faults.append(Fault(path, f"starts from weights {digest[:12]}… that no record made", damaged=False))
+        faults.append(Fault(path, f"starts from weights {short_digest(digest)}… that no record made", damaged=False))
     files = sorted((folder / "weights").glob("*.safetensors"))
     total, done = sum(path.stat().st_size for path in files if path.exists()), 0
     sound = set()
     for path in files:
         with suppress(FileNotFoundError):  # a study that is at work took it away in between
             size = path.stat().st_size
-            if _digest_of(path) == path.stem:
+            if digest_of_file(path) == path.stem:
                 sound.add(path.stem)
             else:
                 faults.append(Fault(path, "does not hold the weights that its name says", damaged=True))
@@ -157,11 +157,6 @@ def _read_record(path: Path) -> StageRecord | None:
     return record if record.key == path.stem and record.seal == seal else None
 
 
-def _digest_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 class Ledger:
     """The result folder of one study; one coordinator at a time may hold it."""
 
@@ -170,14 +165,15 @@ class Ledger:
         left beside the others, under a name that ends in ".damaged".
 
         Raises:
-            RelayError: another coordinator holds it, or it cannot be used.
+            Locked: another coordinator holds it.
+            RelayError: it cannot be used.
         """
         self.folder = folder
+        self._held = ExitStack()
         try:
             self._records.mkdir(parents=True, exist_ok=True)
             self._weights.mkdir(exist_ok=True)
-            self._lock = filelock.FileLock(folder / ".lock")
-            self._lock.acquire(blocking=False)
+            self._held.enter_context(locks.exclusive(folder / ".lock", wait=False, mode=0o666))
             for left in (*self._records.glob(".*.part"), *self._weights.glob(".*.part")):
                 left.unlink()  # of a coordinator that was killed while it wrote
             found = examine(folder, progress=progress)
@@ -186,8 +182,8 @@ class Ledger:
                     fault.path.replace(fault.path.with_suffix(".damaged"))
                 elif fault.damaged:
                     fault.path.unlink(missing_ok=True)
-        except filelock.Timeout:
-            raise RelayError(
+        except BlockingIOError:
+            raise Locked(
                 f"Another study is writing to {folder}; wait for it, or give another folder with --out."
             ) from None
         except OSError as error:
@@ -200,7 +196,7 @@ class Ledger:
         self._there = set(found.weights)
 
     def close(self) -> None:
-        self._lock.release()
+        self._held.close()
 
     @property
     def _records(self) -> Path:
@@ -255,7 +251,7 @@ class Ledger:
         """
         path = self.path_of(digest)
         with suppress(FileNotFoundError):
-            if _digest_of(path) == digest:
+            if digest_of_file(path) == digest:
                 return path
         self.drop(digest)
         raise Damaged(f"the weights {path} are gone or damaged; start again, and they are made again")

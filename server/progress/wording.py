@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from common.text import percent
 from server.progress.events import Event
 
 WAITING = "waiting"
@@ -38,7 +39,7 @@ def count_of(activity: str, done: int, of: int, *, between: str = " of ") -> str
 
 def dice_of(dice: float) -> str:
     """Return a Dice score (0 to 1) as "Dice 81.2 %"."""
-    return f"Dice {100 * dice:.1f} %"
+    return f"Dice {percent(dice)}"
 
 
 def examined(event: Event) -> str:

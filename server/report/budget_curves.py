@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from common.text import short_bytes, whole
 from server.report.curves import walk
 from server.report.table import Comparison
-from server.report.wording import figure, full_name, short_bytes
+from server.report.wording import figure, full_name
 from server.results.schema import Results, Row, Stage
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 500.0, 300.0, 40.0, 488.0, 12.0, 252.0
@@ -141,7 +142,7 @@ def _style(row: Row) -> str:
 
 def _entry(found: Track) -> KeyEntry:
     steps, moved = found.by_steps[-1][0], found.by_bytes[-1][0]
-    text = f"{figure(found.best)} after {steps:,.0f} steps".replace(",", "\u202f") + f", {short_bytes(moved)}"
+    text = f"{figure(found.best)} after {whole(steps)} steps, {short_bytes(moved)}"
     return KeyEntry(full_name(found.row), _style(found.row), found.row.headline, text)
 
 
@@ -173,9 +174,7 @@ def _chart(
         title=f"Validation Dice at {target} against {unit}",
         unit=unit,
         lines=tuple(lines),
-        across=tuple(
-            (x(value), short_bytes(value) if logarithmic else f"{value:,.0f}".replace(",", "\u202f")) for value in ticks
-        ),
+        across=tuple((x(value), short_bytes(value) if logarithmic else whole(value)) for value in ticks),
         up=tuple((y(value), f"{value:g}") for value in range(int(low), int(high) + 1, step)),
     )
 

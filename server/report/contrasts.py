@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from common.seeds import seed_of
 from common.statistics.intervals import FEWEST, FEWEST_A_SITE, Repeat, Strata, interval, slice_mean
 from common.statistics.paired import LEVEL, better, difference, holm, sign_flip_p, smallest_p, standardised
+from common.text import listed
 from server.report.table import Comparison
-from server.report.wording import listed
 from server.results.schema import Results, Row
 
 ROUNDING = 0.01

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from common.statistics.paired import LEVEL, smallest_p
-from server.report.wording import count, listed, site_names, targets
+from common.text import count, listed
+from server.report.wording import site_names, targets
 from server.results.schema import Results
 
 

@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from common.errors import RelayError
 from common.scores import SCORES
 from common.statistics.intervals import RESAMPLES
+from common.text import count, duration, moment, short_bytes, whole
 from server.report import budget_curves, curves, forest, intervals, remarks, wording
 from server.report.colours import SITE_COLOURS, shade
 from server.report.networks import best_network, networks
@@ -114,8 +115,9 @@ def render(results: Results, run: RunRecord | None, study_toml: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    names = ("count", "duration", "encoder_name", "figure", "full_name", "moment", "network_name", "probability")
-    environment.filters.update({name: getattr(wording, name) for name in (*names, "short_bytes", "signed", "whole")})
+    names = ("encoder_name", "figure", "full_name", "network_name", "probability", "signed")
+    environment.filters.update({name: getattr(wording, name) for name in names})
+    environment.filters.update(count=count, duration=duration, moment=moment, short_bytes=short_bytes, whole=whole)
     environment.filters.update(routes_taken=routes_taken, shade=shade)
     colours = dict(zip(site_names(results), cycle(SITE_COLOURS), strict=False))
     context: dict[str, Any] = {
@@ -138,7 +140,7 @@ def render(results: Results, run: RunRecord | None, study_toml: str) -> str:
         "scores": SCORES,
         "scale": [shade(step / 10) for step in range(11)],
         "patients": test_patients(results),
-        "resamples": wording.whole(RESAMPLES),
+        "resamples": whole(RESAMPLES),
         "dot": intervals,
         "bars": forest,
         "spent": budget_curves,

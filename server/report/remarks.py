@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from common.plan import Section
+from common.text import count, listed
 from server.report.budget import Growth
 from server.report.contrasts import Family
 from server.report.networks import Networks
 from server.report.opening import held_out, synthetic_sentence
 from server.report.paper import Table3
 from server.report.table import Comparison
-from server.report.wording import count, listed, small
+from server.report.wording import small
 from server.results.schema import Results
 
 COVERAGE = {6: 90, 30: 93}

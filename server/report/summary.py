@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from common.text import listed
 from server.report.contrasts import Contrast, Family, own_interval
 from server.report.table import Comparison, deviation, routes_taken
-from server.report.wording import figure, full_name, listed, probability, signed
+from server.report.wording import figure, full_name, probability, signed
 from server.results.schema import Results
 
 

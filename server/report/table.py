@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from common.config.study import POOLED
 from common.errors import RelayError
 from common.plan import Section, place_of
-from server.report.wording import count, figure, full_name, site_names, sources, targets
+from common.text import count
+from server.report.wording import figure, full_name, site_names, sources, targets
 from server.results.schema import Results, Row, Spread
 
 HEADLINE_MARK = "★"

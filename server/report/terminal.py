@@ -13,10 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from common.plan import method_of
+from common.text import count
 from server.report import remarks
 from server.report.networks import NetworkCell, Networks, best_network, networks
 from server.report.table import HEADLINE_MARK, Comparison, comparison, notes
-from server.report.wording import ARCHITECTURES, count, encoder_name, figure, network_name
+from server.report.wording import ARCHITECTURES, encoder_name, figure, network_name
 from server.results.schema import Results
 
 NAMES = 12

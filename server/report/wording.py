@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from datetime import datetime
-
 from common.config.study import POOLED
 from common.plan.methods.method import sources as sources_of
 from server.results.schema import Results, Row
@@ -48,12 +45,6 @@ def small(value: float) -> str:
     return f"{float(f'{value:.2g}'):.10f}".rstrip("0").rstrip(".")
 
 
-def listed(words: Iterable[str]) -> str:
-    """ "A", "A and B", "A, B and C"."""
-    several = list(words)
-    return " and ".join((", ".join(several[:-1]), several[-1])) if len(several) > 1 else "".join(several)
-
-
 def network_name(model: str) -> str:
     """The network as the paper writes it: "UNet++, EfficientNetB3"."""
     architecture, _, encoder = model.partition(" ")
@@ -66,42 +57,6 @@ def encoder_name(encoder: str) -> str:
         if encoder.startswith(prefix):
             return name + encoder.removeprefix(prefix)
     return encoder
-
-
-def whole(number: float) -> str:
-    """ "12 500"."""
-    return f"{number:,.0f}".replace(",", "\u202f")
-
-
-def count(number: int, noun: str) -> str:
-    """ "1 patient", "6 patients"."""
-    return f"{whole(number)} {noun}{'' if number == 1 else 's'}"
-
-
-def short_bytes(number: float) -> str:
-    """ "52 MB", "1.4 GB": two digits are enough beside a line."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if number >= size:
-            value = number / size
-            return f"{value:.0f} {unit}" if value >= 9.95 else f"{value:.1f}".removesuffix(".0") + f" {unit}"
-    return f"{number:.0f} bytes"
-
-
-def duration(seconds: float) -> str:
-    """ "5 min 12 s"."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def moment(iso: str) -> str:
-    """ "2026-05-04 09:00 UTC"; what does not read as a time stays as it is."""
-    try:
-        return f"{datetime.fromisoformat(iso):%Y-%m-%d %H:%M %Z}".rstrip()
-    except ValueError:
-        return iso
 
 
 def targets(results: Results) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ slices as well.
 from __future__ import annotations
 
 from common.protocol.messages import FineTuneReply
+from common.text import percent
 from server.transport.outcomes import TrainingFailed
 
 SOUND = 0.5
@@ -29,6 +30,6 @@ def check_not_collapsed(reply: FineTuneReply, share: float) -> None:
     dice, before = reply.dices[reply.kept_epoch - 1], reply.received_dice
     if before >= SOUND and dice < share * before and reply.kept_loss >= reply.received_loss:
         raise TrainingFailed(
-            f"its validation Dice collapsed to {100 * dice:.1f} %, from {100 * before:.1f} % of the weights that it was"
+            f"its validation Dice collapsed to {percent(dice)}, from {percent(before)} of the weights that it was"
             f" given, and its training loss rose from {reply.received_loss:.2f} to {reply.kept_loss:.2f}"
         )

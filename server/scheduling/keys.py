@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 
 import torch
 
 from common.config.study import Study
+from common.digest import digest_of_json
 from common.plan.graph import Average, Evaluate, FineTune
 from common.protocol.messages import STAGE_VERSION
 from server.ledger.ledger import StageRecord
@@ -32,4 +31,4 @@ def absent_key(node: FineTune | Evaluate, study: Study, *, parent: str) -> str:
 
 
 def _hash(*parts: object) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return digest_of_json(parts)

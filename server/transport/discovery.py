@@ -10,8 +10,11 @@ from flwr.app import Message
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 
-from common.errors import RelayError
-from common.protocol.messages import DESCRIBE, BadMessage, Describe, Description, from_record, refusal_text, to_record
+from common.errors import SiteAbsent
+from common.protocol.codec import BadMessage, from_record, to_record
+from common.protocol.messages import DESCRIBE, Describe, Description
+from common.protocol.refusals import refusal_text
+from common.text import listed
 from server.transport.retry import retry_on_server_error
 
 log = logging.getLogger("relay.coordinator")
@@ -35,7 +38,7 @@ def find_sites(
         known: sites that need not be there, since they have described what they have before.
 
     Raises:
-        RelayError: a site is not there.
+        SiteAbsent: a site is not there.
     """
     wanted = list(sites)
     until = time.monotonic() + patience
@@ -54,11 +57,11 @@ def find_sites(
             return {site: nodes[site] for site in wanted if site in nodes}
         if missing != logged_missing:
             logged_missing = missing
-            log.warning("Waiting for %s.", " and ".join(f"site {site}" for site in missing))
+            log.warning("Waiting for %s.", listed(f"site {site}" for site in missing))
         if time.monotonic() > until:
             there = ", ".join(sorted(nodes)) or "none"
             answers = f" A node answered: {'; '.join(sorted(refused))}." if refused else ""
-            raise RelayError(
+            raise SiteAbsent(
                 f"Site {missing[0]} of the study is not there (there: {there}); start it, or leave it out.{answers}"
             )
         time.sleep(1.0)

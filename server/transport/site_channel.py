@@ -15,13 +15,13 @@ from flwr.serverapp import Grid
 
 from common.config.study import Study
 from common.model.weights import File, Weights, size_in_bytes
+from common.protocol.codec import BadMessage, from_record, to_record
 from common.protocol.messages import (
     DELIVER,
     DESCRIBE,
     EVALUATE,
     FINE_TUNE,
     STAGE_VERSION,
-    BadMessage,
     Delivery,
     Describe,
     Description,
@@ -30,12 +30,10 @@ from common.protocol.messages import (
     FineTuneOrder,
     FineTuneReply,
     Receipt,
-    Refusal,
     WireMessage,
-    from_record,
-    refusal_text,
-    to_record,
 )
+from common.protocol.refusals import Refusal, refusal_text
+from common.text import duration
 from server.progress.events import Event, Observer
 from server.transport.discovery import is_online
 from server.transport.outcomes import Absent, Parked, RefusedBySite, TrainingFailed
@@ -397,5 +395,4 @@ def away_for(seconds: float) -> str:
     """How long a site was waited for, in words."""
     if seconds < 60:
         return "it was away"
-    number, unit = (seconds / 3600, "hour") if seconds >= 3600 else (seconds / 60, "minute")
-    return f"it was away for {number:.3g} {unit}{'' if number == 1 else 's'}"
+    return f"it was away for {duration(seconds)}"

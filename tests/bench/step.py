@@ -20,7 +20,8 @@ import torch
 from client.preprocessing.pipeline import load, prepare
 from client.site_config import load_site
 from client.training.batches import Slices
-from client.training.fine_tune import choose_device, fine_tune
+from client.training.device import choose_device
+from client.training.fine_tune import fine_tune
 from common.config.study import ModelConfig
 from common.model.network import build
 from common.plan.graph import Schedule

@@ -20,24 +20,23 @@ from client.data.survey import survey
 from client.governance.approval import approvals, approve, leave
 from client.governance.disclosure import asked_of
 from client.site_config import load_site
+from common.digest import digest_of
 from common.model.network import build
-from common.model.weights import Weights, digest_of, serialised
+from common.model.weights import Weights, serialised
 from common.plan import plan
 from common.plan.graph import Evaluate, FineTune
+from common.protocol.codec import from_record, to_record
 from common.protocol.messages import (
     DESCRIBE,
     EVALUATE,
     FINE_TUNE,
-    REFUSALS,
     Describe,
     EvaluateReply,
     FineTuneOrder,
     FineTuneReply,
-    Refusal,
     WireMessage,
-    from_record,
-    to_record,
 )
+from common.protocol.refusals import REFUSALS, Refusal
 from deploy.simulation.local_grid import enter_run
 from tests.support.hospitals import approve_everywhere, small_study, write_hospitals
 from tests.support.site_calls import CENSUS, STUDY, call, described, first, order_of, planned, refused, send, trained

@@ -9,7 +9,7 @@ import pytest
 
 from client.site_config import SiteConfig
 from common.config.study import Study
-from common.protocol.messages import REFUSALS, Refusal
+from common.protocol.refusals import REFUSALS, Refusal
 from deploy import reference
 from server.results.schema import Results
 from tests.support.hospitals import REPO
@@ -55,7 +55,7 @@ def test_every_refusal_has_a_code_and_a_text() -> None:
     page = reference.pages()["error-codes.md"]
     assert set(REFUSALS) == set(Refusal)
     for code, text in REFUSALS.items():
-        assert f"| {int(code)} | `{code.name}` | {text} |" in page
+        assert f"| {int(code)} | `{code.code}` | {text} |" in page
 
 
 def test_every_environment_variable_is_explained_and_each_is_read() -> None:

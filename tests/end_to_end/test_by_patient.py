@@ -21,10 +21,12 @@ from client.preprocessing.pipeline import Record, load, prepare
 from client.site_config import SiteConfig, load_site
 from client.training import batches
 from common.config.study import POOLED, SplitConfig, Study
-from common.model.weights import Weights, digest_of, serialised
+from common.digest import digest_of
+from common.model.weights import Weights, serialised
 from common.plan import plan
 from common.plan.graph import Evaluate, FineTune
 from common.plan.stage_key import ExecutionEnvironment, stage_key
+from common.protocol.codec import from_record, to_record
 from common.protocol.messages import (
     DESCRIBE,
     EVALUATE,
@@ -34,8 +36,6 @@ from common.protocol.messages import (
     EvaluateOrder,
     EvaluateReply,
     FineTuneOrder,
-    from_record,
-    to_record,
 )
 from deploy.simulation.local_grid import RUN_ID, enter_run
 from server.initial_weights import start_weights

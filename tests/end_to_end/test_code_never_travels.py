@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from client.site_config import load_site
-from common.protocol.messages import REFUSALS, Refusal
+from common.protocol.refusals import REFUSALS, Refusal
 from deploy.flower.control import QUIET, program
 from deploy.flower.supervisor import a_free_port
 from tests.support.federation import Federation, descendants, wait_for

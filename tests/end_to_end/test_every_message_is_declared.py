@@ -23,22 +23,20 @@ from client.governance import audit_log
 from client.governance.approval import Approval, approvals
 from client.site_config import load_site
 from common.model.weights import Weights
+from common.protocol.codec import BadMessage, from_record, to_record
 from common.protocol.messages import (
     DELIVER,
     DESCRIBE,
     EVALUATE,
     FINE_TUNE,
-    REFUSALS,
-    BadMessage,
     Description,
     EvaluateReply,
     FineTuneReply,
     FromSite,
     ToSite,
     WireMessage,
-    from_record,
-    to_record,
 )
+from common.protocol.refusals import REFUSALS
 from deploy.flower.supervisor import a_free_port
 from deploy.site.approve import approve_study
 from tests.end_to_end.test_deployed import STUDY, Bench

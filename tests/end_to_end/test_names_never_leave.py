@@ -20,7 +20,8 @@ from flwr.common.serde import message_to_proto
 from client import app as client_app
 from client.site_config import load_site
 from common.errors import BadPatient, RelayError
-from common.protocol.messages import DESCRIBE, BadMessage, Describe, to_record
+from common.protocol.codec import BadMessage, to_record
+from common.protocol.messages import DESCRIBE, Describe
 from deploy.simulation.local_grid import LocalGrid, enter_run
 from server.progress.wording import line_of
 from server.study_run import run_study

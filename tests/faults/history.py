@@ -14,12 +14,11 @@ import re
 import types
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import filelock
 import pytest
 from flwr.app import Error, Message
 
@@ -34,11 +33,13 @@ from client.governance import audit_log, egress
 from client.governance.approval import approve
 from client.site_config import SiteConfig
 from common.config.study import Study
+from common.digest import digest_of
 from common.errors import RelayError
-from common.model.weights import digest_of, serialize_chunks
+from common.model.weights import serialize_chunks
 from common.plan.graph import FineTune
 from common.plan.stage_key import ExecutionEnvironment, stage_key
-from common.protocol.messages import FINE_TUNE, BadMessage, FineTuneOrder, FineTuneReply, from_record, to_record
+from common.protocol.codec import BadMessage, from_record, to_record
+from common.protocol.messages import FINE_TUNE, FineTuneOrder, FineTuneReply
 from server import descriptions, run_record
 from server.scheduling import dispatch, scheduler, weight_owners, work
 from server.study_run import run_study
@@ -400,14 +401,15 @@ class _AsManyAsNeeded:
 def world(history: History) -> Iterator[None]:
     """Production code in the world of a history."""
     kernel, disks, hospitals = history.kernel, history.disks, history.hospitals
-    lock = filelock.FileLock
+    lock = common.locks.exclusive
     finish = client.stages.store.StageStore.finish
 
-    def locked(path: Path) -> Any:
-        made = lock(path)
+    def locked(path: Path, **how: Any) -> ExitStack:
+        held = ExitStack()
+        held.enter_context(lock(path, **how))
         if kernel.current:
-            kernel.process.at_end.append(lambda: made.release(force=True))
-        return made
+            kernel.process.at_end.append(held.close)
+        return held
 
     def finished(store: Any, reply: Any) -> None:
         finish(store, reply)
@@ -430,9 +432,7 @@ def world(history: History) -> Iterator[None]:
         patch.setattr(Path, "open", _method(disks.open_path))
         patch.setattr(Path, "unlink", _method(disks.unlink))
         patch.setattr(client.stages.store, "shutil", types.SimpleNamespace(rmtree=disks.rmtree))
-        patch.setattr(
-            server.ledger.ledger, "filelock", types.SimpleNamespace(FileLock=locked, Timeout=filelock.Timeout)
-        )
+        patch.setattr(server.ledger.ledger, "locks", types.SimpleNamespace(exclusive=locked))
         patch.setattr(client.stages.store.StageStore, "finish", finished)
         patch.setattr(client.app, "site_of", lambda context: hospitals.sites[str(context.node_config["site"])])
         patch.setattr(client.app, "fine_tune", hospitals.fine_tune)

@@ -36,7 +36,7 @@ from common.config.study import Study, load_study
 from common.model.weights import Weights
 from common.plan import plan
 from common.plan.graph import Schedule
-from common.protocol.messages import Refusal, Refused
+from common.protocol.refusals import Refusal, Refused
 from common.seeds import seed_of
 from common.statistics.intervals import case_interval
 from server.deliveries import Deliveries

@@ -107,7 +107,7 @@ def test_what_is_parked_goes_on_when_the_site_is_back(tmp_path: Path, nth: int) 
     whole = undisturbed(route_bench(PARK), tmp_path / "whole")
     with in_a(route_bench(PARK), tmp_path / "parked", leaves("C", nth)) as history:
         said = history.start()
-        assert said and "site C: it was away for 2 hours" in said and "start again to go on" in said
+        assert said and "site C: it was away for 2 h" in said and "start again to go on" in said
         found = results_in(tmp_path / "parked")
         for row in found["rows"]:
             assert row["absent"] == [] and row["contributed"] == sorted(row["route"])
@@ -224,7 +224,7 @@ def test_what_was_finished_is_not_left_out_because_its_weights_are_gone(tmp_path
         node = history.engine.nodes["C"]
         history.engine.kill(node, away=math.inf, silently=False)
         said = history.start()
-        assert said and "could not be made again – site C: it was away for 2 hours" in said
+        assert said and "could not be made again – site C: it was away for 2 h" in said
         assert results_in(tmp_path / "lost") == whole
         history.engine.start(node)
         assert history.start() == ""
@@ -300,7 +300,7 @@ def test_every_method_has_its_own_patience(tmp_path: Path) -> None:
     assert rows_of(found, method="sequential") == rows_of(whole, method="sequential")
     # What only the rounds need of C itself has waited for an hour as well.
     assert {entry["target"] for entry in found["parked"]} == {"C"}
-    assert {entry["reason"] for entry in found["parked"]} == {"site C: it was away for 1 hour"}
+    assert {entry["reason"] for entry in found["parked"]} == {"site C: it was away for 1 h"}
     assert {tuple(row["absent"]) for row in rows_of(found, method="fedavg")} == {("C",)}
 
 

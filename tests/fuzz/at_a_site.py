@@ -16,7 +16,9 @@ from client.governance.approval import approve
 from client.preprocessing.pipeline import load, prepare
 from client.site_config import SiteConfig, load_site
 from common.errors import BadPatient, RelayError
-from common.protocol.messages import DESCRIBE, Describe, Description, Refusal, from_record, to_record
+from common.protocol.codec import from_record, to_record
+from common.protocol.messages import DESCRIBE, Describe, Description
+from common.protocol.refusals import Refusal
 from deploy.simulation.local_grid import enter_run
 from tests.fuzz.child import Watched, tell, unkind
 from tests.fuzz.patients import FORMATS, mutated, name_of, sound

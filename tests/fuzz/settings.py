@@ -11,7 +11,9 @@ from flwr.common.serde import message_to_proto
 from client.site_config import SiteConfig, load_site
 from common.config.study import Study, load_study, study_toml
 from common.errors import RelayError
-from common.protocol.messages import DESCRIBE, Describe, Refusal, to_record
+from common.protocol.codec import to_record
+from common.protocol.messages import DESCRIBE, Describe
+from common.protocol.refusals import Refusal
 from deploy.simulation.local_grid import enter_run
 from tests.fuzz.child import Watched, tell, unkind
 from tests.fuzz.plain import FLOATS, NUMBERS, PHI, Random, harm

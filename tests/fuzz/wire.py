@@ -11,12 +11,12 @@ from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
 
 from common.model.weights import STYPE, serialised, to_arrays
+from common.protocol.codec import BadMessage, from_record, to_record
 from common.protocol.messages import (
     DELIVER,
     DESCRIBE,
     EVALUATE,
     FINE_TUNE,
-    BadMessage,
     Delivery,
     Describe,
     Description,
@@ -25,11 +25,9 @@ from common.protocol.messages import (
     FineTuneOrder,
     FineTuneReply,
     Receipt,
-    Refusal,
     WireMessage,
-    from_record,
-    to_record,
 )
+from common.protocol.refusals import Refusal
 from tests.fuzz import at_a_site
 from tests.fuzz.child import Watched, tell
 from tests.fuzz.plain import PHI, Random, harm

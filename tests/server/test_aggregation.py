@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from common.digest import digest_of
 from common.errors import RelayError
-from common.model.weights import Weights, digest_of, save, serialised
+from common.model.weights import Weights, save, serialised
 from common.strategies import STRATEGIES
 from deploy.simulation.local_grid import enter_run
 from server import aggregation

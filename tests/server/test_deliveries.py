@@ -13,7 +13,8 @@ import server.study_run
 from common.config.study import AbsenceConfig, Study
 from common.errors import RelayError
 from common.plan.graph import FineTune, Start, way_of
-from common.protocol.messages import Delivery, EvaluateOrder, FineTuneOrder, Refusal, WireMessage, refusal_error
+from common.protocol.messages import Delivery, EvaluateOrder, FineTuneOrder, WireMessage
+from common.protocol.refusals import Refusal, refusal_error
 from common.seeds import seed_of
 from server.progress.events import Event
 from server.study_run import run_study

@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from common.config.study import Study
+from common.digest import digest_of
 from common.errors import RelayError
 from common.model.network import build, segmentation_models
-from common.model.weights import Weights, check_fit, digest_of, save, serialised
+from common.model.weights import Weights, check_fit, save, serialised
 from server.initial_weights import source_digest, start_weights
 from tests.support.hospitals import REAL_DATA
 

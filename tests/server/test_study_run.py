@@ -12,7 +12,8 @@ import server.disk_space
 import server.run_record
 import server.study_run
 from common.errors import GO_ON, RelayError, Unfinished
-from common.protocol.messages import FineTuneOrder, Refusal, WireMessage, refusal_error
+from common.protocol.messages import FineTuneOrder, WireMessage
+from common.protocol.refusals import Refusal, refusal_error
 from server.run_record import RunRecord
 from server.study_run import run_study
 from tests.support.fake_sites import START, Answer, FakeGrid, quick, study_of

@@ -22,9 +22,11 @@ from flwr.supercore.run import Run as FlowerRun
 import common.model.network
 import common.model.weights
 from common.config.study import Study
-from common.model.weights import Weights, digest_of, serialised
+from common.digest import digest_of
+from common.model.weights import Weights, serialised
 from common.plan import Plan, plan
 from common.plan.graph import Evaluate, FineTune
+from common.protocol.codec import from_record, to_record
 from common.protocol.messages import (
     DELIVER,
     DESCRIBE,
@@ -37,8 +39,6 @@ from common.protocol.messages import (
     FineTuneReply,
     Receipt,
     WireMessage,
-    from_record,
-    to_record,
 )
 from common.seeds import seed_of
 from deploy.simulation.local_grid import RUN_ID, enter_run

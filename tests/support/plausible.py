@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from common.config.study import Study
-from common.model.weights import Weights, digest_of, serialised
+from common.digest import digest_of
+from common.model.weights import Weights, serialised
 from common.plan import Plan, batches_per_epoch, plan
 from common.plan.graph import Average, Best, Evaluate, FineTune, Node
 from common.protocol.messages import (

@@ -9,25 +9,24 @@ from flwr.app import Context, Message, RecordDict
 
 from client.app import app
 from common.config.study import Study
-from common.model.weights import Weights, digest_of, serialised
+from common.digest import digest_of
+from common.model.weights import Weights, serialised
 from common.plan import Plan, plan
 from common.plan.graph import Evaluate, FineTune
 from common.plan.stage_key import ExecutionEnvironment, stage_key
+from common.protocol.codec import from_record, to_record
 from common.protocol.messages import (
     DESCRIBE,
     EVALUATE,
     FINE_TUNE,
-    REFUSALS,
     Describe,
     Description,
     EvaluateOrder,
     FineTuneOrder,
     FineTuneReply,
     Order,
-    Refusal,
-    from_record,
-    to_record,
 )
+from common.protocol.refusals import REFUSALS, Refusal
 from tests.support.hospitals import small_study
 
 STUDY = small_study(methods={"baseline": True, "sequential": {"routes": (("B", "A"),)}})

@@ -78,6 +78,7 @@ from numpy.typing import NDArray
 
 from client.data.layouts.folder import Folder, is_text, list_folder
 from common.errors import RelayError
+from common.text import listed
 
 if TYPE_CHECKING:
     from client.site_config import SiteConfig
@@ -269,7 +270,7 @@ def _recognise(folder: Folder, masks: Path | None) -> str:
     if len(detected) == 1:
         return next(iter(detected))
     if detected:
-        names = " and ".join(f'"{name}" ({path.relative_to(folder.path)})' for name, path in detected.items())
+        names = listed(f'"{name}" ({path.relative_to(folder.path)})' for name, path in detected.items())
         raise RelayError(f'{here} mixes layouts, {names}; give each a folder of its own, or say which with "layout".')
     other = ", ".join(f'"{name}"' for name in _detected(folder, masks_apart=masks is None))
     if other and masks is not None:

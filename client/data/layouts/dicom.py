@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from client.data.layouts.size import MOST_BYTES, MOST_PACKED, check_steps, check_voxels, raise_if_short
 from common.errors import RelayError
+from common.text import count
 
 PATIENT_ID, SERIES_UID, DESCRIPTION, POSITION = "0010|0020", "0020|000e", "0008|103e", "0020|0032"
 
@@ -127,7 +128,9 @@ def read_image(files: Sequence[Path]) -> sitk.Image:
     if isinstance(stack, sitk.Image):
         return stack
     if len(stack.files) < 3:
-        raise RelayError(f"The series in {place} has {len(stack.files)} slice(s), no volume; add the missing files.")
+        raise RelayError(
+            f"The series in {place} has {count(len(stack.files), 'slice')}, no volume; add the missing files."
+        )
     gaps = np.diff(stack.heights)
     usual = float(np.median(gaps))
     if np.any(np.abs(gaps - usual) > GAP * usual):

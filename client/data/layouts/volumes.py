@@ -12,6 +12,7 @@ import SimpleITK as sitk
 from client.data.layouts import Case, Source, dicom, metaimage, nifti, nrrd, writable
 from client.data.layouts.size import check_steps, check_voxels, raise_if_short
 from common.errors import BadPatient, RelayError
+from common.text import count, percent
 
 # ITK tells of harmless oddities in headers on stderr, and names the files as it does.
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
@@ -79,7 +80,7 @@ def upright(raw: sitk.Image, place: str) -> sitk.Image:
     if max(x, y) > 1.5 * z:
         raise RelayError(f"{place} is not axial (its slices are thickest across the body); give the axial T2.")
     if min(image.GetSize()) < 3:
-        raise RelayError(f"{place} is no volume: it has {image.GetSize()[2]} slice(s); give the whole series.")
+        raise RelayError(f"{place} is no volume: it has {count(image.GetSize()[2], 'slice')}; give the whole series.")
     values = sitk.GetArrayViewFromImage(image)
     wrong = int(values.size - np.isfinite(values).sum())
     if wrong:
@@ -120,7 +121,7 @@ def on_grid(mask: sitk.Image, image: sitk.Image, *, place: str) -> sitk.Image:
     if share < INSIDE or lost_header:
         same = ", though it has as many voxels: its header may be lost" if mask.GetSize() == image.GetSize() else ""
         raise RelayError(
-            f"The mask {place} is on another grid ({share:.0%} of it lies inside the image{same}); "
+            f"The mask {place} is on another grid ({percent(share, 0)} of it lies inside the image{same}); "
             "export it in the image's own space."
         )
     placed = sitk.Resample(_snapped(mask, image), image, sitk.Transform(), sitk.sitkNearestNeighbor, 0, sitk.sitkUInt8)

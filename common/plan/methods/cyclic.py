@@ -7,6 +7,7 @@ from common.plan.graph import FineTune, Node, Start
 from common.plan.methods.method import Given, Method, Section
 from common.plan.routes import whole_cosine
 from common.plan.values import PlannedRow, row_of
+from common.text import count
 
 KEY = "cyclic"
 
@@ -35,7 +36,7 @@ def _model(study: Study, route: tuple[str, ...], fold: int) -> Node:
 
 
 def _laps(laps: int) -> str:
-    return f"{laps} lap{'' if laps == 1 else 's'}"
+    return count(laps, "lap")
 
 
 METHOD = Method(

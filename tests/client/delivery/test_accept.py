@@ -22,24 +22,18 @@ from client.preprocessing.cohort import gather
 from client.preprocessing.pipeline import load, prepare
 from client.site_config import SiteConfig, load_site
 from common.config.study import Study
+from common.digest import digest_of
 from common.errors import RelayError
 from common.model.network import build
-from common.model.weights import Weights, digest_of, serialised
+from common.model.weights import Weights, serialised
 from common.model.weights import load as load_weights
 from common.plan import method_of
 from common.plan.graph import Evaluate, FineTune, Node
 from common.plan.selection import offered
 from common.plan.stage_key import ExecutionEnvironment, stage_key
-from common.protocol.messages import (
-    DELIVER,
-    Delivery,
-    EvaluateOrder,
-    FineTuneReply,
-    Receipt,
-    Refusal,
-    from_record,
-    to_record,
-)
+from common.protocol.codec import from_record, to_record
+from common.protocol.messages import DELIVER, Delivery, EvaluateOrder, FineTuneReply, Receipt
+from common.protocol.refusals import Refusal
 from deploy.simulation.local_grid import enter_run
 from tests.support.hospitals import approve_everywhere, small_study, write_hospitals
 from tests.support.site_calls import CENSUS, STUDY, call, described, order_of, planned, refused, send

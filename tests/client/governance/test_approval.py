@@ -24,7 +24,7 @@ from client.governance.simulation_mode import rehearsal
 from client.site_config import SiteConfig, load_site
 from common.config.study import Study, study_toml
 from common.plan import Choices, plan
-from common.protocol.messages import Refusal, Refused
+from common.protocol.refusals import Refusal, Refused
 from tests.support.hospitals import small_study, write_site
 
 
@@ -41,7 +41,7 @@ def refused(site: SiteConfig, study: Study, choices: Choices) -> bool:
     try:
         hold_to(site, study, choices)
     except Refused as refusal:
-        return refusal.code == Refusal.ANSWERED
+        return refusal.refusal == Refusal.ANSWERED
     return False
 
 
@@ -117,7 +117,7 @@ def test_a_rehearsal_makes_and_changes_nothing_that_a_coordinator_is_served_unde
 def code_of(site: SiteConfig, digest: str) -> Refusal:
     with pytest.raises(Refused) as refusal:
         approved(site, digest)
-    return refusal.value.code
+    return refusal.value.refusal
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_an_approval_whose_study_was_changed_by_one_byte_counts_for_nothing(site
             # A blank may have become another one: then it is the same study still, and never another.
             assert approved(site, record.variants[0]) == small_study()
         except Refused as refusal:
-            refusals += refusal.code == Refusal.UNKNOWN_STUDY
+            refusals += refusal.refusal == Refusal.UNKNOWN_STUDY
     assert refusals > len(content) / 5 * 0.9
     path.write_bytes(content)
     assert approved(site, record.variants[0])
@@ -219,7 +219,7 @@ def test_a_site_elsewhere_may_claim_as_many_slices_as_were_approved(site: SiteCo
     for count in (101, 10**6, 10**300):
         with pytest.raises(Refused) as refusal:
             hold_to_limits(site, digest, {"A": (10, 10), "B": (1, 1), "C": (1, count)})
-        assert refusal.value.code == Refusal.BEYOND_APPROVAL
+        assert refusal.value.refusal == Refusal.BEYOND_APPROVAL
     approve(site, study, largest_elsewhere=101)
     hold_to_limits(site, digest, {"A": (10, 10), "B": (1, 1), "C": (1, 101)})
 
@@ -234,7 +234,7 @@ def test_a_study_is_planned_with_one_census_until_it_is_approved_again(site: Sit
     for census in (first | {"C": (30, 31)}, first | {"B": (20,)}):
         with pytest.raises(Refused) as refusal:
             hold_to_census(site, study, census)
-        assert refusal.value.code == Refusal.ANSWERED
+        assert refusal.value.refusal == Refusal.ANSWERED
     approve(site, study)
     hold_to_census(site, study, first | {"C": (30, 31)})
 

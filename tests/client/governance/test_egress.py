@@ -18,22 +18,13 @@ from flwr.app import Context, Message, RecordDict
 from client.governance.egress import LOG, release, scrub
 from client.site_config import SiteConfig, load_site
 from common.config.study import ModelConfig
+from common.digest import digest_of
 from common.errors import BadPatient, RelayError
 from common.model.network import build
-from common.model.weights import Weights, digest_of, serialised, size_in_bytes
-from common.protocol.messages import (
-    REFUSALS,
-    BadMessage,
-    Describe,
-    Description,
-    EvaluateReply,
-    FineTuneReply,
-    Refusal,
-    Refused,
-    WireMessage,
-    from_record,
-    to_record,
-)
+from common.model.weights import Weights, serialised, size_in_bytes
+from common.protocol.codec import BadMessage, from_record, to_record
+from common.protocol.messages import Describe, Description, EvaluateReply, FineTuneReply, WireMessage
+from common.protocol.refusals import REFUSALS, Refusal, Refused
 from deploy.simulation.local_grid import enter_run
 from tests.support.hospitals import write_site
 
@@ -89,7 +80,7 @@ def refusal(answer: Any, weights: Weights | None, site: SiteConfig) -> Refusal:
     with pytest.raises(Refused) as refused:
         release(answer, weights, site=site, model=MODEL)
     assert lines(site) == before, "what did not leave is not in the log of what left"
-    return refused.value.code
+    return refused.value.refusal
 
 
 def test_the_declared_answers_leave_as_they_are(site: SiteConfig, weights: Weights) -> None:

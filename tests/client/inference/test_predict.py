@@ -18,9 +18,10 @@ from client.delivery.model_card import Card
 from client.inference.predict import Drawn, Scan, draw, ending_of, find_scan, load_network, write_mask
 from client.training.device import Device
 from common.config.study import ModelConfig, N4Config, PreprocessingConfig
+from common.digest import digest_of
 from common.errors import RelayError
 from common.model.network import build
-from common.model.weights import digest_of, serialised, serialize_chunks
+from common.model.weights import serialised, serialize_chunks
 from tests.support.cards import card
 from tests.support.layout_files import OBLIQUE, STRAIGHT, truth, volume, write_channels, write_series, write_volume
 

@@ -11,7 +11,8 @@ import torch
 
 from client.stages.store import StageStore
 from client.training.fine_tune import Trained
-from common.model.weights import digest_of, serialised
+from common.digest import digest_of
+from common.model.weights import serialised
 from common.protocol.messages import EvaluateReply, FineTuneReply
 
 KEY, OTHER = "a" * 64, "b" * 64

@@ -22,7 +22,7 @@ from client.training.fine_tune import Trained, fine_tune, grid_dice, learning_ra
 from common.config.study import PreprocessingConfig, TrainingConfig
 from common.plan import batches_per_epoch
 from common.plan.graph import Schedule
-from common.protocol.messages import Refused
+from common.protocol.refusals import Refused
 from tests.support.hospitals import write_hospitals
 
 CPU = Device("cpu", "float32")

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from common.config.study import ModelConfig
+from common.digest import digest_of
 from common.model.network import build
 from common.model.weights import (
     UnfitWeights,
     Weights,
     check_fit,
-    digest_of,
     from_arrays,
     load,
     mapped,

@@ -17,9 +17,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from common.model.weights import STYPE, serialised
+from common.protocol.codec import BadMessage, from_record, to_record
 from common.protocol.messages import (
-    REFUSALS,
-    BadMessage,
     Delivery,
     Describe,
     Description,
@@ -28,13 +27,9 @@ from common.protocol.messages import (
     FineTuneOrder,
     FineTuneReply,
     Receipt,
-    Refusal,
     WireMessage,
-    from_record,
-    refusal_error,
-    refusal_text,
-    to_record,
 )
+from common.protocol.refusals import REFUSALS, Refusal, refusal_error, refusal_text
 from deploy.simulation.local_grid import enter_run
 
 DIGEST = st.text("0123456789abcdef", min_size=64, max_size=64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -17,11 +18,13 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from common.errors import DiskFull
 from deploy.cli.commands import FILES, Call, root
 from deploy.cli.help_page import HELP
+from deploy.cli.program import error_code
 from deploy.cli.results import show_results
 from tests.support.commands import relay_here
-from tests.support.hospitals import patient, write_dicom_patient, write_hospitals, write_pair, write_site
+from tests.support.hospitals import REPO, patient, write_dicom_patient, write_hospitals, write_pair, write_site
 
 ESCAPE = "\x1b"
 BY_HAND = """\
@@ -310,7 +313,9 @@ def ends_with(*words: str | Path, **environment: str) -> str:
         timeout=300,
         check=False,
     )
-    assert done.returncode == 1 and done.stdout == ""
+    assert done.returncode == 1
+    told = {"error": {"code": "unfinished", "message": done.stderr.rstrip("\n")}}
+    assert json.loads(done.stdout) == told if "--json" in words else done.stdout == ""
     return done.stderr
 
 
@@ -331,6 +336,38 @@ def test_debug_shows_where_an_error_arose(tmp_path: Path) -> None:
     for words in (["--debug", "report", tmp_path], ["report", tmp_path, "--debug"]):
         done = relay(*words)
         assert done.returncode == 1 and "Traceback" in done.stderr and "results.json" in done.stderr
+        assert done.stderr.endswith("\nError code: error\n")
+
+
+def test_a_script_reads_the_code_of_an_error_on_standard_output(tmp_path: Path) -> None:
+    done = relay("site", "audit", tmp_path / "site.toml", "--json")
+    assert done.returncode == 1 and done.stderr.startswith("There is no site file ")
+    message = done.stderr.rstrip("\n")
+    assert json.loads(done.stdout) == {"error": {"code": "configuration", "message": message}}
+
+
+def test_a_script_reads_what_an_inspection_found_and_nothing_besides(tmp_path: Path) -> None:
+    (tmp_path / "ledger").mkdir()
+    (tmp_path / "ledger" / "a.json").write_text("{}", encoding="utf-8")
+    done = relay("study", "verify", tmp_path, "--json")
+    assert done.returncode == 1 and "are not sound" in done.stderr
+    assert [fault["file"] for fault in json.loads(done.stdout)["faults"]] == ["a.json"]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (DiskFull("full"), "disk-full"),
+        (OSError(errno.ENOSPC, "full"), "disk-full"),
+        (PermissionError(errno.EACCES, "not allowed", "file"), "file"),
+        (MemoryError(), "out-of-memory"),
+        (KeyboardInterrupt(), "interrupted"),
+        (ZeroDivisionError(), "internal"),
+    ],
+)
+def test_every_error_has_a_code_that_is_documented(error: BaseException, code: str) -> None:
+    assert error_code(error) == code
+    assert f"| `{code}` |" in (REPO / "docs" / "reference" / "error-codes.md").read_text(encoding="utf-8")
 
 
 def test_a_report_needs_results(tmp_path: Path) -> None:

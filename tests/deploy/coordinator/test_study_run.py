@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from common.config.study import load_study, study_toml
-from common.errors import RelayError
+from common.errors import RelayError, Unreachable
 from common.fingerprint import format_fingerprint
 from deploy.coordinator import enroll, study_run
 from deploy.coordinator.folder import Coordinator
-from deploy.flower.control import Control, Unreachable
+from deploy.flower.control import Control
 from deploy.site import keys
 from tests.support.hospitals import small_study
 

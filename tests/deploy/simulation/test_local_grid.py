@@ -24,7 +24,9 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
 from client.governance.simulation_mode import rehearsal
 from common.errors import DiskFull
-from common.protocol.messages import DESCRIBE, Describe, Description, Refusal, from_record, refusal_text, to_record
+from common.protocol.codec import from_record, to_record
+from common.protocol.messages import DESCRIBE, Describe, Description
+from common.protocol.refusals import Refusal, refusal_text
 from deploy.simulation import local_grid
 from deploy.simulation.local_grid import LocalGrid
 from tests.support.hospitals import approve_everywhere, small_study, write_hospitals

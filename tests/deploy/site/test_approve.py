@@ -22,7 +22,7 @@ from client.site_config import SiteConfig, load_site
 from common.config.study import Study, study_toml
 from common.errors import RelayError
 from common.fingerprint import format_fingerprint
-from common.protocol.messages import Refusal, Refused
+from common.protocol.refusals import Refusal, Refused
 from deploy.site.approve import approve_study, leave_study, list_approvals
 from tests.support.hospitals import small_study, write_hospitals, write_site
 
@@ -194,10 +194,10 @@ def test_leaving_ends_it_and_says_what_cannot_be_called_back(
     assert leave_study(site, named) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert 'Site A has left "ours"' in text
-    assert "cannot be called back: 1 message, 1 with weights, 2.0 MB" in text
+    assert "cannot be called back: 1 message, 1 with weights, 2 MB" in text
     with pytest.raises(Refused) as refused:
         approved(site, STUDY.digest)
-    assert refused.value.code == Refusal.LEFT
+    assert refused.value.refusal == Refusal.LEFT
     if which:
         assert approved(site, other.digest)
     with pytest.raises(RelayError, match="takes part in no study"):

@@ -23,7 +23,7 @@ from flwr.clientapp.client_app import LoadClientAppError
 
 import client.app
 from common.errors import RelayError
-from common.protocol.messages import REFUSALS, Refusal
+from common.protocol.refusals import REFUSALS, Refusal
 from deploy.simulation.local_grid import enter_run
 from deploy.site import launcher, start, superexec, supernode
 from deploy.site.launcher import REPLACED, RUNTIME, Task, confined, flower_module, installed_app

@@ -14,9 +14,10 @@ from client.delivery.model_card import Figure
 from client.delivery.store import Arrival
 from client.site_config import load_site
 from common.config.study import ModelConfig, N4Config, PreprocessingConfig
+from common.digest import digest_of
 from common.errors import RelayError
 from common.model.network import build
-from common.model.weights import Weights, digest_of, serialised
+from common.model.weights import Weights, serialised
 from tests.deploy.cli.test_program import refused, relay
 from tests.support.cards import card, outcome
 from tests.support.commands import relay_here

@@ -206,7 +206,7 @@ def test_each_change_is_said_once_and_a_lasting_trouble_now_and_then() -> None:
     said = list(said_by(words, contact, range(4000)).values())
     assert said[0] == "It cannot be reached. Trying again."
     assert 5 <= len(said) <= 8
-    assert said[-1].endswith("This has lasted for 60 minutes.")
+    assert said[-1].endswith("This has lasted for 1 h.")
     contact.trouble, contact.heard = None, 4000.0
     assert words.about(contact, 4001.0) == ["Connected to fl.example.org:443; waiting for the coordinator's orders."]
     assert words.about(contact, 4002.0) == []

@@ -111,7 +111,7 @@ def test_weights_that_are_taken_away_while_a_ledger_is_examined_are_no_fault(
 ) -> None:
     record = record_of(ledger)
     ledger.put(record)
-    monkeypatch.setattr(server.ledger.ledger, "_digest_of", lambda path: path.unlink() or path.read_bytes().hex())
+    monkeypatch.setattr(server.ledger.ledger, "digest_of_file", lambda path: path.unlink() or path.read_bytes().hex())
     found = examine(ledger.folder)
     assert found.faults == () and found.gone == {record.weights}
 
@@ -177,7 +177,7 @@ def test_a_record_whose_weights_came_from_nowhere_is_told(ledger: Ledger) -> Non
     record = StageRecord(key=KEY, kind="evaluate", parents=("b" * 64,))
     ledger.put(record)
     (fault,) = examine(ledger.folder).faults
-    assert not fault.damaged and "starts from weights bbbbbbbbbbbb… that no record made" in fault.sentence
+    assert not fault.damaged and "starts from weights bbbbbbbb… that no record made" in fault.sentence
     assert again(ledger).get(KEY) == record, "it is sound itself"
 
 

@@ -123,8 +123,8 @@ def test_bytes_on_the_wire_are_added_up(tmp_path: Path) -> None:
     page = page_of(put(tmp_path, example()))
     rows = {row[0]: row[1:] for grid in page.grids for row in grid}
     assert rows["A"] != []
-    assert rows["together"] == ["740.0 MB", "710.0 MB"]
-    assert "120 messages, 1.4 GB in all; 12.1 MB a message" in page.text
+    assert rows["together"] == ["740 MB", "710 MB"]
+    assert "120 messages, 1.4 GB in all; 12 MB a message" in page.text
 
 
 def test_what_the_paper_leaves_open_and_every_setting_are_in_the_page(tmp_path: Path) -> None:

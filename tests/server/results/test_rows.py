@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from common.protocol.messages import FineTuneOrder, Refusal, WireMessage, refusal_error
+from common.protocol.messages import FineTuneOrder, WireMessage
+from common.protocol.refusals import Refusal, refusal_error
 from server.results.rows import results_of
 from server.results.schema import dump
 from tests.support.fake_sites import Answer, FakeGrid, go, quick, study_of

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from common.config.study import Study
 from common.plan.graph import FineTune
-from common.protocol.messages import Description, FineTuneOrder, FineTuneReply, Refusal, WireMessage, refusal_error
+from common.protocol.messages import Description, FineTuneOrder, FineTuneReply, WireMessage
+from common.protocol.refusals import Refusal, refusal_error
 from server.scheduling.collapse import check_not_collapsed
 from server.transport import site_channel
 from server.transport.outcomes import RejectedWeights

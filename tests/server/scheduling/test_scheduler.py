@@ -17,22 +17,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common.config.study import Study
+from common.digest import digest_of
 from common.errors import RelayError
-from common.model.weights import Weights, digest_of, serialised
+from common.model.weights import Weights, serialised
 from common.plan import grown
 from common.plan.graph import Average, Best, Evaluate, FineTune, Node, Schedule, way_of
 from common.protocol.messages import (
-    REFUSALS,
     Description,
     EvaluateOrder,
     EvaluateReply,
     FineTuneOrder,
     FineTuneReply,
-    Refusal,
     WireMessage,
-    refusal_error,
-    refusal_text,
 )
+from common.protocol.refusals import REFUSALS, Refusal, refusal_error, refusal_text
 from common.seeds import seed_of
 from server.descriptions import describe_all
 from server.progress.events import Event

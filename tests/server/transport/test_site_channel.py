@@ -13,7 +13,8 @@ from flwr.app import Error, Message
 from flwr.proto.node_pb2 import NodeInfo
 
 from common.errors import RelayError
-from common.protocol.messages import FINE_TUNE, Description, to_record
+from common.protocol.codec import to_record
+from common.protocol.messages import FINE_TUNE, Description
 from server.transport import discovery, retry, site_channel
 from server.transport.discovery import find_sites
 from server.transport.outcomes import Parked
@@ -162,7 +163,7 @@ def test_nothing_is_pushed_to_a_site_that_is_away_until_it_is_back(clock: Clock)
 def test_a_site_that_stays_away_is_given_up_in_plain_words(clock: Clock) -> None:
     grid = FakeSuperLink(clock)
     grid.away_until = clock.now + 1e9
-    with pytest.raises(Parked, match="it was away for 2 hours"):
+    with pytest.raises(Parked, match="it was away for 2 h"):
         describe(grid, patience=7200)
     assert not grid.orders_pushed
 

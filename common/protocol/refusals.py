@@ -1,0 +1,80 @@
+"""Why a site did not do what it was asked: a number and a fixed text, and nothing else of the error."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from flwr.app import Error
+
+
+class Refusal(IntEnum):
+    """Why a site did not do what it was asked. A number and a fixed text are all that leaves."""
+
+    FAILED = 1000
+    UNKNOWN_STUDY = 1001
+    NOT_IN_STUDY = 1002
+    BAD_MESSAGE = 1003
+    BAD_WEIGHTS = 1004
+    DATA_CHANGED = 1005
+    DATA_UNUSABLE = 1006
+    TOO_FEW_PATIENTS = 1007
+    DISK_FULL = 1008
+    BLOCKED = 1009
+    DIVERGED = 1010
+    OUT_OF_MEMORY = 1011
+    ANSWERED = 1012
+    NOT_CHOSEN = 1013
+    LEFT = 1014
+    BEYOND_APPROVAL = 1015
+
+    @property
+    def code(self) -> str:
+        """The refusal's name, in the form of `RelayError.code`: "disk-full"."""
+        return self.name.lower().replace("_", "-")
+
+
+REFUSALS: dict[Refusal, str] = {
+    Refusal.FAILED: "the stage failed; the site's own log says why",
+    Refusal.UNKNOWN_STUDY: "the site has not approved this study",
+    Refusal.NOT_IN_STUDY: "the site's approved study does not contain this stage",
+    Refusal.BAD_MESSAGE: "the message is not one that the site knows",
+    Refusal.BAD_WEIGHTS: "the weights do not fit the declared model",
+    Refusal.DATA_CHANGED: "the site's data are not those that it described",
+    Refusal.DATA_UNUSABLE: "the site's data cannot be used; its own log says why",
+    Refusal.TOO_FEW_PATIENTS: "fewer patients than the site allows to stand behind a number",
+    Refusal.DISK_FULL: "the site's disk is full; make room there",
+    Refusal.BLOCKED: "the site's last door let the answer not out; its own log says why",
+    Refusal.DIVERGED: "training gave values that are not finite",
+    Refusal.OUT_OF_MEMORY: "the site ran out of memory",
+    Refusal.ANSWERED: "the site has answered this stage from other weights or data; approve the study there again",
+    Refusal.NOT_CHOSEN: "the site's own validation scores do not choose these weights",
+    Refusal.LEFT: "the site has left the study",
+    Refusal.BEYOND_APPROVAL: "another site has more training slices than the site's approval of the study allows for",
+}
+
+
+DIED = 8
+"""Flower's code for a client app that ended without an answer."""
+
+
+class Refused(Exception):
+    """Raised at a site where a message cannot be answered; only the code and its fixed text leave."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(REFUSALS[refusal])
+        self.refusal = refusal
+
+
+def refusal_error(code: Refusal) -> Error:
+    """Flower's error for a refusal."""
+    return Error(code=int(code), reason=REFUSALS[code])
+
+
+def refusal_text(error: Error) -> str:
+    """The sentence of an error that arrived; a code of ours gives our own text, whatever was sent."""
+    if error.code == DIED:
+        return f"the site's process ended without an answer, often for want of memory (Flower's error {DIED})"
+    try:
+        return REFUSALS[Refusal(error.code)]
+    except ValueError:
+        return f"Flower reports error {error.code}"

@@ -1,0 +1,68 @@
+"""How every text of the project writes numbers, amounts, lists, times and digests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+UNITS = (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
+
+
+def whole(number: float) -> str:
+    """Return a number without decimals, in groups of three digits: "12 500"."""
+    return f"{number:,.0f}".replace(",", "\u202f")
+
+
+def count(number: int, noun: str) -> str:
+    """Return how many of something there are: "1 patient", "12 500 patients"."""
+    return f"{whole(number)} {noun}{'' if number == 1 else 's'}"
+
+
+def between(counts: Sequence[int]) -> str:
+    """Return the range of some counts: "4 to 6", or "4" where all are the same."""
+    least, most = min(counts), max(counts)
+    return f"{least} to {most}" if least < most else f"{least}"
+
+
+def listed(words: Iterable[str]) -> str:
+    """Return a list as a sentence has it: "A", "A and B", "A, B and C"; nothing for none."""
+    several = list(words)
+    return " and ".join((", ".join(several[:-1]), several[-1])) if len(several) > 1 else "".join(several)
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """Return a share in per cent: "91.4 %" for 0.914."""
+    return f"{100 * share:.{digits}f} %"
+
+
+def short_bytes(number: float) -> str:
+    """Return a number of bytes, in powers of 1000 and to two digits: "740 bytes", "1.4 GB", "52 MB"."""
+    for unit, size in UNITS:
+        if number >= 0.9995 * size:
+            value = number / size
+            return f"{value:.0f} {unit}" if value >= 9.95 else f"{value:.1f}".removesuffix(".0") + f" {unit}"
+    return count(round(number), "byte")
+
+
+def duration(seconds: float) -> str:
+    """Return a time span, from ten minutes on without the seconds: "12 s", "2 min 10 s", "12 min", "1 h 5 min"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    if minutes:
+        return f"{minutes} min {rest} s" if rest and minutes < 10 else f"{minutes} min"
+    return f"{rest} s"
+
+
+def moment(iso: str) -> str:
+    """Return an ISO time for a person, "2026-05-04 09:00 UTC"; what does not read as a time stays as it is."""
+    try:
+        return f"{datetime.fromisoformat(iso):%Y-%m-%d %H:%M %Z}".rstrip()
+    except ValueError:
+        return iso
+
+
+def short_digest(digest: str) -> str:
+    """Return the first digits of a digest, enough to tell it from others in a list."""
+    return digest[:8]
