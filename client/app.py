@@ -25,7 +25,8 @@ from client.delivery.accept import take
 from client.evaluation import score_store
 from client.evaluation.evaluate import slice_mean
 from client.evaluation.scoring import case_numbers, network_of, score, scores_of
-from client.governance.approval import answer_once, approved, hold_to, hold_to_census, hold_to_limits
+from client.governance.approval import approved
+from client.governance.commitments import bind_stage, check_limits, check_routes_extend, pin_census
 from client.governance.egress import Handler, release, scrub
 from client.governance.site_lock import shared_lock
 from client.preprocessing.cohort import Cohort, gather
@@ -176,8 +177,8 @@ def take_delivery(message: Message, context: Context) -> Message:
     delivery, weights = from_record(message.content, Delivery)
     study, census, choices, found = _planned(site, delivery)
     cohort, environment = _gathered(site, study, delivery, census)
-    hold_to_census(site, study, census)
-    hold_to(site, study, choices)
+    pin_census(site, study, census)
+    check_routes_extend(site, study, choices)
     receipt = take(site, study, found, cohort, environment, delivery, weights)
     return _answer(message, receipt, None, site=site, study=study)
 
@@ -234,9 +235,9 @@ def _ordered(site: SiteConfig, order: Order, kind: type[Stage]) -> tuple[Study, 
     cohort, environment = _gathered(site, study, order, census)
     if order.key != stage_key(node, study=study, weights=order.weights, environment=environment):
         raise BadMessage("the key is not the stage's")
-    hold_to_census(site, study, census)
-    hold_to(site, study, choices)
-    answer_once(site, study, node, order.key)
+    pin_census(site, study, census)
+    check_routes_extend(site, study, choices)
+    bind_stage(site, study, node, order.key)
     return study, node, cohort, environment
 
 
@@ -250,7 +251,7 @@ def _planned(site: SiteConfig, message: Planned) -> tuple[Study, Census, Choices
         raise Refused(Refusal.NOT_IN_STUDY) from None
     if any(len(counts) < study.split.folds for counts in census.values()):
         raise Refused(Refusal.NOT_IN_STUDY)
-    hold_to_limits(site, study, census)
+    check_limits(site, study, census)
     try:
         return study, census, choices, plan(study, census, choices, at=site.name)
     except RelayError:  # what else is raised is this program's own fault, and told as that

@@ -10,7 +10,6 @@ rehearsal, and what was answered under them, lie in rehearsal/, where no process
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import pwd
@@ -24,21 +23,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from client.governance import audit_log
 from client.governance.disclosure import Asked
 from client.governance.simulation_mode import rehearsing
-from client.preprocessing import cache
 from client.site_config import SiteConfig
-from common.config.study import POOLED, Study, load_study, study_toml
+from common.config.study import Study, load_study, study_toml
 from common.errors import RelayError
 from common.files import write_atomically
 from common.fingerprint import format_fingerprint
-from common.plan import Census, Choices
-from common.plan.graph import Node
 from common.protocol.messages import Digest, Refusal, Refused
 
 FOLDER = "approved"
 LOG = "approvals.jsonl"
 ANSWERED = "answered"
-CHOICES = "choices.json"
-CENSUS = "census.json"
 REHEARSAL = "rehearsal"
 
 log = logging.getLogger("relay.site")
@@ -90,7 +84,7 @@ def approve(
         rehearsal=rehearsing(),
     )
     for digest in record.variants:
-        shutil.rmtree(_answered(site, digest), ignore_errors=True)
+        shutil.rmtree(answered_folder(site, digest), ignore_errors=True)
     write_atomically(folder / f"{record.study}.toml", study_toml(study).encode(), durable=True)
     _keep(site, record, "rehearsed" if record.rehearsal else "approved")
     return record
@@ -135,7 +129,7 @@ def approved(site: SiteConfig, digest: str) -> Study:
     """
     # Looked for among what is there: no file name is made of what was sent.
     records = approvals(site)
-    for record in _taking_part(records, digest):
+    for record in taking_part(records, digest):
         study = study_of(site, record)
         for variant in study.variants if study else ():
             if variant.digest == digest:
@@ -153,87 +147,18 @@ def approved(site: SiteConfig, digest: str) -> Study:
     raise Refused(Refusal.UNKNOWN_STUDY)
 
 
-def hold_to_limits(site: SiteConfig, study: Study, census: Census) -> None:
-    """Refuse a census that would have the site work longer than it was told when it approved.
-
-    The longer baseline trains as long as the target's longest route, of which the census alone says how long it is:
-    who made another site larger than any is could order a training without end.
-
-    Raises:
-        Refused: another site has more training slices than the approval allows for.
-    """
-    limits = [record.largest_elsewhere for record in _taking_part(approvals(site), study.digest)]
-    most = max((count for name, counts in census.items() if name != site.name for count in counts), default=0)
-    if not any(limit is None or most <= limit for limit in limits):
-        log.warning("Another site claims %d training slices; the approval allows for %s.", most, limits)
-        raise Refused(Refusal.BEYOND_APPROVAL)
-
-
-def hold_to(site: SiteConfig, study: Study, choices: Choices) -> None:
-    """Let the hops of growing routes only be added to: who could take one back could try all routes.
-
-    Raises:
-        Refused: a hop is another one than was told before.
-    """
-    path = _answered(site, study.digest) / CHOICES
-    known = {target: tuple(chosen) for target, chosen in cache.read_json(path).items()}
-    longest = dict(known)
-    for target, chosen in choices.items():
-        before = known.get(target, ())
-        # An order that was under way for long may know less than a later one.
-        if chosen[: len(before)] != before and before[: len(chosen)] != chosen:
-            raise Refused(Refusal.ANSWERED)
-        longest[target] = max(before, chosen, key=len)
-    if longest != known:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(longest).encode(), durable=True)
-
-
-def hold_to_census(site: SiteConfig, study: Study, census: Census) -> None:
-    """Let a study be planned with one census: with each other one it asks for other trainings, one after the other.
-
-    Raises:
-        Refused: the study was planned with another one before.
-    """
-    path = _answered(site, study.digest) / CENSUS
-    known = cache.read_json(path)
-    told = {name: list(census[name]) for name in (*study.sites, POOLED) if name in census}
-    if not known:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(told).encode(), durable=True)
-    elif known != told:
-        raise Refused(Refusal.ANSWERED)
-
-
-def answer_once(site: SiteConfig, study: Study, node: Node, key: str) -> None:
-    """Bind a stage of an approved study to the weights and data that it is first asked for with.
-
-    Whoever could have one stage worked out from any number of weights could ask the data any number of
-    questions. The same question again, after a lost answer, is no other question.
-
-    Raises:
-        Refused: the stage was asked for with others before.
-    """
-    folder = _answered(site, study.digest)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / node.id
-    if not path.exists():
-        # Durably: what a loss of power left of it would bind the stage to nothing, or to something else.
-        write_atomically(path, key.encode(), durable=True)
-    elif path.read_bytes() != key.encode():
-        raise Refused(Refusal.ANSWERED)
-
-
-def _taking_part(records: list[Approval], digest: str) -> Iterator[Approval]:
+def taking_part(records: list[Approval], digest: str) -> Iterator[Approval]:
+    """Return the approvals of a plain study that the site has not left."""
     return (record for record in records if digest in record.variants and not record.left)
+
+
+def answered_folder(site: SiteConfig, digest: str) -> Path:
+    """Return the folder of what the coordinator is held to in a plain study; see `client.governance.commitments`."""
+    return _place(site, rehearsal=rehearsing()) / ANSWERED / digest
 
 
 def _place(site: SiteConfig, *, rehearsal: bool) -> Path:
     return site.private() / REHEARSAL if rehearsal else site.private()
-
-
-def _answered(site: SiteConfig, digest: str) -> Path:
-    return _place(site, rehearsal=rehearsing()) / ANSWERED / digest
 
 
 def _keep(site: SiteConfig, record: Approval, what: str) -> None:

@@ -4,7 +4,7 @@ Flower's command unpacks the bundle that the coordinator sent, and runs the code
 writes nothing and loads `client.app:app` of the installed package, whatever was sent. There is no list of approved
 bundles: a list says which foreign code may run, and has to be kept and compared rightly; here none may, and what
 the bundle holds, calls itself or hashes to decides nothing. The run's settings come from the coordinator too, and
-are taken away before the app sees them. What the app does then, `client/governance/approval.py` limits.
+are taken away before the app sees them. What the app does then, `client/stages/order.py` limits.
 
 It puts functions of its own in the place of three names in Flower's module, and so looks first whether this is the
 Flower that it was tried with.

@@ -268,7 +268,7 @@ class TestWhatIsNotInTheStudy:
         assert any(refused(reply, code) for code in codes)
         assert trainings == []
 
-    @pytest.mark.parametrize("owner", ["plan", "hold_to_limits"])
+    @pytest.mark.parametrize("owner", ["plan", "check_limits"])
     def test_a_fault_of_this_program_is_told_as_that_and_logged(
         self, home: Path, start: Weights, monkeypatch: pytest.MonkeyPatch, owner: str
     ) -> None:
