@@ -476,12 +476,12 @@ class Run:
             # Else lanes that repeat could hold all hands and wait for another.
             self.lanes[node.site].release_slot()
             try:
-                return self._fine_tune(node, anew=secrets.token_hex(8))
+                return self._fine_tune(node, restart_token=secrets.token_hex(8))
             except RejectedWeights as again:
                 raise Parked(f"{again}, when repeated as well") from None
 
-    def _fine_tune(self, node: FineTune, *, anew: str = "") -> StageRecord:
-        order = FineTuneOrder(**self._order(node), anew=anew)
+    def _fine_tune(self, node: FineTune, *, restart_token: str = "") -> StageRecord:
+        order = FineTuneOrder(**self._order(node), restart_token=restart_token)
         self._work.tell("running", node)
 
         def observe(epoch: int, dice: float | None) -> None:

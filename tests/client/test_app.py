@@ -13,8 +13,9 @@ import pytest
 import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
-import client.app
 import client.evaluation.scoring
+import client.stages.fine_tune
+import client.stages.order
 from client.app import app
 from client.data.survey import survey
 from client.governance.approval import approvals, approve, leave
@@ -76,14 +77,14 @@ def start() -> Weights:
 def trainings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """An entry for every epoch that was trained."""
     epochs: list[int] = []
-    real = client.app.fine_tune
+    real = client.stages.fine_tune.fine_tune
 
     def counted(*args: Any, **more: Any) -> Iterator[Any]:
         for state in real(*args, **more):
             epochs.append(state.epoch)
             yield state
 
-    monkeypatch.setattr(client.app, "fine_tune", counted)
+    monkeypatch.setattr(client.stages.fine_tune, "fine_tune", counted)
     return epochs
 
 
@@ -147,13 +148,13 @@ def test_a_stage_whose_answer_was_refused_is_worked_out_from_its_beginning(
 ) -> None:
     order = order_of(first(FineTune), start)
     once, _ = trained(send(order, start))
-    anew = order.model_copy(update={"anew": "0" * 16})
-    again, _ = trained(send(anew, start))
+    restart = order.model_copy(update={"restart_token": "0" * 16})
+    again, _ = trained(send(restart, start))
     assert again == once
     assert trainings == [1, 2, 1, 2]
-    assert trained(send(anew, start))[0] == once
+    assert trained(send(restart, start))[0] == once
     assert trainings == [1, 2, 1, 2], "the same order, which came twice"
-    trained(send(anew.model_copy(update={"anew": "1" * 16}), start))
+    trained(send(restart.model_copy(update={"restart_token": "1" * 16}), start))
     assert trainings == [1, 2, 1, 2, 1, 2]
 
 
@@ -275,7 +276,7 @@ class TestWhatIsNotInTheStudy:
         def fail(*_: Any, **__: Any) -> None:
             raise TypeError("a fault of our own")
 
-        monkeypatch.setattr(client.app, owner, fail)
+        monkeypatch.setattr(client.stages.order, owner, fail)
         assert refused(send(order_of(first(FineTune), start), start), Refusal.FAILED)
         assert "TypeError: a fault of our own" in (home / "private" / "site.log").read_text(encoding="utf-8")
 
@@ -342,7 +343,7 @@ def test_of_a_study_that_was_left_nothing_more_leaves(
     """Also of a stage that is being worked out: it ends with its epoch, and is not sent."""
     site = load_site(home / "site.toml")
     order, score = order_of(first(FineTune), start), order_of(first(Evaluate), start)
-    real, epochs = client.app.fine_tune, []
+    real, epochs = client.stages.fine_tune.fine_tune, []
 
     def left_meanwhile(*args: Any, **more: Any) -> Iterator[Any]:
         for state in real(*args, **more):
@@ -350,7 +351,7 @@ def test_of_a_study_that_was_left_nothing_more_leaves(
             leave(site, next(record for record in approvals(site) if STUDY.digest in record.variants))
             yield state
 
-    monkeypatch.setattr(client.app, "fine_tune", left_meanwhile)
+    monkeypatch.setattr(client.stages.fine_tune, "fine_tune", left_meanwhile)
     before = log_of_what_left(home)
     assert refused(send(order, start), Refusal.LEFT)
     assert epochs == [1]

@@ -28,7 +28,7 @@ INSIDE: dict[str, dict[str, set[str]]] = {
         "preprocessing": {"data"},
         "training": {"preprocessing"},
         "evaluation": {"preprocessing", "training"},
-        "stages": {"training"},
+        "stages": {"evaluation", "governance", "preprocessing", "training"},
         "governance": {"data", "preprocessing"},
         "delivery": {"evaluation", "preprocessing", "stages", "training"},
         "inference": {"data", "delivery", "preprocessing", "training"},
