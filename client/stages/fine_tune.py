@@ -91,12 +91,12 @@ def _train(
     network.load_state_dict(trained.kept)
     scores = scores_of(network, validation, mean_std, device)
     dice, iou = slice_mean(scores)
-    digest = store.save_weights(key, trained.kept)
-    figures: dict[str, float | str] = {"weights": digest, "validation_dice": dice, "validation_iou": iou}
+    figures = {"validation_dice": dice, "validation_iou": iou}
     if trained.dices[trained.kept_epoch - 1] < study.collapse and not isinstance(node.parent, Start):
         received = network_of(study, start, order.start_digest)
         figures |= against_received(network, received, *slices, training=study.training, device=device)
-    reply = _reply(order, trained, "done").model_copy(update=figures)
+    digest = store.save_weights(key, trained.kept)
+    reply = _reply(order, trained, "done").model_copy(update={"weights": digest, **figures})
     # The very scores that an evaluation of these weights would give: they are kept as those.
     scored = Evaluate(node.site, node.fold, "validation", node)
     score_store.keep(

@@ -16,6 +16,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 import client.evaluation.scoring
 import client.stages.fine_tune
 import client.stages.order
+import client.training.collapse
 from client.app import app
 from client.data.survey import survey
 from client.governance.approval import approvals, approve, leave
@@ -24,7 +25,7 @@ from client.site_config import load_site
 from common.model.network import build
 from common.model.weights import Weights, digest_of, serialised
 from common.plan import plan
-from common.plan.graph import Evaluate, FineTune
+from common.plan.graph import Evaluate, FineTune, Start
 from common.protocol.messages import (
     DESCRIBE,
     EVALUATE,
@@ -156,6 +157,20 @@ def test_a_stage_whose_answer_was_refused_is_worked_out_from_its_beginning(
     assert trainings == [1, 2, 1, 2], "the same order, which came twice"
     trained(send(restart.model_copy(update={"restart_token": "1" * 16}), start))
     assert trainings == [1, 2, 1, 2, 1, 2]
+
+
+def test_kept_weights_whose_loss_is_not_finite_are_answered_as_a_diverged_training(
+    home: Path, start: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss of the kept weights is measured only where a training may have collapsed."""
+    study = small_study(methods={"sequential": {"routes": (("B", "A"),)}}, collapse=0.99)
+    approve_everywhere({"A": home / "site.toml"}, study)
+    hop = next(node for node in planned(study)[0].nodes if isinstance(node, FineTune) and node.site == "A")
+    assert not isinstance(hop.parent, Start)
+    monkeypatch.setattr(client.training.collapse, "loss_of", lambda *_: torch.tensor(torch.inf))
+    reply = send(order_of(hop, start, study), start)
+    assert refused(reply, Refusal.DIVERGED)
+    assert not list(home.glob("private/stages/*/reply.json"))
 
 
 def test_a_score_that_is_asked_for_twice_is_not_worked_out_twice(
