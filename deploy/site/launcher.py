@@ -6,8 +6,8 @@ bundles: a list says which foreign code may run, and has to be kept and compared
 the bundle holds, calls itself or hashes to decides nothing. The run's settings come from the coordinator too, and
 are taken away before the app sees them. What the app does then, `client/stages/order.py` limits.
 
-It puts functions of its own in the place of three names in Flower's module, and so looks first whether this is the
-Flower that it was tried with.
+It puts functions of its own in the place of three names in Flower's module; `deploy.flower.internals` looks first
+whether this is the Flower that it was tried with.
 """
 
 from __future__ import annotations
@@ -20,22 +20,18 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 from common.errors import RelayError
+from deploy.flower import internals
 from deploy.flower.supervisor import LINUX, end_with_parent
 
 if TYPE_CHECKING:
     from flwr.app import Context, Message
-
-FLOWER = "1.41."
-"""The tests attack the launcher with this series of Flower; another one is not trusted unseen."""
 
 SLOW = 20.0
 """Seconds from which on the imports are worth a word; a machine of today needs 3."""
@@ -43,9 +39,6 @@ SAY_EVERY = 600.0
 """Seconds for which it is not said again."""
 SLOW_NOTE = "RELAY_SLOW_NOTE"
 """The environment's name of the file in which `relay site start` looks for that word."""
-
-RUNTIME = "flwr.supernode.runtime.run_clientapp"
-REPLACED = ("install_from_fab", "get_project_dir", "get_load_client_app_fn")
 
 
 def main() -> None:
@@ -59,18 +52,13 @@ def main() -> None:
     if LINUX:
         end_with_parent(signal.SIGKILL)  # also while an import holds all threads up
     began = time.monotonic()
-    runtime = confined(flower_module(RUNTIME, (*REPLACED, "run_clientapp")))
+    runtime = internals.client_runtime()
+    internals.confine(runtime, lambda: installed_app())
     with suppress(Exception):  # `installed_app` says what is wrong, when there is somebody to say it to
         importlib.import_module("client.imports")
     say_if_slow(time.monotonic() - began)
     task = Task(**json.loads(lines.get()))
-    runtime.run_clientapp(
-        runtime_api_address=task.runtime_api_address,
-        token=task.token,
-        insecure=True,  # the SuperNode and this process talk on the loopback interface of one machine
-        certificates=None,
-        runtime_dependency_install=False,
-    )
+    internals.answer_message(runtime, address=task.runtime_api_address, token=task.token)
 
 
 @dataclass(frozen=True)
@@ -121,38 +109,8 @@ def say_if_slow(seconds: float) -> None:
         note.write_text(sentence, encoding="utf-8")
 
 
-def flower_module(name: str, wanted: Sequence[str]) -> ModuleType:
-    """A module of Flower's, if it is the Flower that this was written for.
-
-    Raises:
-        RelayError: another version, or a name in it is gone.
-    """
-    found = version("flwr")
-    if not found.startswith(FLOWER):
-        raise RelayError(f"Flower {found} is installed and {FLOWER}x is wanted; install the pinned versions.")
-    module = importlib.import_module(name)
-    missing = [part for part in wanted if not hasattr(module, part)]
-    if missing:
-        raise RelayError(f"Flower's {name} has no {missing[0]}; install the pinned versions.")
-    return module
-
-
-def confined(runtime: ModuleType) -> ModuleType:
-    """Flower's module with its ways to foreign code closed."""
-    closed: dict[str, Callable[..., object]] = {
-        "install_from_fab": lambda *_, **__: None,
-        "get_project_dir": lambda *_, **__: Path(os.devnull),
-        "get_load_client_app_fn": lambda *_, **__: lambda *_, **__: installed_app(),
-    }
-    for name in REPLACED:
-        setattr(runtime, name, closed[name])
-    return runtime
-
-
 def installed_app() -> Callable[[Message, Context], Message]:
     """The installed app: without the coordinator's settings, and with no error of its own going out."""
-    from flwr.clientapp.client_app import LoadClientAppError
-
     try:
         from client.app import app
         from client.governance.egress import scrub
@@ -161,7 +119,7 @@ def installed_app() -> Callable[[Message, Context], Message]:
         import traceback
 
         traceback.print_exc()
-        raise LoadClientAppError from None
+        raise internals.app_not_loadable() from None
 
     def handle(message: Message, context: Context) -> Message:
         context.run_config = {}

@@ -17,11 +17,12 @@ from pathlib import Path
 from client.governance.simulation_mode import REHEARSING
 from client.governance.site_lock import shared_lock
 from client.site_config import SiteConfig, load_site
+from deploy.flower import internals
 from deploy.flower.control import QUIET
 from deploy.flower.supervisor import Program, Supervisor, a_free_port, until_stopped
 from deploy.pki.certificates import make_ca, make_server, new_key, pem, pem_of_key, write_private
 from deploy.site.keys import Admission, admission
-from deploy.site.launcher import REPLACED, RUNTIME, SLOW_NOTE, flower_module
+from deploy.site.launcher import SLOW_NOTE
 from deploy.site.tunnel import Contact, Trouble, Tunnel, inward_context, outward_context
 
 SUPERNODE, SUPEREXEC = "supernode", "superexec"
@@ -58,7 +59,7 @@ def start(path: Path, *, health: str = "") -> None:
             f"This site's certificate expires in {papers.days_left:.0f} days; send {site.name}.request to the"
             " coordinator again, and take the new kit with relay site join."
         )
-    flower_module(RUNTIME, REPLACED)
+    internals.client_runtime()
     with shared_lock(site), tempfile.TemporaryDirectory(prefix="relay-site-") as scratch, until_stopped() as over:
         tunnel = _tunnel(papers, Path(scratch))
         tunnel.start()
