@@ -4,8 +4,8 @@ In the private folder, approved/ holds two files for each study that was ever ap
 record of the approval, which says by whom, when and within which limits, and whether the site has left the study
 since. Who did what stands besides in a log that is only ever added to.
 
-Who rehearses a study on this machine (`relay simulate`) has approved nothing for a coordinator. The approvals of a
-rehearsal, and what was answered under them, lie in rehearsal/, where no process looks that answers a coordinator.
+A study that is simulated on this machine (`relay simulate`) is approved for no coordinator. The approvals of a
+simulation, and what was answered under them, lie in simulation/, where no process looks that answers a coordinator.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from client.governance import audit_log
 from client.governance.disclosure import Asked
-from client.governance.simulation_mode import rehearsing
+from client.governance.simulation_mode import in_simulation_mode
 from client.site_config import SiteConfig
 from common.config.study import Study, load_study, study_toml
 from common.errors import RelayError
@@ -33,7 +33,7 @@ from common.protocol.messages import Digest, Refusal, Refused
 FOLDER = "approved"
 LOG = "approvals.jsonl"
 ANSWERED = "answered"
-REHEARSAL = "rehearsal"
+SIMULATED = "simulation"
 
 log = logging.getLogger("relay.site")
 
@@ -58,7 +58,7 @@ class Approval(BaseModel):
     left: str = ""
     """When the site left the study; empty while it takes part."""
     left_by: str = ""
-    rehearsal: bool = False
+    simulation: bool = False
     """It holds on this machine alone, and for no coordinator's order."""
 
 
@@ -68,9 +68,9 @@ def approve(
     """Let a study, and so each of its variants, run at a site from now on.
 
     Approving a study again lets each of its stages be answered once more, and its census and routes be others. In a
-    rehearsal it holds for rehearsals, and changes nothing of what was approved or left in earnest.
+    simulation it holds for simulations, and changes nothing of what was approved or left in earnest.
     """
-    folder = _place(site, rehearsal=rehearsing()) / FOLDER
+    folder = _place(site, simulation=in_simulation_mode()) / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     variants = study.variants
     record = Approval(
@@ -81,12 +81,12 @@ def approve(
         by=_user(),
         largest_elsewhere=largest_elsewhere,
         asked=asked,
-        rehearsal=rehearsing(),
+        simulation=in_simulation_mode(),
     )
     for digest in record.variants:
         shutil.rmtree(answered_folder(site, digest), ignore_errors=True)
     write_atomically(folder / f"{record.study}.toml", study_toml(study).encode(), durable=True)
-    _keep(site, record, "rehearsed" if record.rehearsal else "approved")
+    _keep(site, record, "simulated" if record.simulation else "approved")
     return record
 
 
@@ -97,14 +97,15 @@ def leave(site: SiteConfig, record: Approval) -> Approval:
     return record
 
 
-def approvals(site: SiteConfig, *, rehearsal: bool | None = None) -> list[Approval]:
+def approvals(site: SiteConfig, *, simulation: bool | None = None) -> list[Approval]:
     """All approvals, those of studies that the site has left included, in the order in which they were given.
 
     Args:
-        rehearsal: those of rehearsals, or those in earnest; by default those that hold in this process.
+        simulation: those of simulations, or those in earnest; by default those that hold in this process.
     """
     found = []
-    for path in (_place(site, rehearsal=rehearsing() if rehearsal is None else rehearsal) / FOLDER).glob("*.json"):
+    simulation = in_simulation_mode() if simulation is None else simulation
+    for path in (_place(site, simulation=simulation) / FOLDER).glob("*.json"):
         try:
             found.append(Approval.model_validate_json(path.read_text(encoding="utf-8")))
         except (OSError, ValueError):
@@ -115,7 +116,7 @@ def approvals(site: SiteConfig, *, rehearsal: bool | None = None) -> list[Approv
 def study_of(site: SiteConfig, record: Approval) -> Study | None:
     """The site's own copy of a study that it approved; None where it is gone or not what was approved."""
     try:
-        study = load_study(_place(site, rehearsal=record.rehearsal) / FOLDER / f"{record.study}.toml")
+        study = load_study(_place(site, simulation=record.simulation) / FOLDER / f"{record.study}.toml")
     except RelayError:
         return None
     return study if study.digest == record.study else None
@@ -154,15 +155,15 @@ def taking_part(records: list[Approval], digest: str) -> Iterator[Approval]:
 
 def answered_folder(site: SiteConfig, digest: str) -> Path:
     """Return the folder of what the coordinator is held to in a plain study; see `client.governance.commitments`."""
-    return _place(site, rehearsal=rehearsing()) / ANSWERED / digest
+    return _place(site, simulation=in_simulation_mode()) / ANSWERED / digest
 
 
-def _place(site: SiteConfig, *, rehearsal: bool) -> Path:
-    return site.private() / REHEARSAL if rehearsal else site.private()
+def _place(site: SiteConfig, *, simulation: bool) -> Path:
+    return site.private() / SIMULATED if simulation else site.private()
 
 
 def _keep(site: SiteConfig, record: Approval, what: str) -> None:
-    path = _place(site, rehearsal=record.rehearsal) / FOLDER / f"{record.study}.json"
+    path = _place(site, simulation=record.simulation) / FOLDER / f"{record.study}.json"
     write_atomically(path, record.model_dump_json(indent=1).encode(), durable=True, mode=0o600)
     audit_log.append(
         site.private() / LOG,

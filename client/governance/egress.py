@@ -20,7 +20,7 @@ import torch
 from flwr.app import Context, Message, RecordDict
 
 from client.governance import audit_log
-from client.governance.simulation_mode import rehearsing
+from client.governance.simulation_mode import in_simulation_mode
 from client.site_config import SiteConfig
 from common.config.study import ModelConfig
 from common.errors import Damaged, DiskFull, RelayError
@@ -121,7 +121,7 @@ def _note(answer: FromSite, weights: Weights | None, path: Path) -> None:
             "tensors": len(weights) if weights else 0,
             "digest": hashlib.sha256(body.encode()).hexdigest(),
             "weights": getattr(answer, "weights", "") if weights else "",
-            **({"rehearsal": True} if rehearsing() else {}),
+            **({"simulation": True} if in_simulation_mode() else {}),
         },
     )
 

@@ -3,7 +3,7 @@
 As Flower does, each message is handled in a fresh process, which holds the site's own settings and nothing
 of another site; a site handles one message at a time. The processes come from a fork server that has
 imported torch and the client's app and run nothing, so that one is there in milliseconds. CUDA cannot be
-forked, and wants a spawned process. In a rehearsal a worker also says how far it is, epoch by epoch.
+forked, and wants a spawned process. In simulation mode a worker also says how far it is, epoch by epoch.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING
 from flwr.app import Array, Context, Error, Message, RecordDict
 from flwr.serverapp import Grid
 
-from client.governance.simulation_mode import REHEARSING, rehearsing
+from client.governance.simulation_mode import SIMULATION, in_simulation_mode
 from common.errors import DiskFull
 from common.model.weights import mapped
 from common.protocol.messages import DIED, Refusal, refusal_error
@@ -223,7 +223,7 @@ class LocalGrid(Grid):
             "RELAY_SITE": str(self._sites[self._nodes[node]]),
             "RELAY_CORES": str(self._cores),
             # The fork server has kept the environment in which it began.
-            REHEARSING: os.environ.get(REHEARSING, ""),
+            SIMULATION: os.environ.get(SIMULATION, ""),
         }
         process = self._processes.Process(target=_work, args=(theirs, node, settings), daemon=True)
         try:
@@ -260,7 +260,7 @@ def _work(wire: Connection, node: int, settings: Mapping[str, str]) -> None:
     from client import progress
     from client.app import app
 
-    if rehearsing():
+    if in_simulation_mode():
         progress.subscribe(partial(_send_progress, wire))
     try:
         message = _receive(wire)

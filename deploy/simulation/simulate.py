@@ -11,7 +11,7 @@ from pathlib import Path
 
 from client.data import layouts
 from client.data.splits import split
-from client.governance.simulation_mode import rehearsal
+from client.governance.simulation_mode import simulation_mode
 from client.site_config import SiteConfig, load_site
 from common.config.study import POOLED, Study
 from common.errors import RelayError
@@ -82,7 +82,7 @@ def simulate(
         from server.app import run_study
 
         # What is approved here is answered by the grid's workers, and by nobody for a coordinator.
-        held.enter_context(rehearsal())
+        held.enter_context(simulation_mode())
         for site in sites.values():
             held.enter_context(shared_lock(site))
             approve(site, study)

@@ -209,9 +209,9 @@ def _check_minimum(site: SiteConfig, surveys: list[Survey]) -> None:
 
 
 def sent(site: SiteConfig, digests: Collection[str] | None = None) -> str:
-    """What cannot be called back: all that left a site, or what left for some plain studies; no rehearsal's."""
+    """What cannot be called back: all that left a site, or what left for some plain studies, simulations apart."""
     lines = audit_log.read(site.private() / egress.LOG).lines
-    found = [line for line in lines if not line.get("rehearsal") and (digests is None or line.get("study") in digests)]
+    found = [line for line in lines if not line.get("simulation") and (digests is None or line.get("study") in digests)]
     if not found:
         return "Nothing of it has left this site." if digests is not None else "Nothing has left this site."
     weights = sum(bool(line.get("weights")) for line in found)

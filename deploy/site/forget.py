@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rich.filesize import decimal
 
-from client.governance.approval import ANSWERED, REHEARSAL, Approval, approvals, study_of
+from client.governance.approval import ANSWERED, SIMULATED, Approval, approvals, study_of
 from client.governance.site_lock import exclusive_lock
 from client.preprocessing.inventory import tasks_of
 from client.site_config import SiteConfig, load_site
@@ -116,7 +116,7 @@ def _records_of(site: SiteConfig, study: str) -> list[Approval]:
 
 
 def _known(site: SiteConfig) -> list[Approval]:
-    return [*approvals(site, rehearsal=False), *approvals(site, rehearsal=True)]
+    return [*approvals(site, simulation=False), *approvals(site, simulation=True)]
 
 
 def _of_all(site: SiteConfig, everything: bool) -> Iterator[tuple[Path, str]]:
@@ -140,7 +140,7 @@ def _stages_of(site: SiteConfig, records: list[Approval]) -> set[Path]:
     """The folders of stages that were asked for, or answered, in some studies."""
     digests = {digest for record in records for digest in record.variants}
     stages = site.private() / "stages"
-    answered = [site.private() / ANSWERED, site.private() / REHEARSAL / ANSWERED]
+    answered = [site.private() / ANSWERED, site.private() / SIMULATED / ANSWERED]
     store = StageStore(stages)
     found = {
         stages / path.read_text(encoding="ascii", errors="replace")

@@ -14,7 +14,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from client.governance.simulation_mode import REHEARSING
+from client.governance.simulation_mode import SIMULATION
 from client.governance.site_lock import shared_lock
 from client.site_config import SiteConfig, load_site
 from deploy.flower import internals
@@ -163,7 +163,7 @@ def _programs(site: SiteConfig, path: Path, papers: Admission, port: int, scratc
         "RELAY_SITE": str(path.absolute()),
         "RELAY_SITE_LOG": str(site.folder / "site.log"),
         SLOW_NOTE: str(scratch / SLOW),
-        REHEARSING: "",
+        SIMULATION: "",
     }
     node = [sys.executable, "-I", "-m", "deploy.site.supernode", "--superlink", f"127.0.0.1:{port}"]
     node += ["--root-certificates", str(scratch / "loopback-ca.crt")]

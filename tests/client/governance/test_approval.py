@@ -10,7 +10,7 @@ import pytest
 from client.governance import audit_log
 from client.governance.approval import LOG, approvals, approve, approved, leave, study_of
 from client.governance.commitments import bind_stage, check_limits, check_routes_extend
-from client.governance.simulation_mode import rehearsal
+from client.governance.simulation_mode import simulation_mode
 from client.site_config import SiteConfig, load_site
 from common.config.study import Study, study_toml
 from common.plan import Choices, plan
@@ -46,7 +46,9 @@ def test_every_repeat_and_network_of_an_approved_study_is_approved(site: SiteCon
 
 
 @pytest.mark.parametrize("state", ["never approved", "approved", "left"])
-def test_a_rehearsal_makes_and_changes_nothing_that_a_coordinator_is_served_under(site: SiteConfig, state: str) -> None:
+def test_a_simulation_makes_and_changes_nothing_that_a_coordinator_is_served_under(
+    site: SiteConfig, state: str
+) -> None:
     node = plan(GREEDY, dict.fromkeys(GREEDY.sites, (4, 4)), {}).nodes[0]
     if state != "never approved":
         record = approve(site, GREEDY, largest_elsewhere=500)
@@ -56,15 +58,15 @@ def test_a_rehearsal_makes_and_changes_nothing_that_a_coordinator_is_served_unde
             leave(site, record)
     standing = approvals(site)
     for _ in range(2):  # the second time it goes on
-        with rehearsal():
+        with simulation_mode():
             approve(site, GREEDY)
             assert approved(site, GREEDY.digest)
             bind_stage(site, GREEDY, node, "b" * 64)
             assert not refused(site, GREEDY, {"A": ("C",)})
             check_limits(site, GREEDY, {"A": (1,), "B": (10**6,)})
     assert approvals(site) == standing
-    (rehearsed,) = approvals(site, rehearsal=True)
-    assert rehearsed.rehearsal and study_of(site, rehearsed) == GREEDY
+    (simulated,) = approvals(site, simulation=True)
+    assert simulated.simulation and study_of(site, simulated) == GREEDY
     if state == "approved":
         assert approved(site, GREEDY.digest)
         with pytest.raises(Refused):
@@ -75,7 +77,7 @@ def test_a_rehearsal_makes_and_changes_nothing_that_a_coordinator_is_served_unde
     else:
         assert code_of(site, GREEDY.digest) == (Refusal.LEFT if state == "left" else Refusal.UNKNOWN_STUDY)
     actions = [line["action"] for line in audit_log.read(site.private() / LOG).lines]
-    assert actions[-2:] == ["rehearsed", "rehearsed"]
+    assert actions[-2:] == ["simulated", "simulated"]
 
 
 def code_of(site: SiteConfig, digest: str) -> Refusal:
