@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from client.delivery import comparison
-from client.delivery.model_card import Card, Hop, Hospital, Reference, digest_of_file, load_card, network_named
+from client.delivery.model_card import Card, Hop, HospitalCounts, Reference, digest_of_file, load_card, network_named
 from client.delivery.store import FOLDER, PATIENTS
 from client.evaluation import score_store
 from client.evaluation.score_store import OwnScores
@@ -238,7 +238,9 @@ def _card(
             "precision": environment.precision,
             "torch": environment.torch,
             "hospitals": tuple(
-                Hospital(name=name, patients=patients, test_patients=held_out, slices=slices, trained=name in trained)
+                HospitalCounts(
+                    name=name, patients=patients, test_patients=held_out, slices=slices, trained=name in trained
+                )
                 for name, patients, held_out, slices in counts
             ),
             "validation_dice": 100 * validation.dice if validation else None,

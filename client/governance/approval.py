@@ -21,7 +21,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from client.governance import audit_log
-from client.governance.disclosure import Asked
+from client.governance.disclosure import Disclosure
 from client.governance.simulation_mode import in_simulation_mode
 from client.site_config import SiteConfig
 from common.config.study import Study, load_study, study_toml
@@ -53,7 +53,7 @@ class Approval(BaseModel):
     """The user's name on the site's machine."""
     largest_elsewhere: int | None = None
     """No other site may claim more training slices in a fold; None: not limited, as where one person owns all."""
-    asked: Asked | None = None
+    disclosure: Disclosure | None = None
     """What was shown when it was approved."""
     left: str = ""
     """When the site left the study; empty while it takes part."""
@@ -63,7 +63,7 @@ class Approval(BaseModel):
 
 
 def approve(
-    site: SiteConfig, study: Study, *, largest_elsewhere: int | None = None, asked: Asked | None = None
+    site: SiteConfig, study: Study, *, largest_elsewhere: int | None = None, disclosure: Disclosure | None = None
 ) -> Approval:
     """Let a study, and so each of its variants, run at a site from now on.
 
@@ -80,7 +80,7 @@ def approve(
         at=_now(),
         by=_user(),
         largest_elsewhere=largest_elsewhere,
-        asked=asked,
+        disclosure=disclosure,
         simulation=in_simulation_mode(),
     )
     for digest in record.variants:

@@ -134,7 +134,7 @@ def scrub(message: Message, context: Context, handle: Handler) -> Message:
     try:
         return handle(message, context)
     except Exception as error:
-        code, sentence = _told(error)
+        code, sentence = _refusal_of(error)
         known = isinstance(error, Refused | BadMessage)
         with suppress(Exception):  # of a log that cannot be written, which would name its path
             log.log(
@@ -146,8 +146,8 @@ def scrub(message: Message, context: Context, handle: Handler) -> Message:
     return Message(refusal_error(code), reply_to=message)
 
 
-def _told(error: Exception) -> tuple[Refusal, str]:
-    """What the coordinator hears, and what the site's own log says."""
+def _refusal_of(error: Exception) -> tuple[Refusal, str]:
+    """Return the code that leaves for an error, and the sentence for the site's own log."""
     if isinstance(error, Refused):
         return error.code, f"Refused: {error}."
     if isinstance(error, BadMessage):

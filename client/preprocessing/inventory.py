@@ -30,7 +30,7 @@ PROBLEMS_HOLD = 3600.0
 
 
 @dataclass(frozen=True)
-class Task:
+class PreparationTask:
     """One patient and where its results belong."""
 
     home: SiteConfig
@@ -41,7 +41,9 @@ class Task:
     digest: str
 
 
-def tasks_of(home: SiteConfig, preprocessing: PreprocessingConfig, prefix: str) -> tuple[list[Task], list[Problem]]:
+def tasks_of(
+    home: SiteConfig, preprocessing: PreprocessingConfig, prefix: str
+) -> tuple[list[PreparationTask], list[Problem]]:
     """A site's patients with their keys. Reads no image whose files are as they were."""
     folder = home.private() / "cache"
     index = folder / "index.json"
@@ -65,7 +67,7 @@ def tasks_of(home: SiteConfig, preprocessing: PreprocessingConfig, prefix: str) 
         corrected = cache.digest_of(CORRECTED_VERSION, found.layout, image, source.channel, n4, itk)
         slices = cache.digest_of(SLICES_VERSION, corrected, mask, slicing)
         tasks.append(
-            Task(
+            PreparationTask(
                 home=home,
                 name=f"{prefix}{source.patient}",
                 source=source,

@@ -24,7 +24,7 @@ WIDEST = 110
 """Columns beyond which a line is not drawn out further."""
 ROOM_FOR_A_BAR = 70
 SURE = 0.02
-"""The share of the work after which time left is told."""
+"""The share of the work after which the time left is shown."""
 LOG_EVERY = 20.0
 """Seconds at least between two plain lines about one stage that goes on."""
 
@@ -165,7 +165,7 @@ class Lines:
     write: Callable[[str], None]
     clock: Callable[[], float] = time.monotonic
     _began: float = 0.0
-    _told: dict[str, float] = field(default_factory=dict)
+    _last_line_at: dict[str, float] = field(default_factory=dict)
     _known: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -173,7 +173,7 @@ class Lines:
         self._began = self.clock()
 
     def observe(self, event: Event) -> None:
-        """Take in an event. A stage that was known, and a score, are counted and not told one by one."""
+        """Take in an event. A stage that was known, and a score, are counted and not written one by one."""
         with self._lock:
             if event.kind == "examining":
                 return
@@ -185,7 +185,7 @@ class Lines:
                 self._line(f"{self._known} stage{' is' if few else 's are'} in the ledger already")
                 self._known = 0
             if event.kind in ("parked", "skipped", "delivered", "away", "back") or self._worth_a_line(event):
-                self._told[event.site] = self.clock()
+                self._last_line_at[event.site] = self.clock()
                 self._line(line_of(event))
 
     def _worth_a_line(self, event: Event) -> bool:
@@ -195,7 +195,7 @@ class Lines:
             return event.stage == "fine-tune"
         if event.kind == "running" and not event.epoch:
             return False
-        return self.clock() - self._told.get(event.site, self._began) >= LOG_EVERY
+        return self.clock() - self._last_line_at.get(event.site, self._began) >= LOG_EVERY
 
     def _line(self, text: str) -> None:
         minutes, seconds = divmod(int(self.clock() - self._began), 60)

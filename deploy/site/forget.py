@@ -76,7 +76,7 @@ def forget(
                 else f"--everything also removes keys, logs and approvals of site {site.name}; if so meant, add --yes."
             )
         records = _records_of(site, study)
-        told = sent(site, {digest for record in records for digest in record.variants} if study else None)
+        what_left = sent(site, {digest for record in records for digest in record.variants} if study else None)
         going = _of_studies(site, records) if study else _of_all(site, everything)
         protected = _data_of(site)
         by_kind: dict[str, Removed] = {}
@@ -100,7 +100,7 @@ def forget(
         )
     if study:
         print("Kept too: what other studies that run here use as well, and the page, which is of all studies.")
-    print(told)
+    print(what_left)
     kept = [name for removed in by_kind.values() for name in removed.kept]
     if kept:
         raise RelayError(f"{len(kept)} things could not be removed, the first of them {kept[0]}.")

@@ -53,9 +53,9 @@ def start(path: Path, *, health: str = "") -> None:
     site = load_site(path)
     papers = admission(site)
     gateway = f"{papers.kit.host}:{papers.kit.port}"
-    _tell(f"Site {site.name}: dialling the coordinator's gateway {gateway}.")
+    _print_line(f"Site {site.name}: dialling the coordinator's gateway {gateway}.")
     if papers.days_left < SOON:
-        _tell(
+        _print_line(
             f"This site's certificate expires in {papers.days_left:.0f} days; send {site.name}.request to the"
             " coordinator again, and take the new kit with relay site join."
         )
@@ -65,24 +65,24 @@ def start(path: Path, *, health: str = "") -> None:
         tunnel.start()
         words, slow = Words(gateway), Note(Path(scratch) / SLOW)
 
-        def tell(sentence: str) -> None:
+        def print_unless_known(sentence: str) -> None:
             # What keeps the SuperNode from staying up has been said better already.
             if not tunnel.contact.trouble:
-                _tell(sentence)
+                _print_line(sentence)
 
-        supervisor = Supervisor(_programs(site, path, papers, tunnel.port, Path(scratch), health), tell)
+        supervisor = Supervisor(_programs(site, path, papers, tunnel.port, Path(scratch), health), print_unless_known)
         try:
             while not over.wait(0.5):
                 supervisor.tend()
                 for sentence in [*words.about(tunnel.contact, time.monotonic()), *slow.news()]:
-                    _tell(sentence)
+                    _print_line(sentence)
                 if min(supervisor.uptime(SUPERNODE), time.monotonic() - tunnel.contact.asked) > SILENT:
-                    _tell("The SuperNode has fallen silent; it is started again.")
+                    _print_line("The SuperNode has fallen silent; it is started again.")
                     supervisor.restart(SUPERNODE)
         finally:
             supervisor.end()
             tunnel.stop()
-    _tell("Stopped.")
+    _print_line("Stopped.")
 
 
 class Words:
@@ -179,5 +179,5 @@ def _programs(site: SiteConfig, path: Path, papers: Admission, port: int, scratc
     ]
 
 
-def _tell(sentence: str) -> None:
+def _print_line(sentence: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {sentence}", file=sys.stderr, flush=True)

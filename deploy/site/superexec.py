@@ -109,9 +109,9 @@ class Launchers:
             last.end(grace=GRACE)
             if last.task_id != task_id and last.process.returncode:
                 last.claim.close()
-        if not _told(taken, task):
+        if not _hand_over(taken, task):
             taken = _started()
-            _told(taken, task)
+            _hand_over(taken, task)
         self._last = Answering(task_id, claim, taken)
 
     def tend(self) -> None:
@@ -133,8 +133,9 @@ def _started() -> subprocess.Popen[bytes]:
     return subprocess.Popen(LAUNCHER, stdin=subprocess.PIPE, bufsize=0)
 
 
-def _told(launcher: subprocess.Popen[bytes], task: Task) -> bool:
-    """Whether a launcher is there to be told. Its standard input stays open: it ends with this process."""
+def _hand_over(launcher: subprocess.Popen[bytes], task: Task) -> bool:
+    """Give a launcher its task; returns whether it is still there. Its standard input stays open: it ends with this
+    process."""
     assert launcher.stdin is not None
     try:
         launcher.stdin.write(json.dumps(asdict(task)).encode() + b"\n")

@@ -20,7 +20,7 @@ import client.training.collapse
 from client.app import app
 from client.data.survey import survey
 from client.governance.approval import approvals, approve, leave
-from client.governance.disclosure import asked_of
+from client.governance.disclosure import disclosure_of
 from client.site_config import load_site
 from common.model.network import build
 from common.model.weights import Weights, digest_of, serialised
@@ -332,9 +332,9 @@ def test_a_forged_census_cannot_order_a_training_without_end(
     # What is approved is trained: as long as it was said to be, and no longer.
     census = {"A": own, "B": (40, 40), "C": (1, 1)}
     surveys = [survey(load_site(bounded / "site.toml"), variant) for variant in LONGER.variants]
-    told = asked_of("A", LONGER, surveys, largest_elsewhere=40, patient_scores=True)
+    shown = disclosure_of("A", LONGER, surveys, largest_elsewhere=40, patient_scores=True)
     trained(send(order_of(longest(census), start, LONGER, census=json.dumps(census)), start))
-    assert max(trainings) == max(epochs for epochs, _ in told.of_epochs)
+    assert max(trainings) == max(epochs for epochs, _ in shown.of_epochs)
 
 
 def test_a_second_census_asks_for_nothing_more(bounded: Path, start: Weights, trainings: list[int]) -> None:
