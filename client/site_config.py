@@ -151,7 +151,7 @@ def load_site(path: Path) -> SiteConfig:
         RelayError: no such file, not TOML, an unknown key, a wrong type or value, wrong members.
     """
     site = _load(path)
-    site.member_sites()  # so that a wrong member is told now, not hours into a study
+    site.member_sites()  # so that a wrong member is reported now, not hours into a study
     return site
 
 

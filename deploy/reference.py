@@ -132,7 +132,7 @@ ENVIRONMENT = {
     "RELAY_SITE_LOG": "The site's log, for errors that arise before the site file is read. `relay site start` sets it.",
     "RELAY_CORES": "How many processor cores a site's process may take for preprocessing; the smaller one of this and"
     " `cores` in site.toml counts. The embedded grid sets it.",
-    "RELAY_REHEARSAL": "Says that a process belongs to a simulation, in which studies count as approved. `relay"
+    "RELAY_SIMULATION": "Says that a process belongs to a simulation, in which studies count as approved. `relay"
     " simulate` and `relay demo` set it for the processes that they start; a hospital's service never does.",
     "RELAY_SLOW_NOTE": "The file in which a hospital's launcher notes that the machine is slow. `relay site start`"
     " sets it.",

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import strategy as flower
-from flwr.serverapp.strategy.strategy import Strategy as FlowerStrategy
+from flwr.serverapp.strategy import Strategy as FlowerStrategy
 from safetensors import safe_open
 
 from common.errors import RelayError

@@ -149,7 +149,7 @@ def examine(
 
 
 def _notes(verdict: Verdict, patients: int) -> tuple[str, ...]:
-    """What the site as a whole is told."""
+    """Return what concerns the site as a whole."""
     notes = []
     if verdict.together:
         notes.append(together_sentence(verdict.together, verdict.moved.values(), patients))
@@ -223,7 +223,7 @@ def _with_owners(
     suspects = [*unread, *(source for source in sources if source.patient in misplaced)]
     with _READING:
         owners = headers.owners(suspects, sources, views)
-    told = [
+    swapped = [
         Finding(
             Kind.MISPLACED,
             name,
@@ -231,7 +231,7 @@ def _with_owners(
         )
         for name, owner in owners.items()
     ]
-    return [one for one in findings if one.kind is not Kind.MISPLACED or one.patient not in owners] + told
+    return [one for one in findings if one.kind is not Kind.MISPLACED or one.patient not in owners] + swapped
 
 
 def _looked(patients: int, problems: int, findings: list[Finding]) -> list[Looked]:

@@ -84,7 +84,7 @@ class Verdict:
     advantages: Mapping[str, Mapping[Move, float]]
     """By patient: of each move that changes its mask, over the mask as it lies."""
     undecided: Mapping[str, frozenset[Kind]]
-    """By patient: what would change the mask, and cannot be told from how it lies."""
+    """By patient: what would change the mask, and cannot be told apart from how it lies."""
     likeness: Mapping[str, float]
     """By patient, as the mask lies; empty where edges alone were used."""
     means: Mapping[str, Floats]

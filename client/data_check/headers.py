@@ -18,7 +18,7 @@ NEAR = 1.01
 
 
 @dataclass(frozen=True)
-class Grid:
+class VoxelGrid:
     """Where a volume lies, in SimpleITK's order: columns, rows, slices; millimetres, LPS."""
 
     size: tuple[int, ...]
@@ -26,7 +26,7 @@ class Grid:
     origin: tuple[float, ...]
     direction: tuple[float, ...]
 
-    def same_as(self, other: Grid) -> bool:
+    def same_as(self, other: VoxelGrid) -> bool:
         if self.size != other.size or not np.allclose(self.spacing, other.spacing, rtol=0.01):
             return False
         if not np.allclose(self.direction, other.direction, atol=0.02):
@@ -87,9 +87,9 @@ def owners(suspects: Sequence[Source], sources: Sequence[Source], views: Mapping
     return found
 
 
-def _of_view(view: View) -> Grid:
-    return Grid(view.shape[::-1], view.spacing[::-1], view.origin, view.direction)
+def _of_view(view: View) -> VoxelGrid:
+    return VoxelGrid(view.shape[::-1], view.spacing[::-1], view.origin, view.direction)
 
 
-def _of_volume(volume: sitk.Image) -> Grid:
-    return Grid(volume.GetSize(), volume.GetSpacing(), volume.GetOrigin(), volume.GetDirection())
+def _of_volume(volume: sitk.Image) -> VoxelGrid:
+    return VoxelGrid(volume.GetSize(), volume.GetSpacing(), volume.GetOrigin(), volume.GetDirection())

@@ -17,7 +17,7 @@ from common.text import percent
 MISFIT = 1 / 3
 """A likeness of less than this part of the site's usual one is no fit at all."""
 ASTRAY_MM, ASTRAY = 40.0, 6.0
-"""Millimetres, and robust deviations, from the others' usual place: a gland farther away than both is told."""
+"""Millimetres, and robust deviations, from the others' usual place: a gland farther away than both is reported."""
 WORTH_TELLING_MM = 5.0
 
 
@@ -65,7 +65,7 @@ def looked(
     verdict: Verdict,
     found: Sequence[Finding],
 ) -> list[Looked]:
-    """For each kind that outlines tell: patients compared, found, not to be seen, not to be decided.
+    """For each kind that outlines show: patients compared, found, not to be seen, not to be decided.
 
     Args:
         patients: those with an outline; `views` holds all.

@@ -69,7 +69,7 @@ def patient_table(checkup: Checkup) -> Table:
         grid.add_column(title, justify="right", no_wrap=True)
     grid.add_column("to look at", justify="right")
     for patient in checkup.patients:
-        told = len(checkup.about(patient.patient))
+        findings = len(checkup.about(patient.patient))
         grid.add_row(
             escape(patient.patient),
             voxels(patient),
@@ -78,8 +78,8 @@ def patient_table(checkup: Checkup) -> Table:
             str(patient.slices_at),
             str(patient.slices_below),
             f"{patient.gland_ml:.0f}",
-            str(told) if told else "",
-            style="yellow" if told else None,
+            str(findings) if findings else "",
+            style="yellow" if findings else None,
         )
     return grid
 

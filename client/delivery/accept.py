@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from client.delivery import comparison
-from client.delivery.model_card import Card, Hop, Hospital, Reference, load_card, network_named, weights_digest
+from client.delivery.model_card import Card, Hop, HospitalCounts, Reference, load_card, network_named, weights_digest
 from client.delivery.store import FOLDER, PATIENTS
 from client.evaluation import score_store
 from client.evaluation.score_store import OwnScores
@@ -241,7 +241,9 @@ def _card(
             "precision": environment.precision,
             "torch": environment.torch,
             "hospitals": tuple(
-                Hospital(name=name, patients=patients, test_patients=held_out, slices=slices, trained=name in trained)
+                HospitalCounts(
+                    name=name, patients=patients, test_patients=held_out, slices=slices, trained=name in trained
+                )
                 for name, patients, held_out, slices in counts
             ),
             "validation_dice": 100 * validation.dice if validation else None,

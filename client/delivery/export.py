@@ -18,8 +18,8 @@ def hand_out(outcome: Outcome, folder: Path) -> list[Path]:
     Raises:
         RelayError: the folder cannot be written.
     """
-    told = letter(outcome)
-    contents = {"letter.html": html(told).encode(), "letter.txt": text(told).encode()}
+    written = letter(outcome)
+    contents = {"letter.html": html(written).encode(), "letter.txt": text(written).encode()}
     contents |= _model(MODEL, outcome.chosen)
     if outcome.own:
         contents |= _model(OWN_MODEL, outcome.own)

@@ -169,11 +169,11 @@ def _reasons(verdict: Verdict, card: Card, own: Reference | None, differences: S
         return
     ahead = own.ahead
     better = sum(value > 0 for value in differences)
-    told_better = {0: "none", len(differences): "all"}.get(better, str(better))
+    better_for = {0: "none", len(differences): "all"}.get(better, str(better))
     yield (
         f"On your {count(ahead.patients, 'test patient')} its Dice is {number(abs(ahead.mean))} points"
         f" {'higher' if ahead.mean >= 0 else 'lower'} than that of the best model trained on your patients alone,"
-        f" “{name_of(own.method, (), card.site)}”; it is higher for {told_better} of them."
+        f" “{name_of(own.method, (), card.site)}”; it is higher for {better_for} of them."
     )
     if verdict == "too-few":
         yield (
@@ -181,11 +181,11 @@ def _reasons(verdict: Verdict, card: Card, own: Reference | None, differences: S
             " large it is. Your own model is as good a choice."
         )
     else:
-        told = {
+        meaning = {
             "better": "wholly above zero: for patients like these it is better.",
             "worse": "wholly below zero: for patients like these your own is better.",
         }.get(verdict, "which holds zero: this may be chance. Your own model is as good a choice.")
-        yield f"The 95 % interval of the difference is {interval_text(ahead, sign=True)} points, {told}"
+        yield f"The 95 % interval of the difference is {interval_text(ahead, sign=True)} points, {meaning}"
     if not any(method_of(one.method).longer for one in card.references):
         yield (
             "Your own model had fewer gradient steps than a route gives: what looks like a gain may be longer training"

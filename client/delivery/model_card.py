@@ -64,7 +64,7 @@ class Reference(_Value):
     """How far the card's model lies above it, in points of Dice, on the same patients."""
 
 
-class Hospital(_Value):
+class HospitalCounts(_Value):
     """A site of the study."""
 
     name: str
@@ -113,7 +113,7 @@ class Card(_Value):
     """That the scores were worked out on."""
     precision: Literal["float32", "bfloat16"]
     torch: str
-    hospitals: tuple[Hospital, ...]
+    hospitals: tuple[HospitalCounts, ...]
     validation_dice: float | None
     """In per cent."""
     checked: bool

@@ -1,4 +1,4 @@
-"""From weights to the declared answer of how well they do on a site's patients."""
+"""From weights to scores on a site's patients."""
 
 from __future__ import annotations
 
@@ -7,68 +7,19 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from client.evaluation import score_store
-from client.evaluation.evaluate import CaseScore, Example, evaluate, slice_mean
-from client.evaluation.gallery import add_to_page
+from client.evaluation.evaluate import CaseScore, Example, evaluate
 from client.preprocessing.cohort import Cohort
 from client.preprocessing.pipeline import Record, site_key
 from client.site_config import SiteConfig
-from client.training.batches import MeanStd, statistics
-from client.training.device import Device, choose_device, place
+from client.training.batches import MeanStd
+from client.training.device import Device
 from client.training.fine_tune import probabilities
 from common.config.study import Study
 from common.digest import digest_of
 from common.model.network import build_undrawn
 from common.model.weights import UnfitWeights, Weights, check_fit, serialize_chunks
-from common.plan.graph import Evaluate, way_of
-from common.protocol.messages import EvaluateOrder, EvaluateReply
 from common.protocol.refusals import Refusal, Refused
-from common.scores import DISTANCES
 from common.seeds import seed_of
-
-
-def score(
-    site: SiteConfig, study: Study, node: Evaluate, cohort: Cohort, order: EvaluateOrder, weights: Weights
-) -> EvaluateReply:
-    """Scores on the patients of a split; the site's own page keeps the worst and best slices of a test."""
-    device = choose_device(site.device, study.training.precision)
-    network = network_of(study, weights, order.weights)
-    place(network, device)
-    examples: list[Example] = []
-    records = cohort.test() if node.split == "test" else cohort.validation(node.fold)
-    mean_std = statistics(cohort.train(node.fold))
-    scores = scores_of(network, records, mean_std, device, examples, surfaces=node.split == "test")
-    dice, iou = slice_mean(scores)
-    numbers = case_numbers(site, cohort)
-    score_store.keep(site, order.key, scores, numbers)
-    ordered = sorted(scores, key=lambda score: numbers[score.patient])
-    if node.split == "test":
-        add_to_page(site, title=f"{way_of(node.weights)}, fold {node.fold + 1}", stage=node.id, examples=examples)
-    # Fewer than may stand behind a number: the numbers stay, the rest of the answer may go.
-    drawn = [score for score in scores if score.hd95_mm is not None]
-    if len(drawn) < site.minimum_patients:
-        drawn = []
-    keys = [one.key for one in DISTANCES]
-    means = np.mean([[getattr(score, key) for key in keys] for score in drawn], axis=0).tolist() if drawn else ()
-    distances = dict(zip(keys, means, strict=bool(drawn)))
-    return EvaluateReply.model_validate(
-        {
-            "study": study.digest,
-            "key": order.key,
-            "state": "done",
-            "dice": dice,
-            "iou": iou,
-            "dice_volume": float(np.mean([score.dice_volume for score in scores])),
-            "patients": len(scores),
-            "slices": sum(score.slices for score in scores),
-            **distances,
-            "surface_patients": len(drawn),
-            "case_numbers": tuple(numbers[score.patient] for score in ordered),
-            "case_slices": tuple(score.slices for score in ordered),
-            "case_dices": tuple(score.dice for score in ordered),
-            "case_ious": tuple(score.iou for score in ordered),
-        }
-    )
 
 
 def scores_of(

@@ -1,8 +1,8 @@
 """A log whose every line names the digest of the line before it, so that a changed or missing line shows.
 
-The chain alone cannot show that lines are missing at its end. So a note of the end lies beside the log, and a log
-that is not as the note says shows for ever: the next line names the end that was noted, not the one it finds. Who
-may write both files can still change both; see `docs/explanation/threat-model.md` for what helps against that.
+The digests alone cannot show that lines are missing at the end of the log. So a note of the end lies beside the log,
+and a log that is not as the note says shows for ever: the next line names the end that was noted, not the one it finds.
+Who may write both files can still change both; see `docs/explanation/threat-model.md` for what helps against that.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def append(path: Path, entry: Mapping[str, object]) -> None:
 
 
 def read(path: Path) -> Reading:
-    """Read a log and walk its chain. A log that is not there is an empty one.
+    """Read an audit log and compare each line with the digest in the next. A missing log is an empty one.
 
     Raises:
         OSError: it cannot be read.

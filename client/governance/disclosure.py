@@ -27,7 +27,7 @@ ANY = "0" * 64
 """In a digest's place, where a message is made to be counted."""
 
 
-class Asked(BaseModel):
+class Disclosure(BaseModel):
     """Counts over all repeats and networks of a study. What is asked for again, after a loss, counts once."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -85,9 +85,9 @@ class _Tally:
         return _Tally(self.trainings | rival.trainings, self.validations | rival.validations, self.other | rival.other)
 
 
-def asked_of(
+def disclosure_of(
     site: str, study: Study, surveys: Sequence[Survey], *, largest_elsewhere: int, patient_scores: bool
-) -> Asked:
+) -> Disclosure:
     """What a study may ask of a site.
 
     Args:
@@ -114,12 +114,14 @@ def asked_of(
             scoring_numbers=(validations + tests) * _of_scoring(0),
             patient_numbers=shown * (_of_scoring(1) - _of_scoring(0)) if patient_scores else 0,
         )
-    return Asked(
+    return Disclosure(
         exact=_is_exact(study),
         trainings=of_epochs.total(),
         of_epochs=tuple(sorted(of_epochs.items())),
         epochs=sum(epochs * count for epochs, count in of_epochs.items()),
-        **{name: total[name] for name in Asked.model_fields.keys() - {"exact", "trainings", "of_epochs", "epochs"}},
+        **{
+            name: total[name] for name in Disclosure.model_fields.keys() - {"exact", "trainings", "of_epochs", "epochs"}
+        },
     )
 
 
@@ -191,9 +193,9 @@ def _own(site: str, nodes: Iterable[Node]) -> Iterator[FineTune | Evaluate]:
         if not isinstance(node, FineTune | Evaluate) or node.site != site:
             continue
         if isinstance(node, Evaluate) and isinstance(node.weights, Best):
-            asked = (node.site, node.fold, node.split)
+            scored = (node.site, node.fold, node.split)
             ballots = [ballot for ballot in node.weights.ballots if isinstance(ballot, Evaluate)]
-            if ballots and all((ballot.site, ballot.fold, ballot.split) == asked for ballot in ballots):
+            if ballots and all((ballot.site, ballot.fold, ballot.split) == scored for ballot in ballots):
                 continue
         yield node
 

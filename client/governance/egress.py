@@ -19,7 +19,7 @@ import torch
 from flwr.app import Context, Message, RecordDict
 
 from client.governance import audit_log
-from client.governance.simulation_mode import rehearsing
+from client.governance.simulation_mode import in_simulation_mode
 from client.site_config import SiteConfig
 from common.config.study import ModelConfig
 from common.digest import digest_of
@@ -111,7 +111,7 @@ def _note(answer: FromSite, weights: Weights | None, path: Path) -> None:
             "tensors": len(weights) if weights else 0,
             "digest": digest_of(body.encode()),
             "weights": getattr(answer, "weights", "") if weights else "",
-            **({"rehearsal": True} if rehearsing() else {}),
+            **({"simulation": True} if in_simulation_mode() else {}),
         },
     )
 
@@ -124,7 +124,7 @@ def scrub(message: Message, context: Context, handle: Handler) -> Message:
     try:
         return handle(message, context)
     except Exception as error:
-        code, sentence = _told(error)
+        code, sentence = _refusal_of(error)
         known = isinstance(error, Refused | BadMessage)
         with suppress(Exception):  # of a log that cannot be written, which would name its path
             log.log(
@@ -136,8 +136,8 @@ def scrub(message: Message, context: Context, handle: Handler) -> Message:
     return Message(refusal_error(code), reply_to=message)
 
 
-def _told(error: Exception) -> tuple[Refusal, str]:
-    """What the coordinator hears, and what the site's own log says."""
+def _refusal_of(error: Exception) -> tuple[Refusal, str]:
+    """Return the code that leaves for an error, and the sentence for the site's own log."""
     if isinstance(error, Refused):
         return error.refusal, f"Refused: {error}."
     if isinstance(error, BadMessage):

@@ -1,6 +1,6 @@
-"""Whether this process rehearses a study (`relay simulate`) on hospitals that all lie on this machine.
+"""Whether this process simulates a study (`relay simulate`) on hospitals that all lie on this machine.
 
-Whoever starts a process says so in its environment, for itself and what it starts; no message can.
+The environment of a process decides it, for the process and for what it starts; no message can.
 """
 
 from __future__ import annotations
@@ -9,19 +9,20 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-REHEARSING = "RELAY_REHEARSAL"
+SIMULATION = "RELAY_SIMULATION"
 
 
-def rehearsing() -> bool:
-    return bool(os.environ.get(REHEARSING))
+def in_simulation_mode() -> bool:
+    """Return whether this process simulates a study."""
+    return bool(os.environ.get(SIMULATION))
 
 
 @contextmanager
-def rehearsal() -> Iterator[None]:
-    """This process rehearses while the block runs; whom it starts meanwhile has to be told."""
-    before = os.environ.get(REHEARSING, "")
-    os.environ[REHEARSING] = "1"
+def simulation_mode() -> Iterator[None]:
+    """Simulate while the block runs. A process that was started before does not notice."""
+    before = os.environ.get(SIMULATION, "")
+    os.environ[SIMULATION] = "1"
     try:
         yield
     finally:
-        os.environ[REHEARSING] = before
+        os.environ[SIMULATION] = before

@@ -170,21 +170,21 @@ def _as_it_lay(gland: NDArray[np.bool_], upright: sitk.Image, raw: sitk.Image) -
 def _remarks(
     gland: NDArray[np.bool_], slices: NDArray[np.float32], card: Card, size: tuple[float, float]
 ) -> Sequence[str]:
-    told = []
+    remarks = []
     side = card.preprocessing.pixels * card.preprocessing.spacing_mm
     if max(size) > side + 1e-3:
-        told.append(
+        remarks.append(
             f"The image measures {size[0]:.0f} × {size[1]:.0f} mm, of which the model sees {side:g} × {side:g} mm about"
             " the centre; beyond them the mask is 0."
         )
     if abs(float(slices.mean())) > FAR or not 1 / SPREAD < float(slices.std()) < SPREAD:
-        told.append(
+        remarks.append(
             f"The image's brightness is unlike that of the images of hospital {card.site} that the model was made for:"
             " another scanner or sequence? The mask may be wrong throughout."
         )
     if not gland.any():
-        told.append("The model found no gland in any slice.")
-    return told
+        remarks.append("The model found no gland in any slice.")
+    return remarks
 
 
 def ending_of(path: Path) -> str:

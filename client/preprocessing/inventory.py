@@ -31,7 +31,7 @@ PROBLEMS_HOLD = 3600.0
 
 
 @dataclass(frozen=True)
-class Task:
+class PreparationTask:
     """One patient and where its results belong."""
 
     home: SiteConfig
@@ -42,7 +42,9 @@ class Task:
     digest: str
 
 
-def tasks_of(home: SiteConfig, preprocessing: PreprocessingConfig, prefix: str) -> tuple[list[Task], list[Problem]]:
+def tasks_of(
+    home: SiteConfig, preprocessing: PreprocessingConfig, prefix: str
+) -> tuple[list[PreparationTask], list[Problem]]:
     """A site's patients with their keys. Reads no image whose files are as they were."""
     folder = home.private() / "cache"
     index = folder / "index.json"
@@ -66,7 +68,7 @@ def tasks_of(home: SiteConfig, preprocessing: PreprocessingConfig, prefix: str) 
         corrected = digest_of_json([CORRECTED_VERSION, found.layout, image, source.channel, n4, itk])
         slices = digest_of_json([SLICES_VERSION, corrected, mask, slicing])
         tasks.append(
-            Task(
+            PreparationTask(
                 home=home,
                 name=f"{prefix}{source.patient}",
                 source=source,

@@ -31,7 +31,7 @@ from client.data.layouts import Case
 from client.data.layouts.size import raise_if_short
 from client.preprocessing import cache, resampling
 from client.preprocessing.bias_field import correct_bias_field
-from client.preprocessing.inventory import PROBLEMS_HOLD, Task, tasks_of
+from client.preprocessing.inventory import PROBLEMS_HOLD, PreparationTask, tasks_of
 from client.site_config import SiteConfig
 from common.config.study import N4Config, PreprocessingConfig
 from common.digest import keyed_digest
@@ -73,7 +73,7 @@ class Prepared:
 
 
 @dataclass(frozen=True, eq=False)
-class Slices:
+class PatientSlices:
     """One patient on the study's grid."""
 
     image: NDArray[np.float32]
@@ -127,7 +127,7 @@ def prepare(
     """
     began = time.monotonic()
     state = _State()
-    pending: list[Task] = []
+    pending: list[PreparationTask] = []
     for home in site.member_sites() if site.pooled else (site,):
         prefix = f"{home.name}/" if site.pooled else ""
         tasks, problems = tasks_of(home, preprocessing, prefix)
@@ -145,15 +145,15 @@ def prepare(
                 pending.append(task)
     total = len(state.homes)
 
-    def tell() -> None:
+    def report_progress() -> None:
         if progress is not None:
             progress(state.done, total)
 
     _stop_if_asked(state)
-    tell()
+    report_progress()
     if pending:
         side_by_side = cores or site.cores or os.cpu_count() or 1
-        _work(pending, preprocessing, state, tell, cores=side_by_side, until=began + seconds)
+        _work(pending, preprocessing, state, report_progress, cores=side_by_side, until=began + seconds)
     done = state.done
     _leave_out_unusable(state, preprocessing)
     _stop_if_asked(state)
@@ -167,7 +167,7 @@ def prepare(
     return Prepared(records=records, total=total, done=done, left_out=len(state.problems))
 
 
-def load(record: Record) -> Slices:
+def load(record: Record) -> PatientSlices:
     """Read a prepared patient.
 
     Raises:
@@ -179,7 +179,7 @@ def load(record: Record) -> Slices:
         raise Damaged(f"The prepared slices {record.path} are gone or damaged; start again, and they are made again.")
     arrays, metadata = found
     depth, row, column = (float(value) for value in arrays["native_spacing"])
-    return Slices(
+    return PatientSlices(
         image=arrays["image"],
         mask=arrays["mask"],
         selected=arrays["selected"],
@@ -189,7 +189,7 @@ def load(record: Record) -> Slices:
     )
 
 
-def to_native(probabilities: NDArray[np.float32], slices: Slices) -> NDArray[np.float32]:
+def to_native(probabilities: NDArray[np.float32], slices: PatientSlices) -> NDArray[np.float32]:
     """Probabilities (slices, pixels, pixels) on the patient's own grid, (slices, rows, columns).
 
     Linear; 0 where the native image reaches beyond the study's grid.
@@ -235,10 +235,10 @@ def site_key(site: SiteConfig) -> bytes:
 
 
 def _work(
-    pending: Sequence[Task],
+    pending: Sequence[PreparationTask],
     preprocessing: PreprocessingConfig,
     state: _State,
-    tell: Callable[[], None],
+    report_progress: Callable[[], None],
     *,
     cores: int,
     until: float,
@@ -249,7 +249,7 @@ def _work(
     # The number of ITK's own threads changes the last bits of a field.
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     waiting = iter(pending)
-    running: dict[Future[Record], Task] = {}
+    running: dict[Future[Record], PreparationTask] = {}
     with ThreadPoolExecutor(max_workers=cores) as pool:
 
         def begin() -> None:
@@ -268,12 +268,12 @@ def _work(
                     state.problems[task.name] = str(error)
                     cache.write_json(_problem_path(task), {"sentence": str(error), "at": time.time()})
                     _stop_if_asked(state)
-                tell()
+                report_progress()
                 if time.monotonic() < until:
                     begin()
 
 
-def _prepare_one(task: Task, preprocessing: PreprocessingConfig) -> Record:
+def _prepare_one(task: PreparationTask, preprocessing: PreprocessingConfig) -> Record:
     """Bring one patient to the study's grid. Raises BadPatient; RelayError where the disk is full."""
     with _READING:
         case = layouts.read(task.source)
@@ -307,7 +307,7 @@ def _prepare_one(task: Task, preprocessing: PreprocessingConfig) -> Record:
     return record
 
 
-def _corrected(task: Task, case: Case, n4: N4Config) -> NDArray[np.float32]:
+def _corrected(task: PreparationTask, case: Case, n4: N4Config) -> NDArray[np.float32]:
     """The corrected volume, from the cache where it is there. One process at a time works on one volume."""
     with cache.exclusive_lock(task.corrected):
         found = cache.read_tensors(task.corrected)
@@ -327,7 +327,7 @@ def _corrected(task: Task, case: Case, n4: N4Config) -> NDArray[np.float32]:
         return corrected
 
 
-def _record(task: Task) -> Record | None:
+def _record(task: PreparationTask) -> Record | None:
     """What the cache holds of a patient; None where it is missing or damaged."""
     metadata = cache.read_metadata(task.slices)
     if metadata is None:
@@ -347,11 +347,11 @@ def _record(task: Task) -> Record | None:
         return None
 
 
-def _problem_path(task: Task) -> Path:
+def _problem_path(task: PreparationTask) -> Path:
     return task.slices.with_suffix(".problem.json")
 
 
-def _known_problem(task: Task) -> str:
+def _known_problem(task: PreparationTask) -> str:
     """Why this patient's very files could not be used a short while ago; empty where nothing is known."""
     known = cache.read_json(_problem_path(task))
     fresh = 0 <= time.time() - known.get("at", -math.inf) < PROBLEMS_HOLD
@@ -408,19 +408,19 @@ def _log(state: _State) -> None:
             for name, sentence in state.problems.items()
             if state.homes[name] is home
         )
-        told_path = home.private() / "cache" / "told.json"
-        told = cache.read_json(told_path).get("lines", [])
-        if lines == told:
+        logged_path = home.private() / "cache" / "left_out.json"
+        logged = cache.read_json(logged_path).get("lines", [])
+        if lines == logged:
             continue
         now = datetime.now().astimezone().isoformat(timespec="seconds")
         try:
             with open(
                 _log_path(home), "a", encoding="utf-8", opener=lambda path, flags: os.open(path, flags, 0o600)
             ) as file:
-                file.writelines(f"{now} {line}\n" for line in lines if line not in told)
+                file.writelines(f"{now} {line}\n" for line in lines if line not in logged)
         except OSError as error:
             raise RelayError(f"{_log_path(home)} cannot be written ({error.strerror}); free it.") from None
-        cache.write_json(told_path, {"lines": lines})
+        cache.write_json(logged_path, {"lines": lines})
 
 
 def _log_path(home: SiteConfig) -> Path:

@@ -91,7 +91,11 @@ class StageStore:
             # weights_only: a checkpoint is data, and must never run code when it is read.
             return Trained(**torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
         except Exception as error:  # torch and pickle fail in many ways, at one of another version
-            log.warning("A checkpoint cannot be read (%s: %s); its stage starts anew.", type(error).__name__, error)
+            log.warning(
+                "A checkpoint cannot be read (%s: %s); its stage starts from the beginning.",
+                type(error).__name__,
+                error,
+            )
             return None
 
     def forget(self, keys: tuple[str, ...]) -> None:
@@ -99,13 +103,13 @@ class StageStore:
         for key in keys:
             shutil.rmtree(self.folder / key, ignore_errors=True)
 
-    def begin_anew(self, key: str, word: str) -> None:
-        """Forget what there is of a stage, unless that was done for this very word: an order may come twice."""
-        path = self.folder / key / "anew"
-        if not path.exists() or path.read_bytes() != word.encode():
+    def restart(self, key: str, token: str) -> None:
+        """Forget what there is of a stage, once for each token: an order may come twice."""
+        path = self.folder / key / "restart_token"
+        if not path.exists() or path.read_bytes() != token.encode():
             self.forget((key,))
             self._made(key)
-            write_atomically(path, word.encode(), durable=True)
+            write_atomically(path, token.encode(), durable=True)
 
     def _made(self, key: str) -> Path:
         folder = self.folder / key
@@ -117,6 +121,11 @@ class StageStore:
             return load(path) if path.exists() else None
         except UnfitWeights:
             return None
+
+
+def intact(weights: Weights | None, digest: str) -> Weights | None:
+    """Return kept weights if they still have their digest; damaged ones are as good as none."""
+    return weights if weights is not None and digest_of(serialize_chunks(weights)) == digest else None
 
 
 def _sealed(content: bytes | memoryview) -> list[bytes | memoryview]:

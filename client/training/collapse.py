@@ -5,6 +5,7 @@ Both models are measured in the same way at the same site: the weights that the 
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from client.training.batches import Slices
 from client.training.device import Device, place
 from client.training.fine_tune import grid_dice, loss_of, predicted_logits
 from common.config.study import TrainingConfig
+from common.protocol.refusals import Refusal, Refused
 
 
 class Measured(NamedTuple):
@@ -39,11 +41,21 @@ def against_received(
 
     The received weights come with statistics of another site's slices; where the study has batch normalisation's
     estimated anew, theirs are, too.
+
+    Returns:
+        The figures; none where the loss of the received weights is not finite, so that there was nothing to lose.
+
+    Raises:
+        Refused: the loss of the kept weights is not finite.
     """
     place(received, device)
     if training.batch_norm == "precise":
         estimate_statistics(received, train.images, device)
     before, after = (_measure(network, train, validation, training, device) for network in (received, kept))
+    if not math.isfinite(after.loss):
+        raise Refused(Refusal.DIVERGED)
+    if not math.isfinite(before.loss):
+        return {}
     return {"received_dice": before.dice, "received_loss": before.loss, "kept_loss": after.loss}
 
 

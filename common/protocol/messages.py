@@ -99,9 +99,9 @@ class Order(Planned):
 class FineTuneOrder(Order):
     """Train; the parent's weights come along with the first leg."""
 
-    anew: str = Field(default="", pattern=r"^([0-9a-f]{16})?$")
-    """What the site has of the stage was refused: it begins at the beginning, once for each such word. The same order
-    may come twice."""
+    restart_token: str = Field(default="", pattern=r"^([0-9a-f]{16})?$")
+    """What the site has of the stage was refused: it begins at the beginning, once for each token. The same order may
+    come twice."""
 
 
 class EvaluateOrder(Order):

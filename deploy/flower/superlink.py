@@ -5,14 +5,18 @@ refuses at once ("database is locked"), however long it was told to wait, and th
 does not try such a request again: an answer of a hospital is dropped, and the study's program loses its heartbeat and
 is taken for dead a minute later. Three hospitals that answer at the same time are enough for it. Here every
 transaction takes its turn at its beginning, as SQLAlchemy's manual describes for SQLite; no name of Flower's is
-touched.
+replaced.
 """
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from sqlalchemy import Connection, Engine, event
+
+from common.errors import RelayError
+from deploy.flower import internals
 
 WAIT = 60_000
 """Milliseconds for which a transaction waits for its turn."""
@@ -33,6 +37,7 @@ def take_turns() -> None:
 
 if __name__ == "__main__":
     take_turns()
-    from flwr.superlink.cli import flower_superlink
-
-    flower_superlink()
+    try:
+        internals.run_superlink()
+    except RelayError as error:
+        sys.exit(str(error))

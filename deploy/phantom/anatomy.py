@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from deploy.phantom.gland import CENTRAL, Grid, Outline
+from deploy.phantom.gland import CENTRAL, GlandShape, Grid
 from deploy.phantom.pelvis import PAIRED, Points, Tissue, smooth_closed
 from deploy.phantom.texture import Field
 
@@ -90,7 +90,7 @@ class _Body:
         return points * self.size + np.stack([dx.sum(1), dy.sum(1)], axis=1)
 
 
-def _draw_body(rng: np.random.Generator, rectum: Rectum, shape: Outline) -> _Body:
+def _draw_body(rng: np.random.Generator, rectum: Rectum, shape: GlandShape) -> _Body:
     size = float(np.clip(rng.normal(1.0, 0.035), 0.93, 1.07))
     widest = float(shape.half_width.max())
     radius = {
@@ -140,7 +140,7 @@ def _mirrored(points: Points) -> Points:
     return points * np.array([-1.0, 1.0])
 
 
-def _rectum_at(body: _Body, shape: Outline, index: int, z: float) -> tuple[float, float, float, float]:
+def _rectum_at(body: _Body, shape: GlandShape, index: int, z: float) -> tuple[float, float, float, float]:
     """The rectum on one slice: centre x, y and half axes x, y."""
     radius = body.rectal_radius
     wave = np.sin(z / 13 + body.rectal_phase)
@@ -211,7 +211,7 @@ def _paint_frame(canvas: _Canvas, body: _Body, z: float) -> None:
         canvas.line(cleft, Tissue.AIR, 1.4)
 
 
-def _paint_viscera(canvas: _Canvas, body: _Body, shape: Outline, index: int, z: float) -> None:
+def _paint_viscera(canvas: _Canvas, body: _Body, shape: GlandShape, index: int, z: float) -> None:
     """The pelvic floor and what it holds, but for the gland itself."""
     centre, half = float(shape.centre[index]), float(shape.half_width[index])
     front, back = float(shape.front[index]), float(shape.back[index])
@@ -360,7 +360,7 @@ _TEXTURE: dict[Tissue, tuple[float, float, float, float]] = {
 
 
 def surround(
-    zones: NDArray[np.uint8], shape: Outline, grid: Grid, rng: np.random.Generator, *, rectum: Rectum
+    zones: NDArray[np.uint8], shape: GlandShape, grid: Grid, rng: np.random.Generator, *, rectum: Rectum
 ) -> Anatomy:
     """Build the pelvis around a gland, whatever the gland's shape came from.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CENTRAL", "PERIPHERAL", "Grid", "Outline", "draw_gland", "outline"]
+__all__ = ["CENTRAL", "PERIPHERAL", "Grid", "GlandShape", "draw_gland", "outline"]
 
 PERIPHERAL, CENTRAL = 1, 2
 """Zone labels as NCI-ISBI 2013 writes them; 0 is everything else."""
@@ -33,7 +33,7 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Outline:
+class GlandShape:
     """What the surroundings need to know of a gland, slice by slice (mm, all of length slices).
 
     Beyond apex and base the values continue those of the last slice with gland on it.
@@ -116,7 +116,7 @@ def draw_gland(
     return zones
 
 
-def outline(zones: NDArray[np.uint8], grid: Grid) -> Outline:
+def outline(zones: NDArray[np.uint8], grid: Grid) -> GlandShape:
     """Measure a gland's zones (slices, rows, columns), drawn or taken from anywhere else."""
     z, y, x = (grid.axis(axis).astype(np.float64) for axis in range(3))
     filled = np.flatnonzero(zones.any(axis=(1, 2)))
@@ -129,7 +129,7 @@ def outline(zones: NDArray[np.uint8], grid: Grid) -> Outline:
         return np.interp(z, z[filled], values)
 
     left, right = x[last_column], x[first_column]
-    return Outline(
+    return GlandShape(
         centre=along((left + right) / 2),
         half_width=along((left - right) / 2),
         front=along(y[first_row]),

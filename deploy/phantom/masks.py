@@ -15,7 +15,7 @@ from client.data.layouts.volumes import is_volume_file, read_volume
 from common.digest import digest_of
 from common.errors import RelayError
 from deploy.phantom.dicom import Frame
-from deploy.phantom.gland import CENTRAL, PERIPHERAL, Grid, Outline, outline
+from deploy.phantom.gland import CENTRAL, PERIPHERAL, GlandShape, Grid, outline
 
 __all__ = ["RealGland", "digest", "mask_folders", "read_glands", "shape_of", "tissue_zones"]
 
@@ -170,7 +170,7 @@ def tissue_zones(gland: RealGland) -> NDArray[np.uint8]:
     return replace(gland, label=label.astype(np.uint8)).whole()
 
 
-def shape_of(zones: NDArray[np.uint8], grid: Grid) -> Outline:
+def shape_of(zones: NDArray[np.uint8], grid: Grid) -> GlandShape:
     """A real gland's outline as the rectum meets it: behind the gland's middle, not behind its horns."""
     shape = outline(zones, grid)
     filled = np.flatnonzero(zones.any(axis=(1, 2)))

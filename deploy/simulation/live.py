@@ -145,7 +145,7 @@ class Lines:
     write: Callable[[str], None]
     clock: Callable[[], float] = time.monotonic
     _began: float = 0.0
-    _reported: dict[str, float] = field(default_factory=dict)
+    _last_line_at: dict[str, float] = field(default_factory=dict)
     """By site, when its last line was written."""
     _known: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -154,7 +154,7 @@ class Lines:
         self._began = self.clock()
 
     def observe(self, event: Event) -> None:
-        """Take in an event. A stage that was known, and a score, are counted and not named one by one."""
+        """Take in an event. A stage that was known, and a score, are counted and not written one by one."""
         with self._lock:
             if event.kind == "examining":
                 return
@@ -165,7 +165,7 @@ class Lines:
                 self._line(known_of(self._known))
                 self._known = 0
             if event.kind in ("parked", "skipped", "delivered", "away", "back") or self._worth_a_line(event):
-                self._reported[event.site] = self.clock()
+                self._last_line_at[event.site] = self.clock()
                 self._line(line_of(event))
 
     def _worth_a_line(self, event: Event) -> bool:
@@ -175,7 +175,7 @@ class Lines:
             return event.stage == "fine-tune"
         if event.kind == "running" and not event.epoch:
             return False
-        return self.clock() - self._reported.get(event.site, self._began) >= LOG_EVERY
+        return self.clock() - self._last_line_at.get(event.site, self._began) >= LOG_EVERY
 
     def _line(self, text: str) -> None:
         minutes, seconds = divmod(int(self.clock() - self._began), 60)

@@ -3,10 +3,7 @@
 As Flower does, each message is handled in a fresh process, which holds the site's own settings and nothing
 of another site; a site handles one message at a time. The processes come from a fork server that has
 imported torch and the client's app and run nothing, so that one is there in milliseconds. CUDA cannot be
-forked, and wants a spawned process. In a rehearsal a worker also says how far it is, epoch by epoch.
-
-Private names of Flower are touched here, and at a hospital in `site/launcher.py`, `site/superexec.py` and
-`site/claim.py`.
+forked, and wants a spawned process. In simulation mode a worker also says how far it is, epoch by epoch.
 """
 
 from __future__ import annotations
@@ -29,19 +26,19 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flwr.app import Array, Context, Error, Message, RecordDict
-from flwr.common.serde import message_from_proto, message_to_proto
-from flwr.proto.message_pb2 import Message as ProtoMessage
-from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
-from flwr.supercore.task_identity import TaskIdentity
 
-from client.governance.simulation_mode import REHEARSING, rehearsing
+from client.governance.simulation_mode import SIMULATION, in_simulation_mode
 from common.errors import DiskFull
 from common.model.weights import mapped
 from common.protocol.refusals import DIED, Refusal, refusal_error
+from deploy.flower import internals
+
+if TYPE_CHECKING:
+    from deploy.flower.internals import NodeInfo, Run
 
 RUN_ID = 1
 LONGEST = 70
@@ -55,7 +52,7 @@ Progress = tuple[int, int, float | None]
 
 def enter_run(node_id: int) -> None:
     """Flower builds a message only in a process that knows its run and node."""
-    TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = RUN_ID, 1, node_id
+    internals.set_task_identity(run_id=RUN_ID, node_id=node_id)
 
 
 def _start_the_fork_server() -> None:
@@ -146,7 +143,7 @@ class LocalGrid(Grid):
 
     @property
     def run(self) -> Run:
-        return Run.create_empty(RUN_ID)
+        return internals.empty_run(RUN_ID)
 
     def create_message(
         self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
@@ -157,13 +154,13 @@ class LocalGrid(Grid):
         return list(self._nodes)
 
     def get_nodes(self) -> Iterable[NodeInfo]:
-        return [NodeInfo(node_id=node, name=name, status="online") for node, name in self._nodes.items()]
+        return [internals.online_node(node, name) for node, name in self._nodes.items()]
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         ids = []
         for message in messages:
             ids.append(uuid.uuid4().hex)
-            message.metadata.__dict__["_message_id"] = ids[-1]
+            internals.set_message_id(message, ids[-1])
             self._queues[message.metadata.dst_node_id].put(message)
         return ids
 
@@ -226,7 +223,7 @@ class LocalGrid(Grid):
             "RELAY_SITE": str(self._sites[self._nodes[node]]),
             "RELAY_CORES": str(self._cores),
             # The fork server has kept the environment in which it began.
-            REHEARSING: os.environ.get(REHEARSING, ""),
+            SIMULATION: os.environ.get(SIMULATION, ""),
         }
         process = self._processes.Process(target=_work, args=(theirs, node, settings), daemon=True)
         try:
@@ -263,7 +260,7 @@ def _work(wire: Connection, node: int, settings: Mapping[str, str]) -> None:
     from client import progress
     from client.app import app
 
-    if rehearsing():
+    if in_simulation_mode():
         progress.subscribe(partial(_send_progress, wire))
     try:
         message = _receive(wire)
@@ -287,7 +284,7 @@ def _send(wire: Connection, message: Message) -> None:
         for array in arrays:
             files.append(_filed(array.data))
             array.data = b""
-        wire.send_bytes(message_to_proto(message).SerializeToString())
+        wire.send_bytes(internals.pack(message))
         for file in files:
             reduction.send_handle(wire, file, None)
     finally:
@@ -329,7 +326,7 @@ def _receive(wire: Connection, note_progress: Callable[[Progress], None] = lambd
     while (frame := wire.recv_bytes()).startswith(PROGRESS):
         done, of, dice = json.loads(frame[len(PROGRESS) :])
         note_progress((done, of, dice))
-    message = message_from_proto(ProtoMessage.FromString(frame))
+    message = internals.unpack(frame)
     for array in _arrays(message):
         with os.fdopen(reduction.recv_handle(wire), "rb") as file:
             array.data = mapped(file)  # type: ignore[assignment]  # Flower takes any buffer

@@ -11,14 +11,14 @@ from pathlib import Path
 
 from client.data import layouts
 from client.data.splits import split
-from client.governance.simulation_mode import rehearsal
+from client.governance.simulation_mode import simulation_mode
 from client.site_config import SiteConfig, load_site
 from common.config.study import POOLED, Study
 from common.errors import RelayError
 from common.text import listed
 
 SITE_NAMED = re.compile(r"\bsite (\w[\w-]*):")
-WORTH_TELLING = re.compile(r" ERROR (.*)")
+WORTH_SHOWING = re.compile(r" ERROR (.*)")
 
 
 def site_files(given: Sequence[str]) -> dict[str, Path]:
@@ -83,7 +83,7 @@ def simulate(
         from server.study_run import run_study
 
         # What is approved here is answered by the grid's workers, and by nobody for a coordinator.
-        held.enter_context(rehearsal())
+        held.enter_context(simulation_mode())
         for site in sites.values():
             held.enter_context(shared_lock(site))
             approve(site, study)
@@ -92,7 +92,7 @@ def simulate(
             try:
                 run_study(grid, study, folder, beside=beside, observe=observe, keep_weights=keep_weights)
             except RelayError as error:
-                raise type(error)(f"{error}{_as_the_sites_tell_it(str(error), sites, logs)}") from error
+                raise type(error)(f"{error}{_last_log_lines(str(error), sites, logs)}") from error
 
 
 def _checked(study: Study, files: Mapping[str, Path]) -> dict[str, SiteConfig]:
@@ -179,16 +179,16 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _as_the_sites_tell_it(sentence: str, sites: Mapping[str, SiteConfig], logs: Mapping[str, int]) -> str:
+def _last_log_lines(sentence: str, sites: Mapping[str, SiteConfig], logs: Mapping[str, int]) -> str:
     """What the logs of the sites that a sentence names say since the run began.
 
     The coordinator never learns it. Here one person owns all sites, so that person may read it at once.
     """
-    told = []
+    found = []
     for name in dict.fromkeys(SITE_NAMED.findall(sentence)):
         if name in sites and (line := _last_error(sites[name].folder / "site.log", logs[name])):
-            told.append(f" Site {name}'s own log ends with: {line}")
-    return "".join(told)
+            found.append(f" Site {name}'s own log ends with: {line}")
+    return "".join(found)
 
 
 def _last_error(log: Path, since: int) -> str:
@@ -197,10 +197,10 @@ def _last_error(log: Path, since: int) -> str:
         lines = log.read_bytes()[since:].decode(errors="replace").splitlines()
     except OSError:
         return ""
-    errors = [number for number, line in enumerate(lines) if WORTH_TELLING.search(line)]
+    errors = [number for number, line in enumerate(lines) if WORTH_SHOWING.search(line)]
     if not errors:
         return ""
     last = errors[-1]
-    found = WORTH_TELLING.search(lines[last])
+    found = WORTH_SHOWING.search(lines[last])
     text = found[1] if found else ""
     return f"{text} {lines[-1]}" if last + 1 < len(lines) and lines[last + 1].startswith("Traceback") else text

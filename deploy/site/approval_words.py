@@ -9,7 +9,7 @@ from typing import Any
 
 from client.data.survey import Survey
 from client.governance.approval import Approval
-from client.governance.disclosure import Asked, Onward
+from client.governance.disclosure import Disclosure, Onward
 from client.site_config import SiteConfig
 from common.config.study import Study
 from common.fingerprint import format_fingerprint
@@ -25,7 +25,13 @@ SHOWN = 8
 
 
 def words(
-    study: Study, site: SiteConfig, surveys: Sequence[Survey], asked: Asked, onward: Onward, *, largest_elsewhere: int
+    study: Study,
+    site: SiteConfig,
+    surveys: Sequence[Survey],
+    disclosure: Disclosure,
+    onward: Onward,
+    *,
+    largest_elsewhere: int,
 ) -> list[str]:
     """All that is to be known before a study is approved, as lines of text."""
     others = [name for name in study.sites if name != site.name]
@@ -37,9 +43,9 @@ def words(
         "",
     ]
     lines += ["What runs here: the relay that is installed on this machine. A study brings no code."]
-    lines += _runs(study, surveys, asked)
+    lines += _runs(study, surveys, disclosure)
     lines += ["", "What leaves, encrypted, to the coordinator and nobody else:"]
-    lines += _leaves(study, asked)
+    lines += _leaves(study, disclosure)
     lines += ["", "Where the weights go from there:"]
     for text in _goes(study, site.name, others, onward):
         lines += textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="    ")
@@ -49,7 +55,7 @@ def words(
     return [*lines, "", "What can be found out from weights and numbers that left: docs/explanation/threat-model.md."]
 
 
-def changes(before: Approval, study: Study, asked: Asked, copy: Study | None) -> list[str]:
+def changes(before: Approval, study: Study, disclosure: Disclosure, copy: Study | None) -> list[str]:
     """What is another than at the last approval, as lines of text.
 
     Args:
@@ -64,8 +70,8 @@ def changes(before: Approval, study: Study, asked: Asked, copy: Study | None) ->
             lines.append(f"  {key}: {_value(old, key)} → {_value(new, key)}")
     counted = [
         f"  {name}: {whole(then)} → {whole(now)}"
-        for name, then, now in _compared(before.asked, asked)
-        if before.asked and then != now
+        for name, then, now in _compared(before.disclosure, disclosure)
+        if before.disclosure and then != now
     ]
     if len(lines) == 1:
         lines.append("  nothing in the study.")
@@ -83,7 +89,7 @@ def flat(content: Any, name: str = "") -> dict[str, Any]:
     return {key: value for inner, part in pairs for key, value in flat(part, inner).items()}
 
 
-def _runs(study: Study, surveys: Sequence[Survey], asked: Asked) -> Iterator[str]:
+def _runs(study: Study, surveys: Sequence[Survey], counts: Disclosure) -> Iterator[str]:
     first = surveys[0]
     out = f"; {first.left_out} cannot be used and are left out" if first.left_out else ""
     yield from _labelled(
@@ -99,19 +105,19 @@ def _runs(study: Study, surveys: Sequence[Survey], asked: Asked) -> Iterator[str
             f"the study is {len(surveys)} in one: {count(study.repeats, 'repeat')} of {count(networks, 'network')}."
             " All that follows is counted over them together.",
         )
-    most = "" if asked.exact else "at most "
-    epochs = ", ".join(f"{whole(trainings)} of {count(epochs, 'epoch')}" for epochs, trainings in asked.of_epochs)
+    most = "" if counts.exact else "at most "
+    epochs = ", ".join(f"{whole(trainings)} of {count(epochs, 'epoch')}" for epochs, trainings in counts.of_epochs)
     yield from _labelled(
         "trainings",
-        f"{most}{whole(asked.trainings)}: {epochs}; {whole(asked.epochs)} epochs and {whole(asked.gradient_steps)}"
+        f"{most}{whole(counts.trainings)}: {epochs}; {whole(counts.epochs)} epochs and {whole(counts.gradient_steps)}"
         " gradient steps together."
-        if asked.trainings
+        if counts.trainings
         else "none.",
     )
     yield from _labelled(
         "scorings",
-        f"{most}{whole(asked.validations)} on validation patients, besides the one that belongs to each training,"
-        f" and {whole(asked.tests)} on test patients.",
+        f"{most}{whole(counts.validations)} on validation patients, besides the one that belongs to each training,"
+        f" and {whole(counts.tests)} on test patients.",
     )
     if study.methods.sequential.grows:
         yield from _labelled(
@@ -119,35 +125,35 @@ def _runs(study: Study, surveys: Sequence[Survey], asked: Asked) -> Iterator[str
         )
 
 
-def _leaves(study: Study, asked: Asked) -> Iterator[str]:
-    most = "" if asked.exact else "at most "
+def _leaves(study: Study, counts: Disclosure) -> Iterator[str]:
+    most = "" if counts.exact else "at most "
     sizes = {(len(declared_shapes(one.model)), declared_bytes(one.model)) for one in study.variants}
     of_each = " or ".join(f"{tensors} tensors of {short_bytes(size)}" for tensors, size in sorted(sizes))
     yield from _labelled(
         "weights",
-        f"{most}{count(asked.trainings, 'time')}, once a training: {of_each};"
-        f" {short_bytes(asked.weight_bytes)} together.",
+        f"{most}{count(counts.trainings, 'time')}, once a training: {of_each};"
+        f" {short_bytes(counts.weight_bytes)} together.",
     )
     yield from _labelled(
         "numbers",
-        f"{most}{whole(asked.training_numbers)} with the trainings: of each epoch the loss, the learning rate and the"
+        f"{most}{whole(counts.training_numbers)} with the trainings: of each epoch the loss, the learning rate and the"
         " validation Dice; of each training Dice and IoU, and counts of patients, slices and steps.",
     )
     yield from _labelled(
         "",
-        f"{most}{whole(asked.scoring_numbers)} with the scorings: Dice and IoU, of test patients also distances between"
-        " surfaces, each a mean over all patients of the split; counts of patients and slices.",
+        f"{most}{whole(counts.scoring_numbers)} with the scorings: Dice and IoU, of test patients also distances"
+        " between surfaces, each a mean over all patients of the split; counts of patients and slices.",
     )
     yield from _labelled(
         "",
-        f"{whole(asked.description_numbers)} about the data, each time that the coordinator asks: counts of patients"
+        f"{whole(counts.description_numbers)} about the data, each time that the coordinator asks: counts of patients"
         " and slices, in each split. With them go a fingerprint of the data, under a key that stays here, this"
         " machine's kind of processor, and the version of torch.",
     )
-    if asked.patient_numbers:
+    if counts.patient_numbers:
         yield from _labelled(
             "",
-            f"{most}{whole(asked.patient_numbers)} OF SINGLE PATIENTS: slices, Dice and IoU of each, under a random"
+            f"{most}{whole(counts.patient_numbers)} OF SINGLE PATIENTS: slices, Dice and IoU of each, under a random"
             f' number in the place of the name; "patient_scores" is true in the site file.',
         )
     else:
@@ -211,7 +217,7 @@ def _holds(site: SiteConfig, surveys: Sequence[Survey], others: Sequence[str], l
     )
 
 
-def _compared(then: Asked | None, now: Asked) -> Iterator[tuple[str, int, int]]:
+def _compared(then: Disclosure | None, now: Disclosure) -> Iterator[tuple[str, int, int]]:
     if then is None:
         return
     for name, value in now.model_dump().items():

@@ -11,7 +11,7 @@ from client.data.survey import Survey, divide
 from client.data.survey import count as count_patients
 from client.governance import audit_log, egress
 from client.governance.approval import Approval, approvals, approve, leave, study_of
-from client.governance.disclosure import asked_of, onward_of
+from client.governance.disclosure import disclosure_of, onward_of
 from client.site_config import SiteConfig
 from common.config.study import Study, load_study
 from common.errors import RelayError
@@ -21,7 +21,7 @@ from deploy.console import bar
 from deploy.site.approval_words import changes, words
 
 LARGEST_ELSEWHERE = 10_000
-"""Training slices that another site may claim unless told otherwise: those of about 600 patients."""
+"""Training slices that another site may claim unless --others says otherwise: those of about 600 patients."""
 DIGITS = 20
 """Of a hash, so many are compared over the telephone."""
 
@@ -37,7 +37,7 @@ def approve_study(
     as_json: bool = False,
     ask: Callable[[], str] | None = None,
 ) -> int:
-    """Show a study in plain words, and approve it if told to; returns the exit code.
+    """Show a study in plain words, and approve it on a yes; returns the exit code.
 
     Args:
         yes: approve without asking.
@@ -54,14 +54,16 @@ def approve_study(
     compare(study.digest, heard)
     surveys = _surveyed(site, study)
     _check_minimum(site, surveys)
-    asked = asked_of(site.name, study, surveys, largest_elsewhere=largest_elsewhere, patient_scores=site.patient_scores)
+    disclosure = disclosure_of(
+        site.name, study, surveys, largest_elsewhere=largest_elsewhere, patient_scores=site.patient_scores
+    )
     known = approvals(site)
     standing = next((record for record in known if record.study == study.digest and not record.left), None)
     before = next((record for record in reversed(known) if record.name == study.name), None)
-    differences = changes(before, study, asked, study_of(site, before)) if before else []
+    differences = changes(before, study, disclosure, study_of(site, before)) if before else []
     if not as_json:
-        told = words(study, site, surveys, asked, onward_of(site.name, study), largest_elsewhere=largest_elsewhere)
-        print("\n".join([*told, "", *(differences or [f'No study named "{study.name}" was approved here before.'])]))
+        text = words(study, site, surveys, disclosure, onward_of(site.name, study), largest_elsewhere=largest_elsewhere)
+        print("\n".join([*text, "", *(differences or [f'No study named "{study.name}" was approved here before.'])]))
         if standing and not again:
             print(f"\nIt is approved already ({standing.by}, {moment(standing.at)}). Nothing was changed.")
             print("With --again each of its stages may be answered once more, and other limits hold.")
@@ -73,13 +75,13 @@ def approve_study(
                 else "Nobody is there to ask; read what is written above, and add --yes to approve it."
             )
     if (again or standing is None) and (yes or not as_json):
-        standing = approve(site, study, largest_elsewhere=largest_elsewhere, asked=asked)
+        standing = approve(site, study, largest_elsewhere=largest_elsewhere, disclosure=disclosure)
     if as_json:
         answer = {
             "study": study.name,
             "digest": study.digest,
             "hash": format_fingerprint(study.digest),
-            "asked": asked.model_dump(mode="json"),
+            "disclosure": disclosure.model_dump(mode="json"),
             "fewest_patients": min(survey.fewest for survey in surveys),
             "changes": differences,
             "approved": standing is not None,
@@ -209,9 +211,9 @@ def _check_minimum(site: SiteConfig, surveys: list[Survey]) -> None:
 
 
 def sent(site: SiteConfig, digests: Collection[str] | None = None) -> str:
-    """What cannot be called back: all that left a site, or what left for some plain studies; no rehearsal's."""
+    """What cannot be called back: all that left a site, or what left for some plain studies, simulations apart."""
     lines = audit_log.read(site.private() / egress.LOG).lines
-    found = [line for line in lines if not line.get("rehearsal") and (digests is None or line.get("study") in digests)]
+    found = [line for line in lines if not line.get("simulation") and (digests is None or line.get("study") in digests)]
     if not found:
         return "Nothing of it has left this site." if digests is not None else "Nothing has left this site."
     weights = sum(bool(line.get("weights")) for line in found)

@@ -47,7 +47,7 @@ def audit(path: Path, *, verify: bool, study: str, noted: str, as_json: bool) ->
     """Print what left a site; returns the exit code.
 
     Args:
-        verify: walk the chains of both logs.
+        verify: check both audit logs line by line.
         study: a study file or the digits of a hash: what left for it alone.
         noted: the digits of a line's digest that somebody noted elsewhere: that line has to be there still.
 
@@ -59,7 +59,7 @@ def audit(path: Path, *, verify: bool, study: str, noted: str, as_json: bool) ->
     digits_noted = _digits_noted(noted)
     logs = [_Log(file, audit_log.read(file)) for file in (site.private() / egress.LOG, site.private() / approval.LOG)]
     left = logs[0]
-    records = [*approval.approvals(site, rehearsal=True), *approval.approvals(site, rehearsal=False)]
+    records = [*approval.approvals(site, simulation=True), *approval.approvals(site, simulation=False)]
     names = {digest: record.name for record in records for digest in (*record.variants, record.study)}
     shown = list(zip(range(1, len(left.reading.lines) + 1), left.reading.lines, left.reading.digests, strict=True))
     if study:
@@ -85,14 +85,16 @@ def audit(path: Path, *, verify: bool, study: str, noted: str, as_json: bool) ->
     if noted:
         number = _line_of(digits_noted, left.reading.digests)
         if not as_json:
-            print(f"The line that was noted is line {number}; nothing before it was changed since, if the chain holds.")
+            print(
+                f"The line that was noted is line {number}; nothing before it was changed since, if the log is sound."
+            )
     if verify or noted:
         for log in logs:
             if log.reading.fault:
                 raise FaultsFound(f"{log.path} is not as it was written: {log.reading.fault}.")
         if not as_json:
             lines = listed(f"{count(len(log.reading.lines), 'line')} of {log.path.name}" for log in logs)
-            print(f"{lines} are as they were written, as far as their chains tell.")
+            print(f"{lines} are as they were written, as far as the audit logs show.")
     return 0
 
 
@@ -135,7 +137,7 @@ def _what(line: Mapping[str, Any]) -> str:
         return "cannot be read"
     kind, state = _text(line, "kind"), _text(line, "state")
     what = KINDS.get((kind, state), f"{kind} {state}".strip())
-    return f"{what} (a rehearsal on this machine)" if line.get("rehearsal") else what
+    return f"{what} (a simulation on this machine)" if line.get("simulation") else what
 
 
 def _text(line: Mapping[str, Any], key: str) -> str:

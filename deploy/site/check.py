@@ -45,8 +45,8 @@ def site_check(path: Path, *, masks: Path | None = None, as_json: bool, counts: 
     pages = [write_page(member, examination) for member, examination in found]
     between = shared({member.name: examination.checkup.patients for member, examination in found})
     if as_json:
-        told = [to_json(examination.checkup) for _, examination in found]
-        content = {"members": told, "shared": between} if site.pooled else told[0]
+        checkups = [to_json(examination.checkup) for _, examination in found]
+        content = {"members": checkups, "shared": between} if site.pooled else checkups[0]
         print(json.dumps(content, indent=1, ensure_ascii=False))
     else:
         for (_, examination), page in zip(found, pages, strict=True):

@@ -7,33 +7,14 @@ one. Flower's own client sends the first when it has imported everything, which 
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
-from deploy.site.launcher import Task, flower_module
-
-if TYPE_CHECKING:
-    from flwr.supercore.runtime import RuntimeHttpClient
-
-USED = {
-    "flwr.supercore.runtime": ("RuntimeHttpClient",),
-    "flwr.supercore.interceptors": ("RuntimeTokenHttpInterceptor", "RuntimeVersionHttpInterceptor"),
-    "flwr.proto.runtime_pb2": ("SendTaskHeartbeatRequest", "PushTaskOutputRequest"),
-}
+from deploy.flower import internals
+from deploy.site.launcher import Task
 
 ANSWER_WITHIN = 10.0
 """Seconds in which a SuperNode, which runs on the same machine, answers."""
 LAPSE = 60.0
 """Seconds after the last heartbeat at which Flower's claim ends."""
-
-
-def check_flower() -> None:
-    """Look for all that a claim needs of Flower.
-
-    Raises:
-        RelayError: it is another Flower.
-    """
-    for module, names in USED.items():
-        flower_module(module, names)
 
 
 class Claim:
@@ -51,11 +32,9 @@ class Claim:
         Returns:
             Whether the claim holds; not, if it has lapsed or the message is answered. None: the SuperNode is silent.
         """
-        from flwr.proto.runtime_pb2 import SendTaskHeartbeatRequest
-
+        task = self._task
         try:
-            with self._client() as client:
-                return bool(client.SendTaskHeartbeat(SendTaskHeartbeatRequest()).success)
+            return internals.send_heartbeat(task.runtime_api_address, task.token, timeout=ANSWER_WITHIN)
         except Exception as error:  # whatever it is, the next heartbeat is sent
             status = getattr(getattr(error, "response", None), "status_code", None)
             return False if status in (401, 403) else None
@@ -66,20 +45,6 @@ class Claim:
         The SuperNode, which handles one message at a time, would take the lapse of this claim for that of the message
         which it handles by then, and answer it with an error.
         """
-        from flwr.proto.runtime_pb2 import PushTaskOutputRequest
-
-        with suppress(Exception), self._client() as client:
-            client.PushTaskOutput(
-                PushTaskOutputRequest(sub_status="failed", details="The process ended before it said so.")
-            )
-
-    def _client(self) -> RuntimeHttpClient:
-        from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor, RuntimeVersionHttpInterceptor
-        from flwr.supercore.runtime import RuntimeHttpClient
-
-        return RuntimeHttpClient(
-            f"http://{self._task.runtime_api_address}",
-            interceptors=[RuntimeVersionHttpInterceptor("SuperExec"), RuntimeTokenHttpInterceptor(self._task.token)],
-            verify=False,  # no TLS on the loopback interface
-            timeout=ANSWER_WITHIN,
-        )
+        task, details = self._task, "The process ended before it said so."
+        with suppress(Exception):
+            internals.report_failure(task.runtime_api_address, task.token, details, timeout=ANSWER_WITHIN)

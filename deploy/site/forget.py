@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from client.governance.approval import ANSWERED, REHEARSAL, Approval, approvals, study_of
+from client.governance.approval import ANSWERED, SIMULATED, Approval, approvals, study_of
 from client.governance.site_lock import exclusive_lock
 from client.preprocessing.inventory import tasks_of
 from client.site_config import SiteConfig, load_site
@@ -75,7 +75,7 @@ def forget(
                 else f"--everything also removes keys, logs and approvals of site {site.name}; if so meant, add --yes."
             )
         records = _records_of(site, study)
-        told = sent(site, {digest for record in records for digest in record.variants} if study else None)
+        what_left = sent(site, {digest for record in records for digest in record.variants} if study else None)
         going = _of_studies(site, records) if study else _of_all(site, everything)
         protected = _data_of(site)
         by_kind: dict[str, Removed] = {}
@@ -99,7 +99,7 @@ def forget(
         )
     if study:
         print("Kept too: what other studies that run here use as well, and the page, which is of all studies.")
-    print(told)
+    print(what_left)
     kept = [name for removed in by_kind.values() for name in removed.kept]
     if kept:
         raise RelayError(f"{len(kept)} things could not be removed, the first of them {kept[0]}.")
@@ -115,7 +115,7 @@ def _records_of(site: SiteConfig, study: str) -> list[Approval]:
 
 
 def _known(site: SiteConfig) -> list[Approval]:
-    return [*approvals(site, rehearsal=False), *approvals(site, rehearsal=True)]
+    return [*approvals(site, simulation=False), *approvals(site, simulation=True)]
 
 
 def _of_all(site: SiteConfig, everything: bool) -> Iterator[tuple[Path, str]]:
@@ -139,7 +139,7 @@ def _stages_of(site: SiteConfig, records: list[Approval]) -> set[Path]:
     """The folders of stages that were asked for, or answered, in some studies."""
     digests = {digest for record in records for digest in record.variants}
     stages = site.private() / "stages"
-    answered = [site.private() / ANSWERED, site.private() / REHEARSAL / ANSWERED]
+    answered = [site.private() / ANSWERED, site.private() / SIMULATED / ANSWERED]
     store = StageStore(stages)
     found = {
         stages / path.read_text(encoding="ascii", errors="replace")

@@ -4,10 +4,10 @@ Flower's command unpacks the bundle that the coordinator sent, and runs the code
 writes nothing and loads `client.app:app` of the installed package, whatever was sent. There is no list of approved
 bundles: a list says which foreign code may run, and has to be kept and compared rightly; here none may, and what
 the bundle holds, calls itself or hashes to decides nothing. The run's settings come from the coordinator too, and
-are taken away before the app sees them. What the app does then, `client/governance/approval.py` limits.
+are taken away before the app sees them. What the app does then, `client/stages/order.py` limits.
 
-It puts functions of its own in the place of three names in Flower's module, and so looks first whether this is the
-Flower that it was tried with.
+It puts functions of its own in the place of three names in Flower's module; `deploy.flower.internals` looks first
+whether this is the Flower that it was tried with.
 """
 
 from __future__ import annotations
@@ -23,22 +23,19 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, NoReturn
 
 from common.errors import RelayError
+from deploy.flower import internals
 from deploy.flower.supervisor import LINUX, end_with_parent
 
 if TYPE_CHECKING:
     from flwr.app import Context, Message
-
-FLOWER = "1.41."
-"""The tests attack the launcher with this series of Flower; another one is not trusted unseen."""
 
 SLOW = 20.0
 """Seconds from which on the imports are worth a word; a machine of today needs 3."""
@@ -49,9 +46,6 @@ SLOW_NOTE = "RELAY_SLOW_NOTE"
 
 NVIDIA = Path("/proc/driver/nvidia")
 """There where the driver of a graphics card is loaded."""
-
-RUNTIME = "flwr.supernode.runtime.run_clientapp"
-REPLACED = ("install_from_fab", "get_project_dir", "get_load_client_app_fn")
 
 
 def main() -> None:
@@ -72,14 +66,15 @@ def main() -> None:
     if LINUX:
         end_with_parent(signal.SIGKILL)  # also while an import holds all threads up
     began = time.monotonic()
-    runtime = confined(flower_module(RUNTIME, (*REPLACED, "run_clientapp")))
+    runtime = internals.client_runtime()
+    internals.confine(runtime, lambda: installed_app())
     with suppress(Exception):  # `installed_app` says what is wrong, when there is somebody to say it to
         importlib.import_module("client.imports")
     say_if_slow(time.monotonic() - began)
     while True:
         task = Task(**json.loads(lines.get()))
         if not LINUX or NVIDIA.exists():
-            return answer(runtime, task)
+            return internals.answer_message(runtime, address=task.runtime_api_address, token=task.token)
         with warnings.catch_warnings():  # the other thread does nothing but read
             warnings.simplefilter("ignore", DeprecationWarning)
             child = os.fork()
@@ -96,7 +91,7 @@ def in_child(runtime: ModuleType, task: Task, source: int) -> NoReturn:
     try:
         end_with_parent(signal.SIGKILL)
         threading.Thread(target=listen, args=(source, queue.SimpleQueue()), daemon=True).start()
-        answer(runtime, task)
+        internals.answer_message(runtime, address=task.runtime_api_address, token=task.token)
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -108,17 +103,6 @@ def in_child(runtime: ModuleType, task: Task, source: int) -> NoReturn:
             sys.stderr.flush()
             logging.shutdown()
         os._exit(code)  # the parent's own affairs, such as files that it removes at its end, are not this process's
-
-
-def answer(runtime: ModuleType, task: Task) -> None:
-    """Run the installed app for one message."""
-    runtime.run_clientapp(
-        runtime_api_address=task.runtime_api_address,
-        token=task.token,
-        insecure=True,  # the SuperNode and this process talk on the loopback interface of one machine
-        certificates=None,
-        runtime_dependency_install=False,
-    )
 
 
 @dataclass(frozen=True)
@@ -176,45 +160,15 @@ def say_if_slow(seconds: float) -> None:
         note.write_text(sentence, encoding="utf-8")
 
 
-def flower_module(name: str, wanted: Sequence[str]) -> ModuleType:
-    """A module of Flower's, if it is the Flower that this was written for.
-
-    Raises:
-        RelayError: another version, or a name in it is gone.
-    """
-    found = version("flwr")
-    if not found.startswith(FLOWER):
-        raise RelayError(f"Flower {found} is installed and {FLOWER}x is wanted; install the pinned versions.")
-    module = importlib.import_module(name)
-    missing = [part for part in wanted if not hasattr(module, part)]
-    if missing:
-        raise RelayError(f"Flower's {name} has no {missing[0]}; install the pinned versions.")
-    return module
-
-
-def confined(runtime: ModuleType) -> ModuleType:
-    """Flower's module with its ways to foreign code closed."""
-    closed: dict[str, Callable[..., object]] = {
-        "install_from_fab": lambda *_, **__: None,
-        "get_project_dir": lambda *_, **__: Path(os.devnull),
-        "get_load_client_app_fn": lambda *_, **__: lambda *_, **__: installed_app(),
-    }
-    for name in REPLACED:
-        setattr(runtime, name, closed[name])
-    return runtime
-
-
 def installed_app() -> Callable[[Message, Context], Message]:
     """The installed app: without the coordinator's settings, and with no error of its own going out."""
-    from flwr.clientapp.client_app import LoadClientAppError
-
     try:
         from client.app import app
         from client.governance.egress import scrub
     except Exception:
         # Its text could hold a path, and Flower sends texts on; of this error it sends a fixed one.
         traceback.print_exc()
-        raise LoadClientAppError from None
+        raise internals.app_not_loadable() from None
 
     def handle(message: Message, context: Context) -> Message:
         context.run_config = {}

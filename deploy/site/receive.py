@@ -54,9 +54,9 @@ def receive(path: Path, *, to: Path | None, study: str, as_json: bool) -> int:
         print(json.dumps({"received": listed, "written": [str(file) for file in written]}, indent=1))
         return 0
     for outcome in found:
-        told = letter(outcome)
-        print(f"{told.study}, {told.date}, {short_digest(outcome.chosen.card.study_digest)}: {told.heading}")
-        for name, meaning in told.files[:-2]:
+        text = letter(outcome)
+        print(f"{text.study}, {text.date}, {short_digest(outcome.chosen.card.study_digest)}: {text.heading}")
+        for name, meaning in text.files[:-2]:
             print(f"  {name}: {meaning}")
     for file in written:
         print(file)

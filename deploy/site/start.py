@@ -14,15 +14,16 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from client.governance.simulation_mode import REHEARSING
+from client.governance.simulation_mode import SIMULATION
 from client.governance.site_lock import shared_lock
 from client.site_config import SiteConfig, load_site
 from common.text import duration
+from deploy.flower import internals
 from deploy.flower.control import QUIET
 from deploy.flower.supervisor import Program, Supervisor, a_free_port, until_stopped
 from deploy.pki.certificates import make_ca, make_server, new_key, pem, pem_of_key, write_private
 from deploy.site.keys import Admission, admission
-from deploy.site.launcher import REPLACED, RUNTIME, SLOW_NOTE, flower_module
+from deploy.site.launcher import SLOW_NOTE
 from deploy.site.tunnel import Contact, Trouble, Tunnel, inward_context, outward_context
 
 SUPERNODE, SUPEREXEC = "supernode", "superexec"
@@ -53,36 +54,36 @@ def start(path: Path, *, health: str = "") -> None:
     site = load_site(path)
     papers = admission(site)
     gateway = f"{papers.kit.host}:{papers.kit.port}"
-    _tell(f"Site {site.name}: dialling the coordinator's gateway {gateway}.")
+    _print_line(f"Site {site.name}: dialling the coordinator's gateway {gateway}.")
     if papers.days_left < SOON:
-        _tell(
+        _print_line(
             f"This site's certificate expires in {papers.days_left:.0f} days; send {site.name}.request to the"
             " coordinator again, and take the new kit with relay site join."
         )
-    flower_module(RUNTIME, REPLACED)
+    internals.client_runtime()
     with shared_lock(site), tempfile.TemporaryDirectory(prefix="relay-site-") as scratch, until_stopped() as over:
         tunnel = _tunnel(papers, Path(scratch))
         tunnel.start()
         words, slow = Words(gateway), Note(Path(scratch) / SLOW)
 
-        def tell(sentence: str) -> None:
+        def print_unless_known(sentence: str) -> None:
             # What keeps the SuperNode from staying up has been said better already.
             if not tunnel.contact.trouble:
-                _tell(sentence)
+                _print_line(sentence)
 
-        supervisor = Supervisor(_programs(site, path, papers, tunnel.port, Path(scratch), health), tell)
+        supervisor = Supervisor(_programs(site, path, papers, tunnel.port, Path(scratch), health), print_unless_known)
         try:
             while not over.wait(0.5):
                 supervisor.tend()
                 for sentence in [*words.about(tunnel.contact, time.monotonic()), *slow.news()]:
-                    _tell(sentence)
+                    _print_line(sentence)
                 if min(supervisor.uptime(SUPERNODE), time.monotonic() - tunnel.contact.asked) > SILENT:
-                    _tell("The SuperNode has fallen silent; it is started again.")
+                    _print_line("The SuperNode has fallen silent; it is started again.")
                     supervisor.restart(SUPERNODE)
         finally:
             supervisor.end()
             tunnel.stop()
-    _tell("Stopped.")
+    _print_line("Stopped.")
 
 
 class Words:
@@ -159,7 +160,7 @@ def _programs(site: SiteConfig, path: Path, papers: Admission, port: int, scratc
         "RELAY_SITE": str(path.absolute()),
         "RELAY_SITE_LOG": str(site.folder / "site.log"),
         SLOW_NOTE: str(scratch / SLOW),
-        REHEARSING: "",
+        SIMULATION: "",
     }
     node = [sys.executable, "-I", "-m", "deploy.site.supernode", "--superlink", f"127.0.0.1:{port}"]
     node += ["--root-certificates", str(scratch / "loopback-ca.crt")]
@@ -175,5 +176,5 @@ def _programs(site: SiteConfig, path: Path, papers: Admission, port: int, scratc
     ]
 
 
-def _tell(sentence: str) -> None:
+def _print_line(sentence: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {sentence}", file=sys.stderr, flush=True)

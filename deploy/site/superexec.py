@@ -23,10 +23,10 @@ from dataclasses import asdict
 from typing import Any
 
 from common.errors import RelayError
-from deploy.site.claim import LAPSE, Claim, check_flower
-from deploy.site.launcher import Task, flower_module
+from deploy.flower import internals
+from deploy.site.claim import LAPSE, Claim
+from deploy.site.launcher import Task
 
-EXECUTOR = "flwr.supercore.superexec.executor.subprocess_executor"
 LAUNCHER = (sys.executable, "-I", "-m", "deploy.site.launcher")
 """Isolated (-I), so that neither the working folder nor PYTHONPATH gives it code."""
 
@@ -38,29 +38,19 @@ GRACE = 10.0
 
 def main() -> None:
     """Takes the arguments of `flower-superexec`."""
-    executor = flower_module(EXECUTOR, ("SubprocessExecutor", "LaunchResult"))
-    for name in ("launch", "reconcile", "close"):
-        if not hasattr(executor.SubprocessExecutor, name):
-            raise RelayError(f"Flower's SubprocessExecutor has no {name}; install the pinned versions.")
-    check_flower()
-    result = executor.LaunchResult
+    internals.check_claims()
     launchers = Launchers()
 
-    def launch(self: object, spec: Any) -> Any:
-        if spec.task_type != "flwr-clientapp":
-            _say(f"Asked for a task of the kind {spec.task_type}; the installed app answers it.")
+    def launch(task: Any) -> str:
+        if task.task_type != "flwr-clientapp":
+            _say(f"Asked for a task of the kind {task.task_type}; the installed app answers it.")
         try:
-            launchers.give(spec.task_id, Task(spec.runtime_api_address, spec.token))
+            launchers.give(task.task_id, Task(task.runtime_api_address, task.token))
         except OSError as error:
-            return result.failed(f"No process could be started ({error.strerror}).")  # it comes again in a minute
-        return result.accepted()
+            return f"No process could be started ({error.strerror})."
+        return ""
 
-    executor.SubprocessExecutor.launch = launch
-    executor.SubprocessExecutor.reconcile = lambda _: launchers.tend()
-    executor.SubprocessExecutor.close = lambda _: launchers.end()
-    from flwr.supercore.cli import flower_superexec
-
-    flower_superexec()
+    internals.run_superexec(launch=launch, reconcile=launchers.tend, close=launchers.end)
 
 
 class Launcher:

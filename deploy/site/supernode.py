@@ -10,12 +10,9 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from types import SimpleNamespace
 
 from common.errors import RelayError
-from deploy.site.launcher import flower_module
-
-NODE = "flwr.supernode.start_client_internal"
+from deploy.flower import internals
 
 SOONEST = 0.25
 """Seconds between two questions at the coordinator, at first."""
@@ -27,11 +24,7 @@ AT_HAND = 1.0
 
 def main() -> None:
     """Takes the arguments of `flower-supernode`."""
-    module = flower_module(NODE, ("time", "_pull_and_store_message", "_push_messages"))
-    module.time = SimpleNamespace(sleep=paced())  # type: ignore[attr-defined]
-    from flwr.supernode.cli import flower_supernode
-
-    flower_supernode()
+    internals.run_supernode(sleep=paced())
 
 
 def paced(

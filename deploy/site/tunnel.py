@@ -175,7 +175,7 @@ def trouble_of_status(status: str, answer: bytes, gateway: str) -> Trouble:
         )
     if status == "403":
         return Trouble(f"The gateway {gateway} rejected the request (HTTP 403).")
-    # A coordinator that was just started is told who is enrolled, and a site's session of before ends by itself.
+    # A coordinator that was just started does not know yet who is enrolled; a site's earlier session ends by itself.
     return Trouble(
         f"The coordinator does not admit this site (HTTP {status}): it is not enrolled there, or its last session has"
         " not ended yet; ask the coordinator whether the site is enrolled.",

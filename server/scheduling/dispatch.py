@@ -71,12 +71,12 @@ class Dispatcher:
             # Else channels that repeat could hold all slots and wait for another.
             self.channels[node.site].release_slot()
             try:
-                return self._fine_tune(node, anew=secrets.token_hex(8))
+                return self._fine_tune(node, restart_token=secrets.token_hex(8))
             except RejectedWeights as again:
                 raise Parked(f"{again}, when repeated as well") from None
 
-    def _fine_tune(self, node: FineTune, *, anew: str = "") -> StageRecord:
-        order = FineTuneOrder(**self.state.order(node), anew=anew)
+    def _fine_tune(self, node: FineTune, *, restart_token: str = "") -> StageRecord:
+        order = FineTuneOrder(**self.state.order(node), restart_token=restart_token)
         self.work.report("running", node)
 
         def observe(epoch: int, dice: float | None) -> None:

@@ -194,5 +194,5 @@ class Scheduler:
         for parked in self.state.park(node, reason):
             self._work.leave(parked)
         site = node.site if isinstance(node, FineTune | Evaluate) else ""
-        # A site that works on something else is not said to rest.
+        # A site that works on something else is not told to rest.
         self._observe(Event("parked", "" if site in self.state.at_work else site, reason))

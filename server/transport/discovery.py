@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Collection, Iterable
+from typing import Protocol
 
 from flwr.app import Message
-from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 
 from common.errors import SiteAbsent
@@ -20,7 +20,14 @@ from server.transport.retry import retry_on_server_error
 log = logging.getLogger("relay.coordinator")
 
 
-def is_online(node: NodeInfo) -> bool:
+class HasStatus(Protocol):
+    """A node as Flower's Grid lists it."""
+
+    @property
+    def status(self) -> str: ...
+
+
+def is_online(node: HasStatus) -> bool:
     """Whether a node is there; Flower's simulation gives its nodes no status."""
     return node.status in ("", "online")
 

@@ -20,6 +20,8 @@ from torch import nn
 
 import client.app
 import client.evaluation.scoring
+import client.stages.evaluate
+import client.stages.fine_tune
 import client.stages.store
 import common.model.network
 import deploy.simulation.local_grid
@@ -102,15 +104,15 @@ if "RELAY_BENCH_MB" in os.environ:
             module.build = build_toy  # type: ignore[attr-defined]
 
 if STEPS in os.environ:
-    client.app.fine_tune = identity  # type: ignore[assignment]
-    client.app.scores_of = client.evaluation.scoring.scores_of = scores  # type: ignore[assignment]
+    client.stages.fine_tune.fine_tune = identity  # type: ignore[assignment]
+    client.stages.fine_tune.scores_of = client.stages.evaluate.scores_of = scores  # type: ignore[assignment]
     torch.set_num_threads(1)
     watch(client.app, "app", "everything")
     watch(client.app, "from_record", "weights from Flower's record")
-    watch(client.app, "_ordered", "the order against the approved study and data")
+    watch(client.app, "verify_order", "the order against the approved study and data")
     watch(client.evaluation.scoring, "digest_of", "the digest of what came")
-    watch(client.app, "network_of", "build, check and load the network")
-    watch(client.app, "chosen_slices", "read the slices")
+    watch(client.stages.fine_tune, "network_of", "build, check and load the network")
+    watch(client.stages.fine_tune, "selected_slices", "read the slices")
     watch(client.app, "release", "the last door, Flower's record")
     watch(client.stages.store.StageStore, "save_weights", "keep the result")  # type: ignore[arg-type]
     watch(deploy.simulation.local_grid, "_send", LAST)

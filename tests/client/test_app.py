@@ -13,18 +13,20 @@ import pytest
 import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
-import client.app
 import client.evaluation.scoring
+import client.stages.fine_tune
+import client.stages.order
+import client.training.collapse
 from client.app import app
 from client.data.survey import survey
 from client.governance.approval import approvals, approve, leave
-from client.governance.disclosure import asked_of
+from client.governance.disclosure import disclosure_of
 from client.site_config import load_site
 from common.digest import digest_of
 from common.model.network import build
 from common.model.weights import Weights, serialised
 from common.plan import plan
-from common.plan.graph import Evaluate, FineTune
+from common.plan.graph import Evaluate, FineTune, Start
 from common.protocol.codec import from_record, to_record
 from common.protocol.messages import (
     DESCRIBE,
@@ -75,14 +77,14 @@ def start() -> Weights:
 def trainings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """An entry for every epoch that was trained."""
     epochs: list[int] = []
-    real = client.app.fine_tune
+    real = client.stages.fine_tune.fine_tune
 
     def counted(*args: Any, **more: Any) -> Iterator[Any]:
         for state in real(*args, **more):
             epochs.append(state.epoch)
             yield state
 
-    monkeypatch.setattr(client.app, "fine_tune", counted)
+    monkeypatch.setattr(client.stages.fine_tune, "fine_tune", counted)
     return epochs
 
 
@@ -146,14 +148,28 @@ def test_a_stage_whose_answer_was_refused_is_worked_out_from_its_beginning(
 ) -> None:
     order = order_of(first(FineTune), start)
     once, _ = trained(send(order, start))
-    anew = order.model_copy(update={"anew": "0" * 16})
-    again, _ = trained(send(anew, start))
+    restart = order.model_copy(update={"restart_token": "0" * 16})
+    again, _ = trained(send(restart, start))
     assert again == once
     assert trainings == [1, 2, 1, 2]
-    assert trained(send(anew, start))[0] == once
+    assert trained(send(restart, start))[0] == once
     assert trainings == [1, 2, 1, 2], "the same order, which came twice"
-    trained(send(anew.model_copy(update={"anew": "1" * 16}), start))
+    trained(send(restart.model_copy(update={"restart_token": "1" * 16}), start))
     assert trainings == [1, 2, 1, 2, 1, 2]
+
+
+def test_kept_weights_whose_loss_is_not_finite_are_answered_as_a_diverged_training(
+    home: Path, start: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss of the kept weights is measured only where a training may have collapsed."""
+    study = small_study(methods={"sequential": {"routes": (("B", "A"),)}}, collapse=0.99)
+    approve_everywhere({"A": home / "site.toml"}, study)
+    hop = next(node for node in planned(study)[0].nodes if isinstance(node, FineTune) and node.site == "A")
+    assert not isinstance(hop.parent, Start)
+    monkeypatch.setattr(client.training.collapse, "loss_of", lambda *_: torch.tensor(torch.inf))
+    reply = send(order_of(hop, start, study), start)
+    assert refused(reply, Refusal.DIVERGED)
+    assert not list(home.glob("private/stages/*/reply.json"))
 
 
 def test_a_score_that_is_asked_for_twice_is_not_worked_out_twice(
@@ -267,14 +283,14 @@ class TestWhatIsNotInTheStudy:
         assert any(refused(reply, code) for code in codes)
         assert trainings == []
 
-    @pytest.mark.parametrize("owner", ["plan", "hold_to_limits"])
+    @pytest.mark.parametrize("owner", ["plan", "check_limits"])
     def test_a_fault_of_this_program_is_told_as_that_and_logged(
         self, home: Path, start: Weights, monkeypatch: pytest.MonkeyPatch, owner: str
     ) -> None:
         def fail(*_: Any, **__: Any) -> None:
             raise TypeError("a fault of our own")
 
-        monkeypatch.setattr(client.app, owner, fail)
+        monkeypatch.setattr(client.stages.order, owner, fail)
         assert refused(send(order_of(first(FineTune), start), start), Refusal.FAILED)
         assert "TypeError: a fault of our own" in (home / "private" / "site.log").read_text(encoding="utf-8")
 
@@ -315,9 +331,9 @@ def test_a_forged_census_cannot_order_a_training_without_end(
     # What is approved is trained: as long as it was said to be, and no longer.
     census = {"A": own, "B": (40, 40), "C": (1, 1)}
     surveys = [survey(load_site(bounded / "site.toml"), variant) for variant in LONGER.variants]
-    told = asked_of("A", LONGER, surveys, largest_elsewhere=40, patient_scores=True)
+    shown = disclosure_of("A", LONGER, surveys, largest_elsewhere=40, patient_scores=True)
     trained(send(order_of(longest(census), start, LONGER, census=json.dumps(census)), start))
-    assert max(trainings) == max(epochs for epochs, _ in told.of_epochs)
+    assert max(trainings) == max(epochs for epochs, _ in shown.of_epochs)
 
 
 def test_a_second_census_asks_for_nothing_more(bounded: Path, start: Weights, trainings: list[int]) -> None:
@@ -341,7 +357,7 @@ def test_of_a_study_that_was_left_nothing_more_leaves(
     """Also of a stage that is being worked out: it ends with its epoch, and is not sent."""
     site = load_site(home / "site.toml")
     order, score = order_of(first(FineTune), start), order_of(first(Evaluate), start)
-    real, epochs = client.app.fine_tune, []
+    real, epochs = client.stages.fine_tune.fine_tune, []
 
     def left_meanwhile(*args: Any, **more: Any) -> Iterator[Any]:
         for state in real(*args, **more):
@@ -349,7 +365,7 @@ def test_of_a_study_that_was_left_nothing_more_leaves(
             leave(site, next(record for record in approvals(site) if STUDY.digest in record.variants))
             yield state
 
-    monkeypatch.setattr(client.app, "fine_tune", left_meanwhile)
+    monkeypatch.setattr(client.stages.fine_tune, "fine_tune", left_meanwhile)
     before = log_of_what_left(home)
     assert refused(send(order, start), Refusal.LEFT)
     assert epochs == [1]

@@ -255,8 +255,8 @@ def test_no_planted_name_is_in_any_byte(recorded: Recorded) -> None:
 
 def test_as_much_leaves_as_was_shown_when_it_was_approved(recorded: Recorded) -> None:
     for name, record in recorded.approved.items():
-        asked = record.asked
-        assert asked is not None and asked.exact
+        shown = record.disclosure
+        assert shown is not None and shown.exact
         numbers: Counter[type] = Counter()
         tensors = weight_bytes = trainings = scorings = 0
         for (kind, _, state), (answer, weights) in recorded.answers(name).items():
@@ -269,11 +269,11 @@ def test_as_much_leaves_as_was_shown_when_it_was_approved(recorded: Recorded) ->
                 tensors += len(weights)
                 weight_bytes += sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
             scorings += kind is EvaluateReply
-        assert (trainings, tensors, weight_bytes) == (asked.trainings, asked.tensors, asked.weight_bytes)
-        assert scorings == asked.validations + asked.tests
-        assert numbers[FineTuneReply] == asked.training_numbers
-        assert numbers[EvaluateReply] == asked.scoring_numbers + asked.patient_numbers
-        assert numbers[Description] == asked.description_numbers
+        assert (trainings, tensors, weight_bytes) == (shown.trainings, shown.tensors, shown.weight_bytes)
+        assert scorings == shown.validations + shown.tests
+        assert numbers[FineTuneReply] == shown.training_numbers
+        assert numbers[EvaluateReply] == shown.scoring_numbers + shown.patient_numbers
+        assert numbers[Description] == shown.description_numbers
 
 
 def numbers_of(record: Any) -> int:

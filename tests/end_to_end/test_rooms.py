@@ -28,7 +28,7 @@ INSIDE: dict[str, dict[str, set[str]]] = {
         "preprocessing": {"data"},
         "training": {"preprocessing"},
         "evaluation": {"preprocessing", "training"},
-        "stages": {"training"},
+        "stages": {"evaluation", "governance", "preprocessing", "training"},
         "governance": {"data", "preprocessing"},
         "delivery": {"evaluation", "preprocessing", "stages", "training"},
         "inference": {"data", "delivery", "preprocessing", "training"},
@@ -55,13 +55,18 @@ INSIDE: dict[str, dict[str, set[str]]] = {
         "pki": set(),
         "coordinator": {"flower", "pki"},
         "site": {"flower", "pki"},
-        "simulation": set(),
+        "simulation": {"flower"},
         "planning": {"simulation"},
         "docker": {"coordinator", "phantom", "site"},
         "cli": {"coordinator", "phantom", "planning", "simulation", "site"},
     },
 }
 """The folders of a room, and which other folders of it each may import."""
+PUBLIC_IN_FLOWER = {"flwr.app", "flwr.clientapp", "flwr.serverapp", "flwr.serverapp.strategy", "flwr.common"}
+"""The modules that Flower documents for apps. All others may change with any release."""
+PRIVATE_IN_FLOWER = Path("deploy/flower/internals.py")
+"""The one file that may use others."""
+FLOWERS = re.compile(r"flwr(\.[A-Za-z_][A-Za-z_0-9]*)+")
 DOTTED = re.compile(rf"({'|'.join(ROOMS)})(\.[a-z_][a-z_0-9]*)+(:[a-z_]+)?")
 
 
@@ -106,6 +111,48 @@ def test_a_room_imports_only_what_it_may(room: str) -> None:
             top = name.partition(".")[0]
             assert top not in ROOMS or top in MAY[room], f"{path.relative_to(REPO)} reaches {name}"
             assert top != "tests", f"{path.relative_to(REPO)} reaches {name}"
+
+
+def private_in_flower(path: Path) -> set[str]:
+    """The modules and underscored names of Flower's that a file uses though Flower documents none of them."""
+    found = {name for name in reached(path) if name.partition(".")[0] == "flwr"}
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and FLOWERS.fullmatch(node.value):
+            found.add(node.value)
+        if isinstance(node, ast.ImportFrom) and node.module in PUBLIC_IN_FLOWER:
+            found.update(f"{node.module}.{alias.name}" for alias in node.names if alias.name.startswith("_"))
+        if isinstance(node, ast.Subscript) and ast.unparse(node.value).endswith("metadata.__dict__"):
+            found.add(ast.unparse(node))
+    return found - PUBLIC_IN_FLOWER
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_private_names_of_flower_are_used_in_one_file(room: str) -> None:
+    for path in files(room):
+        if path.relative_to(REPO) != PRIVATE_IN_FLOWER:
+            assert not private_in_flower(path), path.relative_to(REPO)
+    assert private_in_flower(REPO / PRIVATE_IN_FLOWER)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import flwr.supercore.run",
+        "from flwr.proto.node_pb2 import NodeInfo",
+        "from flwr import supercore",
+        "def f():\n    from flwr.app.message import Message",
+        "importlib.import_module('flwr.supernode.cli')",
+        "RUNTIME = 'flwr.supernode.runtime.run_clientapp'",
+        "from flwr.common import _lazy",
+        "message.metadata.__dict__['_message_id'] = 'x'",
+    ],
+)
+def test_the_reader_sees_every_private_name_of_flowers(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "m.py"
+    path.write_text(line)
+    assert private_in_flower(path)
+    path.write_text("from flwr.app import Message\nfrom flwr.serverapp import Grid\nlogging.getLogger('flwr')")
+    assert not private_in_flower(path)
 
 
 @pytest.mark.parametrize("room", INSIDE)

@@ -20,10 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from flwr.app import Error, Message
 
 import client.app
-import client.evaluation.scoring
+import client.stages.evaluate
+import client.stages.fine_tune
+import client.stages.order
 import client.stages.store
 import common.files
 import server.ledger.ledger
@@ -32,6 +35,7 @@ from client.app import app
 from client.governance import audit_log, egress
 from client.governance.approval import approve
 from client.site_config import SiteConfig
+from client.training.device import choose_device
 from common.config.study import Study
 from common.digest import digest_of
 from common.errors import RelayError
@@ -283,16 +287,14 @@ class History:
             return
         copied = self.kernel.random.choice(asked)
         order, _ = from_record(copied.content, FineTuneOrder)
-        other = {"count": client.app.torch.tensor(7), "layer": client.app.torch.ones(2, 3)}
+        other = {"count": torch.tensor(7), "layer": torch.ones(2, 3)}
         site, study = self.hospitals.sites[node.name], self.bench.study
         census = {name: tuple(counts) for name, counts in json.loads(order.census).items()}
         choices = {name: tuple(chosen) for name, chosen in json.loads(order.choices).items()}
-        training = client.app.plan(study, census, choices).by_id[order.node]
+        training = client.stages.order.plan(study, census, choices).by_id[order.node]
         assert isinstance(training, FineTune)
-        device = client.app.choose_device(site.device, study.training.precision)
-        environment = ExecutionEnvironment(
-            order.fingerprint, client.app.torch.__version__, device.kind, device.precision
-        )
+        device = choose_device(site.device, study.training.precision)
+        environment = ExecutionEnvironment(order.fingerprint, torch.__version__, device.kind, device.precision)
         digest = digest_of(serialize_chunks(other))
         forged = order.model_copy(
             update={
@@ -419,7 +421,8 @@ def world(history: History) -> Iterator[None]:
         history.finished.add(entry)
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (site_channel, discovery, dispatch, work, run_record, server.transport.retry, client.app):
+        retry, training = server.transport.retry, client.stages.fine_tune
+        for module in (site_channel, discovery, dispatch, work, run_record, retry, training):
             patch.setattr(module, "time", kernel.time())
         for module in (descriptions, scheduler, weight_owners, work):
             patch.setattr(module, "threading", kernel.threading())
@@ -435,8 +438,8 @@ def world(history: History) -> Iterator[None]:
         patch.setattr(server.ledger.ledger, "locks", types.SimpleNamespace(exclusive=locked))
         patch.setattr(client.stages.store.StageStore, "finish", finished)
         patch.setattr(client.app, "site_of", lambda context: hospitals.sites[str(context.node_config["site"])])
-        patch.setattr(client.app, "fine_tune", hospitals.fine_tune)
-        for module in (client.app, client.evaluation.scoring):
+        patch.setattr(client.stages.fine_tune, "fine_tune", hospitals.fine_tune)
+        for module in (client.stages.fine_tune, client.stages.evaluate):
             patch.setattr(module, "scores_of", hospitals.scores)
         try:
             yield

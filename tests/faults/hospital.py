@@ -21,9 +21,12 @@ import numpy as np
 import pytest
 import torch
 
-import client.app
 import client.evaluation.scoring
 import client.governance.approval
+import client.stages.describe
+import client.stages.evaluate
+import client.stages.fine_tune
+import client.stages.order
 import common.model.network
 import common.model.weights
 import server.results.rows
@@ -217,11 +220,11 @@ def tiny() -> Iterator[None]:
 def put_in_place(patch: pytest.MonkeyPatch) -> None:
     for module in (common.model.weights, common.model.network):
         patch.setattr(module, "declared_shapes", lambda _: SHAPES)
-    for module in (client.app, server.study_run, state):
+    for module in (client.stages.order, server.study_run, state):
         patch.setattr(module, "plan", planned)
     for module in (client.governance.approval, server.study_run):
         patch.setattr(module, "load_study", study_from)
-    for module in (client.app, client.evaluation.scoring):
+    for module in (client.stages.fine_tune, client.stages.evaluate):
         patch.setattr(module, "statistics", lambda _: {})
     digest = Study.digest.fget
     assert digest is not None
@@ -232,11 +235,12 @@ def put_in_place(patch: pytest.MonkeyPatch) -> None:
         return DIGESTS[id(study)][1]
 
     patch.setattr(Study, "digest", property(known_digest))
-    patch.setattr(client.app, "prepare", prepared)
+    for module in (client.stages.describe, client.stages.order):
+        patch.setattr(module, "prepare", prepared)
     patch.setattr(client.evaluation.scoring, "build_undrawn", lambda _: Network())
-    patch.setattr(client.evaluation.scoring, "place", lambda *_: None)
-    patch.setattr(client.evaluation.scoring, "add_to_page", lambda *_, **__: None)
-    patch.setattr(client.app, "selected_slices", lambda *_: None)
+    patch.setattr(client.stages.evaluate, "place", lambda *_: None)
+    patch.setattr(client.stages.evaluate, "add_to_page", lambda *_, **__: None)
+    patch.setattr(client.stages.fine_tune, "selected_slices", lambda *_: None)
     patch.setattr(server.study_run, "write_report", lambda _: None)
     patch.setattr(server.study_run, "deliver", lambda *_: Deliveries())
     patch.setattr(server.study_run, "recording", lambda folder, study, observe: nullcontext(observe))

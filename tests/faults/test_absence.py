@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-import client.app
+import client.stages.describe
+import client.stages.fine_tune
 import server.scheduling.averaging
 from client.governance.approval import approve
 from common.config.study import Study
@@ -266,7 +267,7 @@ def test_what_was_skipped_is_asked_for_again_where_other_weights_come_to_it(
     with in_a(routes, tmp_path / "cut", leaves("C", 2)) as history:
         history.start()
         assert all(row["absent"] == ["C"] for row in rows_of(results_in(tmp_path / "cut")))
-        fingerprint, fine_tune = client.app.fingerprint, history.hospitals.fine_tune
+        fingerprint, fine_tune = client.stages.describe.fingerprint, history.hospitals.fine_tune
 
         def other_data(records: Any, key: Any) -> str:
             plain = fingerprint(records, key)
@@ -275,8 +276,8 @@ def test_what_was_skipped_is_asked_for_again_where_other_weights_come_to_it(
         def other_training(*given: Any, seed_names: tuple[str | int, ...], **more: Any) -> Any:
             return fine_tune(*given, seed_names=(*seed_names, "B" in seed_names), **more)
 
-        monkeypatch.setattr(client.app, "fingerprint", other_data)
-        monkeypatch.setattr(client.app, "fine_tune", other_training)
+        monkeypatch.setattr(client.stages.describe, "fingerprint", other_data)
+        monkeypatch.setattr(client.stages.fine_tune, "fine_tune", other_training)
         history.engine.start(history.engine.nodes["C"])
         for site in history.hospitals.sites.values():
             approve(site, history.bench.study)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from client.delivery.model_card import Card, Figure, Hop, Hospital, Reference, Scores
+from client.delivery.model_card import Card, Figure, Hop, HospitalCounts, Reference, Scores
 from client.delivery.store import Arrival, Outcome
 from common.config.study import ModelConfig, PreprocessingConfig, TrainingConfig
 
@@ -65,7 +65,7 @@ def card(**changes: Any) -> Card:
         "precision": "float32",
         "torch": "2.13.0",
         "hospitals": tuple(
-            Hospital(name=name, patients=patients, test_patients=6, slices=400, trained=True)
+            HospitalCounts(name=name, patients=patients, test_patients=6, slices=400, trained=True)
             for name, patients in (("A", 30), ("B", 31), ("C", 19))
         ),
         "validation_dice": 92.25,

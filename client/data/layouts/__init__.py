@@ -236,11 +236,11 @@ def find(site: SiteConfig) -> Found:
         for patient, images in places.items()
         if len(images) > 1
     ]
-    told = {writable(problem.patient): writable(problem.sentence) for problem in reversed(problems)}
+    sentences = {writable(problem.patient): writable(problem.sentence) for problem in reversed(problems)}
     sources = (replace(source, patient=writable(source.patient)) for source in found.sources)
     return Found(
-        sources=tuple(sorted((s for s in sources if s.patient not in told), key=lambda s: s.patient)),
-        problems=tuple(Problem(patient, told[patient]) for patient in sorted(told)),
+        sources=tuple(sorted((s for s in sources if s.patient not in sentences), key=lambda s: s.patient)),
+        problems=tuple(Problem(patient, sentences[patient]) for patient in sorted(sentences)),
         notes=tuple(map(writable, found.notes)),
         layout=name,
     )

@@ -68,8 +68,8 @@ def find(site: SiteConfig, folder: Folder) -> Found:
             sources.append(Source(name, tuple(pair[0]), tuple(pair[1]), channel))
         elif any(len(files) > 1 for files in pair):
             listed = ", ".join(path.name for files in pair for path in files)
-            told = f"Several files in {folder.path} are of this patient ({listed}); keep a pair."
-            problems.append(Problem(name, told))
+            sentence = f"Several files in {folder.path} are of this patient ({listed}); keep a pair."
+            problems.append(Problem(name, sentence))
         elif pair[1]:
             problems.append(Problem(name, f"The label {pair[1][0]} has no T2 in {IMAGES}; add {name}.nii.gz there."))
         else:

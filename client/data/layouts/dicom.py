@@ -51,13 +51,13 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Scan:
+class FoundSeries:
     series: tuple[Series, ...]
     damaged: tuple[Path, ...]
     """Files that look like DICOM and cannot be read as an image."""
 
 
-def scan(paths: Iterable[Path]) -> Scan:
+def scan(paths: Iterable[Path]) -> FoundSeries:
     """List the DICOM series among some files, from headers alone (about 1 ms a file)."""
     first: dict[tuple[str, str], Series] = {}
     files: dict[tuple[str, str], list[Path]] = defaultdict(list)
@@ -75,7 +75,7 @@ def scan(paths: Iterable[Path]) -> Scan:
         files[key].append(path)
         if key not in first:
             first[key] = Series(patient, tag(header, DESCRIPTION), is_axial(_axes(header)[2]), ())
-    return Scan(tuple(replace(first[key], files=tuple(files[key])) for key in first), tuple(damaged))
+    return FoundSeries(tuple(replace(first[key], files=tuple(files[key])) for key in first), tuple(damaged))
 
 
 def choose(candidates: Sequence[Series], pattern: str, *, place: str, key: str = '"series" in the site file') -> Series:
@@ -284,7 +284,7 @@ def _ends_gdcm(path: Path) -> bool:
     """Whether reading a file's header may end the process: none of it can be caught.
 
     GDCM fails on some files in the transfer syntax that deflates all but the first lines, which no scanner uses. It
-    follows items in items by recursion; how deep they lie is told here by their tags and lengths alone, wherever
+    follows items in items by recursion; how deep they lie is read here from their tags and lengths alone, wherever
     these stand: a few that are pixels make no depth.
     """
     try:

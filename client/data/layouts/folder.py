@@ -19,7 +19,7 @@ NOT_DATA = ("__macosx", "lost+found", "$recycle.bin", "system volume information
 class Folder:
     path: Path
     files: tuple[Path, ...] = ()
-    """Those directly in it, sorted; also links that lead nowhere, so that a lost file is told and not passed over."""
+    """Those directly in it, sorted; also links that lead nowhere, so that a lost file is reported and not skipped."""
     folders: tuple[Folder, ...] = ()
     """Those directly in it, sorted."""
     troubles: tuple[tuple[Path, str], ...] = ()

@@ -30,7 +30,7 @@ def read_case(source: Source) -> Case:
     try:
         image = read_image(source.image, channel=source.channel)
         mask = read_mask(source.mask, step=image.GetSpacing()[2])
-        with _told(place(source.mask)):
+        with _header_errors(place(source.mask)):
             mask = on_grid(mask, image, place=place(source.mask))
     except RelayError as error:
         raise BadPatient(source.patient, writable(str(error))) from None
@@ -60,7 +60,7 @@ def read_image(files: Sequence[Path], *, channel: int | None = None) -> sitk.Ima
 def read_as_it_lies(files: Sequence[Path], *, channel: int | None = None) -> sitk.Image:
     """An axial volume on its own grid, with the axes and values of its file or series. Raises RelayError."""
     _there(files)
-    with _told(place(files)):
+    with _header_errors(place(files)):
         return read_volume(files[0], channel) if is_volume_file(files[0]) else dicom.read_image(files)
 
 
@@ -74,7 +74,7 @@ def upright(raw: sitk.Image, place: str) -> sitk.Image:
         RelayError: it is not axial, no volume, or holds what is no number or one value alone.
     """
     check_steps(place, raw.GetSpacing())
-    with _told(place):
+    with _header_errors(place):
         image = sitk.DICOMOrient(sitk.Cast(raw, sitk.sitkFloat32), "LPS")
     x, y, z = image.GetSpacing()
     if max(x, y) > 1.5 * z:
@@ -101,7 +101,7 @@ def read_mask(files: Sequence[Path], *, step: float = 0.0) -> sitk.Image:
         RelayError: it cannot be read, or holds no label at all.
     """
     _there(files)
-    with _told(place(files)):
+    with _header_errors(place(files)):
         raw = read_volume(files[0]) if is_volume_file(files[0]) else dicom.read_mask(files, step=step)
         check_steps(place(files), raw.GetSpacing())
         mask = sitk.DICOMOrient(raw > 0, "LPS")
@@ -150,8 +150,8 @@ def place(files: Sequence[Path]) -> str:
 
 
 @contextmanager
-def _told(place: str) -> Iterator[None]:
-    """Turns what ITK throws at a header's values into a RelayError, and a shortage of memory into a MemoryError."""
+def _header_errors(place: str) -> Iterator[None]:
+    """Turn what ITK raises at a header's values into a RelayError, and a shortage of memory into a MemoryError."""
     try:
         yield
     except RuntimeError as error:

@@ -16,11 +16,12 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 import client.delivery.accept
 from client.delivery.store import outcomes
 from client.evaluation import score_store
-from client.evaluation.scoring import score
 from client.governance.approval import approved
 from client.preprocessing.cohort import gather
 from client.preprocessing.pipeline import load, prepare
 from client.site_config import SiteConfig, load_site
+from client.stages.evaluate import score
+from client.stages.order import VerifiedOrder
 from common.config.study import Study
 from common.digest import digest_of
 from common.errors import RelayError
@@ -32,7 +33,7 @@ from common.plan.graph import Evaluate, FineTune, Node
 from common.plan.selection import offered
 from common.plan.stage_key import ExecutionEnvironment, stage_key
 from common.protocol.codec import from_record, to_record
-from common.protocol.messages import DELIVER, Delivery, EvaluateOrder, FineTuneReply, Receipt
+from common.protocol.messages import DELIVER, Delivery, FineTuneReply, Receipt
 from common.protocol.refusals import Refusal
 from deploy.simulation.local_grid import enter_run
 from tests.support.hospitals import approve_everywhere, small_study, write_hospitals
@@ -151,15 +152,13 @@ def test_a_training_keeps_the_very_scores_that_scoring_its_weights_gives(
     site: SiteConfig, models: list[Weights]
 ) -> None:
     study = approved(site, STUDY.digest)
-    cohort = gather(prepare(site, study.preprocessing).records, site, study.split)
     (row, *_), weights = offered(planned()[0], "A"), models[0]
     node, digest = Evaluate("A", row.fold, "validation", row.model), digest_of(serialised(weights))
     key = stage_key(node, study=study, weights=digest, environment=environment())
     kept = score_store.kept(site, key)
     assert kept is not None
-    order = order_of(node, weights)
-    assert isinstance(order, EvaluateOrder) and order.key == key
-    reply = score(site, study, node, cohort, order, weights)
+    cohort = gather(prepare(site, study.preprocessing).records, site, study.split)
+    reply = score(VerifiedOrder(site, study, node, key, cohort, environment(), digest, weights, (), ""), weights)
     assert (reply.dice, reply.iou) == (kept.dice, kept.iou)
     assert score_store.kept(site, key) == kept
     assert reply.case_dices == tuple(patient.dice for patient in kept.patients)

@@ -1,4 +1,4 @@
-"""A site runs what it approved, and growing routes grow in one way only."""
+"""A site runs what it approved, and nothing else."""
 
 from __future__ import annotations
 
@@ -8,19 +8,9 @@ from pathlib import Path
 import pytest
 
 from client.governance import audit_log
-from client.governance.approval import (
-    LOG,
-    answer_once,
-    approvals,
-    approve,
-    approved,
-    hold_to,
-    hold_to_census,
-    hold_to_limits,
-    leave,
-    study_of,
-)
-from client.governance.simulation_mode import rehearsal
+from client.governance.approval import LOG, approvals, approve, approved, leave, study_of
+from client.governance.commitments import bind_stage, check_limits, check_routes_extend
+from client.governance.simulation_mode import simulation_mode
 from client.site_config import SiteConfig, load_site
 from common.config.study import Study, study_toml
 from common.plan import Choices, plan
@@ -39,7 +29,7 @@ GREEDY = small_study(methods={"sequential": {"routes": "greedy"}})
 
 def refused(site: SiteConfig, study: Study, choices: Choices) -> bool:
     try:
-        hold_to(site, study, choices)
+        check_routes_extend(site, study, choices)
     except Refused as refusal:
         return refusal.refusal == Refusal.ANSWERED
     return False
@@ -55,63 +45,39 @@ def test_every_repeat_and_network_of_an_approved_study_is_approved(site: SiteCon
         approved(site, small_study(seed=study.seed + 2).digest)
 
 
-def test_hops_are_added_and_never_taken_back(site: SiteConfig) -> None:
-    approve(site, GREEDY)
-    for choices in ({}, {"A": ("B",)}, {"A": ("B",), "B": ("C",)}, {"A": ("B", "C", "A"), "B": ("C", "B")}):
-        assert not refused(site, GREEDY, choices)
-    # An order that was under way for long may know less than a later one.
-    for choices in ({}, {"A": ("B",)}, {"B": ("C",)}):
-        assert not refused(site, GREEDY, choices)
-    for choices in ({"A": ("C",)}, {"A": ("B", "A")}, {"B": ("A",)}, {"A": ("B", "C"), "B": ("A",)}):
-        assert refused(site, GREEDY, choices)
-    # A refusal changes nothing.
-    assert not refused(site, GREEDY, {"A": ("B", "C", "A"), "C": ("A",)})
-
-
-def test_hops_of_one_study_are_nothing_to_another(site: SiteConfig) -> None:
-    assert not refused(site, GREEDY, {"A": ("B",)})
-    assert not refused(site, small_study(seed=9, methods={"sequential": {"routes": "greedy"}}), {"A": ("C",)})
-
-
-def test_approving_again_lets_a_route_grow_anew(site: SiteConfig) -> None:
-    approve(site, GREEDY)
-    assert not refused(site, GREEDY, {"A": ("B",)})
-    assert refused(site, GREEDY, {"A": ("C",)})
-    approve(site, GREEDY)
-    assert not refused(site, GREEDY, {"A": ("C",)})
-
-
 @pytest.mark.parametrize("state", ["never approved", "approved", "left"])
-def test_a_rehearsal_makes_and_changes_nothing_that_a_coordinator_is_served_under(site: SiteConfig, state: str) -> None:
+def test_a_simulation_makes_and_changes_nothing_that_a_coordinator_is_served_under(
+    site: SiteConfig, state: str
+) -> None:
     node = plan(GREEDY, dict.fromkeys(GREEDY.sites, (4, 4)), {}).nodes[0]
     if state != "never approved":
         record = approve(site, GREEDY, largest_elsewhere=500)
-        answer_once(site, GREEDY, node, "a" * 64)
+        bind_stage(site, GREEDY, node, "a" * 64)
         assert not refused(site, GREEDY, {"A": ("B",)})
         if state == "left":
             leave(site, record)
     standing = approvals(site)
     for _ in range(2):  # the second time it goes on
-        with rehearsal():
+        with simulation_mode():
             approve(site, GREEDY)
             assert approved(site, GREEDY.digest)
-            answer_once(site, GREEDY, node, "b" * 64)
+            bind_stage(site, GREEDY, node, "b" * 64)
             assert not refused(site, GREEDY, {"A": ("C",)})
-            hold_to_limits(site, GREEDY, {"A": (1,), "B": (10**6,)})
+            check_limits(site, GREEDY, {"A": (1,), "B": (10**6,)})
     assert approvals(site) == standing
-    (rehearsed,) = approvals(site, rehearsal=True)
-    assert rehearsed.rehearsal and study_of(site, rehearsed) == GREEDY
+    (simulated,) = approvals(site, simulation=True)
+    assert simulated.simulation and study_of(site, simulated) == GREEDY
     if state == "approved":
         assert approved(site, GREEDY.digest)
         with pytest.raises(Refused):
-            hold_to_limits(site, GREEDY, {"A": (1,), "B": (501,)})
+            check_limits(site, GREEDY, {"A": (1,), "B": (501,)})
         with pytest.raises(Refused):
-            answer_once(site, GREEDY, node, "b" * 64)
+            bind_stage(site, GREEDY, node, "b" * 64)
         assert refused(site, GREEDY, {"A": ("C",)})
     else:
         assert code_of(site, GREEDY.digest) == (Refusal.LEFT if state == "left" else Refusal.UNKNOWN_STUDY)
     actions = [line["action"] for line in audit_log.read(site.private() / LOG).lines]
-    assert actions[-2:] == ["rehearsed", "rehearsed"]
+    assert actions[-2:] == ["simulated", "simulated"]
 
 
 def code_of(site: SiteConfig, digest: str) -> Refusal:
@@ -209,34 +175,6 @@ def test_a_variant_of_two_studies_is_approved_as_long_as_one_of_them_is(site: Si
     assert approved(site, shared)
     leave(site, twice)
     assert code_of(site, shared) == Refusal.LEFT
-
-
-def test_a_site_elsewhere_may_claim_as_many_slices_as_were_approved(site: SiteConfig) -> None:
-    study = small_study()
-    approve(site, study, largest_elsewhere=100)
-    digest = study.variants[0]
-    hold_to_limits(site, digest, {"A": (10**6, 10**6), "B": (100, 99), "C": (1, 1)})  # its own are compared elsewhere
-    for count in (101, 10**6, 10**300):
-        with pytest.raises(Refused) as refusal:
-            hold_to_limits(site, digest, {"A": (10, 10), "B": (1, 1), "C": (1, count)})
-        assert refusal.value.refusal == Refusal.BEYOND_APPROVAL
-    approve(site, study, largest_elsewhere=101)
-    hold_to_limits(site, digest, {"A": (10, 10), "B": (1, 1), "C": (1, 101)})
-
-
-def test_a_study_is_planned_with_one_census_until_it_is_approved_again(site: SiteConfig) -> None:
-    """Else a coordinator would have a longer and a longer baseline trained, one after the other."""
-    study = small_study()
-    approve(site, study)
-    first = {"A": (10, 10), "B": (20, 20), "C": (30, 30)}
-    hold_to_census(site, study, first)
-    hold_to_census(site, study, dict(reversed(first.items())))
-    for census in (first | {"C": (30, 31)}, first | {"B": (20,)}):
-        with pytest.raises(Refused) as refusal:
-            hold_to_census(site, study, census)
-        assert refusal.value.refusal == Refusal.ANSWERED
-    approve(site, study)
-    hold_to_census(site, study, first | {"C": (30, 31)})
 
 
 def test_the_copy_is_the_study(site: SiteConfig) -> None:

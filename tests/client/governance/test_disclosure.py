@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.data.survey import Survey
-from client.governance.disclosure import Asked, asked_of, onward_of
+from client.governance.disclosure import Disclosure, disclosure_of, onward_of
 from common.config.study import Study
 from common.model.network import build
 from common.plan import grown, plan
@@ -54,9 +54,9 @@ STUDIES = {
 }
 
 
-def asked(study: Study, site: str = "A", *, patient_scores: bool = True, most: int = MOST) -> Asked:
+def disclosed(study: Study, site: str = "A", *, patient_scores: bool = True, most: int = MOST) -> Disclosure:
     surveys = [SURVEY] * len(study.variants)
-    return asked_of(site, study, surveys, largest_elsewhere=most, patient_scores=patient_scores)
+    return disclosure_of(site, study, surveys, largest_elsewhere=most, patient_scores=patient_scores)
 
 
 def batches(slices: int, size: int) -> int:
@@ -91,58 +91,58 @@ def test_no_census_of_the_others_asks_for_more_than_was_shown(
     name: str, census: dict[str, tuple[int, ...]], seed: int
 ) -> None:
     study = STUDIES[name]
-    told = asked(study)
+    found = disclosed(study)
     nodes = run(study, "A", census, random.Random(seed))
     trainings = [node for node in nodes if isinstance(node, FineTune)]
     steps = sum(node.schedule.epochs * batches(OWN[node.fold], study.training.batch) for node in trainings)
     epochs = sum(node.schedule.epochs for node in trainings)
     tests = sum(isinstance(node, Evaluate) and node.split == "test" for node in nodes)
-    assert len(trainings) <= told.trainings
-    assert epochs <= told.epochs
-    assert steps <= told.gradient_steps
-    assert tests <= told.tests
+    assert len(trainings) <= found.trainings
+    assert epochs <= found.epochs
+    assert steps <= found.gradient_steps
+    assert tests <= found.tests
     longest = max((node.schedule.epochs for node in trainings), default=0)
-    assert longest <= max((epochs for epochs, _ in told.of_epochs), default=0)
-    if told.exact:
-        assert (len(trainings), epochs, steps) == (told.trainings, told.epochs, told.gradient_steps)
+    assert longest <= max((epochs for epochs, _ in found.of_epochs), default=0)
+    if found.exact:
+        assert (len(trainings), epochs, steps) == (found.trainings, found.epochs, found.gradient_steps)
 
 
 def test_what_does_not_depend_on_the_others_is_told_exactly() -> None:
-    exact = {name: asked(study).exact for name, study in STUDIES.items()}
+    exact = {name: disclosed(study).exact for name, study in STUDIES.items()}
     assert exact["alone, best-fold"] and exact["routes, best-fold"] and exact["averages, same-fold"]
-    assert not any(told for name, told in exact.items() if name.startswith(("longer", "greedy")))
+    assert not any(found for name, found in exact.items() if name.startswith(("longer", "greedy")))
 
 
 def test_a_larger_site_elsewhere_makes_the_longest_training_longer() -> None:
     """And so the number is bounded by the bound alone."""
-    longest = [asked(STUDIES["longer, best-fold"], most=most).of_epochs[-1][0] for most in (8, 80, 800, 8000)]
+    longest = [disclosed(STUDIES["longer, best-fold"], most=most).of_epochs[-1][0] for most in (8, 80, 800, 8000)]
     assert longest == sorted(longest) and longest[-1] > 100 * longest[0] / 3
 
 
 def test_weights_are_counted_as_they_are() -> None:
     study = STUDIES["all routes, best-fold"]
     state = build(study.variants[0].model).state_dict()
-    told = asked(study)
-    assert told.tensors == told.trainings * len(state)
-    assert told.weight_bytes == told.trainings * sum(
+    found = disclosed(study)
+    assert found.tensors == found.trainings * len(state)
+    assert found.weight_bytes == found.trainings * sum(
         tensor.numel() * tensor.element_size() for tensor in state.values()
     )
 
 
 def test_repeats_and_networks_are_counted_together() -> None:
-    one = asked(STUDIES["all routes, best-fold"])
+    one = disclosed(STUDIES["all routes, best-fold"])
     study = STUDIES["all routes, best-fold"].model_copy(update={"repeats": 3})
-    three = asked(study)
+    three = disclosed(study)
     for name in ("trainings", "epochs", "gradient_steps", "tests", "tensors", "training_numbers", "patient_numbers"):
         assert getattr(three, name) == 3 * getattr(one, name), name
 
 
 def test_numbers_of_single_patients_are_counted_where_they_may_leave() -> None:
     study = STUDIES["all routes, best-fold"]
-    told, without = asked(study), asked(study, patient_scores=False)
+    found, without = disclosed(study), disclosed(study, patient_scores=False)
     assert without.patient_numbers == 0
     # Number, slices, Dice and IoU of each patient.
-    assert told.patient_numbers == 4 * (told.tests * 3 + told.validations * 4)
+    assert found.patient_numbers == 4 * (found.tests * 3 + found.validations * 4)
 
 
 def test_where_weights_go_is_told() -> None:

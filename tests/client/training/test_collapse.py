@@ -18,6 +18,7 @@ from client.training.fine_tune import Trained, fine_tune
 from common.config.study import TrainingConfig
 from common.plan.graph import Schedule
 from common.protocol.messages import FineTuneReply
+from common.protocol.refusals import Refusal, Refused
 from server.scheduling.collapse import SOUND, check_not_collapsed
 from server.transport.outcomes import TrainingFailed
 
@@ -139,3 +140,27 @@ def test_a_broken_training_is_stopped(seed: int, fault: str) -> None:
     assert reply.received_dice >= SOUND
     with pytest.raises(TrainingFailed, match="collapsed to"):
         check_not_collapsed(reply, SHARE)
+
+
+def overflowing(seed: int) -> Toy:
+    """A network of finite weights whose predictions are not finite."""
+    network = Toy(seed)
+    for parameter in network.layers[6].parameters():
+        parameter.data.fill_(3e38)
+    return network
+
+
+BCE = training_of(0, loss="bce")
+
+
+def test_kept_weights_whose_loss_is_not_finite_are_a_diverged_training() -> None:
+    train, validation = glands(0, 1.5, 14), glands(1, 1.5, 6)
+    with pytest.raises(Refused) as refusal:
+        against_received(overflowing(0), Toy(0), train, validation, training=BCE, device=CPU)
+    assert refusal.value.code == Refusal.DIVERGED
+
+
+def test_received_weights_whose_loss_is_not_finite_are_nothing_to_compare_with() -> None:
+    """The training made something of them: it has not diverged, and no rule may stop it."""
+    train, validation = glands(0, 1.5, 14), glands(1, 1.5, 6)
+    assert against_received(Toy(0), overflowing(0), train, validation, training=BCE, device=CPU) == {}

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
-from client.governance.simulation_mode import rehearsal
+from client.governance.simulation_mode import simulation_mode
 from common.errors import DiskFull
 from common.protocol.codec import from_record, to_record
 from common.protocol.messages import DESCRIBE, Describe, Description
@@ -101,11 +101,11 @@ def test_each_message_is_handled_in_a_fresh_process_of_the_fork_server(grid: Loc
         os.kill(watch.pids[0], 0)
 
 
-def test_a_worker_rehearses_while_the_process_of_the_grid_does_and_no_longer(grid: LocalGrid) -> None:
+def test_a_worker_simulates_while_the_process_of_the_grid_does_and_no_longer(grid: LocalGrid) -> None:
     """The fork server is older than either, and has its own environment."""
-    with rehearsal():
+    with simulation_mode():
         (reply,) = wait_for(grid, grid.push_messages([describe(grid, 1)]))
-    assert reply.error.code == Refusal.UNKNOWN_STUDY, "what was approved in earnest is none of a rehearsal's"
+    assert reply.error.code == Refusal.UNKNOWN_STUDY, "what was approved in earnest is none of a simulation's"
     (reply,) = wait_for(grid, grid.push_messages([describe(grid, 1)]))
     assert not reply.has_error()
 
@@ -143,13 +143,13 @@ def news_of(grid: LocalGrid, message: Message) -> list[local_grid.Progress]:
             return news + grid.wait_for(order, 0.0)
 
 
-def test_a_worker_says_how_far_it_is_in_a_rehearsal_and_nothing_in_earnest(tmp_path: Path) -> None:
+def test_a_worker_says_how_far_it_is_in_a_simulation_and_nothing_in_earnest(tmp_path: Path) -> None:
     found = write_hospitals(tmp_path, {"A": 3}, slices=3)
     approve_everywhere(found, STUDY)
     with LocalGrid(found, at_once=1) as grid:
         assert news_of(grid, describe(grid, 1)) == []
         shutil.rmtree(tmp_path / "A" / "private" / "cache")
-        with rehearsal():
+        with simulation_mode():
             approve_everywhere(found, STUDY)
             assert news_of(grid, describe(grid, 1)) == [(done, 3, None) for done in range(4)]
 

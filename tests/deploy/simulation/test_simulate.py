@@ -172,7 +172,7 @@ def test_a_study_with_bad_patients_runs_without_them_and_names_them_at_their_sit
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == whole
 
 
-def test_a_rehearsal_leaves_what_a_hospital_decided_as_it_was(
+def test_a_simulation_leaves_what_a_hospital_decided_as_it_was(
     sites: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study_path = study_file(tmp_path)
@@ -185,7 +185,7 @@ def test_a_rehearsal_leaves_what_a_hospital_decided_as_it_was(
     assert not any((site.folder / "answered").exists() for site in hospitals.values())
     assert audit(sites["A"], verify=True, study=str(study_path), noted="", as_json=False) == 0
     rows = [row for row in capsys.readouterr().out.splitlines() if study.digest[:8] in row]
-    assert rows and all("mine" in row and "(a rehearsal on this machine)" in row for row in rows)
+    assert rows and all("mine" in row and "(a simulation on this machine)" in row for row in rows)
     assert any((hospitals["A"].folder / "stages").iterdir())
     assert forget(sites["A"], study=str(study_path)) == 0
     assert not any((hospitals["A"].folder / "stages").iterdir())

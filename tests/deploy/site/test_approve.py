@@ -17,7 +17,7 @@ import pytest
 from client.data.survey import survey
 from client.governance import audit_log
 from client.governance.approval import approvals, approved
-from client.governance.disclosure import asked_of
+from client.governance.disclosure import disclosure_of
 from client.site_config import SiteConfig, load_site
 from common.config.study import Study, study_toml
 from common.errors import RelayError
@@ -73,17 +73,17 @@ def refusal(site: SiteConfig, study: Study = STUDY, **how: Any) -> str:
 
 def test_what_runs_and_what_leaves_is_counted_in_plain_words(site: SiteConfig, shown: Shown) -> None:
     text = shown()
-    told = asked_of(
+    counted = disclosure_of(
         "A", STUDY, [survey(site, one) for one in STUDY.variants], largest_elsewhere=10_000, patient_scores=False
     )
     assert f"hash {format_fingerprint(STUDY.digest)} " in text
     assert 'Study "ours" at site A, together with B and C. In its own words: Whether B helps A.' in text
     # By hand: two folds; the target alone, A after the best of B's folds, and the two rounds with one epoch each.
     # What starts the route A → C is the baseline, and costs nothing more.
-    assert told.exact and told.trainings == 2 + 2 + 2 * 2
-    assert told.epochs == 2 * 2 + 2 * 2 + 2 * 2
-    assert f"trainings 8: 4 of 1 epoch, 4 of 2 epochs; 12 epochs and {told.gradient_steps} gradient steps" in text
-    assert f"weights 8 times, once a training: {told.tensors // 8} tensors of" in text
+    assert counted.exact and counted.trainings == 2 + 2 + 2 * 2
+    assert counted.epochs == 2 * 2 + 2 * 2 + 2 * 2
+    assert f"trainings 8: 4 of 1 epoch, 4 of 2 epochs; 12 epochs and {counted.gradient_steps} gradient steps" in text
+    assert f"weights 8 times, once a training: {counted.tensors // 8} tensors of" in text
     assert "none of single patients." in text
     assert "To C, where others go on training from them: A → C." in text
     assert "Into averages with those of B and C (FedAvg)" in text
@@ -171,7 +171,7 @@ def test_for_a_script_there_is_json(site: SiteConfig, capsys: pytest.CaptureFixt
     assert approve_study(site, STUDY, as_json=True) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["digest"], told["hash"], told["approved"]) == (STUDY.digest, format_fingerprint(STUDY.digest), False)
-    assert told["asked"]["trainings"] == 8 and told["fewest_patients"] == 2
+    assert told["disclosure"]["trainings"] == 8 and told["fewest_patients"] == 2
     assert approvals(site) == []
     assert approve_study(site, STUDY, as_json=True, yes=True) == 0
     assert json.loads(capsys.readouterr().out)["approved"] is True

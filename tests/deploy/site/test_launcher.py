@@ -22,11 +22,11 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp.client_app import LoadClientAppError
 
 import client.app
-from common.errors import RelayError
 from common.protocol.refusals import REFUSALS, Refusal
+from deploy.flower import internals
 from deploy.simulation.local_grid import enter_run
 from deploy.site import launcher, start, superexec, supernode
-from deploy.site.launcher import REPLACED, RUNTIME, Task, confined, flower_module, installed_app
+from deploy.site.launcher import Task, installed_app
 from tests.support.federation import wait_for
 from tests.support.hospitals import REPO, write_site
 
@@ -34,16 +34,18 @@ from tests.support.hospitals import REPO, write_site
 @pytest.fixture
 def runtime(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Flower's module, put back as it was afterwards."""
-    module = import_module(RUNTIME)
-    for name in REPLACED:
+    module = import_module(internals.CLIENT_RUNTIME)
+    for name in internals.REPLACED_IN_CLIENT_RUNTIME:
         monkeypatch.setattr(module, name, getattr(module, name))
     return module
 
 
 def test_nothing_is_unpacked_and_nothing_is_loaded_by_name(runtime: Any, tmp_path: Path) -> None:
-    before = {name: getattr(runtime, name) for name in REPLACED}
-    closed = confined(flower_module(RUNTIME, REPLACED))
-    assert all(getattr(closed, name) is not before[name] for name in REPLACED)
+    replaced = internals.REPLACED_IN_CLIENT_RUNTIME
+    before = {name: getattr(runtime, name) for name in replaced}
+    closed: Any = internals.client_runtime()
+    internals.confine(closed, installed_app)
+    assert all(getattr(closed, name) is not before[name] for name in replaced)
     assert closed.install_from_fab(b"PK anything", skip_prompt=True, directory=tmp_path) is None
     assert list(tmp_path.iterdir()) == []
     loads = closed.get_load_client_app_fn(default_app_ref="evil:app", app_path=str(tmp_path), multi_app=True)
@@ -88,18 +90,6 @@ def test_an_app_that_cannot_be_loaded_is_no_text_either(monkeypatch: pytest.Monk
         installed_app()
     assert str(error.value) == ""
     assert error.value.__cause__ is None
-
-
-@pytest.mark.parametrize("version", ["1.40.0", "1.42.0", "2.0.0", "1.410.0"])
-def test_a_flower_that_it_was_not_tried_with_is_refused(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
-    monkeypatch.setattr(launcher, "version", lambda _: version)
-    with pytest.raises(RelayError, match=f"Flower {version} is installed"):
-        flower_module(RUNTIME, REPLACED)
-
-
-def test_a_flower_without_the_names_is_refused() -> None:
-    with pytest.raises(RelayError, match="has no install_from_elsewhere"):
-        flower_module(RUNTIME, (*REPLACED, "install_from_elsewhere"))
 
 
 def test_neither_the_working_folder_nor_pythonpath_gives_it_code(tmp_path: Path) -> None:
@@ -343,7 +333,7 @@ def test_the_site_looks_for_orders_sooner_after_an_answer_and_never_later_than_f
 
 
 def test_flowers_supernode_is_started_with_that_pace(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = import_module(supernode.NODE)
+    module = import_module(internals.SUPERNODE)
     monkeypatch.setattr(module, "time", module.time)  # put back afterwards
     started: list[float] = []
 
@@ -358,7 +348,7 @@ def test_flowers_supernode_is_started_with_that_pace(monkeypatch: pytest.MonkeyP
 
 
 def test_flowers_supernode_sleeps_for_the_times_that_the_pace_tells_apart() -> None:
-    source = Path(str(import_module(supernode.NODE).__file__)).read_text(encoding="utf-8")
+    source = Path(str(import_module(internals.SUPERNODE).__file__)).read_text(encoding="utf-8")
     tree = ast.parse(source)
     assert re.findall(r"\btime\.(\w+)", source) == ["sleep"] * 3
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "time.sleep"]

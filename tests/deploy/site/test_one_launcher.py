@@ -18,9 +18,10 @@ from pathlib import Path
 import pytest
 from flwr.supercore.corestate import in_memory_corestate
 
+from deploy.flower import internals
 from deploy.flower.control import QUIET
 from deploy.flower.supervisor import LINUX
-from deploy.site.claim import Claim, check_flower
+from deploy.site.claim import Claim
 from deploy.site.launcher import Task
 from tests.support.federation import descendants, wait_for
 from tests.support.supernode import SECRET, SuperNode, supernode
@@ -148,7 +149,7 @@ def hospital(
 
 def test_a_claim_is_held_until_it_is_closed_and_no_answer_follows_from_that() -> None:
     """Neither a refused heartbeat nor a SuperNode that is gone does anything to the process that sends it."""
-    check_flower()
+    internals.check_claims()
     with supernode() as node:
         node.order()
         (task,) = node.state.get_tasks()

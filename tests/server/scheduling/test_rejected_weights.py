@@ -30,7 +30,7 @@ def careful(**methods: Any) -> Study:
 
 
 def spoilt(grid: FakeGrid, times: int, how: Any) -> dict[str, list[bool]]:
-    """Spoil the first answers of A to the last stage of the route; returns by key whether it was asked for anew."""
+    """Spoil A's first answers to the route's last stage; returns by key whether each order had a restart token."""
     asked: dict[str, list[bool]] = {}
 
     def change(site: str, order: WireMessage, answer: Answer) -> Answer:
@@ -40,7 +40,7 @@ def spoilt(grid: FakeGrid, times: int, how: Any) -> dict[str, list[bool]]:
         assert isinstance(node, FineTune)
         if not node.parent.parents:
             return answer
-        asked.setdefault(order.key, []).append(bool(order.anew))
+        asked.setdefault(order.key, []).append(bool(order.restart_token))
         return how(*answer) if len(asked[order.key]) <= times else answer
 
     grid.change = change
@@ -137,7 +137,7 @@ def test_nothing_is_refused_for_a_bad_beginning(tmp_path: Path) -> None:
     grid = FakeGrid(careful(federated=({"rounds": 3, "local_epochs": 1},)))
     grid.score = lambda node, weights: int(weights[:2], 16) / 256 * 0.49
     assert go(grid, tmp_path).parked == {}
-    assert not any(order.anew for order in grid.orders(FineTuneOrder) if isinstance(order, FineTuneOrder))
+    assert not any(order.restart_token for order in grid.orders(FineTuneOrder) if isinstance(order, FineTuneOrder))
 
 
 def test_weights_that_never_fitted_here_cannot_collapse_here(tmp_path: Path) -> None:

@@ -1,0 +1,70 @@
+"""What a site says of its patients before anything is trained: how many there are, and how many slices."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+
+import torch
+
+from client import progress
+from client.preprocessing.cohort import Cohort, gather
+from client.preprocessing.pipeline import Prepared, Record, fingerprint, prepare, site_key
+from client.site_config import SiteConfig
+from client.training.device import choose_device
+from common.config.study import Study
+from common.plan.stage_key import ExecutionEnvironment
+from common.protocol.messages import Description
+
+
+def describe_patients(site: SiteConfig, study: Study) -> Description:
+    """Prepare the site's patients, for a leg at most, and count them once all are prepared.
+
+    Raises:
+        RelayError: the data cannot be used, or there are too few patients for the study's folds.
+    """
+    cores = min(filter(None, (int(os.environ.get("RELAY_CORES", "0")), site.cores)), default=None)
+    seconds = study.training.leg_minutes * 60
+    prepared = prepare(site, study.preprocessing, seconds=seconds, progress=progress.notify, cores=cores)
+    if prepared.done < prepared.total:
+        return Description(study=study.digest, site=site.name, patients_found=prepared.total, prepared=prepared.done)
+    cohort = gather(prepared.records, site, study.split)
+    folds = range(study.split.folds)
+    return Description.model_validate(
+        {
+            "study": study.digest,
+            "site": site.name,
+            "patients_found": prepared.total,
+            "prepared": prepared.done,
+            "left_out": prepared.left_out,
+            "patients": len(cohort.records),
+            "test_patients": len(cohort.test()),
+            "slices": count_selected(list(cohort.records.values())),
+            "test_slices": count_selected(cohort.test()),
+            "train_slices": train_slices(cohort, study),
+            "train_patients": tuple(len(cohort.train(fold)) for fold in folds),
+            "validation_patients": tuple(len(cohort.validation(fold)) for fold in folds),
+            **asdict(execution_environment(site, study, prepared)),
+        }
+    )
+
+
+def execution_environment(site: SiteConfig, study: Study, prepared: Prepared) -> ExecutionEnvironment:
+    """Return what at this site determines a stage's result besides the study: its data, torch, device and precision."""
+    device = choose_device(site.device, study.training.precision)
+    return ExecutionEnvironment(
+        fingerprint=fingerprint(prepared.records, site_key(site)),
+        torch=torch.__version__,
+        device=device.kind,
+        precision=device.precision,
+    )
+
+
+def train_slices(cohort: Cohort, study: Study) -> tuple[int, ...]:
+    """Count the selected training slices of each fold."""
+    return tuple(count_selected(cohort.train(fold)) for fold in range(study.split.folds))
+
+
+def count_selected(records: list[Record]) -> int:
+    """Count the selected slices of some patients."""
+    return sum(record.selected for record in records)

@@ -1,0 +1,85 @@
+"""Score weights on a site's validation or test patients, without training."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from client.evaluation import score_store
+from client.evaluation.evaluate import Example, slice_mean
+from client.evaluation.gallery import add_to_page
+from client.evaluation.scoring import case_numbers, network_of, scores_of
+from client.stages.order import VerifiedOrder
+from client.stages.store import StageStore, intact
+from client.training.batches import statistics
+from client.training.device import choose_device, place
+from common.model.weights import Weights
+from common.plan.graph import Evaluate, way_of
+from common.protocol.messages import EvaluateReply
+from common.scores import DISTANCES
+
+CASES = ("case_numbers", "case_slices", "case_dices", "case_ious")
+"""What an answer says of single patients: kept at the site, and sent only where its file permits."""
+
+
+def answer_evaluate(order: VerifiedOrder[Evaluate], store: StageStore) -> EvaluateReply:
+    """Score weights, or answer from the disk where that is done.
+
+    Raises:
+        Refused: the weights are not those named.
+    """
+    reply = store.reply(order.key, EvaluateReply)
+    if reply is None:
+        weights = order.start or intact(store.weights(order.start_digest), order.start_digest)
+        if weights is None:
+            return EvaluateReply(study=order.study.digest, key=order.key, state="needs-weights")
+        reply = score(order, weights)
+        store.finish(reply)
+    store.forget(order.acknowledged)
+    return reply if order.site.patient_scores else reply.model_copy(update=dict.fromkeys(CASES, ()))
+
+
+def score(order: VerifiedOrder[Evaluate], weights: Weights) -> EvaluateReply:
+    """Score weights on the patients of a split; the site's own page keeps the worst and best slices of a test.
+
+    Raises:
+        Refused: the weights are not those named.
+    """
+    site, study, node, cohort = order.site, order.study, order.node, order.cohort
+    device = choose_device(site.device, study.training.precision)
+    network = network_of(study, weights, order.start_digest)
+    place(network, device)
+    examples: list[Example] = []
+    records = cohort.test() if node.split == "test" else cohort.validation(node.fold)
+    mean_std = statistics(cohort.train(node.fold))
+    scores = scores_of(network, records, mean_std, device, examples, surfaces=node.split == "test")
+    dice, iou = slice_mean(scores)
+    numbers = case_numbers(site, cohort)
+    score_store.keep(site, order.key, scores, numbers)
+    ordered = sorted(scores, key=lambda score: numbers[score.patient])
+    if node.split == "test":
+        add_to_page(site, title=f"{way_of(node.weights)}, fold {node.fold + 1}", stage=node.id, examples=examples)
+    # Fewer than may stand behind a number: the numbers stay, the rest of the answer may go.
+    drawn = [score for score in scores if score.hd95_mm is not None]
+    if len(drawn) < site.minimum_patients:
+        drawn = []
+    keys = [one.key for one in DISTANCES]
+    means = np.mean([[getattr(score, key) for key in keys] for score in drawn], axis=0).tolist() if drawn else ()
+    distances = dict(zip(keys, means, strict=bool(drawn)))
+    return EvaluateReply.model_validate(
+        {
+            "study": study.digest,
+            "key": order.key,
+            "state": "done",
+            "dice": dice,
+            "iou": iou,
+            "dice_volume": float(np.mean([score.dice_volume for score in scores])),
+            "patients": len(scores),
+            "slices": sum(score.slices for score in scores),
+            **distances,
+            "surface_patients": len(drawn),
+            "case_numbers": tuple(numbers[score.patient] for score in ordered),
+            "case_slices": tuple(score.slices for score in ordered),
+            "case_dices": tuple(score.dice for score in ordered),
+            "case_ious": tuple(score.iou for score in ordered),
+        }
+    )

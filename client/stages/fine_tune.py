@@ -1,0 +1,129 @@
+"""One leg of a fine-tuning stage: from this site's own checkpoint for at most `leg_minutes`, ending with an epoch."""
+
+from __future__ import annotations
+
+import time
+
+from client import progress
+from client.evaluation import score_store
+from client.evaluation.evaluate import slice_mean
+from client.evaluation.scoring import case_numbers, network_of, scores_of
+from client.governance.approval import approved
+from client.stages.describe import count_selected
+from client.stages.order import VerifiedOrder
+from client.stages.store import StageStore, intact
+from client.training.batches import selected_slices, statistics
+from client.training.collapse import against_received
+from client.training.device import choose_device
+from client.training.fine_tune import Trained, fine_tune
+from common.model.weights import Weights
+from common.plan.graph import Evaluate, FineTune, Start
+from common.plan.stage_key import stage_key
+from common.protocol.messages import FineTuneReply
+
+CHECKPOINT_SECONDS = 60.0
+"""A checkpoint at the end of the first epoch after so long, besides one at the end of every leg."""
+
+
+def answer_fine_tune(order: VerifiedOrder[FineTune], store: StageStore) -> tuple[FineTuneReply, Weights | None]:
+    """Train for a leg, or answer from the disk where the stage is finished.
+
+    Returns:
+        The reply, and the finished weights with the last leg.
+
+    Raises:
+        Refused: the start weights are not those named, the site has left the study, or the training diverged.
+    """
+    store.forget(order.acknowledged)
+    if order.restart_token:
+        store.restart(order.key, order.restart_token)
+    reply = store.reply(order.key, FineTuneReply)
+    if reply is not None:
+        finished = intact(store.weights(reply.weights), reply.weights)
+        if finished is not None:
+            return reply, finished
+    resume = store.checkpoint(order.key)
+    digest = order.start_digest
+    start = order.start or intact(store.start(order.key), digest) or intact(store.weights(digest), digest)
+    if start is None:
+        return FineTuneReply(study=order.study.digest, key=order.key, state="needs-weights"), None
+    return _train(order, start, resume, store)
+
+
+def _train(
+    order: VerifiedOrder[FineTune], start: Weights, resume: Trained | None, store: StageStore
+) -> tuple[FineTuneReply, Weights | None]:
+    """Train for one leg; the weights come with the last."""
+    site, study, node, cohort, key = order.site, order.study, order.node, order.cohort, order.key
+    began = checkpointed = time.monotonic()
+    device = choose_device(site.device, study.training.precision)
+    train, validation = cohort.train(node.fold), cohort.validation(node.fold)
+    mean_std = statistics(train)
+    network = network_of(study, start, order.start_digest)
+    slices = selected_slices(train, mean_std), selected_slices(validation, mean_std)
+    trained = resume
+    legs_end = began + study.training.leg_minutes * 60
+    if trained is None or trained.epoch < node.schedule.epochs:
+        for trained in fine_tune(
+            network,
+            *slices,
+            training=study.training,
+            schedule=node.schedule,
+            seed_names=(study.seed, site.name, node.fold),
+            device=device,
+            proximal_mu=node.proximal_mu,
+            resume=resume,
+        ):
+            approved(site, study.digest)  # a site that has left trains no further epoch
+            progress.notify(trained.epoch, node.schedule.epochs, trained.dices[-1])
+            now = time.monotonic()
+            if trained.epoch == node.schedule.epochs:
+                break
+            if now >= legs_end:
+                if not store.has_start(key):
+                    store.save_start(key, start)
+                store.save_checkpoint(key, trained)
+                return _reply(order, trained, "running"), None
+            if now - checkpointed >= CHECKPOINT_SECONDS:
+                store.save_checkpoint(key, trained)
+                checkpointed = now
+    assert trained is not None
+    network.load_state_dict(trained.kept)
+    scores = scores_of(network, validation, mean_std, device)
+    dice, iou = slice_mean(scores)
+    figures = {"validation_dice": dice, "validation_iou": iou}
+    if trained.dices[trained.kept_epoch - 1] < study.collapse and not isinstance(node.parent, Start):
+        received = network_of(study, start, order.start_digest)
+        figures |= against_received(network, received, *slices, training=study.training, device=device)
+    digest = store.save_weights(key, trained.kept)
+    reply = _reply(order, trained, "done").model_copy(update={"weights": digest, **figures})
+    # The very scores that an evaluation of these weights would give: they are kept as those.
+    scored = Evaluate(node.site, node.fold, "validation", node)
+    score_store.keep(
+        site,
+        stage_key(scored, study=study, weights=digest, environment=order.environment),
+        scores,
+        case_numbers(site, cohort),
+    )
+    store.finish(reply)
+    return reply, trained.kept
+
+
+def _reply(order: VerifiedOrder[FineTune], trained: Trained, state: str) -> FineTuneReply:
+    train, validation = order.cohort.train(order.node.fold), order.cohort.validation(order.node.fold)
+    return FineTuneReply.model_validate(
+        {
+            "study": order.study.digest,
+            "key": order.key,
+            "state": state,
+            "epoch": trained.epoch,
+            "losses": trained.losses,
+            "learning_rates": trained.learning_rates,
+            "dices": trained.dices,
+            "kept_epoch": trained.kept_epoch,
+            "gradient_steps": trained.gradient_steps,
+            "train_slices": count_selected(train),
+            "train_patients": len(train),
+            "validation_patients": len(validation),
+        }
+    )

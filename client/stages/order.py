@@ -1,0 +1,159 @@
+"""From a message to an order that this site may carry out: rebuilt from its own approved study, and checked once.
+
+Nothing of a message is believed. The site makes the coordinator's plan itself, from the study that it approved and
+with its own patients, and looks the stage up there by name. What runs a stage takes a `VerifiedOrder` and never the
+message.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import torch
+from pydantic import TypeAdapter
+
+from client.governance.approval import approved
+from client.governance.commitments import bind_stage, check_limits, check_routes_extend, pin_census
+from client.preprocessing.cohort import Cohort, gather
+from client.preprocessing.pipeline import prepare
+from client.site_config import SiteConfig
+from client.stages.describe import execution_environment, train_slices
+from common.config.study import Study
+from common.errors import RelayError
+from common.model.weights import Weights
+from common.plan import Census, Choices, Plan, plan
+from common.plan.graph import Evaluate, FineTune
+from common.plan.stage_key import ExecutionEnvironment, stage_key
+from common.protocol.codec import BadMessage
+from common.protocol.messages import Count, Delivery, FineTuneOrder, Order, Planned
+from common.protocol.refusals import Refusal, Refused
+
+_CENSUS = TypeAdapter(dict[str, tuple[Count, ...]])
+_CHOICES = TypeAdapter(dict[str, tuple[str, ...]])
+
+Stage = TypeVar("Stage", FineTune, Evaluate)
+
+
+@dataclass(frozen=True, eq=False)
+class VerifiedOrder(Generic[Stage]):
+    """A stage of an approved study that this site may work out."""
+
+    site: SiteConfig
+    study: Study
+    """The site's own copy of the plain study."""
+    node: Stage
+    key: str
+    """Names the result; worked out at the site."""
+    cohort: Cohort
+    environment: ExecutionEnvironment
+    start_digest: str
+    """Of the weights that the stage starts from, or scores."""
+    start: Weights | None
+    """Those weights where they came along with the order, not yet compared with `start_digest`."""
+    acknowledged: tuple[str, ...]
+    """Keys of other stages, whose results the coordinator has."""
+    restart_token: str
+    """Not empty: the stage begins at the beginning, once for each such token."""
+
+
+@dataclass(frozen=True, eq=False)
+class VerifiedDelivery:
+    """What a delivery of weights has to agree with."""
+
+    site: SiteConfig
+    study: Study
+    """The site's own copy of the plain study."""
+    plan: Plan
+    cohort: Cohort
+    environment: ExecutionEnvironment
+
+
+@dataclass(frozen=True, eq=False)
+class _Rebuilt:
+    """The plan that a message is about, made from the approved study."""
+
+    study: Study
+    census: Census
+    choices: Choices
+    plan: Plan
+
+
+def verify_order(site: SiteConfig, order: Order, weights: Weights | None, kind: type[Stage]) -> VerifiedOrder[Stage]:
+    """Check an order step by step against the approved study, this site's data and earlier orders.
+
+    Args:
+        order: as it came; only digests and the census are compared with the site's own.
+        weights: that came along, or None.
+        kind: the kind of stage that such a message may ask for.
+
+    Raises:
+        Refused: an unknown study, a stage that is not this site's in it, other data than were described, or another
+            census, route or start than in earlier orders.
+        BadMessage: the key is not that of the stage.
+    """
+    rebuilt = _rebuild(site, order)
+    study = rebuilt.study
+    node = rebuilt.plan.by_id.get(order.node)
+    if not isinstance(node, kind) or node.site != site.name:
+        raise Refused(Refusal.NOT_IN_STUDY)
+    cohort, environment = _gather(site, rebuilt, order)
+    if order.key != stage_key(node, study=study, weights=order.weights, environment=environment):
+        raise BadMessage("the key is not the stage's")
+    pin_census(site, study, rebuilt.census)
+    check_routes_extend(site, study, rebuilt.choices)
+    bind_stage(site, study, node, order.key)
+    return VerifiedOrder(
+        site=site,
+        study=study,
+        node=node,
+        key=order.key,
+        cohort=cohort,
+        environment=environment,
+        start_digest=order.weights,
+        start=weights,
+        acknowledged=tuple(key for key in order.acknowledged if key != order.key),
+        restart_token=order.restart_token if isinstance(order, FineTuneOrder) else "",
+    )
+
+
+def verify_delivery(site: SiteConfig, delivery: Delivery) -> VerifiedDelivery:
+    """Check a delivery against the approved study, this site's data and earlier orders.
+
+    Raises:
+        Refused: an unknown study, other data than were described, or another census or route than in earlier orders.
+    """
+    rebuilt = _rebuild(site, delivery)
+    cohort, environment = _gather(site, rebuilt, delivery)
+    pin_census(site, rebuilt.study, rebuilt.census)
+    check_routes_extend(site, rebuilt.study, rebuilt.choices)
+    return VerifiedDelivery(site, rebuilt.study, rebuilt.plan, cohort, environment)
+
+
+def _rebuild(site: SiteConfig, message: Planned) -> _Rebuilt:
+    """Make the plan that a message is about from the approved study. Raises Refused."""
+    study = approved(site, message.study)
+    torch.set_num_threads(study.training.threads)
+    try:
+        census, choices = _CENSUS.validate_json(message.census), _CHOICES.validate_json(message.choices)
+    except ValueError:
+        raise Refused(Refusal.NOT_IN_STUDY) from None
+    if any(len(counts) < study.split.folds for counts in census.values()):
+        raise Refused(Refusal.NOT_IN_STUDY)
+    check_limits(site, study, census)
+    try:
+        return _Rebuilt(study, census, choices, plan(study, census, choices, at=site.name))
+    except RelayError:  # any other exception is an error of this program, and is reported as one
+        raise Refused(Refusal.NOT_IN_STUDY) from None
+
+
+def _gather(site: SiteConfig, rebuilt: _Rebuilt, message: Planned) -> tuple[Cohort, ExecutionEnvironment]:
+    """Return the site's patients. Raises Refused where they are not those that the coordinator planned with."""
+    study = rebuilt.study
+    prepared = prepare(site, study.preprocessing)
+    cohort = gather(prepared.records, site, study.split)
+    environment = execution_environment(site, study, prepared)
+    own = train_slices(cohort, study)
+    if environment.fingerprint != message.fingerprint or rebuilt.census.get(site.name) != own:
+        raise Refused(Refusal.DATA_CHANGED)
+    return cohort, environment
