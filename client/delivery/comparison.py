@@ -69,4 +69,6 @@ def differences(one: OwnScores, other: OwnScores) -> list[tuple[float, int]] | N
 def ahead(one: OwnScores, other: OwnScores) -> Figure | None:
     """How far the one model lies above the other, in points of slice Dice: a mean over the same patients."""
     found = differences(one, other)
-    return figure([value for value, _ in found], [slices for _, slices in found]) if found else None
+    if not found:
+        return None
+    return figure([value for value, _ in found], [slices for _, slices in found], within=(-100.0, 100.0))

@@ -133,7 +133,7 @@ def _contrast(opponent: str, pairs: dict[str, list[tuple[Row, Row]]], *, seed: i
 
 def _effect(strata: Strata, sign: tuple[int, int] | None = None) -> Effect:
     wins, patients = better(strata)
-    return Effect(slice_mean(strata), interval(strata), wins, patients, sign)
+    return Effect(slice_mean(strata), interval(strata, within=(-100.0, 100.0)), wins, patients, sign)
 
 
 def _tested(
