@@ -42,8 +42,8 @@ def slices_of(folder: Path) -> tuple[Slices, Slices]:
     patients = [load(record) for record in prepare(site, study.preprocessing).records]
 
     def taken(some: list) -> Slices:  # type: ignore[type-arg]
-        images = np.concatenate([patient.image[patient.chosen] for patient in some])
-        masks = np.concatenate([patient.mask[patient.chosen] for patient in some])
+        images = np.concatenate([patient.image[patient.selected] for patient in some])
+        masks = np.concatenate([patient.mask[patient.selected] for patient in some])
         mean, std = np.float32(images.mean()), np.float32(images.std())
         return Slices(
             torch.from_numpy((images - mean) / std)[:, None], torch.from_numpy(masks.astype(np.float32))[:, None]

@@ -43,22 +43,22 @@ A new file here is enough; `find` imports every module of this folder::
         return next((path for path in folder.files if path.name.endswith("_gland.nii")), None)
 
     @layout("our-scanner", detect=detect, looks_for="NAME.nii beside NAME_gland.nii")
-    def find(site: SiteConfig, folder: Folder) -> Found:
+    def find(folders: Folders) -> Found:
         \"\"\"NAME.nii beside NAME_gland.nii.\"\"\"
         sources, problems = [], []
-        for mask in folder.files:
+        for mask in folders.images.files:
             if not mask.name.endswith("_gland.nii"):
                 continue
             name = mask.name.removesuffix("_gland.nii")
             image = mask.with_name(f"{name}.nii")
-            if image in folder.files:
+            if image in folders.images.files:
                 sources.append(Source(name, (image,), (mask,)))
             else:
                 problems.append(Problem(name, f"The mask {mask} has no image; add {image.name}."))
         return Found(tuple(sources), tuple(problems))
 
-`folder` is what lies in the site's `images`, listed. `@layout(…, masks_apart=True)` asks for the key `masks`
-in site.toml, the folder of the labels.
+`folders.images` is what lies in the site's folder of images, listed. `@layout(…, masks_apart=True)` asks for the key
+`masks` in site.toml, the folder of the labels; it is listed in `folders.masks`.
 """
 
 from __future__ import annotations
@@ -87,6 +87,7 @@ __all__ = [
     "AUTO",
     "Case",
     "Folder",
+    "Folders",
     "Found",
     "Layout",
     "Problem",
@@ -152,7 +153,18 @@ class Case:
     """Nine numbers, as SimpleITK gives them: row by row, for the axes columns, rows, slices."""
 
 
-Finder = Callable[["SiteConfig", Folder], Found]
+@dataclass(frozen=True)
+class Folders:
+    """What a layout is given: the site's folders, listed, and what its file says of them."""
+
+    images: Folder
+    masks: Folder | None = None
+    """The folder of the labels, where they lie apart from the images."""
+    series: str = ""
+    """Regular expression that the SeriesDescription of a DICOM image must match; empty: any that holds "T2"."""
+
+
+Finder = Callable[[Folders], Found]
 Detect = Callable[[Folder], Path | None]
 
 
@@ -216,13 +228,13 @@ def find(site: SiteConfig) -> Found:
     if site.pooled:
         raise RelayError("The pooled site has no patients of its own; list those of its members.")
     try:
-        folder = _listed("images", site.images)
-        listed = [folder, *([_listed("masks", site.masks)] if site.masks is not None else [])]
-        name = _recognise(folder, site.masks) if site.layout == AUTO else site.layout
-        found = known()[name].find(site, folder)
+        images = _listed("images", site.images)
+        masks = None if site.masks is None else _listed("masks", site.masks)
+        name = _recognise(images, site.masks) if site.layout == AUTO else site.layout
+        found = known()[name].find(Folders(images, masks, site.series))
     except RelayError as error:
         raise RelayError(writable(f"Site {site.name}: {error}")) from None
-    problems = [*found.problems, *(problem for one in listed for problem in _troubles(one))]
+    problems = [*found.problems, *(problem for one in (images, masks) if one is not None for problem in _troubles(one))]
     if not found.sources and not problems:
         raise RelayError(
             f'Site {site.name}: no patient lies in {site.images} as layout "{name}" expects'

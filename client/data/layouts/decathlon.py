@@ -12,9 +12,8 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
-from client.data.layouts import Folder, Found, Problem, Source, layout, nifti
+from client.data.layouts import Folder, Folders, Found, Problem, Source, layout, nifti
 from client.data.layouts.folder import alike
-from client.site_config import SiteConfig
 from common.errors import RelayError
 
 IMAGES, LABELS, CONTENTS = "imagesTr", "labelsTr", "dataset.json"
@@ -34,12 +33,13 @@ def detect(folder: Folder) -> Path | None:
 
 
 @layout("decathlon", detect=detect, looks_for=f"{IMAGES} beside {LABELS}, with {CONTENTS}")
-def find(site: SiteConfig, folder: Folder) -> Found:
+def find(folders: Folders) -> Found:
     """Pair images and labels by name; which volume of an image is the T2 stands in dataset.json.
 
     Raises:
         RelayError: a folder or dataset.json is missing, or it does not say which modality is the T2.
     """
+    folder = folders.images
     images, labels = _by_stem(folder, IMAGES), _by_stem(folder, LABELS)
     channels = _channels(folder)
     t2 = [number for number, name in channels.items() if "t2" in name.lower()]

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from client.data.layouts import Folder, Found, Problem, Source, dicom, layout
-from client.site_config import SiteConfig
+from client.data.layouts import Folder, Folders, Found, Problem, Source, dicom, layout
 from common.errors import RelayError
 
 IMAGE, MASK = ("T2W",), ("GT", "prostate")
@@ -21,14 +20,14 @@ def detect(folder: Folder) -> Path | None:
 
 
 @layout("i2cvb", detect=detect, looks_for="PATIENT/T2W beside PATIENT/GT/prostate, both DICOM")
-def find(site: SiteConfig, folder: Folder) -> Found:
+def find(folders: Folders) -> Found:
     """One patient a folder; its name is the patient's, since the headers were made anonymous."""
     sources, problems = [], []
-    for patient in folder.folders:
+    for patient in folders.images.folders:
         if not (patient.named(*IMAGE) or patient.named("GT") or patient.name.lower().startswith("patient")):
             continue
         try:
-            sources.append(Source(patient.name, _image(patient, site.series), _mask(patient)))
+            sources.append(Source(patient.name, _image(patient, folders.series), _mask(patient)))
         except RelayError as error:
             problems.append(Problem(patient.name, str(error)))
     return Found(tuple(sources), tuple(problems))

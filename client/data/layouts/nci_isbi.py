@@ -11,9 +11,8 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
-from client.data.layouts import Folder, Found, Problem, Source, dicom, layout
-from client.data.layouts.folder import alike, list_folder
-from client.site_config import SiteConfig
+from client.data.layouts import Folder, Folders, Found, Problem, Source, dicom, layout
+from client.data.layouts.folder import alike
 from common.errors import RelayError
 
 ENDING = re.compile(r"(_truth_pred|_truth|_correctedLabels)$", re.IGNORECASE)
@@ -24,13 +23,13 @@ def detect(folder: Folder) -> Path | None:
 
 
 @layout("nci-isbi", detect=detect, looks_for='DICOM series, their NRRD labels in the folder "masks"', masks_apart=True)
-def find(site: SiteConfig, folder: Folder) -> Found:
+def find(folders: Folders) -> Found:
     """Pair series and labels by the DICOM PatientID, whatever folders and files are called.
 
     Where a folder bears the name of another patient who has a label too, one of the two names is wrong, and
     nothing here can tell which: old downloads hold ProstateDx-01-0035 under a wrong PatientID.
     """
-    masks = site.masks or site.images
+    folder, masks = folders.images, folders.masks or folders.images
     labels: dict[str, list[Path]] = defaultdict(list)
     names: dict[str, str] = {}
     for name, files in label_files(masks).items():
@@ -39,7 +38,7 @@ def find(site: SiteConfig, folder: Folder) -> Found:
 
     def by_folder(path: Path) -> str:
         """The patient after whom a file's folders are named: the one with a label, or else the outermost."""
-        parts = path.relative_to(site.images).parts
+        parts = path.relative_to(folder.path).parts
         return next((names[alike(part)] for part in parts if alike(part) in labels), parts[0])
 
     scan = dicom.scan(folder.all_files())
@@ -62,10 +61,10 @@ def find(site: SiteConfig, folder: Folder) -> Found:
         where = os.path.commonpath([path.parent for series in candidates for path in series.files])
         try:
             if not files:
-                raise RelayError(f"The images in {where} have no label in {masks}; add {patient}.nrrd.")
+                raise RelayError(f"The images in {where} have no label in {masks.path}; add {patient}.nrrd.")
             if len(files) > 1:
                 raise RelayError(f"{len(files)} labels are of this patient ({_names(files)}); keep one of them.")
-            chosen = dicom.choose(candidates, site.series, place=where)
+            chosen = dicom.choose(candidates, folders.series, place=where)
             broken = [damaged[path.parent] for path in chosen.files if path.parent in damaged]
             if broken:
                 raise RelayError(f"{broken[0]} cannot be read; it is damaged or no image: copy it again.")
@@ -80,17 +79,17 @@ def find(site: SiteConfig, folder: Folder) -> Found:
         else:
             sources.append(Source(patient, chosen.files, (files[0],)))
     problems += [
-        Problem(names[key], f"The label {_names(files)} has no images in {site.images}; add the DICOM series.")
+        Problem(names[key], f"The label {_names(files)} has no images in {folder.path}; add the DICOM series.")
         for key, files in labels.items()
         if key not in by_patient
     ]
     return Found(tuple(sources), tuple(problems))
 
 
-def label_files(folder: Path) -> dict[str, list[Path]]:
+def label_files(folder: Folder) -> dict[str, list[Path]]:
     """The label files in a folder and below it, by patient: the file's name without its ending."""
     labels: dict[str, list[Path]] = defaultdict(list)
-    for path in list_folder(folder).all_files():
+    for path in folder.all_files():
         if path.suffix.lower() == ".nrrd":
             labels[ENDING.sub("", path.stem)].append(path)
     return dict(labels)

@@ -10,9 +10,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from client.data.layouts import Folder, Found, layout, nifti, pairs
+from client.data.layouts import Folder, Folders, Found, layout, nifti, pairs
 from client.data.layouts.folder import alike
-from client.site_config import SiteConfig
 
 NAME = pairs.pattern(*nifti.ENDINGS)
 
@@ -32,8 +31,9 @@ def detect(folder: Folder) -> Path | None:
 
 
 @layout("nifti-pairs", detect=detect, looks_for="NAME.nii.gz beside NAME_segmentation.nii.gz")
-def find(site: SiteConfig, folder: Folder) -> Found:
+def find(folders: Folders) -> Found:
     """Pair files by name, upper or lower case alike."""
+    folder = folders.images
     found = pairs.pair(folder, NAME)
     origin = SAME_PATIENTS.get(alike(folder.name))
     if origin is None:

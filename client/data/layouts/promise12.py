@@ -10,8 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from client.data.layouts import Folder, Found, Problem, layout, metaimage, pairs
-from client.site_config import SiteConfig
+from client.data.layouts import Folder, Folders, Found, Problem, layout, metaimage, pairs
 from common.errors import RelayError
 
 NAME = pairs.pattern(*metaimage.ENDINGS)
@@ -27,12 +26,12 @@ def detect(folder: Folder) -> Path | None:
 
 
 @layout("promise12", detect=detect, looks_for="NAME.mhd beside NAME_segmentation.mhd")
-def find(site: SiteConfig, folder: Folder) -> Found:
+def find(folders: Folders) -> Found:
     """Pair files by name within a folder. Where a folder has no mask at all, its images are no patients."""
     sources, problems, notes = [], [], [NOTE]
-    for inner in folder.tree():
+    for inner in folders.images.tree():
         found = pairs.pair(inner, NAME)
-        place = inner.path.relative_to(folder.path)
+        place = inner.path.relative_to(folders.images.path)
         if pairs.first_mask(inner.files, NAME) is None:
             if found.problems:
                 notes.append(f"{len(found.problems)} images in {inner.path} have no masks; they are no patients here.")

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from client.data.layouts import Folder, Found, Problem, Source, layout, nifti
+from client.data.layouts import Folder, Folders, Found, Problem, Source, layout, nifti
 from client.data.layouts.folder import alike
-from client.site_config import SiteConfig
 
 IMAGE, MASK, SECOND = "t2", "t2_anatomy_reader1", "t2_anatomy_reader2"
 
@@ -21,10 +20,10 @@ def detect(folder: Folder) -> Path | None:
 
 
 @layout("prostate158", detect=detect, looks_for="ID/t2.nii.gz beside ID/t2_anatomy_reader1.nii.gz")
-def find(site: SiteConfig, folder: Folder) -> Found:
+def find(folders: Folders) -> Found:
     """The folders that hold a T2 or its outline; a folder's name is the patient's."""
     sources, problems, twice = [], [], 0
-    for inner in folder.tree():
+    for inner in folders.images.tree():
         images, masks, seconds = (_files(inner, name) for name in (IMAGE, MASK, SECOND))
         if not images and not masks and not seconds:
             continue

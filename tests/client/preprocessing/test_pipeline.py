@@ -315,7 +315,7 @@ def test_a_byte_gone_wrong_is_noticed_when_a_patient_is_read(tmp_path: Path) -> 
     with pytest.raises(RelayError, match="damaged"):
         load(record)
     assert prepare(site, NO_N4).records == (record,)
-    assert load(record).chosen.sum() == 3
+    assert load(record).selected.sum() == 3
 
 
 def test_how_many_volumes_run_side_by_side_changes_no_bit(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from client.data import layouts
 from client.data.layouts import Found, nci_isbi
+from client.data.layouts.folder import list_folder
 from common.errors import RelayError
 from tests.support.layout_files import (
     CORONAL,
@@ -116,7 +117,7 @@ def test_a_label_belongs_to_the_patient_whose_name_it_has_but_for_the_ending(
 ) -> None:
     folder = tmp_path_factory.mktemp("labels")
     (folder / f"{patient}{ending}.nrrd").touch()
-    assert list(nci_isbi.label_files(folder)) == [patient]
+    assert list(nci_isbi.label_files(list_folder(folder))) == [patient]
 
 
 def test_a_patient_of_the_full_collection_gives_the_axial_t2_and_nothing_else(tmp_path: Path) -> None:

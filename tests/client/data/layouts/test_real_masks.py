@@ -11,6 +11,7 @@ import SimpleITK as sitk
 
 from client.data import layouts
 from client.data.layouts import Found, nci_isbi, volumes
+from client.data.layouts.folder import list_folder
 from client.site_config import load_site
 
 REPO = Path(__file__).resolve().parents[4]
@@ -28,7 +29,7 @@ needs_series = pytest.mark.skipif(
 @needs_masks
 @pytest.mark.parametrize(("folder", "slices"), [("Prostate-3T", 421), ("PROSTATE-DIAGNOSIS", 384)])
 def test_the_expert_masks_hold_as_many_slices_over_200_pixels_as_published(folder: str, slices: int) -> None:
-    labels = nci_isbi.label_files(REAL / "nci_isbi_masks" / folder)
+    labels = nci_isbi.label_files(list_folder(REAL / "nci_isbi_masks" / folder))
     assert len(labels) == 30
     assert all(len(files) == 1 for files in labels.values())
     counted = 0
@@ -40,7 +41,7 @@ def test_the_expert_masks_hold_as_many_slices_over_200_pixels_as_published(folde
 
 @needs_masks
 def test_the_corrected_label_is_paired_by_its_patient() -> None:
-    labels = nci_isbi.label_files(REAL / "nci_isbi_masks" / "PROSTATE-DIAGNOSIS")
+    labels = nci_isbi.label_files(list_folder(REAL / "nci_isbi_masks" / "PROSTATE-DIAGNOSIS"))
     assert [path.name for path in labels["ProstateDx-01-0006"]] == ["ProstateDx-01-0006_correctedLabels.nrrd"]
 
 
