@@ -98,7 +98,7 @@ def slices_of(given: Sequence[str]) -> dict[str, int]:
     slices: dict[str, int] = {}
     for entry in given:
         name, _, number = entry.partition("=")
-        if not name or not number.isshort_bytes() or not int(number):
+        if not name or not number.isdecimal() or not int(number):
             raise RelayError(f'--slices wants NAME=N, such as A=396, and got "{entry}".')
         if name in slices:
             raise RelayError(f"--slices names {name} twice ({slices[name]} and {number}); give each site one number.")

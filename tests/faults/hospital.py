@@ -235,7 +235,7 @@ def put_in_place(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(client.evaluation.scoring, "build_undrawn", lambda _: Network())
     patch.setattr(client.evaluation.scoring, "place", lambda *_: None)
     patch.setattr(client.evaluation.scoring, "add_to_page", lambda *_, **__: None)
-    patch.setattr(client.app, "chosen_slices", lambda *_: None)
+    patch.setattr(client.app, "selected_slices", lambda *_: None)
     patch.setattr(server.app, "write_report", lambda _: None)
     patch.setattr(server.app, "deliver", lambda *_: Deliveries())
     patch.setattr(server.app, "recording", lambda folder, study, observe: nullcontext(observe))
