@@ -3,7 +3,7 @@
 Both are the system's own `flock`. It is released when the holder's process ends, killed ones included, and what is
 left of it, an empty file, locks nothing. The package filelock takes exclusive locks by the same call, but shared ones
 by a SQLite database, which a process must not hold open when it forks: a second thing to understand for one call.
-A forked child would share its parent's lock; no process here forks without starting another program.
+A child that was forked while a lock was held shares it, and it is released when both have ended.
 """
 
 from __future__ import annotations

@@ -345,7 +345,7 @@ def compose_variables() -> dict[str, str]:
 
 
 def _codes() -> str:
-    kinds = (RelayError, *RelayError.__subclasses__())
+    kinds: list[type[RelayError]] = [RelayError, *RelayError.__subclasses__()]
     errors = {kind.code: " ".join((kind.__doc__ or "").split()) for kind in kinds} | CODES
     refusals = [_row(str(int(refusal)), f"`{refusal.code}`", text) for refusal, text in REFUSALS.items()]
     exits = [_row(str(code), text) for code, text in EXIT_CODES.items()]
