@@ -11,7 +11,7 @@ import pytest
 import server.disk_space
 import server.run_record
 import server.study_run
-from common.errors import GO_ON, RelayError, Unfinished
+from common.errors import GO_ON, DiskFull, RelayError, Unfinished
 from common.protocol.messages import FineTuneOrder, WireMessage
 from common.protocol.refusals import Refusal, refusal_error
 from server.run_record import RunRecord
@@ -50,7 +50,7 @@ def test_a_disk_too_small_for_the_weights_is_told_before_anything_is_trained(
     monkeypatch.setattr(server.disk_space, "declared_bytes", lambda _: 10**6)
     monkeypatch.setattr(server.disk_space, "shutil", SimpleNamespace(disk_usage=lambda _: SimpleNamespace(free=10**6)))
     monkeypatch.setattr(server.study_run, "start_weights", lambda *_: START)
-    with pytest.raises(RelayError, match="GB are free"):
+    with pytest.raises(DiskFull, match="need 6 MB more in .*, and 1 MB are free"):
         run_study(grid, grid.study, tmp_path / "out", beside=tmp_path)
     assert len(list((tmp_path / "out" / "ledger").iterdir())) == 1, "the first weights alone"
     assert not grid.orders(FineTuneOrder)

@@ -36,10 +36,10 @@ def test_the_counts_are_those_of_the_prepared_patients(tmp_path: Path) -> None:
     cohort = gather(prepared.records, site, study.split)
     assert (found.patients, found.left_out) == (8, 2)
     assert found.test_patients == len(cohort.test())
-    assert found.test_slices == sum(record.chosen for record in cohort.test())
+    assert found.test_slices == sum(record.selected for record in cohort.test())
     for fold in range(3):
-        assert found.train_slices[fold] == sum(record.chosen for record in cohort.train(fold))
-        assert found.validation_slices[fold] == sum(record.chosen for record in cohort.validation(fold))
+        assert found.train_slices[fold] == sum(record.selected for record in cohort.train(fold))
+        assert found.validation_slices[fold] == sum(record.selected for record in cohort.validation(fold))
 
 
 def test_too_few_patients_are_told(tmp_path: Path) -> None:

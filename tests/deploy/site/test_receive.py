@@ -74,7 +74,7 @@ def test_without_a_folder_it_lists_and_writes_nothing(site: Path, models: list[W
     done = relay("site", "receive", site, cwd=tmp_path)
     assert done.returncode == 0 and done.stderr == ""
     first, own, chosen = done.stdout.splitlines()
-    assert first.startswith("three-hospitals, 2026-05-04, aaaaaaaaaaaa: Keep your own model")
+    assert first.startswith("three-hospitals, 2026-05-04, aaaaaaaa: Keep your own model")
     assert "own-model.safetensors" in own and "model.safetensors" in chosen
     assert sorted(tmp_path.rglob("*")) == before
 
