@@ -62,7 +62,7 @@ def _holds_others(folder: str) -> bool:
 
 
 def _resolved(folder: str) -> str:
-    """An entry of the search path, the working folder among them (""), as an absolute path."""
+    """Return an entry of the search path, the working folder among them (""), as an absolute path."""
     try:
         return os.path.realpath(folder)
     except OSError:  # the working folder was removed: there is nothing in it

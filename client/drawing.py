@@ -21,7 +21,7 @@ GREYS = 96
 def draw(
     grey: NDArray[np.uint8], outlines: Sequence[tuple[NDArray[np.bool_], Colour]], *, side: int, width: int = 2
 ) -> Image.Image:
-    """A square of a slice, `side` pixels wide, with the rims of masks over it.
+    """Return a square of a slice, `side` pixels wide, with the rims of masks over it.
 
     Args:
         grey: (pixels, pixels), black to white.
@@ -44,7 +44,7 @@ def draw(
 
 
 def rim(mask: NDArray[np.bool_], side: int, width: int) -> NDArray[np.bool_]:
-    """The rim of a mask (pixels, pixels) at a picture's size, (side, side)."""
+    """Return the rim of a mask (pixels, pixels) at a picture's size, (side, side)."""
     smooth = Image.fromarray(mask.astype(np.uint8) * 255).resize((side, side), Image.Resampling.BILINEAR)
     inside = np.pad(np.asarray(smooth) >= 128, width)
     core = inside.copy()
@@ -55,7 +55,7 @@ def rim(mask: NDArray[np.bool_], side: int, width: int) -> NDArray[np.bool_]:
 
 
 def png(picture: Image.Image) -> str:
-    """A picture as a page holds it: PNG in base64."""
+    """Return a picture as a page holds it: PNG in base64."""
     file = io.BytesIO()
     picture.save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode()

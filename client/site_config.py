@@ -108,7 +108,7 @@ class SiteConfig(BaseModel):
         return self.name == POOLED
 
     def member_sites(self) -> tuple[SiteConfig, ...]:
-        """The sites that the pooled site unites, in the order of the file; empty for a plain site.
+        """Return the sites that the pooled site unites, in the order of the file; empty for a plain site.
 
         Raises:
             RelayError: a member's file is wrong, is pooled itself, or two members have one name.
@@ -124,7 +124,7 @@ class SiteConfig(BaseModel):
         return sites
 
     def private(self) -> Path:
-        """The site's own folder, made if need be and closed to everybody else (mode 0700).
+        """Return the site's own folder, made if need be and closed to everybody else (mode 0700).
 
         Raises:
             RelayError: it cannot be made or closed.

@@ -33,7 +33,7 @@ def write_atomically(
 
 
 def _keep_name(folder: Path) -> None:
-    """A new name in a folder survives a loss of power only when the folder is written too."""
+    """Return a new name in a folder survives a loss of power only when the folder is written too."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:

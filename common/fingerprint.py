@@ -7,7 +7,7 @@ from __future__ import annotations
 
 
 def format_fingerprint(digest: str) -> str:
-    """The first 20 digits in groups of four."""
+    """Return the first 20 digits in groups of four."""
     return " ".join(digest[k : k + 4] for k in range(0, 20, 4))
 
 

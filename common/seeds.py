@@ -6,7 +6,7 @@ from common.digest import digest_of
 
 
 def seed_of(*names: str | int) -> int:
-    """A seed of 63 bits from names, such as the study's seed, a site, a fold and an epoch.
+    """Return a seed of 63 bits from names, such as the study's seed, a site, a fold and an epoch.
 
     It is the first eight bytes of the sha256 of the names joined by "/", as a big-endian number, without
     its last bit.

@@ -24,7 +24,7 @@ PATIENCE = 2.0
 
 
 def terminal(stream: IO[str] | None = None) -> Console | None:
-    """The console of a stream (standard output) that is a terminal, None where it is a file or a pipe."""
+    """Return the console of a stream (standard output) that is a terminal, None where it is a file or a pipe."""
     stream = stream or sys.stdout
     console = Console(file=stream)
     return None if not stream.isatty() or console.is_dumb_terminal else console

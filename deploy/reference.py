@@ -160,7 +160,7 @@ def pages() -> dict[str, str]:
 
 
 def explanations(model: type[BaseModel]) -> dict[str, str]:
-    """What the docstring under each field of a model says; empty where there is none.
+    """Return what the docstring under each field of a model says; empty where there is none.
 
     pydantic can collect them too, but does so at each import, in every process of a study.
     """
@@ -199,7 +199,7 @@ def results_schema() -> str:
 
 
 def allowed(annotation: Any, metadata: list[Any] | tuple[Any, ...] = ()) -> str:
-    """The values that a field takes, in words."""
+    """Return the values that a field takes, in words."""
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return allowed(inner[0], [*inner[1:], *metadata])
@@ -216,7 +216,7 @@ def allowed(annotation: Any, metadata: list[Any] | tuple[Any, ...] = ()) -> str:
 
 
 def _limits(metadata: list[Any] | tuple[Any, ...], unit: str) -> str:
-    """What a value's size is held to, such as ", ≥ 1, ≤ 16"."""
+    """Return what a value's size is held to, such as ", ≥ 1, ≤ 16"."""
     signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<", "min_length": "≥", "max_length": "≤"}
     parts = []
     for entry in metadata:
@@ -233,7 +233,7 @@ def _limits(metadata: list[Any] | tuple[Any, ...], unit: str) -> str:
 
 
 def _model_in(annotation: Any) -> tuple[str, type[BaseModel]] | None:
-    """The model of a table, of a list of tables, or of tables by name; with which of the three it is."""
+    """Return the model of a table, of a list of tables, or of tables by name; with which of the three it is."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "one", annotation
     inner = get_args(annotation)
@@ -261,7 +261,7 @@ class _Form:
 
 
 def _tables(model: type[BaseModel], form: _Form, name: str = "", kind: str = "one", note: str = "") -> Iterator[str]:
-    """A section for a model and one for each model in it."""
+    """Yield a section for a model and one for each model in it."""
     texts, inside, rows = explanations(model), [], []
     for key, field in model.model_fields.items():
         if found := _model_in(field.annotation):
@@ -282,7 +282,7 @@ def _tables(model: type[BaseModel], form: _Form, name: str = "", kind: str = "on
 
 
 def _row(*cells: str) -> str:
-    """A line of a table; "<name>" in a text is no HTML, and a bar ends no cell."""
+    """Return a line of a table; "<name>" in a text is no HTML, and a bar ends no cell."""
     safe = (re.sub("<(?=[a-z])", "&lt;", cell.replace("|", "\\|")) for cell in cells)
     return "".join(f"| {cell} " if cell else "| " for cell in safe) + "|"
 
@@ -339,7 +339,7 @@ def _environment() -> str:
 
 
 def compose_variables() -> dict[str, str]:
-    """What the comment at the top of docker-compose.yml says of each variable."""
+    """Return what the comment at the top of docker-compose.yml says of each variable."""
     comment = (REPO / "docker-compose.yml").read_text(encoding="utf-8").partition("\nname:")[0]
     return dict(re.findall(r"^#   (RELAY_\w+)\s+(.+)$", comment, re.MULTILINE))
 

@@ -49,7 +49,7 @@ class Part:
 
 
 def aggregate(strategy: str, parts: Mapping[str, Part], *, expected: frozenset[str], parent: Path) -> Weights:
-    """The weights of a round.
+    """Return the weights of a round.
 
     Args:
         strategy: a key of `common.strategies`.

@@ -47,7 +47,8 @@ def deliver(
     study: Study, runs: Sequence[RunState], channels: Mapping[str, SiteChannel], ledger: Ledger, observe: Observer
 ) -> Deliveries:
     """Give every site its weights, all sites at once. None to a site of which something could not be finished: the
-    best of some rows is not the best of all."""
+    best of some rows is not the best of all.
+    """
     result = Deliveries()
 
     def give(site: str, parcels: Sequence[Delivery], text: str) -> None:
@@ -77,7 +78,7 @@ def deliver(
 
 
 def _run_for(site: str, study: Study, runs: Sequence[RunState]) -> RunState | None:
-    """The variant of the study whose weights a site gets: of the first repeat the network that validation chose.
+    """Return the variant of the study whose weights a site gets: of the first repeat the network that validation chose.
 
     Further repeats say how much chance there is in the first. They hold out other patients, so that neither their
     validation scores nor their test scores can be set against those of the first.
@@ -98,7 +99,7 @@ def _is_finished(run: RunState, site: str) -> bool:
 
 
 def _left_out(run: RunState, site: str) -> tuple[int, ...]:
-    """The places of rows that did without a site: their weights are not what their names say."""
+    """Return the places of rows that did without a site: their weights are not what their names say."""
     rows = offered(run.plan, site)
     return tuple(place for place, row in enumerate(rows) if absent_from(row.model, run.skipped))
 
@@ -111,7 +112,7 @@ def _dices(run: RunState, site: str) -> list[float]:
 
 
 def _parcels(run: RunState, site: str) -> Iterator[Delivery]:
-    """The deliveries to a site; the chosen weights come last."""
+    """Yield the deliveries to a site; the chosen weights come last."""
     rows, dices = offered(run.plan, site), _dices(run, site)
     place, alone = chosen(dices), own(rows, dices)
     if alone is not None and dices[alone] >= 0 and not method_of(rows[place].method).alone:

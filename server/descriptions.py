@@ -87,7 +87,7 @@ def keep(folder: Path, study: Study, descriptions: Descriptions) -> None:
 
 
 def kept_in(folder: Path, study: Study) -> dict[str, Description]:
-    """What the sites said in an earlier run of a result folder; nothing where that is missing or damaged."""
+    """Return what the sites said in an earlier run of a result folder; nothing where that is missing or damaged."""
     path = _path(folder, study)
     if not path.exists():
         return {}
@@ -103,7 +103,7 @@ def kept_in(folder: Path, study: Study) -> dict[str, Description]:
 
 
 def known_of(kept: Iterable[Descriptions]) -> frozenset[str]:
-    """The sites of which everything is kept: the study can go on without them."""
+    """Return the sites of which everything is kept: the study can go on without them."""
     names = [frozenset(descriptions) for descriptions in kept]
     return frozenset.intersection(*names) if names else frozenset()
 

@@ -18,7 +18,7 @@ from server.scheduling.keys import start_key
 
 
 def start_weights(study: Study, beside: Path) -> Weights:
-    """The declared network, drawn from the study's seed, with the encoder's pretrained weights if asked for.
+    """Return the declared network, drawn from the study's seed, with the encoder's pretrained weights if asked for.
 
     The file's batch normalisation has to be the one that the encoder was trained with. Where it is folded
     into the convolutions (all means 0, all variances 1), as files made for inference have it, the network is
@@ -42,7 +42,7 @@ def start_weights(study: Study, beside: Path) -> Weights:
 
 
 def start_of(study: Study, ledger: Ledger, *, source: str, weights: Callable[[], Weights]) -> StageRecord:
-    """The record of a study's first weights, from the ledger or made now.
+    """Return the record of a study's first weights, from the ledger or made now.
 
     Args:
         source: what they depend on outside the study; see `source_digest`.
@@ -56,7 +56,7 @@ def start_of(study: Study, ledger: Ledger, *, source: str, weights: Callable[[],
 
 
 def source_digest(study: Study, beside: Path) -> str:
-    """What the first weights depend on outside the study: the content of a file of encoder weights."""
+    """Return what the first weights depend on outside the study: the content of a file of encoder weights."""
     if study.model.encoder_weights in ("none", "imagenet"):
         return ""
     return digest_of(_bytes_of(beside / study.model.encoder_weights))

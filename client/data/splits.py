@@ -61,7 +61,7 @@ def split(patients: Iterable[str], *, seed: int, site: str, test_fraction: float
 
 
 def unite(splits: Mapping[str, Split]) -> Split:
-    """The split of pooled data: test and folds are the unions of its members', patients named "site/patient".
+    """Return the split of pooled data: test and folds are the unions of its members', patients named "site/patient".
 
     Raises ValueError where members have different numbers of folds, or there is none.
     """

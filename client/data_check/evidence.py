@@ -172,7 +172,7 @@ def _advantage(patient: Outlined, means: Floats, move: Move, other: Move) -> flo
 def _best(
     patient: Outlined, means: Floats, places: Mapping[str, Floats], usual: float, *, relative_to: Move
 ) -> Moved | None:
-    """The move by which the mask fits best, if it fits better than with `relative_to` beyond doubt."""
+    """Return the move by which the mask fits best, if it fits better than with `relative_to` beyond doubt."""
     others = np.array([place for name, place in places.items() if name != patient.patient])
     centre = np.median(others, axis=0)
     spread = np.maximum(1.4826 * np.median(np.abs(others - centre), axis=0), np.maximum(3.0, (patient.step, 0, 0)))
@@ -211,7 +211,7 @@ def _best(
 
 
 def _together(patients: Sequence[Outlined]) -> Move | None:
-    """The one move that makes the site's masks agree better, all moved together."""
+    """Return the one move that makes the site's masks agree better, all moved together."""
     given = dict.fromkeys((patient.patient for patient in patients), GIVEN)
     as_given = _others_means(patients, given)
     best: tuple[float, Move] | None = None
@@ -237,7 +237,7 @@ def _together(patients: Sequence[Outlined]) -> Move | None:
 
 
 def _others_means(patients: Sequence[Outlined], chosen: Mapping[str, Move]) -> dict[str, Floats]:
-    """The mean strips of the others, for each patient, with every mask moved as chosen."""
+    """Return the mean strips of the others, for each patient, with every mask moved as chosen."""
     sums = {patient.patient: _sums(patient.strips[chosen[patient.patient]]) for patient in patients}
     total = sum(sums.values(), start=np.zeros((LEVELS, SECTORS, len(OFFSETS))))
     means = {}
@@ -254,7 +254,7 @@ def _with_neighbours(sums: Floats) -> Floats:
 
 
 def _sums(strips: Strips) -> Floats:
-    """A patient's strips added up by place, each also at its mirror image: both sides of the body together."""
+    """Return a patient's strips added up by place, each also at its mirror image: both sides of the body together."""
     sums = np.zeros((LEVELS, SECTORS, len(OFFSETS)))
     seen = strips.inside
     level, sector, values = strips.level[seen], strips.sector[seen], strips.values[seen]

@@ -29,7 +29,7 @@ class Move:
     """Slices towards the head."""
 
     def of(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """The mask (slices, rows, columns) after the move; what leaves the volume is lost."""
+        """Return the mask (slices, rows, columns) after the move; what leaves the volume is lost."""
         turned = mask.swapaxes(1, 2) if self.exchange else mask
         back = slice(None, None, -1)
         turned = turned[
@@ -47,7 +47,7 @@ class Move:
         return result
 
     def of_place(self, place: NDArray[np.float64]) -> NDArray[np.float64]:
-        """A place in voxels from the volume's middle (slices, rows, columns) after the move."""
+        """Return a place in voxels from the volume's middle (slices, rows, columns) after the move."""
         if self.exchange:
             place = place[[0, 2, 1]]
         return place * np.where((self.slices, self.rows, self.columns), -1, 1) + (self.shift, 0, 0)

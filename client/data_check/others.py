@@ -28,7 +28,7 @@ Groups = tuple[tuple[str, ...], ...]
 
 
 def compare(patients: Sequence[Patient], same: Groups) -> list[Finding]:
-    """What shows beside the other patients. Duplicates and tilt are looked for among any number of them.
+    """Return what shows beside the other patients. Duplicates and tilt are looked for among any number of them.
 
     Args:
         same: of `duplicates`.
@@ -40,7 +40,7 @@ def compare(patients: Sequence[Patient], same: Groups) -> list[Finding]:
 
 
 def duplicates(patients: Sequence[Patient], fingerprints: Fingerprints) -> Groups:
-    """Groups of patients with one and the same scan, each sorted, by name."""
+    """Return groups of patients with one and the same scan, each sorted, by name."""
     groups: dict[str, set[str]] = {patient.patient: {patient.patient} for patient in patients}
 
     def join(one: str, other: str) -> None:
@@ -62,7 +62,7 @@ def duplicates(patients: Sequence[Patient], fingerprints: Fingerprints) -> Group
 
 
 def shared(sites: Mapping[str, Sequence[Patient]]) -> list[str]:
-    """A sentence for each image that lies at two sites, voxel for voxel; pooled, it would be trained on and tested."""
+    """Return a sentence for each image that lies at two sites, voxel for voxel; pooled, it would be trained on and tested."""
     owners: dict[str, list[str]] = defaultdict(list)
     for site, patients in sites.items():
         for digest, name in sorted({patient.digest: patient.patient for patient in patients}.items()):

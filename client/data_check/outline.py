@@ -201,7 +201,7 @@ def _points(mask: NDArray[np.bool_], height: float, width: float) -> Floats:
 
 
 def moved(line: Outline, move: Move, shape: tuple[int, int, int]) -> Outline:
-    """The outline of the mask after a move, on a grid of this shape; pieces keep their order."""
+    """Return the outline of the mask after a move, on a grid of this shape; pieces keep their order."""
     index, row, column, normal = line.slice, line.row, line.column, line.normal
     sector, level = line.sector, line.level
     if move.exchange:

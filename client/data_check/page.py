@@ -108,7 +108,7 @@ def _strip(view: View, suggested: NDArray[np.bool_] | None) -> list[dict[str, An
 
 
 def _window(region: NDArray[np.bool_], view: View) -> tuple[slice, slice]:
-    """A square, in millimetres, about a region of the box and as far as the box reaches."""
+    """Return a square, in millimetres, about a region of the box and as far as the box reaches."""
     steps = view.spacing[1:]
     filled = [np.flatnonzero(region.any(axis=1 - axis)) for axis in (0, 1)]
     extent = max((place[-1] - place[0] + 1) * step for place, step in zip(filled, steps, strict=True))

@@ -85,7 +85,7 @@ def measure(case: Case, *, minimum_pixels: int, stored: str, mask_stored: str) -
 
 
 def oddities(case: Case, patient: Patient, *, minimum_pixels: int) -> list[Finding]:
-    """What is odd about the mask's extent and the image's values, without a look at other patients."""
+    """Return what is odd about the mask's extent and the image's values, without a look at other patients."""
     mask, name = case.mask, case.patient
     sentences = []
     least, most = GLAND_ML
@@ -122,7 +122,7 @@ def oddities(case: Case, patient: Patient, *, minimum_pixels: int) -> list[Findi
 
 
 def fingerprint(image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """An image (slices, rows, columns) so coarse that another scale or format changes nothing: of mean 0, length 1.
+    """Return an image (slices, rows, columns) so coarse that another scale or format changes nothing: of mean 0, length 1.
 
     Cells of CELL × CELL pixels, each against the mean of its own slice, as logarithms.
     """

@@ -109,7 +109,7 @@ def _thinned(line: Outline) -> Outline:
 
 
 def _placements(line: Outline, own: View, other: View) -> Iterator[Outline]:
-    """The outline on another patient's grid: by index, and in space where it lies inside."""
+    """Yield the outline on another patient's grid: by index, and in space where it lies inside."""
     same = own.shape == other.shape
     if same:
         yield line
@@ -131,7 +131,7 @@ def _placements(line: Outline, own: View, other: View) -> Iterator[Outline]:
 
 
 def _to_space(index: Floats, image: View) -> Floats:
-    """Indices (points, 3: column, row, slice) to millimetres (points, 3: x, y, z)."""
+    """Return indices (points, 3: column, row, slice) to millimetres (points, 3: x, y, z)."""
     axes = np.array(image.direction).reshape(3, 3)
     return index * np.array(image.spacing[::-1]) @ axes.T + np.array(image.origin)
 

@@ -24,7 +24,7 @@ WORTH_TELLING_MM = 5.0
 def outline_findings(
     patients: Mapping[str, Outlined], verdict: Verdict, swapped: Mapping[str, Elsewhere]
 ) -> list[Finding]:
-    """What the outlines say, at most one finding of a wrong mask a patient."""
+    """Return what the outlines say, at most one finding of a wrong mask a patient."""
     found = []
     usual = float(np.median(list(verdict.likeness.values()))) if verdict.likeness else 0.0
     astray = _astray(patients) if verdict.likeness else {}

@@ -37,7 +37,7 @@ AGREEMENT = (
 
 
 def summary(checkup: Checkup) -> str:
-    """The check-up in one line."""
+    """Return the check-up in one line."""
     slices = sum(patient.slices for patient in checkup.patients)
     looked_at = len(checkup.suspicious.difference(problem.patient for problem in checkup.problems))
     return (
@@ -102,7 +102,7 @@ def kind_table(checkup: Checkup) -> Table:
 
 
 def lines(checkup: Checkup) -> Iterator[str]:
-    """The same for a file or a pipe."""
+    """Yield the same for a file or a pipe."""
     minimum = checkup.minimum_pixels
     for patient in checkup.patients:
         yield (
@@ -144,7 +144,7 @@ def spacing(patient: Patient) -> str:
 
 
 def to_json(checkup: Checkup) -> dict[str, Any]:
-    """The check-up as plain values that json can write, with counts first. Names patients: for the site alone."""
+    """Return the check-up as plain values that json can write, with counts first. Names patients: for the site alone."""
     return {
         "site": checkup.site,
         "layout": checkup.layout,

@@ -34,7 +34,7 @@ def figure(
 
 
 def scores(own: OwnScores) -> Scores:
-    """A model's scores: shares become per cent; Dice and IoU are means over slices, the others over patients."""
+    """Return a model's scores: shares become per cent; Dice and IoU are means over slices, the others over patients."""
     if not own.patients:
         raise ValueError("there is no patient to score")
     figures = {score.key: _figure_of(score, own.patients) for score in SCORES}

@@ -66,7 +66,7 @@ class Letter:
 
 
 def verdict_of(card: Card, own: Reference | None) -> Verdict:
-    """What the test patients say.
+    """Return what the test patients say.
 
     Args:
         card: of the model that validation chose.
@@ -83,7 +83,7 @@ def verdict_of(card: Card, own: Reference | None) -> Verdict:
 
 
 def reference_of(outcome: Outcome) -> Reference | None:
-    """The hospital's own model among those that the chosen one is compared with."""
+    """Return the hospital's own model among those that the chosen one is compared with."""
     own = outcome.own
     return next((one for one in outcome.chosen.card.references if own and one.weights == own.card.weights), None)
 
@@ -126,7 +126,7 @@ def letter(outcome: Outcome) -> Letter:
 
 
 def _files(outcome: Outcome, verdict: Verdict) -> tuple[tuple[str, str], ...]:
-    """What lies beside the letter, and what it is; the weights that are advised come first."""
+    """Return what lies beside the letter, and what it is; the weights that are advised come first."""
     way = name_of(outcome.chosen.card.method, outcome.chosen.card.route, outcome.chosen.card.site)
     whose = "your own" if verdict == "own" else "the study's"
     weights = [(MODEL, f"{whose} model: {way}")]
@@ -268,5 +268,5 @@ def html(content: Letter) -> str:
 
 
 def text(content: Letter) -> str:
-    """The same without the picture."""
+    """Return the same without the picture."""
     return environment().get_template("letter.txt.j2").render(letter=content, width=WIDTH)

@@ -126,8 +126,9 @@ class Card(_Value):
 
 
 def network_named(model: ModelConfig) -> ModelConfig:
-    """A study's network as a card names it: of a file of encoder weights the name alone, for cards are passed on, and
-    its path is one of the coordinator's machine."""
+    """Return a study's network as a card names it: of a file of encoder weights the name alone, for cards are passed on, and
+    its path is one of the coordinator's machine.
+    """
     name = model.encoder_weights.replace("\\", "/").rpartition("/")[2]
     return model.model_copy(update={"encoder_weights": name})
 
@@ -162,7 +163,7 @@ def weights_digest(path: Path) -> str:
 
 
 def name_of(method: str, route: tuple[str, ...], site: str) -> str:
-    """The way of a model in words: "A alone", "B → C → A", "FedAvg, then A"."""
+    """Return the way of a model in words: "A alone", "B → C → A", "FedAvg, then A"."""
     return method_of(method).name(route, site)
 
 
@@ -182,7 +183,7 @@ def interval_text(value: Figure, digits: int = 1, *, sign: bool = False) -> str:
 
 
 def number(value: float, digits: int = 1, *, sign: bool = False) -> str:
-    """A number with a real minus, and with a plus where a sign is asked for."""
+    """Return a number with a real minus, and with a plus where a sign is asked for."""
     text = f"{abs(value):.{digits}f}"
     if not float(text):
         return text

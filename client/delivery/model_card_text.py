@@ -26,7 +26,7 @@ SYNTHETIC = "The study's data are synthetic: no patient stands behind any figure
 
 
 def markdown(card: Card) -> str:
-    """The whole card."""
+    """Return the whole card."""
     return (
         environment()
         .get_template("card.md.j2")
@@ -46,7 +46,7 @@ def markdown(card: Card) -> str:
 
 
 def _longer(card: Card) -> str:
-    """The name of the model that was trained at the hospital alone for longer; empty where none is on the card."""
+    """Return the name of the model that was trained at the hospital alone for longer; empty where none is on the card."""
     methods = (card.method, *(one.method for one in card.references))
     return next((name_of(method, (), card.site) for method in methods if method_of(method).longer), "")
 
@@ -77,7 +77,7 @@ def environment(*, autoescape: bool = False) -> jinja2.Environment:
 
 
 def _rows(card: Card) -> list[tuple[str, tuple[Figure | None, ...]]]:
-    """The model first, and under it those of the hospital alone."""
+    """Return the model first, and under it those of the hospital alone."""
     models = [("**this model**", card.scores)]
     models += [
         (name_of(one.method, (), card.site), one.scores) for one in card.references if one.weights != card.weights

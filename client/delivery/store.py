@@ -40,7 +40,7 @@ class Outcome:
 
 
 def outcomes(site: SiteConfig) -> list[Outcome]:
-    """What has arrived, a study each, the latest first.
+    """Return what has arrived, a study each, the latest first.
 
     Raises:
         RelayError: a card or weights are damaged; the sentence says what to do.

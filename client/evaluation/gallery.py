@@ -71,7 +71,7 @@ def add_to_page(site: SiteConfig, *, title: str, stage: str, examples: Iterable[
 
 
 def draw(example: Example) -> Image.Image:
-    """A slice around the prostate, SIDE pixels square, with the expert's outline and the prediction's."""
+    """Return a slice around the prostate, SIDE pixels square, with the expert's outline and the prediction's."""
     rows, columns = _window_on(example.expert | example.predicted)
     values = example.image[rows, columns]
     low, high = np.percentile(values, WINDOW)
@@ -90,7 +90,7 @@ def _picture(example: Example) -> dict[str, Any]:
 
 
 def _window_on(region: NDArray[np.bool_]) -> tuple[slice, slice]:
-    """A square around the region, with half its size to spare, and no less than half of the slice."""
+    """Return a square around the region, with half its size to spare, and no less than half of the slice."""
     rows, columns = np.nonzero(region)
     size = region.shape[0]
     if len(rows) == 0:

@@ -65,7 +65,7 @@ def keep(site: SiteConfig, key: str, scores: Sequence[CaseScore], numbers: Mappi
 
 
 def kept(site: SiteConfig, key: str) -> OwnScores | None:
-    """The scores under a key; None where there are none that can be read."""
+    """Return the scores under a key; None where there are none that can be read."""
     try:
         return OwnScores.model_validate(cache.read_json(site.private() / FOLDER / f"{key}.json"))
     except ValueError:

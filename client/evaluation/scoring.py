@@ -31,7 +31,7 @@ def scores_of(
     *,
     surfaces: bool = False,
 ) -> list[CaseScore]:
-    """A network's scores on some patients, each standardised as its site's are."""
+    """Return a network's scores on some patients, each standardised as its site's are."""
 
     def predict(images: NDArray[np.float32]) -> NDArray[np.float32]:
         return probabilities(network, torch.from_numpy(images).unsqueeze(1), device).squeeze(1).numpy()
@@ -46,7 +46,7 @@ def scores_of(
 
 
 def network_of(study: Study, weights: Weights, digest: str) -> nn.Module:
-    """The declared network with weights that a message names.
+    """Return the declared network with weights that a message names.
 
     Raises:
         Refused: they are not the declared network's, or not those of that digest.

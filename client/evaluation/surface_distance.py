@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 def surface_distances(
     predicted: NDArray[np.bool_], expert: NDArray[np.bool_], spacing: tuple[float, float, float]
 ) -> tuple[float, float] | None:
-    """The 95 % Hausdorff distance and the average symmetric surface distance of two volumes, from MONAI's distances.
+    """Return the 95 % Hausdorff distance and the average symmetric surface distance of two volumes, from MONAI's distances.
 
     The first is the larger of the two directed 95th percentiles, the second the mean over the voxels of both
     surfaces. A surface is what erosion by one voxel takes away.

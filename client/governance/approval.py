@@ -115,7 +115,7 @@ def approvals(site: SiteConfig, *, simulation: bool | None = None) -> list[Appro
 
 
 def study_of(site: SiteConfig, record: Approval) -> Study | None:
-    """The site's own copy of a study that it approved; None where it is gone or not what was approved."""
+    """Return the site's own copy of a study that it approved; None where it is gone or not what was approved."""
     try:
         study = load_study(_place(site, simulation=record.simulation) / FOLDER / f"{record.study}.toml")
     except RelayError:
@@ -124,7 +124,7 @@ def study_of(site: SiteConfig, record: Approval) -> Study | None:
 
 
 def approved(site: SiteConfig, digest: str) -> Study:
-    """The plain study of that digest, as the site approved it.
+    """Return the plain study of that digest, as the site approved it.
 
     Raises:
         Refused: the site has approved none such, or has left it.

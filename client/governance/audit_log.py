@@ -113,7 +113,7 @@ def _fault_at_end(digests: list[str], end: End | None) -> str:
 
 
 def _end_to_name(file: BinaryIO, noted: End | None) -> End:
-    """The end that the next line names; the file is ready to take it.
+    """Return the end that the next line names; the file is ready to take it.
 
     A process that was killed between a line and its note, or within a line, leaves a line more than was noted, or
     the beginning of one. Anything else than that is not mended.

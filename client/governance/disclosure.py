@@ -81,14 +81,14 @@ class _Tally:
         return _Tally(self.trainings + more.trainings, self.validations + more.validations, self.other + more.other)
 
     def __or__(self, rival: _Tally) -> _Tally:
-        """The larger of every count."""
+        """Return the larger of every count."""
         return _Tally(self.trainings | rival.trainings, self.validations | rival.validations, self.other | rival.other)
 
 
 def disclosure_of(
     site: str, study: Study, surveys: Sequence[Survey], *, largest_elsewhere: int, patient_scores: bool
 ) -> Disclosure:
-    """What a study may ask of a site.
+    """Return what a study may ask of a site.
 
     Args:
         surveys: of the site's patients, one for each of the study's variants.
@@ -149,18 +149,18 @@ def onward_of(site: str, study: Study) -> Onward:
 
 
 def _way(node: Node) -> tuple[str, ...]:
-    """The sites on which weights have travelled; an average's beginning is left out."""
+    """Return the sites on which weights have travelled; an average's beginning is left out."""
     if isinstance(node, FineTune):
         return (*_way(node.parent), node.site)
     return _way(node.candidates[0]) if isinstance(node, Best) else ()
 
 
 def _most(site: str, variant: Study, survey: Survey, largest_elsewhere: int) -> _Tally:
-    """What a plain study may ask at most."""
+    """Return what a plain study may ask at most."""
     census = dict.fromkeys(variant.sites, (largest_elsewhere,) * variant.split.folds) | {site: survey.train_slices}
 
     def own(choices: Choices, *methods: Method) -> set[FineTune | Evaluate]:
-        """The site's stages, of some methods alone or of all."""
+        """Return the site's stages, of some methods alone or of all."""
         return set(_own(site, plan(variant, census, choices, rounds=most_rounds, methods=methods or None).nodes))
 
     def tally(nodes: Iterable[FineTune | Evaluate]) -> _Tally:
@@ -188,7 +188,7 @@ def _most(site: str, variant: Study, survey: Survey, largest_elsewhere: int) -> 
 
 
 def _own(site: str, nodes: Iterable[Node]) -> Iterator[FineTune | Evaluate]:
-    """The stages of a site, without the scores that others are known to give: of the best of several averages."""
+    """Yield the stages of a site, without the scores that others are known to give: of the best of several averages."""
     for node in nodes:
         if not isinstance(node, FineTune | Evaluate) or node.site != site:
             continue

@@ -36,7 +36,7 @@ log = logging.getLogger("relay.site")
 
 
 def release(answer: FromSite, weights: Weights | None, *, site: SiteConfig, model: ModelConfig) -> RecordDict:
-    """The answer as it may leave.
+    """Return the answer as it may leave.
 
     Raises:
         Refused: it may not leave; nothing of it does.

@@ -25,13 +25,13 @@ INSTALL = "pip install 'prostate-relay[dicom-seg]'"
 
 
 def check_installed() -> None:
-    """Raises RelayError where highdicom is missing."""
+    """Raise RelayError where highdicom is missing."""
     if importlib.util.find_spec("highdicom") is None:
         raise RelayError(f"DICOM segmentations need highdicom, which is not installed; install it: {INSTALL}.")
 
 
 def read_series(files: Sequence[Path]) -> list[pydicom.Dataset]:
-    """The headers of a series, in order of position along the normal of its slices.
+    """Return the headers of a series, in order of position along the normal of its slices.
 
     Raises:
         RelayError: highdicom is missing, or the series lies in one file.

@@ -62,7 +62,7 @@ class Drawn:
 
 
 def load_network(weights: Path, card: Card) -> nn.Module:
-    """The network of a card.
+    """Return the network of a card.
 
     Raises:
         RelayError: the file cannot be read, or holds other weights than the card is about.
@@ -158,7 +158,7 @@ def draw(
 
 
 def _as_it_lay(gland: NDArray[np.bool_], upright: sitk.Image, raw: sitk.Image) -> sitk.Image:
-    """A mask of an upright image, its axes turned and mirrored back to those of the image as it was read."""
+    """Return a mask of an upright image, its axes turned and mirrored back to those of the image as it was read."""
     mask = sitk.GetImageFromArray(gland.astype(np.uint8))
     mask.CopyInformation(upright)
     code = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(raw.GetDirection())
@@ -188,7 +188,7 @@ def _remarks(
 
 
 def ending_of(path: Path) -> str:
-    """The ending that says in which format a mask is written. Raises RelayError for another."""
+    """Return the ending that says in which format a mask is written. Raises RelayError for another."""
     for ending in ENDINGS:
         if path.name.lower().endswith(ending):
             return ending

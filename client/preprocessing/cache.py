@@ -44,7 +44,7 @@ def write_tensors(path: Path, tensors: Tensors, metadata: Mapping[str, str]) -> 
 
 
 def read_tensors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]] | None:
-    """The arrays and the metadata of a file of `write_tensors`; None where it is missing or damaged."""
+    """Return the arrays and the metadata of a file of `write_tensors`; None where it is missing or damaged."""
     metadata = read_metadata(path)
     if metadata is None:
         return None
@@ -56,7 +56,7 @@ def read_tensors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]] |
 
 
 def read_metadata(path: Path) -> dict[str, str] | None:
-    """The metadata alone, without reading the arrays; None where the file is missing or cut short."""
+    """Return the metadata alone, without reading the arrays; None where the file is missing or cut short."""
     try:
         with safetensors.safe_open(path, framework="np") as file:
             return file.metadata() or None
@@ -87,7 +87,7 @@ def write_bytes(path: Path, content: bytes, *, durable: bool = False) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; an empty one where the file is missing or damaged."""
+    """Return a JSON object; an empty one where the file is missing or damaged."""
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -96,18 +96,18 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: Mapping[str, Any], *, durable: bool = False) -> None:
-    """Raises RelayError as `write_bytes` does."""
+    """Raise RelayError as `write_bytes` does."""
     write_bytes(path, json.dumps(content).encode(), durable=durable)
 
 
 def stat(path: Path) -> Stat:
-    """Raises OSError where there is no such file."""
+    """Raise OSError where there is no such file."""
     result = os.stat(path)
     return result.st_size, result.st_mtime_ns, result.st_ctime_ns
 
 
 def snapshot(folders: Iterable[Path], *, without: Path) -> str:
-    """A digest of the names and stats of all files below some folders, but for those below `without`."""
+    """Return a digest of the names and stats of all files below some folders, but for those below `without`."""
     seen: set[tuple[int, int]] = set()
     excluded = os.path.realpath(without)
     lines: list[str] = []

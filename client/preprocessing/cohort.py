@@ -29,7 +29,7 @@ class Cohort:
 
 
 def gather(records: Iterable[Record], site: SiteConfig, part: SplitConfig) -> Cohort:
-    """The cohort of a site; the pooled site unites its members' own splits.
+    """Return the cohort of a site; the pooled site unites its members' own splits.
 
     Raises:
         RelayError: a site has too few patients for its folds.

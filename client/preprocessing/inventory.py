@@ -45,7 +45,7 @@ class PreparationTask:
 def tasks_of(
     home: SiteConfig, preprocessing: PreprocessingConfig, prefix: str
 ) -> tuple[list[PreparationTask], list[Problem]]:
-    """A site's patients with their keys. Reads no image whose files are as they were."""
+    """Return a site's patients with their keys. Reads no image whose files are as they were."""
     folder = home.private() / "cache"
     index = folder / "index.json"
     known = cache.read_json(index)

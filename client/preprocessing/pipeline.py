@@ -219,7 +219,7 @@ def fingerprint(records: Iterable[Record], key: bytes) -> str:
 
 
 def site_key(site: SiteConfig) -> bytes:
-    """The site's secret, 32 bytes, made once and kept in its private folder with mode 0600."""
+    """Return the site's secret, 32 bytes, made once and kept in its private folder with mode 0600."""
     path = site.private() / "site.key"
     if not path.exists():
         fresh = path.with_name(f".site.key-{secrets.token_hex(8)}")
@@ -308,7 +308,7 @@ def _prepare_one(task: PreparationTask, preprocessing: PreprocessingConfig) -> R
 
 
 def _corrected(task: PreparationTask, case: Case, n4: N4Config) -> NDArray[np.float32]:
-    """The corrected volume, from the cache where it is there. One process at a time works on one volume."""
+    """Return the corrected volume, from the cache where it is there. One process at a time works on one volume."""
     with cache.exclusive_lock(task.corrected):
         found = cache.read_tensors(task.corrected)
         if found is not None and found[0]["image"].shape == case.image.shape:
@@ -328,7 +328,7 @@ def _corrected(task: PreparationTask, case: Case, n4: N4Config) -> NDArray[np.fl
 
 
 def _record(task: PreparationTask) -> Record | None:
-    """What the cache holds of a patient; None where it is missing or damaged."""
+    """Return what the cache holds of a patient; None where it is missing or damaged."""
     metadata = cache.read_metadata(task.slices)
     if metadata is None:
         return None

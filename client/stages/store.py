@@ -37,7 +37,7 @@ class StageStore:
     folder: Path
 
     def reply(self, key: str, kind: type[Reply]) -> Reply | None:
-        """The finished answer to a stage, or None."""
+        """Return the finished answer to a stage, or None."""
         content = _unsealed(self.folder / key / "reply.json")
         try:
             return None if content is None else kind.model_validate_json(bytes(content))
@@ -73,7 +73,7 @@ class StageStore:
         return (self.folder / key / "start.safetensors").exists()
 
     def start(self, key: str) -> Weights | None:
-        """The weights that a stage started from."""
+        """Return the weights that a stage started from."""
         return self._load(self.folder / key / "start.safetensors")
 
     def save_checkpoint(self, key: str, trained: Trained) -> None:
@@ -83,7 +83,7 @@ class StageStore:
         write_atomically(self._made(key) / "checkpoint.pt", _sealed(buffer.getbuffer()))
 
     def checkpoint(self, key: str) -> Trained | None:
-        """The last checkpoint of a stage, or None where there is none that can be read."""
+        """Return the last checkpoint of a stage, or None where there is none that can be read."""
         content = _unsealed(self.folder / key / "checkpoint.pt")
         if content is None:
             return None
@@ -129,12 +129,12 @@ def intact(weights: Weights | None, digest: str) -> Weights | None:
 
 
 def _sealed(content: bytes | memoryview) -> list[bytes | memoryview]:
-    """A file's content with its sha256 behind it: neither JSON nor torch's own format would notice a changed bit."""
+    """Return a file's content with its sha256 behind it: neither JSON nor torch's own format would notice a changed bit."""
     return [content, bytes.fromhex(digest_of(content))]
 
 
 def _unsealed(path: Path) -> memoryview | None:
-    """The content of a sealed file, or None where it is missing or damaged."""
+    """Return the content of a sealed file, or None where it is missing or damaged."""
     try:
         file = memoryview(path.read_bytes())
     except FileNotFoundError:

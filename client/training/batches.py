@@ -53,7 +53,7 @@ def standardised(image: np.ndarray, mean_std: MeanStd) -> np.ndarray:
 
 
 def selected_slices(records: Sequence[Record], mean_std: Mapping[str, MeanStd]) -> Slices:
-    """The selected slices of all records; the records are taken in the order of their patients' names."""
+    """Return the selected slices of all records; the records are taken in the order of their patients' names."""
     images, masks = [], []
     for record in sorted(records, key=lambda record: record.patient):
         slices = load(record)

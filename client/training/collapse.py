@@ -37,7 +37,7 @@ def against_received(
     training: TrainingConfig,
     device: Device,
 ) -> dict[str, float]:
-    """The figures of `FineTuneReply` that tell a training which lost something from one that began with little.
+    """Return the figures of `FineTuneReply` that tell a training which lost something from one that began with little.
 
     The received weights come with statistics of another site's slices; where the study has batch normalisation's
     estimated anew, theirs are, too.

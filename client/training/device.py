@@ -30,7 +30,7 @@ def place(network: nn.Module, device: Device) -> None:
 
 
 def choose_device(kind: str, precision: str) -> Device:
-    """The device and precision that "auto" means on this machine."""
+    """Return the device and precision that "auto" means on this machine."""
     if kind == "auto":
         kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if precision == "auto":

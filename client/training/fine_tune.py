@@ -50,7 +50,7 @@ def learning_rate(schedule: Schedule, epoch: int, training: TrainingConfig) -> f
 
 
 def loss_of(logits: torch.Tensor, masks: torch.Tensor, kind: str) -> torch.Tensor:
-    """The loss of a batch: soft Dice over the whole batch, binary cross entropy, or their sum."""
+    """Return the loss of a batch: soft Dice over the whole batch, binary cross entropy, or their sum."""
     logits = logits.float()
     terms = []
     if "dice" in kind:
@@ -143,13 +143,13 @@ def fine_tune(
 
 
 def probabilities(network: nn.Module, images: torch.Tensor, device: Device) -> torch.Tensor:
-    """The gland's probability at every pixel: (n, 1, pixels, pixels) float32 on the CPU."""
+    """Return the gland's probability at every pixel: (n, 1, pixels, pixels) float32 on the CPU."""
     return torch.cat([logits.sigmoid() for logits in predicted_logits(network, images, device)])
 
 
 @torch.inference_mode()
 def predicted_logits(network: nn.Module, images: torch.Tensor, device: Device) -> Iterator[torch.Tensor]:
-    """What the network says of some slices, a chunk at a time: (n, 1, pixels, pixels) float32 on the CPU."""
+    """Yield what the network says of some slices, a chunk at a time: (n, 1, pixels, pixels) float32 on the CPU."""
     network.eval()
     for chunk in images.split(CHUNK):
         with device.autocast():

@@ -45,7 +45,7 @@ else:  # as literals, so that a wrong value is told with all that are right
 
 
 def _on_one_line(text: str) -> str:
-    """A study file comes by mail and is shown on terminals: it must not command them, nor turn their lines round."""
+    """Return a study file comes by mail and is shown on terminals: it must not command them, nor turn their lines round."""
     if not text.isprintable():
         raise ValueError("this holds a line end or another character that is not shown; write one plain line")
     return text
@@ -296,7 +296,7 @@ class AbsenceConfig(AbsenceRule):
         }
 
     def rule_of(self, name: str) -> AbsenceRule:
-        """That of its own, if the study says one under this name. What a method may do `common.plan` knows."""
+        """Return that of its own, if the study says one under this name. What a method may do `common.plan` knows."""
         return self.methods.get(name, self)
 
 
@@ -415,5 +415,5 @@ def load_study(path: Path) -> Study:
 
 
 def study_toml(study: Study) -> str:
-    """The study with every default written out, as TOML."""
+    """Return the study with every default written out, as TOML."""
     return tomli_w.dumps(study.model_dump(mode="json"))

@@ -51,7 +51,7 @@ def from_table(table: dict[str, Any], kind: type[Model], where: str) -> Model:
 
 
 def _readable(sentence: str) -> str:
-    """A sentence as a terminal can hold it, whatever the file says: what stands there is repeated in part."""
+    """Return a sentence as a terminal can hold it, whatever the file says: what stands there is repeated in part."""
     plain = "".join(letter if letter.isprintable() else "?" for letter in sentence)
     return plain if len(plain) <= LONGEST else f"{plain[: LONGEST // 2]} … {plain[-LONGEST // 2 :]}"
 
@@ -79,7 +79,7 @@ def _sentence(error: ValidationError, kind: type[BaseModel]) -> str:
 
 
 def _told(errors: list[ErrorDetails]) -> ErrorDetails:
-    """The first complaint; where a key takes one of several kinds of value, the one that got furthest."""
+    """Return the first complaint; where a key takes one of several kinds of value, the one that got furthest."""
     first = errors[0]
     key = tuple(itertools.takewhile(lambda step: not _is_kind(step), first["loc"]))
     if key == first["loc"] or first["type"] == "extra_forbidden":

@@ -60,7 +60,7 @@ def _torchvision_binary_loads() -> bool:
 
 
 def build(model: ModelConfig) -> nn.Module:
-    """The network with weights drawn from torch's global generator; nothing is fetched.
+    """Return the network with weights drawn from torch's global generator; nothing is fetched.
 
     It maps (batch, 1, rows, columns) float images to (batch, 1, rows, columns) logits of the gland.
     """
@@ -72,7 +72,7 @@ def build(model: ModelConfig) -> nn.Module:
 
 
 def build_undrawn(model: ModelConfig) -> nn.Module:
-    """The network without any values: drawing them takes half the time of `build`, and a site loads others.
+    """Return the network without any values: drawing them takes half the time of `build`, and a site loads others.
 
     Every tensor of a network here stands in its state_dict, so that loading one leaves none undrawn.
     """

@@ -54,7 +54,7 @@ class UnfitWeights(Exception):
 
 
 def serialize_chunks(weights: Weights) -> Pieces:
-    """The safetensors file of weights; equal tensors give equal bytes, in whatever order they stand.
+    """Return the safetensors file of weights; equal tensors give equal bytes, in whatever order they stand.
 
     The very bytes of `safetensors.torch.save`, but not copied: each hand-off needs them three times.
 
@@ -83,7 +83,7 @@ def serialize_chunks(weights: Weights) -> Pieces:
 
 
 def serialised(weights: Weights) -> bytes:
-    """The safetensors file of weights in one piece."""
+    """Return the safetensors file of weights in one piece."""
     return b"".join(serialize_chunks(weights))
 
 
@@ -99,7 +99,7 @@ def save(weights: Weights, folder: Path) -> str:
 
 
 def mapped(file: BinaryIO) -> memoryview:
-    """A file that the system reads into memory as far as it is looked at, and may forget again; it may be closed."""
+    """Return a file that the system reads into memory as far as it is looked at, and may forget again; it may be closed."""
     return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
 
 
@@ -147,7 +147,7 @@ def from_arrays(arrays: ArrayRecord) -> Weights:
 
 
 def _tensors(file: File) -> Weights:
-    """The tensors that a file's header tells of, as views of the file: safetensors' own reader copies them."""
+    """Return the tensors that a file's header tells of, as views of the file: safetensors' own reader copies them."""
     end = _header_end(file)
     types = {name: dtype for dtype, name in _TYPES.items()}
     content = torch.frombuffer(file, dtype=torch.uint8)[end:]

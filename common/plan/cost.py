@@ -20,7 +20,7 @@ class Cost:
 
 
 def cost_of(nodes: Iterable[Node], *, steps: Callable[[FineTune], int], weight_bytes: int) -> Cost:
-    """The cost of some nodes, each counted once.
+    """Return the cost of some nodes, each counted once.
 
     A stage receives the weights that it starts from, unless its site made them; a training sends its own back.
 
@@ -41,7 +41,7 @@ def cost_of(nodes: Iterable[Node], *, steps: Callable[[FineTune], int], weight_b
 
 
 def made_at(weights: Node) -> str | None:
-    """The site that made weights; None for the coordinator, or where it depends on a choice."""
+    """Return the site that made weights; None for the coordinator, or where it depends on a choice."""
     if isinstance(weights, FineTune):
         return weights.site
     if isinstance(weights, Best):
@@ -51,7 +51,7 @@ def made_at(weights: Node) -> str | None:
 
 
 def planned_steps(study: Study, census: Census) -> Callable[[FineTune], int]:
-    """The gradient steps of a training that has not run yet."""
+    """Return the gradient steps of a training that has not run yet."""
 
     def steps(node: FineTune) -> int:
         return node.schedule.epochs * batches_per_epoch(census[node.site][node.fold], study.training.batch)
@@ -60,7 +60,7 @@ def planned_steps(study: Study, census: Census) -> Callable[[FineTune], int]:
 
 
 def behind(node: Node, winner: Callable[[Best], Node]) -> list[Node]:
-    """A node and all that it was made from, each once; of a choice, the candidate that was chosen alone."""
+    """Return a node and all that it was made from, each once; of a choice, the candidate that was chosen alone."""
     seen: dict[Node, None] = {}
     stack = [node]
     while stack:

@@ -142,14 +142,14 @@ class Best(Node):
 
 
 def ballot(candidate: Node, at: str, fold: int | None = None) -> FineTune | Evaluate:
-    """The node that holds a candidate's validation score at a site: training there gives it for nothing."""
+    """Return the node that holds a candidate's validation score at a site: training there gives it for nothing."""
     if isinstance(candidate, FineTune) and candidate.site == at:
         return candidate
     return Evaluate(at, fold_of(candidate) if fold is None else fold, "validation", candidate)
 
 
 def fold_of(node: Node) -> int:
-    """The fold that weights were trained on; candidates of a `Best` may differ in it."""
+    """Return the fold that weights were trained on; candidates of a `Best` may differ in it."""
     if isinstance(node, FineTune | Average | Evaluate):
         return node.fold
     if isinstance(node, Best):
@@ -158,7 +158,7 @@ def fold_of(node: Node) -> int:
 
 
 def best_of(candidates: tuple[Node, ...], at: str) -> Node:
-    """The best of several by validation Dice at a site; of one, that one."""
+    """Return the best of several by validation Dice at a site; of one, that one."""
     return candidates[0] if len(candidates) == 1 else Best(candidates, at, "validation")
 
 
@@ -178,7 +178,7 @@ def parents_first(wanted: Iterable[Node]) -> Iterator[Node]:
 
 
 def way_of(node: Node) -> str:
-    """The way that weights have come, in words: "B → C → A", "FedAvg, round 3"."""
+    """Return the way that weights have come, in words: "B → C → A", "FedAvg, round 3"."""
     if isinstance(node, FineTune):
         before = way_of(node.parent)
         return f"{before} → {node.site}" if before else node.site

@@ -27,7 +27,7 @@ def plan(
     at: str | None = None,
     methods: Sequence[Method] | None = None,
 ) -> Plan:
-    """The rows of a study's methods, and all stages that they need, as one graph.
+    """Return the rows of a study's methods, and all stages that they need, as one graph.
 
     Args:
         rounds: how many rounds a federated method has.
@@ -67,7 +67,7 @@ def plan(
 
 
 def _forgetting(study: Study, rows: tuple[PlannedRow, ...]) -> Iterator[Evaluate]:
-    """What every site's held-out patients have of the travelling models, after every hop.
+    """Yield what every site's held-out patients have of the travelling models, after every hop.
 
     All folds' models: which of them are handed on shows only later.
     """

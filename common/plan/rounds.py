@@ -17,7 +17,7 @@ def batches_per_epoch(slices: int, batch: int) -> int:
 
 
 def averages_of(study: Study, part: FederatedConfig, fold: int, census: Census, rounds: Rounds) -> Iterator[Average]:
-    """The averages of all rounds, of every setting that is tried."""
+    """Yield the averages of all rounds, of every setting that is tried."""
     for local_epochs, mu in part.settings:
         yield from _rounds(study, part, fold, local_epochs, mu, rounds(study, part, local_epochs, census))
 
@@ -47,7 +47,7 @@ def rounds_of(study: Study, part: FederatedConfig, local_epochs: int, census: Ce
 
 
 def most_rounds(study: Study, part: FederatedConfig, local_epochs: int, _: Census) -> int:
-    """What `rounds_of` gives at most, whatever the census.
+    """Return what `rounds_of` gives at most, whatever the census.
 
     A route that comes to no site more than n times has at most n times the steps of all sites together.
     """

@@ -13,12 +13,12 @@ from common.plan.values import Candidate, Choices
 
 
 def whole_cosine(epochs: int, keep: Keep) -> Schedule:
-    """A stage that anneals from the first learning rate to the last."""
+    """Return a stage that anneals from the first learning rate to the last."""
     return Schedule(total_epochs=epochs, first=0, last=epochs, keep=keep)
 
 
 def along(study: Study, route: tuple[str, ...], fold: int) -> FineTune:
-    """The last stage of a route; its source is the best of the source's folds, or the same fold.
+    """Return the last stage of a route; its source is the best of the source's folds, or the same fold.
 
     A route that comes to a site twice keeps to one fold: the best of the others has trained there on the
     patients that this fold is chosen by.
@@ -30,7 +30,7 @@ def along(study: Study, route: tuple[str, ...], fold: int) -> FineTune:
 
 @lru_cache(maxsize=2**15)  # a hundred sites try ten thousand routes, and plan again with every hop that is chosen
 def _last_of(route: tuple[str, ...], fold: int, folds: range | None, schedule: Schedule) -> FineTune:
-    """The last stage of a route. Args: folds: those that its source is the best of; None: of the same."""
+    """Return the last stage of a route. Args: folds: those that its source is the best of; None: of the same."""
     if len(route) == 1:
         return FineTune(route[0], fold, Start(), schedule)
     if folds is None:
@@ -48,7 +48,7 @@ def then_at(study: Study, target: str, model: Node) -> FineTune:
 
 
 def routes_to(study: Study, target: str) -> list[tuple[str, ...]]:
-    """The routes of at least one hop that end at a target, shortest first, in the study's order of sites.
+    """Return the routes of at least one hop that end at a target, shortest first, in the study's order of sites.
 
     None where routes grow: which they are shows in the course of the study.
     """
@@ -68,12 +68,12 @@ def most_hops(study: Study) -> int:
 
 
 def growing_targets(study: Study) -> tuple[str, ...]:
-    """The targets whose routes grow hop by hop."""
+    """Return the targets whose routes grow hop by hop."""
     return study.sites if study.methods.sequential.grows and len(study.sites) > 1 else ()
 
 
 def check_choices(study: Study, choices: Choices) -> None:
-    """Raises RelayError unless each choice is a route of the study without repetition, or the beginning of one."""
+    """Raise RelayError unless each choice is a route of the study without repetition, or the beginning of one."""
     for target, chosen in choices.items():
         sources = [site for site in chosen if site != target]
         complete = chosen[-1:] == (target,)
@@ -101,7 +101,7 @@ def tried_on_the_way(study: Study, target: str, chosen: tuple[str, ...]) -> list
 def grown(
     study: Study, growing: Mapping[str, tuple[Candidate, ...]], choices: Choices, dice: Callable[[Node], float | None]
 ) -> dict[str, tuple[str, ...]]:
-    """The choices, one hop further wherever all that the next hop is chosen from is known.
+    """Return the choices, one hop further wherever all that the next hop is chosen from is known.
 
     A hop is the source whose route has the best validation Dice at the target, in the mean over the folds that
     are run; the first in the study's order among equals. A route is complete when no further hop is better, or

@@ -37,7 +37,7 @@ class PlannedRow:
 
 
 def row_of(study: Study, method: str, route: tuple[str, ...], target: str, fold: int, model: Node) -> PlannedRow:
-    """The row of a model, scored as the study says."""
+    """Return the row of a model, scored as the study says."""
     return PlannedRow(
         method=method,
         route=route,

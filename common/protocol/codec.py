@@ -25,7 +25,7 @@ class BadMessage(Exception):
 
 
 def to_record(message: WireMessage, weights: Weights | File | None = None) -> RecordDict:
-    """A message as Flower carries it. Args: weights: tensors, or their file."""
+    """Return a message as Flower carries it. Args: weights: tensors, or their file."""
     plain = message.model_dump(mode="json")
     # Flower drops the type of an empty list, so that it would come back as nothing: leave it out.
     fields = {name: value for name, value in plain.items() if value != []}
@@ -36,7 +36,7 @@ def to_record(message: WireMessage, weights: Weights | File | None = None) -> Re
 
 
 def from_record(record: RecordDict, kind: type[Kind]) -> tuple[Kind, Weights | None]:
-    """A message as it was sent.
+    """Return a message as it was sent.
 
     Raises:
         BadMessage: an undeclared record or key, a wrong type, a text in a number's place.

@@ -71,7 +71,7 @@ def refusal_error(code: Refusal) -> Error:
 
 
 def refusal_text(error: Error) -> str:
-    """The sentence of an error that arrived; a code of ours gives our own text, whatever was sent."""
+    """Return the sentence of an error that arrived; a code of ours gives our own text, whatever was sent."""
     if error.code == DIED:
         return f"the site's process ended without an answer, often for want of memory (Flower's error {DIED})"
     try:

@@ -33,7 +33,7 @@ def difference(one: Repeat, other: Repeat) -> Repeat:
 
 
 def contributions(strata: Strata) -> NDArray[np.float64]:
-    """What every patient contributes to the slice mean: these add up to `common.statistics.intervals.slice_mean`."""
+    """Return what every patient contributes to the slice mean: these add up to `common.statistics.intervals.slice_mean`."""
     found = []
     for repeats in strata.values():
         held = [repeat for repeat in repeats if any(slices > 0 for _, slices in repeat.values())]
@@ -48,7 +48,7 @@ def contributions(strata: Strata) -> NDArray[np.float64]:
 
 
 def sign_flip_p(strata: Strata, *, seed: int, exact: int = EXACT) -> float:
-    """The two-sided p of a permutation test for paired values, stratified over sites.
+    """Return the two-sided p of a permutation test for paired values, stratified over sites.
 
     If neither method were better than the other for patients like these, each patient's difference might as well
     have had the other sign. The statistic is the absolute slice mean of the differences: the mean over sites of
@@ -90,7 +90,7 @@ def _as_far(sums: NDArray[np.float64], observed: float) -> NDArray[np.bool_]:
 
 
 def smallest_p(patients: int, *, exact: int = EXACT) -> float:
-    """The smallest p that `sign_flip_p` can give.
+    """Return the smallest p that `sign_flip_p` can give.
 
     Of 2^n patterns of signs two are as extreme as all differences one way; of drawn ones, the observed one is there.
     """
@@ -100,7 +100,7 @@ def smallest_p(patients: int, *, exact: int = EXACT) -> float:
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """p values corrected for their number, in their order: the chance of even one false alarm stays below the level.
+    """P values corrected for their number, in their order: the chance of even one false alarm stays below the level.
 
     Holm, Scandinavian Journal of Statistics 6, 1979.
     """
@@ -122,7 +122,7 @@ def patient_means(repeats: Sequence[Repeat]) -> dict[str, float]:
 
 
 def standardised(strata: Strata) -> float | None:
-    """The paired effect in standard deviations of the patients' differences, d_z; every patient counts alike.
+    """Return the paired effect in standard deviations of the patients' differences, d_z; every patient counts alike.
 
     Lakens, Frontiers in Psychology 4:863, 2013. None with fewer than two patients, or where all differ alike.
     """

@@ -54,12 +54,12 @@ class Call:
 
 
 def this_call() -> Call:
-    """The call that the running command answers."""
+    """Return the call that the running command answers."""
     return click.get_current_context().ensure_object(Call)
 
 
 def group(name: str, about: str) -> typer.Typer:
-    """A group of commands, called `relay NAME COMMAND`."""
+    """Return a group of commands, called `relay NAME COMMAND`."""
     return typer.Typer(
         name=name,
         help=about,
@@ -102,7 +102,7 @@ def command(
 
 @functools.cache
 def root() -> click.Group:
-    """The command `relay` itself."""
+    """Return the command `relay` itself."""
     app = typer.Typer(
         cls=_Root,
         rich_markup_mode=None,
@@ -202,7 +202,7 @@ class _Root(TyperGroup):
 
 
 def _helps(function: Callable[..., Any]) -> dict[str, str]:
-    """What a command's function says of its parameters. (Typer 0.20 loses an argument's under Click 8.5.)"""
+    """Return what a command's function says of its parameters. (Typer 0.20 loses an argument's under Click 8.5.)"""
     found = {}
     for name, parameter in inspect.signature(function, eval_str=True).parameters.items():
         for declared in getattr(parameter.annotation, "__metadata__", ()):

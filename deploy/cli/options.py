@@ -15,7 +15,7 @@ COORDINATOR = "Coordinator"
 
 
 def whole_number(least: int) -> Callable[[str | int], int]:
-    """A kind of value: a whole number of at least `least`."""
+    """Return a kind of value: a whole number of at least `least`."""
 
     def read(given: str | int) -> int:
         try:

@@ -72,7 +72,7 @@ def invoke(call: Call) -> int:
 
 
 def usage_text(error: click.UsageError) -> str:
-    """What a user is told of a wrong call: one line, with the command that shows the right one."""
+    """Return what a user is told of a wrong call: one line, with the command that shows the right one."""
     called = error.ctx.command_path if error.ctx else PROGRAM
     message = " ".join(error.format_message().split()).rstrip(".")
     end = "" if message.endswith("?") else ";"
@@ -80,7 +80,7 @@ def usage_text(error: click.UsageError) -> str:
 
 
 def error_text(error: Exception) -> str:
-    """What a user is told of an error that a command ended with."""
+    """Return what a user is told of an error that a command ended with."""
     if isinstance(error, RelayError):
         return str(error)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
@@ -94,7 +94,7 @@ def error_text(error: Exception) -> str:
 
 
 def error_code(error: BaseException) -> str:
-    """The code of an error that a command ended with; docs/reference/error-codes.md lists them."""
+    """Return the code of an error that a command ended with; docs/reference/error-codes.md lists them."""
     if isinstance(error, RelayError):
         return error.code
     if isinstance(error, KeyboardInterrupt):

@@ -33,7 +33,7 @@ HOSPITALS = "Hospitals"
 
 
 def shipped_study(given: Path) -> Path:
-    """The path of a study file; a bare name may be that of one that comes with the program."""
+    """Return the path of a study file; a bare name may be that of one that comes with the program."""
     shipped = Path(__file__).parents[1] / "studies" / f"{given}.toml"
     return shipped if given.name == str(given) and not given.exists() and shipped.is_file() else given
 

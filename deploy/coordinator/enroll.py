@@ -224,7 +224,7 @@ def tell_superlink(coordinator: Coordinator, tell: Callable[[str], None]) -> Non
 
 
 def tell_superlink_if_up(coordinator: Coordinator, tell: Callable[[str], None]) -> bool:
-    """The same, where it is no fault that the SuperLink is down."""
+    """Return the same, where it is no fault that the SuperLink is down."""
     try:
         tell_superlink(coordinator, tell)
     except Unreachable:
@@ -257,7 +257,7 @@ def _compare(request: Request, heard: str) -> bool:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """A file that everybody may read, made anew where it is there."""
+    """Return a file that everybody may read, made anew where it is there."""
     write_atomically(path, content, durable=True, mode=0o644)
 
 

@@ -83,7 +83,7 @@ class Coordinator:
         return self.control_folder / "server-ca.crt"
 
     def settings(self) -> Settings:
-        """What the coordinator was set up with.
+        """Return what the coordinator was set up with.
 
         Raises:
             NotEnrolled: it is not set up in this folder.
@@ -96,7 +96,7 @@ class Coordinator:
         return load_toml(self.settings_file, Settings, "coordinator's file")
 
     def control(self) -> Control:
-        """The control interface of its SuperLink."""
+        """Return the control interface of its SuperLink."""
         return Control(self.settings().superlink, self.superlink_ca)
 
     def private_folders(self) -> None:

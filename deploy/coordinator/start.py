@@ -110,7 +110,7 @@ def _gateway(coordinator: Coordinator) -> Program:
 
 
 def _log(folder: Path, name: str) -> Path | None:
-    """A file beside the database; in a container, whose engine keeps its output, none."""
+    """Return a file beside the database; in a container, whose engine keeps its output, none."""
     return None if os.environ.get("RELAY_LOG_TO_OUTPUT") else folder / f"{name}.log"
 
 

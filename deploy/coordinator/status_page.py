@@ -26,7 +26,7 @@ HEADERS = {
 
 
 def server(host: str, port: int, status: Callable[[], dict[str, Any]]) -> ThreadingHTTPServer:
-    """A server of the page at http://host:port/ and of what it shows at /status.json; it begins with serve_forever.
+    """Return a server of the page at http://host:port/ and of what it shows at /status.json; it begins with serve_forever.
 
     It answers only who names it by the address dialled or by the name that it was given: a page elsewhere that has
     its own name lead here (DNS rebinding) learns nothing.
@@ -79,6 +79,6 @@ def server(host: str, port: int, status: Callable[[], dict[str, Any]]) -> Thread
 
 class _Server(ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A reader that goes away is no error."""
+        """Return a reader that goes away is no error."""
         if not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(request, client_address)

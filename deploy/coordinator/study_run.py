@@ -89,7 +89,7 @@ def run(path: Path, coordinator: Coordinator, out: Path, *, patience: float, tel
 
 
 def _check(study: Study, coordinator: Coordinator, out: Path) -> None:
-    """What can be known before anything is submitted."""
+    """Return what can be known before anything is submitted."""
     if study.methods.pooled:
         raise RelayError(
             'The study asks for all data in one place ("pooled"), which hospitals that are apart do not have; set'
@@ -108,7 +108,7 @@ def _check(study: Study, coordinator: Coordinator, out: Path) -> None:
 
 
 def _took_part(study: Study, out: Path) -> frozenset[str]:
-    """The sites without which a study that has begun may go on."""
+    """Return the sites without which a study that has begun may go on."""
     from server.descriptions import kept_in, known_of  # imports Flower
 
     return known_of(kept_in(out, variant) for variant in study.variants)
@@ -189,7 +189,7 @@ def _status(control: Control, run_id: str) -> str:
 
 
 def _still_running(control: Control, out: Path) -> str:
-    """The run that an earlier call submitted for this folder, if it is still at work."""
+    """Return the run that an earlier call submitted for this folder, if it is still at work."""
     try:
         run_id = (out / RUN).read_text(encoding="ascii").strip()
     except (FileNotFoundError, ValueError):
@@ -200,7 +200,7 @@ def _still_running(control: Control, out: Path) -> str:
 
 
 def _patiently(ask: Callable[[], Answer], tell: Callable[[str], None]) -> Answer:
-    """An answer of the SuperLink, waited for while it is started again."""
+    """Return an answer of the SuperLink, waited for while it is started again."""
     told, until = False, time.monotonic() + ABSENT
     while True:
         try:

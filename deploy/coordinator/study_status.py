@@ -47,7 +47,7 @@ def presences(coordinator: Coordinator) -> list[Presence]:
 
 
 def sentence_of(presence: Presence) -> str:
-    """A line for a person."""
+    """Return a line for a person."""
     if presence["online"]:
         return f"{presence['site']:<12} there since {presence['since']}"
     return f"{presence['site']:<12} missing{', since ' + presence['since'] if presence['since'] else ': never seen'}"
@@ -70,7 +70,7 @@ def headline(progress: StudyProgress, now: datetime) -> str:
 
 
 def site_line(site: AtWork) -> str:
-    """What one site does, in one line."""
+    """Return what one site does, in one line."""
     parts = [site.what]
     if site.of:
         parts.append(count_of(site.what, site.done, site.of))
@@ -83,12 +83,12 @@ def site_line(site: AtWork) -> str:
 
 
 def clock(moment: str) -> str:
-    """An ISO time as this machine's own."""
+    """Return an ISO time as this machine's own."""
     return f"{datetime.fromisoformat(moment).astimezone():%Y-%m-%d %H:%M:%S}"
 
 
 def lines(progress: StudyProgress, now: datetime) -> list[str]:
-    """A study's progress for a person."""
+    """Return a study's progress for a person."""
     shown = [headline(progress, now)]
     if progress.text:
         shown.append(progress.text)

@@ -74,7 +74,7 @@ def _write_patients(name: str, site_file: Path, data: Path) -> None:
 
 
 def _seen_from_here(site: SiteConfig, data: Path) -> SiteConfig:
-    """A hospital whose data are somewhere else here than in its own container."""
+    """Return a hospital whose data are somewhere else here than in its own container."""
 
     def here(path: Path) -> Path:
         return data / path.relative_to(IN_CONTAINER) if path.is_relative_to(IN_CONTAINER) else path

@@ -29,7 +29,7 @@ ANSWER_WITHIN = 60.0
 
 
 def program(name: str) -> str:
-    """The path of a command that the package flwr installed beside this Python.
+    """Return the path of a command that the package flwr installed beside this Python.
 
     Raises:
         RelayError: it is not there.

@@ -82,7 +82,7 @@ class _Body:
     bundles: NDArray[np.float64]
 
     def place(self, points: Points, z: float) -> Points:
-        """The atlas's points where this patient has them: a smooth displacement, plus size."""
+        """Return the atlas's points where this patient has them: a smooth displacement, plus size."""
         waves = np.array([0.035, 0.05, 0.08, 0.17, 0.30])
         x, y = points[:, :1], points[:, 1:]
         dx = np.sin(waves * y + self.warp_phase[0] + 0.03 * z) * self.warp_size[0]
@@ -141,7 +141,7 @@ def _mirrored(points: Points) -> Points:
 
 
 def _rectum_at(body: _Body, shape: GlandShape, index: int, z: float) -> tuple[float, float, float, float]:
-    """The rectum on one slice: centre x, y and half axes x, y."""
+    """Return the rectum on one slice: centre x, y and half axes x, y."""
     radius = body.rectal_radius
     wave = np.sin(z / 13 + body.rectal_phase)
     below = np.clip((shape.apex + 4 - z) / 16, 0, 1)
@@ -212,7 +212,7 @@ def _paint_frame(canvas: _Canvas, body: _Body, z: float) -> None:
 
 
 def _paint_viscera(canvas: _Canvas, body: _Body, shape: GlandShape, index: int, z: float) -> None:
-    """The pelvic floor and what it holds, but for the gland itself."""
+    """Return the pelvic floor and what it holds, but for the gland itself."""
     centre, half = float(shape.centre[index]), float(shape.half_width[index])
     front, back = float(shape.front[index]), float(shape.back[index])
     x, y, rectal_x, rectal_y = _rectum_at(body, shape, index, z)

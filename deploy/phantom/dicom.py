@@ -29,13 +29,13 @@ class Frame:
 
 
 def uid(*parts: object) -> str:
-    """A DICOM UID that depends on nothing but parts; of the form 2.25.<integer>, at most 44 characters."""
+    """Return a DICOM UID that depends on nothing but parts; of the form 2.25.<integer>, at most 44 characters."""
     digest = digest_of("/".join(str(part) for part in parts).encode())
     return f"2.25.{int(digest[:30], 16)}"
 
 
 def series_image(values: NDArray[np.generic], frame: Frame) -> sitk.Image:
-    """An image from (slices, rows, columns)."""
+    """Return an image from (slices, rows, columns)."""
     image = sitk.GetImageFromArray(values)
     image.SetSpacing(frame.spacing)
     image.SetOrigin(frame.origin)

@@ -112,7 +112,7 @@ def _volume(hospital: Hospital, rng: np.random.Generator) -> float:
 
 
 def _grid(hospital: Hospital, volume: float, rng: np.random.Generator) -> Grid:
-    """A grid that this hospital uses and that takes in a gland of this volume."""
+    """Return a grid that this hospital uses and that takes in a gland of this volume."""
     needed = 1.24 * (volume * 1000 * hospital.height**2 / hospital.squash) ** (1 / 3) + 6
     fitting = [grid for grid in hospital.grids if grid[0] * grid[4] >= needed]
     odds = np.array([0.55, 0.2, 0.15, 0.1][: len(fitting)])
@@ -177,7 +177,7 @@ def _tags(
 def _coronal(
     anatomy: Anatomy, grid: Grid, frame: Frame, scanner: Scanner, rng: np.random.Generator
 ) -> tuple[NDArray[np.uint16], Frame, Scanner]:
-    """A coronal T1 of the same pelvis: (slices back to front, rows head to feet, columns)."""
+    """Return a coronal T1 of the same pelvis: (slices back to front, rows head to feet, columns)."""
     rows = np.linspace(0.2, 0.8, 10)
     picks = (rows * grid.shape[1]).astype(int)[::-1]
     heights = np.arange(grid.shape[0] * 2)[::-1] // 2

@@ -37,13 +37,13 @@ class RealGland:
     frame: Frame
 
     def whole(self) -> NDArray[np.uint8]:
-        """The mask (slices, rows, columns)."""
+        """Return the mask (slices, rows, columns)."""
         labels = np.zeros(self.shape, np.uint8)
         labels[self.box] = self.label
         return labels
 
     def grid(self) -> Grid:
-        """The mask's grid, with its zero at the gland's middle."""
+        """Return the mask's grid, with its zero at the gland's middle."""
         pieces = _pieces(self.label)
         spacing = self.frame.spacing[::-1]
         corner = [
@@ -59,7 +59,7 @@ class RealGland:
 
 
 def mask_folders(given: Sequence[str]) -> dict[str, Path]:
-    """The values of --anatomy, "HOSPITAL=DIR", as a table.
+    """Return the values of --anatomy, "HOSPITAL=DIR", as a table.
 
     Raises:
         RelayError: one is written otherwise, or a hospital stands twice.
@@ -153,7 +153,7 @@ def digest(glands: Sequence[RealGland]) -> str:
 
 
 def tissue_zones(gland: RealGland) -> NDArray[np.uint8]:
-    """What the image shows where the gland is: zones (slices, rows, columns), of 0, PERIPHERAL and CENTRAL.
+    """Return what the image shows where the gland is: zones (slices, rows, columns), of 0, PERIPHERAL and CENTRAL.
 
     It is the mask but for slips of the brush: stray voxels are no gland, holes are. Where the mask tells no zones
     apart, they are made up.
@@ -171,7 +171,7 @@ def tissue_zones(gland: RealGland) -> NDArray[np.uint8]:
 
 
 def shape_of(zones: NDArray[np.uint8], grid: Grid) -> GlandShape:
-    """A real gland's outline as the rectum meets it: behind the gland's middle, not behind its horns."""
+    """Return a real gland's outline as the rectum meets it: behind the gland's middle, not behind its horns."""
     shape = outline(zones, grid)
     filled = np.flatnonzero(zones.any(axis=(1, 2)))
     x, y, z = (grid.axis(axis).astype(np.float64) for axis in (2, 1, 0))
@@ -186,7 +186,7 @@ def shape_of(zones: NDArray[np.uint8], grid: Grid) -> GlandShape:
 
 
 def _pieces(label: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """The gland without stray voxels: connected pieces that are a fair part of it."""
+    """Return the gland without stray voxels: connected pieces that are a fair part of it."""
     pieces, _ = ndimage.label(label > 0, np.ones((3, 3, 3)))
     sizes = np.bincount(pieces.ravel())
     sizes[0] = 0

@@ -85,7 +85,7 @@ def _blend(points: int, samples: int) -> NDArray[np.float64]:
 
 
 def smooth_closed(points: Points, samples: int = 48) -> Points:
-    """A smooth closed curve through points (n, 2): (samples, 2)."""
+    """Return a smooth closed curve through points (n, 2): (samples, 2)."""
     return np.asarray(_blend(len(points), samples) @ points)
 
 

@@ -78,7 +78,7 @@ def signals(scanner: Scanner, rng: np.random.Generator) -> NDArray[np.float32]:
 def _sensitivity(
     scanner: Scanner, anatomy: Anatomy, grid: Grid, rng: np.random.Generator
 ) -> Callable[[int], NDArray[np.float32]]:
-    """The receiving coil's smooth multiplicative field: a function of the slice, giving (rows, columns)."""
+    """Return the receiving coil's smooth multiplicative field: a function of the slice, giving (rows, columns)."""
     heights, y, x = grid.axis(0), grid.axis(1)[:, None], grid.axis(2)[None, :]
     tilt = rng.normal(0, 0.0009, 3).astype(np.float32)
     draws = rng.uniform(0, 1, 4).astype(np.float32)

@@ -30,7 +30,7 @@ class Field:
         return self._rng.standard_normal(self._coarse, dtype=np.float32)
 
     def next(self) -> NDArray[np.float32]:
-        """The next slice towards the head, (rows, columns)."""
+        """Return the next slice towards the head, (rows, columns)."""
         fresh = np.float32(np.sqrt(1 - self._keep**2))
         self._state = np.float32(self._keep) * self._state + fresh * self._white()
         image = Image.fromarray(self._state).resize(self._size, Image.Resampling.BICUBIC)

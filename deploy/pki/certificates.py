@@ -28,7 +28,7 @@ Key = ec.EllipticCurvePrivateKey
 
 
 def new_key() -> Key:
-    """A fresh private key."""
+    """Return a fresh private key."""
     return ec.generate_private_key(ec.SECP384R1())
 
 
@@ -68,21 +68,21 @@ def _write_new(path: Path, content: bytes, mode: int) -> None:
 
 
 def pem_of_key(key: Key) -> bytes:
-    """A private key as PEM, for TLS."""
+    """Return a private key as PEM, for TLS."""
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
 
 
 def ssh_of_key(key: Key) -> bytes:
-    """A private key as OpenSSH writes it: what Flower reads a SuperNode's from."""
+    """Return a private key as OpenSSH writes it: what Flower reads a SuperNode's from."""
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
     )
 
 
 def ssh_public(key: Key) -> str:
-    """The public half in OpenSSH's one line, without a comment: that would name a user and a machine."""
+    """Return the public half in OpenSSH's one line, without a comment: that would name a user and a machine."""
     return key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()
 
 
@@ -92,7 +92,7 @@ def pem(certificate: x509.Certificate | x509.CertificateSigningRequest | x509.Ce
 
 
 def read_key(path: Path) -> Key:
-    """A private key as PEM.
+    """Return a private key as PEM.
 
     Raises:
         RelayError: it is missing or unreadable.
@@ -101,7 +101,7 @@ def read_key(path: Path) -> Key:
 
 
 def read_ssh_key(path: Path) -> Key:
-    """A private key as OpenSSH writes it.
+    """Return a private key as OpenSSH writes it.
 
     Raises:
         RelayError: it is missing or unreadable.
@@ -120,7 +120,7 @@ def _read_key(path: Path, load: Callable[[bytes, None], object]) -> Key:
 
 
 def read_certificate(path: Path) -> x509.Certificate:
-    """A certificate as PEM.
+    """Return a certificate as PEM.
 
     Raises:
         RelayError: it is missing or unreadable.
@@ -136,7 +136,7 @@ def _reason(error: Exception) -> str:
 
 
 def make_ca(name: str, key: Key) -> x509.Certificate:
-    """A certification authority that signs itself, and no further authorities."""
+    """Return a certification authority that signs itself, and no further authorities."""
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     usage = {"key_cert_sign": True, "crl_sign": True, "digital_signature": True}
     return (
@@ -149,7 +149,7 @@ def make_ca(name: str, key: Key) -> x509.Certificate:
 
 
 def make_server(hosts: Sequence[str], key: Key, *, ca: x509.Certificate, ca_key: Key) -> x509.Certificate:
-    """A server's certificate for the names and addresses that others dial."""
+    """Return a server's certificate for the names and addresses that others dial."""
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0])])
     return (
         _leaf(subject, key.public_key(), ca, ExtendedKeyUsageOID.SERVER_AUTH)
@@ -161,13 +161,13 @@ def make_server(hosts: Sequence[str], key: Key, *, ca: x509.Certificate, ca_key:
 def make_client(
     name: str, public_key: ec.EllipticCurvePublicKey, *, ca: x509.Certificate, ca_key: Key
 ) -> x509.Certificate:
-    """A hospital's certificate; of what it asked for the public key alone is taken."""
+    """Return a hospital's certificate; of what it asked for the public key alone is taken."""
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     return _leaf(subject, public_key, ca, ExtendedKeyUsageOID.CLIENT_AUTH).sign(ca_key, hashes.SHA384())
 
 
 def make_request(name: str, key: Key) -> x509.CertificateSigningRequest:
-    """What a hospital asks the coordinator to sign; proves that it holds the key."""
+    """Return what a hospital asks the coordinator to sign; proves that it holds the key."""
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     return x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA384())
 
@@ -175,7 +175,7 @@ def make_request(name: str, key: Key) -> x509.CertificateSigningRequest:
 def make_crl(
     revoked: Mapping[int, datetime.datetime], *, ca: x509.Certificate, ca_key: Key
 ) -> x509.CertificateRevocationList:
-    """The list of revoked serial numbers.
+    """Return the list of revoked serial numbers.
 
     It is valid for as long as the authority: a gateway with a list out of date turns every hospital away, and
     this one changes when a hospital is revoked, not with the calendar.

@@ -52,7 +52,7 @@ class Request(EnrolmentFile):
     """What the coordinator's authority signs, as PEM."""
 
     def tls_key(self) -> ec.EllipticCurvePublicKey:
-        """The key to sign a certificate for, checked.
+        """Return the key to sign a certificate for, checked.
 
         Raises:
             RelayError: it is not of the kind that relay makes, or whoever wrote this does not hold it.

@@ -94,7 +94,7 @@ def study_plan(
 
 
 def slices_of(given: Sequence[str]) -> dict[str, int]:
-    """The values of --slices, "NAME=N", as a table. Raises RelayError where one is no such thing, or stands twice."""
+    """Return the values of --slices, "NAME=N", as a table. Raises RelayError where one is no such thing, or stands twice."""
     slices: dict[str, int] = {}
     for entry in given:
         name, _, number = entry.partition("=")
@@ -134,7 +134,7 @@ def _census(study: Study, surveys: Mapping[str, Survey], slices: Mapping[str, in
 
 
 def _to_the_end(study: Study, census: Census) -> Plan:
-    """The plan; where routes grow, as long as they may."""
+    """Return the plan; where routes grow, as long as they may."""
     choices: dict[str, tuple[str, ...]] = {}
     while True:
         found = plan(study, census, choices)
@@ -144,7 +144,7 @@ def _to_the_end(study: Study, census: Census) -> Plan:
 
 
 def _lines(study: Study, variant: Study, found: Plan, census: Census) -> tuple[list[Line], Line]:
-    """A line a method, and all of them together, over all variants."""
+    """Return a line a method, and all of them together, over all variants."""
     steps = planned_steps(variant, census)
     weight_bytes = sum(declared_bytes(one.model) for one in study.variants)
     times = len(study.variants)
@@ -232,7 +232,8 @@ def _duration(
 
 def makespan(found: Plan, duration: Callable[[FineTune | Evaluate], float], *, at_once: int) -> float:
     """Seconds until a graph is worked out, as the scheduler would: one stage at a time at a site, `at_once` in all,
-    the longest way to the end first."""
+    the longest way to the end first.
+    """
     children: dict[Node, list[Node]] = defaultdict(list)
     missing = {}
     for node in found.nodes:

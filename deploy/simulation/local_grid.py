@@ -56,7 +56,7 @@ def enter_run(node_id: int) -> None:
 
 
 def _start_the_fork_server() -> None:
-    """What begins here inherits that Ctrl-C is not its own: the coordinator ends it, without a word of it."""
+    """Return what begins here inherits that Ctrl-C is not its own: the coordinator ends it, without a word of it."""
     ours = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGINT, signal.SIG_IGN) if ours else None
     try:
@@ -70,7 +70,7 @@ def _start_the_fork_server() -> None:
 
 
 def _short_folder_for_sockets() -> None:
-    """The fork server's socket lies in TMPDIR, unless that has a longer path than a socket may have."""
+    """Return the fork server's socket lies in TMPDIR, unless that has a longer path than a socket may have."""
     folder = tempfile.gettempdir()
     try:
         if len(os.fsencode(folder)) > LONGEST:
@@ -196,7 +196,7 @@ class LocalGrid(Grid):
             raise DiskFull(self._no_room)
 
     def _serve(self, node: int) -> None:
-        """A site's thread: its messages one after the other, each in a fresh worker."""
+        """Return a site's thread: its messages one after the other, each in a fresh worker."""
         while not self._closed and self._serve_one(node):
             pass
 
@@ -276,8 +276,9 @@ def _work(wire: Connection, node: int, settings: Mapping[str, str]) -> None:
 
 
 def _send(wire: Connection, message: Message) -> None:
-    """A message as Flower packs it, and each array's content as a file without a name: Flower would copy it four times,
-    and an answer that waits for the coordinator is in nobody's memory. `TMPDIR` says where such files lie."""
+    """Return a message as Flower packs it, and each array's content as a file without a name: Flower would copy it four times,
+    and an answer that waits for the coordinator is in nobody's memory. `TMPDIR` says where such files lie.
+    """
     arrays = _arrays(message)
     files: list[int] = []
     try:
@@ -293,7 +294,7 @@ def _send(wire: Connection, message: Message) -> None:
 
 
 def _filed(content: bytes) -> int:
-    """The descriptor of a file without a name that holds this.
+    """Return the descriptor of a file without a name that holds this.
 
     Raises:
         DiskFull: there is no room for it.
@@ -317,12 +318,12 @@ def _no_room(error: OSError) -> DiskFull:
 
 
 def _send_progress(wire: Connection, done: int, of: int, dice: float | None) -> None:
-    """The grid's thread reads all the time, so that this does not wait."""
+    """Return the grid's thread reads all the time, so that this does not wait."""
     wire.send_bytes(PROGRESS + json.dumps([done, of, dice]).encode())
 
 
 def _receive(wire: Connection, note_progress: Callable[[Progress], None] = lambda _: None) -> Message:
-    """What `_send` sent, after what `_send_progress` did."""
+    """Return what `_send` sent, after what `_send_progress` did."""
     while (frame := wire.recv_bytes()).startswith(PROGRESS):
         done, of, dice = json.loads(frame[len(PROGRESS) :])
         note_progress((done, of, dice))
@@ -340,7 +341,7 @@ def _arrays(message: Message) -> list[Array]:
 
 
 def _end_with_the_coordinator() -> None:
-    """A worker whose coordinator was killed would go on, and be in the way of the next run."""
+    """Return a worker whose coordinator was killed would go on, and be in the way of the next run."""
     if parent := multiprocessing.parent_process():
         parent.join()
         os._exit(DIED)

@@ -22,7 +22,7 @@ WORTH_SHOWING = re.compile(r" ERROR (.*)")
 
 
 def site_files(given: Sequence[str]) -> dict[str, Path]:
-    """The values of --site, "NAME=PATH", as a table.
+    """Return the values of --site, "NAME=PATH", as a table.
 
     Raises:
         RelayError: one is written otherwise, or a name stands twice.
@@ -96,7 +96,7 @@ def simulate(
 
 
 def _checked(study: Study, files: Mapping[str, Path]) -> dict[str, SiteConfig]:
-    """The study's sites, in its order, as far as they can be checked without reading an image."""
+    """Return the study's sites, in its order, as far as they can be checked without reading an image."""
     if POOLED in files and study.methods.pooled:
         raise RelayError(f'The site "{POOLED}" is made of the others; leave out --site {POOLED}=….')
     for name in files:
@@ -140,7 +140,7 @@ def _check_patients(site: SiteConfig, study: Study) -> None:
 
 
 def _pooled_file(members: Sequence[Path], sites: Mapping[str, SiteConfig], folder: Path) -> Path:
-    """The file of the site that unites the others; its own caches and checkpoints lie beside it."""
+    """Return the file of the site that unites the others; its own caches and checkpoints lie beside it."""
     import tomli_w
 
     devices = {site.device for site in sites.values()}
@@ -162,7 +162,7 @@ def _pooled_file(members: Sequence[Path], sites: Mapping[str, SiteConfig], folde
 
 
 def cores() -> int:
-    """The cores that this process may use: fewer than the machine has in many a container."""
+    """Return the cores that this process may use: fewer than the machine has in many a container."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -180,7 +180,7 @@ def _size(path: Path) -> int:
 
 
 def _last_log_lines(sentence: str, sites: Mapping[str, SiteConfig], logs: Mapping[str, int]) -> str:
-    """What the logs of the sites that a sentence names say since the run began.
+    """Return what the logs of the sites that a sentence names say since the run began.
 
     The coordinator never learns it. Here one person owns all sites, so that person may read it at once.
     """
@@ -192,7 +192,7 @@ def _last_log_lines(sentence: str, sites: Mapping[str, SiteConfig], logs: Mappin
 
 
 def _last_error(log: Path, since: int) -> str:
-    """The last error of a log after byte `since`; of a traceback its last line, which names the cause."""
+    """Return the last error of a log after byte `since`; of a traceback its last line, which names the cause."""
     try:
         lines = log.read_bytes()[since:].decode(errors="replace").splitlines()
     except OSError:

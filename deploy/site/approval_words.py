@@ -56,7 +56,7 @@ def words(
 
 
 def changes(before: Approval, study: Study, disclosure: Disclosure, copy: Study | None) -> list[str]:
-    """What is another than at the last approval, as lines of text.
+    """Return what is another than at the last approval, as lines of text.
 
     Args:
         copy: the study as it was approved then; None where it is gone.

@@ -137,7 +137,7 @@ def leave_study(site: SiteConfig, which: str) -> int:
 
 
 def digits_of(which: str) -> str:
-    """The digest of a study file, or digits as somebody typed them.
+    """Return the digest of a study file, or digits as somebody typed them.
 
     Raises:
         RelayError: neither; or so few digits that they could be another study's.
@@ -156,7 +156,7 @@ def is_of(record: Approval, digits: str) -> bool:
 
 
 def compare(digest: str, heard: str) -> None:
-    """Raises RelayError unless the digits that were read out are a study's, or none were."""
+    """Raise RelayError unless the digits that were read out are a study's, or none were."""
     digits = parse_fingerprint(heard)
     if not digits:
         return
@@ -184,7 +184,7 @@ def _check(site: SiteConfig, study: Study) -> None:
 
 
 def _surveyed(site: SiteConfig, study: Study) -> list[Survey]:
-    """The site's patients, read once and divided as each variant will."""
+    """Return the site's patients, read once and divided as each variant will."""
     with bar(f"Counting the slices of site {site.name}", unit="patients", stream=sys.stderr) as progress:
         counted = count_patients(site, study, progress=progress)
     if counted.left_out and site.bad_patients == "stop":
@@ -211,7 +211,7 @@ def _check_minimum(site: SiteConfig, surveys: list[Survey]) -> None:
 
 
 def sent(site: SiteConfig, digests: Collection[str] | None = None) -> str:
-    """What cannot be called back: all that left a site, or what left for some plain studies, simulations apart."""
+    """Return what cannot be called back: all that left a site, or what left for some plain studies, simulations apart."""
     lines = audit_log.read(site.private() / egress.LOG).lines
     found = [line for line in lines if not line.get("simulation") and (digests is None or line.get("study") in digests)]
     if not found:

@@ -141,7 +141,7 @@ def _what(line: Mapping[str, Any]) -> str:
 
 
 def _text(line: Mapping[str, Any], key: str) -> str:
-    """What somebody may have changed is no more trusted on a terminal than what was sent."""
+    """Return what somebody may have changed is no more trusted on a terminal than what was sent."""
     value = line.get(key, "")
     return value if isinstance(value, str) and value.isprintable() else "?"
 

@@ -65,7 +65,7 @@ def site_check(path: Path, *, masks: Path | None = None, as_json: bool, counts: 
 
 
 def _undescribed(images: Path, masks: Path | None) -> SiteConfig:
-    """The site that a folder of images would be; its page goes into a folder of the working directory."""
+    """Return the site that a folder of images would be; its page goes into a folder of the working directory."""
     images = images.absolute()
     letters = re.sub(r"[^A-Za-z0-9_-]+", "-", images.name).strip("-_")
     name = letters if letters[:1].isalpha() and letters != POOLED else f"site-{letters}".rstrip("-")
@@ -84,7 +84,7 @@ def _examined(site: SiteConfig) -> Examination:
 
 
 def _print(examination: Examination) -> None:
-    """The patients and the kinds of fault as tables; below them a line for each thing to look at."""
+    """Return the patients and the kinds of fault as tables; below them a line for each thing to look at."""
     checkup, screen = examination.checkup, terminal()
     if screen is None:
         print(summary(checkup), *lines(checkup), sep="\n")

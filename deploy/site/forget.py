@@ -125,7 +125,7 @@ def _of_all(site: SiteConfig, everything: bool) -> Iterator[tuple[Path, str]]:
 
 
 def _of_studies(site: SiteConfig, records: list[Approval]) -> list[tuple[Path, str]]:
-    """What is kept for some studies and for no other that the site takes part in."""
+    """Return what is kept for some studies and for no other that the site takes part in."""
     others = [record for record in _known(site) if not record.left and record not in records]
     stages = _stages_of(site, records) - _stages_of(site, others)
     patients = _patients_of(site, records) - _patients_of(site, others)
@@ -136,7 +136,7 @@ def _of_studies(site: SiteConfig, records: list[Approval]) -> list[tuple[Path, s
 
 
 def _stages_of(site: SiteConfig, records: list[Approval]) -> set[Path]:
-    """The folders of stages that were asked for, or answered, in some studies."""
+    """Return the folders of stages that were asked for, or answered, in some studies."""
     digests = {digest for record in records for digest in record.variants}
     stages = site.private() / "stages"
     answered = [site.private() / ANSWERED, site.private() / SIMULATED / ANSWERED]
@@ -155,7 +155,7 @@ def _stages_of(site: SiteConfig, records: list[Approval]) -> set[Path]:
 
 
 def _patients_of(site: SiteConfig, records: list[Approval]) -> set[Path]:
-    """The files of the patients that are there today, prepared as some studies ask for it."""
+    """Return the files of the patients that are there today, prepared as some studies ask for it."""
     found: set[Path] = set()
     for study in filter(None, (study_of(site, record) for record in records)):
         for task in tasks_of(site, study.preprocessing, "")[0]:
@@ -164,7 +164,7 @@ def _patients_of(site: SiteConfig, records: list[Approval]) -> set[Path]:
 
 
 def _data_of(site: SiteConfig) -> frozenset[Identity]:
-    """The folders that must not be entered: those with the images and masks, and all that these lie in."""
+    """Return the folders that must not be entered: those with the images and masks, and all that these lie in."""
     plain = site.member_sites() if site.pooled else (site,)
     found = set()
     for data in (folder for one in plain for folder in (one.images, one.masks) if folder is not None):

@@ -93,7 +93,7 @@ def _is_name(name: str) -> bool:
 
 
 def _made(path: Path, write: Callable[[Key], bytes], read: Callable[[Path], Key]) -> Key:
-    """The key in a file, made if need be: an `init` that was cut off goes on where it was."""
+    """Return the key in a file, made if need be: an `init` that was cut off goes on where it was."""
     if not path.exists():
         write_private(path, write(new_key()))
     return read(path)
@@ -122,7 +122,7 @@ def join(path: Path, kit_path: Path) -> tuple[SiteConfig, Kit]:
 
 
 def admission(site: SiteConfig) -> Admission:
-    """What `join` kept, checked again.
+    """Return what `join` kept, checked again.
 
     Raises:
         NotEnrolled: there is none.

@@ -161,7 +161,7 @@ def say_if_slow(seconds: float) -> None:
 
 
 def installed_app() -> Callable[[Message, Context], Message]:
-    """The installed app: without the coordinator's settings, and with no error of its own going out."""
+    """Return the installed app: without the coordinator's settings, and with no error of its own going out."""
     try:
         from client.app import app
         from client.governance.egress import scrub

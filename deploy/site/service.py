@@ -83,7 +83,7 @@ services:
 
 
 def unit(path: Path) -> str:
-    """A systemd unit for a site, for the user who owns its private folder."""
+    """Return a systemd unit for a site, for the user who owns its private folder."""
     site, file = _loaded(path)
     return UNIT.format(
         name=site.name,
@@ -97,7 +97,7 @@ def unit(path: Path) -> str:
 
 
 def compose(path: Path) -> str:
-    """A compose file for a site."""
+    """Return a compose file for a site."""
     from importlib.metadata import version
 
     site, file = _loaded(path)
@@ -123,7 +123,7 @@ def _data(site: SiteConfig) -> list[Path]:
 
 
 def _unit_word(path: Path) -> str:
-    """A path as one word of a systemd unit: quoted where it has to be (systemd.syntax(7)), percent signs doubled."""
+    """Return a path as one word of a systemd unit: quoted where it has to be (systemd.syntax(7)), percent signs doubled."""
     text = _printable(path).replace("%", "%%")
     if PLAIN.fullmatch(text):
         return text
@@ -137,12 +137,12 @@ def _mount(path: Path, *, read_only: bool) -> str:
 
 
 def _yaml_text(path: Path) -> str:
-    """A path as YAML's quoted text; compose would take a dollar sign for a variable's."""
+    """Return a path as YAML's quoted text; compose would take a dollar sign for a variable's."""
     return json.dumps(_printable(path).replace("$", "$$"), ensure_ascii=False)
 
 
 def _printable(path: Path) -> str:
-    """A path's text.
+    """Return a path's text.
 
     Raises:
         RelayError: it holds a line end or another character that neither file can hold.

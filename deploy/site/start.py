@@ -124,7 +124,7 @@ class Note:
         self._path, self._read = path, 0
 
     def news(self) -> list[str]:
-        """What was written since it was last read."""
+        """Return what was written since it was last read."""
         with suppress(FileNotFoundError):
             written = self._path.stat().st_mtime_ns
             if written != self._read and (sentence := self._path.read_text(encoding="utf-8")):
@@ -134,7 +134,7 @@ class Note:
 
 
 def _tunnel(papers: Admission, scratch: Path) -> Tunnel:
-    """The proxy, under a certificate of an authority that exists for this start alone."""
+    """Return the proxy, under a certificate of an authority that exists for this start alone."""
     key = new_key()
     ca = make_ca("relay loopback", key)
     own = new_key()

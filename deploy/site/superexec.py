@@ -139,7 +139,7 @@ class Launchers:
         self._last: Answering | None = None
 
     def give(self, task_id: int, task: Task) -> None:
-        """A message to the launcher, or to a fresh one where it has ended.
+        """Return a message to the launcher, or to a fresh one where it has ended.
 
         The SuperNode handles one message at a time. So the message before has been answered or its claim has lapsed,
         and it may be this one.

@@ -30,7 +30,7 @@ def main() -> None:
 def paced(
     sleep: Callable[[float], None] = time.sleep, clock: Callable[[], float] = time.monotonic
 ) -> Callable[[float], None]:
-    """The `sleep` that Flower's SuperNode gets: it never sleeps longer than it was asked to."""
+    """Return the `sleep` that Flower's SuperNode gets: it never sleeps longer than it was asked to."""
     worked = clock()
 
     def rest(seconds: float) -> None:

@@ -24,7 +24,7 @@ LEFT_OUT = "masks"
 
 
 def site_template(name: str) -> str:
-    """The text of a site file in which every key of a plain site stands, explained and with its default.
+    """Return the text of a site file in which every key of a plain site stands, explained and with its default.
 
     Args:
         name: the site's name.

@@ -160,7 +160,7 @@ def trouble_of(error: Exception, gateway: str) -> str:
 
 
 def trouble_of_status(status: str, answer: bytes, gateway: str) -> Trouble:
-    """What an answer other than 200 means."""
+    """Return what an answer other than 200 means."""
     if status == "400" and b"SSL certificate" in answer:
         return Trouble(
             f"The gateway {gateway} does not take this site's certificate: it has expired or was revoked;"

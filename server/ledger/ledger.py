@@ -132,7 +132,7 @@ def examine(folder: Path, *, progress: Callable[[int, int], None] | None = None)
 
 
 def _made_by(records: Mapping[str, StageRecord]) -> frozenset[str]:
-    """The digests of all weights that were made. A stage that was left out made none."""
+    """Return the digests of all weights that were made. A stage that was left out made none."""
     return frozenset(record.weights for record in records.values() if record.weights and record.kind != "absent")
 
 
@@ -143,7 +143,7 @@ def _strays(records: Mapping[str, StageRecord]) -> dict[str, str]:
 
 
 def _read_record(path: Path) -> StageRecord | None:
-    """A record that is whole, under its own key, and as it was sealed; None if it is not.
+    """Return a record that is whole, under its own key, and as it was sealed; None if it is not.
 
     Raises OSError where it cannot be read: that says nothing of what it holds.
     """
@@ -207,7 +207,7 @@ class Ledger:
         return self.folder / "weights"
 
     def get(self, key: str) -> StageRecord | None:
-        """The record of a key; its weights may have been taken away."""
+        """Return the record of a key; its weights may have been taken away."""
         return self._known.get(key)
 
     def put(self, record: StageRecord) -> None:
@@ -239,12 +239,12 @@ class Ledger:
         return digest
 
     def file(self, digest: str) -> memoryview:
-        """The file of weights, to be sent. Raises Damaged as `checked` does."""
+        """Return the file of weights, to be sent. Raises Damaged as `checked` does."""
         with self.checked(digest).open("rb") as file:
             return mapped(file)
 
     def checked(self, digest: str) -> Path:
-        """The file of weights that are about to be used.
+        """Return the file of weights that are about to be used.
 
         Raises:
             Damaged: it was lost or changed since the ledger was opened; it is removed.

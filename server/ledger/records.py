@@ -51,5 +51,5 @@ def of_scores(node: Evaluate, reply: EvaluateReply, *, parent: str) -> StageReco
 
 
 def of_skipped(node: FineTune, key: str, *, parent: str) -> StageRecord:
-    """A stage that the study went on without: the weights are those that it would have started from."""
+    """Return a stage that the study went on without: the weights are those that it would have started from."""
     return StageRecord(key=key, kind="absent", site=node.site, fold=node.fold, parents=(parent,), weights=parent)

@@ -77,7 +77,7 @@ class StudyProgress(BaseModel):
 
 
 def read(folder: Path) -> StudyProgress:
-    """What a result folder says of its study's progress.
+    """Return what a result folder says of its study's progress.
 
     Raises:
         RelayError: there is no such study, or the file is damaged.
@@ -114,7 +114,7 @@ class Recorder:
         threading.Thread(target=self._beat, daemon=True).start()
 
     def observing(self, observe: Observer) -> Observer:
-        """An observer that keeps the file, and calls the other one."""
+        """Return an observer that keeps the file, and calls the other one."""
 
         def both(event: Event) -> None:
             self.observe(event)
@@ -149,7 +149,7 @@ class Recorder:
                 self._write()
 
     def close(self, text: str = "") -> None:
-        """The study has ended: done, or stopped with a sentence that says why."""
+        """Return the study has ended: done, or stopped with a sentence that says why."""
         with self._lock:
             idle = tuple(line.model_copy(update=_IDLE) for line in self._progress.sites)
             state = "stopped" if text else "done"

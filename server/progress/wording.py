@@ -49,7 +49,8 @@ def examined(event: Event) -> str:
 
 def stages_of(done: int, stages: int, variant: int, variants: int) -> list[str]:
     """Return how far a study is: which of its plain studies is at work, where it has several, and how many stages are
-    done, once there are any."""
+    done, once there are any.
+    """
     parts = [f"study {variant + 1} of {variants}"] if variants > 1 else []
     return [*parts, f"{done} of {stages} stages"] if stages else parts
 

@@ -42,7 +42,7 @@ def _spent(rows: tuple[Row, ...]) -> Spent | None:
 
 
 def budget_lines(results: Results, table: Comparison) -> list[BudgetLine]:
-    """A line a method, in the table's order, and the whole study last."""
+    """Return a line a method, in the table's order, and the whole study last."""
     whole = {budget.method: budget for budget in results.budgets}
     found = []
     for method in dict.fromkeys(cell.row.method for cell in table.cells):

@@ -70,7 +70,7 @@ class BudgetPicture:
 
 
 def track(row: Row, stages: dict[str, Stage]) -> Track | None:
-    """A row's chain of stages, stage by stage; None where nothing at the target was scored along it.
+    """Return a row's chain of stages, stage by stage; None where nothing at the target was scored along it.
 
     A stage at another site costs and has no Dice at the target; a stage at the target has one an epoch; an average
     has one a round, of the target's validation patients. Weights cross the wire at a stage's two ends, so against
@@ -108,7 +108,7 @@ def track(row: Row, stages: dict[str, Stage]) -> Track | None:
 
 
 def budget_pictures(results: Results, table: Comparison) -> list[BudgetPicture]:
-    """A picture a target, of the first repeat."""
+    """Return a picture a target, of the first repeat."""
     stages = {stage.id: stage for stage in results.stages}
     pictures = []
     for column, target in enumerate(table.targets):
@@ -136,7 +136,7 @@ def budget_pictures(results: Results, table: Comparison) -> list[BudgetPicture]:
 
 
 def _style(row: Row) -> str:
-    """The route that validation chose is drawn strongly, and so are some methods beside it."""
+    """Return the route that validation chose is drawn strongly, and so are some methods beside it."""
     return "s-route" if row.headline else row.kind.style or "s-other"
 
 

@@ -9,7 +9,7 @@ SCALE = ((255, 251, 214), (210, 237, 190), (141, 211, 196), (103, 184, 212))
 
 
 def shade(share: float) -> str:
-    """The colour at a share of the scale, 0 to 1."""
+    """Return the colour at a share of the scale, 0 to 1."""
     place = min(max(share, 0.0), 1.0) * (len(SCALE) - 1)
     left = min(int(place), len(SCALE) - 2)
     mixed = (round(a + (b - a) * (place - left)) for a, b in zip(SCALE[left], SCALE[left + 1], strict=True))

@@ -139,7 +139,7 @@ def _effect(strata: Strata, sign: tuple[int, int] | None = None) -> Effect:
 def _tested(
     contrasts: list[Contrast], problems: dict[str, str], without: tuple[str, ...], *, testing: bool, repeats: int
 ) -> Family:
-    """The family with its corrected p, or without any and the reason."""
+    """Return the family with its corrected p, or without any and the reason."""
     number = len(contrasts)
     attainable = min(1.0, number * max((contrast.smallest for contrast in contrasts), default=1.0))
     if not testing:
@@ -213,7 +213,7 @@ def _study_seed(results: Results) -> int:
 
 
 def own_interval(results: Results, rows: tuple[Row, ...]) -> tuple[float, float] | None:
-    """The interval of one method's Dice at one target, over all its repeats."""
+    """Return the interval of one method's Dice at one target, over all its repeats."""
     if len(rows) == 1:
         return rows[0].ci95
     if any(row.case_dice is None or row.case_slices is None for row in rows):

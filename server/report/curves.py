@@ -61,7 +61,7 @@ def _joined(rounds: list[Stage]) -> list[Stage]:
 
 
 def walk(stage: str | None, stages: dict[str, Stage]) -> list[Stage]:
-    """A stage and those it grew from, first one first."""
+    """Return a stage and those it grew from, first one first."""
     found: list[Stage] = []
     seen: set[str] = set()
     while stage is not None and stage in stages and stage not in seen:
@@ -81,7 +81,7 @@ def _chain(stage: str | None, stages: dict[str, Stage]) -> list[Stage]:
 
 
 def lowest_shown(stages: Iterable[Stage]) -> int:
-    """The lower end of the Dice axis: a stage's first epochs may lie far below all that matters."""
+    """Return the lower end of the Dice axis: a stage's first epochs may lie far below all that matters."""
     values = sorted(value for stage in stages for value in _values(stage) if value is not None)
     return min(80, int(values[len(values) // 10] // 10) * 10) if values else 0
 
@@ -140,7 +140,7 @@ def _panel(key: str, title: str, chains: list[tuple[Row, list[Stage]]], total: i
 
 
 def curve_rows(results: Results, table: Comparison) -> list[CurveRow]:
-    """A row of panels a target, a panel a method that has learning curves; of the first repeat."""
+    """Return a row of panels a target, a panel a method that has learning curves; of the first repeat."""
     found = []
     for column, target in enumerate(table.targets):
         rows = [cell.row for _, cell in table.column(column) if cell.row.kind.adapted]
@@ -150,7 +150,7 @@ def curve_rows(results: Results, table: Comparison) -> list[CurveRow]:
 
 
 def network_curves(results: Results) -> list[CurveRow]:
-    """A row of panels a target, a panel a network, of its first method and repeat."""
+    """Return a row of panels a target, a panel a network, of its first method and repeat."""
     found = []
     for column, target in enumerate(targets(results)):
         chosen: dict[str, Row] = {}

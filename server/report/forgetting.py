@@ -70,7 +70,8 @@ def _lines(entry: Forgetting, sites: tuple[str, ...]) -> tuple[HopLine, ...]:
 
 def _sentence(entry: Forgetting, sites: tuple[str, ...]) -> str:
     """For every site the model has trained at before its last stop: from its own hop to the end. For the target: what
-    the model had there before it came."""
+    the model had there before it came.
+    """
     last = entry.after[-1]
     parts = []
     for site in sites:

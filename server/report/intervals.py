@@ -69,7 +69,7 @@ def _why_none(table: Comparison, cells: list[Cell], drawn: list[tuple[float, flo
 
 
 def _axis(cells: list[Cell], drawn: list[tuple[float, float] | None]) -> tuple[float, float]:
-    """The lower and upper end, in multiples of five; unadapted models, often far lower, do not set it."""
+    """Return the lower and upper end, in multiples of five; unadapted models, often far lower, do not set it."""
     values = sorted(
         value
         for cell, found in zip(cells, drawn, strict=True)
@@ -85,7 +85,7 @@ def _axis(cells: list[Cell], drawn: list[tuple[float, float] | None]) -> tuple[f
 
 
 def interval_panels(results: Results, table: Comparison) -> list[Panel]:
-    """A panel a target, its marks in the table's order. All panels share one axis."""
+    """Return a panel a target, its marks in the table's order. All panels share one axis."""
     columns = [_named(table, column) for column in range(len(table.targets))]
     whiskers = [[own_interval(results, cell.rows) if table.tested else None for _, cell in cells] for cells in columns]
     everything = [cell for cells in columns for _, cell in cells]
@@ -143,12 +143,12 @@ def interval_panels(results: Results, table: Comparison) -> list[Panel]:
 
 
 def _kind(row: Row) -> tuple[str, tuple[str, ...], str]:
-    """What rows of several folds and repeats have in common."""
+    """Return what rows of several folds and repeats have in common."""
     return row.method, () if row.kind.grows else row.route, row.target
 
 
 def _named(table: Comparison, column: int) -> list[tuple[str, Cell]]:
-    """The cells of a target that have a figure, by name."""
+    """Return the cells of a target that have a figure, by name."""
     found = []
     for line in table.with_headline:
         cell = line.cells[column]

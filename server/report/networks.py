@@ -46,7 +46,7 @@ class Networks:
 
 
 def networks(results: Results) -> list[Networks]:
-    """A table a target, of validation Dice, where there are several networks.
+    """Return a table a target, of validation Dice, where there are several networks.
 
     By the target alone, where that was run; else by the first method that was.
     """
@@ -66,7 +66,7 @@ def networks(results: Results) -> list[Networks]:
 
 
 def best_network(results: Results) -> str:
-    """The network with the best validation Dice, in the mean over the targets; the first among equals."""
+    """Return the network with the best validation Dice, in the mean over the targets; the first among equals."""
     found: dict[str, list[float]] = {model: [] for model in results.models}
     for table in networks(results):
         for line in table.lines:

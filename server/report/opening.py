@@ -47,7 +47,7 @@ def _facts(results: Results) -> str:
 
 
 def opening(results: Results) -> str:
-    """What the figures are, in two or three sentences."""
+    """Return what the figures are, in two or three sentences."""
     places = len(site_names(results))
     if results.synthetic:
         what = "A synthetic hospital" if places == 1 else "Synthetic hospitals"

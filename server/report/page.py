@@ -64,7 +64,7 @@ def _every_row(views: list[NetworkView], results: Results) -> list[Row]:
 
 
 def _views(results: Results) -> tuple[list[NetworkView], list[NetworkView]]:
-    """What the page shows in full, and the networks that validation did not choose."""
+    """Return what the page shows in full, and the networks that validation did not choose."""
     if len(results.models) < 2:
         return [NetworkView(results)], []
     if len({row.method for row in results.rows}) < 2:
@@ -75,7 +75,7 @@ def _views(results: Results) -> tuple[list[NetworkView], list[NetworkView]]:
 
 
 def _contents(results: Results, view: NetworkView | None, *, several: bool, others: bool) -> Iterator[tuple[str, str]]:
-    """The page's sections: the name of each one's file, and what the table of contents calls it."""
+    """Yield the page's sections: the name of each one's file, and what the table of contents calls it."""
     if view and view.in_short:
         yield "short", "In short"
     if results.parked:
@@ -104,7 +104,7 @@ def _contents(results: Results, view: NetworkView | None, *, several: bool, othe
 
 
 def render(results: Results, run: RunRecord | None, study_toml: str) -> str:
-    """The page's HTML. The same input gives the same text."""
+    """Return the page's HTML. The same input gives the same text."""
     views, others = _views(results)
     view = views[0] if views else None
     # everything printed is escaped: names of sites and studies come from files that others wrote

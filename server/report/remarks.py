@@ -36,7 +36,7 @@ def _first(results: Results) -> str:
 
 
 def _chosen_by(results: Results) -> str:
-    """What validation patients chose, so that their own figures flatter it."""
+    """Return what validation patients chose, so that their own figures flatter it."""
     chosen = ["the fold"] if results.folds > 1 else []
     if _setting(results, "training", "keep") != "last":
         chosen.append("the epoch kept")

@@ -61,14 +61,14 @@ class _Found:
         self._hops = {(entry.route, entry.target): entry.after for entry in results.forgetting if entry.seed == first}
 
     def at(self, route: tuple[str, ...], stage: str | None = None) -> float | None:
-        """That of this very stage where it is known, else of the chosen row of that route."""
+        """Return that of this very stage where it is known, else of the chosen row of that route."""
         found = [row for row in self._rows if _is_stage(row, route)]
         exact = [row for row in found if stage is not None and row.stage == stage]
         row = next(iter(exact or [row for row in found if row.selected]), None)
         return shown_dice(row, self._tested) if row else None
 
     def along(self, row: Row) -> list[float | None]:
-        """The Dice at every stop of a route; of the model that was handed on, not of another fold's."""
+        """Return the Dice at every stop of a route; of the model that was handed on, not of another fold's."""
         hops = self._hops.get((row.route, row.target))
         if hops and self._tested:
             return [hop.dice.get(hop.site) for hop in hops]
@@ -95,7 +95,7 @@ def _half(site: str) -> float:
 
 
 def route_maps(results: Results, table: Comparison) -> list[Map]:
-    """A map a target, of the first repeat: training alone, then every chosen route, right-aligned at the target."""
+    """Return a map a target, of the first repeat: training alone, then every chosen route, right-aligned at the target."""
     found = _Found(results, table.tested)
     maps = []
     for column, target in enumerate(table.targets):

@@ -10,7 +10,7 @@ from server.results.schema import Results
 
 
 def in_short(results: Results, table: Comparison, family: Family) -> list[str]:
-    """A sentence on all targets together, and one a target."""
+    """Return a sentence on all targets together, and one a target."""
     return [*_together(family), *_by_target(results, table)]
 
 

@@ -85,7 +85,7 @@ class Cell:
 
 
 def shown_dice(row: Row, tested: bool) -> float | None:
-    """The Dice that the study compares by: on test patients, or on validation patients where it looks at no others."""
+    """Return the Dice that the study compares by: on test patients, or on validation patients where it looks at no others."""
     return row.dice if tested else row.validation_dice
 
 
@@ -134,14 +134,14 @@ class Comparison:
         return (*self.lines[:before], self.headline, *self.lines[before:])
 
     def column(self, index: int) -> Iterator[tuple[TableLine, Cell]]:
-        """The lines that apply to a target, with their cells."""
+        """Yield the lines that apply to a target, with their cells."""
         for line in self.lines:
             cell = line.cells[index]
             if cell is not None:
                 yield line, cell
 
     def selected_at(self, index: int) -> Cell | None:
-        """What validation chose at a target, repeat by repeat."""
+        """Return what validation chose at a target, repeat by repeat."""
         line = self.headline
         if line is not None:
             return line.cells[index]
@@ -155,7 +155,7 @@ def _section(row: Row) -> tuple[Section, int]:
 
 
 def absent(row: Row, sites: Sequence[str]) -> tuple[str, ...]:
-    """The sites that a row needs and that did not take part."""
+    """Return the sites that a row needs and that did not take part."""
     if row.contributed is None or POOLED in row.contributed:
         return row.absent
     needed = sites if row.kind.everybody else row.route
@@ -230,7 +230,7 @@ def _behind(results: Results, row: Row) -> int | None:
 
 
 def _one(numbers: Sequence[int | None]) -> int | None:
-    """The number that all of these are."""
+    """Return the number that all of these are."""
     return numbers[0] if len(set(numbers)) == 1 else None
 
 
@@ -247,7 +247,7 @@ def _headline(results: Results, columns: tuple[str, ...]) -> TableLine | None:
 
 
 def notes(table: Comparison) -> list[str]:
-    """What the marks in a table mean; nothing for a mark that it does not bear."""
+    """Return what the marks in a table mean; nothing for a mark that it does not bear."""
     found = []
     if any(cell.headlines for cell in table.cells):
         what = "and in how many of the repeats" if table.repeats > 1 else ""
@@ -278,7 +278,7 @@ def notes(table: Comparison) -> list[str]:
 
 
 def routes_taken(cell: Cell) -> str:
-    """The routes of a cell's repeats, with how often each was taken: "C → A (2), B → A (1)"."""
+    """Return the routes of a cell's repeats, with how often each was taken: "C → A (2), B → A (1)"."""
     routes = [full_name(row) for row in cell.rows]
     if len(set(routes)) == 1:
         return routes[0]

@@ -47,7 +47,7 @@ class TextTable:
 
 
 def caption(table: Comparison) -> str:
-    """What the figures of the comparison are."""
+    """Return what the figures of the comparison are."""
     if not table.tested:
         return "Dice / IoU in per cent, slice means over validation patients (how many of them in brackets)."
     if table.repeats == 1:
@@ -59,7 +59,7 @@ def caption(table: Comparison) -> str:
 
 
 def grids(results: Results) -> Iterator[TextTable]:
-    """The tables that a study's figures fill: networks, the comparison, its spread over folds."""
+    """Yield the tables that a study's figures fill: networks, the comparison, its spread over folds."""
     several = networks(results)
     yield from (_networks(results, table) for table in several)
     shown, name = results, ""
@@ -155,7 +155,7 @@ def _ends(sections: Sequence[tuple[int, int]]) -> tuple[int, ...]:
 
 
 def terminal_table(results: Results) -> RenderableType:
-    """The tables for a terminal; three targets fit into 80 columns, with repeats into 100."""
+    """Return the tables for a terminal; three targets fit into 80 columns, with repeats into 100."""
     shown: list[RenderableType] = []
     for grid in grids(results):
         table = Table(
@@ -179,7 +179,7 @@ def _style(entry: TextCell) -> str:
 
 
 def text_lines(results: Results) -> list[str]:
-    """The tables as plain lines."""
+    """Return the tables as plain lines."""
     lines: list[str] = []
     for grid in grids(results):
         texts = [grid.header, *(tuple(entry.text for entry in row) for row in grid.rows)]

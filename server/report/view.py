@@ -27,7 +27,7 @@ class NetworkView:
     """Whether it is the one that validation chose."""
 
     def id(self, name: str) -> Markup:
-        """The attribute that names a section; a page has each once."""
+        """Return the attribute that names a section; a page has each once."""
         return Markup(' id="{}"').format(name) if self.main else Markup("")
 
     def title(self, text: str) -> str:
@@ -96,7 +96,7 @@ class NetworkView:
 
 
 def shades(table: Comparison) -> list[list[str]]:
-    """A colour a cell of the comparison; empty where there is nothing to colour."""
+    """Return a colour a cell of the comparison; empty where there is nothing to colour."""
     columns = []
     for column in range(len(table.targets)):
         cells = [line.cells[column] for line in table.with_headline]

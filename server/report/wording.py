@@ -11,22 +11,22 @@ ARCHITECTURES = {"Unet": "UNet", "UnetPlusPlus": "UNet++", "MAnet": "MANet", "De
 
 
 def sources(row: Row) -> tuple[str, ...]:
-    """The sites a model came through before its target."""
+    """Return the sites a model came through before its target."""
     return sources_of(row.route, row.target)
 
 
 def full_name(row: Row) -> str:
-    """A method at its target: "B → C → A", "A alone", "FedAvg, then A"."""
+    """Return a method at its target: "B → C → A", "A alone", "FedAvg, then A"."""
     return row.kind.name(row.route, row.target)
 
 
 def figure(value: float | None, digits: int = 1) -> str:
-    """A number, or a dash."""
+    """Return a number, or a dash."""
     return "–" if value is None else f"{value:.{digits}f}"
 
 
 def signed(value: float | None, digits: int = 1) -> str:
-    """A difference with its sign, or a dash."""
+    """Return a difference with its sign, or a dash."""
     if value is None:
         return "–"
     text = f"{abs(value):.{digits}f}"
@@ -41,12 +41,12 @@ def probability(value: float | None) -> str:
 
 
 def small(value: float) -> str:
-    """A small probability in full: "0.000031"."""
+    """Return a small probability in full: "0.000031"."""
     return f"{float(f'{value:.2g}'):.10f}".rstrip("0").rstrip(".")
 
 
 def network_name(model: str) -> str:
-    """The network as the paper writes it: "UNet++, EfficientNetB3"."""
+    """Return the network as the paper writes it: "UNet++, EfficientNetB3"."""
     architecture, _, encoder = model.partition(" ")
     return ", ".join(part for part in (ARCHITECTURES.get(architecture, architecture), encoder_name(encoder)) if part)
 
@@ -60,14 +60,14 @@ def encoder_name(encoder: str) -> str:
 
 
 def targets(results: Results) -> tuple[str, ...]:
-    """The targets in the study's order of sites."""
+    """Return the targets in the study's order of sites."""
     found = dict.fromkeys(row.target for row in results.rows)
     known = [name for name in site_names(results) if name in found]
     return (*known, *(name for name in found if name not in known))
 
 
 def site_names(results: Results) -> tuple[str, ...]:
-    """The hospitals in the study's order."""
+    """Return the hospitals in the study's order."""
     names = results.study.get("sites")
     if not isinstance(names, list | tuple) or not names:
         names = [site.name for site in results.sites]

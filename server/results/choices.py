@@ -14,7 +14,7 @@ BATCH_NORM = {
 
 
 def open_choices(study: Study, plan: Plan) -> list[tuple[str, str, str]]:
-    """What, as chosen, and a remark."""
+    """Return what, as chosen, and a remark."""
     grid, training, split = study.preprocessing, study.training, study.split
     side = grid.pixels * grid.spacing_mm
     rounds = ", ".join(_rounds(plan))
@@ -40,7 +40,7 @@ def open_choices(study: Study, plan: Plan) -> list[tuple[str, str, str]]:
 
 
 def _rounds(plan: Plan) -> list[str]:
-    """The federated settings that were tried, in words."""
+    """Return the federated settings that were tried, in words."""
     found: dict[str, None] = {}
     for node in plan.nodes:
         if isinstance(node, Average):

@@ -229,7 +229,7 @@ class _Part:
         )
 
     def _round(self, node: Average) -> schema.Stage:
-        """An average, with its Dice on every site's validation patients, and their mean."""
+        """Return an average, with its Dice on every site's validation patients, and their mean."""
         scores: dict[str, float] = {}
         for site in self.run.study.sites:
             record = self.run.records.get(Evaluate(site, node.fold, "validation", node))
@@ -309,7 +309,7 @@ def _selected(run: RunState, rows: list[PlannedRow]) -> Iterator[PlannedRow]:
 
 
 def _group(row: PlannedRow) -> tuple[str, tuple[str, ...], str]:
-    """What the folds of a row share."""
+    """Return what the folds of a row share."""
     return row.method, row.route, row.target
 
 
@@ -350,7 +350,8 @@ SPREAD = (*(score.key for score in SCORES), *(f"validation_{score.key}" for scor
 
 def _spread(rows: list[schema.Row]) -> Iterator[schema.Spread]:
     """Mean and standard deviation over all folds and repeats of a method, network, route and target; rows that did
-    without a site are none of them."""
+    without a site are none of them.
+    """
     groups: dict[tuple[str, str, tuple[str, ...], str], list[schema.Row]] = defaultdict(list)
     for row in rows:
         if row.absent:
@@ -369,7 +370,7 @@ def _spread(rows: list[schema.Row]) -> Iterator[schema.Spread]:
 
 
 def _budgets(parts: list[_Part]) -> Iterator[schema.Budget]:
-    """What was spent to obtain all rows of a method, and in all: folds and discarded routes included."""
+    """Yield what was spent to obtain all rows of a method, and in all: folds and discarded routes included."""
     methods = dict.fromkeys(row.method for part in parts for row in part.run.plan.rows)
     if any(part.run.plan.tried for part in parts):
         methods[GROWING.key] = None

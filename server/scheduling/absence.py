@@ -61,8 +61,9 @@ class Absences:
 
 
 def absent_from(model: Node, skipped: set[Node]) -> tuple[str, ...]:
-    """The sites that weights should have had and did without: on their way, in their rounds, or in what was chosen
-    from."""
+    """Return the sites that weights should have had and did without: on their way, in their rounds, or in what was chosen
+    from.
+    """
     if not skipped:
         return ()
     return tuple(sorted({node.site for node in all_behind([model]) if isinstance(node, FineTune) and node in skipped}))
@@ -74,7 +75,7 @@ def absence_text(absent: tuple[str, ...]) -> str:
 
 
 def trained_for(model: Node, run: RunView) -> list[FineTune]:
-    """The trainings that weights have really gone through."""
+    """Return the trainings that weights have really gone through."""
     return [node for node in behind(model, run.winner) if isinstance(node, FineTune) and node not in run.skipped]
 
 

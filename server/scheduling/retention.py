@@ -35,7 +35,8 @@ def inputs(node: Node) -> Sequence[Node]:
 
 def live_inputs(node: Node, dice: Dice) -> Sequence[Node]:
     """Return the inputs that are still needed: of a choice, the leading candidate and those whose score is not known,
-    since the others have lost."""
+    since the others have lost.
+    """
     return _may_win(node, dice) if isinstance(node, Best) else inputs(node)
 
 
@@ -52,7 +53,8 @@ def _may_win(best: Best, dice: Dice) -> list[Node]:
 
 def roots(found: Plan) -> Iterator[Node]:
     """Yield the nodes whose weights stay, whoever else asks: of every row, and of what a route's next hop is chosen
-    from."""
+    from.
+    """
     yield Start()
     yield from (row.model for row in found.rows)
     for candidates in found.growing.values():

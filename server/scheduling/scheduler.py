@@ -66,7 +66,8 @@ class Scheduler:
 
     def _taken_in(self, nodes: Sequence[Node]) -> list[Node]:
         """Count the work of nodes that are new in the plan, and note the weights that the ledger has of them; returns
-        what can be begun."""
+        what can be begun.
+        """
         for node in nodes:
             if isinstance(node, FineTune | Evaluate):
                 waits = node in self.state.parked

@@ -130,7 +130,8 @@ class RunState:
 
     def further(self, known: Records, targets: Iterable[str]) -> Plan | None:
         """Return the plan with the next hops of some targets' routes that can be chosen from what is known; None where
-        none can."""
+        none can.
+        """
         growing = {target: self.plan.growing[target] for target in targets if target in self.plan.growing}
 
         def dice(node: Node) -> float | None:
@@ -186,7 +187,8 @@ class RunState:
 
     def _needs_weights(self, node: Node, record: StageRecord) -> bool:
         """Whether somebody needs a node's weights: they may have gone with those of another stage that was the same
-        work, before anybody knew that this one would be."""
+        work, before anybody knew that this one would be.
+        """
         known = ChainMap({node: record}, self.records, self.found)
         gone = collectable([node], sharing=lambda _: [node], users=self.users, kept=self.kept, records=known)
         return record.weights not in gone

@@ -35,7 +35,7 @@ def is_online(node: HasStatus) -> bool:
 def find_sites(
     grid: Grid, sites: Iterable[str], study: str, *, patience: float, known: Collection[str] = ()
 ) -> dict[str, int]:
-    """The node of each site that is there.
+    """Return the node of each site that is there.
 
     A node is known by the name that it was registered under at the coordinator. Where nodes have no names,
     as in Flower's simulation, each is asked what it is; its answer is believed, since one machine plays all.

@@ -131,7 +131,7 @@ class SiteChannel:
             TRANSFER_SLOTS.release()
 
     def describe(self, study: Study, observe: Callable[[int, int], None]) -> Description:
-        """What the site has for a study; asks again until all its patients are prepared.
+        """Return what the site has for a study; asks again until all its patients are prepared.
 
         Args:
             observe: is called with patients prepared and patients in all.
@@ -267,7 +267,7 @@ class SiteChannel:
         raise RefusedBySite(reason)
 
     def _send(self, message: WireMessage, weights: GetFile | None, type_: str, group: str, hear: Hear) -> Message:
-        """An order out, its answer back. What is lost on the way is sent again; the site answers a stage once."""
+        """Return an order out, its answer back. What is lost on the way is sent again; the site answers a stage once."""
         for loss in range(LOSSES):
             # Flower takes a message for a node that is away, and returns it as an error at once.
             session = self._wait_for_site()
@@ -289,14 +289,14 @@ class SiteChannel:
             return self._push(to_record(message, loaded), type_, group)
 
     def _push(self, record: RecordDict, type_: str, group: str) -> str:
-        """The id of the message that was pushed; empty if Flower did not take it."""
+        """Return the id of the message that was pushed; empty if Flower did not take it."""
         assert self.node_id is not None, "it was never seen"
         self.traffic.messages[self.site] += 1
         out = Message(record, dst_node_id=self.node_id, message_type=type_, group_id=group[:16], ttl=TTL)
         return next(iter(retry_on_server_error(lambda: self.grid.push_messages([out]))), "")
 
     def _pull(self, order: str) -> Message | None:
-        """The answer to an order, if it is there."""
+        """Return the answer to an order, if it is there."""
         TRANSFER_SLOTS.acquire()
         keeps = False
         try:
@@ -311,7 +311,7 @@ class SiteChannel:
         return reply
 
     def _await(self, order: str, session: str, study: str, hear: Hear) -> Message | None:
-        """The answer to an order, however long it takes; None once it is known that none will come.
+        """Return the answer to an order, however long it takes; None once it is known that none will come.
 
         Flower tells nobody of an order that a site held when it was restarted, or whose answer it could not send.
         A site handles its messages one after the other, in the order that they were pushed in: so a question
@@ -347,7 +347,7 @@ class SiteChannel:
             hear(*news)
 
     def _session(self) -> str | None:
-        """What tells one presence of the site from the next; None while it is away."""
+        """Return what tells one presence of the site from the next; None while it is away."""
         for node in retry_on_server_error(self.grid.get_nodes):
             known = node.name == self.site if self.node_id is None else node.node_id == self.node_id
             if known and is_online(node):
@@ -364,7 +364,7 @@ class SiteChannel:
         return self._session() is not None
 
     def _wait_for_site(self) -> str:
-        """The site's presence, once it is there. It is away from when that was first seen, whichever stage saw it."""
+        """Return the site's presence, once it is there. It is away from when that was first seen, whichever stage saw it."""
         pause = 0.0
         while (session := self._session()) is None:
             if not pause:

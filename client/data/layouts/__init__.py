@@ -202,7 +202,7 @@ def known() -> Mapping[str, Layout]:
 
 
 def recognise(images: Path, masks: Path | None = None) -> str:
-    """The name of the layout in which a folder's patients lie, from names alone.
+    """Return the name of the layout in which a folder's patients lie, from names alone.
 
     Args:
         masks: the folder of the labels, for a layout that keeps them apart.
@@ -270,7 +270,7 @@ def read(source: Source) -> Case:
 
 
 def writable(text: str) -> str:
-    """A text as a terminal, log or page can hold it: file names may have bytes that are no UTF-8, and line breaks."""
+    """Return a text as a terminal, log or page can hold it: file names may have bytes that are no UTF-8, and line breaks."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
@@ -304,7 +304,7 @@ def _recognise(folder: Folder, masks: Path | None) -> str:
 
 
 def _detected(folder: Folder, *, masks_apart: bool) -> dict[str, Path]:
-    """The layouts of one kind that claim a folder, each with the path by which it does."""
+    """Return the layouts of one kind that claim a folder, each with the path by which it does."""
     of_this_kind = (one for one in known().values() if one.masks_apart == masks_apart)
     return {one.name: path for one in of_this_kind if (path := one.detect(folder)) is not None}
 

@@ -78,7 +78,7 @@ def find(folders: Folders) -> Found:
 
 
 def _by_stem(folder: Folder, name: str) -> dict[str, list[Path]]:
-    """The NIfTI files in the folder of a name, by their own names without their endings."""
+    """Return the NIfTI files in the folder of a name, by their own names without their endings."""
     found = folder.named(name)
     if len(found) != 1:
         raise RelayError(f'{folder.path} holds {len(found)} folders "{name}"; give a folder that holds one.')
@@ -94,7 +94,7 @@ def _stem(path: Path) -> str:
 
 
 def _channels(folder: Folder) -> dict[int, str]:
-    """The names of the modalities by their numbers; nnU-Net's second version calls them channels."""
+    """Return the names of the modalities by their numbers; nnU-Net's second version calls them channels."""
     path = next((path for path in folder.files if alike(path.name) == CONTENTS), None)
     if path is None:
         raise RelayError(

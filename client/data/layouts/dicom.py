@@ -79,7 +79,7 @@ def scan(paths: Iterable[Path]) -> FoundSeries:
 
 
 def choose(candidates: Sequence[Series], pattern: str, *, place: str, key: str = '"series" in the site file') -> Series:
-    """The axial T2 series among one patient's.
+    """Return the axial T2 series among one patient's.
 
     Args:
         candidates: the patient's series, at least one.
@@ -172,7 +172,7 @@ def read_mask(files: Sequence[Path], *, step: float) -> sitk.Image:
 
 
 def tag(header: sitk.ImageFileReader, key: str) -> str:
-    """A header entry without its padding; empty where there is none."""
+    """Return a header entry without its padding; empty where there is none."""
     if not header.HasMetaDataKey(key):
         return ""
     # Bytes that are no UTF-8 come as surrogates, which no log or page could write.
@@ -311,7 +311,7 @@ def _ends_gdcm(path: Path) -> bool:
 
 
 def _axes(header: sitk.ImageFileReader | sitk.Image) -> Vector:
-    """Unit vectors along columns and rows, and their normal, a row each."""
+    """Return unit vectors along columns and rows, and their normal, a row each."""
     return np.array(header.GetDirection()).reshape(3, 3).T
 
 

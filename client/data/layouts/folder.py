@@ -30,18 +30,18 @@ class Folder:
         return self.path.name
 
     def tree(self) -> Iterator[Folder]:
-        """The folder itself and all below it."""
+        """Yield the folder itself and all below it."""
         yield self
         for folder in self.folders:
             yield from folder.tree()
 
     def all_files(self) -> Iterator[Path]:
-        """The files in the folder and below it."""
+        """Yield the files in the folder and below it."""
         for folder in self.tree():
             yield from folder.files
 
     def named(self, *names: str) -> tuple[Folder, ...]:
-        """The folders at the end of a path of names, upper or lower case alike: none, one, or several."""
+        """Return the folders at the end of a path of names, upper or lower case alike: none, one, or several."""
         found: tuple[Folder, ...] = (self,)
         for name in names:
             found = tuple(inner for outer in found for inner in outer.folders if alike(inner.name) == alike(name))
@@ -54,7 +54,7 @@ def list_folder(path: Path) -> Folder:
 
 
 def alike(name: str) -> str:
-    """A name for comparing: upper or lower case alike, in whichever way its accents were stored."""
+    """Return a name for comparing: upper or lower case alike, in whichever way its accents were stored."""
     return unicodedata.normalize("NFC", name).casefold()
 
 

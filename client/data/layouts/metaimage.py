@@ -103,7 +103,7 @@ def _voxels(path: Path) -> _Voxels:
 
 
 def _header(path: Path) -> tuple[dict[str, str], int]:
-    """The header's entries, and its length in bytes."""
+    """Return the header's entries, and its length in bytes."""
     try:
         with path.open("rb") as file:
             content = file.read(_HEADER_BYTES)

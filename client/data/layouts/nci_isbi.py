@@ -37,7 +37,7 @@ def find(folders: Folders) -> Found:
         names.setdefault(alike(name), name)
 
     def by_folder(path: Path) -> str:
-        """The patient after whom a file's folders are named: the one with a label, or else the outermost."""
+        """Return the patient after whom a file's folders are named: the one with a label, or else the outermost."""
         parts = path.relative_to(folder.path).parts
         return next((names[alike(part)] for part in parts if alike(part) in labels), parts[0])
 
@@ -87,7 +87,7 @@ def find(folders: Folders) -> Found:
 
 
 def label_files(folder: Folder) -> dict[str, list[Path]]:
-    """The label files in a folder and below it, by patient: the file's name without its ending."""
+    """Return the label files in a folder and below it, by patient: the file's name without its ending."""
     labels: dict[str, list[Path]] = defaultdict(list)
     for path in folder.all_files():
         if path.suffix.lower() == ".nrrd":

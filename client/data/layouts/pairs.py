@@ -11,7 +11,7 @@ from client.data.layouts.folder import Folder, alike
 
 
 def pattern(*endings: str) -> re.Pattern[str]:
-    """A file "NAME<ending>" or "NAME_segmentation<ending>", with the groups stem and mask."""
+    """Return a file "NAME<ending>" or "NAME_segmentation<ending>", with the groups stem and mask."""
     one_of = "|".join(map(re.escape, endings))
     return re.compile(rf"(?P<stem>.+?)(?P<mask>_segmentation)?({one_of})", re.IGNORECASE)
 
@@ -21,7 +21,7 @@ def first_mask(files: Sequence[Path], name: re.Pattern[str]) -> Path | None:
 
 
 def pair(folder: Folder, name: re.Pattern[str]) -> Found:
-    """The pairs that lie directly in a folder, upper or lower case alike."""
+    """Return the pairs that lie directly in a folder, upper or lower case alike."""
     images: dict[str, list[Path]] = {}
     masks: dict[str, list[Path]] = {}
     stems: dict[str, str] = {}

@@ -21,7 +21,7 @@ def detect(folder: Folder) -> Path | None:
 
 @layout("prostate158", detect=detect, looks_for="ID/t2.nii.gz beside ID/t2_anatomy_reader1.nii.gz")
 def find(folders: Folders) -> Found:
-    """The folders that hold a T2 or its outline; a folder's name is the patient's."""
+    """Return the folders that hold a T2 or its outline; a folder's name is the patient's."""
     sources, problems, twice = [], [], 0
     for inner in folders.images.tree():
         images, masks, seconds = (_files(inner, name) for name in (IMAGE, MASK, SECOND))
@@ -43,6 +43,6 @@ def find(folders: Folders) -> Found:
 
 
 def _files(folder: Folder, name: str) -> tuple[Path, ...]:
-    """The volume of a name, with or without .gz: none, one, or several."""
+    """Return the volume of a name, with or without .gz: none, one, or several."""
     wanted = {f"{name}{ending}" for ending in nifti.ENDINGS}
     return tuple(path for path in folder.files if alike(path.name) in wanted)

@@ -39,7 +39,7 @@ def check_voxels(place: Path, sizes: Sequence[int]) -> int:
 
 
 def check_steps(place: str, spacing: Sequence[float]) -> None:
-    """Raises RelayError where voxels do not lie at distances that a scanner could measure."""
+    """Raise RelayError where voxels do not lie at distances that a scanner could measure."""
     least, most = STEPS_MM
     if not all(least <= step <= most for step in spacing):
         steps = " × ".join(f"{step:g}" for step in spacing)
@@ -50,7 +50,7 @@ def check_steps(place: str, spacing: Sequence[float]) -> None:
 
 
 def raise_if_short(said: str, voxels: int = 0) -> None:
-    """Raises MemoryError where a RuntimeError of ITK's says that memory is short, or it is too short for these voxels.
+    """Raise MemoryError where a RuntimeError of ITK's says that memory is short, or it is too short for these voxels.
 
     What reads NIfTI and DICOM only says that it failed: so as much is asked for here as an image and its copy take.
     """

@@ -46,7 +46,7 @@ def read_case(source: Source) -> Case:
 
 
 def read_image(files: Sequence[Path], *, channel: int | None = None) -> sitk.Image:
-    """An axial volume as float32 in LPS order, finite and not constant.
+    """Return an axial volume as float32 in LPS order, finite and not constant.
 
     Args:
         channel: which volume of a file of four axes is meant, from 0; None where it has three.
@@ -58,14 +58,14 @@ def read_image(files: Sequence[Path], *, channel: int | None = None) -> sitk.Ima
 
 
 def read_as_it_lies(files: Sequence[Path], *, channel: int | None = None) -> sitk.Image:
-    """An axial volume on its own grid, with the axes and values of its file or series. Raises RelayError."""
+    """Return an axial volume on its own grid, with the axes and values of its file or series. Raises RelayError."""
     _there(files)
     with _header_errors(place(files)):
         return read_volume(files[0], channel) if is_volume_file(files[0]) else dicom.read_image(files)
 
 
 def upright(raw: sitk.Image, place: str) -> sitk.Image:
-    """A volume as float32 in LPS order, looked at for what makes it unusable.
+    """Return a volume as float32 in LPS order, looked at for what makes it unusable.
 
     Args:
         place: how a sentence names its files.
@@ -91,7 +91,7 @@ def upright(raw: sitk.Image, place: str) -> sitk.Image:
 
 
 def read_mask(files: Sequence[Path], *, step: float = 0.0) -> sitk.Image:
-    """A mask on its own grid, 0 or 1 as uint8, in LPS order: 1 wherever the label is above 0.
+    """Return a mask on its own grid, 0 or 1 as uint8, in LPS order: 1 wherever the label is above 0.
 
     Args:
         step: the image's distance between slices in mm; used where the mask is a DICOM series, which
@@ -232,7 +232,7 @@ def _snapped(mask: sitk.Image, image: sitk.Image) -> sitk.Image:
 
 
 def _share_inside(mask: sitk.Image, image: sitk.Image) -> float:
-    """The share of a mask's voxels above 0 whose centres lie inside the image, give or take a voxel."""
+    """Return the share of a mask's voxels above 0 whose centres lie inside the image, give or take a voxel."""
     index = np.argwhere(sitk.GetArrayViewFromImage(mask))[:, ::-1]
     points = index * np.array(mask.GetSpacing()) @ _matrix(mask).T + np.array(mask.GetOrigin())
     inside = (points - np.array(image.GetOrigin())) @ _matrix(image) / np.array(image.GetSpacing())

@@ -42,22 +42,22 @@ GROWING = greedy.METHOD
 
 
 def method_of(key: str) -> Method:
-    """The method of a row. One that is not known, of another version's results, is called by its key."""
+    """Return the method of a row. One that is not known, of another version's results, is called by its key."""
     return next((method for method in METHODS if method.key == key), None) or _unknown(key)
 
 
 def name_of(row: PlannedRow) -> str:
-    """The row for readers: "B → C → A", "A alone"."""
+    """Return the row for readers: "B → C → A", "A alone"."""
     return method_of(row.method).name(row.route, row.target)
 
 
 def place_of(method: Method) -> int:
-    """The method's place in a table; those that are not known come last."""
+    """Return the method's place in a table; those that are not known come last."""
     return next((place for place, one in enumerate(METHODS) if one.key == method.key), len(METHODS))
 
 
 def asked_for(study: Study) -> list[Method]:
-    """The methods that may have rows, in the order of their rows: strategies stand in that of the study.
+    """Return the methods that may have rows, in the order of their rows: strategies stand in that of the study.
 
     Raises:
         RelayError: the study names a method that is not known here.
@@ -80,7 +80,7 @@ def asked_for(study: Study) -> list[Method]:
 
 
 def absence_rule(study: Study, method: Method) -> AbsenceRule:
-    """What becomes of a method's stages while a site is away."""
+    """Return what becomes of a method's stages while a site is away."""
     rule = study.absence.rule_of(method.absence or method.key)
     return rule if method.skippable else AbsenceRule(wait_hours=rule.wait_hours)
 

@@ -21,7 +21,7 @@ def _rows(given: Given, target: str) -> Iterator[PlannedRow]:
 
 
 def laps_to(study: Study, target: str) -> tuple[str, ...]:
-    """The sites in the study's order, round and round, ending with the target."""
+    """Return the sites in the study's order, round and round, ending with the target."""
     after = study.sites.index(target) + 1
     return (*study.sites[after:], *study.sites[:after]) * study.methods.cyclic.laps
 

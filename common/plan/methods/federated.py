@@ -14,7 +14,7 @@ from common.strategies import Strategy
 
 
 def averaged(strategy: Strategy) -> Method:
-    """The average that is best at the target."""
+    """Yield the average that is best at the target."""
 
     def rows(given: Given, target: str) -> Iterator[PlannedRow]:
         for part in _parts(given, strategy):
@@ -35,7 +35,7 @@ def averaged(strategy: Strategy) -> Method:
 
 
 def then_target(strategy: Strategy) -> Method:
-    """The same average, fine-tuned at the target."""
+    """Yield the same average, fine-tuned at the target."""
     key = f"{strategy.key}-then-target"
 
     def rows(given: Given, target: str) -> Iterator[PlannedRow]:
@@ -58,7 +58,7 @@ def then_target(strategy: Strategy) -> Method:
 
 
 def _parts(given: Given, strategy: Strategy) -> Iterator[FederatedConfig]:
-    """What the study says of a strategy: once, or not at all."""
+    """Return what the study says of a strategy: once, or not at all."""
     return (part for part in given.study.methods.federated if part.strategy == strategy.key)
 
 

@@ -101,12 +101,12 @@ class Method:
     """The class of the report's style sheet in which its line is drawn strongly."""
 
     def line_of(self, route: Sequence[str], target: str) -> str:
-        """The head of a line of a table."""
+        """Return the head of a line of a table."""
         return self.line(route, target) if self.line else self.title
 
 
 def sources(route: Sequence[str], target: str) -> tuple[str, ...]:
-    """The sites that a model came through before its target."""
+    """Return the sites that a model came through before its target."""
     return tuple(route[:-1] if route and route[-1] == target else route)
 
 
