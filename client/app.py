@@ -1,9 +1,9 @@
-"""The hospital's Flower ClientApp: describe, fine-tune, evaluate, take a delivery.
+"""The hospital's Flower ClientApp: its handlers for describing data, fine-tuning, evaluating and accepting a delivery.
 
-The same app runs on the embedded grid, in Flower's simulation and in a SuperNode; nothing in it knows
-which. Its settings come from the site's own file, never from the coordinator: the environment variable
-RELAY_SITE names it. A machine that plays several sites lists their files in RELAY_SITES, separated as in
-PATH, and Flower's partition number picks one.
+The same app runs on the embedded grid, in Flower's simulation and in a SuperNode, and does not depend on which of them
+runs it. The app takes its settings from the site's own file, never from the coordinator. The environment variable
+RELAY_SITE names that file. A machine that plays several sites lists their files in RELAY_SITES, separated as in PATH,
+and Flower's partition number selects the file.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from common.protocol.messages import (
 
 
 def at_work(message: Message, context: Context, handle: Handler) -> Message:
-    """Flower's mod around every handler: while it works, nobody empties the site's folder."""
+    """Hold the site's shared lock while a handler runs, so that nobody empties the site's folder (a Flower mod)."""
     with shared_lock(site_of(context)):
         return handle(message, context)
 
@@ -54,7 +54,7 @@ app = ClientApp(mods=[scrub, at_work])
 
 @app.query(DESCRIBE.partition(".")[2])
 def describe(message: Message, context: Context) -> Message:
-    """Prepare the site's patients, for a leg at most, and say how many there are."""
+    """Prepare the site's patients, for one leg at most, and reply with their numbers."""
     site = site_of(context)
     order, _ = from_record(message.content, Describe)
     study = approved(site, order.study)
@@ -63,7 +63,7 @@ def describe(message: Message, context: Context) -> Message:
 
 @app.train(FINE_TUNE.partition(".")[2])
 def fine_tune_stage(message: Message, context: Context) -> Message:
-    """Go on with a fine-tuning stage for a leg, from this site's own checkpoint where there is one."""
+    """Continue a fine-tuning stage for one leg, from the site's own checkpoint where there is one."""
     site = site_of(context)
     order = verify_order(site, *from_record(message.content, FineTuneOrder), FineTune)
     reply, weights = answer_fine_tune(order, _store(site))
@@ -80,7 +80,7 @@ def evaluate_stage(message: Message, context: Context) -> Message:
 
 @app.query(DELIVER.partition(".")[2])
 def take_delivery(message: Message, context: Context) -> Message:
-    """Keep weights that this site may use from now on, with a card that says what they are."""
+    """Store weights that this site may use from now on, with the model card that describes them."""
     site = site_of(context)
     delivery, weights = from_record(message.content, Delivery)
     found = verify_delivery(site, delivery)
@@ -89,14 +89,14 @@ def take_delivery(message: Message, context: Context) -> Message:
 
 
 def site_of(context: Context) -> SiteConfig:
-    """Return the settings of the site that this process works for, and open its log.
+    """Return the settings of the site that this process works for, and open the site's log.
 
     Raises:
         RelayError: the environment names no site file.
     """
     log = Path(os.environ.get("RELAY_SITE_LOG", ""))
     if log.name and log.parent.is_dir():
-        open_site_log(log)  # before the file is read: what is wrong in it is logged there
+        open_site_log(log)  # opened before the site file is read, so that errors in that file are logged
     if path := os.environ.get("RELAY_SITE"):
         site = load_site(Path(path))
     elif paths := os.environ.get("RELAY_SITES"):
@@ -112,6 +112,7 @@ def _store(site: SiteConfig) -> StageStore:
 
 
 def _answer(message: Message, answer: FromSite, weights: Weights | None, *, site: SiteConfig, study: Study) -> Message:
-    # Once more: since the order came the site may have left the study, and then nothing more of it leaves.
+    # The approval is checked again: the site may have left the study since the order arrived, and then nothing may
+    # leave.
     approved(site, study.digest)
     return Message(release(answer, weights, site=site, model=study.model), reply_to=message)

@@ -1,4 +1,4 @@
-"""Slices drawn for eyes at the site: grey values, outlines over them, PNG."""
+"""Slices drawn for people at the site: grey values with the outlines of masks, as PNG."""
 
 from __future__ import annotations
 
@@ -13,20 +13,22 @@ from PIL import Image
 Colour = tuple[int, int, int]
 
 FIRST, SECOND, BOTH = (86, 180, 233), (230, 159, 0), (255, 255, 255)
-"""Colours of outlines; told apart with any colour vision (Okabe and Ito, 2008)."""
+"""Colours of outlines that people with any colour vision can distinguish (Okabe and Ito, 2008)."""
 GREYS = 96
-"""Shades of a picture: more make a page larger, not better. Of its 256 colours some are for outlines."""
+"""Shades of grey in a picture's palette of 256 colours; the rest is for outlines. More shades enlarge a page without
+visible gain."""
 
 
 def draw(
     grey: NDArray[np.uint8], outlines: Sequence[tuple[NDArray[np.bool_], Colour]], *, side: int, width: int = 2
 ) -> Image.Image:
-    """Return a square of a slice, `side` pixels wide, with the rims of masks over it.
+    """Return a square picture of a slice with the rims of masks over it.
 
     Args:
-        grey: (pixels, pixels), black to white.
-        outlines: masks of the same shape, each with its colour; where two rims run together they are BOTH.
-        width: of a rim, in pixels of the picture, inwards from the mask's edge.
+        grey: the slice, (pixels, pixels), 0 black to 255 white.
+        outlines: masks of the slice's shape, each with its colour; where two rims overlap the colour is BOTH.
+        side: the picture's side in pixels.
+        width: a rim's width in pixels of the picture, measured inwards from the mask's edge.
     """
     enlarged = Image.fromarray(grey).resize((side, side), Image.Resampling.BICUBIC)
     pixels = (np.asarray(enlarged).astype(np.uint16) * (GREYS - 1) // 255).astype(np.uint8)
@@ -44,7 +46,16 @@ def draw(
 
 
 def rim(mask: NDArray[np.bool_], side: int, width: int) -> NDArray[np.bool_]:
-    """Return the rim of a mask (pixels, pixels) at a picture's size, (side, side)."""
+    """Return the rim of a mask at a picture's size.
+
+    Args:
+        mask: (pixels, pixels).
+        side: the picture's side in pixels.
+        width: the rim's width in pixels of the picture.
+
+    Returns:
+        The rim, (side, side).
+    """
     smooth = Image.fromarray(mask.astype(np.uint8) * 255).resize((side, side), Image.Resampling.BILINEAR)
     inside = np.pad(np.asarray(smooth) >= 128, width)
     core = inside.copy()
@@ -55,11 +66,12 @@ def rim(mask: NDArray[np.bool_], side: int, width: int) -> NDArray[np.bool_]:
 
 
 def png(picture: Image.Image) -> str:
-    """Return a picture as a page holds it: PNG in base64."""
+    """Return a picture as an HTML page embeds it: PNG in base64."""
     file = io.BytesIO()
     picture.save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode()
 
 
 def css(colour: Colour) -> str:
+    """Return a colour in CSS notation, such as #56b4e9."""
     return "#{:02x}{:02x}{:02x}".format(*colour)

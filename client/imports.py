@@ -1,4 +1,7 @@
-"""What answering an order needs, imported before the order comes: a second or more of its time. Nothing is run."""
+"""Import what answering an order needs before the first order arrives.
+
+The imports take a second or more, which the first order would otherwise spend. Importing this module runs no stage.
+"""
 
 import monai.metrics
 
@@ -7,6 +10,6 @@ import client.data.layouts
 import common.model.network
 
 common.model.network.segmentation_models()
-client.data.layouts.known()  # SimpleITK with them
+client.data.layouts.known()  # imports every layout, and with them SimpleITK
 
 __all__ = ["client", "monai"]

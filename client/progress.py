@@ -1,7 +1,7 @@
-"""How far the order at hand is, for whoever started this process and asked to hear it.
+"""Progress of the order at hand, passed to listeners in the same process.
 
-Only the embedded grid asks, in `relay simulate` and `relay demo`, where one person owns every site. At a hospital
-nobody listens, and nothing leaves but what the egress filter lets out.
+Only the embedded grid subscribes, in `relay simulate` and `relay demo`, where one person owns every site. At a hospital
+nobody subscribes, and progress never passes the egress filter.
 """
 
 from __future__ import annotations
@@ -10,18 +10,25 @@ from collections.abc import Callable
 from contextlib import suppress
 
 Listener = Callable[[int, int, float | None], None]
-"""Takes what is done and of how many: epochs, or patients prepared; and the last epoch's validation Dice, 0 to 1."""
+"""Is called with the number done, the number in all (epochs, or patients prepared), and the last epoch's validation
+Dice, 0 to 1, or None."""
 
 _listeners: list[Listener] = []
 
 
 def subscribe(listener: Listener) -> None:
-    """Have `listener` called until this process ends."""
+    """Call `listener` at every progress report until this process ends."""
     _listeners.append(listener)
 
 
 def notify(done: int, of: int, dice: float | None = None) -> None:
-    """Pass progress on to who subscribed. A listener that fails harms no stage."""
+    """Pass progress on to all listeners, and ignore a listener's exceptions so that no stage fails by them.
+
+    Args:
+        done: epochs trained, or patients prepared.
+        of: epochs or patients in all.
+        dice: the last epoch's validation Dice, 0 to 1.
+    """
     for listener in _listeners:
         with suppress(Exception):
             listener(done, of, dice)

@@ -1,6 +1,6 @@
 """A hospital's own settings: the file site.toml, read into a `SiteConfig`.
 
-Nothing here is ever sent: it says where the patients lie, and what the hospital allows.
+The settings say where the patients' files lie and what the hospital allows. They are never sent.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ OF_A_PLAIN_SITE = ("layout", "images", "masks", "series")
 
 
 class SiteConfig(BaseModel):
-    """One site. Paths are absolute once `load_site` has read them.
+    """The settings of one site, with absolute paths once `load_site` has read them.
 
-    A plain site has `images`. The site named "pooled", in simulation alone, has `members`
-    in their place and no data of its own.
+    A plain site has `images`. The site named "pooled", which exists in simulation alone, has `members` instead and no
+    data of its own.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
-    # The docstrings are what `relay site init` writes into a new site.toml.
+    # `relay site init` writes the docstrings below into a new site.toml.
     name: SiteName
     """The hospital's name in studies: a letter, then letters, digits, - or _."""
     layout: str = layouts.AUTO
@@ -105,13 +105,14 @@ class SiteConfig(BaseModel):
 
     @property
     def pooled(self) -> bool:
+        """Return whether this is the pooled site of a simulation."""
         return self.name == POOLED
 
     def member_sites(self) -> tuple[SiteConfig, ...]:
         """Return the sites that the pooled site unites, in the order of the file; empty for a plain site.
 
         Raises:
-            RelayError: a member's file is wrong, is pooled itself, or two members have one name.
+            RelayError: a member's file is wrong, a member is pooled itself, or two members have the same name.
         """
         sites = tuple(_load(path) for path in self.members)
         for path, site in zip(self.members, sites, strict=True):
@@ -124,14 +125,14 @@ class SiteConfig(BaseModel):
         return sites
 
     def private(self) -> Path:
-        """Return the site's own folder, made if need be and closed to everybody else (mode 0700).
+        """Return the site's private folder, created if need be and closed to other users (mode 0700).
 
         Raises:
-            RelayError: it cannot be made or closed.
+            RelayError: the folder cannot be created, or its mode cannot be changed.
         """
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # mkdir leaves a folder that was there as open as it was.
+            # mkdir does not change the mode of a folder that exists already.
             if stat.S_IMODE(self.folder.stat().st_mode) & 0o077:
                 os.chmod(self.folder, 0o700)
         except OSError as error:
@@ -143,15 +144,16 @@ class SiteConfig(BaseModel):
 
 
 def load_site(path: Path) -> SiteConfig:
-    """Read a site.toml; paths in it are taken from the folder that the file lies in.
+    """Read a site.toml and resolve its paths relative to the folder of the file.
 
-    Whether the data folders exist is left to `client.data.layouts.find`: a drive may be mounted later.
+    `client.data.layouts.find` checks later whether the data folders exist, since a drive may be mounted later.
 
     Raises:
-        RelayError: no such file, not TOML, an unknown key, a wrong type or value, wrong members.
+        RelayError: the file is missing or not TOML, a key is unknown, a value has a wrong type or is not allowed, or
+            the members are wrong.
     """
     site = _load(path)
-    site.member_sites()  # so that a wrong member is reported now, not hours into a study
+    site.member_sites()  # reports a wrong member now and not hours into a study
     return site
 
 
@@ -171,7 +173,7 @@ def _load(path: Path) -> SiteConfig:
         changes["masks"] = resolve(raw.masks) if raw.masks else None
     site = raw.model_copy(update=changes)
     for held in (beside, *([] if site.pooled else [site.images]), *([site.masks] if site.masks else [])):
-        # It is closed to others and may be emptied: neither is meant for data or for the file itself.
+        # The private folder is closed to others and may be emptied, so neither data nor the site file may lie in it.
         if held.is_relative_to(site.folder):
             raise RelayError(f'In the site file {path}, "folder" holds {held}; give it a folder of its own.')
     return site

@@ -1,4 +1,4 @@
-"""The site's own log, site.log: the one place where errors are written in full."""
+"""The site's own log, site.log: the only place where errors are written in full."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 
 def open_site_log(path: Path) -> None:
-    """Send the logger `relay.site` to a file; until then it writes to standard error.
+    """Send the logger `relay.site` to a file instead of standard error.
 
     Args:
-        path: made if need be, readable by its owner alone (mode 0600).
+        path: the log file, created if need be and readable by its owner alone (mode 0600).
 
     Raises:
         OSError: the file cannot be opened.
@@ -20,7 +20,8 @@ def open_site_log(path: Path) -> None:
         logger.removeHandler(handler)
         handler.close()
     logger.propagate = False
-    logging.raiseExceptions = False  # a log on a full disk shall not fill another one with tracebacks
+    # otherwise a log on a full disk would fill standard error, and so another log, with tracebacks
+    logging.raiseExceptions = False
     path.touch(mode=0o600)
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))

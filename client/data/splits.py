@@ -1,4 +1,4 @@
-"""Who is held out: test patients, and the validation folds of the rest. By patient, never by slice."""
+"""The division of a site's patients into test patients and validation folds, by patient and never by slice."""
 
 from __future__ import annotations
 
@@ -15,26 +15,33 @@ from common.errors import BadData
 
 @dataclass(frozen=True)
 class Split:
-    """A site's patients, divided. Everybody stands in `test` or in one fold's validation; all are sorted."""
+    """A site's patients, divided into test patients and the validation patients of each fold.
+
+    Every patient is either in `test` or in the validation set of exactly one fold. All names are sorted.
+    """
 
     test: tuple[str, ...]
     validation: tuple[tuple[str, ...], ...]
     """The validation patients of each fold."""
 
     def train(self, fold: int) -> tuple[str, ...]:
-        """All that are neither in test nor in this fold's validation."""
+        """Return a fold's training patients: all who are neither test patients nor in its validation set."""
         return tuple(sorted(name for k, names in enumerate(self.validation) if k != fold for name in names))
 
 
 def split(patients: Iterable[str], *, seed: int, site: str, test_fraction: float, folds: int) -> Split:
-    """Divide a site's patients, as its name, the seed and the set of patients alone determine.
+    """Divide a site's patients; the result depends on the arguments alone, not on the order of the patients.
 
-    `test_fraction` of the patients, rounded half up but at least one, are for test; the rest is dealt out to
-    `folds` validation sets whose sizes differ by at most one.
+    Args:
+        patients: the patients' names.
+        seed: the study's seed for splits.
+        site: the site's name, which enters the random order, so that every site has an order of its own.
+        test_fraction: the share of test patients; their number is rounded half up and at least one.
+        folds: the number of validation sets that the other patients are dealt out to; sizes differ by one at most.
 
     Raises:
-        BadData: too few patients for every fold to have one to validate and one to train on.
-        ValueError: a patient's name stands twice, or fewer than two folds.
+        BadData: there are too few patients for every fold to have one for validation and one for training.
+        ValueError: a patient's name occurs twice, or there are fewer than two folds.
     """
     names = sorted(patients)
     if len(set(names)) < len(names):
@@ -61,9 +68,13 @@ def split(patients: Iterable[str], *, seed: int, site: str, test_fraction: float
 
 
 def unite(splits: Mapping[str, Split]) -> Split:
-    """Return the split of pooled data: test and folds are the unions of its members', patients named "site/patient".
+    """Return the split of pooled data: the unions of the members' test sets and of their folds.
 
-    Raises ValueError where members have different numbers of folds, or there is none.
+    Args:
+        splits: the members' splits by the name of the site. A patient of the result is named "site/patient".
+
+    Raises:
+        ValueError: members have different numbers of folds, or there is no member.
     """
     if len({len(member.validation) for member in splits.values()}) != 1:
         raise ValueError("members need the same number of folds")

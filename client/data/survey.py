@@ -1,4 +1,4 @@
-"""How much a site has for a study, before anything is prepared: no bias field is fitted, nothing is written."""
+"""Counts of what a site has for a study, before anything is prepared: no bias field is fitted, no file is written."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from common.errors import BadPatient, RelayError
 
 @dataclass(frozen=True)
 class Counted:
-    """What was read of a site's patients. Names stay at the site."""
+    """The numbers of selected slices of a site's patients. The patients' names stay at the site."""
 
     slices: dict[str, int]
-    """Of every usable patient, how many slices the study would choose."""
+    """For each usable patient, the number of slices that the study would select."""
     left_out: int
 
 
 @dataclass(frozen=True)
 class Survey:
-    """Counts alone. Where there is a number a fold, it is that fold's."""
+    """Counts of a site's patients and selected slices. Tuples have one count for each fold."""
 
     patients: int
     left_out: int
@@ -33,31 +33,41 @@ class Survey:
     test_slices: int
     train_patients: tuple[int, ...]
     train_slices: tuple[int, ...]
-    """Chosen slices of the fold's training patients."""
+    """Selected slices of each fold's training patients."""
     validation_patients: tuple[int, ...]
     validation_slices: tuple[int, ...]
 
     @property
     def fewest(self) -> int:
-        """The patients of the smallest split."""
+        """Return the number of patients in the smallest split."""
         return min(self.test_patients, *self.train_patients, *self.validation_patients)
 
 
 def survey(site: SiteConfig, study: Study, *, progress: Callable[[int, int], None] | None = None) -> Survey:
-    """Read every patient of a plain site once, and divide them as the study will.
+    """Read every patient of a plain site once, and count patients and slices as the study will divide them.
 
     Args:
+        site: a plain site.
         study: a plain study, one of `Study.variants`.
-        progress: called with (patients done, patients in all) after each.
+        progress: called after each patient with the number of patients done and the number in all.
 
     Raises:
-        RelayError: a folder is missing, no patient can be used, or there are too few for the folds.
+        RelayError: a folder is missing, no patient can be used, or there are too few patients for the folds.
     """
     return divide(site, count(site, study, progress=progress), study)
 
 
 def count(site: SiteConfig, study: Study, *, progress: Callable[[int, int], None] | None = None) -> Counted:
-    """Read every patient of a plain site once. Raises RelayError if a folder is missing or no patient can be used."""
+    """Read every patient of a plain site once, and count the slices that the study would select.
+
+    Args:
+        site: a plain site.
+        study: a plain study, one of `Study.variants`.
+        progress: called after each patient with the number of patients done and the number in all.
+
+    Raises:
+        RelayError: a folder is missing, or no patient can be used.
+    """
     found = layouts.find(site)
     selected: dict[str, int] = {}
     for done, source in enumerate(found.sources, start=1):
@@ -76,7 +86,11 @@ def count(site: SiteConfig, study: Study, *, progress: Callable[[int, int], None
 
 
 def divide(site: SiteConfig, counted: Counted, study: Study) -> Survey:
-    """Divide a site's patients as a plain study will. Raises RelayError if they are too few for the folds."""
+    """Divide a site's patients as a plain study will, and count patients and slices of each part.
+
+    Raises:
+        RelayError: there are too few patients for the study's folds.
+    """
     part, selected = study.split, counted.slices
     divided = split(selected, seed=part.seed, site=site.name, test_fraction=part.test_fraction, folds=part.folds)
     folds = range(part.folds)

@@ -1,8 +1,8 @@
-"""What lies at a site, and what is wrong with it, before anyone trains on it.
+"""The data check of a site: what lies there, and what is wrong with it, before anyone trains on it.
 
-Everything here is for the site's own eyes: patients are named. None of it is sent; what may be shared are the counts
-of `client.data_check.counts`. What is looked for stands in `findings.Kind`; how a mask is held against its image, in
-`evidence`; what cannot be seen, in `evidence.HIDDEN` and in each `Looked`.
+All results are for people at the site: patients are named, and nothing is sent. The counts of
+`client.data_check.counts` may be shared. `findings.Kind` lists the faults that are looked for, and `evidence` says how
+a mask is compared with its image. What cannot be seen is explained at `evidence.HIDDEN` and counted in each `Looked`.
 """
 
 from __future__ import annotations
@@ -38,42 +38,45 @@ _READING = threading.Lock()
 
 @dataclass(frozen=True)
 class Checkup:
+    """The results of a data check without the pictures."""
+
     site: str
     layout: str
     minimum_pixels: int
     patients: tuple[Patient, ...]
-    """Those that can be used, sorted by name."""
+    """Patients that can be used, sorted by name."""
     problems: tuple[Problem, ...]
     """Patients that cannot be used, sorted by name."""
     findings: tuple[Finding, ...]
-    """What is to be looked at, by kind and then by patient; an unusable patient may be among them."""
+    """What should be looked at, by kind and then by patient; an unusable patient may be among them."""
     looked: tuple[Looked, ...]
-    """A line for each kind of fault, in the order of `Kind`."""
+    """One entry for each kind of fault, in the order of `Kind`."""
     notes: tuple[str, ...]
-    """What is to be known of the site as a whole, a sentence each."""
+    """Facts about the site as a whole, one sentence each."""
     whole_site: bool
     """Whether most of the masks would fit better after one and the same move."""
     duplicates: tuple[tuple[str, ...], ...]
-    """Groups of patients with one and the same scan."""
+    """Groups of patients with the same scan."""
 
     def about(self, patient: str) -> tuple[Finding, ...]:
+        """Return the findings on a patient."""
         return tuple(finding for finding in self.findings if finding.patient == patient)
 
     @property
     def suspicious(self) -> frozenset[str]:
-        """Patients with something to look at."""
+        """Return the patients with something to look at."""
         return frozenset(finding.patient for finding in self.findings)
 
 
 @dataclass(frozen=True, eq=False)
 class Examination:
-    """A check-up with the pictures that belong to it."""
+    """The results of a data check with the pictures that belong to them."""
 
     checkup: Checkup
     views: Mapping[str, View]
     """By patient."""
     suggested: Mapping[str, NDArray[np.bool_]]
-    """By patient: the mask that would fit better, in the box of its view."""
+    """By patient: the mask that would fit better, in the box of the patient's view."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,19 +91,28 @@ class _Examined:
 def check(
     site: SiteConfig, *, minimum_pixels: int = 200, progress: Callable[[int, int], None] | None = None
 ) -> Checkup:
-    """As `examine`, without the pictures."""
+    """Check a site's data as `examine` does, and return the results without the pictures.
+
+    Args:
+        site: a plain site.
+        minimum_pixels: a slice counts where its mask holds more pixels than this.
+        progress: called after each patient with the number of patients done and the number in all.
+
+    Raises:
+        RelayError: a folder is missing, or no patient lies there at all.
+    """
     return examine(site, minimum_pixels=minimum_pixels, progress=progress).checkup
 
 
 def examine(
     site: SiteConfig, *, minimum_pixels: int = 200, progress: Callable[[int, int], None] | None = None
 ) -> Examination:
-    """Read every patient of a site once, patients side by side, and compare them.
+    """Read every patient of a site once, patients side by side, and compare the patients with each other.
 
     Args:
         site: a plain site; the pooled site's members are checked one by one.
         minimum_pixels: a slice counts where its mask holds more pixels than this.
-        progress: called with (patients done, patients in all) after each.
+        progress: called after each patient with the number of patients done and the number in all.
 
     Raises:
         RelayError: a folder is missing, or no patient lies there at all.
@@ -149,7 +161,7 @@ def examine(
 
 
 def _notes(verdict: Verdict, patients: int) -> tuple[str, ...]:
-    """Return what concerns the site as a whole."""
+    """Return sentences about the site as a whole."""
     notes = []
     if verdict.together:
         notes.append(together_sentence(verdict.together, verdict.moved.values(), patients))
@@ -169,7 +181,8 @@ def _examine_all(
     cores: int,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[list[_Examined], dict[str, str]]:
-    """All patients that can be read, sorted by name, and for the others the sentence that says why not."""
+    """Return all patients that can be read, sorted by name, and for each other patient the sentence that says why not.
+    """
     examined: dict[str, _Examined] = {}
     unread: dict[str, str] = {}
     waiting = iter(sources)
@@ -197,7 +210,7 @@ def _examine_all(
 
 
 def _examine(source: Source, minimum_pixels: int) -> _Examined:
-    from client.data_check import headers  # SimpleITK is imported only by who reads
+    from client.data_check import headers  # imported here, so that SimpleITK is loaded only where images are read
 
     with _READING:
         case = layouts.read(source)
@@ -216,7 +229,14 @@ def _examine(source: Source, minimum_pixels: int) -> _Examined:
 def _with_owners(
     findings: list[Finding], unread: list[Source], sources: tuple[Source, ...], views: Mapping[str, View]
 ) -> list[Finding]:
-    """Say whose image grid a mask lies on, where it cannot be read onto its own or fits it badly."""
+    """Replace the finding of a misplaced mask by the owner of the image grid that the mask lies on, where there is one.
+
+    Args:
+        findings: all findings so far.
+        unread: patients whose mask could not be read onto their image.
+        sources: all patients.
+        views: by patient, those that can be used.
+    """
     from client.data_check import headers
 
     misplaced = {finding.patient for finding in findings if finding.kind is Kind.MISPLACED}
@@ -235,7 +255,7 @@ def _with_owners(
 
 
 def _looked(patients: int, problems: int, findings: list[Finding]) -> list[Looked]:
-    """How the faults that need no outline were looked for."""
+    """Return how the faults that need no outline were looked for."""
     counts = [Looked(Kind.UNUSABLE, patients + problems, problems)]
     for kind in Kind:
         if kind is Kind.UNUSABLE or kind in BY_OUTLINE:

@@ -1,6 +1,6 @@
-"""The part of a check-up that may be shown to others: counts of patients and of slices, and nothing else.
+"""The part of a data check that may be shown to others: counts of patients and of slices, and nothing else.
 
-No patient's name or value, no path, no sentence, no date. What it holds, all of it::
+The file holds no patient's name or value, no path, no sentence and no date. Its whole content::
 
     {"what": "relay site check: counts", "version": 1,
      "sites": [{"site": "A",                       the site's name, which every study's coordinator knows
@@ -9,9 +9,9 @@ No patient's name or value, no path, no sentence, no date. What it holds, all of
                 "faults": {"mirrored": {"compared": 30, "found": 1, "hidden": 5, "undecided": 0}, ...},
                 "whole_site": false}]}             whether most masks seem to be wrong in one and the same way
 
-`faults` has an entry for each `findings.Kind`; its four counts are those of `findings.Looked`. Where a kind compares
-each patient with the others, and there are too few, "compared" is 0. Counts stay counts when they are small: who
-knows a site's patients may guess whom a 1 means, so it is the site that reads this first and passes it on.
+`faults` has an entry for each `findings.Kind`; its four counts are those of `findings.Looked`. Where a kind of fault is
+found by comparing each patient with the others, and there are too few patients, "compared" is 0. A count may be small,
+and whoever knows a site's patients may guess whom a 1 means. So the site reads this file first and passes it on itself.
 """
 
 from __future__ import annotations
@@ -32,9 +32,13 @@ VERSION = 1
 def write_counts(path: Path, checkups: Sequence[tuple[SiteConfig, Checkup]]) -> None:
     """Write the counts of sites to a file, whole or not at all, readable for its owner alone.
 
+    Args:
+        path: the file.
+        checkups: each site with the results of its data check.
+
     Raises:
-        RelayError: fewer patients lie at a site than its file demands behind any number that leaves it, or
-            the file cannot be written.
+        RelayError: a site has fewer patients than its file demands behind any number that leaves it, or the file cannot
+            be written.
     """
     for site, checkup in checkups:
         patients = len(checkup.patients) + len(checkup.problems)
@@ -52,7 +56,7 @@ def write_counts(path: Path, checkups: Sequence[tuple[SiteConfig, Checkup]]) -> 
 
 
 def counts(checkup: Checkup) -> dict[str, Any]:
-    """One site's entry of the file: see the top of this module."""
+    """Return one site's entry of the file; see the top of this module."""
     unusable = {problem.patient for problem in checkup.problems}
     return {
         "site": checkup.site,

@@ -1,27 +1,28 @@
-"""Does a mask fit its image as it lies, or would it fit better moved?
+"""Evidence on whether a mask fits its image as it lies, or would fit better after a move.
 
-Likeness. Across its outline a mask that fits shows, piece by piece, what the other patients show there: capsule,
-fat, the rectum's wall. A piece's likeness is the correlation of its strip with the mean strip of the other
-patients at the same place of the gland (sector and level, neighbouring levels included; both sides of the body
-together): 1 for the same, 0 for chance. The patient itself never contributes to what it is compared with. Where along
-the strip it is brighter decides, not how bright it is, so that the measure does not depend on coil or scaling.
+Likeness. Across its outline a mask that fits shows, piece by piece, what the other patients show there: capsule, fat,
+the rectum's wall. A piece's likeness is the correlation of its strip with the mean strip of the other patients at the
+same place of the gland (sector and level, neighbouring levels included; both sides of the body together): 1 for the
+same, 0 for chance. A patient never contributes to the mean strips that the patient is compared with. The correlation
+depends on where along the strip the image is brighter, not on how bright it is, so that coil and scaling do not matter.
 
-Two ways to lay a mask are compared piece by piece, since each piece of the outline is there in both. The pieces'
-differences are averaged over blocks of BLOCK_MM of height, within which neighbours say the same, and the mean over
-blocks is divided by its standard error: `advantage`. One move is believed where its advantage is at least ENOUGH.
-A correct mask's own lie is better, so that the advantage of any move that changes the mask is expected below 0; if
-it were 0, as for an image that shows nothing, chance alone would exceed 3 once in 700 comparisons. Such images
-are kept out besides: a move has to reach half of the likeness that is usual at the site, and LEAST_LIKENESS.
+Advantage. Two ways to lay a mask are compared piece by piece, since each piece of the outline exists in both. The
+pieces' differences are averaged over blocks of BLOCK_MM of height, within which neighbours say the same, and the mean
+over blocks is divided by its standard error: `advantage`. A move is believed where its advantage is at least ENOUGH. A
+correct mask fits best as it lies, so that the expected advantage of any move that changes the mask is below 0. If it
+were 0, as for an image that shows nothing, chance alone would exceed 3 once in 700 comparisons. Such images are also
+excluded by another rule: a move has to reach half of the likeness that is usual at the site, and LEAST_LIKENESS.
 
-Position. Where the gland's middle lies about the image's middle, against the other patients, in robust deviations;
-between a mask and its mirror image it may add or take away up to LEAN, and decides nothing by itself.
+Position. The distance of the gland's middle from the image's middle is compared with the other patients', in robust
+deviations. In comparisons of a mask with its mirror image it may add or subtract up to LEAN, and decides nothing by
+itself.
 
 Hidden. A move that leaves a Dice of more than HIDDEN between the mask before and after cannot be seen: experts who
-outline the same gland differ by as much. That depends on the mask alone, never on the image or on what was found.
+outline the same gland differ by as much. This depends on the mask alone, never on the image or on what was found.
 
-A whole site may have gone wrong in the same way, and then the others are no standard. All masks moved together are
-therefore compared with all masks as they are, each with its own mean strips: what is right makes patients agree
-better. ALL_TOGETHER is the sum of the patients' advantages over the square root of their number.
+A whole site may be wrong in the same way, and then the other patients are no standard. All masks moved together are
+therefore compared with all masks as they lie, each with its own mean strips: correct masks make patients agree better.
+The sum of the patients' advantages over the square root of their number has to reach ALL_TOGETHER.
 """
 
 from __future__ import annotations
@@ -39,16 +40,16 @@ from client.data_check.trials import Outlined
 HIDDEN = 0.95
 ENOUGH = 3.0
 ENOUGH_BY_EDGES = 4.0
-"""The same where there are too few patients for likeness, and edges alone have to do."""
+"""ENOUGH, where there are too few patients for likeness and edges alone are compared."""
 LEAN = 1.0
 LEAST_LIKENESS = 0.2
 ALL_TOGETHER = 5.0
 SHARE_TOGETHER = 0.75
 """The share of patients that have to agree with a verdict on the whole site."""
 FEWEST_PATIENTS = 4
-"""From so many patients on, one is compared with the others."""
+"""The least number of patients with which a patient is compared with the others."""
 FEWEST_PIECES = 24
-"""With less outline than this nothing is said."""
+"""The least number of outline pieces with which anything is said about a mask."""
 BLOCK_MM = 5.0
 ROUNDS = 4
 
@@ -60,13 +61,14 @@ class Moved:
     move: Move
     advantage: float
     likeness: float
-    """Mean over pieces after the move, in -1 … 1."""
+    """Mean over pieces after the move, from -1 to 1."""
     given: float
-    """The same as the mask lies. Where `by_edges`, both are strengths of edges."""
+    """Mean over pieces as the mask lies. Where `by_edges`, `likeness` and `given` are strengths of edges."""
     better: float
     """The share of pieces that fit better after the move."""
     away: float
-    """Millimetres from the other patients' usual place to the gland's middle, after the move."""
+    """Millimetres from the other patients' usual place to the gland's middle after the move; `given_away` is before it.
+    """
     given_away: float
     by_edges: bool
 
@@ -76,23 +78,25 @@ class Verdict:
     """What the outlines of a site's patients say."""
 
     together: Move | None
-    """The move that sets most of the site's masks right, where there is one."""
+    """The move that corrects most of the site's masks, where there is one."""
     moved: Mapping[str, Moved]
     """By patient."""
     upside_down: Mapping[str, tuple[Move, float]]
-    """Patients whose image lies otherwise than the others', its mask with it, and by how much."""
+    """Patients whose image and mask both lie in another way than the others', with the move and its advantage."""
     advantages: Mapping[str, Mapping[Move, float]]
-    """By patient: of each move that changes its mask, over the mask as it lies."""
+    """By patient: the advantage of each move that changes the patient's mask, over the mask as it lies."""
     undecided: Mapping[str, frozenset[Kind]]
-    """By patient: what would change the mask, and cannot be told apart from how it lies."""
+    """By patient: the kinds of moves that would change the mask and cannot be distinguished from the mask as it lies.
+    """
     likeness: Mapping[str, float]
     """By patient, as the mask lies; empty where edges alone were used."""
     means: Mapping[str, Floats]
-    """By patient: the mean strips of the others, (LEVELS, SECTORS, offsets); empty as above."""
+    """By patient: the mean strips of the other patients, (LEVELS, SECTORS, offsets); empty where edges alone were used.
+    """
 
 
 def judge(patients: Sequence[Outlined]) -> Verdict:
-    """Compare each patient's mask, as it lies and moved, with its image."""
+    """Compare each patient's mask, as it lies and after each move, with the patient's image."""
     known = [patient for patient in patients if patient.line.pieces >= FEWEST_PIECES]
     mute = {
         patient.patient: frozenset(move.kind for move in _visible(patient))
@@ -137,13 +141,28 @@ def judge(patients: Sequence[Outlined]) -> Verdict:
 
 
 def likeness(strips: Strips, means: Floats) -> Floats:
-    """Of each piece with the others' mean strips, (pieces,) in -1 … 1; 0 where it lies outside of the image."""
+    """Return each piece's likeness to the other patients' mean strips.
+
+    Args:
+        strips: the image across an outline.
+        means: the mean strips, (LEVELS, SECTORS, offsets).
+
+    Returns:
+        (pieces,), from -1 to 1; 0 where a piece lies outside of the image.
+    """
     expected = means[strips.level, strips.sector]
     return np.where(strips.inside, (strips.values * expected).mean(axis=1), 0.0)
 
 
 def advantage(differences: Floats, height: Whole, sector: Whole, step: float) -> float:
-    """Mean over standard error of the pieces' differences, in blocks of BLOCK_MM of height and one sector."""
+    """Return the mean of the pieces' differences over its standard error, in blocks of BLOCK_MM of height and one sector.
+
+    Args:
+        differences: (pieces,).
+        height: (pieces,), the slice of each piece.
+        sector: (pieces,), the sector of each piece.
+        step: millimetres from slice to slice.
+    """
     slices = max(1, round(BLOCK_MM / step))
     _, block, count = np.unique((height // slices) * SECTORS + sector, return_inverse=True, return_counts=True)
     if len(count) < 2:
@@ -172,7 +191,7 @@ def _advantage(patient: Outlined, means: Floats, move: Move, other: Move) -> flo
 def _best(
     patient: Outlined, means: Floats, places: Mapping[str, Floats], usual: float, *, relative_to: Move
 ) -> Moved | None:
-    """Return the move by which the mask fits best, if it fits better than with `relative_to` beyond doubt."""
+    """Return the move by which the mask fits best, if it clearly fits better than after `relative_to`; else None."""
     others = np.array([place for name, place in places.items() if name != patient.patient])
     centre = np.median(others, axis=0)
     spread = np.maximum(1.4826 * np.median(np.abs(others - centre), axis=0), np.maximum(3.0, (patient.step, 0, 0)))
@@ -205,13 +224,13 @@ def _best(
     simple = max((one for one in found if one.move.kind is not Kind.TURNED), key=lambda one: one.likeness, default=None)
     turned = max((one for one in found if one.move.kind is Kind.TURNED), key=lambda one: one.likeness, default=None)
     if simple and turned:
-        # The rarer mistake has to be the better explanation beyond doubt.
+        # The rarer mistake is chosen only if it is clearly the better explanation.
         return turned if _advantage(patient, means, turned.move, simple.move) >= ENOUGH else simple
     return simple or turned
 
 
 def _together(patients: Sequence[Outlined]) -> Move | None:
-    """Return the one move that makes the site's masks agree better, all moved together."""
+    """Return the one move of all masks together that makes them agree better; None where there is none."""
     given = dict.fromkeys((patient.patient for patient in patients), GIVEN)
     as_given = _others_means(patients, given)
     best: tuple[float, Move] | None = None
@@ -237,7 +256,7 @@ def _together(patients: Sequence[Outlined]) -> Move | None:
 
 
 def _others_means(patients: Sequence[Outlined], chosen: Mapping[str, Move]) -> dict[str, Floats]:
-    """Return the mean strips of the others, for each patient, with every mask moved as chosen."""
+    """Return, for each patient, the mean strips of the others, with every mask moved as chosen."""
     sums = {patient.patient: _sums(patient.strips[chosen[patient.patient]]) for patient in patients}
     total = sum(sums.values(), start=np.zeros((LEVELS, SECTORS, len(OFFSETS))))
     means = {}
@@ -248,13 +267,17 @@ def _others_means(patients: Sequence[Outlined], chosen: Mapping[str, Move]) -> d
 
 
 def _with_neighbours(sums: Floats) -> Floats:
-    """Half from each level, a quarter from either neighbour: few patients leave few strips a place."""
+    """Return sums smoothed over levels, half from each level and a quarter from either neighbour.
+
+    Few patients leave few strips at a place.
+    """
     around = np.concatenate([sums[:1], sums, sums[-1:]])
     return np.asarray(0.25 * around[:-2] + 0.5 * sums + 0.25 * around[2:])
 
 
 def _sums(strips: Strips) -> Floats:
-    """Return a patient's strips added up by place, each also at its mirror image: both sides of the body together."""
+    """Return a patient's strips added up by place, each also at its mirror image, so that both sides of the body count.
+    """
     sums = np.zeros((LEVELS, SECTORS, len(OFFSETS)))
     seen = strips.inside
     level, sector, values = strips.level[seen], strips.sector[seen], strips.values[seen]
@@ -266,7 +289,7 @@ def _sums(strips: Strips) -> Floats:
 def _upside_down(
     patients: Sequence[Outlined], means: Mapping[str, Floats], moved: Mapping[str, Moved], usual: float
 ) -> dict[str, tuple[Move, float]]:
-    """Images that lie otherwise than the others' with their masks, which therefore fit."""
+    """Return images that lie in another way than the others' together with their masks, which therefore fit."""
     found = {}
     for patient in patients:
         if patient.patient in moved:
@@ -285,7 +308,7 @@ def _upside_down(
 
 
 def _by_edges(patients: Sequence[Outlined], mute: Mapping[str, frozenset[Kind]]) -> Verdict:
-    """With too few patients to compare: where does the outline lie on the stronger edges?"""
+    """Return a verdict for too few patients to compare, by whether the outline lies on stronger edges after a move."""
     moved, advantages, undecided = {}, {}, dict(mute)
     for patient in patients:
         as_given = patient.strips[GIVEN].edge

@@ -1,4 +1,4 @@
-"""What a check-up looks for, and what it says of each."""
+"""The kinds of faults that a data check looks for, and what it reports of each."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Kind(StrEnum):
 
 
 BY_OUTLINE = (Kind.MIRRORED, Kind.REVERSED, Kind.SHIFTED, Kind.TURNED, Kind.MISPLACED)
-"""Kinds that are found, if at all, by comparing the mask's outline with the image."""
+"""The kinds that are found by comparing the mask's outline with the image."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing to look at. It names a patient, and stays at the site."""
+    """One thing to look at. A finding names a patient and stays at the site."""
 
     kind: Kind
     patient: str
@@ -43,13 +43,13 @@ class Finding:
 
 @dataclass(frozen=True)
 class Looked:
-    """How one kind of fault was looked for at a site: counts of patients."""
+    """How one kind of fault was looked for at a site, as counts of patients."""
 
     kind: Kind
     compared: int
-    """Patients that were looked at for it; 0 where there are too few to compare."""
+    """Patients that were examined for the fault; 0 where there are too few to compare."""
     found: int
     hidden: int = 0
-    """Where it could not be seen, since it would hardly change the mask (see `evidence.HIDDEN`)."""
+    """Patients at whom the fault could not be seen, since it would hardly change the mask (see `evidence.HIDDEN`)."""
     undecided: int = 0
-    """Where it would change the mask, and the image does not say which of the two is right."""
+    """Patients at whom the fault would change the mask, and the image does not decide which of the two is right."""

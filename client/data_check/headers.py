@@ -1,4 +1,4 @@
-"""What headers say that the reader has already put right, or could not."""
+"""Facts of file headers that reading hides: the stored orientation of axes, and whose grid a mask lies on."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ class VoxelGrid:
     direction: tuple[float, ...]
 
     def same_as(self, other: VoxelGrid) -> bool:
+        """Return whether another grid is the same, up to `NEAR` voxels."""
         if self.size != other.size or not np.allclose(self.spacing, other.spacing, rtol=0.01):
             return False
         if not np.allclose(self.direction, other.direction, atol=0.02):
@@ -36,7 +37,8 @@ class VoxelGrid:
 
 
 def axes(files: Sequence[Path]) -> str:
-    """How a file's axes run, as three letters such as LPS: columns, rows, slices; empty where it does not say."""
+    """Return how a file's axes run, as three letters such as LPS: columns, rows, slices; empty where it is not known.
+    """
     if not files:
         return ""
     reader = sitk.ImageFileReader()
@@ -54,14 +56,18 @@ def axes(files: Sequence[Path]) -> str:
 
 
 def owners(suspects: Sequence[Source], sources: Sequence[Source], views: Mapping[str, View]) -> dict[str, str]:
-    """On whose image grid a mask lies that does not fit its own patient's: patient to patient.
+    """Return the patient on whose image grid a mask lies, for masks that do not fit their own patient's.
 
-    A mask file under a wrong name keeps its header, and that of a mask drawn on a volume is the volume's own. Only a
-    mask that lies on exactly one other patient's grid is named.
+    A mask file under a wrong name keeps its header, and a mask drawn on a volume has that volume's header. Only masks
+    are returned that lie on exactly one other patient's grid.
 
     Args:
-        suspects: whose masks are asked for; their files are read once more.
+        suspects: the patients whose masks are examined; their files are read once more.
         sources: all patients; the images of those without a view are read.
+        views: by patient, what is kept of each image.
+
+    Returns:
+        By the patient of the mask, the patient of the image.
     """
     if not suspects:
         return {}

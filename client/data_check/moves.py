@@ -1,4 +1,4 @@
-"""What a mask file may have gone through by mistake, and how it is undone."""
+"""Mistakes that may have happened to a mask file, as moves that undo them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from common.text import listed
 
 @dataclass(frozen=True)
 class Move:
-    """A way to lay a mask otherwise on the same grid. The steps are done in the order of the fields."""
+    """A way to lay a mask differently on the same grid. The steps are done in the order of the fields."""
 
     kind: Kind
     exchange: bool = False
@@ -22,9 +22,9 @@ class Move:
     rows: bool = False
     """Front and back are exchanged, about the image's middle row."""
     columns: bool = False
-    """Left and right, about the middle column."""
+    """Left and right are exchanged, about the middle column."""
     slices: bool = False
-    """Head and feet, about the middle slice."""
+    """Head and feet are exchanged, about the middle slice."""
     shift: int = 0
     """Slices towards the head."""
 
@@ -47,14 +47,14 @@ class Move:
         return result
 
     def of_place(self, place: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return a place in voxels from the volume's middle (slices, rows, columns) after the move."""
+        """Return a place after the move, in voxels from the volume's middle (slices, rows, columns)."""
         if self.exchange:
             place = place[[0, 2, 1]]
         return place * np.where((self.slices, self.rows, self.columns), -1, 1) + (self.shift, 0, 0)
 
     @property
     def words(self) -> str:
-        """As a sentence begins: "Mirrored left to right"."""
+        """Return the move in words that begin a sentence, such as "Mirrored left to right"."""
         if self.kind is Kind.MIRRORED:
             return "Mirrored left to right"
         if self.kind is Kind.REVERSED:
@@ -76,7 +76,7 @@ class Move:
 
 
 GIVEN = Move(Kind.MIRRORED)
-"""The mask as it is: a move that moves nothing, of no kind."""
+"""The mask as it lies: a move that moves nothing; its kind has no meaning."""
 
 MIRRORED = Move(Kind.MIRRORED, columns=True)
 REVERSED = Move(Kind.REVERSED, slices=True)
@@ -86,10 +86,14 @@ TURNED = tuple(
     for exchange, rows, columns, slices in product((False, True), repeat=4)
     if exchange + rows + columns + slices > 1 or rows or exchange
 )
-"""All other ways to lay it on its grid by exchanging and mirroring axes."""
+"""All other ways to lay a mask on its grid by exchanging and mirroring axes."""
 
 
 def moves(shape: tuple[int, int, int]) -> tuple[Move, ...]:
-    """All moves that a grid of (slices, rows, columns) permits."""
+    """Return all moves that a grid permits.
+
+    Args:
+        shape: slices, rows, columns.
+    """
     square = shape[1] == shape[2]
     return (MIRRORED, REVERSED, UP, DOWN, *(move for move in TURNED if square or not move.exchange))

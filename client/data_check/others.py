@@ -1,4 +1,4 @@
-"""One patient against the site's others, by header and brightness: spacing, orientation, intensity, duplicates."""
+"""Comparison of each patient with the site's others by header and brightness: spacing, orientation, duplicates."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from client.data_check.findings import Finding, Kind
 from client.data_check.patient import Patient
 
 ENOUGH_TO_COMPARE = 4
-"""From this many patients on, one is compared with the others of its site."""
+"""The least number of patients with which a patient is compared with the others of the site."""
 SPACING_FACTOR = 1.5
 INTENSITY_FACTOR = (2.0, 4.0)
 """Brightness that is so many times the usual: to look at from the first on where it is 6 robust deviations away (in
@@ -21,17 +21,18 @@ DEVIATIONS = 6.0
 TILT, ROLL = 30.0, 15.0
 """Degrees. An axial T2 is tilted to lie across the prostate, by 20 at most as a rule; it is not rolled."""
 SAME = 0.98
-"""Correlation of two fingerprints from which on two images are of one scan, whatever was done to their values."""
+"""The correlation of two fingerprints from which on two images are of one scan, whatever was done to their values."""
 
 Fingerprints = Mapping[str, NDArray[np.float32]]
 Groups = tuple[tuple[str, ...], ...]
 
 
 def compare(patients: Sequence[Patient], same: Groups) -> list[Finding]:
-    """Return what shows beside the other patients. Duplicates and tilt are looked for among any number of them.
+    """Return the findings of comparing patients; duplicates and tilt are looked for in any number of patients.
 
     Args:
-        same: of `duplicates`.
+        patients: the site's patients that can be used.
+        same: the groups of patients with one scan, of `duplicates`.
     """
     found = [*_oblique(patients), *_duplicates(patients, same)]
     if len(patients) >= ENOUGH_TO_COMPARE:
@@ -40,7 +41,7 @@ def compare(patients: Sequence[Patient], same: Groups) -> list[Finding]:
 
 
 def duplicates(patients: Sequence[Patient], fingerprints: Fingerprints) -> Groups:
-    """Return groups of patients with one and the same scan, each sorted, by name."""
+    """Return groups of patients with the same scan, each sorted by name."""
     groups: dict[str, set[str]] = {patient.patient: {patient.patient} for patient in patients}
 
     def join(one: str, other: str) -> None:
@@ -62,7 +63,10 @@ def duplicates(patients: Sequence[Patient], fingerprints: Fingerprints) -> Group
 
 
 def shared(sites: Mapping[str, Sequence[Patient]]) -> list[str]:
-    """Return a sentence for each image that lies at two sites, voxel for voxel; pooled, it would be trained on and tested."""
+    """Return a sentence for each image that lies at two sites, voxel for voxel.
+
+    Pooled, such an image would be both trained on and tested.
+    """
     owners: dict[str, list[str]] = defaultdict(list)
     for site, patients in sites.items():
         for digest, name in sorted({patient.digest: patient.patient for patient in patients}.items()):
@@ -151,7 +155,10 @@ def _oblique(patients: Sequence[Patient]) -> list[Finding]:
 
 
 def _stored(patients: Sequence[Patient]) -> list[Finding]:
-    """Files whose headers claim other axes than most: harmless where the header is right, and where not, a flip."""
+    """Return findings on files whose headers claim other axes than most others' do.
+
+    Such a header is harmless where it is right; where it is wrong, the image or mask is flipped.
+    """
     found = []
     for what, of in (("image", lambda patient: patient.stored), ("mask", lambda patient: patient.mask_stored)):
         (usual, often), *_ = Counter(map(of, patients)).most_common()

@@ -1,8 +1,8 @@
-"""A mask's outline in pieces, and the image's strips across it: what all evidence about a mask is made of.
+"""A mask's outline in pieces, and the image's strips across it: the material of all evidence about a mask.
 
-The outline of every slice is cut into pieces, one a sector around the slice's centre. At each piece the image
-is read along the outline's normal, from inside to outside: a strip. Where a mask fits its image, a strip shows
-what lies along it in every patient, such as the dark rim of the gland in front of the bright rectal wall.
+The outline of every slice is cut into pieces, one for each sector around the slice's centre. At each piece the image is
+read along the outline's normal, from inside to outside, which gives a strip. Where a mask fits its image, a strip shows
+what lies there in every patient, such as the dark rim of the gland in front of the bright rectal wall.
 """
 
 from __future__ import annotations
@@ -20,31 +20,32 @@ Floats = NDArray[np.floating[Any]]
 Whole = NDArray[np.integer[Any]]
 
 SECTORS = 16
-"""Pieces around a slice; 22.5 degrees each. Sector 0 begins at the patient's right and they run by the front."""
+"""The number of pieces around a slice, 22.5 degrees each. Sector 0 begins at the patient's right; sectors run by the
+front."""
 LEVELS = 5
-"""Parts of the way from apex to base."""
+"""The number of parts of the way from apex to base."""
 REACH_MM = 7
-"""A strip reaches so far inwards and outwards, a sample a millimetre."""
+"""A strip reaches this far inwards and outwards, with one sample a millimetre."""
 OFFSETS = np.arange(-REACH_MM, REACH_MM + 1, dtype=np.float32)
-"""Millimetres from the outline, inside below 0."""
+"""Millimetres from the outline, negative inside."""
 
 IMAGE_BLUR_MM, MASK_BLUR_MM = 0.6, 1.0
-"""Deviations of the blur in a slice: against noise in the image, against stairs in the outline."""
+"""Standard deviations of the blur in a slice: against noise in the image, against stairs in the outline."""
 SMALLEST_MM2 = 40.0
-"""A slice with less mask has no outline worth following."""
+"""A slice with a smaller mask has no outline worth following."""
 POINTS, FEWEST = 8, 3
-"""So many points of a piece are used at most; pieces with fewer than FEWEST are passed over."""
+"""The most points of a piece that are used; pieces with fewer than FEWEST points are skipped."""
 AROUND_MM = 30.0
-"""How far beyond the mask, wherever a turn may take it, the image is kept."""
+"""How far around the mask, wherever a move may take it, the image is kept."""
 FLOOR = 0.05
-"""Part of the brightest values that is added before logarithms are taken, so that noise in the dark stays small."""
+"""The part of the brightest values that is added before logarithms are taken, so that noise in the dark stays small."""
 FAINT = 0.01
-"""A strip's variance in squared logarithms below which it counts as flat."""
+"""The variance of a strip, in squared logarithms, below which the strip counts as flat."""
 
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """What is kept of a patient's image: a box about the image's own centre that takes in the mask."""
+    """What is kept of a patient's image: a box about the image's own centre that contains the mask."""
 
     shape: tuple[int, int, int]
     """Of the whole image: slices, rows, columns."""
@@ -56,12 +57,13 @@ class View:
     logarithm: NDArray[np.float16]
     """(slices, rows, columns) of the box: logarithm of the blurred image, in which a coil's slow fall is a slope."""
     grey: NDArray[np.uint8]
-    """The same box for eyes: black and white are the slices' 1st and 99th percentiles."""
+    """The same box for people to look at: black and white are the image's 1st and 99th percentiles."""
     mask: NDArray[np.bool_]
-    """The same box."""
+    """The mask in the same box."""
 
     @property
     def box(self) -> tuple[slice, slice]:
+        """Return the box's rows and columns in the whole image."""
         rows, columns = self.grey.shape[1:]
         return slice(self.corner[0], self.corner[0] + rows), slice(self.corner[1], self.corner[1] + columns)
 
@@ -71,22 +73,23 @@ class Outline:
     """Points on a mask's outline, sorted into pieces."""
 
     slice: Whole
-    """(points,)"""
+    """(points,): the slice of each point."""
     row: Floats
     """(points,) in pixels of the whole image, as `column`."""
     column: Floats
     normal: Floats
     """(points, 2): outwards, along rows and columns; of length 1 in millimetres."""
     piece: Whole
-    """(points,): which piece each belongs to."""
+    """(points,): the piece that each point belongs to."""
     height: Whole
-    """(pieces,): the slice."""
+    """(pieces,): the slice of each piece."""
     sector: Whole
     level: Floats
     """(pieces,): from 0 at the apex to 1 at the base."""
 
     @property
     def pieces(self) -> int:
+        """Return the number of pieces."""
         return len(self.sector)
 
 
@@ -95,18 +98,18 @@ class Strips:
     """The image across an outline, piece by piece."""
 
     values: NDArray[np.float32]
-    """(pieces, offsets): each of mean 0 and, unless it is flat, of deviation 1."""
+    """(pieces, offsets): each strip with mean 0 and, unless it is flat, standard deviation 1."""
     edge: NDArray[np.float32]
-    """(pieces,): how much brighter or darker it is outside than inside, as a logarithm, at most 1."""
+    """(pieces,): how much brighter or darker the image is outside than inside, as a logarithm, at most 1."""
     sector: Whole
     level: Whole
-    """(pieces,): where each lies on a gland, 0 … LEVELS - 1."""
+    """(pieces,): the part of the way from apex to base, 0 … LEVELS - 1."""
     inside: NDArray[np.bool_]
-    """(pieces,): whether it lies within the image."""
+    """(pieces,): whether the piece lies within the image."""
 
 
 def view(case: Case) -> View:
-    """Keep of an image what the comparisons and the page need."""
+    """Return what the comparisons and the page need of a patient's image."""
     from scipy import ndimage
 
     _, rows, columns = case.image.shape
@@ -117,7 +120,7 @@ def view(case: Case) -> View:
         max(abs(place[0] - centre), abs(place[-1] - centre)) + AROUND_MM / step
         for place, centre, step in zip(filled, middle, (height, width), strict=True)
     ]
-    if rows == columns:  # a turn by a quarter exchanges them
+    if rows == columns:  # a turn by a quarter exchanges rows and columns
         reach = [max(reach), max(reach)]
     first = [max(0, int(centre - far)) for centre, far in zip(middle, reach, strict=True)]
     box = np.s_[:, first[0] : rows - first[0], first[1] : columns - first[1]]
@@ -139,9 +142,13 @@ def view(case: Case) -> View:
 
 
 def outline(mask: NDArray[np.bool_], spacing: tuple[float, float, float]) -> Outline | None:
-    """Follow a mask (slices, rows, columns), slice by slice; None where nothing of it is large enough.
+    """Follow a mask's outline slice by slice; None where no slice has enough mask.
 
-    A point is where the blurred mask passes one half; its normal is that of the blurred mask.
+    A point lies where the blurred mask passes one half; its normal is that of the blurred mask.
+
+    Args:
+        mask: (slices, rows, columns).
+        spacing: millimetres: slice, row, column.
     """
     _, height, width = spacing
     rows = [
@@ -180,7 +187,16 @@ def outline(mask: NDArray[np.bool_], spacing: tuple[float, float, float]) -> Out
 
 
 def _points(mask: NDArray[np.bool_], height: float, width: float) -> Floats:
-    """One slice's outline: row, column, normal along rows and columns, angle about the slice's centre."""
+    """Return the points of one slice's outline.
+
+    Args:
+        mask: (rows, columns).
+        height: millimetres from row to row.
+        width: millimetres from column to column.
+
+    Returns:
+        (points, 5): row, column, normal along rows and columns, angle about the slice's centre.
+    """
     from scipy import ndimage
 
     rows, columns = np.nonzero(mask)
@@ -201,7 +217,13 @@ def _points(mask: NDArray[np.bool_], height: float, width: float) -> Floats:
 
 
 def moved(line: Outline, move: Move, shape: tuple[int, int, int]) -> Outline:
-    """Return the outline of the mask after a move, on a grid of this shape; pieces keep their order."""
+    """Return the outline of the mask after a move; pieces keep their order.
+
+    Args:
+        line: the outline of the mask as it lies.
+        move: the move.
+        shape: slices, rows, columns of the whole image.
+    """
     index, row, column, normal = line.slice, line.row, line.column, line.normal
     sector, level = line.sector, line.level
     if move.exchange:

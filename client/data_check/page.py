@@ -1,4 +1,4 @@
-"""The site's contact sheet: every patient's slices with the mask's contour. It stays at the site."""
+"""The site's contact sheet: every patient's slices with the mask's outline. The page stays at the site."""
 
 from __future__ import annotations
 
@@ -22,15 +22,22 @@ NAME = "checkup.html"
 SIDE = 160
 """Pixels of a picture's side."""
 AROUND = 1.3
-"""How much wider than the mask a picture is."""
+"""The factor by which a picture is wider than the mask."""
 LEAST_MM = 70.0
 """The least width of a picture in millimetres, as far as the image reaches."""
 BETWEEN = 5
-"""Slices that are shown between apex and base; both and one beyond each are shown besides."""
+"""Slices that are shown between apex and base, besides apex, base and one slice beyond each."""
 
 
 def write_page(site: SiteConfig, examination: Examination) -> Path:
-    """Write the contact sheet: checkup.html in the site's private folder, mode 0600, in the place of the last one.
+    """Write the contact sheet: checkup.html in the site's private folder, mode 0600, replacing the last one.
+
+    Args:
+        site: the site.
+        examination: the results of its data check with the pictures.
+
+    Returns:
+        The path of the page.
 
     Raises:
         RelayError: the disk is full, or the folder cannot be written.
@@ -59,7 +66,7 @@ def write_page(site: SiteConfig, examination: Examination) -> Path:
             (problem.patient, [problem.sentence, *(finding.sentence for finding in checkup.about(problem.patient))])
             for problem in checkup.problems
         ],
-        # What would lie otherwise comes first, then other remarks.
+        # Patients whose mask would fit better after a move come first, then patients with other remarks.
         suspicious=sorted(
             (patient for patient in patients if patient["sentences"]), key=lambda patient: not patient["suggested"]
         ),
@@ -80,7 +87,8 @@ def _facts(patient: Patient, minimum: int) -> str:
 
 
 def _strip(view: View, suggested: NDArray[np.bool_] | None) -> list[dict[str, Any]]:
-    """Slices from below the apex to above the base, of the given and of the suggested mask together."""
+    """Return pictures of slices from below the apex to above the base, over the given and the suggested mask together.
+    """
     both = view.mask if suggested is None else view.mask | suggested
     filled = np.flatnonzero(both.any(axis=(1, 2)))
     apex, base = int(filled[0]), int(filled[-1])
@@ -108,7 +116,7 @@ def _strip(view: View, suggested: NDArray[np.bool_] | None) -> list[dict[str, An
 
 
 def _window(region: NDArray[np.bool_], view: View) -> tuple[slice, slice]:
-    """Return a square, in millimetres, about a region of the box and as far as the box reaches."""
+    """Return a window, square in millimetres, around a region of the box, as far as the box reaches."""
     steps = view.spacing[1:]
     filled = [np.flatnonzero(region.any(axis=1 - axis)) for axis in (0, 1)]
     extent = max((place[-1] - place[0] + 1) * step for place, step in zip(filled, steps, strict=True))

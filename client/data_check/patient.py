@@ -1,4 +1,4 @@
-"""What is measured of one patient, and what is odd about its mask by itself."""
+"""Measurements of one patient, and what is odd about the patient's mask and image by themselves."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from client.preprocessing.cache import digest_of_voxels
 from common.text import count, listed, percent
 
 GLAND_ML = (10.0, 350.0)
-"""Volumes outside of this are rare enough to look at; the expert masks of NCI-ISBI lie from 17 to 313."""
+"""Volumes outside of this range are rare enough to look at; the expert masks of NCI-ISBI have 17 to 313 ml."""
 FEWEST_SLICES = 3
 APART = 0.01
 """The share of a mask that may lie apart from its largest part: an expert's brush leaves single voxels behind."""
@@ -33,22 +33,22 @@ class Patient:
     spacing: tuple[float, float, float]
     """Millimetres: slice, row, column."""
     slices: int
-    """Slices whose mask holds more than the minimum of pixels, on the native grid: those that are trained on."""
+    """Slices whose mask has more pixels than the minimum on the native grid; these are trained on."""
     slices_at: int
-    """Slices whose mask holds exactly the minimum. The paper's rule is "larger than", which leaves them out."""
+    """Slices whose mask has exactly the minimum. The paper's rule is "larger than", which leaves them out."""
     slices_below: int
-    """Slices with a mask, but a smaller one."""
+    """Slices with a mask of fewer pixels than the minimum."""
     gland_slices: int
     """Slices with any mask at all: the sum of the three."""
     gland_ml: float
     intensity: float
     """The image's 99th percentile, in the scanner's own units."""
     tilt: float
-    """Degrees between the slices and axial ones."""
+    """Degrees between the slices and axial slices."""
     roll: float
     """Degrees by which the slices are turned in their own plane."""
     stored: str
-    """How the image file's axes run, before the reader turned them: three letters, such as LPS."""
+    """The orientation of the image file's axes before the reader turned them: three letters, such as LPS."""
     mask_stored: str
     digest: str
     """SHA-256 of the image's shape and voxels."""
@@ -59,8 +59,10 @@ def measure(case: Case, *, minimum_pixels: int, stored: str, mask_stored: str) -
     """Measure a patient.
 
     Args:
-        minimum_pixels: of the mask on a slice, for the counts of slices.
-        stored, mask_stored: see `Patient`.
+        case: the patient's image and mask.
+        minimum_pixels: the minimum of mask pixels on a slice, for the counts of slices.
+        stored: the orientation of the image file's axes; see `Patient`.
+        mask_stored: the same of the mask file.
     """
     pixels = np.count_nonzero(case.mask, axis=(1, 2))
     slices, rows, columns = case.image.shape
@@ -85,7 +87,7 @@ def measure(case: Case, *, minimum_pixels: int, stored: str, mask_stored: str) -
 
 
 def oddities(case: Case, patient: Patient, *, minimum_pixels: int) -> list[Finding]:
-    """Return what is odd about the mask's extent and the image's values, without a look at other patients."""
+    """Return what is odd about the mask's extent and the image's values, without comparing patients."""
     mask, name = case.mask, case.patient
     sentences = []
     least, most = GLAND_ML
@@ -122,9 +124,16 @@ def oddities(case: Case, patient: Patient, *, minimum_pixels: int) -> list[Findi
 
 
 def fingerprint(image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return an image (slices, rows, columns) so coarse that another scale or format changes nothing: of mean 0, length 1.
+    """Return an image so coarse that scaling its values or converting its file changes nothing.
 
-    Cells of CELL × CELL pixels, each against the mean of its own slice, as logarithms.
+    The image is averaged over cells of CELL × CELL pixels; the logarithm of each cell is taken relative to the mean of
+    its own slice.
+
+    Args:
+        image: (slices, rows, columns).
+
+    Returns:
+        The cells in one dimension, with mean 0 and length 1.
     """
     slices, rows, columns = (image.shape[0], image.shape[1] // CELL, image.shape[2] // CELL)
     if not rows or not columns:
@@ -137,7 +146,8 @@ def fingerprint(image: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _apart(mask: NDArray[np.bool_]) -> tuple[int, float]:
-    """Parts that do not touch the largest one, not even by a corner, and their share of the mask."""
+    """Return the number of parts that do not touch the largest part, not even by a corner, and their share of the mask.
+    """
     from scipy import ndimage
 
     box = tuple(
@@ -151,7 +161,7 @@ def _apart(mask: NDArray[np.bool_]) -> tuple[int, float]:
 
 
 def _slices(indices: list[int]) -> str:
-    """ "slices 4, 5 and 9 are", counted from 1 at the feet."""
+    """Return slices in words, such as "slices 4, 5 and 9 are", counted from 1 at the feet."""
     names = [str(index + 1) for index in indices]
     if len(names) == 1:
         return f"slice {names[0]} is"

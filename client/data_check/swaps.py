@@ -1,9 +1,10 @@
-"""Does a mask fit another patient's image better than its own?
+"""Masks that fit another patient's image better than their own.
 
-Masks get swapped in two ways. Files under wrong names keep their headers and lie elsewhere in space: most of them
-cannot be read onto the image at all, and their grid says whose they are (`owner_of_grid`). Arrays under wrong names
-take on the header of the image that they are laid over: then the outline has to say it. So each mask's outline is
-tried on each other image, at the same indices where both have the same shape, and at the same place in space.
+Masks get swapped in two ways. Files under wrong names keep their headers and lie elsewhere in space. Most of these
+cannot be read onto the image at all, and their grid says whose they are (`headers.owners`). Arrays under wrong names
+take on the header of the image that they are laid over, and then only the outline can show it. So each mask's outline
+is tried on each other patient's image, at the same indices where both images have the same shape, and at the same place
+in space.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from client.data_check.outline import Floats, Outline, View, strips
 from client.data_check.trials import Outlined
 
 ENOUGH_ELSEWHERE = 4.0
-"""Advantage (see `evidence`) by which another image has to win: each mask is tried on all of them."""
+"""The advantage (see `evidence`) by which another image has to win, higher than ENOUGH since each mask is tried on all
+images."""
 EVERY = 3
-"""Of the points of an outline so many are passed over but for one: pieces have several."""
+"""One of this many points of an outline is used; a piece has several points."""
 INSIDE = 0.9
-"""The share of an outline that has to lie inside an image, for a comparison in space."""
+"""The share of an outline that has to lie inside an image for a comparison in space."""
 
 
 @dataclass(frozen=True)
@@ -31,15 +33,16 @@ class Elsewhere:
     """A mask that fits another patient's image better than its own."""
 
     owner: str
-    """The patient whose image it fits best."""
+    """The patient whose image the mask fits best."""
     advantage: float
     likeness: float
     given: float
-    """Likeness on its own image."""
+    """The likeness on the mask's own image."""
 
 
 def elsewhere(patients: Mapping[str, Outlined], views: Mapping[str, View], verdict: Verdict) -> dict[str, Elsewhere]:
-    """By patient: masks that fit another image than their own. Empty where there are too few to compare."""
+    """Return, by patient, masks that fit another image better than their own; empty with too few patients to compare.
+    """
     found = {}
     usual = float(np.median(list(verdict.likeness.values()))) if verdict.likeness else 0.0
     for name in verdict.likeness:
@@ -66,7 +69,7 @@ def elsewhere(patients: Mapping[str, Outlined], views: Mapping[str, View], verdi
 
 
 def alike(one: View, other: View) -> float:
-    """Dice between two patients' masks at the same indices; 0 where their grids differ in shape."""
+    """Return the Dice of two patients' masks at the same indices; 0 where their grids differ in shape."""
     if one.shape != other.shape:
         return 0.0
     shared = [slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(one.box, other.box, strict=True)]
@@ -82,7 +85,7 @@ def alike(one: View, other: View) -> float:
 
 
 def laid_over(mask: View, on: View) -> NDArray[np.bool_]:
-    """One patient's mask in the box of another's view: at the same indices where the shapes agree, else in space."""
+    """Return one patient's mask in the box of another's view, at the same indices where shapes agree, else in space."""
     rows, columns = on.box
     index = np.stack(np.meshgrid(*(np.arange(place.stop)[place] for place in (slice(0, on.shape[0]), rows, columns)),
                                  indexing="ij"), axis=-1).astype(float)  # fmt: skip
@@ -131,7 +134,7 @@ def _placements(line: Outline, own: View, other: View) -> Iterator[Outline]:
 
 
 def _to_space(index: Floats, image: View) -> Floats:
-    """Return indices (points, 3: column, row, slice) to millimetres (points, 3: x, y, z)."""
+    """Return indices (points, 3: column, row, slice) as millimetres (points, 3: x, y, z)."""
     axes = np.array(image.direction).reshape(3, 3)
     return index * np.array(image.spacing[::-1]) @ axes.T + np.array(image.origin)
 

@@ -1,4 +1,4 @@
-"""One patient's mask, tried on its image as it lies and after each move. What the trials say is for `evidence`."""
+"""One patient's mask, tried on its image as it lies and after each move; `evidence` judges the trials."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from client.data_check.outline import Floats, Outline, Strips, View, moved, outl
 
 @dataclass(frozen=True, eq=False)
 class Outlined:
-    """One patient's outline on its image: as given, and after each move."""
+    """One patient's outline on its image: as the mask lies, and after each move."""
 
     patient: str
     line: Outline
     strips: Mapping[Move, Strips]
-    """With GIVEN among them."""
+    """The strips after each move, GIVEN included."""
     dice: Mapping[Move, float]
-    """Of the mask before and after each move."""
+    """The Dice between the mask before and after each move."""
     middle: Mapping[Move, Floats]
     """Millimetres from the image's middle to the gland's: slices, rows, columns."""
     step: float

@@ -15,16 +15,16 @@ from client.data_check.trials import Outlined
 from common.text import percent
 
 MISFIT = 1 / 3
-"""A likeness of less than this part of the site's usual one is no fit at all."""
+"""The part of the site's usual likeness below which a mask does not fit at all."""
 ASTRAY_MM, ASTRAY = 40.0, 6.0
-"""Millimetres, and robust deviations, from the others' usual place: a gland farther away than both is reported."""
+"""Millimetres, and robust deviations, from the others' usual place; a gland farther away than both is reported."""
 WORTH_TELLING_MM = 5.0
 
 
 def outline_findings(
     patients: Mapping[str, Outlined], verdict: Verdict, swapped: Mapping[str, Elsewhere]
 ) -> list[Finding]:
-    """Return what the outlines say, at most one finding of a wrong mask a patient."""
+    """Return the findings of the outlines, at most one finding of a wrong mask for each patient."""
     found = []
     usual = float(np.median(list(verdict.likeness.values()))) if verdict.likeness else 0.0
     astray = _astray(patients) if verdict.likeness else {}
@@ -65,10 +65,12 @@ def looked(
     verdict: Verdict,
     found: Sequence[Finding],
 ) -> list[Looked]:
-    """For each kind that outlines show: patients compared, found, not to be seen, not to be decided.
+    """Return, for each kind that outlines show, how many patients were compared, found, hidden and undecided.
 
     Args:
-        patients: those with an outline; `views` holds all.
+        patients: patients with an outline.
+        views: by patient, all that can be used.
+        verdict: what the outlines say.
         found: all findings so far.
     """
     wrong = {finding.patient for finding in found if finding.kind in BY_OUTLINE}
@@ -100,7 +102,7 @@ def looked(
 
 
 def together_sentence(move: Move, moved: Iterable[Moved], patients: int) -> str:
-    """One sentence for a fault of the whole site."""
+    """Return one sentence on a fault of the whole site."""
     same = sum(one.move == move for one in moved)
     return (
         f"{move.words}, the masks of {same} of {patients} patients would fit their images better:"
@@ -109,7 +111,7 @@ def together_sentence(move: Move, moved: Iterable[Moved], patients: int) -> str:
 
 
 def _hidden(patient: Outlined, kind: Kind) -> bool:
-    """Whether some move of this kind would hardly change the mask."""
+    """Return whether some move of this kind would hardly change the mask."""
     return any(dice > HIDDEN for move, dice in patient.dice.items() if move.kind is kind)
 
 
@@ -170,7 +172,7 @@ def _upside_down(name: str, move: Move, advantage: float) -> Finding:
 
 
 def _astray(patients: Mapping[str, Outlined]) -> dict[str, float]:
-    """Millimetres from the others' usual place, for glands that lie far from it."""
+    """Return, for glands that lie far from the others' usual place, the distance from it in millimetres."""
     places = np.array([patient.middle[GIVEN] for patient in patients.values()])
     centre = np.median(places, axis=0)
     spread = np.maximum(1.4826 * np.median(np.abs(places - centre), axis=0), 3.0)

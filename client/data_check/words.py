@@ -1,4 +1,4 @@
-"""A check-up in words: one line, tables and lines for a terminal, plain values for scripts."""
+"""A data check in words: one line, tables and lines for a terminal, plain values for scripts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NAMES = {
     Kind.TURNED: "masks turned in another way",
     Kind.MISPLACED: "masks of another patient, or astray",
 }
-"""Each kind as it stands in the table."""
+"""The name of each kind in the table."""
 
 AGREEMENT = (
     "Agreement is the mean correlation of what lies across a mask's outline with what lies there in the site's other"
@@ -37,7 +37,7 @@ AGREEMENT = (
 
 
 def summary(checkup: Checkup) -> str:
-    """Return the check-up in one line."""
+    """Return the data check in one line."""
     slices = sum(patient.slices for patient in checkup.patients)
     looked_at = len(checkup.suspicious.difference(problem.patient for problem in checkup.problems))
     return (
@@ -48,7 +48,8 @@ def summary(checkup: Checkup) -> str:
 
 
 def remarks(checkup: Checkup) -> Iterator[tuple[str, str, str]]:
-    """Who, what and a sentence: the site as a whole, then what is to be looked at, then the unusable patients."""
+    """Yield subject, heading and sentence: of the whole site first, then of what to look at, then of unusable patients.
+    """
     for note in checkup.notes:
         yield f"Site {checkup.site}", "to know", note
     for finding in checkup.findings:
@@ -60,7 +61,7 @@ def remarks(checkup: Checkup) -> Iterator[tuple[str, str, str]]:
 
 
 def patient_table(checkup: Checkup) -> Table:
-    """Every usable patient, a row each."""
+    """Return a table of the usable patients, a row each."""
     grid = Table(box=box.SIMPLE_HEAD)
     grid.add_column("patient", no_wrap=True)
     minimum = checkup.minimum_pixels
@@ -85,7 +86,7 @@ def patient_table(checkup: Checkup) -> Table:
 
 
 def kind_table(checkup: Checkup) -> Table:
-    """Every kind of fault, a row each: looked for, found, not to be seen."""
+    """Return a table of the kinds of faults, a row each: where they were looked for, found, and could not be seen."""
     grid = Table(box=box.SIMPLE_HEAD)
     grid.add_column("looked for")
     for title in ("in patients", "found", "could not be seen"):
@@ -102,7 +103,7 @@ def kind_table(checkup: Checkup) -> Table:
 
 
 def lines(checkup: Checkup) -> Iterator[str]:
-    """Yield the same for a file or a pipe."""
+    """Yield the content of both tables as lines for a file or a pipe."""
     minimum = checkup.minimum_pixels
     for patient in checkup.patients:
         yield (
@@ -121,7 +122,7 @@ def lines(checkup: Checkup) -> Iterator[str]:
 
 
 def unseen(looked: Looked) -> str:
-    """Where a fault of this kind would stay unseen, and why; empty where nowhere."""
+    """Return where a fault of this kind would stay unseen, and why; empty where nowhere."""
     if not looked.compared:
         return "too few patients to compare"
     total = looked.hidden + looked.undecided
@@ -136,15 +137,20 @@ def unseen(looked: Looked) -> str:
 
 
 def voxels(patient: Patient) -> str:
+    """Return slices, rows and columns in words, such as "20 × 320 × 320"."""
     return " × ".join(map(str, patient.shape))
 
 
 def spacing(patient: Patient) -> str:
+    """Return the spacing in words, such as "3 × 0.5 × 0.5", in mm."""
     return " × ".join(f"{side:.3g}" for side in patient.spacing)
 
 
 def to_json(checkup: Checkup) -> dict[str, Any]:
-    """Return the check-up as plain values that json can write, with counts first. Names patients: for the site alone."""
+    """Return the data check as plain values that json can write, counts first.
+
+    The values name patients, and are for the site alone.
+    """
     return {
         "site": checkup.site,
         "layout": checkup.layout,

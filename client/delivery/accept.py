@@ -1,8 +1,8 @@
-"""Take the weights that a study brought this site, with a card, into the private folder under received/.
+"""Acceptance of the weights that a study brought this site, with a model card, into the private folder received/.
 
-A delivery is believed as little as an order: the site makes the plan itself, chooses by its own scores, and takes
-weights only if they are the declared network's and of the digest that it expects. Folders bear the digest of the
-approved study and files a word of this program's, nothing that was sent.
+A delivery is believed as little as an order. The site makes the plan itself, chooses by its own scores, and takes
+weights only if they fit the declared network and have the expected digest. A folder is named after the digest of the
+approved study and a file after its role, never after a text that was sent.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ class _Known:
 
     rows: tuple[PlannedRow, ...]
     left_out: frozenset[int]
-    """Places of rows that do not count: a site that they need was away. The coordinator says so."""
+    """The places of rows that do not count, since a site that they need was away. The coordinator says so."""
     weights: tuple[str, ...]
     validation: tuple[OwnScores | None, ...]
     test: tuple[OwnScores | None, ...]
 
     @property
     def dices(self) -> list[float] | None:
-        """All validation scores, of rows that do not count less than any; None where one is not on record."""
+        """Return all validation scores, -1 for rows that do not count; None where a score is not on record."""
         found = []
         for place, scores in enumerate(self.validation):
             if place in self.left_out:
@@ -73,10 +73,22 @@ def take(
     delivery: Delivery,
     weights: Weights | None,
 ) -> Receipt:
-    """Keep a delivery, or ask for its weights. The same one again changes nothing.
+    """Store a delivery, or ask for its weights; the same delivery again changes nothing.
+
+    Args:
+        site: this site.
+        study: the site's own copy of the plain study.
+        plan: the site's own plan of the study.
+        cohort: the site's patients.
+        environment: what determines results at this site besides the study.
+        delivery: the message.
+        weights: the weights that came with the message, or None.
+
+    Returns:
+        A receipt: the delivery is stored, or its weights are needed.
 
     Raises:
-        Refused: it is not about this study's rows, its weights are not what they should be, or this site's own
+        Refused: the delivery is not about this study's rows, its weights are not those expected, or this site's own
             validation scores choose others.
         BadMessage: its numbers are not about the study's sites.
     """
@@ -126,11 +138,11 @@ def _known(
 
 
 def _check_choice(known: _Known, delivery: Delivery) -> bool:
-    """Whether the site's own scores choose the same; False where it has no record of any.
+    """Return whether the site's own scores choose the same row; False where the site has no score on record.
 
     Raises:
-        Refused: they choose other weights, or some of the weights named were never scored here, though the study has
-            every row scored where it is for.
+        Refused: the scores choose another row, or some of the named weights were never scored here, though the study
+            has every row scored at its target.
     """
     if not any(known.validation):
         return False
@@ -144,7 +156,7 @@ def _check_choice(known: _Known, delivery: Delivery) -> bool:
 
 
 def _held(site: SiteConfig, file: Path, digest: str) -> Weights | None:
-    """Weights that the site has already: of an earlier delivery, or of a stage of its own."""
+    """Return weights that the site has already, of an earlier delivery or of a stage of its own; else None."""
     try:
         earlier = load(file) if file.exists() else None
     except UnfitWeights:
@@ -156,7 +168,7 @@ def _held(site: SiteConfig, file: Path, digest: str) -> Weights | None:
 
 
 def _has(path: Path, card: Card) -> bool:
-    """Whether a card stands there already, but for the time of its arrival."""
+    """Return whether a file holds this card already, apart from the time of receipt."""
     try:
         earlier = load_card(path)
     except RelayError:
@@ -165,7 +177,8 @@ def _has(path: Path, card: Card) -> bool:
 
 
 def _alone(known: _Known) -> Iterator[tuple[str, int]]:
-    """Of each method in which the site trains alone, the place of the fold that validation chose."""
+    """Yield each method that trains at this site alone, with the place of the row that validation chose among its
+    folds."""
     for method in dict.fromkeys(row.method for row in known.rows if method_of(row.method).alone):
         places = [place for place, row in enumerate(known.rows) if row.method == method and place not in known.left_out]
         dices = [scores.dice for place in places if (scores := known.validation[place]) is not None]
@@ -188,7 +201,11 @@ def _references(known: _Known, row: int) -> Iterator[Reference]:
 
 
 def _differences(known: _Known, row: int) -> dict[str, list[float]]:
-    """Of each patient how far the model lies above each of the site's own, in points, the least first."""
+    """Return how far the model's Dice lies above that of the site's own models, patient by patient.
+
+    Returns:
+        For each method that trains at this site alone, the patients' differences in points, the least first.
+    """
     mine = known.test[row]
     found = {}
     for method, place in _alone(known):

@@ -1,6 +1,6 @@
 """What a model is worth at this site, and whether it is better than another, by the site's own test patients.
 
-The interval of either is that of the study's report (`common.statistics.intervals`).
+Intervals are computed as in the study's report (`common.statistics.intervals`).
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ def figure(
     """Return the weighted mean of patients' values with its interval; None without a patient.
 
     Args:
-        values: one a patient.
-        weights: how much each counts, such as the number of its slices; above 0.
+        values: one value for each patient.
+        weights: the patients' weights, such as their numbers of slices, above 0; by default all are equal.
         within: the least and the greatest value that the mean can have.
     """
     if not values:
@@ -34,7 +34,13 @@ def figure(
 
 
 def scores(own: OwnScores) -> Scores:
-    """Return a model's scores: shares become per cent; Dice and IoU are means over slices, the others over patients."""
+    """Return a model's scores in the units in which they are shown.
+
+    Shares become per cent. Dice and IoU are means over slices, the other scores over patients.
+
+    Raises:
+        ValueError: there is no patient.
+    """
     if not own.patients:
         raise ValueError("there is no patient to score")
     figures = {score.key: _figure_of(score, own.patients) for score in SCORES}
@@ -42,7 +48,7 @@ def scores(own: OwnScores) -> Scores:
 
 
 def _figure_of(score: Score, patients: Sequence[PatientScore]) -> Figure | None:
-    """Return one score over the patients of whom there is a value."""
+    """Return one score over the patients who have a value."""
     pairs = [(value, one.slices) for one in patients if (value := getattr(one, score.key)) is not None]
     return figure(
         [score.shown(value) for value, _ in pairs],
@@ -52,9 +58,11 @@ def _figure_of(score: Score, patients: Sequence[PatientScore]) -> Figure | None:
 
 
 def differences(one: OwnScores, other: OwnScores) -> list[tuple[float, int]] | None:
-    """Of each patient the one model's Dice minus the other's, in points, and its slices.
+    """Return the difference of two models' Dice for each patient.
 
-    None where they were not scored on the same slices of the same patients.
+    Returns:
+        For each patient the first model's Dice minus the second's, in points, and the number of slices; None where the
+            models were not scored on the same slices of the same patients.
     """
 
     def counted(patients: Sequence[PatientScore]) -> dict[int, int]:
@@ -67,7 +75,8 @@ def differences(one: OwnScores, other: OwnScores) -> list[tuple[float, int]] | N
 
 
 def ahead(one: OwnScores, other: OwnScores) -> Figure | None:
-    """How far the one model lies above the other, in points of slice Dice: a mean over the same patients."""
+    """Return how far the first model lies above the second, in points of slice Dice, as a mean over the same patients.
+    """
     found = differences(one, other)
     if not found:
         return None

@@ -1,4 +1,4 @@
-"""The files that a hospital takes away from a study: weights, their cards, the letter."""
+"""The files that a hospital takes away from a study: weights, their cards, and the letter."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ from common.files import write_atomically
 
 
 def hand_out(outcome: Outcome, folder: Path) -> list[Path]:
-    """Write them into a folder, made if need be; what bears their names there is replaced. Returns their paths.
+    """Write a study's files into a folder, replacing files of the same names.
+
+    Args:
+        outcome: what the study brought the site.
+        folder: the folder, created if need be.
+
+    Returns:
+        The paths of the files.
 
     Raises:
         RelayError: the folder cannot be written.

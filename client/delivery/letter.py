@@ -1,9 +1,10 @@
-"""The letter of one page: what taking part in a study brought this hospital. It stays at the hospital.
+"""The letter of one page on what taking part in a study brought this hospital. The letter stays at the hospital.
 
-The rule was fixed before any figure was known, and stands in the letter. Validation chooses the study's model and,
-among those trained at this hospital alone, the hospital's own; the test patients of the hospital judge, patient by
-patient, between the two. Taking part is said to have helped only if the interval of the difference lies wholly above
-zero. In every other case the advice is the hospital's own model: it has not been shown to be worse, and needs nobody.
+The rule was fixed before any figure was known, and is stated in the letter. Validation chooses the study's model and,
+among the models trained at this hospital alone, the hospital's own. The hospital's test patients judge between the two,
+patient by patient. The letter says that taking part helped only if the interval of the difference lies wholly above
+zero. In every other case it advises the hospital's own model, which has not been shown to be worse and needs no other
+hospital.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Picture:
 
     zero: float
     dots: tuple[tuple[float, float], ...]
-    """x and y: patients who would hide one another lie above each other."""
+    """x and y of each patient; patients who would hide one another lie above each other."""
     mean: float
     interval: tuple[float, float] | None
     ticks: tuple[tuple[float, str], ...]
@@ -44,7 +45,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Letter:
-    """All that the page and the text say."""
+    """The content of the letter as page and as plain text."""
 
     verdict: Verdict
     site: str
@@ -204,7 +205,7 @@ def _below(card: Card) -> str:
 
 
 def _listed(scores: Sequence[Score]) -> str:
-    """ "Dice, IoU and volume Dice"."""
+    """Return the scores' titles as a list in words, such as "Dice, IoU and volume Dice"."""
     *others, last = (score.title for score in scores)
     return f"{', '.join(others)} and {last}"
 
@@ -263,10 +264,10 @@ def _picture(differences: Sequence[float], ahead: Figure) -> Picture:
 
 
 def html(content: Letter) -> str:
-    """One page, with nothing outside of it."""
+    """Return the letter as one HTML page that loads nothing from elsewhere."""
     return environment(autoescape=True).get_template("letter.html.j2").render(letter=content)
 
 
 def text(content: Letter) -> str:
-    """Return the same without the picture."""
+    """Return the letter as plain text, without the picture."""
     return environment().get_template("letter.txt.j2").render(letter=content, width=WIDTH)

@@ -1,6 +1,6 @@
 """The model card: what weights are, what they were made of, and how well they do at this hospital.
 
-`Card` is what a program reads beside a weights file; `markdown` is the same for people.
+`Card` is the card as a program reads it beside a weights file; `model_card_text.markdown` is the same for people.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class _Value(BaseModel):
 
 
 class Figure(_Value):
-    """A mean over test patients, and its 95 % interval where there are enough of them."""
+    """A mean over test patients, and its 95 % interval where there are enough patients."""
 
     mean: float
     low: float | None = None
@@ -38,14 +38,15 @@ class Figure(_Value):
 
 
 class Scores(_Value):
-    """On a hospital's test patients: a figure a score (`common.scores`), in the unit that it is shown in."""
+    """A model's scores on a hospital's test patients, one figure for each score (`common.scores`), in the unit that is
+    shown."""
 
     slices: int
     dice: Figure
-    """Means over slices with gland, as those of IoU."""
+    """Mean over slices with gland, like IoU."""
     iou: Figure
     dice_volume: Figure
-    """Over all slices of a patient, a mean over patients, as the distances are."""
+    """Over all slices of a patient, then a mean over patients, like the distances."""
     hd95_mm: Figure | None = None
     """95 % Hausdorff distance; None where nothing was segmented in any patient."""
     assd_mm: Figure | None = None
@@ -53,7 +54,7 @@ class Scores(_Value):
 
 
 class Reference(_Value):
-    """A model of this hospital alone, for comparison."""
+    """A model trained at this hospital alone, for comparison."""
 
     method: str
     fold: int
@@ -61,35 +62,35 @@ class Reference(_Value):
     validation_dice: float | None
     scores: Scores | None
     ahead: Figure | None
-    """How far the card's model lies above it, in points of Dice, on the same patients."""
+    """How far the card's model lies above this model, in points of Dice, on the same patients."""
 
 
 class HospitalCounts(_Value):
-    """A site of the study."""
+    """A site of the study with its counts."""
 
     name: str
     patients: int
     test_patients: int
     slices: int
     trained: bool
-    """Whether these weights were trained there."""
+    """Whether these weights were trained at the site."""
 
 
 class Hop(_Value):
-    """The model after it was trained at a site: test Dice in per cent, by site."""
+    """The test Dice, in per cent and by site, of the model after it was trained at a site."""
 
     site: str
     dice: dict[str, float]
 
 
 class Card(_Value):
-    """All about one weights file. Folds are counted from 0; what is None is not on record at the site."""
+    """All facts about one weights file. Folds are counted from 0; a value of None is not on record at the site."""
 
     format: Literal[1] = 1
     relay: str
-    """Version of the program."""
+    """The version of the program."""
     received: str
-    """When, in ISO 8601."""
+    """The time of receipt, in ISO 8601."""
     study: str
     study_digest: str
     about: str
@@ -107,34 +108,40 @@ class Card(_Value):
     preprocessing: PreprocessingConfig
     training: TrainingConfig
     mean: float
-    """Of the pixels of the fold's training slices at this site, bias field corrected: images are standardised by it."""
+    """Mean of the pixels of the fold's training slices at this site, bias field corrected; images are standardised with
+    it and `std`."""
     std: float = Field(gt=0)
     device: str
-    """That the scores were worked out on."""
+    """The device on which the scores were computed."""
     precision: Literal["float32", "bfloat16"]
     torch: str
     hospitals: tuple[HospitalCounts, ...]
     validation_dice: float | None
     """In per cent."""
     checked: bool
-    """Whether the site chose the same by scores of its own record."""
+    """Whether the site chose the same model by the scores of its own record."""
     left_out: int = 0
-    """Models that were not among those chosen from, since a site that they need was away: the coordinator says so."""
+    """The number of models that could not be chosen, since a site that they need was away; the coordinator says so."""
     scores: Scores | None
     references: tuple[Reference, ...]
     forgetting: tuple[Hop, ...]
 
 
 def network_named(model: ModelConfig) -> ModelConfig:
-    """Return a study's network as a card names it: of a file of encoder weights the name alone, for cards are passed on, and
-    its path is one of the coordinator's machine.
+    """Return a study's network as a card names it, with the name alone of a file of encoder weights.
+
+    Cards are passed on, and the file's path is one of the coordinator's machine.
     """
     name = model.encoder_weights.replace("\\", "/").rpartition("/")[2]
     return model.model_copy(update={"encoder_weights": name})
 
 
 def load_card(path: Path) -> Card:
-    """Read a card. Raises RelayError where there is none, or none that this program knows."""
+    """Read a model card.
+
+    Raises:
+        RelayError: there is no card, or none that this program knows.
+    """
     try:
         return Card.model_validate_json(path.read_bytes())
     except OSError as error:
@@ -150,12 +157,16 @@ def load_card(path: Path) -> Card:
 
 
 def card_beside(weights: Path) -> Path:
-    """Where the card of a weights file lies: model.safetensors has model-card.json."""
+    """Return the path of a weights file's card: model.safetensors has model-card.json beside it."""
     return weights.with_name(f"{weights.stem}-card.json")
 
 
 def weights_digest(path: Path) -> str:
-    """Return the digest of a weights file. Raises RelayError where it cannot be read."""
+    """Return the digest of a weights file.
+
+    Raises:
+        RelayError: the file cannot be read.
+    """
     try:
         return digest_of_file(path)
     except OSError as error:
@@ -163,12 +174,12 @@ def weights_digest(path: Path) -> str:
 
 
 def name_of(method: str, route: tuple[str, ...], site: str) -> str:
-    """Return the way of a model in words: "A alone", "B → C → A", "FedAvg, then A"."""
+    """Return a model's method and route in words: "A alone", "B → C → A", "FedAvg, then A"."""
     return method_of(method).name(route, site)
 
 
 def figure_text(value: Figure | None, digits: int = 1, *, sign: bool = False) -> str:
-    """ "91.4 (88.0 to 93.9)", without the interval where there is none, a dash where there is nothing."""
+    """Return a figure as in "91.4 (88.0 to 93.9)", without an interval where there is none; a dash for None."""
     if value is None:
         return "–"
     mean, span = number(value.mean, digits, sign=sign), interval_text(value, digits, sign=sign)
@@ -176,14 +187,14 @@ def figure_text(value: Figure | None, digits: int = 1, *, sign: bool = False) ->
 
 
 def interval_text(value: Figure, digits: int = 1, *, sign: bool = False) -> str:
-    """ "88.0 to 93.9"; empty where there is none."""
+    """Return a figure's interval as in "88.0 to 93.9"; empty where there is none."""
     if value.low is None or value.high is None:
         return ""
     return f"{number(value.low, digits, sign=sign)} to {number(value.high, digits, sign=sign)}"
 
 
 def number(value: float, digits: int = 1, *, sign: bool = False) -> str:
-    """Return a number with a real minus, and with a plus where a sign is asked for."""
+    """Return a number with a real minus sign, and with a plus sign where `sign` asks for one."""
     text = f"{abs(value):.{digits}f}"
     if not float(text):
         return text

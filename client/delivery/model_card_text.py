@@ -1,4 +1,4 @@
-"""A model card in Markdown: plain words, and every figure with what stands behind it."""
+"""A model card in Markdown: plain words, and every figure with the patients behind it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SYNTHETIC = "The study's data are synthetic: no patient stands behind any figure
 
 
 def markdown(card: Card) -> str:
-    """Return the whole card."""
+    """Return the whole card in Markdown."""
     return (
         environment()
         .get_template("card.md.j2")
@@ -46,7 +46,7 @@ def markdown(card: Card) -> str:
 
 
 def _longer(card: Card) -> str:
-    """Return the name of the model that was trained at the hospital alone for longer; empty where none is on the card."""
+    """Return the name of the longer baseline; empty where the card has none."""
     methods = (card.method, *(one.method for one in card.references))
     return next((name_of(method, (), card.site) for method in methods if method_of(method).longer), "")
 
@@ -57,7 +57,7 @@ def score_cells(scores: Scores) -> tuple[Figure | None, ...]:
 
 
 def environment(*, autoescape: bool = False) -> jinja2.Environment:
-    """Where the templates of the card and the letter lie: beside this file."""
+    """Return the Jinja environment of the templates of card and letter, which lie beside this file."""
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=autoescape,
@@ -77,7 +77,7 @@ def environment(*, autoescape: bool = False) -> jinja2.Environment:
 
 
 def _rows(card: Card) -> list[tuple[str, tuple[Figure | None, ...]]]:
-    """Return the model first, and under it those of the hospital alone."""
+    """Return the card's model, and then the models of the hospital alone, each with its scores."""
     models = [("**this model**", card.scores)]
     models += [
         (name_of(one.method, (), card.site), one.scores) for one in card.references if one.weights != card.weights

@@ -1,6 +1,6 @@
-"""What a site got out of its studies: weights, each with its card, in the private folder under received/.
+"""The weights that a site got from its studies, each with its card, in the private folder under received/.
 
-`client.delivery.accept` puts it there. Nothing here needs torch, so that a list comes at once.
+`client.delivery.accept` stores them. This module does not need torch, so that a list of them appears at once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from common.plan import method_of
 
 FOLDER = "received"
 PATIENTS = ".patients.json"
-"""The end of the name of a file with figures of single patients: it is not part of a card, and is not handed out."""
+"""The end of the name of a file with figures of single patients, which are not part of a card and are not exported."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class Arrival:
     card: Card
     weights: Path
     differences: Mapping[str, tuple[float, ...]]
-    """Of each test patient how far the model lies above the site's own, by the own one's method: points of Dice."""
+    """How far the model's Dice lies above that of the site's own models, in points, one value for each test patient, by
+    the own model's method."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,11 @@ class Outcome:
 
     chosen: Arrival
     own: Arrival | None
-    """The best model of the site alone, where another was chosen."""
+    """The best model of the site alone, where another model was chosen."""
 
 
 def outcomes(site: SiteConfig) -> list[Outcome]:
-    """Return what has arrived, a study each, the latest first.
+    """Return what has arrived, one outcome for each study, the latest first.
 
     Raises:
         RelayError: a card or weights are damaged; the sentence says what to do.

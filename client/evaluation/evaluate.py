@@ -1,4 +1,4 @@
-"""How well a model segments a site's patients, on their own grid and against the expert's mask."""
+"""How well a model segments a site's patients, on their native grid and against the expert's mask."""
 
 from __future__ import annotations
 
@@ -15,33 +15,34 @@ from common import metrics
 
 @dataclass(frozen=True)
 class CaseScore:
-    """One patient's scores (`common.scores`), overlaps in 0..1. `patient` stays at the site."""
+    """One patient's scores (`common.scores`), overlaps from 0 to 1. `patient` stays at the site."""
 
     patient: str
     slices: int
-    """Slices selected by the expert's mask; `dice` and `iou` are means over these."""
+    """The number of slices selected by the expert's mask; `dice` and `iou` are means over these slices."""
     dice: float
     iou: float
     dice_volume: float
-    """Over all voxels of all slices, those without prostate included."""
+    """Dice over all voxels of all slices, slices without prostate included."""
     hd95_mm: float | None = None
-    """Over all slices, as `assd_mm`; None where nothing was predicted, or distances were not asked for."""
+    """95 % Hausdorff distance over all slices, like `assd_mm`; None where nothing was predicted, or distances were not
+    asked for."""
     assd_mm: float | None = None
 
 
 @dataclass(frozen=True)
 class Example:
-    """One selected slice as it was segmented. Never leaves the site."""
+    """One selected slice with its segmentation. Examples never leave the site."""
 
     patient: str
     number: int
-    """The slice's index in the volume, feet to head, from 0."""
+    """The slice's index in the volume, counted from 0 at the feet."""
     image: NDArray[np.float32]
-    """(pixels, pixels), on the study's grid, corrected, not standardised."""
+    """(pixels, pixels), on the study's grid, bias field corrected, not standardised."""
     expert: NDArray[np.bool_]
     predicted: NDArray[np.bool_]
     dice: float
-    """On the native grid, as it counts in the scores."""
+    """The slice's Dice on the native grid, as it counts in the scores."""
 
 
 def evaluate(
@@ -54,14 +55,20 @@ def evaluate(
 ) -> list[CaseScore]:
     """Score a model on patients.
 
+    Predictions are resampled to the native grid and thresholded at 0.5 there, before they are compared with the masks.
+
     Args:
         predict: takes standardised slices (n, pixels, pixels) and returns probabilities of the same shape.
         records: the patients, as `client.preprocessing.pipeline.prepare` made them.
-        mean_std: the mean and standard deviation that a patient's image is standardised with.
-        surfaces: also measure distances between surfaces.
-        keep: is handed every selected slice, for the site's own page.
+        mean_std: returns the mean and standard deviation that a patient's image is standardised with.
+        surfaces: whether distances between surfaces are measured as well.
+        keep: is called with every selected slice, for the site's own page.
 
-    Predictions return to the native grid and are cut at 0.5 there, before anything is compared.
+    Returns:
+        One score for each patient, in the order of `records`.
+
+    Raises:
+        ValueError: `predict` returns another shape.
     """
     scores = []
     for record in records:
@@ -103,7 +110,11 @@ def evaluate(
 
 
 def slice_mean(scores: Sequence[CaseScore]) -> tuple[float, float]:
-    """Dice and IoU, each a mean over all selected slices of all patients. Raises ValueError without a slice."""
+    """Return Dice and IoU, each as a mean over all selected slices of all patients.
+
+    Raises:
+        ValueError: there is no slice.
+    """
     slices = sum(score.slices for score in scores)
     if slices == 0:
         raise ValueError("there is no slice to take a mean of")

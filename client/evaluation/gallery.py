@@ -1,4 +1,4 @@
-"""The site's own page: its worst and best segmentations, drawn on the slices. It stays at the site."""
+"""The site's own page of its worst and best segmentations, drawn on the slices. The page stays at the site."""
 
 from __future__ import annotations
 
@@ -20,26 +20,28 @@ from common.digest import digest_of
 from common.text import percent
 
 OF_EACH = 3
-"""So many of the worst slices of a model are shown, and so many of the best."""
+"""The number of a model's worst slices on the page, and of its best."""
 MODELS = 100
-"""The page shows so many models at most; the ones that were scored last."""
+"""The most models on the page; the models that were scored last are shown."""
 SIDE = 240
 """Pixels of a picture's side."""
 WINDOW = (1.0, 99.0)
-"""The percentiles of the picture's values that become black and white."""
+"""The percentiles of a picture's values that become black and white."""
 
 EXPERT, PREDICTED, BOTH = drawing.FIRST, drawing.SECOND, drawing.BOTH
 
 
 def add_to_page(site: SiteConfig, *, title: str, stage: str, examples: Iterable[Example]) -> Path:
-    """Show a model on the site's page, in the place of what was shown for the same stage before.
+    """Show a model on the site's page, replacing what the page showed for the same stage before.
 
     Args:
-        title: what a reader knows the model by, such as "B → C → A, fold 1".
+        site: the site whose private folder holds the page.
+        title: the name by which a reader knows the model, such as "B → C → A, fold 1".
         stage: the key of the stage that was scored.
-        examples: its slices; the worst and the best by Dice are drawn.
+        examples: the model's slices; the worst and the best by Dice are drawn.
 
-    Returns the page: page.html in the site's private folder, mode 0600.
+    Returns:
+        The path of the page: page.html in the site's private folder, mode 0600.
 
     Raises:
         RelayError: the disk is full, or the folder cannot be written.
@@ -90,7 +92,7 @@ def _picture(example: Example) -> dict[str, Any]:
 
 
 def _window_on(region: NDArray[np.bool_]) -> tuple[slice, slice]:
-    """Return a square around the region, with half its size to spare, and no less than half of the slice."""
+    """Return a square window around a region, half as large again as the region and at least half of the slice."""
     rows, columns = np.nonzero(region)
     size = region.shape[0]
     if len(rows) == 0:

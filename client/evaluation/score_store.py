@@ -1,7 +1,8 @@
-"""Scores that a site worked out, kept patient by patient. They never leave.
+"""Scores that a site computed, stored patient by patient. They never leave the site.
 
-An answer holds means, and loses its place once the coordinator has it; a hospital that asks at a study's end what it
-got out of it needs the patients behind them. The key of a stage names them, so that they can be found for any weights.
+A reply holds means alone and is deleted once the coordinator has it. The comparison that a hospital gets at the end of
+a study needs the scores of single patients. Scores are stored under the key of their stage, so that they can be found
+for any weights.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ FOLDER = "scores"
 
 
 class PatientScore(BaseModel):
-    """One patient's scores (`common.scores`), under the random number that the site gave it; overlaps are shares."""
+    """One patient's scores (`common.scores`), under the site's random number for the patient; overlaps are 0 to 1."""
 
     model_config = ConfigDict(frozen=True)
     number: int
@@ -31,23 +32,33 @@ class PatientScore(BaseModel):
     iou: float
     dice_volume: float
     hd95_mm: float | None = None
-    """None where nothing was predicted, or distances were not measured."""
+    """95 % Hausdorff distance; None where nothing was predicted, or distances were not measured."""
     assd_mm: float | None = None
 
 
 class OwnScores(BaseModel):
-    """Of one model on one split."""
+    """The scores of one model on one split."""
 
     model_config = ConfigDict(frozen=True)
     dice: float
-    """Slice means, as they were answered."""
+    """Mean over slices, as `iou`; both as they were sent in the reply."""
     iou: float
     patients: tuple[PatientScore, ...]
-    """By number."""
+    """Sorted by number."""
 
 
 def keep(site: SiteConfig, key: str, scores: Sequence[CaseScore], numbers: Mapping[str, int]) -> None:
-    """Keep scores under the key of the stage that asks for them. Raises RelayError where that cannot be written."""
+    """Store scores under the key of the stage that asks for them.
+
+    Args:
+        site: the site whose private folder holds the scores.
+        key: the stage's key.
+        scores: one score for each patient.
+        numbers: the random number of each patient, by name.
+
+    Raises:
+        RelayError: the file cannot be written.
+    """
     from client.evaluation.evaluate import (
         slice_mean,  # it brings in what reads and measures images; to read scores need not
     )
@@ -60,12 +71,12 @@ def keep(site: SiteConfig, key: str, scores: Sequence[CaseScore], numbers: Mappi
         for case in scores
     ]
     own = OwnScores(dice=dice, iou=iou, patients=tuple(sorted(patients, key=lambda patient: patient.number)))
-    # Durably, as the answer is that follows: a delivery is held against all of them.
+    # Durable, as is the reply that follows: a delivery is compared with all stored scores.
     cache.write_json(site.private() / FOLDER / f"{key}.json", own.model_dump(), durable=True)
 
 
 def kept(site: SiteConfig, key: str) -> OwnScores | None:
-    """Return the scores under a key; None where there are none that can be read."""
+    """Return the scores stored under a key; None where there are none or they cannot be read."""
     try:
         return OwnScores.model_validate(cache.read_json(site.private() / FOLDER / f"{key}.json"))
     except ValueError:

@@ -31,7 +31,16 @@ def scores_of(
     *,
     surfaces: bool = False,
 ) -> list[CaseScore]:
-    """Return a network's scores on some patients, each standardised as its site's are."""
+    """Return a network's scores on some patients, each standardised with the statistics of the patient's site.
+
+    Args:
+        network: the network, on its device.
+        records: the patients.
+        mean_std: mean and standard deviation of each site.
+        device: the device and precision to predict in.
+        examples: a list that every selected slice is appended to; None for none.
+        surfaces: whether distances between surfaces are measured as well.
+    """
 
     def predict(images: NDArray[np.float32]) -> NDArray[np.float32]:
         return probabilities(network, torch.from_numpy(images).unsqueeze(1), device).squeeze(1).numpy()
@@ -46,10 +55,10 @@ def scores_of(
 
 
 def network_of(study: Study, weights: Weights, digest: str) -> nn.Module:
-    """Return the declared network with weights that a message names.
+    """Return the study's network with weights that a message named by digest.
 
     Raises:
-        Refused: they are not the declared network's, or not those of that digest.
+        Refused: the weights do not fit the study's network, or have another digest.
     """
     network = build_undrawn(study.model)
     check_named(study, weights, digest)
@@ -58,7 +67,11 @@ def network_of(study: Study, weights: Weights, digest: str) -> nn.Module:
 
 
 def check_named(study: Study, weights: Weights, digest: str) -> None:
-    """Refuse weights that are not the declared network's, or not those of a digest. Raises Refused."""
+    """Refuse weights that do not fit the study's network, or have another digest than the message named.
+
+    Raises:
+        Refused: as above.
+    """
     try:
         check_fit(weights, study.model)
     except UnfitWeights:
@@ -68,7 +81,7 @@ def check_named(study: Study, weights: Weights, digest: str) -> None:
 
 
 def case_numbers(site: SiteConfig, cohort: Cohort) -> dict[str, int]:
-    """Random numbers in the patients' place: the same for every model, and meaningless elsewhere."""
+    """Return a random number for each patient: the same for every model, and meaningless outside the site."""
     key = int.from_bytes(site_key(site), "big")
     ranks: dict[str, int] = {name: seed_of(key, name) for name in cohort.records}
     return {name: number for number, name in enumerate(sorted(ranks, key=ranks.__getitem__), start=1)}

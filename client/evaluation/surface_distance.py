@@ -11,23 +11,25 @@ from numpy.typing import NDArray
 def surface_distances(
     predicted: NDArray[np.bool_], expert: NDArray[np.bool_], spacing: tuple[float, float, float]
 ) -> tuple[float, float] | None:
-    """Return the 95 % Hausdorff distance and the average symmetric surface distance of two volumes, from MONAI's distances.
+    """Return the 95 % Hausdorff distance and the average symmetric surface distance of two volumes, in mm.
 
-    The first is the larger of the two directed 95th percentiles, the second the mean over the voxels of both
-    surfaces. A surface is what erosion by one voxel takes away.
+    Both are computed from MONAI's surface distances. The first is the larger of the two directed 95th percentiles, the
+    second the mean over the voxels of both surfaces. A surface is the set of voxels that erosion by one voxel removes.
 
     Args:
-        predicted, expert: (slices, rows, columns), all slices.
+        predicted: (slices, rows, columns), all slices.
+        expert: the same shape.
         spacing: millimetres: slice, row, column.
 
-    Returns None where one of the two is empty: then there is no distance.
+    Returns:
+        Both distances; None where one of the two masks is empty, so that there is no distance.
     """
     import torch
     from monai.metrics.utils import get_edge_surface_distance
 
     if not predicted.any() or not expert.any():
         return None
-    # MONAI's own functions of the two metrics would each measure all distances.
+    # MONAI's own functions for the two metrics would each measure all distances again.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         _, distances, _ = get_edge_surface_distance(

@@ -1,11 +1,11 @@
-"""The studies that a site has approved. It runs nothing else.
+"""The studies that a site has approved. The site carries out orders of these studies alone.
 
-In the private folder, approved/ holds two files for each study that was ever approved: the study itself, and the
-record of the approval, which says by whom, when and within which limits, and whether the site has left the study
-since. Who did what stands besides in a log that is only ever added to.
+In the private folder, approved/ holds two files for each study that was ever approved: the study itself, and the record
+of the approval, which says by whom, when and within which limits the study was approved, and whether the site has left
+it since. Each approval and each departure is also a line of a log that is only ever appended to.
 
-A study that is simulated on this machine (`relay simulate`) is approved for no coordinator. The approvals of a
-simulation, and what was answered under them, lie in simulation/, where no process looks that answers a coordinator.
+A study that is simulated on this machine (`relay simulate`) is approved for no coordinator. A simulation's approvals,
+and the commitments made under them, lie in simulation/, which no process reads that answers a coordinator.
 """
 
 from __future__ import annotations
@@ -40,36 +40,44 @@ log = logging.getLogger("relay.site")
 
 
 class Approval(BaseModel):
-    """That a person at the site let a study run there. Nothing of it ever leaves."""
+    """The record that a person at the site approved a study. Nothing of it ever leaves the site."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     study: Digest
     name: str
     variants: tuple[Digest, ...] = Field(min_length=1)
-    """Of every repeat and network: the studies that the coordinator asks for."""
+    """The digests of the plain studies of every repeat and network, which the coordinator's orders name."""
     at: str
-    """UTC, ISO 8601."""
+    """The time of the approval, UTC, ISO 8601."""
     by: str
-    """The user's name on the site's machine."""
+    """The name of the user on the site's machine who approved."""
     largest_elsewhere: int | None = None
-    """No other site may claim more training slices in a fold; None: not limited, as where one person owns all."""
+    """The most training slices that another site may claim in a fold; None: no limit, as where one person owns all
+    sites."""
     disclosure: Disclosure | None = None
-    """What was shown when it was approved."""
+    """What was shown when the study was approved."""
     left: str = ""
-    """When the site left the study; empty while it takes part."""
+    """The time at which the site left the study; empty while the site takes part."""
     left_by: str = ""
     simulation: bool = False
-    """It holds on this machine alone, and for no coordinator's order."""
+    """Whether the approval holds for simulations on this machine alone, and for no coordinator's order."""
 
 
 def approve(
     site: SiteConfig, study: Study, *, largest_elsewhere: int | None = None, disclosure: Disclosure | None = None
 ) -> Approval:
-    """Let a study, and so each of its variants, run at a site from now on.
+    """Approve a study, and so each of its variants, for a site from now on.
 
-    Approving a study again lets each of its stages be answered once more, and its census and routes be others. In a
-    simulation it holds for simulations, and changes nothing of what was approved or left in earnest.
+    Approving a study again lets each of its stages be answered once more, and lets its census and routes be others. In
+    simulation mode the approval holds for simulations alone, and changes no approval given or taken back outside of
+    simulations.
+
+    Args:
+        site: the site.
+        study: the study as the coordinator published it.
+        largest_elsewhere: the most training slices that another site may claim in a fold; None for no limit.
+        disclosure: what was shown to the person who approves.
     """
     folder = _place(site, simulation=in_simulation_mode()) / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
@@ -92,17 +100,18 @@ def approve(
 
 
 def leave(site: SiteConfig, record: Approval) -> Approval:
-    """Take an approval back: from now on every order of the study is refused, and nothing of it leaves."""
+    """Take an approval back: from now on the site refuses every order of the study, and nothing of it leaves."""
     record = record.model_copy(update={"left": _now(), "left_by": _user()})
     _keep(site, record, "left")
     return record
 
 
 def approvals(site: SiteConfig, *, simulation: bool | None = None) -> list[Approval]:
-    """All approvals, those of studies that the site has left included, in the order in which they were given.
+    """Return all approvals in the order in which they were given, including those of studies that the site has left.
 
     Args:
-        simulation: those of simulations, or those in earnest; by default those that hold in this process.
+        site: the site.
+        simulation: True for simulations' approvals, False for the others; by default those that hold in this process.
     """
     found = []
     simulation = in_simulation_mode() if simulation is None else simulation
@@ -115,7 +124,7 @@ def approvals(site: SiteConfig, *, simulation: bool | None = None) -> list[Appro
 
 
 def study_of(site: SiteConfig, record: Approval) -> Study | None:
-    """Return the site's own copy of a study that it approved; None where it is gone or not what was approved."""
+    """Return the site's own copy of an approved study; None where it is gone or differs from what was approved."""
     try:
         study = load_study(_place(site, simulation=record.simulation) / FOLDER / f"{record.study}.toml")
     except RelayError:
@@ -124,12 +133,12 @@ def study_of(site: SiteConfig, record: Approval) -> Study | None:
 
 
 def approved(site: SiteConfig, digest: str) -> Study:
-    """Return the plain study of that digest, as the site approved it.
+    """Return the plain study of a digest, as the site approved it.
 
     Raises:
-        Refused: the site has approved none such, or has left it.
+        Refused: the site has not approved such a study, or has left it.
     """
-    # Looked for among what is there: no file name is made of what was sent.
+    # The study is looked up among the approvals: no file name is made of what a message sent.
     records = approvals(site)
     for record in taking_part(records, digest):
         study = study_of(site, record)
@@ -150,12 +159,12 @@ def approved(site: SiteConfig, digest: str) -> Study:
 
 
 def taking_part(records: list[Approval], digest: str) -> Iterator[Approval]:
-    """Return the approvals of a plain study that the site has not left."""
+    """Yield the approvals of a plain study that the site has not left."""
     return (record for record in records if digest in record.variants and not record.left)
 
 
 def answered_folder(site: SiteConfig, digest: str) -> Path:
-    """Return the folder of what the coordinator is held to in a plain study; see `client.governance.commitments`."""
+    """Return the folder of the commitments of a plain study; see `client.governance.commitments`."""
     return _place(site, simulation=in_simulation_mode()) / ANSWERED / digest
 
 

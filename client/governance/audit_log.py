@@ -1,8 +1,9 @@
-"""A log whose every line names the digest of the line before it, so that a changed or missing line shows.
+"""A log in which every line names the digest of the line before it, so that a changed or missing line shows.
 
-The digests alone cannot show that lines are missing at the end of the log. So a note of the end lies beside the log,
-and a log that is not as the note says shows for ever: the next line names the end that was noted, not the one it finds.
-Who may write both files can still change both; see `docs/explanation/threat-model.md` for what helps against that.
+The digests alone cannot show that lines are missing at the end of the log, so a note of the end lies beside the log. A
+log that does not agree with its note shows the fault for ever: the next line names the end that was noted, not the end
+that is found. Whoever may write both files can still change both; see `docs/explanation/threat-model.md` for what helps
+against that.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from common.errors import RelayError
 from common.files import write_atomically
 
 NOTHING = digest_of(b"")
-"""What the first line names."""
+"""The digest that the first line names."""
 UNKNOWN = "0" * 64
-"""What a line names that found a log and no note of its end."""
+"""The digest that a line names if the log had lines and no note of its end."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +43,19 @@ class Reading:
     """A log as it was found."""
 
     lines: tuple[dict[str, Any], ...]
-    """What each line says; nothing of a line that cannot be read."""
+    """The entry of each line; empty for a line that cannot be read."""
     digests: tuple[str, ...]
     """sha256 of each line."""
     fault: str
-    """The first place where the log is not what was written, in plain words; empty if there is none."""
+    """The first place where the log differs from what was written, in plain words; empty if there is none."""
 
 
 def append(path: Path, entry: Mapping[str, object]) -> None:
-    """Add a line, on the disk when this returns. Any number of processes may do so at once.
+    """Append a line, which is on the disk when this returns; any number of processes may append at once.
+
+    Args:
+        path: the log; created if need be, mode 0600.
+        entry: the line's content; the digest of the line before is added.
 
     Raises:
         RelayError: the folder is on a file system without locks.
@@ -68,18 +73,19 @@ def append(path: Path, entry: Mapping[str, object]) -> None:
 
 
 def read(path: Path) -> Reading:
-    """Read an audit log and compare each line with the digest in the next. A missing log is an empty one.
+    """Read an audit log and compare each line with the digest in the next; a missing log counts as empty.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the log cannot be read.
     """
-    # The note first: a line that is added meanwhile then lies beyond it, and is no fault.
+    # The note is read first: a line that is appended meanwhile lies beyond the noted end, and is no fault.
     end = _noted(path)
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         content = b""
-    # What follows the last line end is a line that is being written, or never was: nothing left with it.
+    # Bytes after the last line end belong to a line that is being written, or whose writing was cut short. Nothing left
+    # the site with such a line.
     raw = content.split(b"\n")[:-1]
     lines, digests, fault, before = [], [], "", NOTHING
     for number, line in enumerate(raw, start=1):
@@ -113,10 +119,10 @@ def _fault_at_end(digests: list[str], end: End | None) -> str:
 
 
 def _end_to_name(file: BinaryIO, noted: End | None) -> End:
-    """Return the end that the next line names; the file is ready to take it.
+    """Return the end that the next line names, and prepare the file for that line.
 
-    A process that was killed between a line and its note, or within a line, leaves a line more than was noted, or
-    the beginning of one. Anything else than that is not mended.
+    A process that was killed between a line and its note, or within a line, leaves one line more than was noted, or the
+    beginning of one. Such a log is repaired. Any other difference is kept, so that it shows.
     """
     size = file.seek(0, os.SEEK_END)
     end = start = noted or End(0, 0, NOTHING)

@@ -1,8 +1,8 @@
-"""What an approved study holds its coordinator to, from order to order.
+"""What an approved study commits its coordinator to, from order to order.
 
-An approval alone would let a coordinator ask for one stage from any number of weights, or plan the study once for
-each of many censuses or routes. So a site remembers what it was first asked, in the folder `answered/` of its private
-folder, a folder for each plain study. Approving the study again empties that folder; nothing else does.
+With an approval alone, a coordinator could order one stage with any number of start weights, or plan the study once for
+each of many censuses or routes. So a site remembers what it was first asked, in a folder for each plain study under
+`answered/` in its private folder. Approving the study again empties that folder; nothing else does.
 """
 
 from __future__ import annotations
@@ -26,13 +26,18 @@ log = logging.getLogger("relay.site")
 
 
 def check_limits(site: SiteConfig, study: Study, census: Census) -> None:
-    """Refuse a census that would have the site train longer than was shown when it approved the study.
+    """Refuse a census that would make the site train longer than was shown when it approved the study.
 
-    The longer baseline trains as long as the target's longest route, and only the census says how long that is: a
-    coordinator that claimed a larger site than there is could order a training without end.
+    The longer baseline trains as long as the target's longest route, whose length only the census determines. A
+    coordinator that claimed a site larger than it is could order a training without end.
+
+    Args:
+        site: this site.
+        study: the plain study.
+        census: the training slices of all sites, a number for each fold.
 
     Raises:
-        Refused: another site has more training slices than the approval allows for.
+        Refused: another site has more training slices than the approval allows.
     """
     limits = [record.largest_elsewhere for record in taking_part(approvals(site), study.digest)]
     most = max((count for name, counts in census.items() if name != site.name for count in counts), default=0)
@@ -42,17 +47,24 @@ def check_limits(site: SiteConfig, study: Study, census: Census) -> None:
 
 
 def check_routes_extend(site: SiteConfig, study: Study, choices: Choices) -> None:
-    """Refuse hops of growing routes that replace earlier ones: a coordinator that took one back could try all routes.
+    """Refuse hops of greedy routes that replace hops of earlier orders.
+
+    A coordinator that could take a hop back could try all routes.
+
+    Args:
+        site: this site.
+        study: the plain study.
+        choices: the hops chosen so far, for each target.
 
     Raises:
-        Refused: a hop is another one than in an earlier order.
+        Refused: a hop differs from the same hop in an earlier order.
     """
     path = answered_folder(site, study.digest) / CHOICES
     known = {target: tuple(hops) for target, hops in cache.read_json(path).items()}
     longest = dict(known)
     for target, hops in choices.items():
         before = known.get(target, ())
-        # An order that was under way for long may know less than a later one.
+        # An order that was on its way for long may have fewer hops than a later order.
         if hops[: len(before)] != before and before[: len(hops)] != hops:
             raise Refused(Refusal.ANSWERED)
         longest[target] = max(before, hops, key=len)
@@ -62,8 +74,14 @@ def check_routes_extend(site: SiteConfig, study: Study, choices: Choices) -> Non
 
 
 def pin_census(site: SiteConfig, study: Study, census: Census) -> None:
-    """Keep the first census that a study was planned with, and refuse any other: each other one asks for other
-    trainings.
+    """Store the first census that a study was planned with, and refuse any other.
+
+    Each other census would ask for other trainings.
+
+    Args:
+        site: this site.
+        study: the plain study.
+        census: the training slices of all sites, a number for each fold.
 
     Raises:
         Refused: the study was planned with another census before.
@@ -81,8 +99,14 @@ def pin_census(site: SiteConfig, study: Study, census: Census) -> None:
 def bind_stage(site: SiteConfig, study: Study, node: Node, key: str) -> None:
     """Bind a stage of an approved study to the weights and data of the first order for it.
 
-    A coordinator that could have one stage worked out from any number of weights could ask the data any number of
-    questions. The same order again, after a lost answer, is no other question.
+    A coordinator that could have one stage computed from any number of weights could ask the data any number of
+    questions. The same order again, after a lost reply, is not a new question.
+
+    Args:
+        site: this site.
+        study: the plain study.
+        node: the stage.
+        key: the stage's key, a digest that covers the weights and data.
 
     Raises:
         Refused: an earlier order for the stage named other weights or data.
@@ -91,7 +115,8 @@ def bind_stage(site: SiteConfig, study: Study, node: Node, key: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / node.id
     if not path.exists():
-        # Durably: what a loss of power left of it would bind the stage to nothing, or to something else.
+        # Durable: a file that a loss of power leaves empty or cut short would bind the stage to a key that no order
+        # has.
         write_atomically(path, key.encode(), durable=True)
     elif path.read_bytes() != key.encode():
         raise Refused(Refusal.ANSWERED)

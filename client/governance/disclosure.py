@@ -1,9 +1,10 @@
-"""What a study may ask of a site, counted before anything runs: trainings, scorings, and what of them leaves.
+"""What a study may ask of a site, counted before anything runs: trainings, evaluations, and what leaves the site.
 
-Counted on the plan that the site makes itself, with its own patients. How large the other sites are is not known
-when a study is approved, and decides two things: the epochs of the longer baseline, and the rounds of a federated
-method that names no number. The rounds have a largest number, whatever the others have. The epochs have none, so
-they are counted for the largest that another site may be, and `client.governance.approval` holds every order to that.
+The counts are made on the plan that the site makes itself, with its own patients. The sizes of the other sites are
+unknown when a study is approved. They decide two things: the epochs of the longer baseline, and the rounds of a
+federated method that names no number. The rounds have a largest number, whatever the sizes are. The epochs have none,
+so they are counted for the largest size that another site may have, and `client.governance.commitments` holds every
+order to that size.
 """
 
 from __future__ import annotations
@@ -24,35 +25,35 @@ from common.plan.graph import Average, Best, Evaluate, FineTune, Node
 from common.protocol.messages import Description, EvaluateReply, FineTuneReply
 
 ANY = "0" * 64
-"""In a digest's place, where a message is made to be counted."""
+"""A placeholder for a digest in messages that are made only to be counted."""
 
 
 class Disclosure(BaseModel):
-    """Counts over all repeats and networks of a study. What is asked for again, after a loss, counts once."""
+    """Counts over all repeats and networks of a study. A stage that is ordered again after a loss counts once."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     exact: bool
-    """Whether the study asks for exactly so much; otherwise for so much at most."""
+    """Whether the study asks for exactly these counts; otherwise for these at most."""
     trainings: int
     of_epochs: tuple[tuple[int, int], ...]
-    """(epochs, trainings of so many), fewest first."""
+    """Pairs (epochs, number of trainings of so many epochs), fewest epochs first."""
     epochs: int
     gradient_steps: int
     validations: int
-    """Scorings on validation patients, besides those that belong to a training."""
+    """Evaluations on validation patients, besides those that are part of a training."""
     tests: int
-    """Scorings on test patients."""
+    """Evaluations on test patients."""
     tensors: int
-    """That leave, with all trainings."""
+    """The tensors that leave the site with all trainings."""
     weight_bytes: int
     description_numbers: int
-    """Numbers that say nothing (0) are counted too, here and below."""
+    """The numbers in the site's descriptions. Numbers that say nothing (0) are counted too, here and below."""
     training_numbers: int
     scoring_numbers: int
-    """Without those of single patients."""
+    """The numbers in the replies to evaluations, without those of single patients."""
     patient_numbers: int
-    """Of single patients, under random numbers; 0 where the site's file does not permit them."""
+    """The numbers of single patients, under random case numbers; 0 where the site's file does not permit them."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,11 @@ class Onward:
     """Where a site's weights go from the coordinator."""
 
     routes: tuple[tuple[str, ...], ...]
-    """The ways on which others train from them: the site is on each, and another is its end."""
+    """The routes on which other sites train from the weights; the site is on each route, and another site is its end.
+    """
     scored_at: tuple[str, ...]
     averaged: tuple[str, ...]
-    """The strategies whose averages they are part of. An average goes to every site of the study."""
+    """The strategies to whose averages the weights contribute. An average goes to every site of the study."""
 
 
 @dataclass
@@ -71,11 +73,11 @@ class _Tally:
     """Counts of some stages of one plain study."""
 
     trainings: Counter[int] = field(default_factory=Counter)
-    """Epochs → trainings."""
+    """The number of trainings, by epochs."""
     validations: Counter[int] = field(default_factory=Counter)
-    """Fold → scorings of its validation patients."""
+    """The number of evaluations on a fold's validation patients, by fold."""
     other: Counter[str] = field(default_factory=Counter)
-    """Tests and gradient steps."""
+    """The numbers of tests and of gradient steps."""
 
     def __add__(self, more: _Tally) -> _Tally:
         return _Tally(self.trainings + more.trainings, self.validations + more.validations, self.other + more.other)
@@ -91,8 +93,10 @@ def disclosure_of(
     """Return what a study may ask of a site.
 
     Args:
-        surveys: of the site's patients, one for each of the study's variants.
-        largest_elsewhere: no other site has more training slices in a fold.
+        site: the site's name.
+        study: the study.
+        surveys: counts of the site's patients, one survey for each of the study's variants.
+        largest_elsewhere: the most training slices that another site may have in a fold.
         patient_scores: whether the site permits scores of single patients to leave.
     """
     of_epochs: Counter[int] = Counter()
@@ -126,7 +130,7 @@ def disclosure_of(
 
 
 def onward_of(site: str, study: Study) -> Onward:
-    """Where a site's weights go; where routes grow, their first hop alone is known."""
+    """Return where a site's weights go; of greedy routes only the first hop is known."""
     variant = study.variants[0]
     nodes = plan(variant, dict.fromkeys(variant.sites, (1,) * variant.split.folds), rounds=most_rounds).nodes
     routes: dict[tuple[str, ...], None] = {}
@@ -149,18 +153,18 @@ def onward_of(site: str, study: Study) -> Onward:
 
 
 def _way(node: Node) -> tuple[str, ...]:
-    """Return the sites on which weights have travelled; an average's beginning is left out."""
+    """Return the sites on which weights have travelled, without those behind an average."""
     if isinstance(node, FineTune):
         return (*_way(node.parent), node.site)
     return _way(node.candidates[0]) if isinstance(node, Best) else ()
 
 
 def _most(site: str, variant: Study, survey: Survey, largest_elsewhere: int) -> _Tally:
-    """Return what a plain study may ask at most."""
+    """Return the counts that a plain study may ask at most."""
     census = dict.fromkeys(variant.sites, (largest_elsewhere,) * variant.split.folds) | {site: survey.train_slices}
 
     def own(choices: Choices, *methods: Method) -> set[FineTune | Evaluate]:
-        """Return the site's stages, of some methods alone or of all."""
+        """Return the site's stages, of the given methods or of all methods."""
         return set(_own(site, plan(variant, census, choices, rounds=most_rounds, methods=methods or None).nodes))
 
     def tally(nodes: Iterable[FineTune | Evaluate]) -> _Tally:
@@ -188,7 +192,7 @@ def _most(site: str, variant: Study, survey: Survey, largest_elsewhere: int) -> 
 
 
 def _own(site: str, nodes: Iterable[Node]) -> Iterator[FineTune | Evaluate]:
-    """Yield the stages of a site, without the scores that others are known to give: of the best of several averages."""
+    """Yield a site's stages, without evaluations whose scores are known from choosing the best of several averages."""
     for node in nodes:
         if not isinstance(node, FineTune | Evaluate) or node.site != site:
             continue
@@ -201,10 +205,10 @@ def _own(site: str, nodes: Iterable[Node]) -> Iterator[FineTune | Evaluate]:
 
 
 def _routes_that_matter(site: str, variant: Study, target: str) -> Iterator[tuple[str, ...]]:
-    """Where routes grow: one complete route to a target for each place that a site can have on it.
+    """Yield, for greedy routes, one complete route to a target for each place that a site can have on it.
 
-    The other sites are alike, as far as the site's own work goes. The longest routes ask the most: all shorter ones
-    were tried on the way to them.
+    For the site's own work the other sites are interchangeable. The longest routes ask the most, since all shorter
+    routes were tried before them.
     """
     hops = min(variant.methods.sequential.max_hops, len(variant.sites) - 1)
     others = tuple(name for name in variant.sites if name not in (site, target))
@@ -216,17 +220,18 @@ def _routes_that_matter(site: str, variant: Study, target: str) -> Iterator[tupl
 
 
 def _is_exact(study: Study) -> bool:
-    """Whether counts depend neither on the other sites' sizes nor on what turns out to be the same work."""
+    """Return whether the counts depend neither on the other sites' sizes nor on which stages turn out to be the same.
+    """
     methods, alone = study.methods, len(study.sites) == 1
     routes = methods.sequential.routes
     all_sites = routes == "none" or (routes == "all" and methods.sequential.max_hops >= len(study.sites) - 1)
     rounds_known = all(part.rounds or all_sites for part in methods.federated)
-    # A way that keeps to one fold may turn out to lead through the best of them.
+    # A route that stays within one fold may turn out to pass through the best of the folds.
     revisits = not isinstance(routes, str) and any(len(set(route)) < len(route) for route in routes)
     one_fold = study.split.source == "same-fold" or len(study.split.run) == 1
     return (
         not methods.sequential.grows
-        and not methods.more  # what these depend on is not known here
+        and not methods.more  # it is not known here what further methods depend on
         and rounds_known
         and (alone or not methods.longer_baseline)
         and (one_fold or not (revisits or methods.cyclic.laps))

@@ -1,8 +1,8 @@
-"""The last door: what may leave a hospital, and the log of what left.
+"""The egress filter, which decides what may leave a hospital, and the log of what left.
 
-Every answer passes `release`. It lets out the declared messages alone, weights that are exactly the
-declared network, numbers of enough patients, and a refusal's code. Every line of the log (`audit_log`) names
-the digest of the line before it, so that a changed or missing line shows.
+Every reply passes `release`. It releases the declared messages alone, weights that fit the declared network exactly,
+numbers with enough patients behind them, and the code of a refusal. Every line of the log (`audit_log`) names the
+digest of the line before it, so that a changed or missing line shows.
 """
 
 from __future__ import annotations
@@ -36,16 +36,23 @@ log = logging.getLogger("relay.site")
 
 
 def release(answer: FromSite, weights: Weights | None, *, site: SiteConfig, model: ModelConfig) -> RecordDict:
-    """Return the answer as it may leave.
+    """Return a reply as it may leave the site, after logging it.
+
+    Args:
+        answer: the reply.
+        weights: the weights that belong to the reply, or None.
+        site: the site's settings, which set the limits.
+        model: the study's network, which the weights must fit.
 
     Raises:
-        Refused: it may not leave; nothing of it does.
+        Refused: the reply may not leave; nothing of it does.
     """
     if type(answer) not in (Description, FineTuneReply, EvaluateReply, Receipt):
         log.error("Blocked at the door: a %s, which is no declared answer.", type(answer).__name__)
         raise Refused(Refusal.BLOCKED)
     try:
-        # A copy with changes is not checked when it is made: what leaves is what the declaration says.
+        # A copy made with changes is not validated when it is made. This line makes sure that what leaves is as
+        # declared.
         answer = type(answer).model_validate_json(answer.model_dump_json(warnings=False))
     except ValueError:
         log.error("Blocked at the door: an answer that is not as it is declared.")
@@ -72,9 +79,9 @@ def release(answer: FromSite, weights: Weights | None, *, site: SiteConfig, mode
 
 
 def _patients_behind(answer: FromSite) -> tuple[int, ...]:
-    """How many patients stand behind the numbers of an answer."""
+    """Return the numbers of patients behind the numbers of a reply."""
     if isinstance(answer, Description):
-        if not answer.complete:  # how many are ready already is no number of theirs
+        if not answer.complete:  # the number of prepared patients is progress, not a number about patients
             return (answer.patients_found,)
         return (answer.test_patients, *answer.train_patients, *answer.validation_patients)
     if isinstance(answer, Receipt) or answer.state == "needs-weights":
@@ -85,7 +92,7 @@ def _patients_behind(answer: FromSite) -> tuple[int, ...]:
 
 
 def numbers_in(message: WireMessage) -> int:
-    """How many numbers a message holds, those included that say nothing (0)."""
+    """Return how many numbers a message holds, including those that say nothing (0)."""
     return sum(map(_numbers, message.model_dump(mode="json").values()))
 
 
@@ -96,7 +103,7 @@ def _numbers(value: Any) -> int:
 
 
 def _note(answer: FromSite, weights: Weights | None, path: Path) -> None:
-    """Add a line to the log of what left: it is on the disk before the answer is on its way."""
+    """Append a line to the log of what left; it is on the disk before the reply is sent."""
     body = answer.model_dump_json()
     audit_log.append(
         path,
@@ -117,16 +124,16 @@ def _note(answer: FromSite, weights: Weights | None, path: Path) -> None:
 
 
 def scrub(message: Message, context: Context, handle: Handler) -> Message:
-    """Flower's mod around every handler: whatever goes wrong, a code and a fixed text leave, never more.
+    """Return a code and a fixed text in the place of any exception, and log it at the site (a Flower mod).
 
-    Flower itself would send an exception's text to the coordinator, paths and patients' names included.
+    Flower itself would send an exception's text to the coordinator, including paths and patients' names.
     """
     try:
         return handle(message, context)
     except Exception as error:
         code, sentence = _refusal_of(error)
         known = isinstance(error, Refused | BadMessage)
-        with suppress(Exception):  # of a log that cannot be written, which would name its path
+        with suppress(Exception):  # an error of a log that cannot be written names the log's path
             log.log(
                 logging.WARNING if known else logging.ERROR,
                 "%s",
@@ -137,7 +144,7 @@ def scrub(message: Message, context: Context, handle: Handler) -> Message:
 
 
 def _refusal_of(error: Exception) -> tuple[Refusal, str]:
-    """Return the code that leaves for an error, and the sentence for the site's own log."""
+    """Return the code that leaves the site for an error, and the sentence for the site's own log."""
     if isinstance(error, Refused):
         return error.refusal, f"Refused: {error}."
     if isinstance(error, BadMessage):

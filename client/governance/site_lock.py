@@ -1,4 +1,4 @@
-"""Whether anybody works with a site's private folder: who empties it must know."""
+"""The lock on a site's private folder: shared by whoever works with the folder, exclusive for whoever empties it."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ LOCK = "in-use.lock"
 
 @contextmanager
 def shared_lock(site: SiteConfig) -> Iterator[None]:
-    """Work with a site's folder, as others may at the same time. Waits while it is being emptied."""
+    """Hold the shared lock on a site's folder, and wait while another process holds the exclusive lock."""
     with locks.shared(site.private() / LOCK):
         yield
 
 
 @contextmanager
 def exclusive_lock(site: SiteConfig) -> Iterator[None]:
-    """Have a site's folder to oneself.
+    """Hold the exclusive lock on a site's folder.
 
     Raises:
-        Locked: somebody works with it.
+        Locked: another process works with the folder.
     """
     with ExitStack() as held:
         try:

@@ -25,13 +25,17 @@ INSTALL = "pip install 'prostate-relay[dicom-seg]'"
 
 
 def check_installed() -> None:
-    """Raise RelayError where highdicom is missing."""
+    """Check that highdicom is installed.
+
+    Raises:
+        RelayError: highdicom is missing.
+    """
     if importlib.util.find_spec("highdicom") is None:
         raise RelayError(f"DICOM segmentations need highdicom, which is not installed; install it: {INSTALL}.")
 
 
 def read_series(files: Sequence[Path]) -> list[pydicom.Dataset]:
-    """Return the headers of a series, in order of position along the normal of its slices.
+    """Return the headers of a series, in the order of positions along the normal of its slices.
 
     Raises:
         RelayError: highdicom is missing, or the series lies in one file.
@@ -46,13 +50,15 @@ def read_series(files: Sequence[Path]) -> list[pydicom.Dataset]:
 
 
 def write_segmentation(mask: sitk.Image, images: Sequence[pydicom.Dataset], card: Card, path: Path) -> None:
-    """Write one segment, "Prostate", with a frame for each slice of its series.
+    """Write a DICOM segmentation with one segment, "Prostate", and one frame for each slice of its series.
 
-    The file names the patient and the study as the images do: it is as private as they are.
+    The file repeats the patient's and the study's identifiers from the images, so it is as private as they are.
 
     Args:
-        mask: 0 or 1, on the grid of the series as `client.data.layouts.dicom.read_image` gives it.
-        images: as `read_series` gives them.
+        mask: 0 or 1, on the grid of the series as `client.data.layouts.dicom.read_image` returns it.
+        images: the headers of the series, of `read_series`.
+        card: the model card of the weights.
+        path: the file to write.
 
     Raises:
         RelayError: the series lacks what a segmentation has to repeat, or the file cannot be written.
@@ -78,7 +84,7 @@ def write_segmentation(mask: sitk.Image, images: Sequence[pydicom.Dataset], card
     )
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of names that are none of people, as pseudonyms are
+            warnings.simplefilter("ignore")  # pydicom warns of names that are not people's names, as pseudonyms are not
             segmentation = highdicom.seg.Segmentation(
                 source_images=list(images),
                 pixel_array=frames.astype(bool),
@@ -113,7 +119,7 @@ def write_segmentation(mask: sitk.Image, images: Sequence[pydicom.Dataset], card
 
 
 def _height(image: pydicom.Dataset) -> float:
-    """Where a slice lies along the normal of its plane, in mm."""
+    """Return a slice's position along the normal of its plane, in mm."""
     axes = np.array(image.ImageOrientationPatient, dtype=np.float64)
     position = np.array(image.ImagePositionPatient, dtype=np.float64)
     return float(np.cross(axes[:3], axes[3:]) @ position)

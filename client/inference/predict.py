@@ -1,4 +1,4 @@
-"""Draw the gland in an image without a mask, by weights with their card: step by step what scoring does."""
+"""Segmentation of the gland in an image without a mask, with weights and their card, by the same steps as scoring."""
 
 from __future__ import annotations
 
@@ -30,42 +30,48 @@ from common.model.weights import UnfitWeights, check_fit, load, serialize_chunks
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
 
 FAR = 1.5
-"""Standard deviations of the training images by which an image's mean may differ before that is remarked on."""
+"""The difference of an image's mean from the training images', in their standard deviations, above which a remark is
+made."""
 SPREAD = 3.0
-"""By how much its own standard deviation may."""
+"""The factor between the image's standard deviation and the training images' above which a remark is made."""
 
 
 @dataclass(frozen=True)
 class Scan:
-    """An image as it lies there."""
+    """An image as it was read."""
 
     files: tuple[Path, ...]
     image: sitk.Image
-    """On its own grid; the mask will have the very same."""
+    """The image on its own grid; the mask will have the same grid."""
 
     @property
     def is_series(self) -> bool:
+        """Return whether the image is a DICOM series, not a volume file."""
         return not volumes.is_volume_file(self.files[0])
 
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
-    """A gland."""
+    """The gland as the model has drawn it."""
 
     mask: sitk.Image
     """0 or 1, uint8, on the scan's own grid."""
     ml: float
     slices: int
-    """That hold some of it."""
+    """The number of slices that hold some of the gland."""
     remarks: tuple[str, ...]
-    """What a user should know, a sentence each."""
+    """What a user should know about the mask, one sentence each."""
 
 
 def load_network(weights: Path, card: Card) -> nn.Module:
-    """Return the network of a card.
+    """Return a card's network with its weights.
+
+    Args:
+        weights: the weights file.
+        card: the weights' model card.
 
     Raises:
-        RelayError: the file cannot be read, or holds other weights than the card is about.
+        RelayError: the file cannot be read, or holds other weights than the card describes.
     """
     try:
         tensors = load(weights)
@@ -85,10 +91,11 @@ def find_scan(path: Path, pattern: str = "") -> Scan:
     """Read a volume file, or the one DICOM series in a folder.
 
     Args:
+        path: the file or folder.
         pattern: a regular expression for the SeriesDescription, where a folder holds several series.
 
     Raises:
-        RelayError: nothing is there, several series could be meant, or it cannot be read.
+        RelayError: nothing lies at the path, several series could be meant, or the image cannot be read.
     """
     if path.is_dir():
         files = _series(path, pattern)
@@ -122,19 +129,23 @@ def draw(
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> Drawn:
-    """Draw the gland in a scan, on every slice.
+    """Draw the gland on every slice of a scan.
 
     Args:
-        progress: is called with iterations of the bias field's fit done, and iterations at most.
+        scan: the image.
+        card: the model card of the network's weights.
+        network: the network, of `load_network`.
+        device: the device and precision to predict in.
+        progress: is called with the iterations of the bias field's fit that are done, and the most there may be.
 
     Raises:
-        RelayError: the image is none that a study could use, or no bias field can be fitted.
+        RelayError: a study could not use the image, or no bias field can be fitted.
     """
     image = volumes.upright(scan.image, volumes.place(scan.files))
     values: NDArray[np.float32] = sitk.GetArrayFromImage(image)
     x, y, z = image.GetSpacing()
     part = card.preprocessing
-    # As in preparing: the number of threads changes the last bits.
+    # As in preparation: the number of threads changes the last bits of the bias field.
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     torch.set_num_threads(card.training.threads)
     if part.n4.enabled:
@@ -158,12 +169,12 @@ def draw(
 
 
 def _as_it_lay(gland: NDArray[np.bool_], upright: sitk.Image, raw: sitk.Image) -> sitk.Image:
-    """Return a mask of an upright image, its axes turned and mirrored back to those of the image as it was read."""
+    """Turn a mask's axes from the upright image back to those of the image as it was read."""
     mask = sitk.GetImageFromArray(gland.astype(np.uint8))
     mask.CopyInformation(upright)
     code = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(raw.GetDirection())
     back = sitk.DICOMOrient(mask, code)
-    back.CopyInformation(raw)  # to the last bit; the sizes are the same
+    back.CopyInformation(raw)  # copies origin and direction to the last bit; the sizes are the same
     return back
 
 
@@ -188,7 +199,11 @@ def _remarks(
 
 
 def ending_of(path: Path) -> str:
-    """Return the ending that says in which format a mask is written. Raises RelayError for another."""
+    """Return the ending of a file's name, which decides the format of a mask.
+
+    Raises:
+        RelayError: no mask can be written in that format.
+    """
     for ending in ENDINGS:
         if path.name.lower().endswith(ending):
             return ending
@@ -196,7 +211,11 @@ def ending_of(path: Path) -> str:
 
 
 def write_mask(mask: sitk.Image, path: Path) -> None:
-    """Write a mask, whole or not at all. Raises RelayError where that cannot be done."""
+    """Write a mask, whole or not at all.
+
+    Raises:
+        RelayError: the file cannot be written.
+    """
     draft = path.with_name(f".{secrets.token_hex(4)}.part{ending_of(path)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The rise and fall of brightness that a coil brings into an image, and how it is taken out."""
+"""Correction of the slow brightness differences that a coil causes in an image (bias field)."""
 
 from __future__ import annotations
 
@@ -17,22 +17,28 @@ def correct_bias_field(
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> NDArray[np.float32]:
-    """Divide out the slow rise and fall of brightness that a coil brings, by N4.
+    """Divide an image by the slow brightness differences that a coil causes, as N4 estimates them.
 
-    Tustison et al., N4ITK: improved N3 bias correction, IEEE TMI 29 (2010). The field is fitted on the volume
-    shrunk in-plane, over the foreground that Otsu's threshold finds in the logarithms, and taken to the full
-    volume by its spline. Logarithms, since a near coil is so bright that a threshold between plain intensities
-    would leave most of the gland out. Beyond the foreground the field may go on for as much again as it varies
-    within, in logarithms: a spline runs away where nothing holds it. A magnitude image cannot be negative:
-    where a file's values are, they are shifted until the least is 0. N4 takes logarithms, so voxels of 0 never
-    count as foreground.
+    N4: Tustison et al., N4ITK: improved N3 bias correction, IEEE TMI 29 (2010). The field is fitted on the volume
+    shrunk in-plane, over the foreground, and its spline is evaluated on the full volume. The foreground is found by
+    Otsu's threshold on logarithms, since a near coil is so bright that a threshold on plain intensities would exclude
+    most of the gland. Beyond the foreground the logarithm of the field may exceed its range within the foreground by
+    once that range on either side, since a spline runs away where no data hold it. A magnitude image cannot be
+    negative: where a file's values are, all values are shifted until the least is 0. N4 takes logarithms, so voxels of
+    0 never count as foreground.
 
     Args:
         image: (slices, rows, columns).
         spacing: millimetres: slice, row, column.
-        progress: is called with iterations done and iterations at most; a level may end before its last.
+        n4: N4's settings.
+        progress: is called with the number of iterations done and the most there may be; a level may end before its
+            last.
 
-    Raises RuntimeError where ITK cannot fit a field.
+    Returns:
+        The corrected image, in the same shape.
+
+    Raises:
+        RuntimeError: ITK cannot fit a field.
     """
     import SimpleITK as sitk
 

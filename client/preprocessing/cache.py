@@ -1,7 +1,7 @@
-"""What a site keeps so that nothing is computed twice: tensors by content, and what was read of which file.
+"""The site's cache: tensors named by content, and what was read of which file, so that nothing is computed twice.
 
-Everything lies in the site's private folder. A file is written under another name and then renamed, so that a
-reader sees all of it or none; what is damaged all the same is taken for missing and made again.
+All files lie in the site's private folder. A file is written under another name and then renamed, so that a reader sees
+all of it or none. A damaged file counts as missing and is made again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from common.errors import DiskFull, RelayError
 from common.files import write_atomically
 
 Stat = tuple[int, int, int]
-"""Size, time of modification and time of change (both in ns) of a file: equal ones mean equal content."""
+"""A file's size, time of modification and time of change (both in ns); equal values mean equal content."""
 
 Tensors = Mapping[str, NDArray[Any]]
 
@@ -36,6 +36,11 @@ _CHECKSUM = "crc32"
 def write_tensors(path: Path, tensors: Tensors, metadata: Mapping[str, str]) -> None:
     """Write a safetensors file, whole or not at all.
 
+    Args:
+        path: the file.
+        tensors: the arrays by name.
+        metadata: texts that are stored with the arrays; a checksum is added.
+
     Raises:
         RelayError: the disk is full, or the folder cannot be written.
     """
@@ -44,7 +49,7 @@ def write_tensors(path: Path, tensors: Tensors, metadata: Mapping[str, str]) -> 
 
 
 def read_tensors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]] | None:
-    """Return the arrays and the metadata of a file of `write_tensors`; None where it is missing or damaged."""
+    """Return the arrays and metadata of a file that `write_tensors` wrote; None where it is missing or damaged."""
     metadata = read_metadata(path)
     if metadata is None:
         return None
@@ -56,7 +61,7 @@ def read_tensors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]] |
 
 
 def read_metadata(path: Path) -> dict[str, str] | None:
-    """Return the metadata alone, without reading the arrays; None where the file is missing or cut short."""
+    """Return a file's metadata without reading its arrays; None where the file is missing or cut short."""
     try:
         with safetensors.safe_open(path, framework="np") as file:
             return file.metadata() or None
@@ -68,7 +73,9 @@ def write_bytes(path: Path, content: bytes, *, durable: bool = False) -> None:
     """Write a file, whole or not at all, readable for its owner alone.
 
     Args:
-        durable: it outlasts a loss of power from now on.
+        path: the file; its folder is created if need be.
+        content: all of the file.
+        durable: whether the content must be on the disk, so that it survives a loss of power, when this returns.
 
     Raises:
         RelayError: the disk is full, or the folder cannot be written.
@@ -96,18 +103,31 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: Mapping[str, Any], *, durable: bool = False) -> None:
-    """Raise RelayError as `write_bytes` does."""
+    """Write a JSON object, whole or not at all, readable for its owner alone.
+
+    Args:
+        path: the file; its folder is created if need be.
+        content: the object.
+        durable: as for `write_bytes`.
+
+    Raises:
+        RelayError: as for `write_bytes`.
+    """
     write_bytes(path, json.dumps(content).encode(), durable=durable)
 
 
 def stat(path: Path) -> Stat:
-    """Raise OSError where there is no such file."""
+    """Return a file's size and times.
+
+    Raises:
+        OSError: there is no such file.
+    """
     result = os.stat(path)
     return result.st_size, result.st_mtime_ns, result.st_ctime_ns
 
 
 def snapshot(folders: Iterable[Path], *, without: Path) -> str:
-    """Return a digest of the names and stats of all files below some folders, but for those below `without`."""
+    """Return a digest of the names and stats of all files below some folders, except those below `without`."""
     seen: set[tuple[int, int]] = set()
     excluded = os.path.realpath(without)
     lines: list[str] = []
@@ -136,10 +156,10 @@ def snapshot(folders: Iterable[Path], *, without: Path) -> str:
 
 @contextmanager
 def exclusive_lock(path: Path) -> Iterator[None]:
-    """Keep others from making the same file meanwhile: a site and the pooled one share their caches."""
+    """Keep other processes from making the same file meanwhile; a site and the pooled site share their caches."""
     lock = path.parent.parent / "locks" / f"{path.name[:2]}.lock"
     with ExitStack() as held:
-        # A file system without locks costs double work, and nothing else.
+        # On a file system without locks some work is done twice; nothing else goes wrong.
         with suppress(OSError):
             lock.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             held.enter_context(locks.exclusive(lock))
@@ -147,14 +167,18 @@ def exclusive_lock(path: Path) -> Iterator[None]:
 
 
 class ContentDigests:
-    """sha256 of files' content, remembered by path and stat: while a file stays the same, it is read once."""
+    """The sha256 of files' content, remembered by path and stat: an unchanged file is read once."""
 
     def __init__(self, known: Mapping[str, Any]) -> None:
         self._known = dict(known)
         self._used: dict[str, list[Any]] = {}
 
     def of(self, files: Sequence[Path]) -> str:
-        """One digest over the content of files, whatever their order and names. Raises OSError."""
+        """Return one digest of the content of files, whatever their order and names.
+
+        Raises:
+            OSError: a file cannot be read.
+        """
         return digest_of_json([sorted(map(self._one, files))])
 
     def _one(self, path: Path) -> str:
@@ -169,12 +193,12 @@ class ContentDigests:
 
     @property
     def used(self) -> dict[str, list[Any]]:
-        """What to remember: the files that were asked for."""
+        """Return what to remember: the stats and digests of the files that were asked for, by path."""
         return self._used
 
     @property
     def changed(self) -> bool:
-        """Whether there is anything new to remember."""
+        """Return whether there is anything new to remember."""
         return self._used != self._known
 
 

@@ -1,4 +1,4 @@
-"""A site's prepared patients with their split: who trains, who validates, who is held out."""
+"""A site's prepared patients with their split into training, validation and test patients."""
 
 from __future__ import annotations
 
@@ -13,23 +13,31 @@ from common.config.study import SplitConfig
 
 @dataclass(frozen=True)
 class Cohort:
-    """Records by patient, and the split of exactly these patients."""
+    """Prepared patients by name, and the split of exactly these patients."""
 
     records: dict[str, Record]
     split: Split
 
     def train(self, fold: int) -> list[Record]:
+        """Return the training patients of a fold."""
         return [self.records[name] for name in self.split.train(fold)]
 
     def validation(self, fold: int) -> list[Record]:
+        """Return the validation patients of a fold."""
         return [self.records[name] for name in self.split.validation[fold]]
 
     def test(self) -> list[Record]:
+        """Return the test patients."""
         return [self.records[name] for name in self.split.test]
 
 
 def gather(records: Iterable[Record], site: SiteConfig, part: SplitConfig) -> Cohort:
     """Return the cohort of a site; the pooled site unites its members' own splits.
+
+    Args:
+        records: the site's prepared patients.
+        site: the site.
+        part: the study's settings for splits.
 
     Raises:
         RelayError: a site has too few patients for its folds.

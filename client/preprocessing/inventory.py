@@ -1,7 +1,7 @@
-"""Which patients a site has, and the keys under which the cache holds what is made of them.
+"""The patients of a site, and the keys under which the cache stores what is made of them.
 
-A key is a digest of all that its result depends on, so a result is made again exactly when that changes.
-While no file of the data changes, neither headers nor images are read again to know it.
+A key is a digest of all that its result depends on, so a result is made again exactly when that changes. While no data
+file changes, neither headers nor images are read again to work out a key.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from common.config.study import PreprocessingConfig
 from common.digest import digest_of_json
 
 FOUND_VERSION = 1
-"""To be raised whenever a layout would list a site's patients otherwise."""
+"""Must be raised whenever a layout lists a site's patients in another way than before."""
 CORRECTED_VERSION = 1
-"""To be raised whenever a corrected volume would come out otherwise: it is part of every key."""
+"""Must be raised whenever a corrected volume comes out differently than before; part of every key."""
 SLICES_VERSION = 1
 
 PROBLEMS_HOLD = 3600.0
-"""Seconds for which a problem found in unchanged files is believed: a network drive's fault may pass."""
+"""Seconds for which a problem found in unchanged files is believed: a fault of a network drive may pass."""
 
 
 @dataclass(frozen=True)
 class PreparationTask:
-    """One patient and where its results belong."""
+    """One patient, and the files that hold the patient's results."""
 
     home: SiteConfig
     name: str
@@ -45,7 +45,13 @@ class PreparationTask:
 def tasks_of(
     home: SiteConfig, preprocessing: PreprocessingConfig, prefix: str
 ) -> tuple[list[PreparationTask], list[Problem]]:
-    """Return a site's patients with their keys. Reads no image whose files are as they were."""
+    """Return a site's patients with their cache keys, and its problems; images of unchanged files are not read.
+
+    Args:
+        home: a plain site.
+        preprocessing: the study's settings.
+        prefix: is put before each patient's name in the tasks.
+    """
     folder = home.private() / "cache"
     index = folder / "index.json"
     known = cache.read_json(index)
@@ -55,7 +61,7 @@ def tasks_of(
     files = known.get("files")
     digests = cache.ContentDigests(files if isinstance(files, dict) else {})
     itk = importlib.metadata.version("SimpleITK")
-    # What does not change the result must not change the key.
+    # Settings that do not change the result must not change the key.
     n4 = preprocessing.n4.model_dump() if preprocessing.n4.enabled else None
     slicing = preprocessing.model_dump(exclude={"n4"})
     tasks, problems = [], list(found.problems)
@@ -83,11 +89,14 @@ def tasks_of(
 
 
 def _find(home: SiteConfig, known: Any, key: str) -> tuple[Found, dict[str, Any]]:
-    """`layouts.find`, remembered: reading headers takes a millisecond a file.
+    """Return what `layouts.find` finds, from the index where no file has changed: headers take a millisecond a file.
 
-    What was found for a layout that was recognised also holds once the site file names that very layout.
+    An entry for a layout that was recognised also holds once the site file names that layout.
+
+    Returns:
+        What was found, and the entry for the index.
     """
-    with suppress(LookupError, TypeError, ValueError):  # what is damaged is taken for missing
+    with suppress(LookupError, TypeError, ValueError):  # a damaged entry counts as missing
         if known["key"] == key and home.layout in (known["asked"], known["layout"]):
             sources = tuple(
                 Source(patient, tuple(map(Path, image)), tuple(map(Path, mask)), channel)

@@ -1,11 +1,11 @@
-"""From a patient's files to slices on the study's grid, kept in the site's private folder by content.
+"""From a patient's files to slices on the study's grid, stored in the site's private folder by content.
 
-The steps: read, correct the bias field on the native volume (N4), choose slices by the native mask, resample
-each slice to the study's grid. Standardisation is left to training: it depends on the fold.
+The steps: read, correct the bias field on the native volume (N4), select slices by the native mask, resample each slice
+to the study's grid. Standardisation is part of training, since it depends on the fold.
 
-Two levels are kept. The corrected volume depends on the image files and N4's parameters; the final slices on
-that, the mask files and the study's grid. So a changed mask or grid costs no N4, and a changed image redoes
-that patient alone.
+Two levels are stored. The corrected volume depends on the image files and N4's parameters; the final slices depend on
+the corrected volume, the mask files and the study's grid. So a changed mask or grid costs no N4, and a changed image is
+processed again for that patient alone.
 """
 
 from __future__ import annotations
@@ -44,32 +44,32 @@ _READING = threading.Lock()
 
 @dataclass(frozen=True)
 class Record:
-    """One patient, ready for the study, on disk. Never leaves the site."""
+    """One patient's prepared file on disk. A record never leaves the site."""
 
     patient: str
     site: str
     path: Path
     slices: int
     selected: int
-    """Slices whose native mask is above the study's threshold."""
+    """The number of slices whose native mask has more pixels than the study's minimum."""
     below: int
-    """Slices with some mask, but not above the threshold."""
+    """The number of slices with some mask, but not more pixels than the minimum."""
     digest: str
     """sha256 over all that the file was made of: content of image and mask files, parameters, versions."""
     image_digest: str
-    """sha256 over the native voxels as they were read, whatever format or header they came in."""
+    """sha256 over the native voxels as they were read, whatever format or header their file had."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """How far a site is. Where `done` < `total`, call again."""
+    """How far a site's preparation is. Where `done` < `total`, `prepare` must be called again."""
 
     records: tuple[Record, ...]
     """Sorted by patient."""
     total: int
     done: int
     left_out: int
-    """Patients that cannot be used; the site's own log names them."""
+    """The number of patients that cannot be used; the site's own log names them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +79,7 @@ class PatientSlices:
     image: NDArray[np.float32]
     """(slices, pixels, pixels), bias field corrected, not standardised; 0 beyond the native image."""
     mask: NDArray[np.bool_]
-    """The same shape."""
+    """(slices, pixels, pixels)"""
     selected: NDArray[np.bool_]
     """(slices,)"""
     native_mask: NDArray[np.bool_]
@@ -92,12 +92,12 @@ class PatientSlices:
 
 @dataclass(frozen=True)
 class _State:
-    """What is known of each patient so far, by name."""
+    """What is known so far of each patient, by name."""
 
     homes: dict[str, SiteConfig] = field(default_factory=dict)
     records: dict[str, Record] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
-    """Why a patient cannot be used."""
+    """The reason why a patient cannot be used."""
 
     @property
     def done(self) -> int:
@@ -112,18 +112,20 @@ def prepare(
     progress: Callable[[int, int], None] | None = None,
     cores: int | None = None,
 ) -> Prepared:
-    """Make ready a site's patients, as many as `seconds` allow; what is ready already costs nothing.
+    """Prepare a site's patients, as many as `seconds` allow; patients that are prepared already cost nothing.
 
-    Patients of a pooled site are those of its members, named "member/patient", each kept at its member.
+    Patients of a pooled site are those of its members, named "member/patient"; each is stored at its member.
 
     Args:
-        seconds: once so much time has passed, no further patient is begun; one batch always is.
-        progress: is called with patients done and patients in all.
-        cores: volumes side by side; the site's own setting by default.
+        site: a plain or the pooled site.
+        preprocessing: the study's settings.
+        seconds: after this time no further patient is begun; one batch of patients always is.
+        progress: is called with the number of patients done and the number in all.
+        cores: the number of volumes that are processed side by side; by default the site's own setting.
 
     Raises:
-        RelayError: no patient is usable, one is bad where the site's file says stop, two members hold the
-            same patient, or the disk is full.
+        RelayError: no patient is usable, one is unusable where the site's file says stop, two members hold the same
+            patient, or the disk is full.
     """
     began = time.monotonic()
     state = _State()
@@ -190,41 +192,71 @@ def load(record: Record) -> PatientSlices:
 
 
 def to_native(probabilities: NDArray[np.float32], slices: PatientSlices) -> NDArray[np.float32]:
-    """Probabilities (slices, pixels, pixels) on the patient's own grid, (slices, rows, columns).
+    """Resample probabilities from the study's grid to the patient's native grid, linearly.
 
-    Linear; 0 where the native image reaches beyond the study's grid.
+    Args:
+        probabilities: (slices, pixels, pixels).
+        slices: the patient.
+
+    Returns:
+        (slices, rows, columns); 0 where the native image reaches beyond the study's grid.
     """
     return off_grid(probabilities, slices.spacing_mm, slices.native_mask.shape[1:], slices.native_spacing[1:])
 
 
 def onto_grid(image: NDArray[np.float32], plane: resampling.Plane, part: PreprocessingConfig) -> NDArray[np.float32]:
-    """Slices (slices, rows, columns) of some spacing in plane on the study's grid."""
+    """Resample slices to the study's grid.
+
+    Args:
+        image: (slices, rows, columns).
+        plane: millimetres a pixel of the image: row, column.
+        part: the study's settings.
+
+    Returns:
+        (slices, pixels, pixels).
+    """
     return resampling.resample(image, plane, (part.pixels, part.pixels), (part.spacing_mm, part.spacing_mm))
 
 
 def off_grid(
     probabilities: NDArray[np.float32], spacing_mm: float, shape: tuple[int, int], plane: resampling.Plane
 ) -> NDArray[np.float32]:
-    """And back: slices on the study's grid on another one, of that shape and spacing."""
+    """Resample slices from the study's grid to another grid.
+
+    Args:
+        probabilities: (slices, pixels, pixels).
+        spacing_mm: millimetres a pixel of the study's grid.
+        shape: rows and columns of the other grid.
+        plane: millimetres a pixel of the other grid: row, column.
+
+    Returns:
+        (slices, rows, columns).
+    """
     return resampling.resample(probabilities.astype(np.float32, copy=False), (spacing_mm, spacing_mm), shape, plane)
 
 
 def fingerprint(records: Iterable[Record], key: bytes) -> str:
-    """HMAC-SHA256 over who is there and with what data, in hex.
+    """Return an HMAC-SHA256, in hex, over the names and data of the patients.
 
-    Under a key that stays at the site, so that nobody can try out patients' names or files.
+    Args:
+        records: the patients.
+        key: the site's secret, which stays at the site, so that nobody can test guesses of patients' names or files.
     """
     pairs = sorted((record.patient, record.digest) for record in records)
     return keyed_digest(key, json.dumps(pairs).encode())
 
 
 def site_key(site: SiteConfig) -> bytes:
-    """Return the site's secret, 32 bytes, made once and kept in its private folder with mode 0600."""
+    """Return the site's secret, 32 bytes, created once and stored in the site's private folder with mode 0600.
+
+    Raises:
+        RelayError: the file of the secret is damaged.
+    """
     path = site.private() / "site.key"
     if not path.exists():
         fresh = path.with_name(f".site.key-{secrets.token_hex(8)}")
         cache.write_bytes(fresh, secrets.token_bytes(32))
-        # A link, since it never replaces the key of another process that was quicker.
+        # A link never replaces the key that another process may have created first.
         with suppress(FileExistsError):
             os.link(fresh, path)
         fresh.unlink()
@@ -243,10 +275,19 @@ def _work(
     cores: int,
     until: float,
 ) -> None:
-    """Prepare patients side by side, one thread each: SimpleITK lets go of Python's lock while it works."""
+    """Prepare patients side by side, one thread each: SimpleITK releases Python's global lock while it works.
+
+    Args:
+        pending: the patients to prepare.
+        preprocessing: the study's settings.
+        state: is updated with each patient's record or problem.
+        report_progress: is called after each patient.
+        cores: the number of threads.
+        until: the value of `time.monotonic()` after which no further patient is begun.
+    """
     import SimpleITK as sitk
 
-    # The number of ITK's own threads changes the last bits of a field.
+    # The number of ITK's own threads changes the last bits of a bias field.
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     waiting = iter(pending)
     running: dict[Future[Record], PreparationTask] = {}
@@ -274,7 +315,12 @@ def _work(
 
 
 def _prepare_one(task: PreparationTask, preprocessing: PreprocessingConfig) -> Record:
-    """Bring one patient to the study's grid. Raises BadPatient; RelayError where the disk is full."""
+    """Prepare one patient's slices on the study's grid.
+
+    Raises:
+        BadPatient: the patient cannot be used.
+        RelayError: the disk is full.
+    """
     with _READING:
         case = layouts.read(task.source)
     voxels = cache.digest_of_voxels(case.image)
@@ -308,7 +354,7 @@ def _prepare_one(task: PreparationTask, preprocessing: PreprocessingConfig) -> R
 
 
 def _corrected(task: PreparationTask, case: Case, n4: N4Config) -> NDArray[np.float32]:
-    """Return the corrected volume, from the cache where it is there. One process at a time works on one volume."""
+    """Return the corrected volume, from the cache if it is there; one process at a time works on a volume."""
     with cache.exclusive_lock(task.corrected):
         found = cache.read_tensors(task.corrected)
         if found is not None and found[0]["image"].shape == case.image.shape:
@@ -328,7 +374,7 @@ def _corrected(task: PreparationTask, case: Case, n4: N4Config) -> NDArray[np.fl
 
 
 def _record(task: PreparationTask) -> Record | None:
-    """Return what the cache holds of a patient; None where it is missing or damaged."""
+    """Return the record of a patient's prepared file; None where the file is missing or damaged."""
     metadata = cache.read_metadata(task.slices)
     if metadata is None:
         return None
@@ -352,7 +398,7 @@ def _problem_path(task: PreparationTask) -> Path:
 
 
 def _known_problem(task: PreparationTask) -> str:
-    """Why this patient's very files could not be used a short while ago; empty where nothing is known."""
+    """Return why this patient's files could not be used a short while ago; empty where nothing is known."""
     known = cache.read_json(_problem_path(task))
     fresh = 0 <= time.time() - known.get("at", -math.inf) < PROBLEMS_HOLD
     return str(known["sentence"]) if fresh and "sentence" in known else ""
@@ -361,7 +407,7 @@ def _known_problem(task: PreparationTask) -> str:
 def _leave_out_unusable(state: _State, preprocessing: PreprocessingConfig) -> None:
     """Turn patients without a selected slice, and a second patient with the same image, into problems.
 
-    The same image under two names would put one patient into training and test.
+    The same image under two names would put one patient into both training and test.
     """
     owners: dict[str, str] = {}
     for name in sorted(state.records):
@@ -401,7 +447,7 @@ def _stop_if_asked(state: _State) -> None:
 
 
 def _log(state: _State) -> None:
-    """Name who is left out, in each site's own log, once for as long as it stays so."""
+    """Name the patients that are left out in each site's own log, once for as long as the list stays the same."""
     for home in {home.folder: home for home in state.homes.values()}.values():
         lines = sorted(
             f"left out: {name}: {' '.join(sentence.split())}"

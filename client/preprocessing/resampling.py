@@ -1,8 +1,8 @@
-"""Between a scanner's slices and the study's: in-plane resampling about the common centre.
+"""In-plane resampling between a scanner's grid and the study's grid about their common centre.
 
-A grid is so many pixels of so many millimetres an axis; two grids share their centre, so that the position
-of pixel k of n is (k - (n - 1) / 2) * spacing. Slices are never mixed. Interpolation is linear; where the new
-grid is coarser, the tent widens to one new pixel on either side, which keeps finer detail from aliasing.
+A grid is a number of pixels and millimetres a pixel for each axis. Two grids share their centre, so that the position
+of pixel k of n is (k - (n - 1) / 2) * spacing. Slices are never mixed. Interpolation is linear; where the new grid is
+coarser, the tent widens to one new pixel on either side, which prevents aliasing of finer detail.
 """
 
 from __future__ import annotations
@@ -13,16 +13,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 Plane = tuple[float, float]
-"""Millimetres a pixel along rows and columns: the distance of one row, of one column, to the next."""
+"""Millimetres from one row to the next, and from one column to the next."""
 
 
 def resample(
     slices: NDArray[np.float32], spacing: Plane, new_shape: tuple[int, int], new_spacing: Plane
 ) -> NDArray[np.float32]:
-    """Slices (n, rows, columns) on another grid of the same centre; 0 where that reaches beyond the image.
+    """Resample slices onto another grid of the same centre.
 
-    The image ends half a pixel beyond the centre of its outermost pixels. Sums run in a fixed order, whatever
-    the number of threads, so that the same input gives the same bytes.
+    The image ends half a pixel beyond the centres of its outermost pixels. Sums run in a fixed order, whatever the
+    number of threads, so that the same input gives the same bytes.
+
+    Args:
+        slices: (n, rows, columns).
+        spacing: millimetres a pixel of `slices`: row, column.
+        new_shape: rows and columns of the new grid.
+        new_spacing: millimetres a pixel of the new grid: row, column.
+
+    Returns:
+        (n, new rows, new columns); 0 where the new grid reaches beyond the image.
     """
     result = slices
     for axis in (1, 2):
@@ -39,12 +48,19 @@ def resample(
 def resample_mask(
     mask: NDArray[np.bool_], spacing: Plane, new_shape: tuple[int, int], new_spacing: Plane
 ) -> NDArray[np.bool_]:
-    """As `resample`; a new pixel belongs to the mask where at least half of it does."""
+    """Resample a mask as `resample` does; a new pixel belongs to the mask where at least half of it does."""
     return resample(mask.astype(np.float32), spacing, new_shape, new_spacing) >= 0.5
 
 
 def _taps(n: int, spacing: float, new_n: int, new_spacing: float) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-    """For each new pixel of an axis, the old pixels that it is made of, and their weights: (new_n, taps)."""
+    """Return the old pixels that each new pixel of an axis is made of, and their weights, both (new_n, taps).
+
+    Args:
+        n: the number of old pixels.
+        spacing: millimetres an old pixel.
+        new_n: the number of new pixels.
+        new_spacing: millimetres a new pixel.
+    """
     positions = (np.arange(new_n) - (new_n - 1) / 2) * (new_spacing / spacing) + (n - 1) / 2
     reach = max(1.0, new_spacing / spacing)
     first = np.floor(positions - reach).astype(np.intp)
@@ -52,7 +68,7 @@ def _taps(n: int, spacing: float, new_n: int, new_spacing: float) -> tuple[NDArr
     weight = np.maximum(0.0, 1.0 - np.abs(index - positions[:, None]) / reach)
     weight[(index < 0) | (index >= n)] = 0.0
     total = weight.sum(axis=1, keepdims=True)
-    # A rounding error's leeway: a grid that ends exactly with the image keeps its last pixel.
+    # A tolerance for rounding errors: a grid that ends exactly with the image keeps its last pixel.
     inside = (positions >= -0.5 - 1e-6) & (positions <= n - 0.5 + 1e-6)
     weight = np.where(inside[:, None], weight / np.where(total > 0, total, 1.0), 0.0)
     used = np.flatnonzero(weight.any(axis=0))

@@ -1,4 +1,4 @@
-"""What a site says of its patients before anything is trained: how many there are, and how many slices."""
+"""What a site says of its patients before anything is trained: the numbers of patients and slices."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from common.protocol.messages import Description
 
 
 def describe_patients(site: SiteConfig, study: Study) -> Description:
-    """Prepare the site's patients, for a leg at most, and count them once all are prepared.
+    """Prepare the site's patients, for one leg at most, and count them once all are prepared.
 
     Raises:
         RelayError: the data cannot be used, or there are too few patients for the study's folds.
@@ -50,7 +50,7 @@ def describe_patients(site: SiteConfig, study: Study) -> Description:
 
 
 def execution_environment(site: SiteConfig, study: Study, prepared: Prepared) -> ExecutionEnvironment:
-    """Return what at this site determines a stage's result besides the study: its data, torch, device and precision."""
+    """Return what determines a stage's result at this site besides the study: data, torch, device and precision."""
     device = choose_device(site.device, study.training.precision)
     return ExecutionEnvironment(
         fingerprint=fingerprint(prepared.records, site_key(site)),
@@ -61,10 +61,10 @@ def execution_environment(site: SiteConfig, study: Study, prepared: Prepared) ->
 
 
 def train_slices(cohort: Cohort, study: Study) -> tuple[int, ...]:
-    """Count the selected training slices of each fold."""
+    """Return the number of selected training slices of each fold."""
     return tuple(count_selected(cohort.train(fold)) for fold in range(study.split.folds))
 
 
 def count_selected(records: list[Record]) -> int:
-    """Count the selected slices of some patients."""
+    """Return the number of selected slices of some patients."""
     return sum(record.selected for record in records)

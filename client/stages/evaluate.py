@@ -1,4 +1,4 @@
-"""Score weights on a site's validation or test patients, without training."""
+"""Evaluation of weights on a site's validation or test patients, without training."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from common.protocol.messages import EvaluateReply
 from common.scores import DISTANCES
 
 CASES = ("case_numbers", "case_slices", "case_dices", "case_ious")
-"""What an answer says of single patients: kept at the site, and sent only where its file permits."""
+"""The fields of a reply about single patients: stored at the site, and sent only where the site's file permits."""
 
 
 def answer_evaluate(order: VerifiedOrder[Evaluate], store: StageStore) -> EvaluateReply:
-    """Score weights, or answer from the disk where that is done.
+    """Score weights, or reply from the disk where the stage is finished.
 
     Raises:
-        Refused: the weights are not those named.
+        Refused: the weights are not those that the order names.
     """
     reply = store.reply(order.key, EvaluateReply)
     if reply is None:
@@ -39,10 +39,10 @@ def answer_evaluate(order: VerifiedOrder[Evaluate], store: StageStore) -> Evalua
 
 
 def score(order: VerifiedOrder[Evaluate], weights: Weights) -> EvaluateReply:
-    """Score weights on the patients of a split; the site's own page keeps the worst and best slices of a test.
+    """Score weights on the patients of a split, and show the worst and best slices of a test on the site's own page.
 
     Raises:
-        Refused: the weights are not those named.
+        Refused: the weights are not those that the order names.
     """
     site, study, node, cohort = order.site, order.study, order.node, order.cohort
     device = choose_device(site.device, study.training.precision)
@@ -58,7 +58,7 @@ def score(order: VerifiedOrder[Evaluate], weights: Weights) -> EvaluateReply:
     ordered = sorted(scores, key=lambda score: numbers[score.patient])
     if node.split == "test":
         add_to_page(site, title=f"{way_of(node.weights)}, fold {node.fold + 1}", stage=node.id, examples=examples)
-    # Fewer than may stand behind a number: the numbers stay, the rest of the answer may go.
+    # Distances of fewer patients than the minimum are omitted, so that the rest of the reply may leave.
     drawn = [score for score in scores if score.hd95_mm is not None]
     if len(drawn) < site.minimum_patients:
         drawn = []

@@ -1,4 +1,5 @@
-"""One leg of a fine-tuning stage: from this site's own checkpoint for at most `leg_minutes`, ending with an epoch."""
+"""One leg of a fine-tuning stage, from the site's own checkpoint, for at most `leg_minutes` and up to an epoch's end.
+"""
 
 from __future__ import annotations
 
@@ -22,17 +23,18 @@ from common.plan.stage_key import stage_key
 from common.protocol.messages import FineTuneReply
 
 CHECKPOINT_SECONDS = 60.0
-"""A checkpoint at the end of the first epoch after so long, besides one at the end of every leg."""
+"""After this time a checkpoint is saved at the end of the epoch, besides the checkpoint at the end of every leg."""
 
 
 def answer_fine_tune(order: VerifiedOrder[FineTune], store: StageStore) -> tuple[FineTuneReply, Weights | None]:
-    """Train for a leg, or answer from the disk where the stage is finished.
+    """Train for one leg, or reply from the disk where the stage is finished.
 
     Returns:
-        The reply, and the finished weights with the last leg.
+        The reply, and with the last leg the finished weights.
 
     Raises:
-        Refused: the start weights are not those named, the site has left the study, or the training diverged.
+        Refused: the start weights are not those that the order names, the site has left the study, or the training
+            diverged.
     """
     store.forget(order.acknowledged)
     if order.restart_token:
@@ -53,7 +55,7 @@ def answer_fine_tune(order: VerifiedOrder[FineTune], store: StageStore) -> tuple
 def _train(
     order: VerifiedOrder[FineTune], start: Weights, resume: Trained | None, store: StageStore
 ) -> tuple[FineTuneReply, Weights | None]:
-    """Train for one leg; the weights come with the last."""
+    """Train for one leg, and return the reply, with the finished weights after the last leg."""
     site, study, node, cohort, key = order.site, order.study, order.node, order.cohort, order.key
     began = checkpointed = time.monotonic()
     device = choose_device(site.device, study.training.precision)
@@ -74,7 +76,7 @@ def _train(
             proximal_mu=node.proximal_mu,
             resume=resume,
         ):
-            approved(site, study.digest)  # a site that has left trains no further epoch
+            approved(site, study.digest)  # raises Refused, so that a site that has left trains no further epoch
             progress.notify(trained.epoch, node.schedule.epochs, trained.dices[-1])
             now = time.monotonic()
             if trained.epoch == node.schedule.epochs:
@@ -97,7 +99,7 @@ def _train(
         figures |= against_received(network, received, *slices, training=study.training, device=device)
     digest = store.save_weights(key, trained.kept)
     reply = _reply(order, trained, "done").model_copy(update={"weights": digest, **figures})
-    # The very scores that an evaluation of these weights would give: they are kept as those.
+    # These scores are the same as those of an evaluation of these weights, and are stored under its key.
     scored = Evaluate(node.site, node.fold, "validation", node)
     score_store.keep(
         site,

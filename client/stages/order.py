@@ -1,8 +1,7 @@
-"""From a message to an order that this site may carry out: rebuilt from its own approved study, and checked once.
+"""From a message to a verified order, rebuilt from the site's own copy of the approved study and checked once.
 
-Nothing of a message is believed. The site makes the coordinator's plan itself, from the study that it approved and
-with its own patients, and looks the stage up there by name. What runs a stage takes a `VerifiedOrder` and never the
-message.
+The site believes nothing of a message. It makes the coordinator's plan itself, from the study that it approved and with
+its own patients, and looks up the stage there by name. What runs a stage takes a `VerifiedOrder` and never the message.
 """
 
 from __future__ import annotations
@@ -37,24 +36,24 @@ Stage = TypeVar("Stage", FineTune, Evaluate)
 
 @dataclass(frozen=True, eq=False)
 class VerifiedOrder(Generic[Stage]):
-    """A stage of an approved study that this site may work out."""
+    """A stage of an approved study that this site may carry out."""
 
     site: SiteConfig
     study: Study
     """The site's own copy of the plain study."""
     node: Stage
     key: str
-    """Names the result; worked out at the site."""
+    """The key that names the result, computed at the site."""
     cohort: Cohort
     environment: ExecutionEnvironment
     start_digest: str
-    """Of the weights that the stage starts from, or scores."""
+    """The digest of the weights that the stage starts from, or scores."""
     start: Weights | None
-    """Those weights where they came along with the order, not yet compared with `start_digest`."""
+    """These weights, if they came with the order; not yet compared with `start_digest`."""
     acknowledged: tuple[str, ...]
-    """Keys of other stages, whose results the coordinator has."""
+    """The keys of other stages whose results the coordinator has."""
     restart_token: str
-    """Not empty: the stage begins at the beginning, once for each such token."""
+    """If not empty: the stage starts from the beginning, once for each token."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,13 +82,14 @@ def verify_order(site: SiteConfig, order: Order, weights: Weights | None, kind: 
     """Check an order step by step against the approved study, this site's data and earlier orders.
 
     Args:
-        order: as it came; only digests and the census are compared with the site's own.
-        weights: that came along, or None.
+        site: this site.
+        order: the message; only digests and the census are compared with the site's own.
+        weights: the weights that came with the order, or None.
         kind: the kind of stage that such a message may ask for.
 
     Raises:
-        Refused: an unknown study, a stage that is not this site's in it, other data than were described, or another
-            census, route or start than in earlier orders.
+        Refused: the study is unknown, the stage is not this site's in the study, the site's data differ from those
+            described, or the census, a route or the start weights differ from those of earlier orders.
         BadMessage: the key is not that of the stage.
     """
     rebuilt = _rebuild(site, order)
@@ -121,7 +121,8 @@ def verify_delivery(site: SiteConfig, delivery: Delivery) -> VerifiedDelivery:
     """Check a delivery against the approved study, this site's data and earlier orders.
 
     Raises:
-        Refused: an unknown study, other data than were described, or another census or route than in earlier orders.
+        Refused: the study is unknown, the site's data differ from those described, or the census or a route differs
+            from those of earlier orders.
     """
     rebuilt = _rebuild(site, delivery)
     cohort, environment = _gather(site, rebuilt, delivery)
@@ -131,7 +132,11 @@ def verify_delivery(site: SiteConfig, delivery: Delivery) -> VerifiedDelivery:
 
 
 def _rebuild(site: SiteConfig, message: Planned) -> _Rebuilt:
-    """Make the plan that a message is about from the approved study. Raises Refused."""
+    """Make the plan that a message is about from the approved study.
+
+    Raises:
+        Refused: the study is not approved, or the message's census or choices do not fit it.
+    """
     study = approved(site, message.study)
     torch.set_num_threads(study.training.threads)
     try:
@@ -148,7 +153,11 @@ def _rebuild(site: SiteConfig, message: Planned) -> _Rebuilt:
 
 
 def _gather(site: SiteConfig, rebuilt: _Rebuilt, message: Planned) -> tuple[Cohort, ExecutionEnvironment]:
-    """Return the site's patients. Raises Refused where they are not those that the coordinator planned with."""
+    """Return the site's patients and its execution environment.
+
+    Raises:
+        Refused: the patients are not those that the coordinator planned with.
+    """
     study = rebuilt.study
     prepared = prepare(site, study.preprocessing)
     cohort = gather(prepared.records, site, study.split)

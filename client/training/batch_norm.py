@@ -1,9 +1,9 @@
-"""Statistics of batch normalisation that belong to the weights they stand beside.
+"""Statistics of batch normalisation that belong to the current weights ("precise" batch normalisation).
 
-Batch normalisation keeps running averages for evaluation, which follow the weights by a tenth a step. After a stage of
-a few dozen steps they still belong to weights of long ago: the network has learnt, and its evaluation does not show it.
-So they are estimated anew from the training slices before an epoch is scored and before weights leave ("precise"
-batch normalisation: Wu and Johnson, Rethinking "Batch" in BatchNorm, arXiv 2105.07576).
+Batch normalisation keeps running averages for evaluation, which move towards the weights' own statistics by a tenth in
+each step. After a stage of a few dozen steps the averages still belong to much earlier weights, so that the evaluation
+does not show what the network has learnt. The statistics are therefore estimated again from the training slices before
+an epoch is scored and before weights leave (Wu and Johnson, Rethinking "Batch" in BatchNorm, arXiv 2105.07576).
 """
 
 from __future__ import annotations
@@ -17,21 +17,24 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from client.training.device import Device
 
 PIXELS_AT_ONCE = 32 * 256 * 256
-"""Pixels of the slices that are normalised together. Where all training slices fit, every layer is given the statistics
-of the very values that it sees in evaluation; else they come from several passes of slices drawn from all patients."""
+"""The number of pixels that are normalised together. Where all training slices fit, every layer gets the statistics of
+the very values that it sees in evaluation; otherwise the statistics come from several passes, each over slices of all
+patients."""
 
 
 @torch.no_grad()
 def estimate_statistics(network: nn.Module, images: torch.Tensor, device: Device) -> None:
-    """Give every batch-norm layer the mean and variance of what it sees when the network is shown these slices.
+    """Set every batch-norm layer's mean and variance to those of its inputs when the network is shown these slices.
 
-    All else is as in evaluation: no augmentation, no dropout, the same precision. Nothing random is drawn, no weight
-    and no count of batches changes, and the network is left in evaluation mode. A network without batch normalisation,
-    and a single slice, whose deepest layers may have one value and no variance, are left as they are.
+    Everything else is as in evaluation: no augmentation, no dropout, the same precision. Nothing random is drawn, no
+    weight and no count of batches changes, and the network is left in evaluation mode. Nothing changes in a network
+    without batch normalisation, nor for a single slice, for which the deepest layers may have one value and no
+    variance.
 
     Args:
-        network: on the machine's device.
+        network: the network, on its device.
         images: (slices, 1, rows, columns), standardised, in the order of patients.
+        device: the device and precision of the network.
     """
     network.eval()
     layers = [layer for layer in network.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
@@ -40,7 +43,7 @@ def estimate_statistics(network: nn.Module, images: torch.Tensor, device: Device
     passes = max(1, min(math.ceil(images[:, 0].numel() / PIXELS_AT_ONCE), len(images) // 2))
     sums = [_Sums(layer) for layer in layers]
     for number in range(passes):
-        shown = images[number::passes]  # of every patient some
+        shown = images[number::passes]  # some slices of every patient
         with device.autocast():
             network(shown.to(device.kind, memory_format=torch.channels_last))
         for of_layer in sums:
@@ -50,7 +53,10 @@ def estimate_statistics(network: nn.Module, images: torch.Tensor, device: Device
 
 
 class _Sums:
-    """One layer's moments over all passes. While it lives the layer normalises by what it is shown."""
+    """One layer's first and second moments over all passes.
+
+    From construction to `settle`, the layer normalises by the statistics of its current input.
+    """
 
     def __init__(self, layer: _BatchNorm) -> None:
         assert layer.running_mean is not None and layer.running_var is not None
@@ -63,23 +69,27 @@ class _Sums:
         self._values = 0
         self._hook = layer.register_forward_pre_hook(self._see)
         layer.train()
-        layer.momentum = 1.0  # the layer keeps the last pass's own mean and variance
+        layer.momentum = 1.0  # the layer stores the mean and variance of the last pass alone
 
     def _see(self, _: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         self._values = inputs[0].numel() // inputs[0].shape[1]
 
     def add(self, share: float) -> None:
-        """Take in the last pass. Args: share: its slices, of all."""
+        """Add the statistics of the last pass.
+
+        Args:
+            share: the pass's share of all slices.
+        """
         if not self._values:
-            return  # a layer that the network has and does not use, as EfficientNet's last
+            return  # the network has this layer and does not use it, like EfficientNet's last
         mean, variance = self._mean.cpu().double(), self._variance.cpu().double()
-        # torch keeps the variance divided by one value less than it normalises by.
+        # torch divides the stored variance by the number of values less one, but normalises by the plain variance.
         variance *= (self._values - 1) / self._values
         self._first += share * mean
         self._second += share * (variance + mean.square())
 
     def settle(self) -> None:
-        """Put the layer back as it was, with the new statistics."""
+        """Restore the layer's mode, momentum and count of batches, and set its new statistics."""
         self._hook.remove()
         self._layer.eval()
         self._layer.momentum, count = self._before

@@ -16,7 +16,7 @@ MeanStd = tuple[float, float]
 
 @dataclass(frozen=True)
 class Slices:
-    """Chosen slices, standardised, in the order of patients and, in a patient, from feet to head.
+    """Selected slices, standardised, in the order of patients and, within a patient, from feet to head.
 
     `images` and `masks` are float32 tensors of the shape (slices, 1, pixels, pixels); a mask is 0 or 1.
     """
@@ -26,10 +26,10 @@ class Slices:
 
 
 def statistics(records: Sequence[Record]) -> dict[str, MeanStd]:
-    """Mean and standard deviation of all pixels of the selected slices, for each site among the records.
+    """Return mean and standard deviation of all pixels of the selected slices, for each site among the records.
 
-    Pooled data keep each member's own statistics: a scanner's units are its own, and a member's patients
-    are scored with these later.
+    Pooled data keep the statistics of each member site: scanners have units of their own, and a member's patients are
+    later scored with that member's statistics.
     """
     sums: dict[str, list[float]] = {}
     for record in records:
@@ -47,13 +47,18 @@ def statistics(records: Sequence[Record]) -> dict[str, MeanStd]:
 
 
 def standardised(image: np.ndarray, mean_std: MeanStd) -> np.ndarray:
-    """Images less the mean, over the standard deviation; float32."""
+    """Return images less the mean, divided by the standard deviation, as float32."""
     mean, std = mean_std
     return ((image - np.float32(mean)) / np.float32(std)).astype(np.float32, copy=False)
 
 
 def selected_slices(records: Sequence[Record], mean_std: Mapping[str, MeanStd]) -> Slices:
-    """Return the selected slices of all records; the records are taken in the order of their patients' names."""
+    """Return the selected slices of all records, standardised and in the order of the patients' names.
+
+    Args:
+        records: the patients.
+        mean_std: mean and standard deviation of each site.
+    """
     images, masks = [], []
     for record in sorted(records, key=lambda record: record.patient):
         slices = load(record)
@@ -66,9 +71,17 @@ def selected_slices(records: Sequence[Record], mean_std: Mapping[str, MeanStd]) 
 
 
 def batches(slices: Slices, size: int, generator: torch.Generator) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """One epoch in a random order: full batches and a smaller last one.
+    """Yield the batches of one epoch in a random order: full batches and a smaller last one.
 
-    A single slice left over joins the batch before it, since batch normalisation cannot take one value.
+    A last batch of a single slice is joined to the batch before it, since batch normalisation cannot take one value.
+
+    Args:
+        slices: the slices to train on.
+        size: slices in a batch.
+        generator: draws the order.
+
+    Yields:
+        Images and masks, each (slices, 1, pixels, pixels).
     """
     count = len(slices.images)
     order = torch.randperm(count, generator=generator)
@@ -83,11 +96,20 @@ def batches(slices: Slices, size: int, generator: torch.Generator) -> Iterator[t
 def augment(
     images: torch.Tensor, masks: torch.Tensor, kind: str, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Random variety of a batch; "none" gives the batch as it is.
+    """Return a batch after random augmentation; with "none" the batch is returned unchanged.
 
-    "light": each slice is flipped left–right by an even chance, turned by at most 10°, scaled by at most
-    10 % and shifted by at most 10 % of its side, and its intensities get a gain of at most 10 % and an
-    offset of at most 0.1 standard deviations; all uniform. Outside the slice lies its mean, 0.
+    "light": each slice is flipped left–right with a probability of one half, turned by at most 10°, scaled by at most
+    10 % and shifted by at most 10 % of its side; its intensities get a gain of at most 10 % and an offset of at most
+    0.1 standard deviations. All amounts are uniform. Beyond the slice's edge the image is 0, its mean.
+
+    Args:
+        images: (slices, 1, pixels, pixels), standardised.
+        masks: the same shape, 0 or 1.
+        kind: "none" or "light".
+        generator: draws the amounts.
+
+    Returns:
+        Images and masks of the same shapes.
     """
     if kind == "none":
         return images, masks
@@ -98,7 +120,7 @@ def augment(
 
     flip = (torch.rand(n, generator=generator) < 0.5).float() * -2 + 1
     angle, scale = uniform(torch.pi / 18), 1 + uniform(0.1)
-    shift = torch.stack([uniform(0.2), uniform(0.2)], dim=1)  # a side measures 2 in affine_grid's units
+    shift = torch.stack([uniform(0.2), uniform(0.2)], dim=1)  # a side has the length 2 in affine_grid's units
     gain, offset = 1 + uniform(0.1), uniform(0.1)
     cos, sin = torch.cos(angle) * scale, torch.sin(angle) * scale
     rotation = torch.stack([torch.stack([cos * flip, -sin], 1), torch.stack([sin * flip, cos], 1)], 1)

@@ -1,6 +1,6 @@
-"""What a site measures where a training may have lost what its weights could do; `server.scheduling.collapse` decides.
+"""What a site measures to tell whether a training lost what its weights could do; `server.scheduling.collapse` decides.
 
-Both models are measured in the same way at the same site: the weights that the stage received, and those that it kept.
+The weights that the stage received and the weights that it kept are measured in the same way at the same site.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Measured(NamedTuple):
     dice: float
     """Mean over the validation slices, 0 to 1."""
     loss: float
-    """Over all training slices, without augmentation."""
+    """The loss over all training slices, without augmentation."""
 
 
 def against_received(
@@ -37,10 +37,19 @@ def against_received(
     training: TrainingConfig,
     device: Device,
 ) -> dict[str, float]:
-    """Return the figures of `FineTuneReply` that tell a training which lost something from one that began with little.
+    """Return the figures of `FineTuneReply` that compare the kept weights with the received ones.
 
-    The received weights come with statistics of another site's slices; where the study has batch normalisation's
-    estimated anew, theirs are, too.
+    The figures distinguish a training that lost something from one that began with little. Received weights come with
+    batch-norm statistics of another site's slices; where the study estimates these statistics anew ("precise"), so does
+    this function.
+
+    Args:
+        kept: the network with the weights that the stage kept, on its device.
+        received: the network with the weights that the stage received.
+        train: the training slices.
+        validation: the validation slices.
+        training: the study's training settings.
+        device: the device and precision to measure in.
 
     Returns:
         The figures; none where the loss of the received weights is not finite, so that there was nothing to lose.

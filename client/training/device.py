@@ -12,25 +12,31 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Device:
-    """Where and in what precision a network runs."""
+    """The device and precision that a network runs in."""
 
     kind: str
-    """As torch names it: cpu, cuda or mps."""
+    """The device's name in torch: cpu, cuda or mps."""
     precision: str
     """float32 or bfloat16."""
 
     def autocast(self) -> AbstractContextManager[Any]:
+        """Return a context in which torch computes in this precision."""
         return torch.autocast(self.kind, torch.bfloat16, enabled=self.precision == "bfloat16")
 
 
 def place(network: nn.Module, device: Device) -> None:
-    """Move a network to its device; channels_last is the layout in which convolutions run fastest."""
+    """Move a network to its device, in the memory format channels_last, in which convolutions run fastest."""
     network.to(device=device.kind)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def choose_device(kind: str, precision: str) -> Device:
-    """Return the device and precision that "auto" means on this machine."""
+    """Return the device and precision for settings that may be "auto".
+
+    Args:
+        kind: auto, cpu, cuda or mps; auto prefers cuda, then mps.
+        precision: auto, float32 or bfloat16; auto is bfloat16 where the device computes in it natively.
+    """
     if kind == "auto":
         kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if precision == "auto":

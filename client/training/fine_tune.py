@@ -1,4 +1,4 @@
-"""Fine-tune a network at one site, an epoch at a time."""
+"""Fine-tuning of a network at one site, an epoch at a time."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from common.protocol.refusals import Refusal, Refused
 from common.seeds import seed_of
 
 CHUNK = 32
-"""Slices that are predicted at once."""
+"""The number of slices that are predicted at once."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A stage after `epoch` epochs. The lists have one entry an epoch.
+    """The state of a stage after `epoch` epochs. The tuples have one entry for each epoch.
 
-    `kept` is a copy on the CPU; `current` and `optimizer` are the live tensors, which the next epoch changes.
+    `kept` is a copy on the CPU. `current` and `optimizer` are the live tensors, which the next epoch changes.
     """
 
     epoch: int = 0
@@ -44,13 +44,25 @@ class Trained:
 
 
 def learning_rate(schedule: Schedule, epoch: int, training: TrainingConfig) -> float:
-    """Cosine annealing (Loshchilov and Hutter, ICLR 2017, without restarts) at an epoch counted from 0."""
+    """Return the learning rate of an epoch by cosine annealing (Loshchilov and Hutter, ICLR 2017, without restarts).
+
+    Args:
+        schedule: the stage's part of the whole cosine.
+        epoch: the epoch in the whole cosine, counted from 0.
+        training: gives the first and the final learning rate.
+    """
     low, high = training.final_learning_rate, training.learning_rate
     return low + (high - low) * (1 + math.cos(math.pi * epoch / schedule.total_epochs)) / 2
 
 
 def loss_of(logits: torch.Tensor, masks: torch.Tensor, kind: str) -> torch.Tensor:
-    """Return the loss of a batch: soft Dice over the whole batch, binary cross entropy, or their sum."""
+    """Return the loss of a batch: soft Dice over the whole batch, binary cross entropy, or their sum.
+
+    Args:
+        logits: (slices, 1, pixels, pixels).
+        masks: the same shape, 0 or 1.
+        kind: contains "dice", "bce" or both.
+    """
     logits = logits.float()
     terms = []
     if "dice" in kind:
@@ -72,15 +84,25 @@ def fine_tune(
     proximal_mu: float = 0.0,
     resume: Trained | None = None,
 ) -> Iterator[Trained]:
-    """Train from the network's weights, or go on from `resume`; yields after every epoch.
+    """Train from the network's weights, or continue from `resume`, and yield the state after every epoch.
 
-    The order of batches, augmentation and dropout of an epoch depend on `seed_names` and the epoch's number
-    in the whole cosine alone, so that stopping and going on changes nothing. Adam's moments start fresh.
+    The order of batches, the augmentation and the dropout of an epoch depend on `seed_names` and the epoch's number in
+    the whole cosine alone, so that stopping and continuing changes nothing. Adam's moments start at zero.
 
     Args:
-        network: (n, 1, pixels, pixels) images to logits of the same shape.
-        train, validation: standardised slices; see `client.training.batches.Slices`.
-        proximal_mu: FedProx's pull towards the weights that the stage started from (Li et al., MLSys 2020).
+        network: takes images (n, 1, pixels, pixels) and returns logits of the same shape.
+        train: standardised training slices.
+        validation: standardised validation slices.
+        training: the study's training settings.
+        schedule: the stage's epochs within the whole cosine, and which epoch's weights are kept.
+        seed_names: what the random seeds are derived from, besides the epoch's number.
+        device: the device and precision to train in.
+        proximal_mu: the strength of FedProx's pull towards the weights that the stage started from (Li et al., MLSys
+            2020).
+        resume: the state after an earlier leg of the same stage.
+
+    Yields:
+        The state after each epoch; its live tensors change with the next epoch.
 
     Raises:
         Refused: a loss is not finite.
@@ -143,13 +165,28 @@ def fine_tune(
 
 
 def probabilities(network: nn.Module, images: torch.Tensor, device: Device) -> torch.Tensor:
-    """Return the gland's probability at every pixel: (n, 1, pixels, pixels) float32 on the CPU."""
+    """Return the gland's probability at every pixel.
+
+    Args:
+        network: the network, on its device.
+        images: (n, 1, pixels, pixels), standardised.
+        device: the device and precision to predict in.
+
+    Returns:
+        (n, 1, pixels, pixels), float32 on the CPU.
+    """
     return torch.cat([logits.sigmoid() for logits in predicted_logits(network, images, device)])
 
 
 @torch.inference_mode()
 def predicted_logits(network: nn.Module, images: torch.Tensor, device: Device) -> Iterator[torch.Tensor]:
-    """Yield what the network says of some slices, a chunk at a time: (n, 1, pixels, pixels) float32 on the CPU."""
+    """Yield the network's logits, CHUNK slices at a time: (n, 1, pixels, pixels), float32 on the CPU.
+
+    Args:
+        network: the network, on its device.
+        images: (slices, 1, pixels, pixels), standardised.
+        device: the device and precision to predict in.
+    """
     network.eval()
     for chunk in images.split(CHUNK):
         with device.autocast():
@@ -158,7 +195,8 @@ def predicted_logits(network: nn.Module, images: torch.Tensor, device: Device) -
 
 
 def grid_dice(network: nn.Module, slices: Slices, device: Device) -> float:
-    """Mean Dice over slices on the study's grid, 0 to 1; a slice without mask and prediction counts 1."""
+    """Return the mean Dice over slices on the study's grid, 0 to 1; slices with neither mask nor prediction count as 1.
+    """
     predicted = probabilities(network, slices.images, device) > 0.5
     truth = slices.masks > 0.5
     both = (predicted & truth).sum((1, 2, 3))

@@ -1,12 +1,13 @@
 """How data sets lie on disk, and the one form in which the rest of the client sees a patient.
 
-A layout is one small file in this folder. It says where each patient's image and mask lie, from names
-and headers alone; reading them is the same for all layouts (`volumes.py`, `dicom.py`, and a file for what
-ITK passes over in each format). What layouts share is `folder.py`, a listing of names, and `pairs.py`.
+A layout is one small file in this folder. It says where each patient's image and mask lie, from names and headers
+alone. Reading them is the same for all layouts: `volumes.py` and `dicom.py` read, and one file for each format
+(`nifti.py`, `nrrd.py`, `metaimage.py`) checks for faults that ITK does not report. Layouts share `folder.py`, a listing
+of names, and `pairs.py`.
 
 The contract
 ------------
-`find(site)` lists a site's patients and reads no pixel. `read(source)` gives one of them as a `Case`:
+`find(site)` lists a site's patients and reads no pixel. `read(source)` returns one of them as a `Case`:
 
 axes        (slices, rows, columns): slices run from feet to head, rows from front to back, columns from
             the patient's right to left. That is DICOM's LPS order; axes are turned and mirrored to it,
@@ -28,11 +29,11 @@ errors      what concerns one patient is a `Problem` (from `find`) or a `BadPati
 
 Recognising
 -----------
-Where site.toml names no layout, or "auto", every layout's `detect` is called with the `Folder`, whose names are
-listed already. It returns the path by which the layout is recognised, or None. It decides by names, in the last
-resort by a file's first bytes; it reads no header. It must be such that no other layout of the same kind
-(labels apart, or beside the images) can claim an unmixed folder too. Exactly one must claim the folder;
-what is found then is the same as if site.toml had named it.
+Where site.toml names no layout, or "auto", every layout's `detect` is called with the site's `Folder`, whose names are
+listed already. `detect` returns the path by which the layout is recognised, or None. `detect` decides by names, in the
+last resort by a file's first bytes; it reads no header. A `detect` must never claim an unmixed folder of another layout
+of the same kind (labels in a folder of their own, or beside the images). Exactly one layout must claim the folder; what
+is found then is the same as if site.toml had named the layout.
 
 One more layout
 ---------------
@@ -57,8 +58,8 @@ A new file here is enough; `find` imports every module of this folder::
                 problems.append(Problem(name, f"The mask {mask} has no image; add {image.name}."))
         return Found(tuple(sources), tuple(problems))
 
-`folders.images` is what lies in the site's folder of images, listed. `@layout(…, masks_apart=True)` asks for the key
-`masks` in site.toml, the folder of the labels; it is listed in `folders.masks`.
+`folders.images` lists the site's folder of images. `@layout(…, masks_apart=True)` requires the key `masks` in
+site.toml, the folder of the labels, which is listed in `folders.masks`.
 """
 
 from __future__ import annotations
@@ -101,27 +102,27 @@ __all__ = [
 ]
 
 AUTO = "auto"
-"""What stands in site.toml in a layout's place where it is to be recognised."""
+"""The value of "layout" in site.toml that asks for the layout to be recognised."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where one patient's files lie. Nothing has been read but headers."""
+    """The files of one patient's image and mask; only headers have been read."""
 
     patient: str
     """DICOM PatientID, or the name of the folder or file; unique at the site."""
     image: tuple[Path, ...]
-    """One volume file, followed by that of its voxels where they lie apart; or all files of one DICOM series,
-    in any order."""
+    """One volume file, followed by the file of its voxels where that is separate; or all files of one DICOM series, in
+    any order."""
     mask: tuple[Path, ...]
-    """The same."""
+    """The mask's files, in the same form."""
     channel: int | None = None
-    """Which volume of an image file of four axes is the T2, counted from 0; None where it has three axes."""
+    """The number of the T2 volume in an image file of four axes, counted from 0; None where the file has three axes."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A patient that cannot be used, or something odd about one that can. Stays at the site."""
+    """A patient that cannot be used, or an oddity of a patient that can. Problems stay at the site."""
 
     patient: str
     sentence: str
@@ -129,39 +130,41 @@ class Problem:
 
 @dataclass(frozen=True)
 class Found:
+    """The patients of a site that a layout has found, and the problems with them."""
+
     sources: tuple[Source, ...]
     """Sorted by patient."""
     problems: tuple[Problem, ...]
     notes: tuple[str, ...] = ()
-    """What is good to know of the whole site and is no error, a sentence each. Stays at the site."""
+    """Facts about the whole site that are no errors, one sentence each. Notes stay at the site."""
     layout: str = ""
-    """The name of the layout that was used; `find` fills it in."""
+    """The name of the layout that was used, filled in by `find`."""
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One patient, read: see the contract at the top of this module."""
+    """One patient's image and mask on one grid; see the contract at the top of this module."""
 
     patient: str
     image: NDArray[np.float32]
     mask: NDArray[np.bool_]
     spacing: tuple[float, float, float]
-    """Millimetres: slice, row, column."""
+    """Millimetres between voxel centres: slice, row, column."""
     origin: tuple[float, float, float]
-    """Centre of voxel (0, 0, 0) in millimetres, LPS: x, y, z, as SimpleITK gives it."""
+    """The centre of voxel (0, 0, 0) in millimetres, LPS: x, y, z, as SimpleITK gives it."""
     direction: tuple[float, ...]
-    """Nine numbers, as SimpleITK gives them: row by row, for the axes columns, rows, slices."""
+    """Nine direction cosines as SimpleITK gives them: row by row, for the axes columns, rows, slices."""
 
 
 @dataclass(frozen=True)
 class Folders:
-    """What a layout is given: the site's folders, listed, and what its file says of them."""
+    """What a layout's `find` is given: the site's folders, listed, and the site file's pattern for DICOM series."""
 
     images: Folder
     masks: Folder | None = None
-    """The folder of the labels, where they lie apart from the images."""
+    """The folder of the labels, where labels lie apart from the images."""
     series: str = ""
-    """Regular expression that the SeriesDescription of a DICOM image must match; empty: any that holds "T2"."""
+    """Regular expression that the SeriesDescription of a DICOM image must match; if empty, any that contains "T2"."""
 
 
 Finder = Callable[[Folders], Found]
@@ -170,21 +173,30 @@ Detect = Callable[[Folder], Path | None]
 
 @dataclass(frozen=True)
 class Layout:
+    """One layout, as `layout` registers it."""
+
     name: str
     find: Finder
     detect: Detect
-    """The path by which one knows the layout; None where the folder is none of its kind."""
+    """Returns the path by which the layout is recognised; None where the folder has another layout."""
     looks_for: str
-    """What lies where, in a few words."""
+    """Which files lie where, in a few words."""
     masks_apart: bool
-    """The masks lie in a folder of their own, which site.toml names."""
+    """Whether the masks lie in a folder of their own, which site.toml names."""
 
 
 _registry: dict[str, Layout] = {}
 
 
 def layout(name: str, *, detect: Detect, looks_for: str, masks_apart: bool = False) -> Callable[[Finder], Finder]:
-    """Register a function that lists a site's patients under the name used in site.toml."""
+    """Register the decorated function, which lists a site's patients, under the layout's name in site.toml.
+
+    Args:
+        name: the layout's name.
+        detect: recognises the layout; see the top of this module.
+        looks_for: which files lie where, in a few words.
+        masks_apart: whether the masks lie in a folder of their own, which site.toml names.
+    """
 
     def register(find: Finder) -> Finder:
         _registry[name] = Layout(name, find, detect, looks_for, masks_apart)
@@ -195,7 +207,7 @@ def layout(name: str, *, detect: Detect, looks_for: str, masks_apart: bool = Fal
 
 @functools.cache
 def known() -> Mapping[str, Layout]:
-    """All layouts by name. The first call imports every module of this folder."""
+    """Return all layouts by name; the first call imports every module of this folder."""
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
     return dict(sorted(_registry.items()))
@@ -205,6 +217,7 @@ def recognise(images: Path, masks: Path | None = None) -> str:
     """Return the name of the layout in which a folder's patients lie, from names alone.
 
     Args:
+        images: the folder of the images.
         masks: the folder of the labels, for a layout that keeps them apart.
 
     Raises:
@@ -217,13 +230,13 @@ def recognise(images: Path, masks: Path | None = None) -> str:
 
 
 def find(site: SiteConfig) -> Found:
-    """List a site's patients, from names and headers alone, and recognise the layout if need be.
+    """List a site's patients from names and headers alone, and recognise the layout where site.toml names none.
 
-    A patient with a `Problem` is never among the sources. Sources may be empty where problems are not.
+    A patient with a `Problem` is never among the sources. There may be problems and no sources.
 
     Raises:
-        RelayError: a folder is missing, no patient lies there at all, its layout is not recognised, or the
-            site is pooled.
+        RelayError: a folder is missing, no patient lies there at all, the layout is not recognised, or the site is
+            pooled.
     """
     if site.pooled:
         raise RelayError("The pooled site has no patients of its own; list those of its members.")
@@ -262,15 +275,19 @@ def read(source: Source) -> Case:
     """Read one patient's image and mask onto one grid.
 
     Raises:
-        BadPatient: it cannot be used; the sentence says why, and may name files.
+        BadPatient: the patient cannot be used; the sentence says why, and may name files.
     """
-    from client.data.layouts.volumes import read_case  # SimpleITK is imported only by who reads
+    # imported here, so that SimpleITK is loaded only where images are read
+    from client.data.layouts.volumes import read_case
 
     return read_case(source)
 
 
 def writable(text: str) -> str:
-    """Return a text as a terminal, log or page can hold it: file names may have bytes that are no UTF-8, and line breaks."""
+    """Return a text that a terminal, log or page can hold, with "?" in the place of unprintable characters.
+
+    File names may contain line breaks, and bytes that are not UTF-8.
+    """
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
@@ -304,13 +321,13 @@ def _recognise(folder: Folder, masks: Path | None) -> str:
 
 
 def _detected(folder: Folder, *, masks_apart: bool) -> dict[str, Path]:
-    """Return the layouts of one kind that claim a folder, each with the path by which it does."""
+    """Return the layouts of one kind that claim a folder, each with the path by which it is recognised."""
     of_this_kind = (one for one in known().values() if one.masks_apart == masks_apart)
     return {one.name: path for one in of_this_kind if (path := one.detect(folder)) is not None}
 
 
 def _aside(folder: Folder, name: str) -> dict[str, Path]:
-    """Other layouts in those of its folders in which the recognised one has nothing: it would pass them over."""
+    """Return other layouts of those subfolders in which the recognised layout finds nothing and which it would skip."""
     idle = [inner for inner in folder.folders if known()[name].detect(inner) is None]
     return {
         other: path for inner in idle for other, path in _detected(inner, masks_apart=False).items() if other != name

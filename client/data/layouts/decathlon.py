@@ -1,8 +1,9 @@
-"""Medical Segmentation Decathlon, Task05 (Antonelli et al., Nature Communications 2022), and what nnU-Net makes of it.
+"""Medical Segmentation Decathlon, Task05 (Antonelli et al., Nature Communications 2022), also as nnU-Net renames it.
 
-imagesTr/prostate_00.nii.gz with labelsTr/prostate_00.nii.gz, 1 = peripheral and 2 = transition zone. An image has
-four axes, the last for the modalities, whose order dataset.json gives; nnU-Net writes a file a modality instead,
-prostate_00_0000.nii.gz. The images of imagesTs have no labels and are no patients here.
+An image imagesTr/prostate_00.nii.gz has the label file labelsTr/prostate_00.nii.gz with 1 = peripheral zone and 2 =
+transition zone. An image has four axes, the last of which runs over the modalities in the order that dataset.json
+gives. nnU-Net writes one file for each modality instead, such as prostate_00_0000.nii.gz. The images in imagesTs have
+no labels and are not listed as patients.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from common.errors import RelayError
 IMAGES, LABELS, CONTENTS = "imagesTr", "labelsTr", "dataset.json"
 
 MODALITY = re.compile(r"(?P<patient>.+)_(?P<channel>\d{4})")
-"""A file's name, without its ending, as nnU-Net gives it to one modality of an image."""
+"""A file's name, without its ending, in nnU-Net's naming of one modality of an image."""
 
 NOTE = (
     "The Decathlon's Task05 shares patients with NCI-ISBI's Prostate-3T, under other names and with other voxels:"
@@ -28,16 +29,17 @@ NOTE = (
 
 
 def detect(folder: Folder) -> Path | None:
+    """Return the images folder where the folder holds both imagesTr and labelsTr."""
     images = folder.named(IMAGES)
     return images[0].path if images and folder.named(LABELS) else None
 
 
 @layout("decathlon", detect=detect, looks_for=f"{IMAGES} beside {LABELS}, with {CONTENTS}")
 def find(folders: Folders) -> Found:
-    """Pair images and labels by name; which volume of an image is the T2 stands in dataset.json.
+    """Pair images and labels by name, and take the number of the T2 volume from dataset.json.
 
     Raises:
-        RelayError: a folder or dataset.json is missing, or it does not say which modality is the T2.
+        RelayError: a folder or dataset.json is missing, or dataset.json does not say which modality is the T2.
     """
     folder = folders.images
     images, labels = _by_stem(folder, IMAGES), _by_stem(folder, LABELS)
@@ -78,7 +80,7 @@ def find(folders: Folders) -> Found:
 
 
 def _by_stem(folder: Folder, name: str) -> dict[str, list[Path]]:
-    """Return the NIfTI files in the folder of a name, by their own names without their endings."""
+    """Return the NIfTI files in the subfolder of a given name, grouped by file name without ending."""
     found = folder.named(name)
     if len(found) != 1:
         raise RelayError(f'{folder.path} holds {len(found)} folders "{name}"; give a folder that holds one.')
@@ -94,7 +96,7 @@ def _stem(path: Path) -> str:
 
 
 def _channels(folder: Folder) -> dict[int, str]:
-    """Return the names of the modalities by their numbers; nnU-Net's second version calls them channels."""
+    """Return the names of the modalities by number; nnU-Net version 2 calls modalities channels."""
     path = next((path for path in folder.files if alike(path.name) == CONTENTS), None)
     if path is None:
         raise RelayError(

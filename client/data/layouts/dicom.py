@@ -1,7 +1,7 @@
-"""DICOM: which series lie in a folder, and one series as a volume.
+"""DICOM: the series that lie in a folder, and one series as a volume.
 
-Through SimpleITK's GDCM. Files belong together by SeriesInstanceUID and are put in order by
-ImagePositionPatient; neither folder nor file names say anything reliable.
+SimpleITK's GDCM reads the files. Files are grouped by SeriesInstanceUID and ordered by ImagePositionPatient; names of
+folders and files are not reliable.
 """
 
 from __future__ import annotations
@@ -24,15 +24,16 @@ from common.text import count
 PATIENT_ID, SERIES_UID, DESCRIPTION, POSITION = "0010|0020", "0020|000e", "0008|103e", "0020|0032"
 
 SAME_DIRECTION = 1e-3
-"""Largest difference of two direction cosines that are taken as equal: 0.06 degrees."""
+"""The largest difference of two direction cosines that count as equal: 0.06 degrees."""
 DRIFT_MM = 1.0
-"""How far slices of one stack may be shifted against each other in plane."""
+"""How far slices of one stack may be shifted against each other in plane, in mm."""
 GAP = 0.1
-"""How far a gap between slices may be from the usual one, as a share of it."""
+"""How far a gap between slices may differ from the usual gap, as a share of the usual gap."""
 
 DEFLATED = b"1.2.840.10008.1.2.1.99"
 DEEPEST = 200
-"""Sequences within sequences: structured reports have some ten, GDCM's recursion ends after thousands."""
+"""The deepest nesting of sequences that is read: structured reports have about ten levels, GDCM's recursion ends after
+thousands."""
 _ITEM = re.compile(rb"(?:\xfe\xff[\x00\x0d]\xe0|\xff\xfe\xe0[\x00\x0d])(....)", re.DOTALL)
 _ITEM_STARTS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
 _ITEM_ENDS = (b"\xfe\xff\x0d\xe0", b"\xff\xfe\xe0\x0d")
@@ -52,13 +53,15 @@ class Series:
 
 @dataclass(frozen=True)
 class FoundSeries:
+    """The DICOM series among some files, and the files that cannot be read."""
+
     series: tuple[Series, ...]
     damaged: tuple[Path, ...]
     """Files that look like DICOM and cannot be read as an image."""
 
 
 def scan(paths: Iterable[Path]) -> FoundSeries:
-    """List the DICOM series among some files, from headers alone (about 1 ms a file)."""
+    """List the DICOM series among some files from headers alone (about 1 ms a file)."""
     first: dict[tuple[str, str], Series] = {}
     files: dict[tuple[str, str], list[Path]] = defaultdict(list)
     damaged = []
@@ -79,17 +82,17 @@ def scan(paths: Iterable[Path]) -> FoundSeries:
 
 
 def choose(candidates: Sequence[Series], pattern: str, *, place: str, key: str = '"series" in the site file') -> Series:
-    """Return the axial T2 series among one patient's.
+    """Return the axial T2 series among one patient's series.
 
     Args:
         candidates: the patient's series, at least one.
-        pattern: the site's `series`; where it is empty, a SeriesDescription that is there has to hold "T2":
-            a T1 lies in the same place, and would pass for it.
-        place: where they lie, for the sentence.
-        key: what the pattern is called where the user writes it.
+        pattern: the site's `series`. If it is empty, a SeriesDescription must contain "T2" where there is one, since a
+            T1 series lies in the same place and would be taken for the T2.
+        place: the folder of the series, for the error's sentence.
+        key: the name of the pattern where the user writes it.
 
     Raises:
-        RelayError: none fits, or several do.
+        RelayError: no series fits, or several do.
     """
     fitting = [series for series in candidates if series.axial]
     if not fitting:
@@ -115,10 +118,10 @@ def choose(candidates: Sequence[Series], pattern: str, *, place: str, key: str =
 
 
 def read_image(files: Sequence[Path]) -> sitk.Image:
-    """One DICOM series as a float32 volume, its slices in order along the slice normal.
+    """Return one DICOM series as a float32 volume, its slices in order along the slice normal.
 
     Raises:
-        RelayError: a file cannot be read, the slices are no axial stack, or one is missing.
+        RelayError: a file cannot be read, the slices are no axial stack, or a slice is missing.
     """
     stack = _stack(files)
     place = files[0].parent
@@ -143,10 +146,11 @@ def read_image(files: Sequence[Path]) -> sitk.Image:
 
 
 def read_mask(files: Sequence[Path], *, step: float) -> sitk.Image:
-    """One DICOM series of mask slices as a float32 volume; a slice that is missing is empty.
+    """Return one DICOM series of mask slices as a float32 volume, with missing slices empty.
 
     Args:
-        step: the image's distance between slices in mm, by which gaps are judged first.
+        files: all files of the series, in any order.
+        step: the image's distance between slices in mm, which the mask's gaps are compared with first.
 
     Raises:
         RelayError: a file cannot be read, or the slices are no stack.
@@ -175,11 +179,12 @@ def tag(header: sitk.ImageFileReader, key: str) -> str:
     """Return a header entry without its padding; empty where there is none."""
     if not header.HasMetaDataKey(key):
         return ""
-    # Bytes that are no UTF-8 come as surrogates, which no log or page could write.
+    # Bytes that are not UTF-8 arrive as surrogates, which no log or page could write.
     return header.GetMetaData(key).encode("utf-8", "replace").decode().strip(" \0")
 
 
 def is_axial(normal: Vector) -> bool:
+    """Return whether a slice normal (x, y, z) is closer to the body's long axis than to the other two."""
     return int(np.argmax(np.abs(normal))) == 2
 
 
@@ -190,13 +195,13 @@ class _Stack:
     """Positions along the normal in mm, ascending."""
     origin: Vector
     axes: Vector
-    """Three unit vectors: along columns, along rows, the normal."""
+    """Three unit vectors, one a row: along columns, along rows, the normal."""
     spacing: tuple[float, float]
-    """Within a slice: x, y."""
+    """Millimetres within a slice: x, y."""
 
 
 def _stack(files: Sequence[Path]) -> _Stack | sitk.Image:
-    """Put a series' files in order. A single file that holds a whole volume is read as it is."""
+    """Order a series' files along the slice normal; a single file that holds a whole volume is returned as an image."""
     place = files[0].parent
     headers = [_header(path) for path in files]
     if len(files) == 1 and headers[0].GetSize()[2] > 1:
@@ -241,8 +246,8 @@ def _volume(pixels: NDArray[np.float32], stack: _Stack, *, step: float) -> sitk.
 
 
 def _pixels(files: Iterable[Path]) -> NDArray[np.float32]:
-    # File by file: a series reader takes the pixel type of the first slice for all, and rounds where
-    # another slice has a rescale slope of its own.
+    # Each file is read separately: a series reader takes the pixel type of the first slice for all slices, and rounds
+    # where another slice has a rescale slope of its own.
     return np.concatenate([sitk.GetArrayFromImage(_read(path)) for path in files])
 
 
@@ -251,7 +256,8 @@ def _read(path: Path) -> sitk.Image:
         return sitk.ReadImage(str(path), sitk.sitkFloat32, imageIO="GDCMImageIO")
     except RuntimeError as error:
         voxels = math.prod(_header(path).GetSize())
-        if voxels <= MOST_PACKED * _bytes(path):  # else what it claims is not there, and no memory would do
+        # otherwise the header claims more than the file holds, and the fault is the file's
+        if voxels <= MOST_PACKED * _bytes(path):
             raise_if_short(str(error), voxels)
         raise RelayError(f"{path} cannot be read; it is damaged or no DICOM image: copy it again.") from None
 
@@ -266,14 +272,14 @@ def _header(path: Path) -> sitk.ImageFileReader:
     try:
         reader.ReadImageInformation()
     except RuntimeError:
-        # Not by what is said: a damaged length asks for any amount.
+        # The error's text is not used: a damaged length asks for any amount of memory.
         raise_if_short("", _bytes(path))
         raise RelayError(f"{path} cannot be read; it is damaged or no DICOM image: copy it again.") from None
     return reader
 
 
 def _bytes(path: Path) -> int:
-    """0 where the file is gone."""
+    """Return a file's size in bytes; 0 where the file is gone."""
     try:
         return path.stat().st_size
     except OSError:
@@ -281,11 +287,11 @@ def _bytes(path: Path) -> int:
 
 
 def _ends_gdcm(path: Path) -> bool:
-    """Whether reading a file's header may end the process: none of it can be caught.
+    """Return whether reading a file's header may end the process, which cannot be caught.
 
-    GDCM fails on some files in the transfer syntax that deflates all but the first lines, which no scanner uses. It
-    follows items in items by recursion; how deep they lie is read here from their tags and lengths alone, wherever
-    these stand: a few that are pixels make no depth.
+    GDCM fails on some files in the transfer syntax that deflates all but the first lines, which no scanner uses. GDCM
+    also reads nested sequences by recursion. The depth is estimated from items' tags and lengths alone, wherever they
+    occur in the file: a few pixel values that look like tags add no depth.
     """
     try:
         content = path.read_bytes() if path.stat().st_size <= MOST_BYTES else b""
@@ -293,7 +299,7 @@ def _ends_gdcm(path: Path) -> bool:
         return False
     if DEFLATED in content[:4096]:
         return True
-    if not any(item in content for item in _ITEM_STARTS):  # as in nearly all
+    if not any(item in content for item in _ITEM_STARTS):  # true for nearly all files
         return False
     ends: list[float] = []
     for found in _ITEM.finditer(content):
@@ -311,12 +317,12 @@ def _ends_gdcm(path: Path) -> bool:
 
 
 def _axes(header: sitk.ImageFileReader | sitk.Image) -> Vector:
-    """Return unit vectors along columns and rows, and their normal, a row each."""
+    """Return unit vectors along columns and rows, and the slice normal, one a row."""
     return np.array(header.GetDirection()).reshape(3, 3).T
 
 
 def looks_like_dicom(path: Path) -> bool:
-    """By its name, or else by its first 132 bytes."""
+    """Return whether a file is DICOM by its name, or else by its first 132 bytes."""
     if path.name.upper() == "DICOMDIR":
         return False
     if path.suffix.lower() in (".dcm", ".ima"):

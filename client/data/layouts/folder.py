@@ -1,7 +1,7 @@
-"""What lies in a folder, by name: listed once, for recognising a layout and for finding its patients.
+"""The listing of a folder by names, made once and used to recognise a layout and to find its patients.
 
-Links are followed, and no folder is entered twice. Left aside is what no data set means: hidden files (a Macintosh
-leaves "._name" beside each "name") and the folders that systems make.
+Links are followed, and no folder is entered twice. The listing leaves out hidden files (macOS leaves "._name" beside
+each "name") and folders that operating systems create.
 """
 
 from __future__ import annotations
@@ -17,31 +17,39 @@ NOT_DATA = ("__macosx", "lost+found", "$recycle.bin", "system volume information
 
 @dataclass(frozen=True)
 class Folder:
+    """A folder and all below it, by names."""
+
     path: Path
     files: tuple[Path, ...] = ()
-    """Those directly in it, sorted; also links that lead nowhere, so that a lost file is reported and not skipped."""
+    """The files directly in the folder, sorted. Broken links are included, so that a lost file is reported and not
+    skipped."""
     folders: tuple[Folder, ...] = ()
-    """Those directly in it, sorted."""
+    """The folders directly in the folder, sorted."""
     troubles: tuple[tuple[Path, str], ...] = ()
-    """What in it, or that it itself, cannot be read, each with a sentence."""
+    """Entries that cannot be read, or the folder itself, each with a sentence that says why."""
 
     @property
     def name(self) -> str:
+        """Return the folder's own name, without its path."""
         return self.path.name
 
     def tree(self) -> Iterator[Folder]:
-        """Yield the folder itself and all below it."""
+        """Yield the folder itself and all folders below it."""
         yield self
         for folder in self.folders:
             yield from folder.tree()
 
     def all_files(self) -> Iterator[Path]:
-        """Yield the files in the folder and below it."""
+        """Yield all files in the folder and below it."""
         for folder in self.tree():
             yield from folder.files
 
     def named(self, *names: str) -> tuple[Folder, ...]:
-        """Return the folders at the end of a path of names, upper or lower case alike: none, one, or several."""
+        """Return the folders at the end of a path of names, ignoring case: none, one or several.
+
+        Args:
+            *names: the names from the folder inwards.
+        """
         found: tuple[Folder, ...] = (self,)
         for name in names:
             found = tuple(inner for outer in found for inner in outer.folders if alike(inner.name) == alike(name))
@@ -49,17 +57,17 @@ class Folder:
 
 
 def list_folder(path: Path) -> Folder:
-    """List a folder and all below it. Opens no file."""
+    """List a folder and all below it without opening any file."""
     return _list(path, set())
 
 
 def alike(name: str) -> str:
-    """Return a name for comparing: upper or lower case alike, in whichever way its accents were stored."""
+    """Return a name in a form for comparing: case and the Unicode form of accents do not matter."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
 def is_text(path: Path) -> bool:
-    """Whether a path is UTF-8. GDCM and ITK end the whole process where one is not."""
+    """Return whether a path can be encoded as UTF-8; GDCM and ITK end the whole process where a path cannot."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -90,10 +98,10 @@ def _list(path: Path, entered: set[tuple[int, int]]) -> Folder:
                 if (there.st_dev, there.st_ino) not in entered:
                     folders.append(_list(inside, entered))
                 continue
-            if not entry.is_file() and os.path.exists(inside):  # a pipe or a device: who opens it may wait for ever
+            if not entry.is_file() and os.path.exists(inside):  # a pipe or a device: opening it may block for ever
                 troubles.append((inside, f"{inside} is neither a file nor a folder; remove it."))
                 continue
-        except OSError:  # a link that leads to itself
+        except OSError:  # a link that points to itself
             pass
         files.append(inside)
     folders.sort(key=lambda folder: folder.path)

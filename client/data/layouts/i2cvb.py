@@ -1,8 +1,8 @@
-"""I2CVB, the prostate set of Dijon (Lemaitre et al., Computers in Biology and Medicine 2015).
+"""I2CVB, the prostate data set of Dijon (Lemaitre et al., Computers in Biology and Medicine 2015).
 
-A folder a patient: "Patient 1036/T2W/*.dcm" and "Patient 1036/GT/prostate/*.dcm". Mask slices are DICOM, hold
-values other than 0 and 1, come in any file order, and one of Patient_428260 is missing. GT/cap beside the
-gland is the cancer. The set's folders GE and Siemens are two sites.
+Each patient has a folder with "Patient 1036/T2W/*.dcm" and "Patient 1036/GT/prostate/*.dcm". Mask slices are DICOM
+files with values other than 0 and 1 and in any file order; one slice of Patient_428260 is missing. GT/cap beside the
+gland's mask outlines the cancer. The data set's folders GE and Siemens are two sites.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ IMAGE, MASK = ("T2W",), ("GT", "prostate")
 
 
 def detect(folder: Folder) -> Path | None:
+    """Return the first folder PATIENT/GT/prostate."""
     return next((found.path for patient in folder.folders for found in patient.named(*MASK)), None)
 
 
 @layout("i2cvb", detect=detect, looks_for="PATIENT/T2W beside PATIENT/GT/prostate, both DICOM")
 def find(folders: Folders) -> Found:
-    """One patient a folder; its name is the patient's, since the headers were made anonymous."""
+    """List one patient for each folder, named after the folder, since the headers are anonymised."""
     sources, problems = [], []
     for patient in folders.images.folders:
         if not (patient.named(*IMAGE) or patient.named("GT") or patient.name.lower().startswith("patient")):
@@ -39,7 +40,7 @@ def _image(patient: Folder, pattern: str) -> tuple[Path, ...]:
 
 
 def _mask(patient: Folder) -> tuple[Path, ...]:
-    # Mask slices were written one by one, often with a series number each.
+    # Mask slices were written one by one, often each with a series number of its own.
     return tuple(path for series in _series(_inside(patient, MASK, "mask", "image")) for path in series.files)
 
 

@@ -1,8 +1,8 @@
-"""MetaImage: a text header, and the voxels behind it (.mha) or in a file of their own (.mhd with .raw or .zraw).
+"""Checks of MetaImage files: a text header with the voxels behind it (.mha) or in a separate .raw or .zraw file (.mhd).
 
-ITK tells of missing voxels on stderr, reads on in a file that is too long, though it may be another patient's, and
-fills what it cannot unpack with whatever stood in memory. All that is found here first.
-Format: itk.org/Wiki/MetaIO/Documentation.
+ITK reports missing voxels on stderr alone. It reads beyond the expected end of a longer file, which may hold another
+patient, and fills voxels that cannot be decompressed with arbitrary memory. The checks in this module find these faults
+before ITK reads the file. Format: itk.org/Wiki/MetaIO/Documentation.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ _HEADER_BYTES = 1 << 16
 _LONGEST_NAME = 255
 _KEY = re.compile(r"[A-Za-z0-9_]+( [A-Za-z0-9_]+)*")
 _BYTES = {"CHAR": 1, "SHORT": 2, "INT": 4, "LONG": 4, "LONG_LONG": 8, "FLOAT": 4, "DOUBLE": 8}
-"""Bytes of a value by MetaIO's name of its type, without "MET_" and the U of an unsigned one."""
+"""Bytes of one value, by MetaIO's name of its type without "MET_" and without the U of an unsigned type."""
 
 
 def files_of(path: Path) -> tuple[Path, ...]:
-    """All files of a MetaImage, the header first, after a look at their sizes. Reads no voxel.
+    """Return all files of a MetaImage, the header first, after checking their sizes; no voxel is read.
 
     Raises:
-        RelayError: it is no MetaImage, its voxels are missing, cut short or too many, or lie in several files.
+        RelayError: the file is not a MetaImage, or its voxels are missing, cut short, too many, or in several files.
     """
     voxels = _voxels(path)
     return (path,) if voxels.file == path else (path, voxels.file)
 
 
 def check(path: Path) -> None:
-    """Make sure that a MetaImage is whole, and that what is compressed can be unpacked.
+    """Check that a MetaImage is complete and that compressed voxels can be decompressed.
 
     Raises:
-        RelayError: as `files_of`, or it is damaged.
+        RelayError: as for `files_of`, or the voxels are damaged.
     """
     voxels = _voxels(path)
     if not voxels.compressed:
@@ -58,9 +58,9 @@ def check(path: Path) -> None:
 class _Voxels:
     file: Path
     start: int
-    """Where in the file they begin."""
+    """The position in the file at which the voxels begin, in bytes."""
     bytes: int
-    """How many they are once unpacked."""
+    """The number of bytes after decompression."""
     compressed: bool
 
 
@@ -74,7 +74,7 @@ def _voxels(path: Path) -> _Voxels:
         channels = int(keys.get("ElementNumberOfChannels", 1))
         before = int(keys.get("HeaderSize", 0))
         compressed = {"true": True, "false": False}[keys.get("CompressedData", "False").lower()]
-        # Numbers of axes that are none end the process in ITK.
+        # ITK ends the process at a number of axes that is not possible.
         if int(keys["NDims"]) != len(sizes) or len(sizes) > 5 or min([*sizes, channels]) < 1 or before < -1:
             raise ValueError
         kind = keys["ElementType"].removeprefix("MET_").removeprefix("U")
@@ -94,7 +94,7 @@ def _voxels(path: Path) -> _Voxels:
         size = -1
     if size < 0:
         raise RelayError(f"The voxels of {path} are missing; add the file {file.name} beside it.") from None
-    # A size of -1 says that the voxels are what stands last.
+    # HeaderSize = -1 means that the voxels are at the end of the file.
     start = (length if local else 0) + before if before >= 0 else max(0, size - needed)
     there = size - start
     if there < needed or (there > needed and not compressed):
@@ -103,7 +103,7 @@ def _voxels(path: Path) -> _Voxels:
 
 
 def _header(path: Path) -> tuple[dict[str, str], int]:
-    """Return the header's entries, and its length in bytes."""
+    """Return the header's entries and its length in bytes."""
     try:
         with path.open("rb") as file:
             content = file.read(_HEADER_BYTES)
@@ -115,11 +115,11 @@ def _header(path: Path) -> tuple[dict[str, str], int]:
         length += len(line) + 1
         key, equals, value = line.decode("utf-8", "surrogateescape").partition("=")
         key = key.strip()
-        # Where a line is read otherwise by ITK, what is found here would say nothing of what it does.
+        # A line that ITK may parse differently makes this check meaningless, so the file is rejected.
         if key in keys or (line.strip() and not (equals and _KEY.fullmatch(key))):
             raise _damaged(path)
         keys[key] = value.strip()
-        if key == "ElementDataFile":  # the last one
+        if key == "ElementDataFile":  # always the last entry
             return keys, length
     raise _damaged(path)
 

@@ -1,7 +1,7 @@
-"""NCI-ISBI 2013, as TCIA and the challenge give it out: Prostate-3T and PROSTATE-DIAGNOSIS.
+"""NCI-ISBI 2013 (Prostate-3T and PROSTATE-DIAGNOSIS), as TCIA and the challenge distribute it.
 
-Images: DICOM, <PatientID>/<StudyUID>/<SeriesUID>/*.dcm, at any depth. Labels: NRRD in a folder of their own,
-named after the patient, with 1 = peripheral zone and 2 = central gland.
+Images are DICOM files <PatientID>/<StudyUID>/<SeriesUID>/*.dcm, at any depth. Labels are NRRD files in a separate
+folder, named after the patient, with 1 = peripheral zone and 2 = central gland.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ ENDING = re.compile(r"(_truth_pred|_truth|_correctedLabels)$", re.IGNORECASE)
 
 
 def detect(folder: Folder) -> Path | None:
+    """Return the first DICOM file in the folder or below it."""
     return next((path for path in folder.all_files() if dicom.looks_like_dicom(path)), None)
 
 
@@ -26,8 +27,8 @@ def detect(folder: Folder) -> Path | None:
 def find(folders: Folders) -> Found:
     """Pair series and labels by the DICOM PatientID, whatever folders and files are called.
 
-    Where a folder bears the name of another patient who has a label too, one of the two names is wrong, and
-    nothing here can tell which: old downloads hold ProstateDx-01-0035 under a wrong PatientID.
+    A folder that bears the name of another patient with a label is reported as a problem: one of the two names is
+    wrong, and the files do not tell which. Old downloads hold ProstateDx-01-0035 under a wrong PatientID.
     """
     folder, masks = folders.images, folders.masks or folders.images
     labels: dict[str, list[Path]] = defaultdict(list)
@@ -37,7 +38,7 @@ def find(folders: Folders) -> Found:
         names.setdefault(alike(name), name)
 
     def by_folder(path: Path) -> str:
-        """Return the patient after whom a file's folders are named: the one with a label, or else the outermost."""
+        """Return the patient that a file's folders are named after: the first with a label, or else the outermost."""
         parts = path.relative_to(folder.path).parts
         return next((names[alike(part)] for part in parts if alike(part) in labels), parts[0])
 
@@ -48,7 +49,7 @@ def find(folders: Folders) -> Found:
         by_patient[alike(patient)].append(series)
         names.setdefault(alike(patient), patient)
     damaged = {path.parent: path for path in reversed(scan.damaged)}
-    # A report or a contour beside a patient's readable series is no loss.
+    # A damaged file beside a patient's readable series, such as a report or a contour, is no problem.
     readable = {by_folder(path) for series in scan.series for path in series.files}
     problems = [
         Problem(by_folder(path), f"{path} cannot be read; it is damaged or no image: copy it again.")

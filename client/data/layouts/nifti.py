@@ -1,7 +1,7 @@
-"""What SimpleITK passes over in a NIfTI file.
+"""Checks of NIfTI files for faults that SimpleITK's reader does not report.
 
-Its reader fills the rest of a truncated file with zeros and turns NaN and infinity into 0, and says so
-nowhere. Both are looked for here, in the file's own bytes. Format: nifti.nimh.nih.gov, NIfTI-1 and NIfTI-2.
+The reader fills the missing rest of a truncated file with zeros, and turns NaN and infinity into 0, without a message.
+The checks in this module read the file's own bytes. Format: nifti.nimh.nih.gov, NIfTI-1 and NIfTI-2.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ _MORE_BYTES = 1 << 20
 
 
 def check(path: Path, *, channel: int | None = None) -> None:
-    """Make sure that a .nii or .nii.gz file is whole and holds numbers alone.
+    """Check that a .nii or .nii.gz file is complete and holds finite numbers alone.
 
     Args:
-        channel: the volume, of a file of four axes, that is meant: in the others anything may stand.
+        path: the file.
+        channel: the volume to check in a file of four axes; the other volumes may hold any values.
 
     Raises:
-        RelayError: it is truncated, damaged, no NIfTI file, too large, or holds NaN or infinity.
+        RelayError: the file is truncated, damaged, not NIfTI, too large, or holds NaN or infinity.
     """
     damaged = RelayError(f"{path} cannot be read; it is damaged or of another format: copy it again.")
     try:
@@ -51,7 +52,8 @@ def check(path: Path, *, channel: int | None = None) -> None:
             if needed > min(held, 2 * MOST_BYTES):
                 raise damaged
             content += file.read(max(0, needed - len(content)))
-            # To the end, where the checksum stands; something may follow the voxels, but not without end.
+            # Reading continues to the end, where gzip's checksum is. Some bytes may follow the voxels, but less than 1
+            # MiB.
             if len(content) < needed or len(file.read(_MORE_BYTES)) == _MORE_BYTES:
                 raise damaged
     except (OSError, EOFError, ArithmeticError, ValueError, zlib.error, struct.error):
@@ -69,7 +71,7 @@ def check(path: Path, *, channel: int | None = None) -> None:
 
 
 def _header(content: bytes) -> tuple[str, tuple[int, ...], int, int, int]:
-    """Order of bytes, axes with their number first, type of data, its bits, and where the voxels begin."""
+    """Return byte order, axes preceded by their number, data type, bits of a value, and the voxels' offset in bytes."""
     (first,) = struct.unpack_from("<i", content)
     end = "<" if first in (348, 540) else ">"
     if struct.unpack_from(f"{end}i", content)[0] == 540:

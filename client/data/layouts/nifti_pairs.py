@@ -1,8 +1,8 @@
-"""Pairs of NIfTI files in one folder, as the multi-site sets (MS-Net, SAML, FedDG) name them.
+"""Pairs of NIfTI files in one folder, as the multi-site data sets (MS-Net, SAML, FedDG) name them.
 
-Case00.nii.gz beside Case00_segmentation.nii.gz; BMC writes _Segmentation. Also without .gz. Each of the six
-folders of those sets is a site, and made of patients of another public set; since they were resampled, that
-does not show in the voxels.
+Case00.nii.gz is beside Case00_segmentation.nii.gz (BMC writes _Segmentation), also without .gz. Each of the six folders
+of these data sets is a site whose patients come from another public data set. The images were resampled, so the shared
+patients do not show in the voxels.
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ SAME_PATIENTS = {
     "bidmc": "PROMISE12",
     "hk": "PROMISE12",
 }
-"""The set whose patients a folder of the multi-site sets holds."""
+"""The data set whose patients each folder of the multi-site data sets holds."""
 
 
 def detect(folder: Folder) -> Path | None:
+    """Return the first mask directly in the folder."""
     return pairs.first_mask(folder.files, NAME)
 
 
 @layout("nifti-pairs", detect=detect, looks_for="NAME.nii.gz beside NAME_segmentation.nii.gz")
 def find(folders: Folders) -> Found:
-    """Pair files by name, upper or lower case alike."""
+    """Pair files by name, ignoring case."""
     folder = folders.images
     found = pairs.pair(folder, NAME)
     origin = SAME_PATIENTS.get(alike(folder.name))

@@ -1,7 +1,7 @@
-"""What SimpleITK passes over in a NRRD file.
+"""Checks of NRRD files for faults that SimpleITK's reader does not report.
 
-Its reader takes what it can unpack of a damaged file without a look at the checksum, and writes beyond its own
-memory where a field of the header is long. Format: teem.sourceforge.net/nrrd.
+The reader uses what it can decompress of a damaged file without comparing the checksum, and writes beyond its own
+memory where a header field is long. Format: teem.sourceforge.net/nrrd.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from common.errors import RelayError
 
 _HEADER_BYTES = 1 << 20
 _FIELD_BYTES = 500
-"""The longest fields of a header, which list a few numbers, have a fifth of that. Comments may be longer."""
+"""The most bytes that a header field may have; the longest real fields, lists of a few numbers, have a fifth. Comments
+may be longer."""
 
 
 def check(path: Path) -> None:
-    """Make sure that a .nrrd file holds its own voxels, not too many, and that what is compressed can be unpacked.
+    """Check that a .nrrd file holds its own voxels, not too many, and that compressed voxels can be decompressed.
 
     Raises:
-        RelayError: its voxels lie in another file, are too many, or it is damaged.
+        RelayError: the voxels are in another file or too many, or the file is damaged.
     """
     damaged = RelayError(f"{path} cannot be read; it is damaged or of another format: copy it again.")
     try:
@@ -53,12 +54,21 @@ def check(path: Path) -> None:
 
 
 def _long(header: bytes) -> bool:
-    """Whether a line is longer than NRRD's own fields are; those of its users, "key:=value", are read otherwise."""
+    """Return whether a line is too long for NRRD's own fields; comments and users' "key:=value" pairs may be long."""
     return any(len(line) > _FIELD_BYTES and not re.match(rb"#|[^:]*:=", line) for line in header.splitlines())
 
 
 def _unpack(file: gzip.GzipFile, most: int) -> int:
-    """How many bytes are packed; none is kept. Raises ValueError where they are too many, OSError where damaged."""
+    """Return the number of decompressed bytes, without keeping any of them.
+
+    Args:
+        file: the compressed voxels.
+        most: the expected number of bytes; up to 1 MiB more is accepted.
+
+    Raises:
+        ValueError: there are too many bytes.
+        OSError: the file is damaged.
+    """
     there = 0
     while piece := file.read(1 << 20):
         there += len(piece)

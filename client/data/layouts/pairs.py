@@ -1,4 +1,4 @@
-"""Image and mask beside each other in one folder, paired by name."""
+"""Images and masks beside each other in one folder, paired by name."""
 
 from __future__ import annotations
 
@@ -11,17 +11,23 @@ from client.data.layouts.folder import Folder, alike
 
 
 def pattern(*endings: str) -> re.Pattern[str]:
-    """Return a file "NAME<ending>" or "NAME_segmentation<ending>", with the groups stem and mask."""
+    """Return a pattern for the names "NAME<ending>" and "NAME_segmentation<ending>", with the groups stem and mask."""
     one_of = "|".join(map(re.escape, endings))
     return re.compile(rf"(?P<stem>.+?)(?P<mask>_segmentation)?({one_of})", re.IGNORECASE)
 
 
 def first_mask(files: Sequence[Path], name: re.Pattern[str]) -> Path | None:
+    """Return the first file whose name marks it as a mask; None where there is none."""
     return next((path for path in files if (match := name.fullmatch(path.name)) and match["mask"]), None)
 
 
 def pair(folder: Folder, name: re.Pattern[str]) -> Found:
-    """Return the pairs that lie directly in a folder, upper or lower case alike."""
+    """Return the pairs of image and mask that lie directly in a folder, ignoring case.
+
+    Args:
+        folder: the folder, listed.
+        name: of `pattern`.
+    """
     images: dict[str, list[Path]] = {}
     masks: dict[str, list[Path]] = {}
     stems: dict[str, str] = {}

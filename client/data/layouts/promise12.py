@@ -1,8 +1,8 @@
 """PROMISE12 (Litjens et al., Medical Image Analysis 2014): pairs of MetaImages.
 
-Case00.mhd with its .raw, beside Case00_segmentation.mhd with its own; .mha and compressed .zraw as well. The
-releases have folders: training_data, test_data and livechallenge_test_data, or TrainingData_Part1 to 3. Names
-start anew in each, so a patient is named with the folder that it lies in.
+Case00.mhd with its .raw file is beside Case00_segmentation.mhd with its own; .mha and compressed .zraw files occur as
+well. The releases have the folders training_data, test_data and livechallenge_test_data, or TrainingData_Part1 to 3.
+Names repeat between these folders, so a patient is named with its folder.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ NOTE = (
 
 
 def detect(folder: Folder) -> Path | None:
+    """Return the first mask in the folder or below it."""
     return next((mask for inner in folder.tree() if (mask := pairs.first_mask(inner.files, NAME))), None)
 
 
 @layout("promise12", detect=detect, looks_for="NAME.mhd beside NAME_segmentation.mhd")
 def find(folders: Folders) -> Found:
-    """Pair files by name within a folder. Where a folder has no mask at all, its images are no patients."""
+    """Pair files by name within each folder; a folder without any mask gives a note and no patients."""
     sources, problems, notes = [], [], [NOTE]
     for inner in folders.images.tree():
         found = pairs.pair(inner, NAME)

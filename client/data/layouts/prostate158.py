@@ -1,8 +1,8 @@
-"""Prostate158 (Adams et al., Computers in Biology and Medicine 2022): a folder a patient.
+"""Prostate158 (Adams et al., Computers in Biology and Medicine 2022): one folder for each patient.
 
-train/020/t2.nii.gz beside train/020/t2_anatomy_reader1.nii.gz, with central gland and peripheral zone as labels,
-at any depth: the two archives hold train/ and test/ folders of their own. Beside them lie outlines of tumours
-and other sequences. The patients of the test set were outlined by two readers; reader 1 alone outlined all.
+train/020/t2.nii.gz is beside train/020/t2_anatomy_reader1.nii.gz, which labels central gland and peripheral zone, at
+any depth, since the two archives hold train/ and test/ folders of their own. Outlines of tumours and other sequences
+lie beside them. Two readers outlined the patients of the test set; only reader 1 outlined all patients.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ IMAGE, MASK, SECOND = "t2", "t2_anatomy_reader1", "t2_anatomy_reader2"
 
 
 def detect(folder: Folder) -> Path | None:
+    """Return the first outline of reader 1 in the folder or below it."""
     return next((mask for inner in folder.tree() for mask in _files(inner, MASK)), None)
 
 
 @layout("prostate158", detect=detect, looks_for="ID/t2.nii.gz beside ID/t2_anatomy_reader1.nii.gz")
 def find(folders: Folders) -> Found:
-    """Return the folders that hold a T2 or its outline; a folder's name is the patient's."""
+    """List the folders that hold a T2 image or an outline, as patients named after their folders."""
     sources, problems, twice = [], [], 0
     for inner in folders.images.tree():
         images, masks, seconds = (_files(inner, name) for name in (IMAGE, MASK, SECOND))
@@ -43,6 +44,6 @@ def find(folders: Folders) -> Found:
 
 
 def _files(folder: Folder, name: str) -> tuple[Path, ...]:
-    """Return the volume of a name, with or without .gz: none, one, or several."""
+    """Return the volumes of a given name, with or without .gz: none, one or several."""
     wanted = {f"{name}{ending}" for ending in nifti.ENDINGS}
     return tuple(path for path in folder.files if alike(path.name) in wanted)

@@ -1,6 +1,6 @@
-"""How large a volume may be. A header may claim anything: what it claims is looked at before memory is taken for it.
+"""Limits on a volume's size, checked before memory is allocated: a header may claim any size.
 
-Once that was looked at, a shortage of memory is the machine's, and no patient is left out for it.
+Once a size is within the limits, a shortage of memory is the machine's fault, and no patient is left out for it.
 """
 
 from __future__ import annotations
@@ -14,18 +14,28 @@ import numpy as np
 from common.errors import RelayError
 
 MOST_VOXELS = 1 << 27
-"""Far more than a prostate's volume has: 640 × 640 pixels on 200 slices are 82 millions, and usual are 5."""
+"""Far more voxels than a prostate's volume has: 640 × 640 pixels on 200 slices are 82 million, and 5 million are usual.
+"""
 MOST_BYTES = 8 * MOST_VOXELS
 MOST_PACKED = 1032
-"""Bytes that deflate packs into one at most: a file that claims more does not hold it."""
+"""The most bytes that deflate compresses into one byte; a file that claims a larger factor cannot hold what it claims.
+"""
 SHORT = ("Failed to allocate memory", "bad_alloc")
-"""How ITK says that there is no memory, in a RuntimeError."""
+"""Words in the RuntimeError that ITK raises where memory is short."""
 STEPS_MM = (0.01, 100.0)
-"""Between the centres of voxels."""
+"""The least and the largest distance between the centres of voxels."""
 
 
 def check_voxels(place: Path, sizes: Sequence[int]) -> int:
-    """How many voxels axes of these sizes have. Raises RelayError where they are too many, or an axis has none."""
+    """Return the number of voxels of a volume.
+
+    Args:
+        place: the file or folder, for the error's sentence.
+        sizes: voxels along each axis.
+
+    Raises:
+        RelayError: there are too many voxels, or an axis has none.
+    """
     voxels = math.prod(sizes)
     if min(sizes, default=0) < 1:
         raise RelayError(f"{place} cannot be read; it is damaged or of another format: copy it again.")
@@ -39,7 +49,15 @@ def check_voxels(place: Path, sizes: Sequence[int]) -> int:
 
 
 def check_steps(place: str, spacing: Sequence[float]) -> None:
-    """Raise RelayError where voxels do not lie at distances that a scanner could measure."""
+    """Check that voxels lie at distances that a scanner could measure.
+
+    Args:
+        place: the file or folder, for the error's sentence.
+        spacing: millimetres between voxel centres.
+
+    Raises:
+        RelayError: a distance is out of `STEPS_MM`.
+    """
     least, most = STEPS_MM
     if not all(least <= step <= most for step in spacing):
         steps = " × ".join(f"{step:g}" for step in spacing)
@@ -50,9 +68,17 @@ def check_steps(place: str, spacing: Sequence[float]) -> None:
 
 
 def raise_if_short(said: str, voxels: int = 0) -> None:
-    """Raise MemoryError where a RuntimeError of ITK's says that memory is short, or it is too short for these voxels.
+    """Raise MemoryError where the memory is short: ITK's error says so, or an image of these voxels finds no room.
 
-    What reads NIfTI and DICOM only says that it failed: so as much is asked for here as an image and its copy take.
+    ITK's readers of NIfTI and DICOM only report that they failed. So this function tries to allocate as much memory as
+    an image and its float32 copy take.
+
+    Args:
+        said: the text of ITK's RuntimeError.
+        voxels: the number of voxels that ITK was to read.
+
+    Raises:
+        MemoryError: the memory is short.
     """
     if any(sign in said for sign in SHORT):
         raise MemoryError("ITK found no memory")

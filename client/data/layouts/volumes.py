@@ -1,4 +1,4 @@
-"""One patient's image and mask, read onto one grid: the second half of the contract in `client.data.layouts`."""
+"""Reading one patient's image and mask onto one grid: the second half of the contract in `client.data.layouts`."""
 
 from __future__ import annotations
 
@@ -14,19 +14,23 @@ from client.data.layouts.size import check_steps, check_voxels, raise_if_short
 from common.errors import BadPatient, RelayError
 from common.text import count, percent
 
-# ITK tells of harmless oddities in headers on stderr, and names the files as it does.
+# ITK reports harmless oddities of headers on stderr, with the names of the files.
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
 
 VOLUME_FILES = (".nrrd", *nifti.ENDINGS, *metaimage.ENDINGS)
 
 INSIDE = 0.9
-"""The share of a mask's voxels that must lie inside the image."""
+"""The least share of a mask's voxels that must lie inside the image."""
 SAME_LATTICE = 1e-4
-"""Relative difference of two grids' spacings and directions that are taken as equal."""
+"""The relative difference of two grids' spacings and directions up to which they count as equal."""
 
 
 def read_case(source: Source) -> Case:
-    """Read one patient. Raises BadPatient; see `client.data.layouts.read`."""
+    """Read one patient; see `client.data.layouts.read`.
+
+    Raises:
+        BadPatient: the image or mask cannot be used.
+    """
     try:
         image = read_image(source.image, channel=source.channel)
         mask = read_mask(source.mask, step=image.GetSpacing()[2])
@@ -49,29 +53,39 @@ def read_image(files: Sequence[Path], *, channel: int | None = None) -> sitk.Ima
     """Return an axial volume as float32 in LPS order, finite and not constant.
 
     Args:
-        channel: which volume of a file of four axes is meant, from 0; None where it has three.
+        files: one volume file, or all files of one DICOM series.
+        channel: the number of the volume in a file of four axes, counted from 0; None for a file of three axes.
 
     Raises:
-        RelayError: it cannot be read, or is none of that.
+        RelayError: the files cannot be read, or are no such volume.
     """
     return upright(read_as_it_lies(files, channel=channel), place(files))
 
 
 def read_as_it_lies(files: Sequence[Path], *, channel: int | None = None) -> sitk.Image:
-    """Return an axial volume on its own grid, with the axes and values of its file or series. Raises RelayError."""
+    """Return an axial volume on its own grid, with the axes and values of its file or series.
+
+    Args:
+        files: one volume file, or all files of one DICOM series.
+        channel: the number of the volume in a file of four axes, counted from 0; None for a file of three axes.
+
+    Raises:
+        RelayError: the files cannot be read.
+    """
     _there(files)
     with _header_errors(place(files)):
         return read_volume(files[0], channel) if is_volume_file(files[0]) else dicom.read_image(files)
 
 
 def upright(raw: sitk.Image, place: str) -> sitk.Image:
-    """Return a volume as float32 in LPS order, looked at for what makes it unusable.
+    """Return a volume as float32 in LPS order, checked for what would make it unusable.
 
     Args:
-        place: how a sentence names its files.
+        raw: the volume as it was read.
+        place: the name of its file or folder in an error's sentence.
 
     Raises:
-        RelayError: it is not axial, no volume, or holds what is no number or one value alone.
+        RelayError: the image is not axial, no volume, constant, or holds NaN or infinity.
     """
     check_steps(place, raw.GetSpacing())
     with _header_errors(place):
@@ -91,14 +105,14 @@ def upright(raw: sitk.Image, place: str) -> sitk.Image:
 
 
 def read_mask(files: Sequence[Path], *, step: float = 0.0) -> sitk.Image:
-    """Return a mask on its own grid, 0 or 1 as uint8, in LPS order: 1 wherever the label is above 0.
+    """Return a mask on its own grid in LPS order: uint8, 1 wherever the label is above 0, else 0.
 
     Args:
-        step: the image's distance between slices in mm; used where the mask is a DICOM series, which
-            may lack slices.
+        files: one volume file, or all files of one DICOM series.
+        step: the image's distance between slices in mm, used for a DICOM series of masks, which may lack slices.
 
     Raises:
-        RelayError: it cannot be read, or holds no label at all.
+        RelayError: the mask cannot be read, or holds no label above 0.
     """
     _there(files)
     with _header_errors(place(files)):
@@ -111,10 +125,15 @@ def read_mask(files: Sequence[Path], *, step: float = 0.0) -> sitk.Image:
 
 
 def on_grid(mask: sitk.Image, image: sitk.Image, *, place: str) -> sitk.Image:
-    """Take a mask to the image's grid, by nearest neighbour in physical space.
+    """Resample a mask onto the image's grid, by nearest neighbour in physical space.
+
+    Args:
+        mask: uint8, 0 or 1, on its own grid in LPS order.
+        image: the image in LPS order.
+        place: the name of the mask's file or folder in an error's sentence.
 
     Raises:
-        RelayError: the mask lies elsewhere.
+        RelayError: the mask lies outside the image, or between its slices.
     """
     share = _share_inside(mask, image)
     lost_header = mask.GetSize() == image.GetSize() and not _same_place(mask, image)
@@ -131,7 +150,7 @@ def on_grid(mask: sitk.Image, image: sitk.Image, *, place: str) -> sitk.Image:
 
 
 def _same_place(mask: sitk.Image, image: sitk.Image) -> bool:
-    """Whether two grids of one size lie in one place, but for a voxel: half a one is common."""
+    """Return whether two grids of one size lie in the same place, give or take a voxel; half a voxel is common."""
     if not np.allclose(mask.GetSpacing(), image.GetSpacing(), rtol=0.01):
         return False
     if not np.allclose(mask.GetDirection(), image.GetDirection(), atol=0.02):
@@ -141,17 +160,18 @@ def _same_place(mask: sitk.Image, image: sitk.Image) -> bool:
 
 
 def is_volume_file(path: Path) -> bool:
+    """Return whether a file's ending is that of a volume file, and not of a DICOM series."""
     return path.name.lower().endswith(VOLUME_FILES)
 
 
 def place(files: Sequence[Path]) -> str:
-    """How a sentence names the files: the file itself, or the folder of a series."""
+    """Return the name that a sentence gives to files: the path of a volume file, or the folder of a series."""
     return str(files[0] if is_volume_file(files[0]) else files[0].parent)
 
 
 @contextmanager
 def _header_errors(place: str) -> Iterator[None]:
-    """Turn what ITK raises at a header's values into a RelayError, and a shortage of memory into a MemoryError."""
+    """Turn ITK's errors about header values into RelayError, and a shortage of memory into MemoryError."""
     try:
         yield
     except RuntimeError as error:
@@ -165,17 +185,19 @@ def _there(files: Sequence[Path]) -> None:
 
 
 def read_volume(path: Path, channel: int | None = None) -> sitk.Image:
-    """One volume file as it lies there: three axes, one value a voxel.
+    """Read one volume file with the axes and values of the file: three axes, one value in each voxel.
 
     Args:
-        channel: which volume of a file that holds several.
+        path: the file.
+        channel: the number of the volume, from 0, in a file that holds several.
 
     Raises:
-        RelayError: it cannot be read, or is none of that.
+        RelayError: the file cannot be read, or is no such volume.
         MemoryError: there is too little memory to read it.
     """
     name = path.name.lower()
-    image_io = ""  # SimpleITK finds it by the file's ending, but for a MetaImage's in upper case
+    # SimpleITK selects the reader by the file's ending, but does not know MetaImage's endings in upper case
+    image_io = ""
     if name.endswith(nifti.ENDINGS):
         nifti.check(path, channel=channel)
     elif name.endswith(metaimage.ENDINGS):
@@ -212,10 +234,10 @@ def read_volume(path: Path, channel: int | None = None) -> sitk.Image:
 
 
 def _snapped(mask: sitk.Image, image: sitk.Image) -> sitk.Image:
-    """Move a mask of the image's own spacing and direction by less than a voxel onto the image's lattice.
+    """Move a mask onto the image's lattice, by less than a voxel, if both have the same spacing and direction.
 
-    Labels are often half a voxel off (corner against centre). Nearest neighbour would then decide voxel by
-    voxel by rounding errors, and fray the outline; here it is decided once for the whole mask.
+    Masks are often half a voxel off (corner against centre). Nearest neighbour would then decide by rounding errors,
+    voxel by voxel, and fray the outline. This function rounds once for the whole mask.
     """
     if not (
         np.allclose(mask.GetSpacing(), image.GetSpacing(), rtol=SAME_LATTICE, atol=0)
@@ -223,7 +245,7 @@ def _snapped(mask: sitk.Image, image: sitk.Image) -> sitk.Image:
     ):
         return mask
     offset = np.array(image.TransformPhysicalPointToContinuousIndex(mask.GetOrigin()))
-    whole = np.sign(offset) * np.ceil(np.abs(offset) - 0.5 - 1e-3)  # a tie goes towards the image's own origin
+    whole = np.sign(offset) * np.ceil(np.abs(offset) - 0.5 - 1e-3)  # a tie is rounded towards the image's own origin
     moved = sitk.Image(mask)
     moved.SetSpacing(image.GetSpacing())
     moved.SetDirection(image.GetDirection())
@@ -232,7 +254,7 @@ def _snapped(mask: sitk.Image, image: sitk.Image) -> sitk.Image:
 
 
 def _share_inside(mask: sitk.Image, image: sitk.Image) -> float:
-    """Return the share of a mask's voxels above 0 whose centres lie inside the image, give or take a voxel."""
+    """Return the share of a mask's voxels above 0 whose centres lie inside the image, with one voxel's tolerance."""
     index = np.argwhere(sitk.GetArrayViewFromImage(mask))[:, ::-1]
     points = index * np.array(mask.GetSpacing()) @ _matrix(mask).T + np.array(mask.GetOrigin())
     inside = (points - np.array(image.GetOrigin())) @ _matrix(image) / np.array(image.GetSpacing())
