@@ -181,8 +181,7 @@ def _examine_all(
     cores: int,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[list[_Examined], dict[str, str]]:
-    """Return all patients that can be read, sorted by name, and for each other patient the sentence that says why not.
-    """
+    """Return all readable patients, sorted by name, and for each other patient the sentence that says why not."""
     examined: dict[str, _Examined] = {}
     unread: dict[str, str] = {}
     waiting = iter(sources)

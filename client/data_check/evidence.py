@@ -56,7 +56,7 @@ ROUNDS = 4
 
 @dataclass(frozen=True)
 class Moved:
-    """A mask that would fit better after a move."""
+    """A mask that would fit its image better after a move."""
 
     move: Move
     advantage: float
@@ -155,7 +155,9 @@ def likeness(strips: Strips, means: Floats) -> Floats:
 
 
 def advantage(differences: Floats, height: Whole, sector: Whole, step: float) -> float:
-    """Return the mean of the pieces' differences over its standard error, in blocks of BLOCK_MM of height and one sector.
+    """Return the mean of the pieces' differences over its standard error, taken over blocks.
+
+    A block is the part of one sector within BLOCK_MM of height.
 
     Args:
         differences: (pieces,).
@@ -276,8 +278,7 @@ def _with_neighbours(sums: Floats) -> Floats:
 
 
 def _sums(strips: Strips) -> Floats:
-    """Return a patient's strips added up by place, each also at its mirror image, so that both sides of the body count.
-    """
+    """Return a patient's strips added up by place, each also at its mirror image, so that both body sides count."""
     sums = np.zeros((LEVELS, SECTORS, len(OFFSETS)))
     seen = strips.inside
     level, sector, values = strips.level[seen], strips.sector[seen], strips.values[seen]

@@ -37,8 +37,7 @@ class VoxelGrid:
 
 
 def axes(files: Sequence[Path]) -> str:
-    """Return how a file's axes run, as three letters such as LPS: columns, rows, slices; empty where it is not known.
-    """
+    """Return how a file's axes run, as three letters such as LPS: columns, rows, slices; empty if unknown."""
     if not files:
         return ""
     reader = sitk.ImageFileReader()

@@ -15,8 +15,9 @@ ENOUGH_TO_COMPARE = 4
 """The least number of patients with which a patient is compared with the others of the site."""
 SPACING_FACTOR = 1.5
 INTENSITY_FACTOR = (2.0, 4.0)
-"""Brightness that is so many times the usual: to look at from the first on where it is 6 robust deviations away (in
-logarithms), from the second on always. Scanners scale as they like, one scanner at one site much less so."""
+"""Factors between a patient's brightness and the usual one. Above the first factor a patient is reported if the
+difference of logarithms exceeds DEVIATIONS robust deviations, above the second always. Scales differ much between
+scanners, and much less at one scanner of one site."""
 DEVIATIONS = 6.0
 TILT, ROLL = 30.0, 15.0
 """Degrees. An axial T2 is tilted to lie across the prostate, by 20 at most as a rule; it is not rolled."""

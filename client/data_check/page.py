@@ -87,8 +87,7 @@ def _facts(patient: Patient, minimum: int) -> str:
 
 
 def _strip(view: View, suggested: NDArray[np.bool_] | None) -> list[dict[str, Any]]:
-    """Return pictures of slices from below the apex to above the base, over the given and the suggested mask together.
-    """
+    """Return pictures of slices from below the apex to above the base of the given and the suggested mask."""
     both = view.mask if suggested is None else view.mask | suggested
     filled = np.flatnonzero(both.any(axis=(1, 2)))
     apex, base = int(filled[0]), int(filled[-1])

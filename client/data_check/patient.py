@@ -146,7 +146,9 @@ def fingerprint(image: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _apart(mask: NDArray[np.bool_]) -> tuple[int, float]:
-    """Return the number of parts that do not touch the largest part, not even by a corner, and their share of the mask.
+    """Return the number of parts that nowhere touch the largest part, and their share of the mask.
+
+    Parts that share a corner touch.
     """
     from scipy import ndimage
 

@@ -41,7 +41,9 @@ class Elsewhere:
 
 
 def elsewhere(patients: Mapping[str, Outlined], views: Mapping[str, View], verdict: Verdict) -> dict[str, Elsewhere]:
-    """Return, by patient, masks that fit another image better than their own; empty with too few patients to compare.
+    """Return, by patient, masks that fit another image better than their own.
+
+    The result is empty where there are too few patients to compare.
     """
     found = {}
     usual = float(np.median(list(verdict.likeness.values()))) if verdict.likeness else 0.0

@@ -48,8 +48,7 @@ def summary(checkup: Checkup) -> str:
 
 
 def remarks(checkup: Checkup) -> Iterator[tuple[str, str, str]]:
-    """Yield subject, heading and sentence: of the whole site first, then of what to look at, then of unusable patients.
-    """
+    """Yield subject, heading and sentence: first of the whole site, then of findings, then of unusable patients."""
     for note in checkup.notes:
         yield f"Site {checkup.site}", "to know", note
     for finding in checkup.findings:

@@ -177,8 +177,7 @@ def _has(path: Path, card: Card) -> bool:
 
 
 def _alone(known: _Known) -> Iterator[tuple[str, int]]:
-    """Yield each method that trains at this site alone, with the place of the row that validation chose among its
-    folds."""
+    """Yield each method that trains at this site alone, with the row that validation chose among its folds."""
     for method in dict.fromkeys(row.method for row in known.rows if method_of(row.method).alone):
         places = [place for place, row in enumerate(known.rows) if row.method == method and place not in known.left_out]
         dices = [scores.dice for place in places if (scores := known.validation[place]) is not None]

@@ -75,7 +75,9 @@ def differences(one: OwnScores, other: OwnScores) -> list[tuple[float, int]] | N
 
 
 def ahead(one: OwnScores, other: OwnScores) -> Figure | None:
-    """Return how far the first model lies above the second, in points of slice Dice, as a mean over the same patients.
+    """Return how far the first model lies above the second, in points of slice Dice.
+
+    The figure is the mean of the differences over the same patients.
     """
     found = differences(one, other)
     if not found:

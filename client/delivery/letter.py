@@ -55,9 +55,9 @@ class Letter:
     reasons: tuple[str, ...]
     columns: tuple[Score, ...]
     rows: tuple[tuple[str, tuple[Figure | None, ...]], ...]
-    """A model's name and its scores, in the order of the columns; the study's model first."""
+    """The name and scores of each model, the study's model first; scores are in the order of the columns."""
     below: str
-    """What the table's figures are."""
+    """The explanation below the table of what its figures are."""
     picture: Picture | None
     picture_text: str
     decided: tuple[str, ...]
@@ -67,11 +67,11 @@ class Letter:
 
 
 def verdict_of(card: Card, own: Reference | None) -> Verdict:
-    """Return what the test patients say.
+    """Return what the test patients say about the model that validation chose.
 
     Args:
-        card: of the model that validation chose.
-        own: the hospital's own, as validation chose it; None where it is not known.
+        card: the card of the model that validation chose.
+        own: the hospital's own model, as validation chose it; None where it is not known.
     """
     if method_of(card.method).alone:
         return "own"
@@ -84,7 +84,7 @@ def verdict_of(card: Card, own: Reference | None) -> Verdict:
 
 
 def reference_of(outcome: Outcome) -> Reference | None:
-    """Return the hospital's own model among those that the chosen one is compared with."""
+    """Return the hospital's own model among the references of the chosen model's card; None where it is not there."""
     own = outcome.own
     return next((one for one in outcome.chosen.card.references if own and one.weights == own.card.weights), None)
 
@@ -127,7 +127,7 @@ def letter(outcome: Outcome) -> Letter:
 
 
 def _files(outcome: Outcome, verdict: Verdict) -> tuple[tuple[str, str], ...]:
-    """Return what lies beside the letter, and what it is; the weights that are advised come first."""
+    """Return the files beside the letter, each with its description; the weights that the letter advises come first."""
     way = name_of(outcome.chosen.card.method, outcome.chosen.card.route, outcome.chosen.card.site)
     whose = "your own" if verdict == "own" else "the study's"
     weights = [(MODEL, f"{whose} model: {way}")]

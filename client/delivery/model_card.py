@@ -38,8 +38,7 @@ class Figure(_Value):
 
 
 class Scores(_Value):
-    """A model's scores on a hospital's test patients, one figure for each score (`common.scores`), in the unit that is
-    shown."""
+    """A model's figure for each score (`common.scores`) on a hospital's test patients, in the unit that is shown."""
 
     slices: int
     dice: Figure

@@ -22,7 +22,7 @@ PATIENTS = ".patients.json"
 
 @dataclass(frozen=True)
 class Arrival:
-    """Weights that have arrived."""
+    """Delivered weights with their card, as they lie at the site."""
 
     card: Card
     weights: Path
@@ -33,7 +33,7 @@ class Arrival:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a study brought a site."""
+    """What a study brought a site: the chosen model and, where it differs, the site's own."""
 
     chosen: Arrival
     own: Arrival | None

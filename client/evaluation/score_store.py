@@ -60,7 +60,7 @@ def keep(site: SiteConfig, key: str, scores: Sequence[CaseScore], numbers: Mappi
         RelayError: the file cannot be written.
     """
     from client.evaluation.evaluate import (
-        slice_mean,  # it brings in what reads and measures images; to read scores need not
+        slice_mean,  # imported here: reading stored scores needs no image libraries
     )
 
     dice, iou = slice_mean(scores)

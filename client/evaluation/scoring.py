@@ -1,4 +1,4 @@
-"""From weights to scores on a site's patients."""
+"""The step from weights to scores on a site's patients, and the check of weights against the digest in a message."""
 
 from __future__ import annotations
 

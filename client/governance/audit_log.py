@@ -30,7 +30,7 @@ UNKNOWN = "0" * 64
 
 @dataclass(frozen=True)
 class End:
-    """A log's end, as it was noted after the last line."""
+    """A log's end, as it was noted beside the log after the last line."""
 
     lines: int
     bytes: int

@@ -220,8 +220,7 @@ def _routes_that_matter(site: str, variant: Study, target: str) -> Iterator[tupl
 
 
 def _is_exact(study: Study) -> bool:
-    """Return whether the counts depend neither on the other sites' sizes nor on which stages turn out to be the same.
-    """
+    """Return whether the counts depend neither on other sites' sizes nor on which stages turn out to be the same."""
     methods, alone = study.methods, len(study.sites) == 1
     routes = methods.sequential.routes
     all_sites = routes == "none" or (routes == "all" and methods.sequential.max_hops >= len(study.sites) - 1)

@@ -19,7 +19,7 @@ def in_simulation_mode() -> bool:
 
 @contextmanager
 def simulation_mode() -> Iterator[None]:
-    """Simulate while the block runs. A process that was started before does not notice."""
+    """Simulate while the block runs, here and in processes started meanwhile; earlier processes are unaffected."""
     before = os.environ.get(SIMULATION, "")
     os.environ[SIMULATION] = "1"
     try:

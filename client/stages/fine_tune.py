@@ -1,5 +1,4 @@
-"""One leg of a fine-tuning stage, from the site's own checkpoint, for at most `leg_minutes` and up to an epoch's end.
-"""
+"""One leg of a fine-tuning stage: from the site's own checkpoint, for at most `leg_minutes`, up to an epoch's end."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class VerifiedOrder(Generic[Stage]):
 
 @dataclass(frozen=True, eq=False)
 class VerifiedDelivery:
-    """What a delivery of weights has to agree with."""
+    """The verified values that a delivery of weights is compared with."""
 
     site: SiteConfig
     study: Study
@@ -70,7 +70,7 @@ class VerifiedDelivery:
 
 @dataclass(frozen=True, eq=False)
 class _Rebuilt:
-    """The plan that a message is about, made from the approved study."""
+    """The plan that a message is about, rebuilt from the approved study."""
 
     study: Study
     census: Census

@@ -1,4 +1,4 @@
-"""From prepared patients to standardised batches."""
+"""Standardised training batches from prepared patients, their statistics, and augmentation."""
 
 from __future__ import annotations
 

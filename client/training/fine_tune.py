@@ -195,8 +195,7 @@ def predicted_logits(network: nn.Module, images: torch.Tensor, device: Device) -
 
 
 def grid_dice(network: nn.Module, slices: Slices, device: Device) -> float:
-    """Return the mean Dice over slices on the study's grid, 0 to 1; slices with neither mask nor prediction count as 1.
-    """
+    """Return the mean Dice over slices on the study's grid, 0 to 1; an empty slice predicted as empty counts as 1."""
     predicted = probabilities(network, slices.images, device) > 0.5
     truth = slices.masks > 0.5
     both = (predicted & truth).sum((1, 2, 3))
