@@ -13,9 +13,9 @@ correct mask fits best as it lies, so that the expected advantage of any move th
 were 0, as for an image that shows nothing, chance alone would exceed 3 once in 700 comparisons. Such images are also
 excluded by another rule: a move has to reach half of the likeness that is usual at the site, and LEAST_LIKENESS.
 
-Position. The distance of the gland's middle from the image's middle is compared with the other patients', in robust
-deviations. In comparisons of a mask with its mirror image it may add or subtract up to LEAN, and decides nothing by
-itself.
+Position. The place of the gland's middle, relative to the image's middle, is compared with the other patients', in
+robust deviations. In comparisons of a mask with its mirror image this comparison may add or subtract up to LEAN; alone
+it decides nothing.
 
 Hidden. A move that leaves a Dice of more than HIDDEN between the mask before and after cannot be seen: experts who
 outline the same gland differ by as much. This depends on the mask alone, never on the image or on what was found.

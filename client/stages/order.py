@@ -49,7 +49,7 @@ class VerifiedOrder(Generic[Stage]):
     start_digest: str
     """The digest of the weights that the stage starts from, or scores."""
     start: Weights | None
-    """These weights, if they came with the order; not yet compared with `start_digest`."""
+    """The weights of that digest, if they came with the order; not yet compared with `start_digest`."""
     acknowledged: tuple[str, ...]
     """The keys of other stages whose results the coordinator has."""
     restart_token: str
