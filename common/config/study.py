@@ -244,7 +244,7 @@ class MethodsConfig(_Config):
     baseline: bool = True
     """Whether the target alone is trained."""
     longer_baseline: bool = True
-    """Whether the target alone is also trained with the gradient steps of its longest route: the control for the extra
+    """Whether the target alone is trained with the gradient steps of its longest route: the control for the extra
     training."""
     unadapted: bool = False
     """Whether each source's model is scored at the target without training there."""
@@ -277,11 +277,11 @@ class AbsenceRule(_Config):
     wait_hours: float = Field(default=24.0, ge=0, le=8760)
     """How long a site may be away before its stages are given up. A site that is there, but slow, is never given up."""
     then: Literal["park", "skip"] = "park"
-    """What happens after that. "park": the stage and all stages that depend on it wait for another run. "skip": a round
-    averages the sites that are there, at least two of them (FedTrimmedAvg: three), and a route goes on with the next
-    site. Methods that cannot have a rule of their own (see `methods`), and routes that grow, wait in any case. A row
-    that was made without a site is marked, and never counted as the row that it should have been. A stage that was
-    skipped in a result folder stays skipped there, for the same weights."""
+    """What happens to stages that have waited for so long. "park": the stage and all stages that depend on it wait for
+    another run. "skip": a round averages the sites that are there, at least two of them (FedTrimmedAvg: three), and a
+    route goes on with the next site. Methods that cannot have a rule of their own (see `methods`), and routes that
+    grow, wait in any case. A row that was made without a site is marked, and never counted as the row that it should
+    have been. A stage that was skipped in a result folder stays skipped there, for the same weights."""
 
 
 class AbsenceConfig(AbsenceRule):
@@ -329,7 +329,8 @@ class Study(_Config):
     synthetic: bool = False
     """Whether the patients are synthetic."""
     paper: Literal["", "table-2", "table-3"] = ""
-    """The table of the paper whose figures are set beside this study's; the sites are its A, B and C."""
+    """The table of the paper whose results are shown beside this study's; sites are then named A, B and C, as in the
+    paper."""
     collapse: float = Field(default=0.1, ge=0, lt=1)
     """The rule against collapsed trainings: a stage is refused, and its routes are parked, if its validation Dice is
     below this share of the Dice of the weights that it received, measured at the same site, if that Dice was at least

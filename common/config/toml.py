@@ -15,8 +15,7 @@ from pydantic_core import ErrorDetails
 from common.errors import BadConfiguration
 
 LONGEST = 1000
-"""The most characters of a sentence. The longest sentence that is meant, a list of all keys of a study, has half as
-many."""
+"""The most characters of a sentence; the longest regular one, a list of all keys of a study, has half as many."""
 
 Model = TypeVar("Model", bound=BaseModel)
 

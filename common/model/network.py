@@ -19,8 +19,7 @@ Shapes = dict[str, tuple[tuple[int, ...], torch.dtype]]
 
 _declared: list[torch.library.Library] = []
 _shapes: dict[ModelConfig, Shapes] = {}
-"""Shapes of every network that was built: a site builds the network that it trains, and needs no second build for
-them."""
+"""Shapes of every network that was built; a site that builds its network needs no second build to know them."""
 _once = threading.RLock()
 """The coordinator's site channels are threads, and `functools.cache` lets two threads run the first call."""
 

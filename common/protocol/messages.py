@@ -14,8 +14,7 @@ EVALUATE = "evaluate.stage"
 DELIVER = "query.deliver"
 
 STAGE_VERSION = 3
-"""The version of a stage's computation, raised whenever the same stage would give another result; a golden test guards
-it."""
+"""Version of the stages' computation, raised whenever a stage would give another result; a golden test guards it."""
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, le=10**9)]

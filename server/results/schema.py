@@ -83,7 +83,7 @@ class Row(_OfVariant):
     label: str = ""
     """The row's name for people, such as "B → C → A"."""
     route: tuple[str, ...] = ()
-    """The sites that the weights were trained at, in order; empty for an average."""
+    """The sites that the weights were trained at, in order; for an average, all sites in the study's order."""
     target: str
     """The site whose patients score the weights."""
     fold: int | None = None

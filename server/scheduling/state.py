@@ -150,7 +150,7 @@ class RunState:
         self.choices = choices
         return plan(self.study, census_of(self.descriptions), choices)
 
-    # What is known
+    # Records
 
     def to_make(self) -> set[Node]:
         """Return the nodes that are still to be made, as far as the ledger knows."""
@@ -194,14 +194,14 @@ class RunState:
     def _needs_weights(self, node: Node, record: StageRecord) -> bool:
         """Return whether a node's weights are still needed.
 
-        They may have been deleted with those of another stage that was the same work, before it was known that this
-        stage would be the same.
+        The weights may have been deleted with those of another stage that was the same work, before this stage was
+        known to be the same work.
         """
         known = ChainMap({node: record}, self.records, self.found)
         gone = collectable([node], sharing=lambda _: [node], users=self.users, kept=self.kept, records=known)
         return record.weights not in gone
 
-    # What is begun next, and what becomes of it
+    # What runs next, and its outcome
 
     def startable(self, nodes: Iterable[Node]) -> list[Node]:
         """Return those nodes whose parents are all settled."""
