@@ -1,6 +1,6 @@
-"""What a user may be told: one sentence that says what, where, and what to do; and a code for scripts.
+"""Errors that a user can put right: one sentence with what, where and what to do, and a code for scripts.
 
-A code names a kind of mistake and never changes, while sentences may. `docs/reference/error-codes.md` lists them.
+A code names a kind of mistake and never changes, while sentences may. `docs/reference/error-codes.md` lists the codes.
 """
 
 from __future__ import annotations
@@ -8,13 +8,13 @@ from __future__ import annotations
 from typing import ClassVar
 
 GO_ON = "start again to go on"
-"""How a sentence says that the same command goes on. The command line puts the command itself in its place."""
+"""Placeholder in a sentence for "the same command continues"; the command line replaces it with the command itself."""
 
 
 class RelayError(Exception):
     """Something that a user can put right; the sentence says how."""
 
-    # Its text is shown as it is, without a traceback, with exit code 1.
+    # The command line prints the text as it is, without a traceback, and exits with code 1.
     code: ClassVar[str] = "error"
 
 
@@ -36,7 +36,12 @@ class BadPatient(RelayError):
     code = "patient"
 
     def __init__(self, patient: str, sentence: str) -> None:
-        """Args: sentence: may name files; it stays at the site."""
+        """Make the error of one patient.
+
+        Args:
+            patient: the patient's name at the site.
+            sentence: what is wrong; it may name files, so it stays at the site.
+        """
         super().__init__(sentence)
         self.patient = patient
 
@@ -62,7 +67,7 @@ class Expired(RelayError):
 class FaultsFound(RelayError):
     """An inspection (`relay study verify`, `relay site audit`, `relay site check`) has shown what is wrong."""
 
-    # Its list of faults is on standard output already, with --json too.
+    # The command has already printed the list of faults to standard output, with --json as well.
     code = "faults-found"
 
 

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Atomic writes: a file exists completely or not at all."""
 
 from __future__ import annotations
 
@@ -11,9 +11,16 @@ from pathlib import Path
 def write_atomically(
     path: Path, content: bytes | Sequence[bytes | memoryview], *, durable: bool = False, mode: int = 0o666
 ) -> None:
-    """Write a file so that it is there whole or not at all; `durable` also survives a loss of power.
+    """Write a file atomically, by way of a temporary file that is renamed.
 
-    `mode` is further narrowed by the process's umask.
+    Args:
+        path: the file; an existing one is replaced.
+        content: the bytes, in one piece or as consecutive pieces.
+        durable: also flush file and folder to the disk, so that the file survives a loss of power.
+        mode: the file's permissions, narrowed further by the process's umask.
+
+    Raises:
+        OSError: the file cannot be written; the error names `path`.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
@@ -26,14 +33,14 @@ def write_atomically(
         if durable:
             _keep_name(path.parent)
     except OSError as error:
-        # A full disk is told without a name, and a temporary one says nothing.
+        # The error of a full disk has no file name, and the temporary name would mean nothing to a user.
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def _keep_name(folder: Path) -> None:
-    """Return a new name in a folder survives a loss of power only when the folder is written too."""
+    """Flush a folder to the disk: a new name in a folder survives a loss of power only after that."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -1,9 +1,11 @@
-"""Locks between processes and threads, each a file: exclusive, with one holder, or shared, with any number.
+"""Locks between processes and threads, each a file: exclusive (one holder) or shared (any number of holders).
 
-Both are the system's own `flock`. It is released when the holder's process ends, killed ones included, and what is
-left of it, an empty file, locks nothing. The package filelock takes exclusive locks by the same call, but shared ones
-by a SQLite database, which a process must not hold open when it forks: a second thing to understand for one call.
-A child that was forked while a lock was held shares it, and it is released when both have ended.
+Both are the operating system's `flock`. The system releases the lock when the holder's process ends, even when it is
+killed; the empty file that stays behind locks nothing. A child process that is forked while a lock is held shares the
+lock, which is released when both processes have ended.
+
+The package filelock takes exclusive locks by the same call, but shared locks by an SQLite database, which a process
+must not hold open when it forks.
 """
 
 from __future__ import annotations
@@ -17,15 +19,15 @@ from pathlib import Path
 
 @contextmanager
 def exclusive(path: Path, *, wait: bool = True, mode: int = 0o600) -> Iterator[None]:
-    """Hold a file's lock alone.
+    """Hold a file's exclusive lock while the block runs.
 
     Args:
         path: the lock's file; it is made if need be, and stays.
-        wait: for whoever holds it.
-        mode: the file's, where it is made.
+        wait: whether to wait until the lock is free.
+        mode: the permissions of the file, where it is made.
 
     Raises:
-        BlockingIOError: it is held, and `wait` is False.
+        BlockingIOError: the lock is held, and `wait` is False.
         OSError: the file cannot be opened, or its file system has no locks (ENOLCK, EOPNOTSUPP).
     """
     with _held(path, fcntl.LOCK_EX, wait, mode):
@@ -34,7 +36,10 @@ def exclusive(path: Path, *, wait: bool = True, mode: int = 0o600) -> Iterator[N
 
 @contextmanager
 def shared(path: Path, *, wait: bool = True, mode: int = 0o600) -> Iterator[None]:
-    """Hold a file's lock as others may at the same time, but for an exclusive holder. See `exclusive`."""
+    """Hold a file's shared lock while the block runs: other shared holders are allowed, an exclusive one is not.
+
+    Arguments and errors are those of `exclusive`.
+    """
     with _held(path, fcntl.LOCK_SH, wait, mode):
         yield
 

@@ -1,7 +1,7 @@
-"""How well a predicted region covers the expert's: Dice and IoU of two boolean arrays of one shape.
+"""Overlap of a predicted region with the expert's: Dice and IoU of two boolean arrays of one shape.
 
-Dice, Ecology 26 (1945); Jaccard, New Phytologist 11 (1912). Both lie in 0..1. Two empty arrays agree
-perfectly: 1.0; one empty and one not: 0.0.
+Sources: Dice, Ecology 26 (1945); Jaccard, New Phytologist 11 (1912). Both scores lie in 0..1. Two empty arrays score
+1.0; an empty array against one that is not empty scores 0.0.
 """
 
 from __future__ import annotations
@@ -11,18 +11,35 @@ from numpy.typing import NDArray
 
 
 def dice(predicted: NDArray[np.bool_], expert: NDArray[np.bool_]) -> float:
-    """2 |P ∩ E| / (|P| + |E|). Raises ValueError where shapes differ or an array is not boolean."""
+    """Return the Dice score, 2 |P ∩ E| / (|P| + |E|).
+
+    Args:
+        predicted: P, the predicted region, of any shape.
+        expert: E, the expert's region, of the same shape.
+
+    Raises:
+        ValueError: the shapes differ, or an array is not boolean.
+    """
     common, union = _overlap(predicted, expert)
     return 2 * common / (common + union) if union else 1.0
 
 
 def iou(predicted: NDArray[np.bool_], expert: NDArray[np.bool_]) -> float:
-    """|P ∩ E| / |P ∪ E|. Raises ValueError where shapes differ or an array is not boolean."""
+    """Return the intersection over union, |P ∩ E| / |P ∪ E|.
+
+    Args:
+        predicted: P, the predicted region, of any shape.
+        expert: E, the expert's region, of the same shape.
+
+    Raises:
+        ValueError: the shapes differ, or an array is not boolean.
+    """
     common, union = _overlap(predicted, expert)
     return common / union if union else 1.0
 
 
 def _overlap(predicted: NDArray[np.bool_], expert: NDArray[np.bool_]) -> tuple[int, int]:
+    """Return the sizes of intersection and union, in elements."""
     if predicted.shape != expert.shape:
         raise ValueError(f"a prediction of shape {predicted.shape} against an expert's {expert.shape}")
     if predicted.dtype != np.bool_ or expert.dtype != np.bool_:

@@ -1,8 +1,8 @@
 """The scores of a segmentation, each declared once.
 
-A score has the same key in the messages, the ledger, results.json, a hospital's own records and its model card, which
-declare the fields; a test holds their fields to this table. Sites and ledger keep overlaps as shares (0 to 1), results
-and cards show them in per cent; distances are in millimetres everywhere.
+Messages, the ledger, results.json, a hospital's own records and its model card declare a field for each score, under
+the score's key; a test compares their fields with this table. Sites and the ledger keep overlaps as shares (0 to 1),
+results and model cards show overlaps in per cent; distances are in millimetres everywhere.
 """
 
 from __future__ import annotations
@@ -21,40 +21,40 @@ class Score:
     title: str
     """The score's name in tables and texts."""
     unit: Literal["%", "mm"]
-    """The unit that the score is shown in."""
+    """The unit in which the score is shown."""
     higher_is_better: bool
     """Whether a better segmentation has a higher value."""
     digits: int
     """Decimal places in a table."""
     over: Literal["slices", "patients"]
-    """What the score is a mean over: all selected slices, or the patients of whom there is a value."""
+    """What the score is a mean over: all selected slices, or those patients for whom the score has a value."""
 
     @property
     def range(self) -> tuple[float, float]:
-        """The least and the greatest value that can be shown."""
+        """The least and the greatest value, in `unit`."""
         return (0.0, 100.0) if self.unit == "%" else (0.0, math.inf)
 
     def shown(self, value: float) -> float:
-        """Return a value as it was measured in the unit that it is shown in: shares become per cent."""
+        """Return a measured value in the unit in which the score is shown: shares become per cent."""
         return 100 * value if self.unit == "%" else value
 
 
 DICE = Score("dice", "Dice", "%", higher_is_better=True, digits=1, over="slices")
-"""Dice of the slices that the expert's mask selects, each slice by itself."""
+"""Dice of each selected slice (the slices that the expert's mask selects)."""
 IOU = Score("iou", "IoU", "%", higher_is_better=True, digits=1, over="slices")
-"""Intersection over union of the same slices."""
+"""Intersection over union of each selected slice."""
 DICE_VOLUME = Score("dice_volume", "volume Dice", "%", higher_is_better=True, digits=1, over="patients")
 """Dice over all voxels of a patient, slices without gland included."""
 HD95 = Score("hd95_mm", "HD95", "mm", higher_is_better=False, digits=1, over="patients")
-"""95 % Hausdorff distance of the surfaces; a patient of whom nothing is segmented has none."""
+"""95 % Hausdorff distance of the surfaces; a patient with an empty prediction has none."""
 ASSD = Score("assd_mm", "ASSD", "mm", higher_is_better=False, digits=2, over="patients")
-"""Average symmetric surface distance, likewise."""
+"""Average symmetric surface distance; a patient with an empty prediction has none."""
 
 OVERLAPS = (DICE, IOU, DICE_VOLUME)
-"""Measured on every split."""
+"""Scores that are measured on every split."""
 DISTANCES = (HD95, ASSD)
-"""Measured on test patients alone."""
+"""Scores that are measured on test patients only."""
 SCORES = (*OVERLAPS, *DISTANCES)
 """All scores, in the order of every table."""
 SLICE_SCORES = tuple(score for score in SCORES if score.over == "slices")
-"""The scores that are measured on validation patients as well, and by which models are selected."""
+"""Scores that are measured on validation patients as well; models are selected by them."""

@@ -1,4 +1,4 @@
-"""Random state comes from names, never from a generator that something else has used before."""
+"""Seeds from names: random state never depends on what a generator was used for before."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from common.digest import digest_of
 def seed_of(*names: str | int) -> int:
     """Return a seed of 63 bits from names, such as the study's seed, a site, a fold and an epoch.
 
-    It is the first eight bytes of the sha256 of the names joined by "/", as a big-endian number, without
-    its last bit.
+    The seed is the first eight bytes, as a big-endian number without its last bit, of the sha256 of the names joined by
+    "/".
     """
     content = "/".join(str(name) for name in names)
     return int(digest_of(content.encode())[:16], 16) >> 1

@@ -1,4 +1,4 @@
-"""How every text of the project writes numbers, amounts, lists, times and digests."""
+"""How all texts of the project write numbers, amounts, lists, times and digests."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 UNITS = (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
+"""Units of bytes with their sizes, the largest first."""
 
 
 def whole(number: float) -> str:
@@ -14,18 +15,18 @@ def whole(number: float) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """Return how many of something there are: "1 patient", "12 500 patients"."""
+    """Return an amount with its noun: "1 patient", "12 500 patients"."""
     return f"{whole(number)} {noun}{'' if number == 1 else 's'}"
 
 
 def between(counts: Sequence[int]) -> str:
-    """Return the range of some counts: "4 to 6", or "4" where all are the same."""
+    """Return the range of some counts: "4 to 6", or "4" if all counts are equal."""
     least, most = min(counts), max(counts)
     return f"{least} to {most}" if least < most else f"{least}"
 
 
 def listed(words: Iterable[str]) -> str:
-    """Return a list as a sentence has it: "A", "A and B", "A, B and C"; nothing for none."""
+    """Return words as a list in a sentence: "A", "A and B", "A, B and C"; an empty text for no words."""
     several = list(words)
     return " and ".join((", ".join(several[:-1]), several[-1])) if len(several) > 1 else "".join(several)
 
@@ -36,7 +37,7 @@ def percent(share: float, digits: int = 1) -> str:
 
 
 def short_bytes(number: float) -> str:
-    """Return a number of bytes, in powers of 1000 and to two digits: "740 bytes", "1.4 GB", "52 MB"."""
+    """Return a number of bytes in powers of 1000, to two digits: "740 bytes", "1.4 GB", "52 MB"."""
     for unit, size in UNITS:
         if number >= 0.9995 * size:
             value = number / size
@@ -45,7 +46,7 @@ def short_bytes(number: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time span, from ten minutes on without the seconds: "12 s", "2 min 10 s", "12 min", "1 h 5 min"."""
+    """Return a time span: "12 s", "2 min 10 s", "12 min" (no seconds from ten minutes on), "1 h 5 min"."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -56,7 +57,7 @@ def duration(seconds: float) -> str:
 
 
 def moment(iso: str) -> str:
-    """Return an ISO time for a person, "2026-05-04 09:00 UTC"; what does not read as a time stays as it is."""
+    """Return an ISO time for people, "2026-05-04 09:00 UTC"; a text that is no ISO time is returned unchanged."""
     try:
         return f"{datetime.fromisoformat(iso):%Y-%m-%d %H:%M %Z}".rstrip()
     except ValueError:
@@ -64,5 +65,5 @@ def moment(iso: str) -> str:
 
 
 def short_digest(digest: str) -> str:
-    """Return the first digits of a digest, enough to tell it from others in a list."""
+    """Return the first eight digits of a digest, enough to tell it from others in a list."""
     return digest[:8]

@@ -1,10 +1,11 @@
-"""One round's average: Flower's own strategies, behind a guard.
+"""The average of one round: Flower's own strategies, behind checks.
 
-Flower's strategies average whatever arrives, in silence, and treat every entry as a weight. So the guard
-counts the parts, hands over floating-point tensors alone, as float64 and in the order of the sites' names;
-integer buffers are the parent's. The files are mapped into memory and handed over slice by slice, so that what is
-held at once is one result and a fixed budget, however many sites take part. Krum is the exception: it measures whole
-models against each other, and needs all of them at once.
+Flower's strategies silently average whatever arrives, and treat every entry as a weight. So this module checks that all
+parts are there and passes on only floating-point tensors, as float64 and in the order of the sites' names; integer
+buffers are taken from the parent.
+
+The files are mapped into memory and averaged slice by slice, so that memory holds one result and a fixed budget,
+however many sites take part. Krum is the exception: it compares whole models, and needs all of them at once.
 """
 
 from __future__ import annotations
@@ -27,25 +28,26 @@ from common.model.weights import Weights
 from common.strategies import STRATEGIES
 
 AT_ONCE_BYTES = 8 * 2**20
-"""Weights of all parts together that are in memory at once; as float64, and copied by Flower, a few times as much."""
+"""Bytes of weights, of all parts together, that are in memory at once; float64 and Flower's copies multiply them by a
+few."""
 
 Piece = tuple[str, slice | None]
-"""A tensor's name, and the rows of it (along its first axis); None for all of it."""
+"""A tensor's name, and a range of its rows (first axis); None for all rows."""
 
 WIDEST = 4
-"""Bytes of a weight: no network here has wider ones, but for counters."""
+"""Bytes of one weight at most: in the networks here only counters are wider."""
 LEAST = {key: strategy.fewest_parts for key, strategy in STRATEGIES.items()}
-"""Parts that a strategy needs."""
+"""The fewest parts of a round, by strategy."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """What one site brings to a round."""
+    """One site's contribution to a round."""
 
     weights: Path
     """A safetensors file."""
     examples: int
-    """Training slices: what the part weighs."""
+    """Training slices: the weight of this part in the mean."""
 
 
 def aggregate(strategy: str, parts: Mapping[str, Part], *, expected: frozenset[str], parent: Path) -> Weights:
@@ -53,12 +55,12 @@ def aggregate(strategy: str, parts: Mapping[str, Part], *, expected: frozenset[s
 
     Args:
         strategy: a key of `common.strategies`.
-        parts: by the name of the site; the order does not matter.
-        expected: the sites that must be among them: a missing part is never a silent smaller mean.
+        parts: the contributions by site; their order does not matter.
+        expected: the sites that must have a part, so that a missing part never silently changes the mean.
         parent: the file of the weights that the round started from; its integer buffers are kept.
 
     Raises:
-        RelayError: a part is missing or foreign, or fits the others not.
+        RelayError: a part is missing or unexpected, or its tensors differ from the parent's.
     """
     if set(parts) != expected:
         missing = ", ".join(sorted(expected - set(parts))) or "none"
@@ -100,7 +102,7 @@ def aggregate(strategy: str, parts: Mapping[str, Part], *, expected: frozenset[s
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Flower tells of every call; one average here is many calls."""
+    """Silence Flower's log while the block runs: Flower logs every call, and one average here takes many calls."""
     logger = logging.getLogger("flwr")
     before = logger.level
     logger.setLevel(max(before, logging.WARNING))
@@ -111,14 +113,20 @@ def _quiet() -> Iterator[None]:
 
 
 def _rule(strategy: str, parts: int) -> FlowerStrategy:
-    """Flower's strategy for so many parts."""
+    """Return Flower's strategy, set up for a number of parts."""
     found = STRATEGIES[strategy]
     rule: FlowerStrategy = getattr(flower, found.flower)(**found.arguments(parts))
     return rule
 
 
 def _chunks(file: safe_open, names: list[str], budget: int | None) -> Iterator[list[Piece]]:
-    """Pieces of all tensors in order, as many at a time as fit into `budget` bytes; None: all."""
+    """Yield pieces of all tensors in order, in groups that fit into a budget.
+
+    Args:
+        file: the file with the tensors' shapes.
+        names: the tensors, in order.
+        budget: bytes of a group; None: one group of whole tensors.
+    """
     chunk: list[Piece] = []
     size = 0
     for name in names:
@@ -138,11 +146,13 @@ def _chunks(file: safe_open, names: list[str], budget: int | None) -> Iterator[l
 
 
 def _part_of(file: safe_open, piece: Piece) -> torch.Tensor:
+    """Return the rows of a tensor that a piece names."""
     name, rows = piece
     return file.get_tensor(name) if rows is None else file.get_slice(name)[rows]
 
 
 def _reply(tensors: Weights, examples: int) -> Message:
+    """Return a part as the reply of a Flower client, with float64 tensors."""
     arrays = ArrayRecord({name: Array(tensor.double().numpy()) for name, tensor in tensors.items()})
     metrics = MetricRecord({"num-examples": examples})
     return Message(RecordDict({"arrays": arrays, "metrics": metrics}), dst_node_id=0, message_type="train")

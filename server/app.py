@@ -1,7 +1,7 @@
 """The coordinator's Flower ServerApp, the same on every grid.
 
-The settings of Flower's run name the study file and the result folder; `relay simulate` calls `run_study` itself, with
-its own way of showing progress.
+The configuration of Flower's run names the study file and the result folder. `relay simulate` does not use this app: it
+calls `run_study` itself, with its own display of progress.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from server.study_run import run_study
 app = ServerApp()
 log = logging.getLogger("relay.coordinator")
 LOG = "study.log"
+"""The name of the log in the result folder."""
 
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run the study that the run's settings name: `study` (a file), `out` (a folder), `patience` (seconds).
+    """Run the study that the run's configuration names: `study` (a file), `out` (a folder), `patience` (seconds).
 
-    `study.log` in the folder tells who follows the run how far it is, and in its last line how it ended.
+    `study.log` in the folder reports progress, and in its last line how the run ended.
     """
     path, out = (Path(str(context.run_config[name])).expanduser() for name in ("study", "out"))
     out.mkdir(parents=True, exist_ok=True)

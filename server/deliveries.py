@@ -1,8 +1,8 @@
-"""At a study's end: each site is given the weights that validation chose for it.
+"""Deliveries at the end of a study: each site gets the weights that validation selected for it.
 
-And, where those come from others, the best model of its own alone as well: the advice to keep that one is worth
-nothing to a hospital that no longer has it. A message that is repeated is harmless, and weights travel only to a
-site that has them no longer; so all of it is done at the end of every run of a result folder.
+If these weights come from other sites, the site also gets the best model of its own training, since a hospital could
+not follow the advice to keep that model without having it. Repeated deliveries are harmless, and weights travel only to
+a site that lacks them; so every run of a result folder delivers everything at its end.
 """
 
 from __future__ import annotations
@@ -30,24 +30,32 @@ from server.transport.site_channel import SiteChannel
 Role = Literal["chosen", "own"]
 
 NONE = "0" * 64
-"""In the place of a digest where there is none."""
+"""Stands where a row has no digest."""
 
 
 @dataclass
 class Deliveries:
-    """What was delivered, by site."""
+    """The outcome of all deliveries, by site."""
 
     done: dict[str, dict[str, str]] = field(default_factory=dict)
-    """The study's digest, and that of the weights by what they are: "chosen", "own"."""
+    """For each site, the study's digest ("study"), and the digests of its weights by role ("chosen", "own")."""
     failed: dict[str, str] = field(default_factory=dict)
-    """Why a site does not have its weights."""
+    """For each site without its weights, the reason."""
 
 
 def deliver(
     study: Study, runs: Sequence[RunState], channels: Mapping[str, SiteChannel], ledger: Ledger, observe: Observer
 ) -> Deliveries:
-    """Give every site its weights, all sites at once. None to a site of which something could not be finished: the
-    best of some rows is not the best of all.
+    """Give every site its weights, all sites at once.
+
+    A site for which a stage could not be finished gets none: the best of some rows is not the best of all.
+
+    Args:
+        study: the study as it was asked for.
+        runs: the finished run of each variant of the study, in their order.
+        channels: the channel of each site.
+        ledger: holds the weights.
+        observe: is called with an event for each delivery.
     """
     result = Deliveries()
 
@@ -60,7 +68,7 @@ def deliver(
             observe(Event("delivered", site, text))
         except (Parked, Damaged) as parked:
             result.failed[site] = str(parked)
-        except Exception as error:  # a channel's thread must not die unheard
+        except Exception as error:  # a thread must not end without a reason in the result
             result.failed[site] = f"the coordinator failed ({type(error).__name__}: {error})"
 
     threads = []
@@ -78,10 +86,10 @@ def deliver(
 
 
 def _run_for(site: str, study: Study, runs: Sequence[RunState]) -> RunState | None:
-    """Return the variant of the study whose weights a site gets: of the first repeat the network that validation chose.
+    """Return the run whose weights a site gets: of the first repeat, the network that validation selected.
 
-    Further repeats say how much chance there is in the first. They hold out other patients, so that neither their
-    validation scores nor their test scores can be set against those of the first.
+    Other repeats show how much chance is in the first one. They hold out other patients, so that neither their
+    validation scores nor their test scores can be compared with those of the first.
     """
     first = runs[: len(runs) // study.repeats]
     if not first or not all(_is_finished(run, site) for run in first):
@@ -90,6 +98,7 @@ def _run_for(site: str, study: Study, runs: Sequence[RunState]) -> RunState | No
 
 
 def _is_finished(run: RunState, site: str) -> bool:
+    """Return whether all rows of a site are finished, apart from rows that the study allows to leave out."""
     rows, left_out = offered(run.plan, site), _left_out(run, site)
     counted = [row for place, row in enumerate(rows) if place not in left_out]
     needed = {node for row in counted for node in (row.model, row.validation, row.test) if node is not None}
@@ -99,20 +108,20 @@ def _is_finished(run: RunState, site: str) -> bool:
 
 
 def _left_out(run: RunState, site: str) -> tuple[int, ...]:
-    """Return the places of rows that did without a site: their weights are not what their names say."""
+    """Return the places of rows that were made without a site that they need: their names would mislead."""
     rows = offered(run.plan, site)
     return tuple(place for place, row in enumerate(rows) if absent_from(row.model, run.skipped))
 
 
 def _dices(run: RunState, site: str) -> list[float]:
-    """Validation Dice of every row; of those that do not count, less than any."""
+    """Return the validation Dice of every row of a site; -1 for rows that are left out."""
     left_out = _left_out(run, site)
     rows = enumerate(offered(run.plan, site))
     return [-1.0 if place in left_out else run.records[row.validation].dice for place, row in rows]
 
 
 def _parcels(run: RunState, site: str) -> Iterator[Delivery]:
-    """Yield the deliveries to a site; the chosen weights come last."""
+    """Yield the deliveries to a site; the selected weights come last."""
     rows, dices = offered(run.plan, site), _dices(run, site)
     place, alone = chosen(dices), own(rows, dices)
     if alone is not None and dices[alone] >= 0 and not method_of(rows[place].method).alone:
@@ -140,7 +149,7 @@ def _delivery(run: RunState, site: str, role: Role, rows: Sequence[PlannedRow], 
 
 
 def _forgetting(run: RunState, row: PlannedRow) -> Iterator[float]:
-    """Of a travelling model the test Dice of every site after every hop; nothing where that was not measured."""
+    """Yield the test Dice of a travelling model at every site after every hop; nothing if it was not measured."""
     if not method_of(row.method).travelling:
         return
     way = [node for node in behind(row.model, run.winner) if isinstance(node, FineTune)][::-1]

@@ -1,4 +1,4 @@
-"""What the sites have for a study: asked for at every start, and kept for those that are away at the next."""
+"""Descriptions of the sites' data: requested at every start, and kept for sites that are away at the next start."""
 
 from __future__ import annotations
 
@@ -19,23 +19,28 @@ from server.transport.outcomes import Absent, Parked, RefusedBySite
 from server.transport.site_channel import SiteChannel
 
 REASONS_WITHIN = 3.0
-"""Seconds in which other sites may say that they cannot take part either."""
+"""After one site cannot take part, the seconds in which other sites may give their reasons as well."""
 
 Descriptions = Mapping[str, Description]
-"""By site."""
+"""Descriptions by site."""
 
 
 def describe_all(
     study: Study, channels: Mapping[str, SiteChannel], observe: Observer, *, kept: Descriptions | None = None
 ) -> dict[str, Description]:
-    """Ask all sites at once what they have for a study.
+    """Ask all sites at once to describe their data for a study.
 
     Args:
-        kept: what sites said in an earlier run: it stands for one that is away now, has left the study since, or
-            cannot answer.
+        study: the study; one network and one pair of seeds.
+        channels: the channel of each site.
+        observe: is called with events about the sites' preparation.
+        kept: descriptions of an earlier run, for sites that are away now, have left the study, or cannot answer.
+
+    Returns:
+        The description of each site, in the order of `channels`.
 
     Raises:
-        SiteAbsent: a site cannot take part; the sentence names each.
+        SiteAbsent: a site cannot take part; the sentence gives the reason of each such site.
     """
     descriptions: dict[str, Description] = {}
     reasons: dict[str, str] = {}
@@ -51,7 +56,7 @@ def describe_all(
             else:
                 descriptions[site] = channels[site].describe(study, on_progress)
         except (Absent, RefusedBySite) as refused:
-            # Whatever the site refuses now, its stages are parked for; the others need not wait for it.
+            # The site's stages are parked for the reason of its refusal; the other sites need not wait for it.
             if site in before:
                 descriptions[site] = before[site]
                 observe(Event("parked", site, f"site {site}: {refused}"))
@@ -59,7 +64,7 @@ def describe_all(
                 reasons[site] = str(refused)
         except Parked as parked:
             reasons[site] = str(parked)
-        except Exception as error:  # a channel's thread must not die unheard
+        except Exception as error:  # a thread must not end without a reason in the result
             reasons[site] = f"the coordinator failed ({type(error).__name__}: {error})"
         ended.put(site)
 
@@ -77,7 +82,7 @@ def describe_all(
 
 
 def keep(folder: Path, study: Study, descriptions: Descriptions) -> None:
-    """Keep what the sites said in a result folder."""
+    """Write the sites' descriptions into a result folder."""
     plain = {site: description.model_dump(mode="json") for site, description in descriptions.items()}
     content = json.dumps({"sites": plain, "seal": _seal(plain)}, indent=1).encode()
     path = _path(folder, study)
@@ -87,7 +92,7 @@ def keep(folder: Path, study: Study, descriptions: Descriptions) -> None:
 
 
 def kept_in(folder: Path, study: Study) -> dict[str, Description]:
-    """Return what the sites said in an earlier run of a result folder; nothing where that is missing or damaged."""
+    """Return the descriptions of an earlier run in a result folder; none if the file is missing or damaged."""
     path = _path(folder, study)
     if not path.exists():
         return {}
@@ -103,7 +108,7 @@ def kept_in(folder: Path, study: Study) -> dict[str, Description]:
 
 
 def known_of(kept: Iterable[Descriptions]) -> frozenset[str]:
-    """Return the sites of which everything is kept: the study can go on without them."""
+    """Return the sites with a description for every variant: the study can start without them."""
     names = [frozenset(descriptions) for descriptions in kept]
     return frozenset.intersection(*names) if names else frozenset()
 

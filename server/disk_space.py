@@ -1,4 +1,4 @@
-"""Whether the disk can hold a study's weights, known before anything is trained."""
+"""Check before any training that the disk can hold a study's weights."""
 
 from __future__ import annotations
 
@@ -16,16 +16,22 @@ from common.text import short_bytes
 def check_disk_space(
     variants: Sequence[Study], to_make: Sequence[Collection[Node]], folder: Path, *, everything: bool
 ) -> None:
-    """Refuse a study whose weights the disk cannot hold; better now than after days.
+    """Refuse a study whose weights the disk cannot hold, before it trains for days.
 
     Args:
-        to_make: of every variant, what is still to be worked out.
+        variants: the plain studies that the study consists of.
+        to_make: for each variant, the nodes that are still to be made.
+        folder: the result folder.
+        everything: whether weights are kept that no row, choice or stage needs any more.
+
+    Raises:
+        DiskFull: the weights need more space than is free.
     """
     made = need = 0
     for variant, nodes in zip(variants, to_make, strict=True):
         trained = sum(isinstance(node, FineTune | Average) for node in nodes)
         if not everything:
-            # Of the rounds, in every fold, the averages that lead and what is on its way.
+            # Of federated rounds each fold keeps only the leading averages and the weights in transit.
             folds, sites = len(variant.split.run), len(variant.sites)
             averages = [node for node in nodes if isinstance(node, Average)]
             of_rounds = {*averages, *(part for average in averages for part in average.parts)} & set(nodes)

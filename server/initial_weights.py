@@ -1,4 +1,4 @@
-"""The study's first weights. The coordinator alone ever loads pretrained weights."""
+"""The first weights of a study; only the coordinator ever loads pretrained weights."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ from server.scheduling.keys import start_key
 
 
 def start_weights(study: Study, beside: Path) -> Weights:
-    """Return the declared network, drawn from the study's seed, with the encoder's pretrained weights if asked for.
+    """Return the declared network's weights, drawn from the study's seed, with its pretrained encoder if it names one.
 
-    The file's batch normalisation has to be the one that the encoder was trained with. Where it is folded
-    into the convolutions (all means 0, all variances 1), as files made for inference have it, the network is
-    right in evaluation and its features are lost in the first training step, which normalises every layer
-    anew: recalibrate such a file on images before it is named here.
+    A file of encoder weights must have the batch normalisation that the encoder was trained with. In files made for
+    inference it may be folded into the convolutions (all means 0, all variances 1). Such a network is right in
+    evaluation, but loses its features in the first training step, which normalises every layer anew: recalibrate such a
+    file on images before a study names it.
 
     Args:
-        beside: the folder that a relative `encoder_weights` is taken from.
+        study: the study; one network and one pair of seeds.
+        beside: the folder that a relative `encoder_weights` is resolved against.
 
     Raises:
-        RelayError: no such file, weights of another encoder, or no network to fetch ImageNet's.
+        RelayError: the file is missing or holds weights of another encoder, or ImageNet's weights cannot be downloaded.
     """
     torch.manual_seed(seed_of(study.seed, "start"))
     network = build(study.model)
@@ -45,7 +46,10 @@ def start_of(study: Study, ledger: Ledger, *, source: str, weights: Callable[[],
     """Return the record of a study's first weights, from the ledger or made now.
 
     Args:
-        source: what they depend on outside the study; see `source_digest`.
+        study: the study; one network and one pair of seeds.
+        ledger: holds the record and the weights.
+        source: the digest of what the weights depend on outside the study; see `source_digest`.
+        weights: makes the weights; called only if the ledger lacks them.
     """
     key = start_key(study, source)
     record = ledger.get(key)
@@ -56,7 +60,10 @@ def start_of(study: Study, ledger: Ledger, *, source: str, weights: Callable[[],
 
 
 def source_digest(study: Study, beside: Path) -> str:
-    """Return what the first weights depend on outside the study: the content of a file of encoder weights."""
+    """Return the digest of what the first weights depend on outside the study: a file of encoder weights.
+
+    Without such a file the text is empty.
+    """
     if study.model.encoder_weights in ("none", "imagenet"):
         return ""
     return digest_of(_bytes_of(beside / study.model.encoder_weights))
@@ -84,11 +91,12 @@ def _bytes_of(path: Path) -> bytes:
 
 
 def _from_file(path: Path) -> Weights:
+    """Return the tensors in a file of encoder weights."""
     _bytes_of(path)
     try:
         if path.suffix == ".safetensors":
             return load(path)
-        # weights_only: the file is data, and must never run code when it is read.
+        # weights_only: loading the file must never run code from it.
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (UnfitWeights, RuntimeError, EOFError, ValueError, KeyError, TypeError, OSError, ImportError) as error:
         raise RelayError(f"{path} holds no weights that can be read ({type(error).__name__}).") from None
@@ -101,10 +109,10 @@ def _from_file(path: Path) -> Weights:
 
 
 def _with_encoder(weights: Weights, encoder: Weights, study: Study, source: str) -> Weights:
-    """Put an encoder's tensors into the network; a first layer of three colours is summed to one of grey.
+    """Return the network's weights with an encoder's tensors put in.
 
-    The sum over colours is what the first layer makes of a grey image in three equal channels. A
-    classifier's head is left out; all else has to fit.
+    A first layer for three colours is summed over its colours: that is what it computes for a grey image in three equal
+    channels. A classifier's head is left out; all other tensors must fit.
     """
     result = dict(weights)
     own = {name.removeprefix("encoder.") for name in weights if name.startswith("encoder.")}

@@ -1,4 +1,4 @@
-"""`run.json`: what really crossed the wire, attempts and times, over all runs of a result folder."""
+"""`run.json`: traffic, attempts and times, over all runs of a result folder."""
 
 from __future__ import annotations
 
@@ -16,18 +16,25 @@ from server.transport.site_channel import Traffic
 
 
 class RunRecord:
-    """Writes `run.json` while a study runs. A study that is resumed counts all that was sent for it."""
+    """Writes `run.json` while a study runs; a resumed study adds to the counts of earlier runs."""
 
     def __init__(self, folder: Path, traffic: Traffic) -> None:
+        """Read what earlier runs recorded.
+
+        Args:
+            folder: the result folder.
+            traffic: the counts of this run, which grow while it runs.
+        """
         self._folder, self._traffic = folder, traffic
         self._past = _past(folder)
         self._began, self._started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
         self._next = 0.0
 
     def write_at_times(self) -> None:
-        """Write the record, unless writing takes too much of the time.
+        """Write the record, unless writing would take more than a twentieth of the time.
 
-        It grows with the stages: written after each of ten thousand, it would take longer than they.
+        The record grows with the stages: written after each of ten thousand stages, it would take longer than the
+        stages.
         """
         if (now := time.monotonic()) >= self._next:
             self.write()
@@ -37,7 +44,7 @@ class RunRecord:
         """Write the record.
 
         Args:
-            delivered: by site, which weights of its own it has.
+            delivered: for each site, the weights that were delivered to it; see `Deliveries.done`.
         """
         past, traffic = self._past, self._traffic
 
@@ -62,7 +69,7 @@ class RunRecord:
 
 
 def _past(folder: Path) -> dict[str, Any]:
-    """Return what earlier runs of a folder noted."""
+    """Return the record of earlier runs in a folder; empty if there is none."""
     try:
         past = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):

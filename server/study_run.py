@@ -37,9 +37,9 @@ log = logging.getLogger("relay.coordinator")
 
 
 def log_line(event: Event) -> None:
-    """Write an event as a line of the log."""
+    """Write an event to the log."""
     if event.kind in ("away", "back"):
-        return  # the channel says more of it
+        return  # the site channel logs more about it
     log.info("%s", line_of(event))
 
 
@@ -53,22 +53,26 @@ def run_study(
     patience: float = 60.0,
     keep_weights: bool = False,
 ) -> dict[str, Any]:
-    """Run a study on a grid, or what is missing of it, and write its results into `folder`.
+    """Run a study on a grid, as far as it is not finished, and write its results into a folder.
 
     Args:
-        beside: the folder that a file of encoder weights is taken from.
-        patience: seconds to wait for a site that is not there at the beginning, and has never described what it
-            has; later on the study says (`absence`).
-        keep_weights: take none away; otherwise those go that no row, choice or stage needs any more.
+        grid: Flower's grid, which carries messages to the sites.
+        study: the study as it was asked for, with all repeats and networks.
+        folder: the result folder; finished stages in it are not run again.
+        beside: the folder that a relative file of encoder weights is resolved against.
+        observe: is called with every event.
+        patience: seconds to wait at the start for a site that is away and has no description; later the study's
+            `absence` rules count.
+        keep_weights: keep all weights; otherwise weights are deleted once no row, choice or stage needs them.
 
     Returns:
-        What results.json holds.
+        The content of results.json.
 
     Raises:
-        Unfinished: some of it could not be finished, or was made without a site; the results say what.
-        RelayError: the study cannot begin, or the folder cannot be written; what was finished is kept.
+        Unfinished: a part could not be finished, or was made without a site; the results say which.
+        RelayError: the study cannot start, or the folder cannot be written; finished stages are kept.
     """
-    asked_for(study)  # a method that is not known is refused before any site is asked
+    asked_for(study)  # refuse an unknown method before any site is asked
     ledger = Ledger(folder, progress=lambda done, of: observe(Event("examining", "", "", epoch=done, epochs=of)))
     with closing(ledger), _disk_errors_as_sentences(folder):
         _keep_study(study, folder)
@@ -78,7 +82,7 @@ def run_study(
 
 @contextmanager
 def _disk_errors_as_sentences(folder: Path) -> Iterator[None]:
-    """Raise what goes wrong with the disk as one sentence."""
+    """Raise errors of the disk as one sentence that names the result folder."""
     try:
         yield
     except OSError as error:
@@ -98,11 +102,11 @@ def _run(
     patience: float,
     keep_weights: bool,
 ) -> dict[str, Any]:
-    """Run the study on an open ledger."""
+    """Run the study with an open ledger."""
     traffic = Traffic()
     record = RunRecord(folder, traffic)
     variants = study.variants
-    # Before any site works for hours: the first weights may be the one thing that is missing.
+    # Made before any site works for hours, since the first weights may be unavailable.
     starts = [_start(variant, ledger, beside) for variant in variants]
     sites = [*study.sites, *([POOLED] if study.methods.pooled else [])]
     kept = [kept_in(folder, variant) for variant in variants]
@@ -119,7 +123,7 @@ def _run(
 
     for channel in channels.values():
         channel.observe = observer_of(0)
-    # All of them first: nobody who leaves in the midst of the study then keeps it from beginning.
+    # All variants are described first: a site that leaves later cannot keep a variant from starting.
     described = []
     for number, variant in enumerate(variants):
         described.append(describe_all(variant, channels, observer_of(number), kept=kept[number]))
@@ -154,28 +158,33 @@ def _run(
     results = dump(results_of(study, runs))
     write_atomically(folder / "results.json", write_json(results), durable=True)
     record.write()
-    write_report(folder)  # now: a site that is away may keep its delivery waiting for a day
+    write_report(folder)  # before the deliveries, which may wait a day for a site that is away
     sent = dict(traffic.sent)
     deliveries = deliver(study, runs, channels, ledger, observer_of(len(variants) - 1))
     record.write(deliveries.done)
     if dict(traffic.sent) != sent:
-        write_report(folder)  # it counts what crossed the wire
+        write_report(folder)  # the report shows the traffic, deliveries included
     if missing := list(sentences(runs, results, deliveries, folder)):
         raise Unfinished(" ".join(missing))
     return results
 
 
 def _start(study: Study, ledger: Ledger, beside: Path) -> StageRecord:
+    """Return the record of a variant's first weights."""
     source = source_digest(study, beside)
     return start_of(study, ledger, source=source, weights=lambda: start_weights(study, beside))
 
 
 def _keep_study(study: Study, folder: Path) -> None:
-    """Write study.toml once: a file that is written at every start may be lost with the power at every start."""
+    """Write study.toml once: a file that every start rewrites could be lost by a power failure at any start.
+
+    Raises:
+        RelayError: the folder holds the results of another study.
+    """
     path = folder / "study.toml"
     try:
         kept = load_study(path)
-    except RelayError:  # there is none, or it is damaged: the ledger below is examined by itself
+    except RelayError:  # the file is missing or damaged; the ledger's records have checks of their own
         write_atomically(path, study_toml(study).encode(), durable=True)
         return
     if kept.digest != study.digest:

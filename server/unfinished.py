@@ -1,4 +1,4 @@
-"""What a study could not do as it was asked, in the sentences that it ends with."""
+"""The sentences at the end of a study about what could not be done as asked."""
 
 from __future__ import annotations
 
@@ -13,11 +13,18 @@ from server.deliveries import Deliveries
 from server.scheduling.state import RunState
 
 SHOWN = 3
-"""So many routes or targets of a method a sentence names, and counts the rest."""
+"""How many routes or targets of a method a sentence names; the rest is counted."""
 
 
 def sentences(runs: Sequence[RunState], results: dict[str, Any], deliveries: Deliveries, folder: Path) -> Iterator[str]:
-    """Yield what could not be done as asked; nothing where all was done."""
+    """Yield a sentence for each kind of thing that could not be done as asked; nothing if all was done.
+
+    Args:
+        runs: the run of each variant.
+        results: the content of results.json.
+        deliveries: the outcome of the deliveries.
+        folder: the result folder.
+    """
     reasons = {reason for run in runs for reason in run.parked.values()} | {row["reason"] for row in results["parked"]}
     cut = [row for row in results["rows"] if row["absent"]]
     if parked := len(results["parked"]):
@@ -42,7 +49,7 @@ def sentences(runs: Sequence[RunState], results: dict[str, Any], deliveries: Del
 
 
 def _which(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Name the methods of rows of results.json, folds and repeats together: "Routes: B → C → A; FedAvg at A and B"."""
+    """Return the methods of rows of results.json, folds and repeats merged: "Routes: B → C → A; FedAvg at A and B"."""
     places: dict[Method, list[str]] = {}
     for row in rows:
         method = method_of(row["method"])
@@ -54,5 +61,6 @@ def _which(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _few(names: Sequence[str]) -> str:
+    """Return names as a list that counts all names after the first `SHOWN`."""
     more = len(names) - SHOWN
     return listed(names if more < 1 else [*names[:SHOWN], f"{more} more"])

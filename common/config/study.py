@@ -1,7 +1,7 @@
-"""A study: everything that a hospital and the coordinator must agree on before anything runs.
+"""The study file: all settings that a hospital and the coordinator must agree on before anything runs.
 
-A study is a TOML file. Every key has a default that is written out again in the result folder's
-`study.toml`, so that a run can be repeated from that file alone. Nothing here touches an image.
+A study is a TOML file. The result folder's `study.toml` has every default written out, so that a run can be repeated
+from that file alone. Nothing in this module touches an image.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from common.digest import digest_of_json
 from common.strategies import STRATEGIES
 
 POOLED = "pooled"
-"""The name of the site that unites all members' folders; it exists in simulation alone."""
+"""The name of the site that unites the folders of all sites; it exists in simulation alone."""
 
 SiteName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")]
 
@@ -38,14 +38,18 @@ Encoder = Literal[
 if TYPE_CHECKING:
     StrategyKey = str
     Skippable = str
-else:  # as literals, so that a wrong value is told with all that are right
+else:  # literals, so that the error for a wrong value lists the right ones
     StrategyKey = Literal[tuple(STRATEGIES)]
     Skippable = Literal[("sequential", "cyclic", *(key for key, one in STRATEGIES.items() if one.skippable))]
     """The tables of [methods], and strategies, that can do without a site and may have a rule of their own."""
 
 
 def _on_one_line(text: str) -> str:
-    """Return a study file comes by mail and is shown on terminals: it must not command them, nor turn their lines round."""
+    """Return a text unchanged if all its characters are printable.
+
+    A study file comes by mail and is shown on terminals: it must not hold control characters, nor characters that
+    reverse the direction of a line.
+    """
     if not text.isprintable():
         raise ValueError("this holds a line end or another character that is not shown; write one plain line")
     return text
@@ -55,7 +59,7 @@ Line = Annotated[str, AfterValidator(_on_one_line)]
 
 
 def _several(value: object) -> object:
-    """One value may stand without brackets."""
+    """Return a value as a tuple; a single value may stand without brackets."""
     return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
@@ -64,7 +68,7 @@ class _Config(BaseModel):
 
 
 class ModelConfig(_Config):
-    """The network. `encoder_weights` is read by the coordinator alone: sites need no internet."""
+    """The network. Only the coordinator reads `encoder_weights`: sites need no internet."""
 
     architecture: Architecture = "UnetPlusPlus"
     """The decoder, by its name in segmentation_models.pytorch."""
@@ -75,12 +79,12 @@ class ModelConfig(_Config):
 
 
 class ModelsConfig(_Config):
-    """Networks to compare: every encoder with every architecture, in the place of those of [model]."""
+    """Networks to compare: every encoder with every architecture, in place of those of [model]."""
 
     encoders: tuple[Encoder, ...] = ()
-    """The encoders to compare. Empty: that of [model] alone."""
+    """The encoders to compare. Empty: only the encoder of [model]."""
     architectures: tuple[Architecture, ...] = ()
-    """The architectures to compare. Empty: that of [model] alone."""
+    """The architectures to compare. Empty: only the architecture of [model]."""
 
     @model_validator(mode="after")
     def _one_of_each(self) -> ModelsConfig:
@@ -95,11 +99,11 @@ class N4Config(_Config):
     """N4 bias field correction (Tustison et al., IEEE TMI 2010), as SimpleITK has it."""
 
     enabled: bool = True
-    """Whether the bias field is corrected at all."""
+    """Whether the bias field is corrected."""
     shrink: int = Field(default=4, ge=1, le=16)
     """In-plane shrink factor of the grid on which the field is fitted; slices are never shrunk."""
     iterations: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(50, 50, 50, 50), min_length=1)
-    """Iterations at most, a number a fitting level."""
+    """The most iterations on each fitting level, one number a level."""
     convergence: float = Field(default=0.001, gt=0)
     """A fitting level ends where the field changes by less than this."""
 
@@ -112,7 +116,7 @@ class PreprocessingConfig(_Config):
     spacing_mm: float = Field(default=0.625, gt=0, le=5)
     """Millimetres a pixel. The grid is centred on the image: pixels × spacing_mm is its field of view."""
     minimum_mask_pixels: int = Field(default=200, ge=0)
-    """A slice is chosen where its mask holds more pixels than this, on the native grid (the paper's rule)."""
+    """A slice is selected if its mask holds more pixels than this, on the native grid (the paper's rule)."""
     n4: N4Config = N4Config()
 
 
@@ -126,9 +130,10 @@ class SplitConfig(_Config):
     folds: int = Field(default=5, ge=2, le=20)
     """Folds of cross-validation on the patients that are not held out."""
     use_folds: int = Field(default=0, ge=0)
-    """Run the first so many folds only; 0 runs all."""
+    """How many folds are run, beginning with the first. 0: all."""
     source: Literal["best-fold", "same-fold"] = "best-fold"
-    """Which of a source's folds is handed on: that with the best validation Dice, or that of the target's number."""
+    """Which fold of a source is handed on. "best-fold": the one with the best validation Dice. "same-fold": the one
+    with the number of the target's fold."""
 
     @model_validator(mode="after")
     def _few_enough(self) -> SplitConfig:
@@ -148,7 +153,7 @@ class TrainingConfig(_Config):
     epochs: int = Field(default=200, ge=1, le=10_000)
     """Epochs of one stage of fine-tuning."""
     batch: int = Field(default=16, ge=2)
-    """Slices of a batch."""
+    """Slices in a batch."""
     learning_rate: float = Field(default=1e-3, gt=0)
     """Learning rate of a stage's first step; cosine annealing leads to the final one."""
     final_learning_rate: float = Field(default=0.0, ge=0)
@@ -162,40 +167,41 @@ class TrainingConfig(_Config):
     keep: Literal["best", "last"] = "best"
     """Which epoch of a fine-tuning stage is kept: the best by validation Dice, or the last."""
     batch_norm: Literal["precise", "running"] = "precise"
-    """The statistics that batch normalisation is evaluated with. "precise": estimated anew from the training slices
-    before an epoch is scored and before weights leave (Wu and Johnson, arXiv 2105.07576). "running": averages over the
-    steps, as torch keeps them; after a few dozen steps they still belong to earlier weights."""
+    """The statistics that batch normalisation is evaluated with. "precise": estimated from the training slices, each
+    time before an epoch is scored and before weights leave (Wu and Johnson, arXiv 2105.07576). "running": averages over
+    the training steps, as torch keeps them; after a few dozen steps they still belong to earlier weights."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """"auto" is bfloat16 autocast where the device has it, float32 elsewhere."""
     threads: int = Field(default=1, ge=1)
-    """Threads of one stage, whatever runs beside it: the number of threads changes the last bits of a result."""
+    """Threads of one stage, whatever runs beside it. The number of threads changes the last bits of a result."""
     leg_minutes: float = Field(default=10.0, ge=0)
-    """A site answers at the end of the first epoch after so many minutes, and goes on when asked again."""
+    """The length of a leg, in minutes: the site replies at the end of the first epoch after this time, and continues
+    with the coordinator's next order."""
 
 
 class SequentialConfig(_Config):
-    """The model is handed from site to site."""
+    """Sequential transfer: the model is handed from site to site."""
 
     routes: Literal["all", "greedy", "none"] | tuple[tuple[SiteName, ...], ...] = "all"
     """"all": every route without repetition; "greedy": each target's route grows hop by hop, always by the source
     with the best validation Dice at the target, while that gains; "none"; or a list, each route ending with its
     target."""
     max_hops: int = Field(default=2, ge=1)
-    """The hand-offs of the longest route, where routes is "all" or "greedy"."""
+    """The hops of the longest route, where routes is "all" or "greedy"."""
 
     @property
     def grows(self) -> bool:
-        """Whether the routes show in the course of the study alone."""
+        """Whether the routes become known only while the study runs."""
         return self.routes == "greedy"
 
 
 class CyclicConfig(_Config):
-    """The model goes round all sites several times (cyclical weight transfer: Chang et al., JAMIA 25, 2018)."""
+    """Laps: the model goes round all sites several times (cyclical weight transfer: Chang et al., JAMIA 25, 2018)."""
 
     laps: int = Field(default=0, ge=0, le=100)
-    """How often the model goes round. 0: not run. A target's laps end with it."""
+    """How many laps the model makes; each target's laps end at the target. 0: the method is not run."""
     epochs: int = Field(default=0, ge=0)
-    """Epochs of each visit. 0: `training.epochs` divided among the laps, one at least."""
+    """Epochs of each visit. 0: `training.epochs` divided by the number of laps, at least one."""
 
 
 MethodKey = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,63}$")]
@@ -209,13 +215,13 @@ class FederatedConfig(_Config):
     rounds: int = Field(default=0, ge=0, le=1000)
     """Rounds of training and aggregating. 0: as many as come closest to the gradient steps of the longest route."""
     local_epochs: Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_several)] = (1,)
-    """Epochs of a round; one number may stand without brackets. Of several, each target's validation patients choose,
-    as they choose the round."""
+    """Epochs that each site trains in a round; one number may stand without brackets. Of several numbers, each target's
+    validation patients select one, as they select the round."""
     proximal_mu: Annotated[tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_several)] = (0.1,)
-    """The weight of the proximal term, of FedProx alone (Li et al., MLSys 2020). Of several, each target's validation
-    patients choose."""
+    """The weight of FedProx's proximal term (Li et al., MLSys 2020); other strategies have none. Of several numbers,
+    each target's validation patients select one."""
     then_target: bool = True
-    """Also fine-tune the chosen average at each target."""
+    """Whether the selected average is also fine-tuned at each target."""
 
     @model_validator(mode="after")
     def _something_to_choose_from(self) -> FederatedConfig:
@@ -227,33 +233,35 @@ class FederatedConfig(_Config):
 
     @property
     def settings(self) -> tuple[tuple[int, float], ...]:
-        """Every pair of local epochs and proximal term that is tried; without FedProx the term is 0."""
+        """Every pair of local epochs and proximal term that is tried; strategies other than FedProx have the term 0."""
         terms = self.proximal_mu if STRATEGIES[self.strategy].proximal else (0.0,)
         return tuple(itertools.product(self.local_epochs, terms))
 
 
 class MethodsConfig(_Config):
-    """What is compared."""
+    """The methods that the study compares."""
 
     baseline: bool = True
-    """The target alone."""
+    """Whether the target alone is trained."""
     longer_baseline: bool = True
-    """The target alone with the gradient steps of its longest route: a control for the extra training."""
+    """Whether the target alone is trained with the gradient steps of its longest route: the control for the extra
+    training."""
     unadapted: bool = False
-    """The source's model scored at the target without training there."""
+    """Whether each source's model is scored at the target without training there."""
     sequential: SequentialConfig = SequentialConfig()
     cyclic: CyclicConfig = CyclicConfig()
     federated: tuple[FederatedConfig, ...] = (FederatedConfig(),)
     more: tuple[MethodKey, ...] = Field(default=(), exclude_if=lambda keys: not keys)
     """Methods that have no settings of their own, by their keys in `common.plan.methods`."""
     pooled: bool = True
-    """All data in one place. In simulation alone; a federation leaves it out."""
+    """Whether a model is trained on all data in one place; possible in simulation alone, a federation leaves it out."""
     pooled_then_target: bool = True
-    """All data, then the target; where `pooled` is."""
+    """Whether the model of all data is also fine-tuned at the target, where `pooled` is true."""
     forgetting: bool = True
-    """Also score the travelling model at every site after every hop."""
+    """Whether the travelling model is also scored at every site after every hop."""
     scored_on: Literal["test", "validation"] = "test"
-    """"validation": no test patient is looked at, as befits a comparison of networks."""
+    """The patients that give the scores. "validation": no test patient is looked at, as befits a comparison of
+    networks."""
 
     @field_validator("federated")
     @classmethod
@@ -267,13 +275,13 @@ class AbsenceRule(_Config):
     """What happens to a site's stages while it is away."""
 
     wait_hours: float = Field(default=24.0, ge=0, le=8760)
-    """How long a site may be away before its stages are given up. A site that is there and slow is never given up."""
+    """How long a site may be away before its stages are given up. A site that is there, but slow, is never given up."""
     then: Literal["park", "skip"] = "park"
-    """"park": the stage and all that descends from it wait for another run. "skip": a round averages who is there,
-    two sites at least, of FedTrimmedAvg three; a route goes on with the next site. Methods that cannot have a rule of
-    their own (`methods`), and routes that grow, wait in any case. A row that was made without a site is marked, and
-    never counted as what it should have been. What was skipped in a result folder stays skipped there, for the same
-    weights."""
+    """What happens to stages that have waited for so long. "park": the stage and all stages that depend on it wait for
+    another run. "skip": a round averages the sites that are there, at least two of them (FedTrimmedAvg: three), and a
+    route goes on with the next site. Methods that cannot have a rule of their own (see `methods`), and routes that
+    grow, wait in any case. A row that was made without a site is marked, and never counted as the row that it should
+    have been. A stage that was skipped in a result folder stays skipped there, for the same weights."""
 
 
 class AbsenceConfig(AbsenceRule):
@@ -283,7 +291,7 @@ class AbsenceConfig(AbsenceRule):
     """
 
     methods: dict[Skippable, AbsenceRule] = Field(default_factory=dict)
-    """Rules of their own, for methods that can do without a site."""
+    """Rules for single methods, of those that can do without a site."""
 
     @model_validator(mode="before")
     @classmethod
@@ -296,12 +304,15 @@ class AbsenceConfig(AbsenceRule):
         }
 
     def rule_of(self, name: str) -> AbsenceRule:
-        """Return that of its own, if the study says one under this name. What a method may do `common.plan` knows."""
+        """Return the rule under a method's name, or else the general one.
+
+        Which methods may skip a site is known to `common.plan`.
+        """
         return self.methods.get(name, self)
 
 
 class Study(_Config):
-    """A whole study. `digest` names it."""
+    """All settings of a study; `digest` identifies it."""
 
     name: Line = Field(default="study", min_length=1, max_length=80)
     """The study's name in the table, the report and at the hospitals."""
@@ -310,18 +321,20 @@ class Study(_Config):
     licence: Line = Field(default="", max_length=200)
     """The licence under which the hospitals get their models; it is printed on the model cards."""
     seed: int = Field(default=1, ge=0)
-    """Seed of the first weights, the order of batches and augmentation."""
+    """Seed of the first weights, of the order of batches and of augmentation."""
     sites: tuple[SiteName, ...] = Field(min_length=1)
     """The hospitals of the study, by the names in their site files."""
     repeats: int = Field(default=1, ge=1, le=100)
-    """The whole study so often: repeat k with `seed` and `split.seed` raised by k."""
+    """How often the whole study is run: repeat k, counted from 0, adds k to `seed` and to `split.seed`."""
     synthetic: bool = False
-    """No patient stands behind the data."""
+    """Whether the patients are synthetic."""
     paper: Literal["", "table-2", "table-3"] = ""
-    """The table of the paper whose figures are set beside this study's; the sites are its A, B and C."""
+    """The table of the paper whose results are shown beside this study's; sites are then named A, B and C, as in the
+    paper."""
     collapse: float = Field(default=0.1, ge=0, lt=1)
-    """A stage is refused, and its routes are parked, if its validation Dice is below this share of what the weights
-    that it received had at the same site, that was 0.5 at least, and its training loss rose. 0: never."""
+    """The rule against collapsed trainings: a stage is refused, and its routes are parked, if its validation Dice is
+    below this share of the Dice of the weights that it received, measured at the same site, if that Dice was at least
+    0.5, and if the training loss rose. 0: no stage is refused."""
     model: ModelConfig = ModelConfig()
     models: ModelsConfig = ModelsConfig()
     preprocessing: PreprocessingConfig = PreprocessingConfig()
@@ -378,9 +391,9 @@ class Study(_Config):
 
     @property
     def variants(self) -> tuple[Study, ...]:
-        """The plain studies that this one is made of: one network, one pair of seeds each.
+        """The plain studies that this study consists of, each with one network and one pair of seeds.
 
-        A site approves these and works for them; that they belong together concerns the coordinator alone.
+        A site approves the plain studies and works for them; only the coordinator knows that they belong together.
         """
         if self.repeats == 1 and self.models == ModelsConfig():
             return (self,)
@@ -401,7 +414,7 @@ class Study(_Config):
 
     @property
     def digest(self) -> str:
-        """sha256 over the study's content, whatever the layout of its file."""
+        """The sha256 of the study's content, whatever the layout of its file."""
         return digest_of_json(self.model_dump(mode="json"))
 
 
@@ -409,7 +422,8 @@ def load_study(path: Path) -> Study:
     """Read a study file.
 
     Raises:
-        RelayError: no such file, no TOML, an unknown key, a wrong type or value; the sentence names the key.
+        RelayError: there is no such file, it is no TOML, or it has an unknown key, a wrong type or a wrong value; the
+            sentence names the key.
     """
     return load_toml(path, Study, "study file")
 

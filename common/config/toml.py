@@ -1,4 +1,4 @@
-"""Read a TOML file into a model; what is wrong becomes one sentence that names the key."""
+"""Read a TOML file into a pydantic model; an error becomes one sentence that names the key."""
 
 from __future__ import annotations
 
@@ -15,16 +15,21 @@ from pydantic_core import ErrorDetails
 from common.errors import BadConfiguration
 
 LONGEST = 1000
-"""Letters of a sentence. The longest that is meant, which lists all keys of a study, has half as many."""
+"""The most characters of a sentence; the longest regular one, a list of all keys of a study, has half as many."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
 def load_toml(path: Path, kind: type[Model], what: str) -> Model:
-    """Read `path` as a `kind`; `what` names such a file in an error ("study file", "site file").
+    """Read a TOML file into a model.
+
+    Args:
+        path: the file.
+        kind: the model.
+        what: what errors call such a file: "study file", "site file".
 
     Raises:
-        BadConfiguration: no such file, not TOML, an unknown key, a wrong type or value.
+        BadConfiguration: there is no such file, it is no TOML, or it has an unknown key, a wrong type or a wrong value.
     """
     try:
         text = path.read_bytes().decode()
@@ -42,21 +47,31 @@ def load_toml(path: Path, kind: type[Model], what: str) -> Model:
 
 
 def from_table(table: dict[str, Any], kind: type[Model], where: str) -> Model:
-    """Validate a table, strictly: "3" is no number and 1 is no truth value."""
+    """Validate a table strictly: the text "3" is no number, and the number 1 is no truth value.
+
+    Args:
+        table: the parsed TOML.
+        kind: the model.
+        where: what errors call the table's origin.
+
+    Raises:
+        BadConfiguration: an unknown key, a wrong type or a wrong value.
+    """
     try:
-        # By way of JSON, since pydantic's strict mode takes a list for a tuple there and nowhere else.
+        # By way of JSON: pydantic's strict mode accepts a list for a tuple only there.
         return kind.model_validate_json(json.dumps(table, default=str))
     except ValidationError as error:
         raise BadConfiguration(_readable(f"In {where}, {_sentence(error, kind)}")) from None
 
 
 def _readable(sentence: str) -> str:
-    """Return a sentence as a terminal can hold it, whatever the file says: what stands there is repeated in part."""
+    """Return a sentence that a terminal can show: printable characters only, and shortened if a file's text is long."""
     plain = "".join(letter if letter.isprintable() else "?" for letter in sentence)
     return plain if len(plain) <= LONGEST else f"{plain[: LONGEST // 2]} … {plain[-LONGEST // 2 :]}"
 
 
 def _sentence(error: ValidationError, kind: type[BaseModel]) -> str:
+    """Return the sentence about the first error of a validation."""
     first = _told(error.errors(include_url=False))
     steps = first["loc"]
     if first["type"] != "extra_forbidden":
@@ -79,7 +94,7 @@ def _sentence(error: ValidationError, kind: type[BaseModel]) -> str:
 
 
 def _told(errors: list[ErrorDetails]) -> ErrorDetails:
-    """Return the first complaint; where a key takes one of several kinds of value, the one that got furthest."""
+    """Return the error to report: the first one, or of a key with alternative types, the one that matched furthest."""
     first = errors[0]
     key = tuple(itertools.takewhile(lambda step: not _is_kind(step), first["loc"]))
     if key == first["loc"] or first["type"] == "extra_forbidden":
@@ -88,11 +103,12 @@ def _told(errors: list[ErrorDetails]) -> ErrorDetails:
 
 
 def _is_kind(step: int | str) -> bool:
-    """Is a step of a location not a key but pydantic's name for a kind of value, such as "tuple[str, ...]"?"""
+    """Return whether a step of an error's location is pydantic's name for a type, such as "tuple[str, ...]"."""
     return isinstance(step, str) and "[" in step
 
 
 def _keys_beside(kind: type[BaseModel], steps: tuple[int | str, ...]) -> list[str]:
+    """Return the keys that the model has at the location of an unknown key, sorted."""
     current: Any = kind
     for step in steps[:-1]:
         if isinstance(step, int):
@@ -103,6 +119,7 @@ def _keys_beside(kind: type[BaseModel], steps: tuple[int | str, ...]) -> list[st
 
 
 def _model_in(annotation: Any) -> Any:
+    """Return the model inside an annotation, or None."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next((model for part in get_args(annotation) if (model := _model_in(part))), None)

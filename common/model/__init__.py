@@ -1,0 +1,1 @@
+"""The network of a study, and its weights as a file with a digest."""

@@ -1,4 +1,4 @@
-"""The declared network: the same at the coordinator and at every site."""
+"""The network that a study declares: identical at the coordinator and at every site."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from torch import nn
 from common.config.study import ModelConfig
 
 Shapes = dict[str, tuple[tuple[int, ...], torch.dtype]]
+"""For each tensor, by name, its shape and type."""
 
 _declared: list[torch.library.Library] = []
 _shapes: dict[ModelConfig, Shapes] = {}
-"""Of every network that was built: a site builds the one that it trains, and need not build another to know."""
+"""Shapes of every network that was built; a site that builds its network needs no second build to know them."""
 _once = threading.RLock()
-"""The coordinator's channels are threads, and `functools.cache` lets two of them in at first."""
+"""The coordinator's site channels are threads, and `functools.cache` lets two threads run the first call."""
 
 
 def segmentation_models() -> ModuleType:
-    """Import segmentation_models_pytorch, on machines too where torchvision's compiled part cannot load.
+    """Import segmentation_models_pytorch, even where torchvision's compiled part cannot load.
 
-    The registry's torchvision is a CUDA build. Beside a CPU-only torch its binary does not load, and its
-    import fails over the schemas of two operators that no network here calls: declaring them is enough.
-    With a matching pair of wheels nothing is declared.
+    The registry's torchvision is a CUDA build. Beside a CPU-only torch its binary does not load, and its import fails
+    over the schemas of two operators that no network here calls; declaring the two schemas is enough. With a matching
+    pair of wheels nothing is declared.
     """
     with _once:
         return _import()
@@ -47,7 +48,7 @@ def _import() -> ModuleType:
 
 
 def _torchvision_binary_loads() -> bool:
-    """Whether torchvision's own operators are to be had; torchvision itself is not imported."""
+    """Return whether torchvision's own operators can be loaded; torchvision itself is not imported."""
     spec = importlib.util.find_spec("torchvision")
     folders = (spec.submodule_search_locations or []) if spec else []
     binaries = [path for folder in folders for path in Path(folder).glob("_C.*")]
@@ -60,9 +61,9 @@ def _torchvision_binary_loads() -> bool:
 
 
 def build(model: ModelConfig) -> nn.Module:
-    """Return the network with weights drawn from torch's global generator; nothing is fetched.
+    """Return the network, its weights drawn from torch's global generator; nothing is downloaded.
 
-    It maps (batch, 1, rows, columns) float images to (batch, 1, rows, columns) logits of the gland.
+    The network maps (batch, 1, rows, columns) float images to (batch, 1, rows, columns) logits of the gland.
     """
     network: nn.Module = getattr(segmentation_models(), model.architecture)(
         encoder_name=model.encoder, encoder_weights=None, in_channels=1, classes=1
@@ -72,9 +73,10 @@ def build(model: ModelConfig) -> nn.Module:
 
 
 def build_undrawn(model: ModelConfig) -> nn.Module:
-    """Return the network without any values: drawing them takes half the time of `build`, and a site loads others.
+    """Return the network without initial values, for weights that are loaded afterwards.
 
-    Every tensor of a network here stands in its state_dict, so that loading one leaves none undrawn.
+    Drawing initial values takes half the time of `build`. Every tensor of a network here stands in its state_dict, so
+    that loading a state_dict leaves no tensor without values.
     """
     with torch.device("meta"):
         network = build(model)
@@ -82,7 +84,7 @@ def build_undrawn(model: ModelConfig) -> nn.Module:
 
 
 def declared_shapes(model: ModelConfig) -> Shapes:
-    """Name, shape and type of every tensor of the declared network, without allocating it."""
+    """Return name, shape and type of every tensor of the declared network, without allocating it."""
     with _once:
         if model not in _shapes:
             with torch.device("meta"):
@@ -91,5 +93,5 @@ def declared_shapes(model: ModelConfig) -> Shapes:
 
 
 def declared_bytes(model: ModelConfig) -> int:
-    """Bytes of the declared network's tensors."""
+    """Return the bytes of all tensors of the declared network."""
     return sum(math.prod(shape) * dtype.itemsize for shape, dtype in declared_shapes(model).values())

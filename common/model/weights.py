@@ -1,6 +1,6 @@
-"""Named tensors on their way: to and from Flower's records and safetensors files, and their digest.
+"""Weights as safetensors files and as Flower's records, and their digests.
 
-A digest is the sha256 of the safetensors file, so that `sha256sum` checks it.
+The digest of weights is the sha256 of their safetensors file, so that `sha256sum` can check it.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from common.model.network import declared_shapes
 
 Weights = dict[str, torch.Tensor]
 Pieces = list[bytes | memoryview]
-"""A file's content, in order."""
+"""The content of a file as consecutive pieces."""
 File = bytes | memoryview
 """A safetensors file in one piece."""
 
 STYPE = "safetensors"
-"""Names the one array of Flower's record of weights, and its form."""
+"""Names the one array in Flower's record of weights, and its format."""
 
 _TYPES = {
     torch.int64: "I64",
@@ -43,23 +43,24 @@ _TYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-"""Safetensors' names of types, in the order in which they stand in a file."""
+"""Safetensors' names of the types, in the order in which tensors stand in a file."""
 
-# Weights that arrived are looked at and copied, never changed in place.
+# Weights that arrived are read and copied, never changed in place.
 warnings.filterwarnings("ignore", message="The given buffer is not writable")
 
 
 class UnfitWeights(Exception):
-    """The tensors are not those of the declared network. The text names a rule, never a value."""
+    """The tensors are not those of the declared network. The text names the broken rule, never a value."""
 
 
 def serialize_chunks(weights: Weights) -> Pieces:
-    """Return the safetensors file of weights; equal tensors give equal bytes, in whatever order they stand.
+    """Return the safetensors file of weights as pieces; equal tensors give equal bytes, whatever their order.
 
-    The very bytes of `safetensors.torch.save`, but not copied: each hand-off needs them three times.
+    The bytes are those of `safetensors.torch.save`, but the tensors are not copied: each hand-off needs the file three
+    times.
 
     Raises:
-        UnfitWeights: a tensor of a type that no network here has.
+        UnfitWeights: a tensor has a type that no network here has.
     """
     header: dict[str, dict[str, object]] = {}
     contents: Pieces = []
@@ -88,7 +89,7 @@ def serialised(weights: Weights) -> bytes:
 
 
 def save(weights: Weights, folder: Path) -> str:
-    """Write `<folder>/<digest>.safetensors` unless it is there; returns the digest."""
+    """Write `<folder>/<digest>.safetensors` unless it exists, and return the digest."""
     file = serialize_chunks(weights)
     digest = digest_of(file)
     path = folder / f"{digest}.safetensors"
@@ -99,7 +100,10 @@ def save(weights: Weights, folder: Path) -> str:
 
 
 def mapped(file: BinaryIO) -> memoryview:
-    """Return a file that the system reads into memory as far as it is looked at, and may forget again; it may be closed."""
+    """Return an open file as a memory map, which stays valid after the file is closed.
+
+    The system reads pages when they are used, and may drop them again.
+    """
     return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
 
 
@@ -107,7 +111,7 @@ def load(path: Path) -> Weights:
     """Read a safetensors file.
 
     Raises:
-        UnfitWeights: the file is cut off or no safetensors file.
+        UnfitWeights: the file is cut off, or is no safetensors file.
     """
     try:
         return safetensors.torch.load_file(path)
@@ -116,10 +120,10 @@ def load(path: Path) -> Weights:
 
 
 def to_arrays(file: File) -> ArrayRecord:
-    """Flower's record of weights: one array, which is their file.
+    """Return weights as Flower's record: one array, which holds the safetensors file.
 
-    An array a tensor is what Flower has by itself. It carries every array as an object of its own, though, with
-    requests of its own: 55 MB in 706 tensors took a minute through SuperLink.
+    Flower's own form has one array a tensor. Flower sends every array as an object of its own, with requests of its
+    own: 55 MB in 706 tensors took a minute through SuperLink.
     """
     record = ArrayRecord({STYPE: Array(dtype="uint8", shape=(len(file),), stype=STYPE, data=b"")})
     record[STYPE].data = file  # type: ignore[assignment]  # Flower takes any buffer, if not in a constructor
@@ -127,12 +131,12 @@ def to_arrays(file: File) -> ArrayRecord:
 
 
 def from_arrays(arrays: ArrayRecord) -> Weights:
-    """Weights of Flower's record; exact, and nothing is copied: the tensors lie in the array's own bytes.
+    """Return the weights in Flower's record; exact and without a copy: the tensors are views of the array's bytes.
 
     Raises:
-        ValueError: it is another record, or what it holds is not byte for byte the file of some weights, since
-            something else is in it: so nothing travels beside the tensors.
-        Exception: of any kind, where it is no file of weights at all.
+        ValueError: the record is another one, or its content is not byte for byte the file of some weights. So nothing
+            else can travel beside the tensors.
+        Exception: of any kind, if the content is no safetensors file at all.
     """
     ((name, array),) = arrays.items()
     if (name, array.stype, array.dtype, tuple(array.shape)) != (STYPE, STYPE, "uint8", (len(array.data),)):
@@ -147,7 +151,7 @@ def from_arrays(arrays: ArrayRecord) -> Weights:
 
 
 def _tensors(file: File) -> Weights:
-    """Return the tensors that a file's header tells of, as views of the file: safetensors' own reader copies them."""
+    """Return the tensors that a file's header lists, as views of the file: safetensors' own reader copies them."""
     end = _header_end(file)
     types = {name: dtype for dtype, name in _TYPES.items()}
     content = torch.frombuffer(file, dtype=torch.uint8)[end:]
@@ -158,15 +162,15 @@ def _tensors(file: File) -> Weights:
 
 
 def _header_end(file: File) -> int:
-    """Where a file's tensors begin."""
+    """Return the position in a file at which its tensors begin, in bytes."""
     return 8 + int.from_bytes(file[:8], "little")
 
 
 def check_fit(weights: Weights, model: ModelConfig) -> None:
-    """Refuse what is not exactly the declared network: other names, shapes or types, values not finite.
+    """Check that weights are exactly those of the declared network: names, shapes, types, finite values.
 
     Raises:
-        UnfitWeights: with the rule that was broken.
+        UnfitWeights: a rule is broken; the text names the rule.
     """
     declared = declared_shapes(model)
     if weights.keys() != declared.keys():
@@ -175,7 +179,7 @@ def check_fit(weights: Weights, model: ModelConfig) -> None:
         tensor = weights[name]
         if tuple(tensor.shape) != shape or tensor.dtype != dtype:
             raise UnfitWeights("a tensor's shape or type is not that of the declared network")
-        # A sum is finite only if all its terms are, and quicker to have; it may overflow, though.
+        # A finite sum has finite terms only, and is quicker to compute; an infinite one may just be an overflow.
         if not tensor.is_floating_point() or math.isfinite(tensor.sum()):
             continue
         if not bool(torch.isfinite(tensor).all()):
@@ -183,7 +187,7 @@ def check_fit(weights: Weights, model: ModelConfig) -> None:
 
 
 def size_in_bytes(weights: Weights | File) -> int:
-    """Bytes of the tensors alone."""
+    """Return the bytes of the tensors alone, without a file's header."""
     if not isinstance(weights, dict):
         return len(weights) - _header_end(weights)
     return sum(tensor.numel() * tensor.element_size() for tensor in weights.values())

@@ -1,4 +1,4 @@
-"""What a study asks for: its methods as one graph of stages, the same wherever it is planned."""
+"""The plan of a study: its methods as one graph of stages, identical wherever the plan is made."""
 
 from common.plan.methods import GROWING, Method, Section, absence_rule, asked_for, method_of, name_of, place_of
 from common.plan.planning import plan

@@ -1,4 +1,4 @@
-"""What stages cost: gradient steps, and bytes that cross the wire, counted from the graph."""
+"""The cost of stages, counted from the graph: trainings, gradient steps, and bytes that cross the wire."""
 
 from __future__ import annotations
 
@@ -13,20 +13,27 @@ from common.plan.values import Census
 
 @dataclass(frozen=True)
 class Cost:
+    """The cost of some stages."""
+
     trainings: int
+    """Fine-tuning stages."""
     scorings: int
+    """Scoring stages."""
     gradient_steps: int
     bytes: int
+    """Bytes of weights sent and received."""
 
 
 def cost_of(nodes: Iterable[Node], *, steps: Callable[[FineTune], int], weight_bytes: int) -> Cost:
     """Return the cost of some nodes, each counted once.
 
-    A stage receives the weights that it starts from, unless its site made them; a training sends its own back.
+    A stage receives the weights that it starts from, unless its own site made them; a training also sends its weights
+    back.
 
     Args:
-        steps: a training's gradient steps.
-        weight_bytes: of all tensors of the network.
+        nodes: the stages; nodes of other kinds cost nothing.
+        steps: returns the gradient steps of a training.
+        weight_bytes: bytes of all tensors of the network.
     """
     trainings = scorings = gradient_steps = transfers = 0
     for node in dict.fromkeys(nodes):
@@ -41,7 +48,7 @@ def cost_of(nodes: Iterable[Node], *, steps: Callable[[FineTune], int], weight_b
 
 
 def made_at(weights: Node) -> str | None:
-    """Return the site that made weights; None for the coordinator, or where it depends on a choice."""
+    """Return the site that made some weights; None for the coordinator, or if the site depends on a choice."""
     if isinstance(weights, FineTune):
         return weights.site
     if isinstance(weights, Best):
@@ -51,7 +58,7 @@ def made_at(weights: Node) -> str | None:
 
 
 def planned_steps(study: Study, census: Census) -> Callable[[FineTune], int]:
-    """Return the gradient steps of a training that has not run yet."""
+    """Return a function that gives the gradient steps of a training before it has run."""
 
     def steps(node: FineTune) -> int:
         return node.schedule.epochs * batches_per_epoch(census[node.site][node.fold], study.training.batch)
@@ -60,7 +67,12 @@ def planned_steps(study: Study, census: Census) -> Callable[[FineTune], int]:
 
 
 def behind(node: Node, winner: Callable[[Best], Node]) -> list[Node]:
-    """Return a node and all that it was made from, each once; of a choice, the candidate that was chosen alone."""
+    """Return a node and all its ancestors, each once; of a `Best`, only the winning candidate and its ancestors.
+
+    Args:
+        node: the node to begin with.
+        winner: returns the candidate that a `Best` chose.
+    """
     seen: dict[Node, None] = {}
     stack = [node]
     while stack:
@@ -73,7 +85,7 @@ def behind(node: Node, winner: Callable[[Best], Node]) -> list[Node]:
 
 
 def all_behind(nodes: Iterable[Node]) -> list[Node]:
-    """Nodes and all that they need, discarded candidates and their scores included; each once."""
+    """Return nodes and all their ancestors, each once; of a `Best`, all candidates and their scores."""
     seen: dict[Node, None] = {}
     stack = list(nodes)
     while stack:

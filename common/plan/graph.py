@@ -1,8 +1,10 @@
-"""The one idea: every method compared is a graph over five kinds of node.
+"""The graph of stages: every method is a graph over five kinds of node.
 
-A node is a frozen value that names its parents; equal nodes are the same node, so a prefix that two
-routes share is trained once, and no code looks for it. A node's identity is worked out once, when it
-is made, from its parents' identities: the graph of 50 FedAvg rounds has as many paths as 3^50.
+A node is a frozen value that names its parents. Nodes with equal content are the same node, so a prefix that two routes
+share is trained once, without any code that looks for shared prefixes.
+
+A node's identity is a digest of its own fields and its parents' identities, computed once when the node is made: a
+graph of 50 FedAvg rounds has 3^50 paths, too many to follow.
 """
 
 from __future__ import annotations
@@ -22,7 +24,10 @@ SplitName = Literal["validation", "test"]
 
 @dataclass(frozen=True)
 class Schedule:
-    """A slice of a cosine: epochs `first` (counted from 0) up to, not including, `last` of `total_epochs`."""
+    """A part of a cosine annealing: the epochs from `first` up to, not including, `last` of `total_epochs`.
+
+    Epochs are counted from 0.
+    """
 
     total_epochs: int
     first: int
@@ -31,15 +36,16 @@ class Schedule:
 
     @property
     def epochs(self) -> int:
+        """The number of epochs of this part."""
         return self.last - self.first
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Node:
-    """A stage of the graph. Two nodes are equal if all that they name is equal."""
+    """A node of the graph; two nodes are equal if all their fields are equal."""
 
     id: str = field(init=False, repr=False)
-    """sha256, hexadecimal."""
+    """The node's identity: a sha256 in hexadecimal digits."""
 
     def __post_init__(self) -> None:
         names = (name for name in self.__dataclass_fields__ if name != "id")
@@ -53,12 +59,15 @@ class Node:
         return hash(self.id)
 
     def __repr__(self) -> str:
-        """Short: with its parents written out, a node of 50 rounds would have as many words as the graph has paths."""
+        """Return a short form of the node.
+
+        Written out with its parents, a node of 50 rounds would have as many words as the graph has paths.
+        """
         return f"<{type(self).__name__} {short_digest(self.id)}>"
 
     @property
     def parents(self) -> tuple[Node, ...]:
-        """The nodes that must be there before this one can be worked out."""
+        """The nodes that must be finished before this one."""
         return ()
 
 
@@ -79,7 +88,7 @@ class Start(Node):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class FineTune(Node):
-    """Train at one site, from the parent's weights."""
+    """A training at one site, from the parent's weights."""
 
     site: str
     fold: int
@@ -89,12 +98,13 @@ class FineTune(Node):
 
     @property
     def parents(self) -> tuple[Node, ...]:
+        """The node whose weights the training starts from."""
         return (self.parent,)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Evaluate(Node):
-    """Score weights on a site's patients, without training."""
+    """A scoring of weights on a site's patients, without training."""
 
     site: str
     fold: int
@@ -103,53 +113,68 @@ class Evaluate(Node):
 
     @property
     def parents(self) -> tuple[Node, ...]:
+        """The node whose weights are scored."""
         return (self.weights,)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Average(Node):
-    """The aggregated weights of one round."""
+    """The aggregated weights of one federated round."""
 
     parts: tuple[FineTune, ...]
+    """The trainings of the round, one a site."""
     strategy: str
+    """A key of `common.strategies`."""
 
     @property
     def parents(self) -> tuple[Node, ...]:
+        """The trainings that are averaged."""
         return self.parts
 
     @property
     def fold(self) -> int:
+        """The fold, which all trainings of the round share."""
         return self.parts[0].fold
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Best(Node):
-    """The candidate with the best score at a named site; the first among equals."""
+    """The candidate with the best score at a named site; the first one among equals."""
 
     candidates: tuple[Node, ...]
     at: str
+    """The site whose patients score the candidates."""
     split: SplitName
 
     @property
     def parents(self) -> tuple[Node, ...]:
+        """The candidates, and the nodes that hold their scores."""
         candidates = set(self.candidates)
         return (*self.candidates, *(ballot for ballot in self.ballots if ballot not in candidates))
 
     @cached_property
     def ballots(self) -> tuple[Node, ...]:
-        """The node that holds each candidate's score, in the candidates' order."""
+        """For each candidate, in their order, the node that holds the candidate's score."""
         return tuple(ballot(candidate, self.at) for candidate in self.candidates)
 
 
 def ballot(candidate: Node, at: str, fold: int | None = None) -> FineTune | Evaluate:
-    """Return the node that holds a candidate's validation score at a site: training there gives it for nothing."""
+    """Return the node that holds a candidate's validation score at a site.
+
+    A candidate that was trained at the site has its score already, so no scoring stage is added for it.
+
+    Args:
+        candidate: the node whose weights are scored.
+        at: the site whose validation patients score the weights.
+        fold: the fold of these validation patients; None: the fold that the candidate was trained on.
+    """
     if isinstance(candidate, FineTune) and candidate.site == at:
         return candidate
     return Evaluate(at, fold_of(candidate) if fold is None else fold, "validation", candidate)
 
 
 def fold_of(node: Node) -> int:
-    """Return the fold that weights were trained on; candidates of a `Best` may differ in it."""
+    """Return the fold that weights were trained on; for a `Best`, the fold of its first candidate."""
     if isinstance(node, FineTune | Average | Evaluate):
         return node.fold
     if isinstance(node, Best):
@@ -158,12 +183,12 @@ def fold_of(node: Node) -> int:
 
 
 def best_of(candidates: tuple[Node, ...], at: str) -> Node:
-    """Return the best of several by validation Dice at a site; of one, that one."""
+    """Return the node that chooses among candidates by validation Dice at a site; of one candidate, the candidate."""
     return candidates[0] if len(candidates) == 1 else Best(candidates, at, "validation")
 
 
 def parents_first(wanted: Iterable[Node]) -> Iterator[Node]:
-    """These nodes and every node they need, once, parents first."""
+    """Yield nodes and all their ancestors, each once, parents before children."""
     seen: set[Node] = set()
     stack: list[tuple[Node, bool]] = [(node, False) for node in wanted]
     stack.reverse()
@@ -178,7 +203,7 @@ def parents_first(wanted: Iterable[Node]) -> Iterator[Node]:
 
 
 def way_of(node: Node) -> str:
-    """Return the way that weights have come, in words: "B → C → A", "FedAvg, round 3"."""
+    """Return how weights came about, in words: "B → C → A", "FedAvg, round 3"."""
     if isinstance(node, FineTune):
         before = way_of(node.parent)
         return f"{before} → {node.site}" if before else node.site

@@ -1,8 +1,8 @@
-"""A study's methods as one graph of stages (`common.plan.graph`).
+"""The plan of a study: its methods as one graph of stages (`common.plan.graph`).
 
-`plan` is a pure function of the study, the census (how many training slices each site has) and, where
-routes grow, the hops chosen so far. The coordinator calls it to know what to do; a site calls it to know
-what its approved study may ask of it.
+`plan` is a pure function of the study, the census (the number of training slices at each site) and, where routes grow,
+the hops chosen so far. The coordinator plans to know which stages to run; a site plans to check which stages its
+approved study contains.
 """
 
 from __future__ import annotations
@@ -27,18 +27,21 @@ def plan(
     at: str | None = None,
     methods: Sequence[Method] | None = None,
 ) -> Plan:
-    """Return the rows of a study's methods, and all stages that they need, as one graph.
+    """Return the rows of a study's methods, and all stages that the rows need, as one graph.
 
     Args:
-        rounds: how many rounds a federated method has.
-        at: the one site whose stages are asked about. Of the routes that are tried, those whose last two stages are
-            elsewhere are then left out, since an earlier stage ends a shorter one: of a hundred sites' ten thousand
-            routes two hundred stay, and a site makes the plan for every order.
-        methods: plan the rows of these alone; of all that the study asks for unless given.
+        study: the study; one network and one pair of seeds.
+        census: the number of training slices at each site, by fold.
+        choices: where routes grow, the hops chosen so far, by target; none unless given.
+        rounds: returns the number of rounds of a federated method.
+        at: plan for this site only: of the routes that are tried, those whose last two stages lie at other sites are
+            left out, since each earlier stage of a route is also the end of a shorter one. Of the ten thousand routes
+            of a hundred sites two hundred remain, and a site plans again for every order.
+        methods: plan the rows of these methods only; of all that the study names unless given.
 
     Raises:
-        RelayError: the census lacks a site of the study, the study names a method that is not known, or the choices
-            are none that the study allows.
+        RelayError: the census lacks a site of the study, the study names an unknown method, or the study does not allow
+            the choices.
     """
     for site in (*study.sites, *((POOLED,) if study.methods.pooled else ())):
         if site not in census:
@@ -67,9 +70,9 @@ def plan(
 
 
 def _forgetting(study: Study, rows: tuple[PlannedRow, ...]) -> Iterator[Evaluate]:
-    """Yield what every site's held-out patients have of the travelling models, after every hop.
+    """Yield the scorings of the travelling models on every site's test patients, after every hop.
 
-    All folds' models: which of them are handed on shows only later.
+    The models of all folds are scored, since only later stages show which fold is handed on.
     """
     if not study.methods.forgetting or study.methods.scored_on != "test":
         return

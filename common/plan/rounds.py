@@ -1,4 +1,4 @@
-"""How long a method trains beside the others: the rounds and epochs that come closest to the same gradient steps."""
+"""Training budgets: how many rounds or epochs a method needs to match the gradient steps of the longest route."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from common.plan.values import Census, Rounds
 
 
 def batches_per_epoch(slices: int, batch: int) -> int:
-    """Full batches and a smaller last one; a single slice left over joins the batch before it."""
+    """Return the number of batches in an epoch: full ones and a smaller last one.
+
+    A single slice that is left over joins the batch before it.
+    """
     full, rest = divmod(slices, batch)
     return max(1, full + (rest > 1))
 
 
 def averages_of(study: Study, part: FederatedConfig, fold: int, census: Census, rounds: Rounds) -> Iterator[Average]:
-    """Yield the averages of all rounds, of every setting that is tried."""
+    """Yield the averages of all rounds of a federated method, for each of its settings."""
     for local_epochs, mu in part.settings:
         yield from _rounds(study, part, fold, local_epochs, mu, rounds(study, part, local_epochs, census))
 
@@ -25,7 +28,7 @@ def averages_of(study: Study, part: FederatedConfig, fold: int, census: Census, 
 def _rounds(
     study: Study, part: FederatedConfig, fold: int, local_epochs: int, mu: float, rounds: int
 ) -> Iterator[Average]:
-    """One average a round; the rounds are consecutive slices of one cosine."""
+    """Yield the average of each round; the rounds are consecutive parts of one cosine."""
     total = rounds * local_epochs
     parent: Node = Start()
     for number in range(rounds):
@@ -37,7 +40,7 @@ def _rounds(
 
 
 def rounds_of(study: Study, part: FederatedConfig, local_epochs: int, census: Census) -> int:
-    """Rounds asked for, or as many as come closest to the gradient steps of the study's longest route."""
+    """Return the study's number of rounds, or the number that best matches the gradient steps of the longest route."""
     if part.rounds:
         return part.rounds
     folds = study.split.run
@@ -47,9 +50,9 @@ def rounds_of(study: Study, part: FederatedConfig, local_epochs: int, census: Ce
 
 
 def most_rounds(study: Study, part: FederatedConfig, local_epochs: int, _: Census) -> int:
-    """Return what `rounds_of` gives at most, whatever the census.
+    """Return an upper bound of `rounds_of` for every possible census.
 
-    A route that comes to no site more than n times has at most n times the steps of all sites together.
+    A route that visits no site more than n times has at most n times the gradient steps of all sites together.
     """
     if part.rounds:
         return part.rounds
@@ -59,18 +62,18 @@ def most_rounds(study: Study, part: FederatedConfig, local_epochs: int, _: Censu
 
 
 def longest_in_epochs(study: Study, census: Census, target: str, fold: int) -> int:
-    """Epochs at the target that come closest to the gradient steps of its longest route."""
+    """Return the number of epochs at the target that best matches the gradient steps of its longest route."""
     steps = _longest_in_steps(study, census, target, fold)
     return max(1, round(steps / _steps(study, census, target, fold)))
 
 
 def _steps(study: Study, census: Census, site: str, fold: int) -> int:
-    """Gradient steps of an epoch."""
+    """Return the gradient steps of one epoch at a site."""
     return batches_per_epoch(census[site][fold], study.training.batch)
 
 
 def _longest_in_steps(study: Study, census: Census, target: str, fold: int) -> int:
-    """Gradient steps of the longest route to a target; of all sites together where there is no route."""
+    """Return the gradient steps of the longest route to a target; without a route, those of all sites together."""
     part = study.methods.sequential
 
     def steps(sites: Iterable[str]) -> int:

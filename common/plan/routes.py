@@ -1,4 +1,4 @@
-"""Routes: which there are to a target, the stages along one, and how one grows hop by hop."""
+"""Routes: which routes lead to a target, the stages along a route, and how a greedy route grows hop by hop."""
 
 from __future__ import annotations
 
@@ -13,24 +13,31 @@ from common.plan.values import Candidate, Choices
 
 
 def whole_cosine(epochs: int, keep: Keep) -> Schedule:
-    """Return a stage that anneals from the first learning rate to the last."""
+    """Return the schedule of a stage that anneals from the first learning rate to the final one."""
     return Schedule(total_epochs=epochs, first=0, last=epochs, keep=keep)
 
 
 def along(study: Study, route: tuple[str, ...], fold: int) -> FineTune:
-    """Return the last stage of a route; its source is the best of the source's folds, or the same fold.
+    """Return the last stage of a route; its source is the best of the source's folds, or the source's same fold.
 
-    A route that comes to a site twice keeps to one fold: the best of the others has trained there on the
-    patients that this fold is chosen by.
+    A route that visits a site twice keeps to one fold: the weights of another fold were trained on the patients that
+    this fold is validated on.
     """
     schedule = whole_cosine(study.training.epochs, study.training.keep)
     same_fold = study.split.source == "same-fold" or len(set(route)) < len(route)
     return _last_of(route, fold, None if same_fold else study.split.run, schedule)
 
 
-@lru_cache(maxsize=2**15)  # a hundred sites try ten thousand routes, and plan again with every hop that is chosen
+@lru_cache(maxsize=2**15)  # a hundred sites try ten thousand routes, and plan again after every chosen hop
 def _last_of(route: tuple[str, ...], fold: int, folds: range | None, schedule: Schedule) -> FineTune:
-    """Return the last stage of a route. Args: folds: those that its source is the best of; None: of the same."""
+    """Return the last stage of a route.
+
+    Args:
+        route: the sites, in the order in which they train.
+        fold: the fold of the last stage.
+        folds: the folds of the source that the best one is taken from; None: the source's same fold.
+        schedule: the schedule of every stage.
+    """
     if len(route) == 1:
         return FineTune(route[0], fold, Start(), schedule)
     if folds is None:
@@ -40,9 +47,10 @@ def _last_of(route: tuple[str, ...], fold: int, folds: range | None, schedule: S
 
 
 def then_at(study: Study, target: str, model: Node) -> FineTune:
-    """Weights in which the target took part, fine-tuned there.
+    """Return the fine-tuning at a target of weights that the target took part in.
 
-    Always of the same fold: another fold's weights have trained on the patients that this fold is chosen by.
+    The fold is always the same one: weights of another fold were trained on the patients that this fold is validated
+    on.
     """
     return FineTune(target, fold_of(model), model, whole_cosine(study.training.epochs, study.training.keep))
 
@@ -50,7 +58,7 @@ def then_at(study: Study, target: str, model: Node) -> FineTune:
 def routes_to(study: Study, target: str) -> list[tuple[str, ...]]:
     """Return the routes of at least one hop that end at a target, shortest first, in the study's order of sites.
 
-    None where routes grow: which they are shows in the course of the study.
+    The list is empty where routes grow, since such routes become known only while the study runs.
     """
     part = study.methods.sequential
     if part.routes == "all":
@@ -63,7 +71,7 @@ def routes_to(study: Study, target: str) -> list[tuple[str, ...]]:
 
 
 def most_hops(study: Study) -> int:
-    """Those of the longest route without repetition."""
+    """Return the number of hops of the longest route without repetition."""
     return min(study.methods.sequential.max_hops, len(study.sites) - 1)
 
 
@@ -73,7 +81,11 @@ def growing_targets(study: Study) -> tuple[str, ...]:
 
 
 def check_choices(study: Study, choices: Choices) -> None:
-    """Raise RelayError unless each choice is a route of the study without repetition, or the beginning of one."""
+    """Check that each choice is a route of the study without repetition, or the beginning of one.
+
+    Raises:
+        RelayError: a choice is not.
+    """
     for target, chosen in choices.items():
         sources = [site for site in chosen if site != target]
         complete = chosen[-1:] == (target,)
@@ -88,10 +100,10 @@ def check_choices(study: Study, choices: Choices) -> None:
 
 
 def tried_on_the_way(study: Study, target: str, chosen: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """Every route that was or is to be tried on the way to a choice, in the order of trying."""
+    """Return the routes that were or will be compared on the way to a choice, in the order in which they are tried."""
     sources = tuple(site for site in chosen if site != target)
     tried = []
-    # A complete route of fewer hops than allowed was compared with all that are one hop longer.
+    # A complete route that is shorter than allowed was compared with all routes that are one hop longer.
     for hop in range(min(len(sources) + 1, most_hops(study))):
         before = sources[:hop]
         tried += [(*before, site, target) for site in study.sites if site not in (*before, target)]
@@ -101,15 +113,17 @@ def tried_on_the_way(study: Study, target: str, chosen: tuple[str, ...]) -> list
 def grown(
     study: Study, growing: Mapping[str, tuple[Candidate, ...]], choices: Choices, dice: Callable[[Node], float | None]
 ) -> dict[str, tuple[str, ...]]:
-    """Return the choices, one hop further wherever all that the next hop is chosen from is known.
+    """Return the choices, extended by one hop for each target whose candidates all have a score.
 
-    A hop is the source whose route has the best validation Dice at the target, in the mean over the folds that
-    are run; the first in the study's order among equals. A route is complete when no further hop is better, or
-    none is allowed.
+    The next hop is the source whose route has the best validation Dice at the target, in the mean over the folds that
+    are run; among equals, the first one in the study's order. A route is complete when no further hop is better, or no
+    further hop is allowed.
 
     Args:
-        growing: what there is to choose from; see `Plan`.
-        dice: the validation Dice of a node, or None where it is not known yet.
+        study: the study.
+        growing: for each target the candidates of its next hop; see `Plan.growing`.
+        choices: the hops chosen so far, by target.
+        dice: returns the validation Dice (0 to 1) of a node, or None where it is not known yet.
     """
     result = {target: tuple(chosen) for target, chosen in choices.items()}
     for target, candidates in growing.items():

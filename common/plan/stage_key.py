@@ -1,4 +1,4 @@
-"""A stage's key: the hash of all that determines its result, and of nothing else."""
+"""The key of a stage: the digest of all that determines the stage's result, and of nothing else."""
 
 from __future__ import annotations
 
@@ -13,18 +13,28 @@ from common.protocol.messages import STAGE_VERSION
 
 @dataclass(frozen=True)
 class ExecutionEnvironment:
-    """What a site brings to a result besides the order: its data and the machine it works on."""
+    """What a stage's result depends on at its site besides the order: the data and the machine."""
 
     fingerprint: str
+    """The keyed digest of the site's data."""
     torch: str
+    """The version of torch."""
     device: str
+    """The kind of device: cpu, cuda or mps."""
     precision: str
+    """The floating-point type of training."""
 
 
 def stage_key(node: FineTune | Evaluate, *, study: Study, weights: str, environment: ExecutionEnvironment) -> str:
-    """sha256 over the stage itself, the parts of the study it depends on, its weights, data and machine.
+    """Return the key of a stage: a sha256 over the stage, the study's settings for it, and its inputs.
 
-    Two nodes that start from the same weights by different ways have the same key: the work is the same.
+    Two nodes that start from the same weights by different routes have the same key, since their work is the same.
+
+    Args:
+        node: the stage.
+        study: the study; only the settings that the stage depends on enter the key.
+        weights: the digest of the weights that the stage starts from.
+        environment: the site's data and machine.
     """
     stage: dict[str, Any]
     if isinstance(node, FineTune):

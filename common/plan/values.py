@@ -1,4 +1,4 @@
-"""What a plan is made from and what it holds."""
+"""The inputs of a plan and the values that a plan holds."""
 
 from __future__ import annotations
 
@@ -10,34 +10,37 @@ from common.config.study import FederatedConfig, Study
 from common.plan.graph import Evaluate, FineTune, Node, ballot
 
 Census = Mapping[str, tuple[int, ...]]
-"""For each site the number of chosen training slices, one a fold."""
+"""For each site the number of selected training slices, one number a fold."""
 Choices = Mapping[str, tuple[str, ...]]
-"""Where routes grow: for each target the sources chosen so far, in the order of travel; the target itself at the
-end says that its route is complete. A target that is not named has no source yet."""
+"""Where routes grow: for each target the sources chosen so far, in the order of travel. The target itself as the last
+entry marks the route as complete. A target that is missing has no source yet."""
 
 Rounds = Callable[[Study, FederatedConfig, int, Census], int]
-"""How many rounds a federated method has, from its local epochs and the census."""
+"""Returns the number of rounds of a federated method, from the study, the method's settings, its local epochs and the
+census."""
 
 
 @dataclass(frozen=True)
 class PlannedRow:
-    """A figure of the comparison: one method's weights, for one target and fold."""
+    """A row of the comparison: the weights of one method, for one target and fold."""
 
     method: str
     """A key of `common.plan.methods`."""
     route: tuple[str, ...]
-    """The sites in the order in which they train; those of a federated method in the study's order."""
+    """The sites in the order in which they train; for a federated method, in the study's order."""
     target: str
     fold: int
     model: Node
+    """The node that makes the weights."""
     validation: Node
-    """What the fold is chosen by: a FineTune at the target, or an Evaluate on its validation patients."""
+    """The node whose validation Dice the fold is selected by: a FineTune at the target, or an Evaluate on its
+    validation patients."""
     test: Evaluate | None
-    """None where the study looks at no test patient."""
+    """The scoring on the target's test patients; None where the study looks at no test patient."""
 
 
 def row_of(study: Study, method: str, route: tuple[str, ...], target: str, fold: int, model: Node) -> PlannedRow:
-    """Return the row of a model, scored as the study says."""
+    """Return the row of a model, with the scorings that the study asks for."""
     return PlannedRow(
         method=method,
         route=route,
@@ -55,20 +58,22 @@ class Candidate:
 
     route: tuple[str, ...]
     models: tuple[FineTune, ...]
-    """One a fold: trained at the target last."""
+    """For each fold, the last training of the route, which is at the target."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The rows asked for, and every node that is to be worked out, parents first."""
+    """The rows of a study, and all nodes that they need, parents first."""
 
     rows: tuple[PlannedRow, ...]
     nodes: tuple[Node, ...]
     tried: tuple[FineTune, ...] = ()
-    """Where routes grow: the last stage of every route that was or is to be tried."""
+    """Where routes grow: the last stage of every route that was or will be tried."""
     growing: Mapping[str, tuple[Candidate, ...]] = field(default_factory=dict)
-    """By target, what its next hop is to be chosen from; the route so far, if there is one, first."""
+    """For each target whose route still grows, the candidates of its next hop; the route so far, if any, comes
+    first."""
 
     @cached_property
     def by_id(self) -> dict[str, Node]:
+        """The nodes by their identity."""
         return {node.id: node for node in self.nodes}

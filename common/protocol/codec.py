@@ -1,9 +1,8 @@
-"""The messages' form as Flower's records.
+"""Conversion of messages to and from Flower's records.
 
-A message is one ConfigRecord named "message", which holds the fields of one of the models of
-`common.protocol.messages`, and, where weights travel, one ArrayRecord named "weights", whose one array is their
-safetensors file. Anything else is refused on arrival, on either side: a hospital and a coordinator may distrust each
-other.
+A message is one ConfigRecord named "message", which holds the fields of a model of `common.protocol.messages`. Where
+weights travel, one ArrayRecord named "weights" is added, whose only array is their safetensors file. Both sides refuse
+everything else on arrival: a hospital and a coordinator may distrust each other.
 """
 
 from __future__ import annotations
@@ -21,13 +20,18 @@ Kind = TypeVar("Kind", bound=WireMessage)
 
 
 class BadMessage(Exception):
-    """What arrived is not the message that was declared."""
+    """A record that arrived is not the declared message."""
 
 
 def to_record(message: WireMessage, weights: Weights | File | None = None) -> RecordDict:
-    """Return a message as Flower carries it. Args: weights: tensors, or their file."""
+    """Return a message as Flower's record.
+
+    Args:
+        message: the message.
+        weights: tensors or their safetensors file, if weights travel along.
+    """
     plain = message.model_dump(mode="json")
-    # Flower drops the type of an empty list, so that it would come back as nothing: leave it out.
+    # Flower drops the type of an empty list, so that the field would arrive as no list: leave it out.
     fields = {name: value for name, value in plain.items() if value != []}
     record = RecordDict({"message": ConfigRecord(fields)})
     if weights is not None:
@@ -36,10 +40,14 @@ def to_record(message: WireMessage, weights: Weights | File | None = None) -> Re
 
 
 def from_record(record: RecordDict, kind: type[Kind]) -> tuple[Kind, Weights | None]:
-    """Return a message as it was sent.
+    """Return the message in Flower's record, and the weights that came along, if any.
+
+    Args:
+        record: the record as it arrived.
+        kind: the declared message.
 
     Raises:
-        BadMessage: an undeclared record or key, a wrong type, a text in a number's place.
+        BadMessage: an undeclared record or key, a wrong type, or a text in a number's place.
     """
     if not set(record) <= {"message", "weights"} or not isinstance(record.get("message"), ConfigRecord):
         raise BadMessage("undeclared records")
@@ -49,11 +57,11 @@ def from_record(record: RecordDict, kind: type[Kind]) -> tuple[Kind, Weights | N
     try:
         message = kind.model_validate_json(json.dumps(dict(record.config_records["message"])))
     except (ValidationError, TypeError, ValueError):
-        # The text of the error would repeat what was sent; none of it is worth trusting.
+        # The text of the error would repeat content that cannot be trusted.
         raise BadMessage(f"not a {kind.__name__}") from None
     if arrays is None:
         return message, None
     try:
         return message, from_arrays(arrays)
-    except Exception:  # they come from elsewhere, and can be wrong in many ways
+    except Exception:  # weights from another machine can be wrong in many ways
         raise BadMessage("the weights cannot be read") from None

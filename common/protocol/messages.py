@@ -1,4 +1,4 @@
-"""The few messages that cross the wire, typed. `common.protocol.codec` brings them into Flower's records."""
+"""The messages that cross the wire, as typed models; `common.protocol.codec` converts them to Flower's records."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ EVALUATE = "evaluate.stage"
 DELIVER = "query.deliver"
 
 STAGE_VERSION = 3
-"""Raised whenever the same stage would give another result; a golden test guards it."""
+"""Version of the stages' computation, raised whenever a stage would give another result; a golden test guards it."""
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, le=10**9)]
@@ -23,23 +23,26 @@ Positive = Annotated[float, Field(ge=0)]
 
 
 class WireMessage(BaseModel):
-    """What all messages share: the study they belong to."""
+    """The base of all messages: it names the study that a message belongs to."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
     study: Digest
 
     def _nothing_but(self, *names: str) -> bool:
-        """Whether every field but the study and these says nothing."""
+        """Return whether every field has its default, apart from the study and the named fields."""
         fields = type(self).model_fields
         return all(getattr(self, name) == fields[name].default for name in fields.keys() - {"study", *names})
 
 
 class Describe(WireMessage):
-    """To a site: prepare the data, and say how much there is."""
+    """To a site: prepare the data, and describe how much there is."""
 
 
 class Description(WireMessage):
-    """From a site. While `prepared` is below `patients_found` nothing else is known: ask again."""
+    """From a site: how much data it has.
+
+    While `prepared` is below `patients_found`, the other fields are empty, and the coordinator asks again.
+    """
 
     site: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")]
     patients_found: Count
@@ -50,9 +53,11 @@ class Description(WireMessage):
     slices: Count = 0
     test_slices: Count = 0
     train_slices: tuple[Count, ...] = ()
-    """Chosen training slices, one number a fold."""
+    """Selected training slices, one number a fold."""
     train_patients: tuple[Count, ...] = ()
+    """Training patients, one number a fold."""
     validation_patients: tuple[Count, ...] = ()
+    """Validation patients, one number a fold."""
     fingerprint: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
     """HMAC of the data under a key that stays at the site."""
     torch: str = Field(default="", pattern=r"^[0-9A-Za-z.+]{0,40}$")
@@ -70,46 +75,48 @@ class Description(WireMessage):
 
     @property
     def complete(self) -> bool:
+        """Whether all patients are prepared, so that the description is final."""
         return bool(self.fingerprint)
 
 
 class Planned(WireMessage):
-    """What a site needs to make the coordinator's plan itself, from its own copy of the study."""
+    """A message with all that a site needs to make the coordinator's plan itself, from its own copy of the study."""
 
     census: str = Field(max_length=100_000)
-    """JSON: the census that the graph was planned with."""
+    """The census of the coordinator's plan, as JSON."""
     choices: str = Field(default="{}", max_length=100_000)
-    """JSON: the hops chosen so far, where routes grow."""
+    """Where routes grow, the hops chosen so far, as JSON."""
     fingerprint: Digest
-    """Of the data that the site described."""
+    """The fingerprint of the data in the site's description."""
 
 
 class Order(Planned):
-    """To a site: work out one node of the study's graph."""
+    """To a site: carry out one stage of the study's graph."""
 
     node: Digest
+    """The identity of the stage's node."""
     key: Digest
-    """Names the result; what the site has of it already it goes on from, or sends again."""
+    """The key of the stage's result. If the site has the result it sends it again; from a checkpoint it continues."""
     weights: Digest
     """Digest of the weights that the stage starts from."""
     acknowledged: tuple[Digest, ...] = ()
-    """Keys whose results are safe at the coordinator: the site need keep their weights no longer."""
+    """Keys of results that are safe at the coordinator: the site no longer needs to keep their weights."""
 
 
 class FineTuneOrder(Order):
-    """Train; the parent's weights come along with the first leg."""
+    """To a site: train; the parent's weights come along with the first leg."""
 
     restart_token: str = Field(default="", pattern=r"^([0-9a-f]{16})?$")
-    """What the site has of the stage was refused: it begins at the beginning, once for each token. The same order may
-    come twice."""
+    """Set if the coordinator rejected the site's result of the stage: the site discards it and begins the stage again,
+    once for each token, since the same order may arrive twice."""
 
 
 class EvaluateOrder(Order):
-    """Score; the weights come along unless the site has them."""
+    """To a site: score weights, which come along unless the site has them."""
 
 
 class FineTuneReply(WireMessage):
-    """How far a fine-tuning stage is; with the last leg come the weights."""
+    """From a site: the progress of a fine-tuning stage; the weights come with the last leg."""
 
     key: Digest
     state: Literal["needs-weights", "running", "done"]
@@ -119,23 +126,26 @@ class FineTuneReply(WireMessage):
     """Mean training loss of each epoch."""
     learning_rates: tuple[Positive, ...] = ()
     dices: tuple[Share, ...] = ()
-    """Validation Dice of each epoch, slice mean on the study's grid: what chooses the epoch."""
+    """Validation Dice of each epoch, slice mean on the study's grid; it selects the epoch."""
     kept_epoch: Count = 0
     gradient_steps: Count = 0
     train_slices: Count = 0
     train_patients: Count = 0
     weights: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
+    """Digest of the weights that come along."""
     validation_dice: Share = 0.0
-    """Of the kept weights, slice mean on the native grid: what chooses among folds and routes."""
+    """Validation Dice of the kept weights, slice mean on the native grid; it selects among folds and routes."""
     validation_iou: Share = 0.0
+    """Validation IoU of the kept weights, slice mean on the native grid."""
     validation_patients: Count = 0
     received_dice: Share = 0.0
-    """Of the weights that the stage started from, at this site and with statistics of its own: their validation Dice,
-    as in `dices`. Measured, like the two losses, only where the stage's own fell below the study's `collapse`."""
+    """Validation Dice at this site of the weights that the stage started from, measured as `dices` is, with batch
+    normalisation's statistics of this site. This field and the next two are measured only where the stage's own Dice
+    fell below the study's `collapse`."""
     received_loss: Positive = 0.0
-    """Their loss over the training slices, without augmentation."""
+    """Loss of the received weights over the training slices, without augmentation."""
     kept_loss: Positive = 0.0
-    """The same of the kept weights."""
+    """Loss of the kept weights over the training slices, without augmentation."""
 
     @model_validator(mode="after")
     def _one_entry_an_epoch(self) -> Self:
@@ -149,7 +159,7 @@ class FineTuneReply(WireMessage):
 
 
 class EvaluateReply(WireMessage):
-    """Scores of weights on a site's patients, a field a score (`common.scores`): overlaps as shares."""
+    """From a site: scores of weights on its patients, a field a score (`common.scores`); overlaps are shares."""
 
     key: Digest
     state: Literal["needs-weights", "done"]
@@ -161,11 +171,11 @@ class EvaluateReply(WireMessage):
     hd95_mm: Positive = 0.0
     """95 % Hausdorff distance, mean over `surface_patients`."""
     assd_mm: Positive = 0.0
-    """Average symmetric surface distance, likewise."""
+    """Average symmetric surface distance, mean over `surface_patients`."""
     surface_patients: Count = 0
-    """Test patients of whom anything was segmented at all; 0 where distances were not measured."""
+    """Test patients with a prediction that is not empty; 0 where distances were not measured."""
     case_numbers: tuple[Count, ...] = ()
-    """Random numbers in a patient's place; empty where the site does not permit scores of single patients."""
+    """Random numbers in place of patients' names; empty where the site does not permit scores of single patients."""
     case_slices: tuple[Count, ...] = ()
     case_dices: tuple[Share, ...] = ()
     case_ious: tuple[Share, ...] = ()
@@ -185,29 +195,29 @@ class EvaluateReply(WireMessage):
 
 
 class Delivery(Planned):
-    """To a site, when all that concerns it is done: weights that it may keep and use.
+    """To a site, when all its stages are finished: weights that it may keep and use.
 
-    Which these are is said by their place among the rows of the plan, which the site makes itself: no name and
-    no path of the coordinator's making comes along. Numbers of the study's sites stand in the study's order.
+    The weights are named by their place among the rows of the plan, which the site makes itself, so that no name and no
+    path chosen by the coordinator comes along. Fields with one number a site are in the study's order.
     """
 
     role: Literal["chosen", "own"]
-    """What validation chose for this site (`common.plan.selection`), or, if that is another, what it chose of the
-    models that were trained at this site alone."""
+    """Which weights these are. "chosen": those that validation selected for this site (`common.plan.selection`). "own":
+    if those are others, the best by validation of the models trained at this site alone."""
     models: tuple[Digest, ...] = Field(max_length=100_000)
-    """The weights of every row that could have been chosen, in the plan's order."""
+    """Digests of the weights of every row that could have been selected, in the plan's order."""
     left_out: tuple[Count, ...] = Field(default=(), max_length=100_000)
-    """The places of rows that were not among those chosen from, since a site that they need was away; what stands
-    there in `models` means nothing."""
+    """Places of rows that the selection left out because a site that they need was away; their entries in `models` mean
+    nothing."""
     row: Count
-    """The place of these weights in `models`; they come along unless the site has them."""
+    """The place of the delivered weights in `models`; the weights come along unless the site has them."""
     patients: tuple[Count, ...]
-    """Of each site: all that were used."""
+    """Patients used at each site, test patients included."""
     test_patients: tuple[Count, ...]
     slices: tuple[Count, ...]
-    """Of each site: chosen ones, of all its patients."""
+    """Selected slices of all patients used, for each site."""
     forgetting: tuple[Share, ...] = ()
-    """Test Dice of the model on its way: of every hop the Dice at each site. Empty where it was not measured."""
+    """Test Dice of the model along its route: for every hop, the Dice at each site. Empty where it was not measured."""
 
     @model_validator(mode="after")
     def _one_number_a_site(self) -> Self:
@@ -220,7 +230,7 @@ class Delivery(Planned):
 
 
 class Receipt(WireMessage):
-    """From a site: it has the weights of a delivery, or they have to come along. It says nothing else."""
+    """From a site: it has the delivered weights, or asks for them to come along. The receipt says nothing else."""
 
     state: Literal["needs-weights", "done"]
 

@@ -1,4 +1,4 @@
-"""Why a site did not do what it was asked: a number and a fixed text, and nothing else of the error."""
+"""Refusals: why a site did not carry out an order, as a number and a fixed text; nothing else of an error leaves."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from flwr.app import Error
 
 
 class Refusal(IntEnum):
-    """Why a site did not do what it was asked. A number and a fixed text are all that leaves."""
+    """The reason why a site did not carry out an order. Only the number and its fixed text leave the site."""
 
     FAILED = 1000
     UNKNOWN_STUDY = 1001
@@ -29,7 +29,7 @@ class Refusal(IntEnum):
 
     @property
     def code(self) -> str:
-        """The refusal's name, in the form of `RelayError.code`: "disk-full"."""
+        """The refusal's name in the form of `RelayError.code`: "disk-full"."""
         return self.name.lower().replace("_", "-")
 
 
@@ -51,6 +51,7 @@ REFUSALS: dict[Refusal, str] = {
     Refusal.LEFT: "the site has left the study",
     Refusal.BEYOND_APPROVAL: "another site has more training slices than the site's approval of the study allows for",
 }
+"""The fixed text of each refusal."""
 
 
 DIED = 8
@@ -58,7 +59,7 @@ DIED = 8
 
 
 class Refused(Exception):
-    """Raised at a site where a message cannot be answered; only the code and its fixed text leave."""
+    """A message cannot be answered at a site; only the refusal's code and fixed text leave."""
 
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(REFUSALS[refusal])
@@ -66,12 +67,12 @@ class Refused(Exception):
 
 
 def refusal_error(code: Refusal) -> Error:
-    """Flower's error for a refusal."""
+    """Return Flower's error for a refusal."""
     return Error(code=int(code), reason=REFUSALS[code])
 
 
 def refusal_text(error: Error) -> str:
-    """Return the sentence of an error that arrived; a code of ours gives our own text, whatever was sent."""
+    """Return the sentence for an error that arrived; a refusal's code gives the fixed text, whatever text was sent."""
     if error.code == DIED:
         return f"the site's process ended without an answer, often for want of memory (Flower's error {DIED})"
     try:

@@ -1,7 +1,7 @@
-"""The interval of a mean over patients: one method for the report, the letter and the model card.
+"""The confidence interval of a mean over patients: one method for the report, the letter and the model card.
 
-The unit that is drawn is the patient, for a patient's slices resemble one another. An interval says how much the choice
-of the held-out patients matters; it knows nothing of another training.
+The bootstrap draws patients, since slices of one patient resemble one another. An interval shows how much depends on
+which patients were held out; it does not cover the variation between trainings.
 """
 
 from __future__ import annotations
@@ -16,24 +16,28 @@ from numpy.typing import NDArray
 from common.errors import RelayError
 
 FEWEST = 6
-"""The fewest patients that an interval is made of; with fewer there is none, however alike they are."""
+"""The fewest patients that an interval needs, however alike the patients are."""
 FEWEST_A_SITE = 4
-"""Of an interval over several hospitals, the fewest patients that each of them brings."""
+"""The fewest patients that each hospital must bring to an interval over several hospitals."""
 RESAMPLES = 9_999
-"""How often patients are drawn for an interval."""
+"""The number of bootstrap resamples."""
 ANYWHERE = (-math.inf, math.inf)
+"""The bounds of a mean that may have any value."""
 
 Repeat = Mapping[str, tuple[float, float]]
-"""Of one site's held-out patients in one repeat of the study: by case number a value, in any unit, and how much it
-counts, such as the number of slices that it is a mean over. Case numbers stay the same in every repeat."""
+"""The test patients of one site in one repeat of the study: by case number a value, in any unit, and its weight, such
+as the number of slices that the value is a mean over. A patient has the same case number in every repeat."""
 Strata = Mapping[str, Sequence[Repeat]]
-"""By site the repeats that there are; each has held out other patients, and some of them again."""
+"""The repeats of each site, by site; each repeat has other test patients, some of which may be the same."""
 Sample = tuple[NDArray[np.float64], NDArray[np.float64]]
-"""One site's patients: a value each and its weight, (patients,) both."""
+"""One site's patients: values and weights, arrays of shape (patients,)."""
 
 
 def slice_mean(strata: Strata) -> float | None:
-    """Return the mean over sites of the mean over repeats of the mean over slices; None where nobody is held out."""
+    """Return the mean over sites of the mean over repeats of the mean over slices.
+
+    None if a site has no test patient.
+    """
     samples = [_sample(repeats) for repeats in strata.values()]
     if not samples or not all(len(values) for values, _ in samples):
         return None
@@ -41,25 +45,25 @@ def slice_mean(strata: Strata) -> float | None:
 
 
 def patients_of(repeats: Sequence[Repeat]) -> list[str]:
-    """Return every patient that was held out once at least and has a slice that counts."""
+    """Return the patients with at least one slice in at least one repeat, sorted."""
     return sorted({case for repeat in repeats for case, (_, slices) in repeat.items() if slices > 0})
 
 
 def interval(
     strata: Strata, *, level: float = 0.95, within: tuple[float, float] = ANYWHERE
 ) -> tuple[float, float] | None:
-    """Return the bootstrap-t interval of a `slice_mean`, patients drawn within each site.
+    """Return the bootstrap-t interval of a `slice_mean`, with patients drawn within each site.
 
-    Each resample takes of each site as many patients as there are, with repetition; each patient brings its values and
-    weights along, in all repeats in which it was held out. Of each resample the distance of its mean from the observed
-    one counts in its own standard errors, so that few patients and skewed ones make the interval as wide as they must:
-    Efron & Tibshirani, An Introduction to the Bootstrap, 1993, ch. 12.5. The standard error is that of a ratio of two
-    sums over patients (Cochran, Sampling Techniques, 1977, ch. 6). docs/explanation/statistics.md compares the method
-    with others. The draws are the same for every call, so that equal values have equal intervals everywhere.
+    Each resample draws, with replacement, as many patients of each site as the site has; a patient brings its values
+    and weights of all repeats that held it out. The deviation of a resample's mean from the observed mean is divided by
+    the resample's own standard error, so that few or skewed patients make the interval as wide as needed: Efron &
+    Tibshirani, An Introduction to the Bootstrap, 1993, ch. 12.5. The standard error is that of a ratio of two sums over
+    patients (Cochran, Sampling Techniques, 1977, ch. 6). docs/explanation/statistics.md compares the method with
+    others. Every call makes the same draws, so that equal values have equal intervals everywhere.
 
     Args:
         strata: values and weights, by site and repeat.
-        level: the share of intervals that are to hold the true mean.
+        level: the share of intervals that should contain the true mean.
         within: the least and the greatest value that the mean can have; the interval is cut there.
 
     Returns:
@@ -79,7 +83,7 @@ def interval(
     if error == 0:
         return float(mean), float(mean)
     means, errors = _means_and_errors(samples, [_drawn(size, place) for place, size in enumerate(sizes)])
-    told = errors > 1e-9 * error  # in the others one patient was drawn every time, which says nothing
+    told = errors > 1e-9 * error  # the other resamples drew one patient only, and say nothing
     ends = np.quantile((means[told] - mean) / errors[told], [(1 + level) / 2, (1 - level) / 2])
     low, high = np.clip(mean - error * ends, *within)
     return float(low), float(high)
@@ -92,7 +96,7 @@ def case_interval(
 
     Args:
         case_dice: the mean Dice over a patient's slices, in any unit, by case number.
-        case_slices: how many slices that is, for the same cases; a patient without any is passed over.
+        case_slices: the number of these slices, for the same cases; a patient without slices is left out.
         within: see `interval`.
 
     Raises:
@@ -107,10 +111,9 @@ def case_interval(
 
 
 def _sample(repeats: Sequence[Repeat]) -> Sample:
-    """Return a site's patients, their weighted mean being the mean over repeats of the means over slices.
+    """Return a site's patients; their weighted mean is the mean over repeats of the means over slices.
 
-    A repeat in which nobody is held out is left out. The patients are in the order of their values, whatever their
-    numbers.
+    A repeat without test patients is left out. Patients are sorted by their values, whatever their case numbers.
     """
     held = [repeat for repeat in repeats if any(slices > 0 for _, slices in repeat.values())]
     totals = [sum(slices for _, slices in repeat.values()) for repeat in held]
@@ -135,10 +138,11 @@ def _mean(values: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
 def _means_and_errors(
     samples: Sequence[Sample], drawn: Sequence[NDArray[np.float64]]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the mean over sites and its standard error, for every resample.
+    """Return the mean over sites and its standard error, for every resample: two arrays of shape (resamples,).
 
     Args:
-        drawn: of each site how often each patient is taken, (resamples, patients).
+        samples: the patients of each site.
+        drawn: for each site how often each patient was drawn, of shape (resamples, patients).
     """
     means, variances = np.zeros(len(drawn[0])), np.zeros(len(drawn[0]))
     for (values, weights), counts in zip(samples, drawn, strict=True):
@@ -152,6 +156,11 @@ def _means_and_errors(
 
 @functools.lru_cache(maxsize=32)
 def _drawn(patients: int, place: int) -> NDArray[np.float64]:
-    """Return how often each patient is taken in each resample, (resamples, patients), for the site at a place."""
+    """Return how often each patient is drawn in each resample, of shape (resamples, patients).
+
+    Args:
+        patients: the number of patients of the site.
+        place: the site's place among the sites, which seeds the draws.
+    """
     generator = np.random.default_rng((patients, place))
     return generator.multinomial(patients, np.full(patients, 1 / patients), size=RESAMPLES).astype(np.float64)

@@ -1,4 +1,4 @@
-"""The strategies that a study may average by: a file each, and its line here."""
+"""The strategies that a study may average by: one file a strategy, and its line here."""
 
 from collections.abc import Mapping
 
@@ -10,4 +10,4 @@ __all__ = ["STRATEGIES", "Strategy"]
 STRATEGIES: Mapping[str, Strategy] = {
     module.STRATEGY.key: module.STRATEGY for module in (fedavg, fedprox, fedmedian, fedtrimmedavg, krum)
 }
-"""By key, in the order in which they are listed for readers."""
+"""The strategies by key, in the order in which readers see them."""

@@ -1,4 +1,4 @@
-"""The mean, weighted by training slices: McMahan et al., AISTATS 2017."""
+"""FedAvg: the mean, weighted by training slices (McMahan et al., AISTATS 2017)."""
 
 from common.strategies.strategy import Strategy
 

@@ -1,4 +1,4 @@
-"""The median of every weight: Yin et al., ICML 2018."""
+"""FedMedian: the median of every weight (Yin et al., ICML 2018)."""
 
 from common.strategies.strategy import Strategy
 

@@ -1,4 +1,4 @@
-"""The one model that lies nearest to the others: Blanchard et al., NeurIPS 2017."""
+"""Krum: the one model that lies nearest to the others (Blanchard et al., NeurIPS 2017)."""
 
 from common.strategies.strategy import Strategy
 
@@ -6,7 +6,7 @@ STRATEGY = Strategy(
     key="krum",
     title="Krum",
     flower="Krum",
-    # As many liars as it can stand among so many sites: 2 f + 3 ≤ n.
+    # The largest number f of malicious sites that Krum tolerates among n sites: 2 f + 3 ≤ n.
     arguments=lambda parts: {"num_malicious_nodes": max(0, (parts - 3) // 2)},
     fewest_parts=3,
     why_so_many="compares models with each other; it needs three sites",

@@ -1,4 +1,4 @@
-"""What a federated strategy is, for all who ask: the study, the plan and the coordinator that aggregates."""
+"""The declaration of a federated strategy, for the study, the plan and the coordinator that aggregates."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ def _none(_: int) -> Mapping[str, float]:
 
 @dataclass(frozen=True)
 class Strategy:
-    """How the parts of a round, one a site, become one average."""
+    """A rule that makes one average of a round's parts, one part a site."""
 
     key: str
-    """In study files and results."""
+    """The strategy's name in study files and results."""
     title: str
-    """For readers, as its authors write it."""
+    """The strategy's name for readers, as its authors write it."""
     flower: str
     """The class of `flwr.serverapp.strategy` that aggregates."""
     arguments: Callable[[int], Mapping[str, float]] = _none
-    """Those of that class, for so many parts."""
+    """Returns the arguments of that class for a number of parts."""
     fewest_parts: int = 2
-    """A round of fewer is not averaged, and a study of fewer sites is refused."""
+    """The fewest parts that a round needs to be averaged, and the fewest sites that a study needs."""
     why_so_many: str = ""
-    """What a study of fewer sites is told, after the strategy's key."""
+    """The end of the error for a study of fewer sites; it follows the strategy's key."""
     whole_parts: bool = False
-    """Whether it compares whole models, so that all of them have to be in memory at once."""
+    """Whether the strategy compares whole models, so that all parts have to be in memory at once."""
     proximal: bool = False
     """Whether the sites train with FedProx's proximal term."""
     skippable: bool = True
     """Whether a round may go on without a site that is away."""
     style: str = ""
-    """The class of the report's style sheet in which its line is drawn strongly."""
+    """The class of the report's style sheet that draws the strategy's line strongly; empty: none."""

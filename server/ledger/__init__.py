@@ -1,0 +1,1 @@
+"""Finished stages and their weights on the coordinator's disk."""

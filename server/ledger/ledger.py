@@ -1,11 +1,11 @@
-"""The durable record of a study: one JSON a stage, weights by digest.
+"""The ledger: the durable record of a study, one JSON file a stage, and weights by their digest.
 
-A record is written after its weights, and is there whole or not at all. A stage with a record is not run
-again: that one rule is resume, sharing between studies, and what makes changed data train anew.
+A stage's record is written after its weights, and exists completely or not at all. A stage with a record is not run
+again: this one rule gives resuming and sharing between studies, and changed data are trained on again, since they
+change the stage's key.
 
-Weights that nobody needs any more may be taken away; their record stays, and with it their digest and
-lineage. `examine` says whether all that is there is what it claims to be; opening a ledger is the same
-examination.
+Weights that nothing needs any more may be deleted; their record stays, and with it their digest and lineage. `examine`
+checks the content of all files; opening a ledger makes the same examination.
 """
 
 from __future__ import annotations
@@ -38,26 +38,29 @@ class Cases(BaseModel):
 
 
 class StageRecord(BaseModel):
-    """What is known of a finished stage. Dice and IoU are shares, 0 to 1."""
+    """The record of a finished stage. Dice and IoU are shares, 0 to 1; distances are in millimetres."""
 
     model_config = ConfigDict(frozen=True)
     key: str
     kind: Literal["start", "fine-tune", "evaluate", "average", "absent"]
-    """"absent": the study went on without the stage, with the weights that it would have started from."""
+    """The kind of stage. "absent": the study skipped the stage, and went on with the weights that it would have started
+    from."""
     site: str = ""
     fold: int = 0
     parents: tuple[str, ...] = ()
     """Digests of the weights that the stage started from."""
     weights: str = ""
-    """Digest of the weights that it made."""
+    """Digest of the weights that the stage made."""
     gradient_steps: int = 0
     train_slices: int = 0
     losses: tuple[float, ...] = ()
     learning_rates: tuple[float, ...] = ()
     dices: tuple[float, ...] = ()
+    """Validation Dice of each epoch, on the study's grid."""
     kept_epoch: int = 0
     dice: float = 0.0
-    """A fine-tuning stage's on its own validation patients, an evaluation's on the split it was asked for."""
+    """Dice of the kept weights on the native grid: of a training on its validation patients, of a scoring on its
+    split."""
     iou: float = 0.0
     dice_volume: float = 0.0
     patients: int = 0
@@ -69,39 +72,41 @@ class StageRecord(BaseModel):
 
     @property
     def seal(self) -> str:
-        """sha256 over all that the record says."""
+        """The sha256 of the record's content."""
         return digest_of_json(self.model_dump(mode="json"))
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Something wrong with a file of the ledger."""
+    """A fault of a file in the ledger."""
 
     path: Path
     sentence: str
     damaged: bool
-    """It is not what it claims to be. Otherwise it is sound, and what it goes back to is not there."""
+    """Whether the file's content is damaged. Otherwise the file is sound, but refers to weights that no record made."""
 
 
 @dataclass(frozen=True)
 class LedgerExamination:
-    """What a ledger holds, as far as it is sound."""
+    """The sound content of a ledger, and the faults that were found."""
 
     records: dict[str, StageRecord]
-    """By key."""
+    """The sound records, by key."""
     weights: frozenset[str]
-    """Digests of the files that are what their names say."""
+    """Digests of the weights files whose content matches their name."""
     gone: frozenset[str]
-    """Digests that records name and no file holds: taken away when nobody needed them any more."""
+    """Digests that records name and no file holds: the weights were deleted when nothing needed them any more."""
     faults: tuple[Fault, ...]
 
 
 def examine(folder: Path, *, progress: Callable[[int, int], None] | None = None) -> LedgerExamination:
-    """Read a result folder's ledger: every record against its seal, every weights file against its name, and every
-    record's parents against the records that made them.
+    """Check a result folder's ledger: records against their seals, weights files against their names, and lineage.
+
+    Lineage means that a record made each of the weights that another record names as its parents.
 
     Args:
-        progress: called with bytes read and bytes in all.
+        folder: the result folder.
+        progress: is called with the bytes read and the bytes in all.
     """
     faults: list[Fault] = []
     records: dict[str, StageRecord] = {}
@@ -119,7 +124,7 @@ def examine(folder: Path, *, progress: Callable[[int, int], None] | None = None)
     total, done = sum(path.stat().st_size for path in files if path.exists()), 0
     sound = set()
     for path in files:
-        with suppress(FileNotFoundError):  # a study that is at work took it away in between
+        with suppress(FileNotFoundError):  # a running study deleted the file in the meantime
             size = path.stat().st_size
             if digest_of_file(path) == path.stem:
                 sound.add(path.stem)
@@ -132,20 +137,21 @@ def examine(folder: Path, *, progress: Callable[[int, int], None] | None = None)
 
 
 def _made_by(records: Mapping[str, StageRecord]) -> frozenset[str]:
-    """Return the digests of all weights that were made. A stage that was left out made none."""
+    """Return the digests of all weights that stages made; a skipped stage made none."""
     return frozenset(record.weights for record in records.values() if record.weights and record.kind != "absent")
 
 
 def _strays(records: Mapping[str, StageRecord]) -> dict[str, str]:
-    """By key, of every record that starts from weights which no record made, the digest of those."""
+    """Return, by key, the records that start from weights which no record made, with the digest of these weights."""
     made = _made_by(records)
     return {key: digest for key, record in records.items() for digest in record.parents if digest not in made}
 
 
 def _read_record(path: Path) -> StageRecord | None:
-    """Return a record that is whole, under its own key, and as it was sealed; None if it is not.
+    """Return the record in a file; None if it is damaged, has another key than its name, or does not match its seal.
 
-    Raises OSError where it cannot be read: that says nothing of what it holds.
+    Raises:
+        OSError: the file cannot be read, so that nothing is known of its content.
     """
     file = path.read_bytes()
     try:
@@ -158,15 +164,21 @@ def _read_record(path: Path) -> StageRecord | None:
 
 
 class Ledger:
-    """The result folder of one study; one coordinator at a time may hold it."""
+    """The ledger of one study's result folder; one coordinator at a time may open it."""
 
     def __init__(self, folder: Path, *, progress: Callable[[int, int], None] | None = None) -> None:
-        """Open a folder, made if need be. What is damaged is removed, so that it is made again; a damaged record is
-        left beside the others, under a name that ends in ".damaged".
+        """Open the ledger of a folder, which is made if need be, and set damaged files aside.
+
+        Damaged weights are deleted and made again. A damaged record is left beside the others, under a name that ends
+        in ".damaged".
+
+        Args:
+            folder: the result folder.
+            progress: is called with the bytes examined and the bytes in all.
 
         Raises:
-            Locked: another coordinator holds it.
-            RelayError: it cannot be used.
+            Locked: another coordinator has opened the folder.
+            RelayError: the folder cannot be used.
         """
         self.folder = folder
         self._held = ExitStack()
@@ -175,7 +187,7 @@ class Ledger:
             self._weights.mkdir(exist_ok=True)
             self._held.enter_context(locks.exclusive(folder / ".lock", wait=False, mode=0o666))
             for left in (*self._records.glob(".*.part"), *self._weights.glob(".*.part")):
-                left.unlink()  # of a coordinator that was killed while it wrote
+                left.unlink()  # left by a coordinator that was killed while it wrote
             found = examine(folder, progress=progress)
             for fault in found.faults:
                 if fault.damaged and fault.path.suffix == ".json":
@@ -191,11 +203,12 @@ class Ledger:
                 f"The result folder {folder} cannot be used ({error.strerror}); what is finished in it is kept."
             ) from None
         self.faults = found.faults
-        """What was found wrong; damaged files are removed by now."""
+        """The faults that were found; damaged files are deleted or set aside by now."""
         self._known = dict(found.records)
         self._there = set(found.weights)
 
     def close(self) -> None:
+        """Release the folder for other coordinators."""
         self._held.close()
 
     @property
@@ -207,20 +220,20 @@ class Ledger:
         return self.folder / "weights"
 
     def get(self, key: str) -> StageRecord | None:
-        """Return the record of a key; its weights may have been taken away."""
+        """Return the record of a key, or None; the record's weights may have been deleted."""
         return self._known.get(key)
 
     def put(self, record: StageRecord) -> None:
-        """Keep a record; its weights must be there already."""
+        """Write a record; its weights must have been written before."""
         content = record.model_dump(mode="json", exclude_defaults=True) | {"seal": record.seal}
         write_atomically(self._records / f"{record.key}.json", json.dumps(content, indent=1).encode(), durable=True)
         self._known[record.key] = record
 
     def set_strays_aside(self) -> None:
-        """Set aside what was made from weights that are known no more, as damaged records are.
+        """Set aside the records that start from weights which no record made, as damaged records are.
 
-        A stage whose record was damaged may come to other weights when it is made again, on a graphics card; nothing
-        asks any more for what was made from the first. To be called when nothing is left to be made.
+        A stage whose record was damaged is made again, and on a graphics card may come to other weights; no stage will
+        ask for results made from the first weights. Call this only when nothing is left to be made.
         """
         while strays := _strays(self._known):
             for key in strays:
@@ -229,25 +242,29 @@ class Ledger:
                 path.replace(path.with_suffix(".damaged"))
 
     def has(self, digest: str) -> bool:
-        """Whether the weights are there."""
+        """Return whether the weights with a digest exist."""
         return digest in self._there
 
     def put_weights(self, weights: Weights) -> str:
-        """Keep weights; returns their digest."""
+        """Write weights, and return their digest."""
         digest = save(weights, self._weights)
         self._there.add(digest)
         return digest
 
     def file(self, digest: str) -> memoryview:
-        """Return the file of weights, to be sent. Raises Damaged as `checked` does."""
+        """Return the file of weights as a memory map, to be sent.
+
+        Raises:
+            Damaged: the file was lost or changed since the ledger was opened; it is deleted.
+        """
         with self.checked(digest).open("rb") as file:
             return mapped(file)
 
     def checked(self, digest: str) -> Path:
-        """Return the file of weights that are about to be used.
+        """Return the path of weights, after a check of the file against its digest.
 
         Raises:
-            Damaged: it was lost or changed since the ledger was opened; it is removed.
+            Damaged: the file was lost or changed since the ledger was opened; it is deleted.
         """
         path = self.path_of(digest)
         with suppress(FileNotFoundError):
@@ -257,9 +274,10 @@ class Ledger:
         raise Damaged(f"the weights {path} are gone or damaged; start again, and they are made again")
 
     def drop(self, digest: str) -> None:
-        """Take weights away that nobody needs any more."""
+        """Delete weights that nothing needs any more."""
         self._there.discard(digest)
         self.path_of(digest).unlink(missing_ok=True)
 
     def path_of(self, digest: str) -> Path:
+        """Return the path of the weights with a digest, whether they exist or not."""
         return self._weights / f"{digest}.safetensors"

@@ -1,4 +1,4 @@
-"""What a site's answer to a stage says, as the ledger's record of it."""
+"""Conversion of a site's replies to records of the ledger."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ from server.ledger.ledger import Cases, StageRecord
 
 
 def of_training(node: FineTune, reply: FineTuneReply, *, parent: str) -> StageRecord:
-    """Args: parent: digest of the weights that the stage started from."""
+    """Return the record of a training.
+
+    Args:
+        node: the training.
+        reply: the site's last reply.
+        parent: digest of the weights that the training started from.
+    """
     return StageRecord(
         key=reply.key,
         kind="fine-tune",
@@ -30,7 +36,13 @@ def of_training(node: FineTune, reply: FineTuneReply, *, parent: str) -> StageRe
 
 
 def of_scores(node: Evaluate, reply: EvaluateReply, *, parent: str) -> StageRecord:
-    """Args: parent: digest of the weights that were scored."""
+    """Return the record of a scoring.
+
+    Args:
+        node: the scoring.
+        reply: the site's reply.
+        parent: digest of the weights that were scored.
+    """
     return StageRecord(
         key=reply.key,
         kind="evaluate",
@@ -51,5 +63,11 @@ def of_scores(node: Evaluate, reply: EvaluateReply, *, parent: str) -> StageReco
 
 
 def of_skipped(node: FineTune, key: str, *, parent: str) -> StageRecord:
-    """Return a stage that the study went on without: the weights are those that it would have started from."""
+    """Return the record of a stage that the study skipped.
+
+    Args:
+        node: the skipped training.
+        key: the key of the decision to skip it.
+        parent: digest of the weights that it would have started from; the record names them as its own.
+    """
     return StageRecord(key=key, kind="absent", site=node.site, fold=node.fold, parents=(parent,), weights=parent)

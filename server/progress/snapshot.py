@@ -1,6 +1,6 @@
-"""How far a study is, in a file beside its results: `progress.json`, for whoever asks while it runs and after.
+"""The progress of a study in a file beside its results, `progress.json`, for readers during the run and afterwards.
 
-The file says nothing that the coordinator does not know anyway: site names, the way of the weights, scores.
+The file holds only what the coordinator knows anyway: site names, routes and scores.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from server.progress.wording import AWAY, WAITING, activity, result_of
 
 NAME = "progress.json"
 BEAT = 5.0
-"""Seconds between two writes while nothing happens: a reader sees by them that the study is alive."""
+"""Seconds between two writes while nothing happens: they show a reader that the study is alive."""
 SILENCE = 30.0
-"""Seconds without a beat after which a study that claims to run is taken for dead."""
+"""Seconds without a write after which a study in the state "running" counts as dead."""
 RECENT = 12
-"""Finished stages that are listed."""
+"""How many of the last finished stages the file lists."""
 
 
 class AtWork(BaseModel):
@@ -37,47 +37,51 @@ class AtWork(BaseModel):
     model_config = ConfigDict(frozen=True)
     site: str
     what: str = WAITING
+    """The site's activity, in words."""
     since: str = ""
-    """ISO 8601, UTC."""
+    """When the activity began: ISO 8601, UTC."""
     done: int = 0
+    """Patients prepared or epochs trained."""
     of: int = 0
-    """Patients prepared or epochs trained; `of` is 0 where neither is counted."""
+    """Patients or epochs in all; 0 where neither are counted."""
     dice: float | None = None
-    """Of the last epoch on validation patients, 0 to 1."""
+    """Validation Dice of the last epoch, 0 to 1."""
     finished: int = 0
-    """Stages that this run has finished there."""
+    """Stages that this run has finished at the site."""
 
 
 class StudyProgress(BaseModel):
-    """A study at one moment. Times are ISO 8601 in UTC."""
+    """The progress of a study at one moment. Times are ISO 8601 in UTC."""
 
     model_config = ConfigDict(frozen=True)
     study: str
     state: Literal["running", "done", "stopped"] = "running"
     text: str = ""
-    """Why it stopped, where it did."""
+    """Why the study stopped; empty if it did not."""
     began: str
+    """When the run began."""
     at: str
-    """When this was written."""
+    """When the file was written."""
     stages_done: int = 0
     stages: int = 0
     variant: int = 0
+    """The plain study that is at work, counted from 0; stages are counted within it."""
     variants: int = 1
-    """A study with repeats or several networks is worked out as so many plain studies; stages are counted within."""
+    """How many plain studies the study consists of: one for each repeat and network."""
     seconds_left: float | None = None
     sites: tuple[AtWork, ...] = ()
     parked: tuple[str, ...] = ()
-    """Why stages wait for another run, a sentence each."""
+    """For stages that wait for another run, the reasons, one sentence each."""
     recent: tuple[str, ...] = ()
     """The stages finished last, the latest first."""
 
     def silent(self, now: datetime) -> bool:
-        """Whether a study that claims to run gives no sign of life."""
+        """Return whether a study in the state "running" has not written its file for long."""
         return self.state == "running" and (now - datetime.fromisoformat(self.at)).total_seconds() > SILENCE
 
 
 def read(folder: Path) -> StudyProgress:
-    """Return what a result folder says of its study's progress.
+    """Read the progress of the study in a result folder.
 
     Raises:
         RelayError: there is no such study, or the file is damaged.
@@ -95,11 +99,12 @@ def read(folder: Path) -> StudyProgress:
 
 @dataclass
 class Recorder:
-    """Keeps the file. `observe` may be called from any thread; a file that cannot be written harms nothing."""
+    """Keeps the file up to date; `observe` may be called from any thread, and a failed write does no harm."""
 
     folder: Path
     study: Study
     clock: Callable[[], float] = time.monotonic
+    """Returns the time in seconds."""
     _progress: StudyProgress = field(init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _over: threading.Event = field(default_factory=threading.Event)
@@ -114,7 +119,7 @@ class Recorder:
         threading.Thread(target=self._beat, daemon=True).start()
 
     def observing(self, observe: Observer) -> Observer:
-        """Return an observer that keeps the file, and calls the other one."""
+        """Return an observer that updates the file and then calls another observer."""
 
         def both(event: Event) -> None:
             self.observe(event)
@@ -123,10 +128,10 @@ class Recorder:
         return both
 
     def observe(self, event: Event) -> None:
-        """Take in an event."""
+        """Update the progress with an event, and write the file at most once a second."""
         with self._lock:
             if self._over.is_set():
-                return  # a site may go on preparing when the study cannot begin
+                return  # a site may go on preparing after the study failed to start
             now = self._progress
             changes: dict[str, object] = {"variant": event.variant, "variants": event.variants}
             if event.variant != now.variant:
@@ -143,13 +148,17 @@ class Recorder:
             sites = tuple(_at_work(line, event) if line.site == event.site else line for line in now.sites)
             changes["sites"] = sites
             if any(line.what == AWAY for line in sites):
-                changes["seconds_left"] = None  # nobody knows when it is back
+                changes["seconds_left"] = None  # it is unknown when the site is back
             self._progress = now.model_copy(update=changes)
             if self.clock() - self._written >= 1.0:
                 self._write()
 
     def close(self, text: str = "") -> None:
-        """Return the study has ended: done, or stopped with a sentence that says why."""
+        """Write that the study has ended.
+
+        Args:
+            text: why the study stopped; empty if it is done.
+        """
         with self._lock:
             idle = tuple(line.model_copy(update=_IDLE) for line in self._progress.sites)
             state = "stopped" if text else "done"
@@ -159,6 +168,7 @@ class Recorder:
             self._write()
 
     def _beat(self) -> None:
+        """Write the file at regular intervals until the study ends."""
         while not self._over.wait(BEAT):
             with self._lock:
                 if not self._over.is_set():
@@ -173,7 +183,16 @@ class Recorder:
 
 @contextmanager
 def recording(folder: Path, study: Study, observe: Observer) -> Iterator[Observer]:
-    """Keep the file while the block runs; gives what is to be called with each event, and calls `observe` with it."""
+    """Keep the file up to date while the block runs, and mark it as done or stopped afterwards.
+
+    Args:
+        folder: the result folder.
+        study: the study.
+        observe: is called with every event as well.
+
+    Yields:
+        The observer to be called with every event.
+    """
     recorder = Recorder(folder, study)
     try:
         yield recorder.observing(observe)
@@ -187,6 +206,7 @@ _IDLE: dict[str, object] = {"what": WAITING, "since": "", "done": 0, "of": 0, "d
 
 
 def _at_work(line: AtWork, event: Event) -> AtWork:
+    """Return a site's line after an event."""
     what = activity(event)
     if what is None:
         return line

@@ -1,4 +1,4 @@
-"""What happens in a study, in words: said here alone, for the terminal, the log, `relay study status` and its page."""
+"""Events in words, for the terminal, the log, `relay study status` and its page; no other module words an event."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ from common.text import percent
 from server.progress.events import Event
 
 WAITING = "waiting"
-"""What a site does that has nothing to do."""
+"""The activity of an idle site."""
 AWAY = "away"
-"""What a site does that is not there."""
+"""The activity of a site that is not connected."""
 _TRAINS = "trains"
 
 
 def activity(event: Event, *, name_fold: bool = True) -> str | None:
-    """Return what a site does from an event on, as "trains B → C, fold 2"; None where the event says nothing of it.
+    """Return a site's activity after an event, as "trains B → C, fold 2"; None where the event does not change it.
 
     Args:
-        name_fold: name the fold; a study that runs one has no need of it.
+        event: the event.
+        name_fold: whether to name the fold; a study that runs one fold does not need it.
     """
     if event.kind == "preparing":
         return "patients prepared" if event.epoch == event.epochs else "preparing patients"
@@ -27,11 +28,13 @@ def activity(event: Event, *, name_fold: bool = True) -> str | None:
 
 
 def count_of(activity: str, done: int, of: int, *, between: str = " of ") -> str:
-    """Return how far an activity is, as "epoch 5 of 8"; empty where nothing is counted.
+    """Return the progress of an activity, as "epoch 5 of 8"; empty where nothing is counted.
 
     Args:
+        activity: the activity in words; see `activity`.
         done: epochs trained or patients prepared.
-        of: how many there are in all; 0 where neither is counted.
+        of: epochs or patients in all; 0 where neither are counted.
+        between: the text between the two numbers.
     """
     unit = "epoch " if activity.startswith(_TRAINS) else ""
     return f"{unit}{done}{between}{of}" if of else ""
@@ -43,25 +46,30 @@ def dice_of(dice: float) -> str:
 
 
 def examined(event: Event) -> str:
-    """Return how much of a result folder has been examined before the study goes on."""
+    """Return how much of a result folder has been examined."""
     return f"examining what is there, {100 * event.epoch // max(event.epochs, 1)} %"
 
 
 def stages_of(done: int, stages: int, variant: int, variants: int) -> list[str]:
-    """Return how far a study is: which of its plain studies is at work, where it has several, and how many stages are
-    done, once there are any.
+    """Return the progress of a study: the plain study at work, if there are several, and the finished stages, if any.
+
+    Args:
+        done: finished stages.
+        stages: all stages of the plain study; 0 where they are not known yet.
+        variant: the plain study at work, counted from 0.
+        variants: how many plain studies the study consists of.
     """
     parts = [f"study {variant + 1} of {variants}"] if variants > 1 else []
     return [*parts, f"{done} of {stages} stages"] if stages else parts
 
 
 def known_of(stages: int) -> str:
-    """Return how many stages were finished by an earlier run."""
+    """Return how many stages an earlier run has finished."""
     return f"{stages} {'stage is' if stages == 1 else 'stages are'} in the ledger already"
 
 
 def result_of(event: Event) -> str:
-    """Return what a stage came to, with its site: "C: B → C, fold 2, validation Dice 81.2 %"."""
+    """Return the result of a stage, with its site: "C: B → C, fold 2, validation Dice 81.2 %"."""
     return f"{event.site}: {_what_happened(event)}"
 
 
@@ -85,6 +93,7 @@ def line_of(event: Event) -> str:
 
 
 def _what_happened(event: Event) -> str:
+    """Return what happened to a stage or a site's patients, without the site."""
     if event.kind == "preparing":
         return f"{event.epoch} of {event.epochs} patients prepared"
     stage = _stage(event)
@@ -98,5 +107,5 @@ def _what_happened(event: Event) -> str:
 
 
 def _stage(event: Event, *, name_fold: bool = True) -> str:
-    """Return which weights a stage is about: "B → C, fold 2"."""
+    """Return the weights that a stage is about: "B → C, fold 2"."""
     return f"{event.text}, fold {event.fold + 1}" if name_fold else event.text

@@ -1,4 +1,4 @@
-"""What a study found: the tables for the terminal, and the page."""
+"""The report of a study's results: tables for the terminal, and the page `report.html`."""
 
 from server.report.opening import opening
 from server.report.page import write_report

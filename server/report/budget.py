@@ -1,4 +1,4 @@
-"""What it cost: gradient steps and bytes, of the chain that ends at a target and of everything that was run for it."""
+"""The cost of each method: gradient steps and bytes, of the route to a target and of everything that was run for it."""
 
 from __future__ import annotations
 
@@ -13,25 +13,29 @@ from server.results.schema import Budget, Grown, Results, Row
 
 @dataclass(frozen=True)
 class Spent:
-    """By one chain of stages, from the first weights to the target; the mean over the repeats."""
+    """The cost of one chain of stages, from the first weights to the target; the mean over the repeats."""
 
     steps: float
     bytes: float
     way: str
+    """The name of the chain; empty where the repeats differ."""
 
 
 @dataclass(frozen=True)
 class BudgetLine:
+    """One method in the table of costs."""
+
     label: str
     routed: bool
-    """Whether its chains are of routes that validation chose among."""
+    """Whether the chains are routes that validation selected among."""
     chains: tuple[Spent | None, ...]
-    """One a target; of the routes, the one that validation chose."""
+    """For each target the cost of its chain; of several routes, of the one that validation selected."""
     everything: Budget | None
-    """For all rows of the method: folds, repeats, networks, rounds and discarded routes included."""
+    """The cost of all rows of the method: folds, repeats, networks, rounds and discarded routes included."""
 
 
 def _spent(rows: tuple[Row, ...]) -> Spent | None:
+    """Return the mean cost of rows that differ in their repeat."""
     known = [(row.gradient_steps, row.bytes_moved) for row in rows]
     steps = [step for step, _ in known if step is not None]
     moved = [number for _, number in known if number is not None]
@@ -42,7 +46,7 @@ def _spent(rows: tuple[Row, ...]) -> Spent | None:
 
 
 def budget_lines(results: Results, table: Comparison) -> list[BudgetLine]:
-    """Return a line a method, in the table's order, and the whole study last."""
+    """Return a line a method, in the table's order, and a last one for the whole study."""
     whole = {budget.method: budget for budget in results.budgets}
     found = []
     for method in dict.fromkeys(cell.row.method for cell in table.cells):
@@ -51,7 +55,7 @@ def budget_lines(results: Results, table: Comparison) -> list[BudgetLine]:
         for column in range(len(table.targets)):
             cells = [cell for _, cell in table.column(column) if cell.row.method == method]
             selected = table.selected_at(column) if kind.routed else None
-            # of several sources, none stands for the others
+            # of several sources, no one represents the others
             cell = selected or (cells[0] if len(cells) == 1 else None)
             chains.append(_spent(cell.rows) if cell else None)
         found.append(BudgetLine(kind.title, kind.routed, tuple(chains), whole.get(method)))
@@ -62,17 +66,18 @@ def budget_lines(results: Results, table: Comparison) -> list[BudgetLine]:
 
 @dataclass(frozen=True)
 class Growth:
-    """What a route that grew took, against all routes of as many hops."""
+    """The trainings of a route that grew, and of all routes with as many hops."""
 
     target: str
     way: str
     repeat: str
-    """Which repeat; empty where there is one."""
+    """The number of the repeat; empty if there is only one."""
     trainings: int
     of_all: int
 
 
 def growths(results: Results) -> list[Growth]:
+    """Return the trainings of all routes that grew."""
     seeds = results.seeds
     return [
         Growth(
@@ -87,5 +92,6 @@ def growths(results: Results) -> list[Growth]:
 
 
 def _way(entry: Grown) -> str:
+    """Return a route with arrows, marked if it is not complete."""
     complete = entry.route[-1:] == (entry.target,)
     return " → ".join(entry.route) if complete else f"{' → '.join(entry.route)} … (not complete)".strip()

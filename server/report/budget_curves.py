@@ -1,4 +1,4 @@
-"""Validation Dice against what was spent: gradient steps on one axis, bytes on the other, the methods as lines."""
+"""The charts of validation Dice against cost: gradient steps in one, bytes in the other, one line a method."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from server.results.schema import Results, Row, Stage
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 500.0, 300.0, 40.0, 488.0, 12.0, 252.0
 BELOW = 8.0
-"""How many points below the lowest end of a line the axis begins: what lies lower are first epochs."""
+"""How many Dice points the axis reaches below the lowest end of a line; lower values are those of first epochs."""
 
 Points = list[tuple[float, float]]
+"""Points of a line: cost and best Dice so far, in per cent."""
 
 
 @dataclass(frozen=True)
 class Track:
-    """One method's best validation Dice at the target so far, along what it had spent by then."""
+    """The best validation Dice of one method at the target so far, against the cost up to then."""
 
     row: Row
     by_steps: Points
@@ -29,11 +30,14 @@ class Track:
 
     @property
     def best(self) -> float:
+        """The best validation Dice at the end."""
         return self.by_steps[-1][1]
 
 
 @dataclass(frozen=True)
 class DrawnLine:
+    """A line of a chart, as an SVG path."""
+
     name: str
     style: str
     """A class of the style sheet; "s-other" is faint."""
@@ -43,12 +47,16 @@ class DrawnLine:
 
 @dataclass(frozen=True)
 class Chart:
+    """One chart with its axes."""
+
     title: str
     unit: str
     lines: tuple[DrawnLine, ...]
-    """Faint ones first, so that the strong ones lie on top."""
+    """The lines, faint ones first, so that strong ones lie on top."""
     across: tuple[tuple[float, str], ...]
+    """Position and label of each tick of the horizontal axis."""
     up: tuple[tuple[float, str], ...]
+    """Position and label of each tick of the vertical axis."""
 
 
 @dataclass(frozen=True)
@@ -63,18 +71,21 @@ class KeyEntry:
 
 @dataclass(frozen=True)
 class BudgetPicture:
+    """The charts of one target."""
+
     target: str
     charts: tuple[Chart, ...]
     key: tuple[KeyEntry, ...]
     others: tuple[str, ...]
+    """The names of the faint lines."""
 
 
 def track(row: Row, stages: dict[str, Stage]) -> Track | None:
-    """Return a row's chain of stages, stage by stage; None where nothing at the target was scored along it.
+    """Return the track of a row along its chain of stages; None if nothing was scored at the target.
 
-    A stage at another site costs and has no Dice at the target; a stage at the target has one an epoch; an average
-    has one a round, of the target's validation patients. Weights cross the wire at a stage's two ends, so against
-    bytes a stage is one point. All data together is scored at the target at its end alone.
+    A stage at another site adds cost and has no Dice at the target; a stage at the target has a Dice for each epoch; an
+    average has one for each round, on the target's validation patients. Weights cross the wire at the two ends of a
+    stage, so against bytes a stage is one point. The model of all data is scored at the target only at its end.
     """
     steps = moved = 0.0
     best = -math.inf
@@ -103,12 +114,12 @@ def track(row: Row, stages: dict[str, Stage]) -> Track | None:
         by_steps, by_bytes = [(steps, best)], [(moved, best)]
     if not by_steps:
         return None
-    # the line goes on to where its chain ends
+    # the line continues to the end of its chain
     return Track(row, [*by_steps, (steps, best)], [*by_bytes, (moved, best)])
 
 
 def budget_pictures(results: Results, table: Comparison) -> list[BudgetPicture]:
-    """Return a picture a target, of the first repeat."""
+    """Return the charts of each target, for the first repeat."""
     stages = {stage.id: stage for stage in results.stages}
     pictures = []
     for column, target in enumerate(table.targets):
@@ -136,11 +147,12 @@ def budget_pictures(results: Results, table: Comparison) -> list[BudgetPicture]:
 
 
 def _style(row: Row) -> str:
-    """Return the route that validation chose is drawn strongly, and so are some methods beside it."""
+    """Return the style of a row's line: the headline route and some methods are drawn strongly."""
     return "s-route" if row.headline else row.kind.style or "s-other"
 
 
 def _entry(found: Track) -> KeyEntry:
+    """Return the entry of the key for a track."""
     steps, moved = found.by_steps[-1][0], found.by_bytes[-1][0]
     text = f"{figure(found.best)} after {whole(steps)} steps, {short_bytes(moved)}"
     return KeyEntry(full_name(found.row), _style(found.row), found.row.headline, text)
@@ -180,14 +192,14 @@ def _chart(
 
 
 def _ticks(last: float) -> list[float]:
-    """Four to eight round numbers from 0."""
+    """Return four to eight round numbers from 0."""
     step = 10 ** math.floor(math.log10(max(last, 1) / 4))
     step = next(step * factor for factor in (1, 2, 5, 10) if last / (step * factor) <= 7)
     return [step * index for index in range(int(last / step) + 1)]
 
 
 def _log_ticks(first: float, last: float) -> Iterable[float]:
-    """1, 2 and 5 times powers of ten; powers alone where that would be many."""
+    """Return ticks of a logarithmic axis: 1, 2 and 5 times powers of ten, or powers alone if these are many."""
     powers = range(math.floor(math.log10(first)), math.ceil(math.log10(last)) + 1)
     factors = (1, 2, 5) if len(powers) <= 4 else (1,)
     return [value for power in powers for factor in factors if first <= (value := factor * 10.0**power) <= last]

@@ -1,9 +1,9 @@
-"""The comparison that was fixed beforehand: the route that validation chose, against every other method.
+"""The planned comparison: the route that validation selected, against every other method.
 
-The family is the same whatever was found: at each target the route with the best validation Dice, in each repeat,
-against the chosen fold of each other method at the same target and repeat. One test an opponent, over the held-out
-patients of all targets together; corrected for the number of opponents. Other routes are not opponents, for they
-are what validation chose from; nor are unadapted sources, which are several at each target.
+The family of tests is fixed beforehand, whatever the results: at each target and in each repeat, the route with the
+best validation Dice against the selected fold of each other method. There is one test for each opponent, over the test
+patients of all targets together, corrected for the number of opponents. Other routes are not opponents, since
+validation selected among them; nor are unadapted sources, of which each target has several.
 """
 
 from __future__ import annotations
@@ -21,67 +21,77 @@ from server.report.table import Comparison
 from server.results.schema import Results, Row
 
 ROUNDING = 0.01
-"""Dice points by which a row's figure may differ from what its patients' figures add up to."""
+"""Dice points by which a row's Dice may differ from the mean of its patients' Dice."""
 
 
 @dataclass(frozen=True)
 class Effect:
-    """How far the chosen route lies above an opponent, in Dice points."""
+    """The difference between the selected route and an opponent, in Dice points."""
 
     difference: float | None
+    """The route's Dice minus the opponent's."""
     ci95: tuple[float, float] | None = None
     better: int = 0
     """Patients for whom the route is better."""
     patients: int = 0
-    """Those whose own figures are known; 0 where a hospital lets none leave."""
+    """Patients with scores of their own; 0 where a hospital does not permit scores of single patients."""
     same_sign: tuple[int, int] | None = None
-    """In how many of how many repeats the difference is above zero, where there are several."""
+    """The number of repeats with a difference above zero, and of all repeats; None for a single repeat."""
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """The chosen routes against one opponent."""
+    """The selected routes against one opponent."""
 
     opponent: str
     at: tuple[tuple[str, Effect], ...]
-    """By target."""
+    """The effect at each target."""
     together: Effect
-    """The mean over the targets."""
+    """The effect in the mean over the targets."""
     standardised: float | None
+    """The effect size d_z; see `common.statistics.paired.standardised`."""
     smallest: float
-    """The smallest p that so many patients could give."""
+    """The smallest p that so many patients can give."""
     p: float | None = None
+    """The p before correction; None where no test is shown."""
     corrected: float | None = None
-    """Holm's; None where no test is shown."""
+    """The p corrected by Holm's method; None where no test is shown."""
 
     def where(self, target: str) -> Effect | None:
+        """Return the effect at a target, or None."""
         return dict(self.at).get(target)
 
 
 @dataclass(frozen=True)
 class Family:
+    """All contrasts of one network."""
+
     contrasts: tuple[Contrast, ...]
     problems: tuple[str, ...]
-    """Targets that are not compared, and why."""
+    """Why some targets are not compared, a sentence each."""
     without_scores: tuple[str, ...]
-    """Hospitals that let no figures of single patients leave."""
+    """Hospitals that do not permit scores of single patients."""
     tests: bool
     """Whether tests are shown."""
     why_none: str
+    """Why no tests are shown; empty where they are."""
     attainable: float
-    """The smallest corrected p that the family's patients could give."""
+    """The smallest corrected p that the family's patients can give."""
     repeats: int
 
     @property
     def shown(self) -> bool:
+        """Whether the page has a section on the family."""
         return bool(self.contrasts or self.problems)
 
 
 def family(results: Results, table: Comparison, *, testing: bool = True) -> Family:
-    """All contrasts of one network.
+    """Return all contrasts of one network.
 
     Args:
-        testing: False for a network that validation did not choose: it is described and not tested.
+        results: the results of the network.
+        table: the comparison of the network.
+        testing: whether to test; False for a network that validation did not select, which is only described.
     """
     problems = dict(_problems(results))
     repeats = len(results.seeds)
@@ -96,7 +106,7 @@ def family(results: Results, table: Comparison, *, testing: bool = True) -> Fami
         pairs: dict[str, list[tuple[Row, Row]]] = {}
         for cell in cells:
             target = cell.row.target
-            # What was made without a site is none of its method.
+            # A row that was made without a site does not represent its method.
             rows = [row for row in cell.rows if (target, row.seed) in headline and not row.absent]
             found = [(headline[target, row.seed], row) for row in rows]
             if found and target not in problems and all(r.dice is not None for pair in found for r in pair):
@@ -110,6 +120,14 @@ def family(results: Results, table: Comparison, *, testing: bool = True) -> Fami
 
 
 def _contrast(opponent: str, pairs: dict[str, list[tuple[Row, Row]]], *, seed: int, repeats: int) -> Contrast:
+    """Return the contrast with one opponent.
+
+    Args:
+        opponent: the name of the opponent.
+        pairs: for each target and repeat, the row of the selected route and the row of the opponent.
+        seed: the study's seed.
+        repeats: the number of repeats.
+    """
     at, strata, means = [], {}, []
     for target, rows in pairs.items():
         gaps = [(one.dice or 0.0) - (other.dice or 0.0) for one, other in rows]
@@ -139,7 +157,7 @@ def _effect(strata: Strata, sign: tuple[int, int] | None = None) -> Effect:
 def _tested(
     contrasts: list[Contrast], problems: dict[str, str], without: tuple[str, ...], *, testing: bool, repeats: int
 ) -> Family:
-    """Return the family with its corrected p, or without any and the reason."""
+    """Return the family with corrected p values, or without p values and with the reason."""
     number = len(contrasts)
     attainable = min(1.0, number * max((contrast.smallest for contrast in contrasts), default=1.0))
     if not testing:
@@ -170,12 +188,17 @@ def _tested(
 
 
 def _scores(row: Row) -> Repeat:
+    """Return the Dice and the slices of a row's test patients, by case number."""
     slices = row.case_slices or {}
     return {case: (value, slices[case]) for case, value in (row.case_dice or {}).items() if value is not None}
 
 
 def _problems(results: Results) -> Iterable[tuple[str, str]]:
-    """Targets whose rows were not all scored on the same slices of the same patients, or do not add up."""
+    """Yield the targets whose rows cannot be compared, and why.
+
+    Rows must have been scored on the same slices of the same patients, and the Dice of a row's patients must add up to
+    the row's Dice.
+    """
     by_target: dict[str, list[Row]] = defaultdict(list)
     for row in results.rows:
         if row.dice is not None:
@@ -213,7 +236,7 @@ def _study_seed(results: Results) -> int:
 
 
 def own_interval(results: Results, rows: tuple[Row, ...]) -> tuple[float, float] | None:
-    """Return the interval of one method's Dice at one target, over all its repeats."""
+    """Return the confidence interval of one method's Dice at one target, over all its repeats, in per cent."""
     if len(rows) == 1:
         return rows[0].ci95
     if any(row.case_dice is None or row.case_slices is None for row in rows):
@@ -223,7 +246,7 @@ def own_interval(results: Results, rows: tuple[Row, ...]) -> tuple[float, float]
 
 
 def why_no_interval(family: Family) -> str:
-    """Why some of a family's effects have none; empty where all have."""
+    """Return why some effects of a family have no interval; empty where all have one."""
     effects = [(target, effect) for contrast in family.contrasts for target, effect in contrast.at]
     few = dict.fromkeys(target for target, e in effects if e.patients and e.patients < FEWEST)
     reasons = []

@@ -1,4 +1,4 @@
-"""Learning curves, laid out along the routes: each stage goes on where the one before it ended."""
+"""Learning curves along the routes: each stage continues where the one before it ended."""
 
 from __future__ import annotations
 
@@ -15,27 +15,31 @@ WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 250.0, 162.0, 30.0, 244.0, 36.0, 140.0
 
 @dataclass(frozen=True)
 class Curve:
+    """One stage's curve."""
+
     site: str
     points: str
-    """For an SVG polyline."""
+    """The points of an SVG polyline."""
     selected: bool
     dot: tuple[float, float] | None
-    """A stage of one epoch has no line."""
+    """The point of a stage with one epoch, which has no line."""
 
 
 @dataclass(frozen=True)
 class Leg:
-    """One stage's share of the axis."""
+    """The part of the horizontal axis that belongs to one stage."""
 
     left: float
     right: float
     site: str
     last: str
-    """The number of epochs trained at its end, all stages together."""
+    """The number of epochs at its end, those of all stages so far together."""
 
 
 @dataclass(frozen=True)
 class CurvePanel:
+    """The curves of one method at one target."""
+
     key: str
     title: str
     legs: tuple[Leg, ...]
@@ -44,24 +48,25 @@ class CurvePanel:
 
 @dataclass(frozen=True)
 class CurveRow:
-    """All panels of one target. They share both axes."""
+    """All panels of one target, which share both axes."""
 
     target: str
     panels: tuple[CurvePanel, ...]
 
 
 def _values(stage: Stage) -> list[float | None]:
+    """Return the validation Dice of each epoch."""
     return [epoch.dice for epoch in stage.epochs]
 
 
 def _joined(rounds: list[Stage]) -> list[Stage]:
-    """Averages, which train nothing and have a score a round, as one stage with a point a round."""
+    """Return averages as one stage with a point a round: an average trains nothing and has one score a round."""
     epochs = tuple(Epoch(epoch=number, dice=stage.validation_dice) for number, stage in enumerate(rounds, start=1))
     return [Stage(id=rounds[-1].id, epochs=epochs)] if any(epoch.dice is not None for epoch in epochs) else []
 
 
 def walk(stage: str | None, stages: dict[str, Stage]) -> list[Stage]:
-    """Return a stage and those it grew from, first one first."""
+    """Return a stage and its ancestors, the first one first."""
     found: list[Stage] = []
     seen: set[str] = set()
     while stage is not None and stage in stages and stage not in seen:
@@ -72,7 +77,7 @@ def walk(stage: str | None, stages: dict[str, Stage]) -> list[Stage]:
 
 
 def _chain(stage: str | None, stages: dict[str, Stage]) -> list[Stage]:
-    """As `walk`, rounds joined; those without any score are passed over."""
+    """Return a stage and its ancestors with consecutive rounds joined; rounds without any score are left out."""
     chain: list[Stage] = []
     for trained, group in groupby(walk(stage, stages), key=lambda stage: bool(stage.epochs)):
         run = list(group)
@@ -81,13 +86,13 @@ def _chain(stage: str | None, stages: dict[str, Stage]) -> list[Stage]:
 
 
 def lowest_shown(stages: Iterable[Stage]) -> int:
-    """Return the lower end of the Dice axis: a stage's first epochs may lie far below all that matters."""
+    """Return the lower end of the Dice axis, in per cent: first epochs may lie far below all that matters."""
     values = sorted(value for stage in stages for value in _values(stage) if value is not None)
     return min(80, int(values[len(values) // 10] // 10) * 10) if values else 0
 
 
 def _same(row: Row, other: Row) -> bool:
-    """Whether two rows are two folds of one method."""
+    """Return whether two rows are folds of one method at one target."""
     return (row.method, row.model, row.seed, row.target, sources(row)) == (
         other.method,
         other.model,
@@ -98,6 +103,15 @@ def _same(row: Row, other: Row) -> bool:
 
 
 def _panel(key: str, title: str, chains: list[tuple[Row, list[Stage]]], total: int, low: int) -> CurvePanel:
+    """Return the panel of one method.
+
+    Args:
+        key: identifies the panel in the page.
+        title: the method or network.
+        chains: for each fold its row and its chain of stages.
+        total: epochs on the horizontal axis.
+        low: the lower end of the Dice axis, in per cent.
+    """
     lengths = [
         max(len(_values(chain[depth])) for _, chain in chains if depth < len(chain))
         for depth in range(max(len(chain) for _, chain in chains))
@@ -108,7 +122,7 @@ def _panel(key: str, title: str, chains: list[tuple[Row, list[Stage]]], total: i
     for depth, length in enumerate(lengths):
         for row, chain in sorted(chains, key=lambda pair: not pair[0].selected):
             if depth >= len(chain) or chain[depth].id in drawn:
-                continue  # a source's chosen fold is handed on to every fold of the next site
+                continue  # the selected fold of a source is handed on to every fold of the next site
             drawn.add(chain[depth].id)
             points = [
                 (
@@ -135,12 +149,12 @@ def _panel(key: str, title: str, chains: list[tuple[Row, list[Stage]]], total: i
             )
         )
         before += length
-    # faint ones first, so that the chosen fold lies on top
+    # faint curves first, so that the selected fold lies on top
     return CurvePanel(key, title, tuple(legs), tuple(sorted(curves, key=lambda curve: curve.selected)))
 
 
 def curve_rows(results: Results, table: Comparison) -> list[CurveRow]:
-    """Return a row of panels a target, a panel a method that has learning curves; of the first repeat."""
+    """Return a row of panels for each target, a panel for each method with learning curves; of the first repeat."""
     found = []
     for column, target in enumerate(table.targets):
         rows = [cell.row for _, cell in table.column(column) if cell.row.kind.adapted]
@@ -150,7 +164,7 @@ def curve_rows(results: Results, table: Comparison) -> list[CurveRow]:
 
 
 def network_curves(results: Results) -> list[CurveRow]:
-    """Return a row of panels a target, a panel a network, of its first method and repeat."""
+    """Return a row of panels for each target, a panel for each network; of its first method and repeat."""
     found = []
     for column, target in enumerate(targets(results)):
         chosen: dict[str, Row] = {}
@@ -164,6 +178,7 @@ def network_curves(results: Results) -> list[CurveRow]:
 
 
 def _row(results: Results, target: str, key: str, titled: list[tuple[str, Row]]) -> CurveRow | None:
+    """Return the row of panels of a target; None without any curve."""
     stages = {stage.id: stage for stage in results.stages}
     drawn = []
     for title, chosen in titled:

@@ -1,4 +1,4 @@
-"""The picture of the differences: where each interval of the chosen route against an opponent goes."""
+"""The forest plot: positions of each difference between the selected route and an opponent, and of its interval."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from server.report.wording import signed
 
 TOP, FOOT = 34.0, 40.0
 FIRST, NEXT, GAP = 20.0, 15.0, 14.0
-"""Height of an opponent's first line and of one for each site; the gap before the next opponent."""
+"""Heights of an opponent's first line and of the line of a site; the gap before the next opponent."""
 LEFT, PLOT, VALUES = 190.0, 420.0, 180.0
 WIDTH = LEFT + PLOT + VALUES
 SMALLEST, WIDEST = 3.0, 20.0
-"""How many points the axis reaches to each side, at least and at most."""
+"""How many Dice points the axis reaches to each side, at least and at most."""
 
 
 @dataclass(frozen=True)
@@ -24,30 +24,38 @@ class Bar:
     y: float
     label: str
     site: str
-    """Empty for all sites together."""
+    """The site; empty for all sites together."""
     x: float
+    """The position of the difference."""
     whisker: tuple[float, float] | None
+    """The positions of the interval's ends."""
     beyond: str
-    """"left" or "right" where the difference lies beyond the axis."""
+    """Where the difference lies beyond the axis, its side, "left" or "right"; else empty."""
     text: str
 
 
 @dataclass(frozen=True)
 class Group:
+    """The bars of one opponent."""
+
     opponent: str
     bars: tuple[Bar, ...]
 
 
 @dataclass(frozen=True)
 class Forest:
+    """The whole plot."""
+
     height: float
     zero: float
+    """The position of no difference."""
     groups: tuple[Group, ...]
     ticks: tuple[tuple[float, str], ...]
+    """Position and label of each tick."""
 
 
 def forest(family: Family) -> Forest | None:
-    """All contrasts on one axis, each hospital's beneath that of all together."""
+    """Return all contrasts on one axis, each hospital's beneath that of all hospitals; None without contrasts."""
     if not family.contrasts:
         return None
     effects = [effect for c in family.contrasts for effect in (c.together, *(effect for _, effect in c.at))]
@@ -76,7 +84,7 @@ def forest(family: Family) -> Forest | None:
     for contrast in family.contrasts:
         bars = [bar(contrast.together, y + FIRST / 2, contrast.opponent, "")]
         y += FIRST
-        # one site's difference is that of all sites together
+        # with one site, its difference is that of all sites together
         for target, effect in contrast.at if len(contrast.at) > 1 else ():
             bars.append(bar(effect, y + NEXT / 2, target, target))
             y += NEXT

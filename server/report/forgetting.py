@@ -1,4 +1,4 @@
-"""Forgetting: what every hospital has of the travelling model after every hop."""
+"""Forgetting: each hospital's test Dice of the travelling model after every hop."""
 
 from __future__ import annotations
 
@@ -10,38 +10,40 @@ from server.results.schema import Forgetting, Results
 
 @dataclass(frozen=True)
 class Kept:
-    """A model's test Dice at one site."""
+    """A model's test Dice at one site, in per cent."""
 
     dice: float | None
     change: float | None
-    """Against the hop before; None after the first."""
+    """The change since the hop before, in Dice points; None after the first hop."""
     trained: bool
-    """Whether the hop was to this site."""
+    """Whether the hop led to this site."""
 
 
 @dataclass(frozen=True)
 class HopLine:
+    """The line of one hop, with a cell a site."""
+
     site: str
     cells: tuple[Kept, ...]
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """One route: a line a hop, a column a site."""
+    """The table of one route: a line a hop, a column a site."""
 
     target: str
     way: str
     headline: bool
     repeat: int
-    """Which repeat, from 1."""
+    """The number of the repeat, from 1."""
     sites: tuple[str, ...]
     lines: tuple[HopLine, ...]
     sentence: str
-    """What each site lost and won, in words."""
+    """What each site lost and gained, in words."""
 
 
 def matrices(results: Results) -> list[Matrix]:
-    """All chosen routes of a network, those of the headline first, target by target."""
+    """Return the tables of all selected routes of a network: headlines first, then by repeat and target."""
     sites, seeds = site_names(results), results.seeds
     found = [
         Matrix(
@@ -69,8 +71,10 @@ def _lines(entry: Forgetting, sites: tuple[str, ...]) -> tuple[HopLine, ...]:
 
 
 def _sentence(entry: Forgetting, sites: tuple[str, ...]) -> str:
-    """For every site the model has trained at before its last stop: from its own hop to the end. For the target: what
-    the model had there before it came.
+    """Return what each site lost and gained along a route, in words.
+
+    For a site that the model left, the sentence compares the end of the route with the site's own hop; for the target,
+    it compares the last hop with the hop before.
     """
     last = entry.after[-1]
     parts = []
@@ -96,4 +100,5 @@ def _verb(gap: float) -> str:
 
 
 def _less(value: float | None, other: float | None) -> float | None:
+    """Return a difference, or None if a value is missing."""
     return None if value is None or other is None else value - other

@@ -1,4 +1,4 @@
-"""The picture of every method's Dice with its interval over patients: where each dot and line goes."""
+"""The dot plot of every method's Dice with its interval over patients: positions of each dot and line."""
 
 from __future__ import annotations
 
@@ -13,33 +13,34 @@ from server.results.schema import Results, Row
 
 TOP, STEP, BOTTOM = 12, 24, 34
 PLOT, VALUES = 216, 136
-"""Widths of the plot and of the figures beside it."""
+"""Widths of the plot and of the numbers beside it."""
 LETTERS = 36
-"""Longer labels are cut; the whole name stands in a tooltip."""
+"""The most characters of a label; longer labels are cut, and the whole name stands in a tooltip."""
 CHOSEN = "route chosen by validation"
 DEEP = 25.0
-"""How far below the middle value the axis reaches, in points: one bad model must not squeeze the rest."""
+"""How many Dice points below the median the axis reaches at most, so that one bad model does not squeeze the rest."""
 
 
 @dataclass(frozen=True)
 class Mark:
-    """One method. x and y in the picture's units."""
+    """One method; `x` and `y` are in the picture's units."""
 
     y: float
     label: str
     text: str
     x: float
     below: bool
-    """The Dice lies left of the axis."""
+    """Whether the Dice lies left of the axis."""
     whisker: tuple[float, float] | None
+    """The positions of the interval's ends."""
     folds: tuple[float, ...]
-    """The other folds' Dice, and with several repeats that of every fold of each."""
+    """Positions of the other folds' Dice; with several repeats, of every fold of each repeat."""
     headline: bool
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One target."""
+    """The plot of one target."""
 
     target: str
     left: float
@@ -49,12 +50,13 @@ class Panel:
     marks: tuple[Mark, ...]
     ticks: tuple[tuple[float, str], ...]
     alone: float | None
-    """x of the target's training alone."""
+    """Position of the target's training alone."""
     note: str
+    """Why intervals are missing; empty where none is."""
 
 
 def _why_none(table: Comparison, cells: list[Cell], drawn: list[tuple[float, float] | None], target: str) -> str:
-    """Why intervals are missing, if any is."""
+    """Return why intervals are missing; empty where none is."""
     without = [cell for cell, found in zip(cells, drawn, strict=True) if found is None]
     if not without:
         return ""
@@ -69,7 +71,10 @@ def _why_none(table: Comparison, cells: list[Cell], drawn: list[tuple[float, flo
 
 
 def _axis(cells: list[Cell], drawn: list[tuple[float, float] | None]) -> tuple[float, float]:
-    """Return the lower and upper end, in multiples of five; unadapted models, often far lower, do not set it."""
+    """Return the lower and upper end of the axis, in multiples of five per cent.
+
+    Unadapted models, often far lower, do not set the axis.
+    """
     values = sorted(
         value
         for cell, found in zip(cells, drawn, strict=True)
@@ -85,7 +90,7 @@ def _axis(cells: list[Cell], drawn: list[tuple[float, float] | None]) -> tuple[f
 
 
 def interval_panels(results: Results, table: Comparison) -> list[Panel]:
-    """Return a panel a target, its marks in the table's order. All panels share one axis."""
+    """Return a panel for each target, with marks in the table's order; all panels share one axis."""
     columns = [_named(table, column) for column in range(len(table.targets))]
     whiskers = [[own_interval(results, cell.rows) if table.tested else None for _, cell in cells] for cells in columns]
     everything = [cell for cells in columns for _, cell in cells]
@@ -98,7 +103,7 @@ def interval_panels(results: Results, table: Comparison) -> list[Panel]:
 
     step = 5 if high - low <= 30 else 10 if high - low <= 60 else 20
     ticks = tuple((x(value), str(value)) for value in range(math.ceil(low / step) * step, int(high) + 1, step))
-    # with several repeats the dot is their mean, and the chosen folds are strokes like the others
+    # with several repeats the dot is their mean, and the selected folds are strokes like the others
     others: dict[tuple[str, tuple[str, ...], str], list[float]] = {}
     for row in results.rows:
         dice = shown_dice(row, table.tested)
@@ -143,17 +148,17 @@ def interval_panels(results: Results, table: Comparison) -> list[Panel]:
 
 
 def _kind(row: Row) -> tuple[str, tuple[str, ...], str]:
-    """Return what rows of several folds and repeats have in common."""
+    """Return what the rows of one method's folds and repeats have in common."""
     return row.method, () if row.kind.grows else row.route, row.target
 
 
 def _named(table: Comparison, column: int) -> list[tuple[str, Cell]]:
-    """Return the cells of a target that have a figure, by name."""
+    """Return the cells of a target that have a Dice, with their names."""
     found = []
     for line in table.with_headline:
         cell = line.cells[column]
         if cell is not None and cell.dice is not None:
-            # a route that grew otherwise in another repeat has no one name
+            # a growing route that differs between repeats has no single name
             alike = len({row.route for row in cell.rows}) == 1
             name = full_name(cell.row) if alike else cell.row.kind.name((), cell.row.target)
             name = CHOSEN if line is table.headline else name

@@ -1,4 +1,4 @@
-"""Networks compared: encoders by architectures, as the paper's Table II has them."""
+"""The comparison of networks: encoders by architectures, as in the paper's Table II."""
 
 from __future__ import annotations
 
@@ -12,18 +12,26 @@ from server.results.schema import Results, Spread
 
 @dataclass(frozen=True)
 class NetworkCell:
+    """One network's validation Dice, in per cent."""
+
     mean: float
+    """The mean over all folds and repeats."""
     std: float | None
-    """Over all folds and repeats; None where there is but one."""
+    """The standard deviation over all folds and repeats; None where there is only one."""
     runs: int
+    """How many folds and repeats there are."""
     paper: tuple[float, float] | None
+    """The paper's mean and standard deviation, per cent."""
     best: bool
+    """Whether this is the best network of the table."""
     place: float
-    """Where the mean stands between the table's lowest (0) and highest (1)."""
+    """The position of the mean between the table's lowest (0) and highest (1)."""
 
 
 @dataclass(frozen=True)
 class NetworkLine:
+    """The networks with one encoder."""
+
     encoder: str
     cells: tuple[NetworkCell | None, ...]
 
@@ -37,18 +45,20 @@ class Networks:
     architectures: tuple[str, ...]
     lines: tuple[NetworkLine, ...]
     paper: bool
+    """Whether the paper's values stand beside."""
     best: str
     """The network with the best mean, as results.json names it."""
 
     @property
     def cells(self) -> list[NetworkCell]:
+        """All cells, line by line."""
         return [cell for line in self.lines for cell in line.cells if cell]
 
 
 def networks(results: Results) -> list[Networks]:
-    """Return a table a target, of validation Dice, where there are several networks.
+    """Return a table of validation Dice for each target; none for a study of one network.
 
-    By the target alone, where that was run; else by the first method that was.
+    The method is the target alone if the study has it, else the study's first method.
     """
     if len(results.models) < 2:
         return []
@@ -66,7 +76,7 @@ def networks(results: Results) -> list[Networks]:
 
 
 def best_network(results: Results) -> str:
-    """Return the network with the best validation Dice, in the mean over the targets; the first among equals."""
+    """Return the network with the best validation Dice in the mean over the targets, the first one among equals."""
     found: dict[str, list[float]] = {model: [] for model in results.models}
     for table in networks(results):
         for line in table.lines:
@@ -107,4 +117,5 @@ def _table(entries: dict[str, Spread], target: str, method: str, paper: bool) ->
 
 
 def _place(name: str, order: tuple[str, ...]) -> tuple[int, str]:
+    """Return the sort key of an architecture or encoder: the paper's order first, then by name."""
     return (order.index(name) if name in order else len(order)), encoder_name(name)

@@ -9,7 +9,7 @@ from server.results.schema import Results
 
 
 def test_patients(results: Results) -> dict[str, int]:
-    """Held-out patients by target, where known: as the sites say, else as the rows count them."""
+    """Return the number of test patients of each target: as its site says, else as its rows count them."""
     said = {site.name: site.test_patients for site in results.sites if site.test_patients is not None}
     counted = {
         target: max((row.patients or 0 for row in results.rows if row.target == target), default=0)
@@ -19,7 +19,7 @@ def test_patients(results: Results) -> dict[str, int]:
 
 
 def epochs_of(results: Results) -> int | None:
-    """Epochs of a stage, as the study says, else as the longest stage has."""
+    """Return the epochs of a stage: as the study says, else those of the longest stage."""
     training = results.study.get("training")
     said = training.get("epochs") if isinstance(training, dict) else None
     if isinstance(said, int):
@@ -28,7 +28,7 @@ def epochs_of(results: Results) -> int | None:
 
 
 def _facts(results: Results) -> str:
-    """ "2 + 2 + 2 test patients, 5 epochs a stage"."""
+    """Return the facts of a study: "2 + 2 + 2 test patients, 5 epochs a stage"."""
     patients, repeats = test_patients(results), len(results.seeds)
     facts = [
         f"{' + '.join(str(number) for number in patients.values())} test patients"
@@ -47,7 +47,7 @@ def _facts(results: Results) -> str:
 
 
 def opening(results: Results) -> str:
-    """Return what the figures are, in two or three sentences."""
+    """Return what the results are based on, in two or three sentences."""
     places = len(site_names(results))
     if results.synthetic:
         what = "A synthetic hospital" if places == 1 else "Synthetic hospitals"
@@ -85,12 +85,12 @@ def opening(results: Results) -> str:
 
 
 def synthetic_sentence(results: Results) -> str:
-    """Said under figures of patients that there are not."""
+    """Return the warning under results of synthetic patients; empty for real ones."""
     return " The patients are synthetic: nothing here is evidence about real ones." if results.synthetic else ""
 
 
 def held_out(results: Results) -> str:
-    """ "6 test patients at A, 6 at B and 4 at C"."""
+    """Return the test patients by target: "6 test patients at A, 6 at B and 4 at C"."""
     patients = test_patients(results)
     parts = [
         f"{count(number, 'test patient') if index == 0 else number} at {target}"

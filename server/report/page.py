@@ -1,4 +1,4 @@
-"""The page: one self-contained `report.html`, made from what a result folder says and from nothing else."""
+"""The page: one self-contained `report.html`, made only from the content of a result folder."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from server.results.schema import Results, Row, read_results
 
 @dataclass(frozen=True)
 class SiteTraffic:
-    """What one site's messages carried, in bytes."""
+    """The traffic of one site, in bytes."""
 
     site: str
     sent: int
@@ -37,6 +37,7 @@ class SiteTraffic:
 
 
 def _traffic(results: Results, run: RunRecord | None) -> list[SiteTraffic]:
+    """Return the traffic of all sites."""
     if run is None:
         return []
     names = dict.fromkeys((*site_names(results), *run.bytes_sent, *run.bytes_received))
@@ -48,7 +49,7 @@ def _traffic(results: Results, run: RunRecord | None) -> list[SiteTraffic]:
 
 
 def _every_row(views: list[NetworkView], results: Results) -> list[Row]:
-    """All folds, network by network in the table's order of methods."""
+    """Return the rows of all folds, network by network, in the table's order of methods."""
     order: dict[tuple[str, str, tuple[str, ...], str], int] = {}
     for view in views:
         for cell in view.table.cells:
@@ -64,18 +65,18 @@ def _every_row(views: list[NetworkView], results: Results) -> list[Row]:
 
 
 def _views(results: Results) -> tuple[list[NetworkView], list[NetworkView]]:
-    """Return what the page shows in full, and the networks that validation did not choose."""
+    """Return the networks that the page shows in full, and the networks that validation did not select."""
     if len(results.models) < 2:
         return [NetworkView(results)], []
     if len({row.method for row in results.rows}) < 2:
-        return [], []  # the table of networks says it all
+        return [], []  # the table of networks shows everything
     best = best_network(results)
     others = [NetworkView(results.of_model(name), name, main=False) for name in results.models if name != best]
     return [NetworkView(results.of_model(best), best)], others
 
 
 def _contents(results: Results, view: NetworkView | None, *, several: bool, others: bool) -> Iterator[tuple[str, str]]:
-    """Yield the page's sections: the name of each one's file, and what the table of contents calls it."""
+    """Yield the page's sections: the name of the template's file, and the entry in the table of contents."""
     if view and view.in_short:
         yield "short", "In short"
     if results.parked:
@@ -104,10 +105,16 @@ def _contents(results: Results, view: NetworkView | None, *, several: bool, othe
 
 
 def render(results: Results, run: RunRecord | None, study_toml: str) -> str:
-    """Return the page's HTML. The same input gives the same text."""
+    """Return the page's HTML; equal input gives equal HTML.
+
+    Args:
+        results: the study's results.
+        run: how the study ran, if that is known.
+        study_toml: the text of study.toml.
+    """
     views, others = _views(results)
     view = views[0] if views else None
-    # everything printed is escaped: names of sites and studies come from files that others wrote
+    # all text is escaped: names of sites and studies come from files that others wrote
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -169,7 +176,7 @@ def write_report(folder: Path) -> Path:
     try:
         text = render(results, read_run(folder), toml.read_text(encoding="utf-8") if toml.is_file() else "")
         draft.write_text(text, encoding="utf-8")
-        os.replace(draft, page)  # a full disk leaves the page of before
+        os.replace(draft, page)  # a full disk leaves the earlier page
     except OSError as error:
         draft.unlink(missing_ok=True)
         raise RelayError(

@@ -1,7 +1,7 @@
-"""The paper's own figures, to be set beside a study's.
+"""The paper's own results, to be shown beside a study's.
 
-L. Touijer, M. Santacesaria, F. Odone, V. P. Pastore, In Domain Transfer Learning for Prostate MRI Segmentation,
-Tables II and III. Site A is NCI-ISBI 2013's Prostate-3T, B its PROSTATE-DIAGNOSIS, C the 3 T patients of I2CVB.
+L. Touijer, M. Santacesaria, F. Odone, V. P. Pastore, In Domain Transfer Learning for Prostate MRI Segmentation, Tables
+II and III. Site A is NCI-ISBI 2013's Prostate-3T, B its PROSTATE-DIAGNOSIS, C the 3 T patients of I2CVB.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ _VALIDATION = (
     ((87.29, 1.03), (87.81, 0.87), (88.17, 0.79), (89.04, 0.13)),
     ((87.14, 0.97), (86.22, 2.99), (85.26, 0.43), (88.93, 1.24)),
 )
+"""Table II: a line an encoder, a column an architecture; see `TABLE_2`."""
 TABLE_2: Mapping[tuple[str, str], tuple[float, float]] = {
     (encoder, architecture): value
     for encoder, line in zip(ENCODERS, _VALIDATION, strict=True)
@@ -45,56 +46,64 @@ TABLE_3: Mapping[tuple[tuple[str, ...], str], tuple[float, float]] = {
     (("A", "B"), "C"): (89.36, 81.92), (("B", "A"), "C"): (89.94, 82.44),
     ((POOLED,), "A"): (91.13, 84.83), ((POOLED,), "B"): (90.83, 84.07), ((POOLED,), "C"): (87.68, 80.48),
 }  # fmt: skip
-"""By sources and target: test Dice and IoU, per cent, of the fold that did best in validation. No source: the
+"""By sources and target: test Dice and IoU, per cent, of the fold that was best in validation. Without a source: the
 target alone."""
 _LINES: tuple[tuple[str, ...], ...] = (
     ("A",), ("B",), ("C",), ("B", "C"), ("C", "B"), ("A", "C"), ("C", "A"), ("A", "B"), ("B", "A"), (POOLED,),
 )  # fmt: skip
-"""The rows of Table III: a row A at target A is A alone."""
+"""The rows of Table III; the row A at the target A is A alone."""
 
 
 @dataclass(frozen=True)
 class Beside:
-    """One of the paper's cells and ours."""
+    """One cell of the paper and ours."""
 
     paper: tuple[float, float]
+    """The paper's Dice and IoU, per cent."""
     ours: Cell | None
 
 
 @dataclass(frozen=True)
 class PaperLine:
+    """A line of the table."""
+
     label: str
     cells: tuple[Beside | None, ...]
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """How often one kind of row lies above another, in the paper and here."""
+    """How often one kind of row lies above another, in the paper and in this study."""
 
     what: str
+    """The comparison, in words."""
     paper: tuple[int, int]
+    """Pairs in which the first kind is above, and all pairs, in the paper."""
     ours: tuple[int, int]
+    """Pairs in which the first kind is above, and all pairs, in this study."""
 
 
 @dataclass(frozen=True)
 class Table3:
+    """The paper's Table III beside this study's results."""
+
     targets: tuple[str, ...]
     lines: tuple[PaperLine, ...]
     orders: tuple[Ranking, ...]
 
 
 def paper_of(results: Results) -> str:
-    """ "table-2", "table-3", or nothing where the study is not one of the paper's."""
+    """Return the table of the paper that the study repeats: "table-2", "table-3", or an empty text for none."""
     return str(results.study.get("paper") or "")
 
 
 def _sources(cell: Cell) -> tuple[str, ...] | None:
-    """As the keys of `TABLE_3` have it; None for a method that the paper has not."""
+    """Return a cell's sources as the keys of `TABLE_3` have them; None for a method that the paper lacks."""
     return sources(cell.row) if cell.row.kind.in_paper else None
 
 
 def table_3(results: Results, table: Comparison) -> Table3 | None:
-    """Our figures beside those of Table III; None where the study does not say that it is the paper's."""
+    """Return our results beside those of Table III; None unless the study repeats that table."""
     if paper_of(results) != "table-3":
         return None
     ours = {(way, cell.row.target): cell for cell in table.cells if (way := _sources(cell)) is not None}
@@ -114,8 +123,10 @@ def _orders(
     ours: Mapping[tuple[tuple[str, ...], str], float],
     columns: tuple[str, ...],
 ) -> tuple[Ranking, ...]:
+    """Return how often each kind of row lies above another."""
+
     def above(found: Mapping[tuple[tuple[str, ...], str], float], one: str, other: str) -> tuple[int, int]:
-        """Of all pairs at one target, in how many the first kind is above the second."""
+        """Return the pairs at one target in which the first kind is above the second, and all such pairs."""
         pairs = [
             (value, found[key])
             for (way, target), value in found.items()
@@ -137,6 +148,7 @@ def _orders(
 
 
 def _kind(way: tuple[str, ...]) -> str:
+    """Return the kind of a row: its number of hops, "alone" or "all"."""
     if way == (POOLED,):
         return "all"
     return ("alone", "one", "two")[len(way)] if len(way) < 3 else "more"

@@ -1,4 +1,4 @@
-"""What the figures do and do not show: a sentence or two under each table and picture, from the results at hand."""
+"""Remarks: what the results do and do not show, a sentence or two under each table and chart."""
 
 from __future__ import annotations
 
@@ -16,27 +16,29 @@ from server.report.wording import small
 from server.results.schema import Results
 
 COVERAGE = {6: 89, 30: 92}
-"""Per cent of 95 % intervals that hold the true mean of lognormally distributed values, by their number; simulated, and
-simulated again in the tests."""
+"""By number of patients, the per cent of 95 % intervals that contain the true mean of lognormally distributed values;
+from a simulation, which the tests repeat."""
 
 
 def _setting(results: Results, part: str, name: str) -> Any:
+    """Return a setting of the study, or None."""
     settings = results.study.get(part)
     return settings.get(name) if isinstance(settings, dict) else None
 
 
 def _runs(results: Results) -> str:
-    """ "5 folds", "5 folds in each of 3 repeats"."""
+    """Return the folds and repeats of the study: "5 folds", "5 folds in each of 3 repeats"."""
     folds, repeats = results.folds, len(results.seeds)
     return count(folds, "fold") if repeats == 1 else f"{count(folds, 'fold')} in each of {repeats} repeats"
 
 
 def _first(results: Results) -> str:
+    """Return the note that only the first repeat is drawn, where there are several."""
     return " The first repeat is drawn." if len(results.seeds) > 1 else ""
 
 
 def _chosen_by(results: Results) -> str:
-    """Return what validation patients chose, so that their own figures flatter it."""
+    """Return the note on what validation patients selected, so that their own scores are too high."""
     chosen = ["the fold"] if results.folds > 1 else []
     if _setting(results, "training", "keep") != "last":
         chosen.append("the epoch kept")
@@ -46,6 +48,7 @@ def _chosen_by(results: Results) -> str:
 
 
 def of_comparison(results: Results, table: Comparison) -> str:
+    """Return the remark under the comparison."""
     one_fold = table.folds < 2
     if not table.tested:
         return (
@@ -70,6 +73,7 @@ def of_comparison(results: Results, table: Comparison) -> str:
 
 
 def of_spread(results: Results) -> str:
+    """Return the remark under the spread over folds and repeats."""
     what = "test" if results.tested else "validation"
     same = (
         " All folds of a split are tested on the same patients: ± is how far training on other patients moves a figure,"
@@ -81,6 +85,7 @@ def of_spread(results: Results) -> str:
 
 
 def of_networks(results: Results, table: Networks) -> str:
+    """Return the remark under a table of networks."""
     runs = max(cell.runs for cell in table.cells)
     cells = sorted(table.cells, key=lambda cell: -cell.mean)
     close = sum(cells[0].mean - cell.mean < (cells[0].std or 0.0) for cell in cells[1:])
@@ -108,6 +113,7 @@ def of_networks(results: Results, table: Networks) -> str:
 
 
 def of_paper(results: Results, table: Table3) -> str:
+    """Return the remark under the paper's Table III."""
     text = "The paper tests on one split, 20 % of 30, 30 and 19 patients, and does not name them."
     if results.synthetic:
         return (
@@ -122,6 +128,7 @@ def of_paper(results: Results, table: Table3) -> str:
 
 
 def of_contrasts(results: Results, family: Family) -> str:
+    """Return the remark under the contrasts."""
     number = len(family.contrasts)
     behind = {contrast.together.patients for contrast in family.contrasts}
     patients, most = min(behind, default=0), max(behind, default=0)
@@ -161,6 +168,7 @@ def of_contrasts(results: Results, family: Family) -> str:
 
 
 def of_intervals(results: Results, table: Comparison) -> str:
+    """Return the remark under the intervals."""
     if not table.tested:
         return "No interval is drawn: these patients chose fold and epoch." + synthetic_sentence(results)
     if not any(row.ci95 for row in results.rows):
@@ -178,6 +186,7 @@ def of_intervals(results: Results, table: Comparison) -> str:
 
 
 def of_budget(results: Results) -> str:
+    """Return the remark under the table of costs."""
     parts = [f"all {_runs(results)}"] if results.folds > 1 or len(results.seeds) > 1 else []
     if len(results.models) > 1:
         parts.append(f"{len(results.models)} networks")
@@ -194,6 +203,7 @@ def of_budget(results: Results) -> str:
 
 
 def of_budget_curves(results: Results) -> str:
+    """Return the remark under the charts of Dice against cost."""
     mixed = any(stage.kind == "average" for stage in results.stages)
     text = (
         "Best validation Dice so far, in the chosen fold, at what had been spent by then; a route's line begins when it"
@@ -208,6 +218,7 @@ def of_budget_curves(results: Results) -> str:
 
 
 def of_maps(results: Results) -> str:
+    """Return the remark under the route maps."""
     what = "test patients" if results.tested else "validation patients"
     chance = (
         "a gain or loss of less than the intervals above may be chance"
@@ -218,6 +229,7 @@ def of_maps(results: Results) -> str:
 
 
 def of_growth(results: Results, found: list[Growth]) -> str:
+    """Return the remark under the table of routes that grew."""
     taken, of_all = sum(one.trainings for one in found), sum(one.of_all for one in found)
     return (
         f"{taken} trainings in place of {of_all}. A route that grows sees only the best source of each hop: a better"
@@ -226,6 +238,7 @@ def of_growth(results: Results, found: list[Growth]) -> str:
 
 
 def of_forgetting(results: Results) -> str:
+    """Return the remark under the tables of forgetting."""
     luck = (
         " Along a route without repetition a model is handed on from the fold that did best at its site, so that a"
         " change also holds the luck of that fold."
@@ -239,6 +252,7 @@ def of_forgetting(results: Results) -> str:
 
 
 def of_curves(results: Results) -> str:
+    """Return the remark under the learning curves."""
     kept = _setting(results, "training", "keep")
     chose = " These patients chose the epoch kept." if kept != "last" else ""
     return (
@@ -248,6 +262,7 @@ def of_curves(results: Results) -> str:
 
 
 def of_wire(results: Results) -> str:
+    """Return the remark under the table of traffic."""
     return (
         "Bytes of weights, over all runs of this folder: what was sent again after a failure is in them; the numbers"
         " that travel beside the weights, and what the transport adds, are not."
@@ -255,6 +270,7 @@ def of_wire(results: Results) -> str:
 
 
 def of_hospitals(results: Results) -> str:
+    """Return the remark under the table of hospitals."""
     left_out = sum(site.left_out for site in results.sites)
     split = (
         f"The split is that of the first of {len(results.seeds)} repeats." if len(results.seeds) > 1 else "One split."
@@ -268,12 +284,14 @@ def of_hospitals(results: Results) -> str:
 
 
 def of_choices(results: Results) -> str:
+    """Return the remark under the open choices."""
     return "Every figure of this page depends on these choices, and another choice was not tried" + (
         " except where a row lists several." if _setting(results, "methods", "federated") else "."
     )
 
 
 def of_folds(results: Results) -> str:
+    """Return the remark under the table of every fold."""
     if not results.tested:
         return "Validation figures of every fold; no test patient was looked at." + synthetic_sentence(results)
     without = sum(

@@ -1,4 +1,4 @@
-"""The route map: each route as a path of stops, with the Dice that every hop gained or lost."""
+"""The route maps: each route as a path of stops, with the Dice that every hop gained or lost."""
 
 from __future__ import annotations
 
@@ -13,31 +13,38 @@ STRIP, EDGE, TOP = 78.0, 40.0, 8.0
 
 @dataclass(frozen=True)
 class Stop:
+    """One stop of a route."""
+
     x: float
     site: str
     dice: str
     gain: str
-    """Against that site's training alone; empty at a route's first site, which is that training."""
+    """Dice points against the site's training alone; empty at a route's first site, whose model is that training."""
     sign: str
-    """"gain", "loss" or "even": how the hop into this stop is drawn."""
+    """The style of the hop that leads to this stop: "gain", "loss" or "even"."""
     half: float
-    """Half the width of its box."""
+    """Half the width of the stop's box."""
 
 
 @dataclass(frozen=True)
 class RouteStrip:
+    """One route."""
+
     y: float
     start: float
     stops: tuple[Stop, ...]
     name: str
     shorter: str
-    """Against the same route without its first hop; empty where there is none."""
+    """Dice points against the same route without its first hop; empty where there is no such route."""
     shorter_name: str
+    """The same route without its first hop."""
     headline: bool
 
 
 @dataclass(frozen=True)
 class Map:
+    """The routes of one target."""
+
     target: str
     width: float
     height: float
@@ -45,13 +52,14 @@ class Map:
 
 
 def _is_stage(row: Row, route: tuple[str, ...]) -> bool:
+    """Return whether a row's model is the one at the end of a route, or the target alone for a route of one site."""
     if row.target != route[-1]:
         return False
     return row.kind.baseline if len(route) == 1 else row.kind.routed and row.route == route
 
 
 class _Found:
-    """Finds the Dice of the model at a stop of a route."""
+    """Looks up the Dice of the model at a stop of a route."""
 
     def __init__(self, results: Results, tested: bool) -> None:
         self._tested = tested
@@ -61,14 +69,14 @@ class _Found:
         self._hops = {(entry.route, entry.target): entry.after for entry in results.forgetting if entry.seed == first}
 
     def at(self, route: tuple[str, ...], stage: str | None = None) -> float | None:
-        """Return that of this very stage where it is known, else of the chosen row of that route."""
+        """Return the Dice at the end of a route: of a given stage if it is known, else of the selected row."""
         found = [row for row in self._rows if _is_stage(row, route)]
         exact = [row for row in found if stage is not None and row.stage == stage]
         row = next(iter(exact or [row for row in found if row.selected]), None)
         return shown_dice(row, self._tested) if row else None
 
     def along(self, row: Row) -> list[float | None]:
-        """Return the Dice at every stop of a route; of the model that was handed on, not of another fold's."""
+        """Return the Dice at every stop of a route, of the very models that were handed on."""
         hops = self._hops.get((row.route, row.target))
         if hops and self._tested:
             return [hop.dice.get(hop.site) for hop in hops]
@@ -81,6 +89,7 @@ class _Found:
 
 
 def _difference(value: float | None, other: float | None) -> float | None:
+    """Return a difference, or None if a value is missing."""
     return None if value is None or other is None else value - other
 
 
@@ -95,12 +104,15 @@ def _half(site: str) -> float:
 
 
 def route_maps(results: Results, table: Comparison) -> list[Map]:
-    """Return a map a target, of the first repeat: training alone, then every chosen route, right-aligned at the target."""
+    """Return a map for each target, of the first repeat.
+
+    A map has the target's training alone and then every selected route, right-aligned at the target.
+    """
     found = _Found(results, table.tested)
     maps = []
     for column, target in enumerate(table.targets):
         cells = [cell.row for _, cell in table.column(column)]
-        # Laps, which pass the same stops again and again, show better in the tables of what is forgotten.
+        # Laps, which pass the same stops again and again, are easier to read in the tables of forgetting.
         routed = [row for row in cells if row.kind.baseline or (row.kind.routed and row.route)]
         if all(row.kind.baseline for row in routed):
             continue

@@ -1,4 +1,4 @@
-"""What `run.json` says of how a study ran. Keys that the report does not show are passed over."""
+"""The content of `run.json`, how a study ran; keys that the report does not show are ignored."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from server.results.schema import Value, read_file
 
 
 class RunRecord(Value):
-    """How a study ran. Bytes as the coordinator counts them: sent to a site, received from it."""
+    """How a study ran. The coordinator counts bytes: sent to a site, received from a site."""
 
     machine: str = ""
     started: str = ""
@@ -22,10 +22,10 @@ class RunRecord(Value):
 
 
 def read_run(folder: Path) -> RunRecord | None:
-    """Read how the study ran; None where nothing says so.
+    """Read how the study in a result folder ran; None if there is no run.json.
 
     Raises:
-        RelayError: there is a run.json that cannot be read.
+        RelayError: run.json cannot be read.
     """
     path = folder / "run.json"
     return read_file(path, RunRecord) if path.is_file() else None

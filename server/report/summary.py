@@ -1,4 +1,4 @@
-"""In short: what validation chose at each target, and how that lies against the other methods."""
+"""The summary: what validation selected at each target, and how it compares with the other methods."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from server.results.schema import Results
 
 
 def in_short(results: Results, table: Comparison, family: Family) -> list[str]:
-    """Return a sentence on all targets together, and one a target."""
+    """Return sentences on all targets together, and a sentence for each target."""
     return [*_together(family), *_by_target(results, table)]
 
 
 def _together(family: Family) -> list[str]:
-    """Above which methods the chosen routes lie, and above which they do not: all of them, not a selection."""
+    """Return which methods the selected routes lie above, and which not: all of the methods, not a selection."""
     if not family.contrasts:
         return []
     places = [target for target, _ in max((contrast.at for contrast in family.contrasts), key=len)]
@@ -29,12 +29,13 @@ def _together(family: Family) -> list[str]:
 
 
 def _above(contrast: Contrast) -> bool:
+    """Return whether the selected routes lie above an opponent."""
     gap = contrast.together.difference or 0.0
     return gap > 0 and signed(gap) != "±0.0"
 
 
 def _gap(contrast: Contrast, places: list[str]) -> str:
-    """ "target alone (+1.2, +0.4 to +2.0, p = 0.012)"."""
+    """Return a contrast in words: "target alone (+1.2, +0.4 to +2.0, p = 0.012)"."""
     whole = contrast.together
     known = []
     if whole.ci95:
@@ -51,8 +52,9 @@ def _gap(contrast: Contrast, places: list[str]) -> str:
 
 
 def _by_target(results: Results, table: Comparison) -> list[str]:
+    """Return a sentence for each target, with the selected route and the other methods."""
     what = "test" if table.tested else "validation"
-    # another fold has other validation patients
+    # folds differ in their validation patients
     beside = "On the same patients" if table.tested or table.folds < 2 else "The others, each in its chosen fold"
     sentences = []
     for column, target in enumerate(table.targets):

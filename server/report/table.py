@@ -1,4 +1,4 @@
-"""The comparison as a table: a row a method, a column a target, in the order of the paper's Table III."""
+"""The comparison as a table: a line a method, a column a target, in the order of the paper's Table III."""
 
 from __future__ import annotations
 
@@ -24,59 +24,61 @@ class Cell:
     rows: tuple[Row, ...]
     """The selected row of each repeat, in the order of repeats."""
     repeats: int
-    """As many as the study has; where there are fewer rows, some repeats could not be finished."""
+    """The repeats of the study; where there are fewer rows, some repeats could not be finished."""
     absent: tuple[str, ...] = ()
-    """Sites that should have taken part and did not."""
+    """Sites that should have trained and were away."""
     spread: Spread | None = None
     tested: bool = True
-    """Whether the figures are those of test patients, or of validation patients."""
+    """Whether scores are those of test patients; otherwise they are those of validation patients."""
     patients: int | None = None
-    """Those behind the figures of each repeat; None where it is not known, or not one number."""
+    """Patients behind the scores of each repeat; None where the number is unknown or differs between repeats."""
 
     @property
     def row(self) -> Row:
-        """That of the first repeat."""
+        """The row of the first repeat."""
         return self.rows[0]
 
     @property
     def dices(self) -> list[float]:
-        """One a repeat."""
+        """The Dice of each repeat, in per cent."""
         return [value for row in self.rows if (value := shown_dice(row, self.tested)) is not None]
 
     @property
     def dice(self) -> float | None:
-        """The mean over the repeats."""
+        """The mean Dice over the repeats, in per cent."""
         return statistics.fmean(self.dices) if self.dices else None
 
     @property
     def iou(self) -> float | None:
+        """The mean IoU over the repeats, in per cent."""
         found = [row.iou if self.tested else row.validation_iou for row in self.rows]
         known = [value for value in found if value is not None]
         return statistics.fmean(known) if known else None
 
     @property
     def headlines(self) -> int:
-        """In how many repeats validation chose this route."""
+        """The number of repeats in which validation selected this route."""
         return sum(row.headline for row in self.rows)
 
     @property
     def figures(self) -> str:
-        """ "91.4 / 84.9", or over several repeats "91.4 ± 0.8 / 84.9"."""
+        """Dice and IoU, as "91.4 / 84.9" or over several repeats "91.4 ± 0.8 / 84.9"."""
         return f"{figure(self.dice)}{deviation(self.dices)} / {figure(self.iou)}"
 
     @property
     def marks(self) -> str:
+        """The marks for a headline and for absent sites; `notes` explains them."""
         share = f" {self.headlines}/{self.repeats}" if self.repeats > 1 else ""
         return (f"{HEADLINE_MARK}{share}" if self.headlines else "") + (ABSENT_MARK if self.absent else "")
 
     @property
     def finished(self) -> str:
-        """ "2 of 3 repeats" where some are missing."""
+        """How many repeats were finished, as "2 of 3 repeats"; empty where all were."""
         return "" if len(self.rows) == self.repeats else f"{len(self.rows)} of {count(self.repeats, 'repeat')}"
 
     @property
     def over_all(self) -> str:
-        """ "90.2 ± 1.5", over all folds and repeats; empty where there is but one."""
+        """Mean and deviation over all folds and repeats, as "90.2 ± 1.5"; empty where there is only one."""
         if self.spread is None or self.spread.runs < 2:
             return ""
         name = "dice" if self.tested else "validation_dice"
@@ -85,24 +87,24 @@ class Cell:
 
 
 def shown_dice(row: Row, tested: bool) -> float | None:
-    """Return the Dice that the study compares by: on test patients, or on validation patients where it looks at no others."""
+    """Return the Dice that the study compares by: on test patients, or on validation patients if `tested` is False."""
     return row.dice if tested else row.validation_dice
 
 
 def deviation(values: Sequence[float]) -> str:
-    """ " ± 0.8"; nothing for a single value."""
+    """Return the standard deviation of some values, as " ± 0.8"; empty for a single value."""
     return f" ± {figure(statistics.stdev(values))}" if len(values) > 1 else ""
 
 
 @dataclass(frozen=True)
 class TableLine:
-    """A row of the table."""
+    """A line of the table."""
 
     label: str
     section: tuple[Section, int]
-    """The kind of method, and the hops of a route: lines of one section stand together."""
+    """The kind of method, and the hops of a route; lines of one section stand together."""
     cells: tuple[Cell | None, ...]
-    """A cell a target; None where the row does not apply."""
+    """A cell a target; None where the line does not apply."""
 
 
 @dataclass(frozen=True)
@@ -111,14 +113,16 @@ class Comparison:
 
     targets: tuple[str, ...]
     lines: tuple[TableLine, ...]
-    """A line a method; each route is one."""
+    """A line a method; each route has a line of its own."""
     repeats: int
     folds: int
     tested: bool
+    """Whether scores are those of test patients; otherwise they are those of validation patients."""
     patients: tuple[int | None, ...]
-    """Those behind the figures of each target; None where methods or repeats differ in it, or it is not known."""
+    """Patients behind the scores at each target; None where the number is unknown or differs between methods or
+    repeats."""
     headline: TableLine | None = None
-    """Of several repeats: whatever route validation chose in each."""
+    """With several repeats, the line of the route that validation selected in each repeat, whichever it is."""
 
     @property
     def cells(self) -> list[Cell]:
@@ -127,7 +131,7 @@ class Comparison:
 
     @property
     def with_headline(self) -> tuple[TableLine, ...]:
-        """All lines, that of the chosen routes before the routes."""
+        """All lines, with the line of the selected routes before the routes."""
         if self.headline is None:
             return self.lines
         before = sum(line.section < (Section.ROUTES, 0) for line in self.lines)
@@ -141,7 +145,7 @@ class Comparison:
                 yield line, cell
 
     def selected_at(self, index: int) -> Cell | None:
-        """Return what validation chose at a target, repeat by repeat."""
+        """Return the cell of the route that validation selected at a target, in each repeat."""
         line = self.headline
         if line is not None:
             return line.cells[index]
@@ -149,13 +153,13 @@ class Comparison:
 
 
 def _section(row: Row) -> tuple[Section, int]:
-    """Where a row stands: the kind of method, and the hops of a route that has a line of its own."""
+    """Return the section of a row: the kind of method, and the hops of a route with a line of its own."""
     hops = len(sources(row)) if row.kind.routed and row.kind.own_line else 0
     return row.kind.section, hops
 
 
 def absent(row: Row, sites: Sequence[str]) -> tuple[str, ...]:
-    """Return the sites that a row needs and that did not take part."""
+    """Return the sites that a row needs and that did not train for it."""
     if row.contributed is None or POOLED in row.contributed:
         return row.absent
     needed = sites if row.kind.everybody else row.route
@@ -164,10 +168,10 @@ def absent(row: Row, sites: Sequence[str]) -> tuple[str, ...]:
 
 
 def comparison(results: Results) -> Comparison:
-    """Return the table of the selected rows of each method and target, of one network.
+    """Return the table of the selected rows of each method and target, for one network.
 
     Raises:
-        RelayError: two selected rows of one repeat claim one cell.
+        RelayError: two selected rows of one repeat belong to one cell.
     """
     names, columns, repeats, tested = site_names(results), targets(results), len(results.seeds), results.tested
     order = {name: index for index, name in enumerate(names)}
@@ -176,7 +180,7 @@ def comparison(results: Results) -> Comparison:
     for row in results.rows:
         if not row.selected:
             continue
-        # the target stands in its column; what else tells lines apart is the way there
+        # the target is the column; lines differ in method and sources
         way = tuple(order.get(site, len(order)) for site in sources(row)) if row.kind.own_line else ()
         key = (_section(row), place_of(row.kind), way, row.kind.line_of(row.route, row.target))
         found = lines.setdefault(key, {}).setdefault(row.target, {})
@@ -220,7 +224,7 @@ def comparison(results: Results) -> Comparison:
 
 
 def _behind(results: Results, row: Row) -> int | None:
-    """How many patients stand behind a row's figures."""
+    """Return how many patients stand behind a row's scores, or None."""
     if results.tested:
         return row.patients
     site = next((site for site in results.sites if site.name == row.target), None)
@@ -230,24 +234,24 @@ def _behind(results: Results, row: Row) -> int | None:
 
 
 def _one(numbers: Sequence[int | None]) -> int | None:
-    """Return the number that all of these are."""
+    """Return the number that all numbers are equal to, or None."""
     return numbers[0] if len(set(numbers)) == 1 else None
 
 
 def _headline(results: Results, columns: tuple[str, ...]) -> TableLine | None:
-    """Of each target the rows that validation chose, one a repeat."""
+    """Return the line of the routes that validation selected, one a target and repeat; None where routes grow."""
     repeats, tested = len(results.seeds), results.tested
     cells = []
     for target in columns:
         rows = sorted((row for row in results.rows if row.headline and row.target == target), key=lambda row: row.seed)
         if any(row.kind.grows for row in rows):
-            return None  # it has a line of its own
+            return None  # a growing route has a line of its own already
         cells.append(Cell(tuple(rows), repeats, tested=tested) if rows else None)
     return TableLine("Route chosen by validation", (Section.ROUTES, 0), tuple(cells)) if any(cells) else None
 
 
 def notes(table: Comparison) -> list[str]:
-    """Return what the marks in a table mean; nothing for a mark that it does not bear."""
+    """Return what the marks in a table mean; a mark that the table does not have is not explained."""
     found = []
     if any(cell.headlines for cell in table.cells):
         what = "and in how many of the repeats" if table.repeats > 1 else ""

@@ -1,4 +1,4 @@
-"""The figures for a terminal, and as plain lines for a file or a pipe."""
+"""The tables for a terminal, and as plain lines for a file or a pipe."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from server.report.wording import ARCHITECTURES, encoder_name, figure, network_n
 from server.results.schema import Results
 
 NAMES = 12
-"""The columns that names of methods have at least; longer ones take several lines."""
+"""The least width of the column of names, in characters; longer names take several lines."""
 WIDTH = 100
-"""Of what is said beneath a table, in plain lines."""
+"""The width of the text beneath a table, in characters, in plain lines."""
 
 
 @dataclass(frozen=True)
 class TextCell:
-    """What stands in one place of a grid."""
+    """One cell of a table."""
 
     text: str
     strong: bool = False
@@ -36,7 +36,7 @@ class TextCell:
 
 @dataclass(frozen=True)
 class TextTable:
-    """A table with what is said above and beneath it."""
+    """A table with its title and the text beneath it."""
 
     title: str
     header: tuple[str, ...]
@@ -47,7 +47,7 @@ class TextTable:
 
 
 def caption(table: Comparison) -> str:
-    """Return what the figures of the comparison are."""
+    """Return what the numbers of the comparison are."""
     if not table.tested:
         return "Dice / IoU in per cent, slice means over validation patients (how many of them in brackets)."
     if table.repeats == 1:
@@ -59,7 +59,7 @@ def caption(table: Comparison) -> str:
 
 
 def grids(results: Results) -> Iterator[TextTable]:
-    """Yield the tables that a study's figures fill: networks, the comparison, its spread over folds."""
+    """Yield the tables of a study: networks, the comparison, and its spread over folds."""
     several = networks(results)
     yield from (_networks(results, table) for table in several)
     shown, name = results, ""
@@ -86,7 +86,7 @@ def _comparison(results: Results, table: Comparison, title: str) -> TextTable:
             behind = f" ({cell.patients})" if cell.patients is not None and table.repeats == 1 else ""
             marks = cell.marks if line is not table.headline else ""
             figures = cell.figures
-            if table.repeats > 1:  # three targets have to fit beside their names
+            if table.repeats > 1:  # three targets must fit beside the names
                 figures, marks = figures.replace(" ± ", "±"), marks.replace(" ", "")
             entries.append(TextCell(f"{figures}{behind} {marks}".rstrip(), strong=bool(cell.headlines)))
         rows.append(tuple(entries))
@@ -151,6 +151,7 @@ def _sections(table: Comparison) -> tuple[int, ...]:
 
 
 def _ends(sections: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+    """Return the rows that end a section."""
     return tuple(index for index, (one, other) in enumerate(itertools.pairwise(sections)) if one != other)
 
 

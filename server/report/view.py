@@ -1,4 +1,4 @@
-"""What the page shows of one network: its tables and pictures, worked out once."""
+"""The page's view of one network: its tables and charts, computed once."""
 
 from __future__ import annotations
 
@@ -19,88 +19,108 @@ from server.results.schema import Results
 
 @dataclass(frozen=True)
 class NetworkView:
+    """One network's tables and charts."""
+
     results: Results
-    """Of this network alone."""
+    """The results of this network alone."""
     name: str = ""
-    """The network, where there are several."""
+    """The network as results.json names it; empty if the study has only one."""
     main: bool = True
-    """Whether it is the one that validation chose."""
+    """Whether validation selected this network."""
 
     def id(self, name: str) -> Markup:
-        """Return the attribute that names a section; a page has each once."""
+        """Return the HTML attribute that names a section.
+
+        Only the main network has it, so that a page has each name once.
+        """
         return Markup(' id="{}"').format(name) if self.main else Markup("")
 
     def title(self, text: str) -> str:
+        """Return a section's title, with the network's name where there are several."""
         return f"{text}: {network_name(self.name)}" if self.name else text
 
     @cached_property
     def table(self) -> Comparison:
+        """The comparison."""
         return comparison(self.results)
 
     @cached_property
     def family(self) -> contrasts.Family:
+        """The contrasts with the selected routes."""
         return contrasts.family(self.results, self.table, testing=self.main)
 
     @cached_property
     def forest(self) -> Forest | None:
+        """The forest plot of the contrasts."""
         return forest(self.family)
 
     @property
     def no_interval(self) -> str:
+        """Why some contrasts have no interval."""
         return contrasts.why_no_interval(self.family)
 
     @cached_property
     def shades(self) -> list[list[str]]:
+        """The colours of the comparison's cells."""
         return shades(self.table)
 
     @property
     def notes(self) -> list[str]:
+        """The notes on the marks in the comparison."""
         return notes(self.table)
 
     @property
     def spread(self) -> bool:
-        """Whether figures over all folds stand in the table."""
+        """Whether the comparison has means over all folds."""
         return any(cell.over_all for cell in self.table.cells)
 
     @cached_property
     def in_short(self) -> list[str]:
+        """The sentences of the summary."""
         return in_short(self.results, self.table, self.family)
 
     @cached_property
     def paper(self) -> paper.Table3 | None:
+        """The paper's Table III beside these results."""
         return paper.table_3(self.results, self.table)
 
     @cached_property
     def intervals(self) -> list[intervals.Panel]:
+        """The dot plot of each target."""
         return intervals.interval_panels(self.results, self.table)
 
     @cached_property
     def budget(self) -> list[BudgetLine]:
+        """The table of costs."""
         return budget_lines(self.results, self.table)
 
     @cached_property
     def pictures(self) -> list[budget_curves.BudgetPicture]:
+        """The charts of Dice against cost of each target."""
         return budget_curves.budget_pictures(self.results, self.table)
 
     @cached_property
     def maps(self) -> list[routes.Map]:
+        """The route map of each target."""
         return routes.route_maps(self.results, self.table)
 
     @cached_property
     def growths(self) -> list[Growth]:
+        """The trainings of the routes that grew."""
         return growths(self.results)
 
     @cached_property
     def matrices(self) -> list[forgetting.Matrix]:
+        """The tables of forgetting."""
         return forgetting.matrices(self.results)
 
 
 def shades(table: Comparison) -> list[list[str]]:
-    """Return a colour a cell of the comparison; empty where there is nothing to colour."""
+    """Return a colour for each cell of the comparison; an empty text for a cell without a Dice."""
     columns = []
     for column in range(len(table.targets)):
         cells = [line.cells[column] for line in table.with_headline]
-        # a model that never saw the target may score far lower, and would leave one colour for all others
+        # models that never saw the target may score far lower, and would leave one colour for all others
         counted = [cell.dice for cell in cells if cell and cell.row.kind.adapted]
         values = [dice for dice in counted if dice is not None]
         low, high = min(values, default=0.0), max(values, default=0.0)

@@ -1,4 +1,4 @@
-"""The report's words: names of methods, figures in text, and the sentences that open table and page."""
+"""The report's wording: names of methods and networks, and numbers in text."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from common.plan.methods.method import sources as sources_of
 from server.results.schema import Results, Row
 
 ARCHITECTURES = {"Unet": "UNet", "UnetPlusPlus": "UNet++", "MAnet": "MANet", "DeepLabV3": "DeepLabV3"}
-"""As the paper writes them, in the order of its columns."""
+"""Names of the architectures as the paper writes them, in the order of its columns."""
 
 
 def sources(row: Row) -> tuple[str, ...]:
-    """Return the sites a model came through before its target."""
+    """Return the sites that a row's model passed before its target."""
     return sources_of(row.route, row.target)
 
 
 def full_name(row: Row) -> str:
-    """Return a method at its target: "B → C → A", "A alone", "FedAvg, then A"."""
+    """Return the name of a row: "B → C → A", "A alone", "FedAvg, then A"."""
     return row.kind.name(row.route, row.target)
 
 
 def figure(value: float | None, digits: int = 1) -> str:
-    """Return a number, or a dash."""
+    """Return a number with decimals, or a dash for None."""
     return "–" if value is None else f"{value:.{digits}f}"
 
 
 def signed(value: float | None, digits: int = 1) -> str:
-    """Return a difference with its sign, or a dash."""
+    """Return a difference with its sign, or a dash for None."""
     if value is None:
         return "–"
     text = f"{abs(value):.{digits}f}"
@@ -36,7 +36,7 @@ def signed(value: float | None, digits: int = 1) -> str:
 
 
 def probability(value: float | None) -> str:
-    """ "0.031", "< 0.001", or a dash."""
+    """Return a p value in short: "0.031", "< 0.001", or a dash for None."""
     return "–" if value is None else "< 0.001" if value < 0.001 else f"{value:.2g}"
 
 
@@ -46,13 +46,13 @@ def small(value: float) -> str:
 
 
 def network_name(model: str) -> str:
-    """Return the network as the paper writes it: "UNet++, EfficientNetB3"."""
+    """Return a network's name as the paper writes it: "UNet++, EfficientNetB3"."""
     architecture, _, encoder = model.partition(" ")
     return ", ".join(part for part in (ARCHITECTURES.get(architecture, architecture), encoder_name(encoder)) if part)
 
 
 def encoder_name(encoder: str) -> str:
-    """ "EfficientNetB3" for efficientnet-b3, "ResNet18" for resnet18."""
+    """Return an encoder's name: "EfficientNetB3" for efficientnet-b3, "ResNet18" for resnet18."""
     for prefix, name in (("efficientnet-b", "EfficientNetB"), ("resnet", "ResNet"), ("mobilenet_v", "MobileNetV")):
         if encoder.startswith(prefix):
             return name + encoder.removeprefix(prefix)
@@ -67,7 +67,7 @@ def targets(results: Results) -> tuple[str, ...]:
 
 
 def site_names(results: Results) -> tuple[str, ...]:
-    """Return the hospitals in the study's order."""
+    """Return the names of the hospitals, in the study's order."""
     names = results.study.get("sites")
     if not isinstance(names, list | tuple) or not names:
         names = [site.name for site in results.sites]

@@ -1,0 +1,1 @@
+"""results.json: its schema, and how it is made from the ledger's records."""

@@ -1,4 +1,4 @@
-"""What the paper leaves open, and what this study chose: printed with every result."""
+"""Choices that the paper leaves open, and this study's settings for them; they are printed with every result."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ BATCH_NORM = {
     "precise": "its statistics are estimated anew from the training slices before weights are scored or leave a site",
     "running": "its statistics are averages over the training steps; after a short stage they lag behind the weights",
 }
+"""The remark on each setting of batch normalisation."""
 
 
 def open_choices(study: Study, plan: Plan) -> list[tuple[str, str, str]]:
-    """Return what, as chosen, and a remark."""
+    """Return for each open choice its subject, this study's setting, and a remark."""
     grid, training, split = study.preprocessing, study.training, study.split
     side = grid.pixels * grid.spacing_mm
     rounds = ", ".join(_rounds(plan))

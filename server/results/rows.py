@@ -1,4 +1,4 @@
-"""From the ledger's records to results.json: a row a method, route, target and fold."""
+"""Conversion of the ledger's records to results.json: one row a method, route, target and fold."""
 
 from __future__ import annotations
 
@@ -28,14 +28,15 @@ from server.scheduling.state import RunState
 
 
 def results_of(study: Study, runs: Sequence[RunState]) -> Results:
-    """Return everything that was found; the same for every undisturbed or resumed run.
+    """Return everything that a study found; undisturbed and resumed runs give the same results.
 
-    Dice and IoU are in per cent. Every row says who trained for it ("contributed"), and which sites it should have
-    had and did without ("absent"): such a row is no route's headline and in no mean. A row whose stages could not be
-    finished is not among the rows but under "parked", with the reason.
+    Dice and IoU are in per cent. Every row names the sites that trained for it ("contributed") and the sites that
+    should have trained and were away ("absent"): a row with absent sites is no headline and enters no mean. A row whose
+    stages could not be finished stands under "parked" instead, with the reason.
 
     Args:
-        runs: one a variant of the study, in their order.
+        study: the study as it was asked for.
+        runs: the run of each variant of the study, in their order.
     """
     parts = [_Part(run, number) for number, run in enumerate(runs)]
     rows = [row for part in parts for row in part.rows()]
@@ -62,14 +63,20 @@ def results_of(study: Study, runs: Sequence[RunState]) -> Results:
 
 
 def write_json(value: Any) -> bytes:
-    """JSON that is the same for the same value."""
+    """Return a value as JSON; equal values give equal bytes."""
     return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 class _Part:
-    """What one variant of the study found."""
+    """The findings of one variant of the study."""
 
     def __init__(self, run: RunState, number: int) -> None:
+        """Collect the finished rows, and select among them.
+
+        Args:
+            run: the run of the variant.
+            number: the variant's number, counted from 0.
+        """
         self.run, self.number = run, number
         self.weight_bytes = declared_bytes(run.study.model)
         model = run.study.model
@@ -89,7 +96,7 @@ class _Part:
         )
 
     def _choices_too(self) -> None:
-        """Add to a selected row the sites that any of its folds did without, for it was selected among them."""
+        """Add to each selected row the sites that any of its folds did without, since it was selected among them."""
         if not self.run.skipped:
             return
         for selected in self.selected:
@@ -97,6 +104,7 @@ class _Part:
             self.absent[selected] = tuple(sorted({site for row in folds for site in self.absent[row]}))
 
     def rows(self) -> Iterator[schema.Row]:
+        """Yield the finished rows."""
         for row in self.finished:
             yield self._row(row)
 
@@ -125,6 +133,7 @@ class _Part:
         )
 
     def _scores(self, test: StageRecord) -> dict[str, Any]:
+        """Return the test scores of a row, by field."""
         measured = test.surface_patients > 0
         return {
             **{score.key: _per_cent(getattr(test, score.key)) for score in OVERLAPS},
@@ -138,10 +147,11 @@ class _Part:
         }
 
     def cost(self, nodes: Iterable[Node]) -> Cost:
+        """Return the real cost of some nodes."""
         return cost_of(nodes, steps=lambda node: self.run.records[node].gradient_steps, weight_bytes=self.weight_bytes)
 
     def needed(self, method: str) -> list[Node]:
-        """Every finished stage that a method's rows need: all folds, rounds, routes and candidates."""
+        """Return every finished stage that a method's rows need: all folds, rounds, routes and candidates."""
         rows = [row for row in self.run.plan.rows if row.method == method]
         wanted: list[Node] = [node for row in rows for node in (row.test or row.model, row.validation)]
         if method == GROWING.key:
@@ -149,15 +159,16 @@ class _Part:
         return [node for node in all_behind(wanted) if self._is_done(node)]
 
     def everything(self) -> list[Node]:
+        """Return every finished stage."""
         return [node for node in self.run.plan.nodes if self._is_done(node)]
 
     def _is_done(self, node: Node) -> bool:
         return node in self.run.records and node not in self.run.skipped
 
     def forgetting(self) -> Iterator[schema.Forgetting]:
-        """Of every selected route: what every site's test patients have of the model, after every hop."""
+        """Yield, for every selected route, each site's test Dice of the model after every hop."""
         if not self.run.study.methods.forgetting:
-            return  # rows of other methods would fill some cells by chance
+            return  # otherwise rows of other methods would fill some cells by chance
         for row in self.finished:
             if not method_of(row.method).travelling or row not in self.selected or self.absent[row]:
                 continue
@@ -175,6 +186,7 @@ class _Part:
                 )
 
     def _everywhere(self, node: FineTune) -> dict[str, float | None]:
+        """Return a model's test Dice by site, in per cent."""
         scores: dict[str, float | None] = {}
         for site in self.run.study.sites:
             record = self.run.records.get(Evaluate(site, node.fold, "test", node))
@@ -183,7 +195,7 @@ class _Part:
         return scores
 
     def grown(self) -> Iterator[schema.Grown]:
-        """Of every target whose route has grown: what was tried for it, against all that could have been."""
+        """Yield, for every target, the route that grew and the trainings that it took, against those of all routes."""
         study, plan = self.run.study, self.run.plan
         if not plan.tried:
             return
@@ -200,6 +212,7 @@ class _Part:
             )
 
     def stages(self) -> Iterator[schema.Stage]:
+        """Yield the finished trainings and averages."""
         for node in self.run.plan.nodes:
             if isinstance(node, FineTune) and self._is_done(node):
                 yield self._stage(node)
@@ -229,7 +242,7 @@ class _Part:
         )
 
     def _round(self, node: Average) -> schema.Stage:
-        """Return an average, with its Dice on every site's validation patients, and their mean."""
+        """Return an average with its Dice on every site's validation patients, and the mean of these."""
         scores: dict[str, float] = {}
         for site in self.run.study.sites:
             record = self.run.records.get(Evaluate(site, node.fold, "validation", node))
@@ -254,11 +267,13 @@ class _Part:
         )
 
     def _parent(self, parent: Node) -> str | None:
+        """Return the `id` of the stage that some weights came from; None for the first weights."""
         while isinstance(parent, Best) or parent in self.run.skipped:
             parent = self.run.winner(parent) if isinstance(parent, Best) else inputs(parent)[0]
         return _stage_id(self.number, parent) if isinstance(parent, FineTune | Average) else None
 
     def parked(self) -> Iterator[schema.Unfinished]:
+        """Yield the rows that could not be finished or are not counted, and growing routes without a next hop."""
         run = self.run
         for row in run.plan.rows:
             reason = (
@@ -290,14 +305,14 @@ class _Part:
 
 
 def _stage_id(variant: int, node: Node) -> str:
-    """Two variants of a study have the same nodes."""
+    """Return a stage's name in results.json; the variant is part of it, since variants have the same nodes."""
     return f"{variant}-{node.id}"
 
 
 def _selected(run: RunState, rows: list[PlannedRow]) -> Iterator[PlannedRow]:
-    """Of each method, route and target the fold with the best validation Dice at the target.
+    """Yield, for each method, route and target, the fold with the best validation Dice at the target.
 
-    None where a fold could not be finished: the best of some is not the best of all.
+    Nothing is selected where a fold could not be finished: the best of some folds is not the best of all.
     """
     groups: dict[tuple[str, tuple[str, ...], str], list[PlannedRow]] = defaultdict(list)
     for row in rows:
@@ -309,14 +324,14 @@ def _selected(run: RunState, rows: list[PlannedRow]) -> Iterator[PlannedRow]:
 
 
 def _group(row: PlannedRow) -> tuple[str, tuple[str, ...], str]:
-    """Return what the folds of a row share."""
+    """Return what the folds of one row have in common."""
     return row.method, row.route, row.target
 
 
 def _headline(run: RunState, rows: list[PlannedRow]) -> Iterator[PlannedRow]:
-    """Of each target the route with the best validation Dice; no test score is looked at.
+    """Yield, for each target, the route with the best validation Dice; no test score is looked at.
 
-    None where a route could not be finished. A route that grew is the headline of its target.
+    There is no headline where a route could not be finished. A route that grew is the headline of its target.
     """
     groups: dict[str, list[PlannedRow]] = defaultdict(list)
     for row in rows:
@@ -345,18 +360,19 @@ def _site(name: str, description: Description) -> schema.Site:
 
 
 SPREAD = (*(score.key for score in SCORES), *(f"validation_{score.key}" for score in SLICE_SCORES))
-"""The keys of a row that `spread` sums up."""
+"""The keys of a row for which `spread` has mean and standard deviation."""
 
 
 def _spread(rows: list[schema.Row]) -> Iterator[schema.Spread]:
-    """Mean and standard deviation over all folds and repeats of a method, network, route and target; rows that did
-    without a site are none of them.
+    """Yield the mean and standard deviation over all folds and repeats of a method, network, route and target.
+
+    Rows that did without a site are left out.
     """
     groups: dict[tuple[str, str, tuple[str, ...], str], list[schema.Row]] = defaultdict(list)
     for row in rows:
         if row.absent:
             continue
-        # A route that grew may be another one in another repeat; what the method gives is what is looked at.
+        # A route that grew may differ between repeats; the spread is that of the method, whatever the route.
         route = () if row.kind.grows else row.route
         groups[row.method, row.model, route, row.target].append(row)
     for (method, model, route, target), group in groups.items():
@@ -370,7 +386,7 @@ def _spread(rows: list[schema.Row]) -> Iterator[schema.Spread]:
 
 
 def _budgets(parts: list[_Part]) -> Iterator[schema.Budget]:
-    """Yield what was spent to obtain all rows of a method, and in all: folds and discarded routes included."""
+    """Yield the cost of all rows of each method, and of the whole study: folds and discarded routes included."""
     methods = dict.fromkeys(row.method for part in parts for row in part.run.plan.rows)
     if any(part.run.plan.tried for part in parts):
         methods[GROWING.key] = None
@@ -386,17 +402,19 @@ def _budgets(parts: list[_Part]) -> Iterator[schema.Budget]:
 
 
 def _trainings_of(study: Study, target: str) -> int:
-    """Trainings a fold of every route to a target."""
+    """Return the number of trainings, for one fold, of every route to a target."""
     return len({route[:length] for route in routes_to(study, target) for length in range(1, len(route) + 1)})
 
 
 def _trained_by(run: RunState, model: Node) -> Node:
+    """Return the training or average that made some weights."""
     while isinstance(model, Best) or model in run.skipped:
         model = run.winner(model) if isinstance(model, Best) else inputs(model)[0]
     return model
 
 
 def _interval(record: StageRecord) -> tuple[float, float] | None:
+    """Return the confidence interval of a record's Dice, in per cent; None without scores of single patients."""
     cases = record.cases
     if not cases.numbers:
         return None
@@ -408,6 +426,7 @@ def _interval(record: StageRecord) -> tuple[float, float] | None:
 
 
 def _cases(record: StageRecord, values: tuple[float, ...]) -> dict[str, float]:
+    """Return the patients' scores in per cent, by case number."""
     return {str(number): _per_cent(value) for number, value in zip(record.cases.numbers, values, strict=True)}
 
 

@@ -1,7 +1,7 @@
-"""What `results.json` holds: declared once, to write it (`server.results.rows`) and to read it.
+"""The content of `results.json`, declared once to write it (`server.results.rows`) and to read it.
 
-Dice and IoU are in per cent, distances in millimetres, traffic in bytes. Keys that a reader does not know are passed
-over, so that a report can be made of the results of a later version.
+Dice and IoU are in per cent, distances in millimetres, traffic in bytes. Readers ignore unknown keys, so that a report
+can be made of the results of a later version.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ def _finite(value: object) -> object:
 
 
 Figure = Annotated[float | None, BeforeValidator(_finite)]
-"""A measured number; None where there is none (NaN is read as none)."""
+"""A measured number; None where there is none (NaN is read as None)."""
 
 
 class Value(BaseModel):
-    """What the parts of a result folder's JSON files have in common."""
+    """The base of the models for a result folder's JSON files."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -48,7 +48,7 @@ class Site(Value):
     name: str
     """The site's name in the study."""
     patients: int | None = None
-    """All patients that are used, those held out for the test included."""
+    """All patients that are used, test patients included."""
     test_patients: int | None = None
     """Patients held out for the test."""
     left_out: int = 0
@@ -83,15 +83,15 @@ class Row(_OfVariant):
     label: str = ""
     """The row's name for people, such as "B → C → A"."""
     route: tuple[str, ...] = ()
-    """The sites that the weights were trained at, in order; empty for an average."""
+    """The sites that the weights were trained at, in order; for an average, all sites in the study's order."""
     target: str
     """The site whose patients score the weights."""
     fold: int | None = None
     """The fold, counted from 0."""
     selected: bool
-    """Whether this is, of the folds of this method, route and target, the one with the best validation Dice."""
+    """Whether this fold has the best validation Dice of all folds of this method, route and target."""
     headline: bool = False
-    """Whether this is, of all routes to the target, the one with the best validation Dice."""
+    """Whether this route has the best validation Dice of all routes to the target."""
     validation_dice: Figure = None
     """Dice on the target's validation patients of the fold, per cent, mean over selected slices."""
     validation_iou: Figure = None
@@ -107,17 +107,19 @@ class Row(_OfVariant):
     assd_mm: Figure = None
     """Average symmetric surface distance, mm, mean over `surface_patients`; null where none was measured."""
     surface_patients: int | None = None
-    """Test patients of whom anything was segmented, so that there is a distance."""
+    """Test patients with a prediction that is not empty, so that there is a distance."""
     ci95: tuple[float, float] | None = None
-    """Lower and upper end of the 95 % interval of `dice` over patients, per cent; null where there is none."""
+    """Lower and upper end of the 95 % confidence interval of `dice` over patients, per cent; null where there is
+    none."""
     patients: int | None = None
     """Test patients behind the test scores."""
     slices: int | None = None
     """Selected slices behind `dice` and `iou`."""
     case_dice: dict[str, Figure] | None = None
-    """Dice of each test patient, per cent, by random case number; null where the site lets none leave."""
+    """Dice of each test patient, per cent, by random case number; null where the site does not permit scores of single
+    patients."""
     case_slices: dict[str, int] | None = None
-    """Selected slices of each test patient, by the same numbers."""
+    """Selected slices of each test patient, by the same case numbers."""
     gradient_steps: int | None = None
     """Gradient steps of all trainings that the weights come from."""
     bytes_moved: int | None = None
@@ -127,13 +129,13 @@ class Row(_OfVariant):
     contributed: tuple[str, ...] | None = None
     """The sites that trained the weights, in alphabetical order."""
     absent: tuple[str, ...] = ()
-    """Sites that the row should have had, in one of its rounds, folds or hops, and did without."""
+    """Sites that should have trained for one of the row's rounds, folds or hops, and were away."""
     stage: str | None = None
     """The `id` of the stage that made the weights."""
 
     @property
     def kind(self) -> Method:
-        """What is to be known of its method."""
+        """The row's method."""
         return method_of(self.method)
 
 
@@ -148,11 +150,11 @@ class Spread(Value):
     model: str = ""
     """The network: architecture and encoder."""
     route: tuple[str, ...] = ()
-    """The route; empty for a route that grew: it may be another one in another repeat."""
+    """The route; empty for a route that grew, since it may differ between repeats."""
     target: str
     """The site whose patients score the weights."""
     runs: int
-    """How many rows there are."""
+    """The number of rows."""
     dice_mean: Figure = None
     """Mean of `dice`, per cent."""
     dice_std: Figure = None
@@ -184,7 +186,7 @@ class Spread(Value):
 
 
 class Budget(Value):
-    """What was spent to obtain all rows of a method: folds, repeats, networks and discarded routes included."""
+    """The cost of all rows of a method: folds, repeats, networks and discarded routes included."""
 
     method: str
     """The method's key, or "all": the whole study, each stage counted once."""
@@ -208,7 +210,7 @@ class Hop(Value):
 
 
 class Forgetting(_OfVariant):
-    """A selected route, and what every site has of the model after every hop."""
+    """A selected route, and each site's test Dice of the model after every hop."""
 
     method: str
     """The method's key."""
@@ -225,7 +227,7 @@ class Forgetting(_OfVariant):
 
 
 class Grown(_OfVariant):
-    """A route that grew, and how many trainings it took, against those of all routes of that length."""
+    """A route that grew, with the trainings that it took and those of all routes of the permitted lengths."""
 
     target: str
     """The site that the route ends at."""
@@ -247,7 +249,7 @@ class Epoch(Value):
     loss: Figure = None
     """The mean training loss."""
     dice: Figure = None
-    """Validation Dice on the study's grid, per cent, mean over slices: what selects the epoch."""
+    """Validation Dice on the study's grid, per cent, mean over slices; it selects the epoch."""
 
 
 class Stage(Value):
@@ -262,7 +264,7 @@ class Stage(Value):
     fold: int | None = None
     """The fold, counted from 0."""
     label: str = ""
-    """The way of the weights, for people."""
+    """The route of the weights, for people."""
     parent: str | None = None
     """The `id` of the stage that this one started from; null where it started from the first weights."""
     epochs: tuple[Epoch, ...] = ()
@@ -274,7 +276,7 @@ class Stage(Value):
     bytes_moved: int | None = None
     """Bytes of weights sent and received; of an average, those of its parts."""
     contributed: tuple[str, ...] | None = None
-    """Of an average, the sites whose weights are in it."""
+    """Of an average, the sites whose weights it averages."""
     validation: dict[str, Figure] = Field(default_factory=dict)
     """Of an average, its Dice on every site's validation patients, per cent."""
     validation_dice: Figure = None
@@ -304,7 +306,7 @@ class Results(Value):
     relay: str = ""
     """The version of relay that wrote the file."""
     study: dict[str, Any] = Field(default_factory=dict)
-    """The study as it was run, every default written out."""
+    """The study as it was run, with every default written out."""
     synthetic: bool = False
     """Whether the patients are synthetic."""
     versions: dict[str, str] = Field(default_factory=dict)
@@ -320,7 +322,7 @@ class Results(Value):
     budgets: tuple[Budget, ...] = ()
     """An entry a method, and one for the whole study."""
     forgetting: tuple[Forgetting, ...] = ()
-    """An entry a selected route, where the study measures what is forgotten."""
+    """An entry a selected route, where the study measures forgetting."""
     grown: tuple[Grown, ...] = ()
     """An entry a target, where routes grow."""
     stages: tuple[Stage, ...] = ()
@@ -335,7 +337,7 @@ class Results(Value):
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """One a repeat, in the study's order."""
+        """The seed of each repeat, in the study's order."""
         return tuple(sorted({row.seed for row in self.rows}))
 
     @property
@@ -348,11 +350,11 @@ class Results(Value):
 
     @property
     def folds(self) -> int:
-        """How many folds the rows have."""
+        """The number of folds that the rows have."""
         return len({row.fold for row in self.rows if row.fold is not None})
 
     def of_model(self, model: str) -> Results:
-        """Return what was found with one network alone. Stages and budgets are left as they are."""
+        """Return the results of one network; stages and budgets stay those of all networks."""
         return self.model_copy(
             update={
                 name: tuple(entry for entry in getattr(self, name) if entry.model == model)
@@ -365,15 +367,19 @@ Model = TypeVar("Model", bound=Value)
 
 
 def dump(results: Results) -> dict[str, Any]:
-    """Return what results.json holds: the keys that were set, in the order of their declaration."""
+    """Return the content of results.json: the keys that were set, in the order of their declaration."""
     return results.model_dump(mode="json", exclude_unset=True)
 
 
 def read_file(path: Path, model: type[Model]) -> Model:
     """Read a JSON file of a result folder.
 
+    Args:
+        path: the file.
+        model: the model of its content.
+
     Raises:
-        RelayError: the file cannot be read, is no JSON, or does not hold the model's keys.
+        RelayError: the file cannot be read, is no JSON, or does not match the model.
     """
     try:
         return model.model_validate(json.loads(path.read_bytes()))
@@ -391,10 +397,10 @@ def read_file(path: Path, model: type[Model]) -> Model:
 
 
 def read_results(folder: Path) -> Results:
-    """Read the results of a study.
+    """Read the results of a study from its result folder.
 
     Raises:
-        RelayError: `folder` holds no results.json, or one that cannot be read.
+        RelayError: the folder holds no results.json, or one that cannot be read.
     """
     path = folder / "results.json"
     if not path.is_file():

@@ -1,7 +1,7 @@
-"""What becomes of the stages of a site that is away: how long they wait, and which may be left out.
+"""Rules for the stages of a site that is away: how long they wait, and which may be skipped.
 
-A stage may stand on the ways of several methods. It waits as long as the most patient of them, and is left out if
-one of them goes on without a site. Of what descends from it, only that is worked out which such a method needs.
+A stage may belong to rows of several methods. It waits as long as the most patient of them, and may be skipped if one
+of them goes on without a site. After a skipped stage, only the descendants that such a method needs are run.
 """
 
 from __future__ import annotations
@@ -14,25 +14,35 @@ from common.plan.cost import all_behind, behind
 from common.plan.graph import Best, FineTune, Node
 
 LEFT_OUT = "it was away, and the study went on without it"
+"""The reason in the results for a stage that was skipped."""
 
 
 class RunView(Protocol):
-    """What of a run is looked at here."""
+    """The part of a run that this module reads."""
 
     skipped: set[Node]
+    """Stages that the study went on without."""
 
-    def winner(self, node: Best) -> Node: ...
+    def winner(self, node: Best) -> Node:
+        """Return the candidate that a `Best` chose."""
+        ...
 
 
 class Absences:
-    """The rules of a plan's nodes."""
+    """The rules for a plan's nodes."""
 
     def __init__(self, study: Study, plan: Plan) -> None:
+        """Collect the rules of all rows for each node.
+
+        Args:
+            study: the study, with its `absence` settings.
+            plan: the study's plan.
+        """
         self.general = 3600 * study.absence.wait_hours
-        """Seconds that a site is waited for where it is about no stage."""
+        """Seconds to wait for a site in matters that concern no stage."""
         self._hours: dict[Node, float] = {}
         self._cuttable: set[Node] = set()
-        """What is needed by a row that may do without a site."""
+        """Nodes of rows that may do without a site."""
         self._skippable: set[Node] = set()
         wanted: list[tuple[AbsenceRule, Node | None, list[Node]]] = [
             (absence_rule(study, method_of(row.method)), row.model, all_behind([row.test or row.model, row.validation]))
@@ -44,25 +54,27 @@ class Absences:
                 self._hours[node] = max(self._hours.get(node, 0.0), rule.wait_hours)
             if rule.then == "skip":
                 self._cuttable.update(nodes)
-                # The target's own training at the end of a route is what the row is about.
+                # The target's own training at the end of a route is the row itself, and is never skipped.
                 self._skippable.update(node for node in nodes if isinstance(node, FineTune) and node != model)
 
     def patience(self, node: Node) -> float:
-        """Seconds that a stage waits for its site."""
+        """Return the seconds that a stage waits for its site."""
         return 3600 * self._hours[node] if node in self._hours else self.general
 
     def may_skip(self, node: Node) -> bool:
-        """Whether the study may go on without a stage."""
+        """Return whether the study may go on without a stage."""
         return node in self._skippable
 
     def may_use_cut(self, node: Node) -> bool:
-        """Whether anything needs a node though a stage before it was skipped."""
+        """Return whether a row needs a node even after one of its ancestors was skipped."""
         return node in self._cuttable
 
 
 def absent_from(model: Node, skipped: set[Node]) -> tuple[str, ...]:
-    """Return the sites that weights should have had and did without: on their way, in their rounds, or in what was chosen
-    from.
+    """Return the sites that should have trained for some weights, but were skipped.
+
+    A skipped training counts wherever it stands: on the weights' route, in one of their rounds, or among the candidates
+    of a choice.
     """
     if not skipped:
         return ()
@@ -70,17 +82,17 @@ def absent_from(model: Node, skipped: set[Node]) -> tuple[str, ...]:
 
 
 def absence_text(absent: tuple[str, ...]) -> str:
-    """Why something is not counted, in plain words."""
+    """Return the reason why a result without some sites is not counted."""
     return "; ".join(f"site {site}: {LEFT_OUT}" for site in absent)
 
 
 def trained_for(model: Node, run: RunView) -> list[FineTune]:
-    """Return the trainings that weights have really gone through."""
+    """Return the trainings that some weights really went through, without skipped ones."""
     return [node for node in behind(model, run.winner) if isinstance(node, FineTune) and node not in run.skipped]
 
 
 def why_not_counted(row: PlannedRow, study: Study, run: RunView) -> str:
-    """Why a row that is worked out to the end is none of the comparison; empty if it is one."""
+    """Return why a finished row is not part of the comparison; empty if it is part of it."""
     absent = absent_from(row.model, run.skipped)
     if not absent:
         return ""

@@ -1,4 +1,4 @@
-"""One round's average: from its parts' weights in the ledger to the average's."""
+"""A round's average: from the weights of its parts in the ledger to those of the average."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from server.transport.outcomes import Parked
 
 
 def average(node: Average, state: RunState, ledger: Ledger) -> StageRecord:
-    """Work out a round's average and keep it.
+    """Compute a round's average and put it into the ledger.
 
     Raises:
         Parked: too few parts are left to average.
-        RelayError: a part is missing or foreign, or fits the others not.
+        RelayError: a part is missing or unexpected, or its tensors differ from the parent's.
     """
     parts = parts_of(node, state.records)
     if len(parts) < min(LEAST.get(node.strategy, 2), len(node.parts)):

@@ -1,4 +1,4 @@
-"""One stage at one site: its order, its legs, another try, and the record or the reason that comes of it."""
+"""One stage at one site: its order, its legs, a second try, and the resulting record or reason."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ log = logging.getLogger("relay.coordinator")
 
 @dataclass(frozen=True)
 class Dispatcher:
-    """Asks sites for stages. The threads of several sites use it at the same time."""
+    """Sends stages to sites; the threads of several sites use one dispatcher at the same time."""
 
     state: RunState
     channels: Mapping[str, SiteChannel]
@@ -36,10 +36,10 @@ class Dispatcher:
     traffic: Traffic
 
     def outcome(self, node: FineTune | Evaluate) -> StageRecord | Parked:
-        """Return the record of a stage, made at its site if need be, or the reason why there is none. Never raises."""
+        """Return the record of a stage, made at its site if need be, or the reason why there is none; never raise."""
         channel = self.channels[node.site]
         try:
-            # Two nodes may be the same work, such as a round's score and the best round's.
+            # Two nodes may be the same work, such as the score of a round and that of the best round.
             if (record := self.state.known(node)) is not None:
                 return record
             began = time.monotonic()
@@ -51,24 +51,24 @@ class Dispatcher:
             return record
         except Parked as parked:
             return parked
-        except RelayError as error:  # weights that are damaged, a disk without room
+        except RelayError as error:  # such as damaged weights or a full disk
             return Parked(str(error))
         except OSError as error:
             return Parked(f"the coordinator's result folder {self.ledger.folder} cannot be written ({error.strerror})")
-        except Exception as error:  # a channel's thread must not die unheard
+        except Exception as error:  # a thread must not end without an outcome
             return Parked(f"the coordinator failed ({type(error).__name__}: {error})")
         finally:
             channel.release_slot()
 
     def _train(self, node: FineTune) -> StageRecord:
-        """Return the record of a training; one that must not go on is asked for once more, from its beginning."""
+        """Return the record of a training; a training whose result is rejected is repeated once, from its beginning."""
         try:
             return self._fine_tune(node)
         except RejectedWeights as rejected:
             if isinstance(rejected, TrainingFailed) and self.state.descriptions[node.site].device == "cpu":
                 raise Parked(f"{rejected}; a repeat could only end the same") from None
             log.warning("Site %s: %s; the stage is repeated.", node.site, rejected)
-            # Else channels that repeat could hold all slots and wait for another.
+            # Otherwise channels that repeat a stage could hold all transfer slots and each wait for another one.
             self.channels[node.site].release_slot()
             try:
                 return self._fine_tune(node, restart_token=secrets.token_hex(8))
@@ -76,6 +76,12 @@ class Dispatcher:
                 raise Parked(f"{again}, when repeated as well") from None
 
     def _fine_tune(self, node: FineTune, *, restart_token: str = "") -> StageRecord:
+        """Return the record of a training that is asked for once.
+
+        Raises:
+            Parked: the site cannot finish the training.
+            RejectedWeights: the result must not go on to the next site.
+        """
         order = FineTuneOrder(**self.state.order(node), restart_token=restart_token)
         self.work.report("running", node)
 
@@ -93,11 +99,11 @@ class Dispatcher:
         return of_training(node, reply, parent=order.weights)
 
     def _check(self, node: FineTune, reply: FineTuneReply, weights: Weights) -> None:
-        """Refuse an answer that is another than was asked for, and weights that must not go on.
+        """Check a reply and its weights.
 
         Raises:
-            Parked: the answer is of another training.
-            RejectedWeights: its weights do not fit the network, or the training collapsed.
+            Parked: the reply is about another training than was asked for.
+            RejectedWeights: the weights do not fit the network, or the training collapsed.
         """
         if reply.epoch != node.schedule.epochs:
             raise Parked("it ended a stage after another number of epochs than it was asked for")
@@ -110,6 +116,7 @@ class Dispatcher:
         check_not_collapsed(reply, self.state.study.collapse)
 
     def _evaluate(self, node: Evaluate) -> StageRecord:
+        """Return the record of a scoring."""
         order = EvaluateOrder(**self.state.order(node))
         self.work.report("running", node)
         reply = self.channels[node.site].evaluate(order, lambda: self.ledger.file(order.weights))

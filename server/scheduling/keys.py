@@ -1,4 +1,4 @@
-"""Keys of what the coordinator works out or decides itself, as `common.plan.stage_key` has those of a site's stages."""
+"""Keys of stages that the coordinator computes or decides; for stages at sites see `common.plan.stage_key`."""
 
 from __future__ import annotations
 
@@ -14,19 +14,39 @@ from server.ledger.ledger import StageRecord
 
 
 def start_key(study: Study, source: str) -> str:
-    """Args: source: what the first weights depend on outside the study; see `server.initial_weights.source_digest`."""
+    """Return the key of a study's first weights.
+
+    Args:
+        study: the study; its network and seed enter the key.
+        source: what the weights depend on outside the study; see `server.initial_weights.source_digest`.
+    """
     return _hash("start", STAGE_VERSION, study.model.model_dump(mode="json"), study.seed, source, torch.__version__)
 
 
 def average_key(node: Average, parts: Mapping[str, StageRecord], *, parent: str) -> str:
-    """Args: parts: by site, what is averaged; parent: digest of the weights that the round started from."""
+    """Return the key of a round's average.
+
+    Args:
+        node: the average; its strategy enters the key.
+        parts: the records of the averaged weights, by site.
+        parent: the digest of the weights that the round started from.
+    """
     weights = {site: record.weights for site, record in parts.items()}
     shares = {site: record.train_slices for site, record in parts.items()}
     return _hash("average", STAGE_VERSION, node.strategy, parent, weights, shares)
 
 
 def absent_key(node: FineTune | Evaluate, study: Study, *, parent: str) -> str:
-    """Of the decision to go on without a stage. It stands for these weights: what followed was made without it."""
+    """Return the key of the decision to skip a stage.
+
+    The decision holds only for the weights that the stage would have started from, since later stages went on from
+    them.
+
+    Args:
+        node: the skipped stage.
+        study: the study that decided.
+        parent: the digest of the weights that the stage would have started from.
+    """
     return _hash("absent", STAGE_VERSION, study.digest, node.id, parent)
 
 

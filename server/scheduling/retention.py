@@ -1,7 +1,7 @@
-"""Which weights somebody still needs: what may be collected, as garbage is, and what has to be made again.
+"""Retention of weights: which weights are still needed, which may be deleted, and which have to be made again.
 
-Weights are needed by a row of the comparison, by a stage that has not been worked out, and by a choice that
-they may still win.
+Weights are needed by a row of the comparison, by a stage that has not run yet, and by a choice that they may still win.
+As in garbage collection, weights that cannot be reached from any of these are collectable.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from common.plan.graph import Average, Best, Evaluate, FineTune, Node, Start
 from server.ledger.ledger import StageRecord
 
 Dice = Callable[[Node], float | None]
-"""The validation Dice of a node, or None where it is not known yet."""
+"""Returns the validation Dice (0 to 1) of a node, or None where it is not known yet."""
 
 
 def winner(best: Best, dice: Dice) -> Node:
-    """Return the candidate with the best score, all of which are known; the first among equals."""
+    """Return the candidate with the best score, the first one among equals; all scores must be known."""
     scores = [dice(ballot) or 0.0 for ballot in best.ballots]
     return best.candidates[scores.index(max(scores))]
 
 
 def inputs(node: Node) -> Sequence[Node]:
-    """Return the nodes whose weights a node is worked out from, or is one of."""
+    """Return the nodes whose weights a node is computed from; for a `Best`, its candidates."""
     if isinstance(node, FineTune):
         return (node.parent,)
     if isinstance(node, Evaluate):
@@ -34,13 +34,15 @@ def inputs(node: Node) -> Sequence[Node]:
 
 
 def live_inputs(node: Node, dice: Dice) -> Sequence[Node]:
-    """Return the inputs that are still needed: of a choice, the leading candidate and those whose score is not known,
-    since the others have lost.
+    """Return the inputs that are still needed.
+
+    Of a `Best` these are the leading candidate and those without a score yet: the others have lost.
     """
     return _may_win(node, dice) if isinstance(node, Best) else inputs(node)
 
 
 def _may_win(best: Best, dice: Dice) -> list[Node]:
+    """Return the candidates that may still win a choice."""
     scores = [dice(ballot) for ballot in best.ballots]
     highest = max((score for score in scores if score is not None), default=None)
     leader = scores.index(highest) if highest is not None else None
@@ -52,9 +54,7 @@ def _may_win(best: Best, dice: Dice) -> list[Node]:
 
 
 def roots(found: Plan) -> Iterator[Node]:
-    """Yield the nodes whose weights stay, whoever else asks: of every row, and of what a route's next hop is chosen
-    from.
-    """
+    """Yield the nodes whose weights always stay: those of every row, and the candidates of a route's next hop."""
     yield Start()
     yield from (row.model for row in found.rows)
     for candidates in found.growing.values():
@@ -62,11 +62,12 @@ def roots(found: Plan) -> Iterator[Node]:
 
 
 def to_remake(found: Plan, records: Mapping[Node, StageRecord], has: Callable[[str], bool]) -> set[Node]:
-    """Return the stages that are worked out, but whose weights are gone and needed.
+    """Return the stages with a record whose weights are needed, but deleted or lost.
 
     Args:
-        records: what is known of the plan's nodes.
-        has: whether weights of a digest are there.
+        found: the plan.
+        records: the records of the plan's finished nodes.
+        has: returns whether the weights with a digest exist.
     """
 
     def dice(node: Node) -> float | None:
@@ -91,12 +92,14 @@ def collectable(
     kept: set[Node],
     records: Mapping[Node, StageRecord],
 ) -> set[str]:
-    """Return, of the weights of some nodes, the digests of those that nobody will ask for again.
+    """Return the digests of those weights, of some nodes, that nothing needs any more.
 
     Args:
-        sharing: all nodes whose weights have a digest: two ways may lead to the same weights.
-        users: by node, those that have it among their `inputs`.
-        kept: nodes whose weights stay, whoever asks.
+        nodes: the nodes whose weights are examined.
+        sharing: returns all nodes whose weights have a digest, since two routes may lead to the same weights.
+        users: for each node, the nodes that have it among their `inputs`.
+        kept: the nodes whose weights always stay; see `roots`.
+        records: the records of the finished nodes.
     """
 
     def dice(node: Node) -> float | None:

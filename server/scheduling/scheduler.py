@@ -1,7 +1,8 @@
-"""Runs a study's graph on a Flower Grid: sites side by side, one stage at a time at each, resumed from the ledger.
+"""The scheduler: runs a study's graph on a Flower grid, resumed from the ledger.
 
-What can be worked out at the coordinator is worked out at once; the rest waits for its site, the longest way to the end
-first. How many stages a machine bears at the same time is the grid's business.
+Sites work side by side, each on one stage at a time. Nodes that the coordinator can compute are computed at once; other
+stages wait for their site, and the stage with the longest way to the end of the study goes first. How many stages one
+machine bears at the same time is up to the grid.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from server.transport.site_channel import SiteChannel, Traffic, away_for
 
 
 class Scheduler:
-    """Runs one plan: settles what is known, hands stages to sites, takes in their outcomes."""
+    """Runs one plan: settles finished nodes, sends stages to sites, and takes in their outcomes."""
 
     def __init__(
         self,
@@ -40,7 +41,16 @@ class Scheduler:
         traffic: Traffic,
         keep_weights: bool = False,
     ) -> None:
-        """Args: keep_weights: take none away, though nobody needs them any more."""
+        """Set up a run.
+
+        Args:
+            state: the state of the run.
+            channels: the channel of each site.
+            ledger: holds records and weights.
+            observe: is called with every event.
+            traffic: counts what crosses the wire.
+            keep_weights: keep all weights, even those that nothing needs any more.
+        """
         self.state, self.keep_weights = state, keep_weights
         self._channels, self._ledger, self._observe = channels, ledger, observe
         self._finished: queue.Queue[tuple[FineTune | Evaluate, StageRecord | Parked]] = queue.Queue()
@@ -52,7 +62,7 @@ class Scheduler:
             channel.observe = observe
 
     def run(self) -> RunState:
-        """Work until nothing is left that can be done. What could not be done stands in the state's `parked`."""
+        """Work until nothing is left that can be done; what could not be done stands in the state's `parked`."""
         ready = self._taken_in(self.state.plan.nodes)
         while True:
             while ready or (ready := self._grown()):
@@ -65,8 +75,9 @@ class Scheduler:
             ready += self._ended(*self._finished.get())
 
     def _taken_in(self, nodes: Sequence[Node]) -> list[Node]:
-        """Count the work of nodes that are new in the plan, and note the weights that the ledger has of them; returns
-        what can be begun.
+        """Take in nodes that are new in the plan, and return those that can begin.
+
+        Their work is counted, and the weights that the ledger has of them are noted.
         """
         for node in nodes:
             if isinstance(node, FineTune | Evaluate):
@@ -77,7 +88,7 @@ class Scheduler:
         return self.state.startable(nodes)
 
     def _grown(self) -> list[Node]:
-        """Choose the next hop of every route that can grow; returns what can be begun."""
+        """Choose the next hop of every route that can grow, and return the new nodes that can begin."""
         state = self.state
         ready: list[Node] = []
         while state.changed_targets:
@@ -86,14 +97,14 @@ class Scheduler:
             if (further := state.further(state.records, targets)) is not None:
                 ready += self._taken_in(state.extend(further))
                 state.mark_lost()
-                # What is new in the plan may be known already.
+                # The scores of the new candidates may be known already, so that the route can grow at once.
                 state.changed_targets |= {
                     target for target in further.growing if state.choices.get(target) != before.get(target)
                 }
         return ready
 
     def _begun(self, node: Node) -> list[Node]:
-        """Settle a node whose parents are there, or let it wait for its site; returns what can be begun for it."""
+        """Settle a node whose parents are finished, or queue it for its site; return the nodes that can begin then."""
         if self.state.is_cut(node):
             self._park(node, absence_text(absent_from(node, self.state.skipped)))
             return []
@@ -111,12 +122,13 @@ class Scheduler:
         except (Parked, RelayError) as parked:
             self._park(node, str(parked))
         except OSError:
-            raise  # of the disk: nothing more can be kept
-        except Exception as error:  # what other methods have finished must not be lost with this one
+            raise  # the disk failed: no more results can be kept
+        except Exception as error:  # an error of one method must not lose the results of others
             self._park(node, f"the coordinator failed ({type(error).__name__}: {error})")
         return []
 
     def _at_coordinator(self, node: Node) -> StageRecord:
+        """Return the record of a node that the coordinator computes, from the ledger or made now."""
         record = self.state.known(node)
         if record is None:
             assert isinstance(node, Average)
@@ -124,7 +136,7 @@ class Scheduler:
         return record
 
     def _dispatch(self) -> None:
-        """Give every site that has nothing to do its next stage, in a thread of its own."""
+        """Start the next stage of every idle site, each in a thread of its own."""
         state = self.state
         for site, nodes in state.waiting.items():
             if state.parked:
@@ -136,11 +148,11 @@ class Scheduler:
                 threading.Thread(target=self._at_site, args=(node,), daemon=True).start()
 
     def _at_site(self, node: FineTune | Evaluate) -> None:
-        """Have a stage done, in a thread of its own; its outcome goes to the loop."""
+        """Have a stage done at its site and queue its outcome for the scheduler's loop; runs in a thread of its own."""
         self._finished.put((node, self._dispatcher.outcome(node)))
 
     def _ended(self, node: FineTune | Evaluate, outcome: StageRecord | Parked) -> list[Node]:
-        """Take in what came of a stage at its site; returns what can be begun."""
+        """Take in the outcome of a stage at its site, and return the nodes that can begin."""
         del self.state.at_work[node.site]
         if isinstance(outcome, Absent):
             return self._without(node, outcome)
@@ -154,7 +166,7 @@ class Scheduler:
         return freed
 
     def _without(self, node: FineTune | Evaluate, absent: Absent) -> list[Node]:
-        """Skip or park what has waited for long enough for a site that is away; returns what can be begun."""
+        """Skip or park the stages that have waited long enough for an absent site; return the nodes that can begin."""
         state = self.state
         ready: list[Node] = []
         for late in state.given_up(node, absent.seconds):
@@ -163,8 +175,8 @@ class Scheduler:
             left = not math.isfinite(absent.seconds)
             why = f"site {node.site}: {absent if left else away_for(state.absences.patience(late))}"
             if (made := state.record_of(late, state.records)) is not None:
-                # It was to be made again, for its weights alone. What is known of it stands, and so does what was
-                # made from it; what needs the weights themselves says so.
+                # The stage has a record and was to be repeated only for its weights. The record stands, and so do
+                # the results made from it; a stage that needs the weights themselves reports that they are missing.
                 state.not_made_again[late] = why
                 ready += self._settle(late, made)
             elif isinstance(late, FineTune) and state.absences.may_skip(late):
@@ -177,7 +189,7 @@ class Scheduler:
         return ready
 
     def _settle(self, node: Node, record: StageRecord) -> list[Node]:
-        """Take in a node's record; returns what can be begun for it."""
+        """Take in a node's record, and return the nodes that can begin after it."""
         of_rounds = self.state.settle(node, record)
         self._work.finish(node)
         if record.weights:
@@ -186,14 +198,14 @@ class Scheduler:
         return self.state.free(node)
 
     def _take_away(self, nodes: Iterable[Node]) -> None:
-        """Take away the weights that nobody needs any more."""
+        """Delete those weights of some nodes that nothing needs any more."""
         if not self.keep_weights:
             self._owners.collect(nodes, self.state)
 
     def _park(self, node: Node, reason: str) -> None:
-        """Let a stage and all that descends from it wait for another run."""
+        """Leave a stage and all its descendants to another run."""
         for parked in self.state.park(node, reason):
             self._work.leave(parked)
         site = node.site if isinstance(node, FineTune | Evaluate) else ""
-        # A site that works on something else is not told to rest.
+        # A site that works on another stage is not shown as idle.
         self._observe(Event("parked", "" if site in self.state.at_work else site, reason))

@@ -1,6 +1,6 @@
-"""What one run knows of its plan: what is finished, waiting, needed and parked, and what follows from that.
+"""The state of one run of a plan: what is finished, waiting, needed and parked, and what follows from that.
 
-No thread, no grid and no disk: what the ledger holds is asked through two functions, and everything else is worked out
+This module uses no thread, no grid and no disk. It asks two functions for the ledger's content, and computes the rest
 from the values here.
 """
 
@@ -32,68 +32,71 @@ def census_of(descriptions: Mapping[str, Description]) -> Census:
 
 
 def slices_shown(node: Node, descriptions: Mapping[str, Description]) -> float:
-    """Return the work of a stage: slices shown to the network, one of training for three of scoring."""
+    """Return the work of a stage in slices shown to the network; three scored slices count as one of training."""
     if isinstance(node, FineTune):
         return float(descriptions[node.site].train_slices[node.fold] * node.schedule.epochs)
     return descriptions[node.site].test_slices / 3 if isinstance(node, Evaluate) else 0.0
 
 
 def parts_of(node: Average, known: Records) -> dict[str, StageRecord]:
-    """Return, by site, what a round has to average."""
+    """Return the records that a round averages, by site; skipped parts are left out."""
     return {part.site: known[part] for part in node.parts if known[part].kind != "absent"}
 
 
 @dataclass(eq=False)
 class RunState:
-    """One run of a plan; `records` grow until every stage that can be done is done."""
+    """The state of one run; `records` grows until every stage that can be done is done."""
 
     study: Study
     plan: Plan
-    """Of a study whose routes grow, as far as it is known."""
+    """The plan; where routes grow, as far as it is known."""
     descriptions: Mapping[str, Description]
-    """By site."""
+    """The sites' descriptions, by site."""
     start: StageRecord
+    """The record of the first weights."""
     lookup: Callable[[str], StageRecord | None]
-    """The ledger's record of a key."""
+    """Returns the ledger's record of a key, or None."""
     has_weights: Callable[[str], bool]
-    """Whether the weights of a digest are there."""
+    """Returns whether the weights with a digest exist."""
     records: dict[Node, StageRecord] = field(default_factory=dict)
+    """The records of settled nodes."""
     parked: dict[Node, str] = field(default_factory=dict)
-    """Stages that wait for another run, and why."""
+    """For each stage that waits for another run, the reason."""
     not_made_again: dict[Node, str] = field(default_factory=dict)
-    """Why stages with a record could not be worked out once more for their weights, which are gone."""
+    """For each stage that should have been repeated for its missing weights, but could not, the reason."""
     skipped: set[Node] = field(default_factory=set)
     """Stages that the study went on without; their records hold the weights that they would have started from."""
     stored: list[Node] = field(default_factory=list)
-    """Stages that this run found in the ledger."""
+    """Stages whose records this run found in the ledger."""
     choices: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """The hops chosen so far, where routes grow."""
+    """Where routes grow, the hops chosen so far, by target."""
     waiting: dict[str, list[Node]] = field(default_factory=lambda: defaultdict(list))
-    """By site, what can be begun there."""
+    """For each site, the stages that can begin there."""
     at_work: dict[str, Node] = field(default_factory=dict)
-    """By site, the stage that it works on."""
+    """For each working site, its stage."""
     found: dict[Node, StageRecord] = field(default_factory=dict)
-    """What the ledger had of nodes when they came into the plan."""
+    """Records that the ledger had of nodes when these came into the plan."""
     missing: dict[Node, int] = field(default_factory=dict)
-    """Of every node, how many of its parents are not there yet."""
+    """For each node, the number of parents that are not settled yet."""
     way_left: dict[Node, float] = field(default_factory=dict)
-    """Of every node, the work on the longest way from its beginning to the end of the study; see `slices_shown`."""
+    """For each node, the work on the longest path from its beginning to the end of the study; see `slices_shown`."""
     users: dict[Node, list[Node]] = field(default_factory=lambda: defaultdict(list))
-    """Of every node, those that use its weights."""
+    """For each node, the nodes that use its weights."""
     kept: set[Node] = field(default_factory=set)
-    """Nodes whose weights stay, whoever else asks."""
+    """Nodes whose weights always stay."""
     changed_targets: set[str] = field(default_factory=set)
-    """Targets whose growing routes have something new to be chosen from."""
+    """Targets of growing routes for which a new score may have decided the next hop."""
     absences: Absences = field(init=False)
-    """How long stages wait for their site, and which may be left out."""
+    """How long stages wait for their site, and which may be skipped."""
     _children: dict[Node, list[Node]] = field(default_factory=lambda: defaultdict(list))
+    """For each node, the nodes that have it as a parent."""
     _remake: set[Node] = field(default_factory=set)
-    """Stages with a record whose weights are gone and needed."""
+    """Stages with a record whose weights are needed, but deleted or lost."""
     _lacking: dict[Node, bool] = field(default_factory=dict)
-    """Of every node that is known, whether it or a stage before it was skipped."""
+    """For each node with a record, whether it or one of its ancestors was skipped."""
 
     def __post_init__(self) -> None:
-        """Look up all that the ledger knows before anything is settled: only so it shows which weights are needed."""
+        """Look up all that the ledger knows before anything is settled, to know which weights are needed."""
         self._find(self.plan.nodes)
         while (further := self.further(self.found, self.study.sites)) is not None:
             self.plan = further
@@ -104,7 +107,7 @@ class RunState:
     # The plan
 
     def extend(self, plan: Plan) -> list[Node]:
-        """Make a plan the run's own, at first and whenever a route has grown; returns the nodes that are new in it."""
+        """Take over a plan, at first and whenever a route has grown; return the nodes that are new in it."""
         self.plan = plan
         fresh = [node for node in plan.nodes if node not in self.missing]
         for node in fresh:
@@ -125,17 +128,20 @@ class RunState:
         return fresh
 
     def mark_lost(self) -> None:
-        """Note which stages with a record have to be made again, since their weights are gone and needed."""
+        """Note the stages with a record that have to run again, since their weights are needed, but deleted or lost."""
         self._remake |= to_remake(self.plan, {**self.found, **self.records}, self.has_weights)
 
     def further(self, known: Records, targets: Iterable[str]) -> Plan | None:
-        """Return the plan with the next hops of some targets' routes that can be chosen from what is known; None where
-        none can.
+        """Return the plan with the next hops that can be chosen now, or None if none can.
+
+        Args:
+            known: the records by which hops are chosen.
+            targets: the targets whose routes may grow.
         """
         growing = {target: self.plan.growing[target] for target in targets if target in self.plan.growing}
 
         def dice(node: Node) -> float | None:
-            # What another method went on without is not what a route is chosen by.
+            # A score that another method obtained without a site must not choose a route's hop.
             return known[node].dice if node in known and not self._lacking[node] else None
 
         choices = grown(self.study, growing, self.choices, dice)
@@ -144,10 +150,10 @@ class RunState:
         self.choices = choices
         return plan(self.study, census_of(self.descriptions), choices)
 
-    # What is known
+    # Records
 
     def to_make(self) -> set[Node]:
-        """Return what is still to be worked out, as far as the ledger knows."""
+        """Return the nodes that are still to be made, as far as the ledger knows."""
         known = ChainMap(self.records, self.found)
         return {node for node in self.plan.nodes if node in self._remake or node not in known}
 
@@ -159,7 +165,7 @@ class RunState:
         return None if node in self._remake or self._needs_weights(node, record) else record
 
     def record_of(self, node: Node, known: Records) -> StageRecord | None:
-        """Return the record of a node whose parents are known, if there is one."""
+        """Return the record of a node whose parents are in `known`, or None."""
         if isinstance(node, FineTune | Evaluate):
             return self.lookup(self.absent_key(node, known)) or self.lookup(self.key(node, known))
         if isinstance(node, Average):
@@ -169,14 +175,14 @@ class RunState:
         return self.start
 
     def winner(self, node: Best) -> Node:
-        """Return the candidate that was chosen."""
+        """Return the candidate that a `Best` chose."""
         return winner(node, self._dice)
 
     def _dice(self, node: Node) -> float | None:
         return self.records[node].dice if node in self.records else None
 
     def _find(self, nodes: Iterable[Node]) -> None:
-        """Look for nodes' records in the ledger, parents first, without working anything out."""
+        """Look up nodes' records in the ledger, parents first, without computing anything."""
         known = ChainMap(self.records, self.found)
         for node in nodes:
             if node not in known and all(parent in known for parent in node.parents):
@@ -186,26 +192,30 @@ class RunState:
                     self._lacking[node] = self._lacks(node, record)
 
     def _needs_weights(self, node: Node, record: StageRecord) -> bool:
-        """Whether somebody needs a node's weights: they may have gone with those of another stage that was the same
-        work, before anybody knew that this one would be.
+        """Return whether a node's weights are still needed.
+
+        The weights may have been deleted with those of another stage that was the same work, before this stage was
+        known to be the same work.
         """
         known = ChainMap({node: record}, self.records, self.found)
         gone = collectable([node], sharing=lambda _: [node], users=self.users, kept=self.kept, records=known)
         return record.weights not in gone
 
-    # What is begun next, and what becomes of it
+    # What runs next, and its outcome
 
     def startable(self, nodes: Iterable[Node]) -> list[Node]:
-        """Return those of some nodes whose parents are all there."""
+        """Return those nodes whose parents are all settled."""
         return [node for node in nodes if not self.missing[node]]
 
     def next_of(self, nodes: Iterable[Node], held: str) -> Node:
-        """Return the stage that a site does next: scores of weights that it still holds, or of an average, which may
-        then be taken away; after them the stage with the longest way to the end.
+        """Return the stage that a site does next.
+
+        Scorings come first, if they score weights that the site still holds, or an average, which can be deleted after
+        its scorings. Then comes the stage with the longest path to the end of the study.
 
         Args:
-            nodes: what can be begun at the site.
-            held: the digest of the weights that the site has made last.
+            nodes: the stages that can begin at the site.
+            held: the digest of the weights that the site made last.
         """
 
         def rank(node: Node) -> tuple[bool, float]:
@@ -217,10 +227,10 @@ class RunState:
         return max(nodes, key=rank)
 
     def settle(self, node: Node, record: StageRecord) -> list[Node]:
-        """Take in a node's record; returns the nodes of rounds whose weights may be needed no more.
+        """Take in a node's record; return the nodes of rounds whose weights may no longer be needed.
 
-        A new score may leave another candidate of a choice behind. What lies on a route stays to the end: other ways
-        may lead to the same weights, and then go on from them.
+        A new score may decide a choice against another candidate. Weights on a route stay to the end: another path may
+        lead to the same weights later, and go on from them.
         """
         self.records[node] = record
         if isinstance(node, FineTune):
@@ -232,7 +242,7 @@ class RunState:
         return [other for other in (node, *node.parents, *rivals) if self._is_of_a_round(other)]
 
     def free(self, node: Node) -> list[Node]:
-        """Count a settled node as there; returns what can be begun for it."""
+        """Count a settled node for its children, and return the children that can begin."""
         freed = []
         for child in self._children[node]:
             self.missing[child] -= 1
@@ -241,7 +251,7 @@ class RunState:
         return freed
 
     def park(self, node: Node, reason: str) -> list[Node]:
-        """Let a stage and all that descends from it wait for another run; returns those that did not wait before."""
+        """Leave a node and all its descendants to another run; return those that were not parked before."""
         parked, stack = [], [node]
         while stack:
             current = stack.pop()
@@ -252,20 +262,20 @@ class RunState:
         return parked
 
     def is_cut(self, node: Node) -> bool:
-        """Whether a node is not worked out, since a stage before it was skipped and nothing needs it without."""
+        """Return whether a node is not run: an ancestor was skipped, and no row goes on without that ancestor."""
         return any(self._lacking[parent] for parent in node.parents) and not self.absences.may_use_cut(node)
 
     def patience(self, site: str) -> float:
-        """Return the seconds that a site may be away until something has to be decided for one of its stages."""
+        """Return the seconds that a site may be away until one of its stages needs a decision."""
         at_work = [self.at_work[site]] if site in self.at_work else []
         nodes = (*at_work, *self.waiting.get(site, ()))
         return min(map(self.absences.patience, nodes), default=self.absences.general)
 
     def given_up(self, node: FineTune | Evaluate, away: float) -> list[FineTune | Evaluate]:
-        """Return the stages of a site that have waited for long enough; the others go on waiting.
+        """Return the stages of a site that have waited long enough; the others continue to wait.
 
         Args:
-            node: what the site was asked for.
+            node: the stage that the site was asked for.
             away: seconds that the site has been away.
         """
         stages = [node, *self.waiting[node.site]]
@@ -274,9 +284,11 @@ class RunState:
         return [stage for stage in late if isinstance(stage, FineTune | Evaluate)]
 
     def _lacks(self, node: Node, record: StageRecord) -> bool:
+        """Return whether a node or one of its ancestors was skipped."""
         return record.kind == "absent" or any(self._lacking[parent] for parent in node.parents)
 
     def _is_of_a_round(self, node: Node) -> bool:
+        """Return whether a node is an average, or a training that only averages use."""
         users = self.users[node]
         return isinstance(node, Average) or (bool(users) and all(isinstance(user, Average) for user in users))
 
@@ -298,25 +310,25 @@ class RunState:
         return stage_key(node, study=self.study, weights=known[node.parents[0]].weights, environment=environment)
 
     def absent_key(self, node: FineTune | Evaluate, known: Records) -> str:
-        """Return the key of the decision to go on without a stage."""
+        """Return the key of the decision to skip a stage."""
         return absent_key(node, self.study, parent=known[node.parents[0]].weights)
 
     def average_key(self, node: Average, known: Records) -> str:
-        """Return the key of a round."""
+        """Return the key of a round's average."""
         return average_key(node, parts_of(node, known), parent=known[node.parts[0].parent].weights)
 
     @cached_property
     def census_json(self) -> str:
-        """The census as messages carry it."""
+        """The census in the form that messages carry."""
         return json.dumps(census_of(self.descriptions), separators=(",", ":"))
 
     @property
     def choices_json(self) -> str:
-        """The hops chosen so far as messages carry them."""
+        """The hops chosen so far in the form that messages carry."""
         return json.dumps(self.choices, separators=(",", ":"))
 
     def order(self, node: FineTune | Evaluate) -> dict[str, Any]:
-        """Return what both kinds of order say."""
+        """Return the fields that orders of both kinds share."""
         return {
             "study": self.study.digest,
             "node": node.id,

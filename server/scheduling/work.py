@@ -1,4 +1,4 @@
-"""How much of a run's work is done, and how fast it goes: what every event says beside its own."""
+"""The amount and the speed of a run's work, which every event carries."""
 
 from __future__ import annotations
 
@@ -10,11 +10,16 @@ from server.progress.events import Event, Observer
 
 
 class Work:
-    """The sums over all stages at sites, kept up as they change. Channels' threads count here as well."""
+    """The amount of work of all stages at sites, updated as it changes; the threads of several sites use it."""
 
     def __init__(self, observe: Observer) -> None:
+        """Begin without work.
+
+        Args:
+            observe: is called with the events of `report`.
+        """
         self.of: dict[Node, float] = {}
-        """Of every stage at a site, what it takes; see `server.scheduling.state.slices_shown`."""
+        """For each stage at a site, its work; see `server.scheduling.state.slices_shown`."""
         self._observe = observe
         self._share: dict[Node, float] = {}
         self._finished: set[Node] = set()
@@ -23,21 +28,32 @@ class Work:
         self._began = time.monotonic()
 
     def add(self, node: FineTune | Evaluate, slices: float, *, waits: bool) -> None:
-        """Args: waits: for another run; it is no part of the time that is left."""
+        """Add a stage.
+
+        Args:
+            node: the stage.
+            slices: its work.
+            waits: whether the stage waits for another run, so that it is no part of the remaining time.
+        """
         with self._counting:
             self.of[node] = slices
             self._all += slices * (not waits)
 
     def leave(self, node: Node) -> None:
-        """Leave what is not done of a node to another run."""
+        """Leave the unfinished work of a node to another run."""
         with self._counting:
             self._all -= self.of.get(node, 0.0) * (1 - self._share.get(node, 0.0))
 
     def count(self, node: FineTune | Evaluate, share: float, *, own: bool) -> None:
-        """Count a share of a stage as done. Args: own: by this run, which knows by it how fast it is.
+        """Count a share of a stage as done.
 
-        What a stage has to do once more, since its process died or its weights were refused, is not counted twice:
-        the work that is left never grows.
+        Work that a stage has to repeat, since its process died or its weights were refused, is not counted twice, so
+        that the remaining work never grows.
+
+        Args:
+            node: the stage.
+            share: the part of the stage that is done, 0 to 1.
+            own: whether this run did it, so that it counts for the run's speed.
         """
         with self._counting:
             before = self._share.get(node, 0.0)
@@ -53,7 +69,14 @@ class Work:
             self._finished.add(node)
 
     def report(self, kind: str, node: FineTune | Evaluate, epoch: int = 0, dice: float | None = None) -> None:
-        """Call the observer with what a stage does, and how far the run is."""
+        """Call the observer with an event about a stage and the progress of the run.
+
+        Args:
+            kind: the event's kind; see `Event.kind`.
+            node: the stage.
+            epoch: epochs trained.
+            dice: validation Dice of the last epoch, 0 to 1.
+        """
         total = self._all or 1.0
         elapsed = max(time.monotonic() - self._began, 1e-6)
         self._observe(

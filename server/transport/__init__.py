@@ -1,0 +1,1 @@
+"""Orders to sites and their replies: discovery, retries, transfer slots and outcomes."""

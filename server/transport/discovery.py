@@ -1,4 +1,4 @@
-"""Who is there: site names and Flower's nodes."""
+"""Discovery of the sites: which of Flower's nodes belongs to which site."""
 
 from __future__ import annotations
 
@@ -21,31 +21,36 @@ log = logging.getLogger("relay.coordinator")
 
 
 class HasStatus(Protocol):
-    """A node as Flower's Grid lists it."""
+    """A node in the list of Flower's Grid."""
 
     @property
-    def status(self) -> str: ...
+    def status(self) -> str:
+        """Flower's word for the node's state; empty in Flower's simulation."""
+        ...
 
 
 def is_online(node: HasStatus) -> bool:
-    """Whether a node is there; Flower's simulation gives its nodes no status."""
+    """Return whether a node is connected; Flower's simulation gives its nodes no status."""
     return node.status in ("", "online")
 
 
 def find_sites(
     grid: Grid, sites: Iterable[str], study: str, *, patience: float, known: Collection[str] = ()
 ) -> dict[str, int]:
-    """Return the node of each site that is there.
+    """Return the node of each site that is connected.
 
-    A node is known by the name that it was registered under at the coordinator. Where nodes have no names,
-    as in Flower's simulation, each is asked what it is; its answer is believed, since one machine plays all.
+    A node is identified by the name under which the coordinator registered it. In Flower's simulation nodes have no
+    names: there each node is asked for its site, and its answer is trusted, since one machine plays all sites.
 
     Args:
-        patience: seconds to wait for a site that is not there yet.
-        known: sites that need not be there, since they have described what they have before.
+        grid: Flower's grid.
+        sites: the names of the sites.
+        study: the digest of the study, in which nodes without a name are asked to describe themselves.
+        patience: seconds to wait for a site that is not connected yet.
+        known: sites that may be away, since the coordinator has kept their descriptions.
 
     Raises:
-        SiteAbsent: a site is not there.
+        SiteAbsent: a site is not connected.
     """
     wanted = list(sites)
     until = time.monotonic() + patience
@@ -57,7 +62,7 @@ def find_sites(
         nodes = {node.name: node.node_id for node in there_now if node.name}
         if there_now and not nodes:
             nodes = _ask(grid, study, refused)
-        # A node without a name is never found again later.
+        # Only a site whose node has a name can be found later, so only then may a known site be missing.
         spared = known if any(node.name for node in registered) else ()
         missing = [site for site in wanted if site not in nodes and site not in spared]
         if not missing:
@@ -75,12 +80,19 @@ def find_sites(
 
 
 def _ask(grid: Grid, study: str, refused: set[str]) -> dict[str, int]:
+    """Ask every node to describe itself; return the nodes by the site that each named.
+
+    Args:
+        grid: Flower's grid.
+        study: the digest of the study.
+        refused: the reasons of nodes that did not describe themselves are added here.
+    """
     messages = [
         Message(to_record(Describe(study=study)), dst_node_id=node_id, message_type=DESCRIBE)
         for node_id in grid.get_node_ids()
     ]
     names: dict[str, int] = {}
-    # No time limit: a site prepares its patients, for a leg at most, before it answers.
+    # No time limit: before it answers, a site prepares patients for up to the length of a leg.
     for reply in grid.send_and_receive(messages, timeout=None):
         if reply.has_error():
             refused.add(refusal_text(reply.error))

@@ -1,4 +1,4 @@
-"""How a stage at a site may end besides with its answer."""
+"""The ways in which a stage at a site can end other than with its result."""
 
 from __future__ import annotations
 
@@ -6,25 +6,31 @@ import math
 
 
 class Parked(Exception):
-    """A stage that cannot be finished now, with the reason in plain words."""
+    """A stage cannot be finished now; the text gives the reason for readers."""
 
 
 class Absent(Parked):
-    """The site is away, or takes no part any more."""
+    """The site is away, or no longer takes part in the study."""
 
     def __init__(self, reason: str, seconds: float = math.inf) -> None:
+        """Make the outcome.
+
+        Args:
+            reason: the reason for readers.
+            seconds: how long the site has been away; infinite for a site that no longer takes part.
+        """
         super().__init__(reason)
         self.seconds = seconds
-        """For how long so far."""
+        """How long the site has been away so far."""
 
 
 class RefusedBySite(Parked):
-    """The site answered that it cannot, when asked again as well."""
+    """The site refused the order, also when asked again."""
 
 
 class RejectedWeights(Exception):
-    """An answer that is refused, with the reason in plain words; the same stage may be asked for once more."""
+    """The coordinator rejects a result; the text gives the reason, and the stage may be ordered once more."""
 
 
 class TrainingFailed(RejectedWeights):
-    """The training itself failed. Where the same order gives the same training, a repeat can only end the same."""
+    """The training itself failed; on a device that repeats results exactly, a repeat would fail in the same way."""

@@ -1,4 +1,4 @@
-"""Requests to Flower's SuperLink, which fails at some of them while its database is busy."""
+"""Retries of requests to Flower's SuperLink, some of which fail while its database is busy."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ from typing import TypeVar
 log = logging.getLogger("relay.coordinator")
 
 HICCUPS = 10
-"""So often in a row may the SuperLink fail at one request."""
+"""The number of tries of one request."""
 
 Item = TypeVar("Item")
 
 
 def retry_on_server_error(request: Callable[[], Iterable[Item]]) -> Iterable[Item]:
-    """Return what the SuperLink answers; a request at which it failed itself (HTTP 500 and above) is made again.
+    """Return the result of a request to the SuperLink, repeated after server errors (HTTP 500 and above).
+
+    Args:
+        request: makes the request.
 
     Raises:
-        Exception: whatever the last request raised.
+        Exception: what the last try raised.
     """
     for hiccup in range(HICCUPS):
         try:

@@ -1,4 +1,4 @@
-"""One site's end of the wire: an order out, an answer back, and what may go wrong between."""
+"""The channel to one site: sends an order, receives the reply, and handles losses, absences and refusals."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ from server.transport.retry import retry_on_server_error
 log = logging.getLogger("relay.coordinator")
 
 TTL = 365 * 24 * 3600.0
-"""Flower drops a message after twelve hours unless it is given another time; a stage may take days."""
+"""Seconds that Flower keeps a message. Flower's default is twelve hours, while a stage may take days."""
 
 TRIES = 3
-"""A stage that failed is asked for again so often, with pauses of 1, 2, … seconds."""
+"""The number of tries of an order that the site refuses, with pauses of 1, 2, … seconds."""
 
 FINAL = frozenset(
     (
@@ -61,84 +61,105 @@ FINAL = frozenset(
         Refusal.BEYOND_APPROVAL,
     )
 )
-"""Refusals that asking again does not change."""
+"""Refusals that another try would not change."""
 
 ON_THE_WAY = frozenset((3, 4, 5))
-"""Flower's errors for a message or an answer that it no longer has, and for a node that went away: nothing is
-known of the stage itself, and the site answers from disk whatever it has finished."""
+"""Flower's errors for a message or a reply that it no longer has, and for a node that went away. They say nothing about
+the stage itself, and the site has saved what it finished."""
 
 LOSSES = 10
-"""So often in a row may an order be lost on its way before its stage is given up; a site that dies of it each
-time would else be asked for ever."""
+"""How often in a row an order may be lost before its stage is parked: otherwise a site that dies of the order would get
+it for ever."""
 
 LOOK_EVERY = 5.0
-"""Seconds between two looks at whether the site is there: each is a request to the SuperLink."""
+"""Seconds between two checks of whether the site is connected; each check is a request to the SuperLink."""
 
 QUIET = 120.0
-"""Seconds without an answer after which a question is put behind the order: see `SiteChannel._await`."""
+"""Seconds without a reply after which a question is sent behind the order; see `SiteChannel._await`."""
 
 TRANSFER_SLOTS = threading.Semaphore(2)
-"""Messages with weights that all channels together hold at a time, on the way out or in until they are in the ledger:
-so the coordinator holds few copies, however many sites there are."""
+"""How many messages with weights all channels together may hold at a time: outgoing ones until they are sent, incoming
+ones until they are in the ledger. So the coordinator holds few copies, however many sites there are."""
 
 Reply = TypeVar("Reply", bound=WireMessage)
 GetFile = Callable[[], File]
+"""Returns the safetensors file of weights; it is called once a transfer slot is free."""
 Hear = Callable[[int, int, float | None], None]
-"""Takes how far an order is: what is done and of how many, epochs or patients, and the last epoch's Dice, 0 to 1."""
+"""Takes the progress of an order: done and total (epochs or patients), and the Dice of the last epoch, 0 to 1."""
 
 
 LEFT = frozenset((Refusal.UNKNOWN_STUDY, Refusal.LEFT))
-"""Refusals of a site that takes no part in the study any more."""
+"""Refusals of a site that no longer takes part in the study."""
 
 
 @dataclass
 class Traffic:
-    """What really crossed the wire, by site: bytes of tensors, messages, tries.
+    """Counts of what crossed the wire, by site: bytes of tensors, messages, tries.
 
-    Every channel counts for its own site alone, since channels run side by side.
+    Each channel updates the counts of its own site only, since channels run in parallel.
     """
 
     sent: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    """Bytes of tensors sent to the site."""
     received: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    """Bytes of tensors received from the site."""
     messages: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    """Messages sent to the site."""
     attempts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    """Orders and requests to the site, each try counted."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """By the key of a stage."""
+    """Duration of each stage, by the stage's key."""
 
 
 class SiteChannel:
-    """One site's end of the wire: sends an order, waits for the answer, tries again."""
+    """The channel to one site: sends an order, waits for the reply, and tries again after a failure."""
 
     def __init__(self, grid: Grid, site: str, node_id: int | None, traffic: Traffic, *, patience: float = 60.0) -> None:
-        """Args: node_id: None for a site that has not been seen yet; it is known by its registered name."""
+        """Set up a channel.
+
+        Args:
+            grid: Flower's grid.
+            site: the site's name.
+            node_id: Flower's node of the site; None for a site that was not seen yet, which is found by its registered
+                name.
+            traffic: the counts to update.
+            patience: seconds that the site may be away before `Absent` is raised.
+        """
         self.grid, self.site, self.node_id, self.traffic = grid, site, node_id, traffic
         self.patience: Callable[[], float] = lambda: patience
-        """Seconds that the site may be away before `Absent` is raised."""
+        """Returns the seconds that the site may be away before `Absent` is raised."""
         self.observe: Observer = lambda _: None
-        """Takes the events that the site went away and that it is back."""
+        """Is called when the site goes away and when it is back."""
         self._away_since: float | None = None
         self._unacknowledged: dict[str, str] = {}  # key → digest of weights that lie at the site
         self.held = ""
+        """Digest of the weights that the site made last and still holds; empty if there are none."""
         self._holds_slot = False
 
         self._rest: Callable[[str, float], Iterable[tuple[int, int, float | None]]] = getattr(grid, "wait_for", _sleep)
-        """Waits for the answer to an order, for so many seconds at most; gives what the grid knows of its progress."""
+        """Waits at most so many seconds for the reply to an order, and returns what the grid knows of the order's
+        progress."""
 
     def release_slot(self) -> None:
-        """Release the transfer slot, since the weights that came last are kept or not wanted."""
+        """Release the transfer slot once the weights that arrived last are stored or rejected."""
         if self._holds_slot:
             self._holds_slot = False
             TRANSFER_SLOTS.release()
 
     def describe(self, study: Study, observe: Callable[[int, int], None]) -> Description:
-        """Return what the site has for a study; asks again until all its patients are prepared.
+        """Return the site's description for a study; asks again until all patients of the site are prepared.
 
         Args:
-            observe: is called with patients prepared and patients in all.
+            study: the study; one network and one pair of seeds.
+            observe: is called with the number of prepared patients and of all patients.
+
+        Raises:
+            Absent: the site is away for longer than `patience`, or has left the study.
+            Parked: the site cannot describe its data, or its description does not fit the study.
         """
 
         def hear(done: int, of: int, _: float | None) -> None:
-            if done < of:  # that all are ready is reported once, with the answer
+            if done < of:  # the end is reported once, with the reply
                 observe(done, of)
 
         while True:
@@ -156,16 +177,21 @@ class SiteChannel:
     def fine_tune(
         self, order: FineTuneOrder, weights: GetFile, observe: Callable[[int, float | None], None]
     ) -> tuple[FineTuneReply, Weights]:
-        """Leg after leg until the stage is done. Who has kept the weights calls `release_slot`.
+        """Order leg after leg until the training is done; the caller calls `release_slot` once the weights are stored.
 
         Args:
-            observe: is called with epochs trained and the last one's validation Dice, 0 to 1: at the end of every
-                leg, and of every epoch where the grid knows it.
+            order: the training.
+            weights: returns the file of the weights that the training starts from.
+            observe: is called with the number of trained epochs and the validation Dice (0 to 1) of the last one, at
+                the end of every leg, and of every epoch where the grid knows it.
+
+        Returns:
+            The last reply and the trained weights.
 
         Raises:
             TrainingFailed: the training diverged.
             Absent: the site is away for longer than `patience`, or has left the study.
-            Parked: it cannot be finished for another reason.
+            Parked: the training cannot be finished for another reason.
         """
         order = order.model_copy(update={"acknowledged": self._acknowledged(order.weights)})
         send = None if order.weights == self.held else weights
@@ -183,7 +209,7 @@ class SiteChannel:
                 continue
             send = None
             observe(reply.epoch, reply.dices[-1] if reply.dices else None)
-            # A checkpoint that was lost may cost a leg; a site that never gets on would cost for ever.
+            # A lost checkpoint may cost a leg, but a site that makes no progress would be asked for ever.
             idle = idle + 1 if reply.epoch <= epoch else 0
             epoch = reply.epoch
             if reply.state == "running" and idle == TRIES:
@@ -196,7 +222,16 @@ class SiteChannel:
             self.release_slot()
 
     def evaluate(self, order: EvaluateOrder, weights: GetFile) -> EvaluateReply:
-        """Scores of weights at the site."""
+        """Order a scoring, and return the site's reply.
+
+        Args:
+            order: the scoring.
+            weights: returns the file of the weights to score.
+
+        Raises:
+            Absent: the site is away for longer than `patience`, or has left the study.
+            Parked: the scoring cannot be finished for another reason.
+        """
         order = order.model_copy(update={"acknowledged": self._acknowledged(order.weights)})
         send = None if order.weights == self.held else weights
         while True:
@@ -210,7 +245,16 @@ class SiteChannel:
             send = weights
 
     def deliver(self, delivery: Delivery, weights: GetFile) -> None:
-        """Give the site weights that it may keep; they travel only if it has them no longer."""
+        """Deliver weights that the site may keep; they travel only if the site does not have them.
+
+        Args:
+            delivery: the message.
+            weights: returns the file of the weights.
+
+        Raises:
+            Absent: the site is away for longer than `patience`, or has left the study.
+            Parked: the delivery failed for another reason.
+        """
         send: GetFile | None = None
         while True:
             receipt, _ = self._ask(delivery, send, DELIVER, Receipt, delivery.models[delivery.row])
@@ -221,11 +265,16 @@ class SiteChannel:
             send = weights
 
     def acknowledge(self, key: str, weights: str) -> None:
-        """Note that the result of a key is safe here; the next order says so to the site."""
+        """Note that a result is stored at the coordinator; the next order tells the site.
+
+        Args:
+            key: the key of the stage.
+            weights: the digest of the weights that the site may then delete.
+        """
         self._unacknowledged[key] = weights
 
     def _acknowledged(self, but: str) -> tuple[str, ...]:
-        """Keys whose weights the site may drop; the weights that it is about to use stay."""
+        """Return the keys of results whose weights the site may delete, apart from the weights that it needs next."""
         keys = tuple(key for key, digest in self._unacknowledged.items() if digest != but)
         for key in keys:
             if self._unacknowledged.pop(key) == self.held:
@@ -241,6 +290,22 @@ class SiteChannel:
         group: str,
         hear: Hear = lambda *_: None,
     ) -> tuple[Reply, Weights | None]:
+        """Send a message until the site answers it, and return the answer with the weights that came along.
+
+        Args:
+            message: the message.
+            weights: returns the file of the weights to send along; None for none.
+            type_: Flower's type of the message.
+            kind: the declared answer.
+            group: Flower's group of the message, such as a stage's key.
+            hear: is called with the progress of the order.
+
+        Raises:
+            TrainingFailed: the training diverged.
+            Absent: the site is away for longer than `patience`, or has left the study.
+            RefusedBySite: the site refuses, also when asked again.
+            Parked: the answer is not the declared message, or the message is lost again and again.
+        """
         reason = ""
         for attempt in range(TRIES):
             time.sleep(attempt)
@@ -267,9 +332,9 @@ class SiteChannel:
         raise RefusedBySite(reason)
 
     def _send(self, message: WireMessage, weights: GetFile | None, type_: str, group: str, hear: Hear) -> Message:
-        """Return an order out, its answer back. What is lost on the way is sent again; the site answers a stage once."""
+        """Send an order and return its reply; a lost order is sent again, since a site runs a stage only once."""
         for loss in range(LOSSES):
-            # Flower takes a message for a node that is away, and returns it as an error at once.
+            # Flower accepts a message for a node that is away, but returns an error as its reply at once.
             session = self._wait_for_site()
             order = self._push_with(weights, message, type_, group)
             reply = self._await(order, session, message.study, hear) if order else None
@@ -280,7 +345,7 @@ class SiteChannel:
         raise Parked(f"an order was lost on the way {LOSSES} times in a row")
 
     def _push_with(self, weights: GetFile | None, message: WireMessage, type_: str, group: str) -> str:
-        """Push an order; its weights are read when a transfer slot is free, released again once pushed."""
+        """Push an order; its weights are read once a transfer slot is free, which is released after the push."""
         if weights is None:
             return self._push(to_record(message), type_, group)
         with TRANSFER_SLOTS:
@@ -289,18 +354,21 @@ class SiteChannel:
             return self._push(to_record(message, loaded), type_, group)
 
     def _push(self, record: RecordDict, type_: str, group: str) -> str:
-        """Return the id of the message that was pushed; empty if Flower did not take it."""
+        """Push a message, and return its id; the id is empty if Flower did not accept the message."""
         assert self.node_id is not None, "it was never seen"
         self.traffic.messages[self.site] += 1
         out = Message(record, dst_node_id=self.node_id, message_type=type_, group_id=group[:16], ttl=TTL)
         return next(iter(retry_on_server_error(lambda: self.grid.push_messages([out]))), "")
 
     def _pull(self, order: str) -> Message | None:
-        """Return the answer to an order, if it is there."""
+        """Return the reply to an order, or None if it is not there yet.
+
+        A reply with weights keeps a transfer slot until `release_slot`.
+        """
         TRANSFER_SLOTS.acquire()
         keeps = False
         try:
-            # One id at a time: the SuperLink holds up the answers that are there for one still on its way.
+            # One id at a time: for several ids the SuperLink holds finished replies back until all have arrived.
             reply = next(iter(retry_on_server_error(lambda: self.grid.pull_messages([order]))), None)
             with_weights = reply is not None and not reply.has_error() and bool(reply.content.array_records)
             keeps = with_weights and not self._holds_slot
@@ -311,20 +379,27 @@ class SiteChannel:
         return reply
 
     def _await(self, order: str, session: str, study: str, hear: Hear) -> Message | None:
-        """Return the answer to an order, however long it takes; None once it is known that none will come.
+        """Return the reply to an order, however long it takes, or None once it is certain that no reply will come.
 
-        Flower tells nobody of an order that a site held when it was restarted, or whose answer it could not send.
-        A site handles its messages one after the other, in the order that they were pushed in: so a question
-        behind the order that is answered while the order is not says that the order is lost. It is put there when
-        the site has come back, and when nothing was heard for long; a site that works for hours answers neither,
-        and is waited for. A question may be lost as well: another one follows, after twice as long each time.
+        Flower does not report an order that a site held when it was restarted, or a reply that a site could not send. A
+        site handles its messages in the order in which they were pushed. So the coordinator pushes a question behind
+        the order: if the site answers the question but not the order, the order is lost. The question is pushed after
+        the site has come back, and after a long silence. A site that works for hours answers neither, and the
+        coordinator goes on waiting. A question may be lost as well, so another one follows, each time after twice as
+        long.
+
+        Args:
+            order: the id of the order's message.
+            session: the site's presence when the order was pushed; see `_session`.
+            study: the digest of the study, for the question.
+            hear: is called with the progress of the order.
         """
         began = time.monotonic()
         look, quiet, question = began + LOOK_EVERY, QUIET, ""
         ask = began + quiet
         while True:
             if (reply := self._pull(order)) is not None:
-                self._listen(order, 0.0, hear)  # what came just before
+                self._listen(order, 0.0, hear)  # progress that was reported just before the reply
                 return reply
             now = time.monotonic()
             if question and (answer := self._pull(question)) is not None:
@@ -338,16 +413,17 @@ class SiteChannel:
                     quiet = QUIET if there != session else 2 * quiet
                     session, ask = there, now + quiet
                     question = self._push(to_record(Describe(study=study)), DESCRIBE, "question")
-            # Never more than a tenth of a second and a twentieth of the waiting is added by looking too late, and
-            # nothing where the grid can say when an answer has come, as the embedded one can.
+            # Polling adds at most a tenth of a second and a twentieth of the waiting time, and nothing where the grid
+            # itself reports a reply, as the embedded grid does.
             self._listen(order, min(2.0, 0.1 + (now - began) / 20), hear)
 
     def _listen(self, order: str, seconds: float, hear: Hear) -> None:
+        """Wait for a reply for some seconds, and pass on the progress that the grid reports."""
         for news in self._rest(order, seconds):
             hear(*news)
 
     def _session(self) -> str | None:
-        """Return what tells one presence of the site from the next; None while it is away."""
+        """Return a text that changes with every connection of the site; None while the site is away."""
         for node in retry_on_server_error(self.grid.get_nodes):
             known = node.name == self.site if self.node_id is None else node.node_id == self.node_id
             if known and is_online(node):
@@ -361,10 +437,17 @@ class SiteChannel:
         return None
 
     def is_there(self) -> bool:
+        """Return whether the site is connected."""
         return self._session() is not None
 
     def _wait_for_site(self) -> str:
-        """Return the site's presence, once it is there. It is away from when that was first seen, whichever stage saw it."""
+        """Wait until the site is connected, and return its presence; see `_session`.
+
+        The absence counts from when any stage first saw that the site was away.
+
+        Raises:
+            Absent: the site is away for longer than `patience`.
+        """
         pause = 0.0
         while (session := self._session()) is None:
             if not pause:
@@ -382,17 +465,19 @@ class SiteChannel:
 
 
 def _sleep(_: str, seconds: float) -> tuple[()]:
+    """Wait on a grid that reports no progress."""
     if seconds:
         time.sleep(seconds)
     return ()
 
 
 def _lost(reply: Message) -> bool:
+    """Return whether a reply says that the order or its reply was lost."""
     return reply.has_error() and reply.error.code in ON_THE_WAY
 
 
 def away_for(seconds: float) -> str:
-    """How long a site was waited for, in words."""
+    """Return how long a site was waited for, in words."""
     if seconds < 60:
         return "it was away"
     return f"it was away for {duration(seconds)}"

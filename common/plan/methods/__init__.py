@@ -1,4 +1,4 @@
-"""The methods that a study may compare: a file each, and its line in `METHODS`."""
+"""The methods that a study may compare: one file a method, and its line in `METHODS`."""
 
 from __future__ import annotations
 
@@ -35,32 +35,32 @@ METHODS: tuple[Method, ...] = (
     pooled.METHOD,
     pooled_then_target.METHOD,
 )
-"""In the order of a table's lines."""
+"""All methods, in the order of a table's lines."""
 
 GROWING = greedy.METHOD
 """The method of the routes in `Plan.growing` and `Plan.tried`."""
 
 
 def method_of(key: str) -> Method:
-    """Return the method of a row. One that is not known, of another version's results, is called by its key."""
+    """Return the method with a key; for an unknown key, of another version's results, a method titled by the key."""
     return next((method for method in METHODS if method.key == key), None) or _unknown(key)
 
 
 def name_of(row: PlannedRow) -> str:
-    """Return the row for readers: "B → C → A", "A alone"."""
+    """Return a row's name for readers: "B → C → A", "A alone"."""
     return method_of(row.method).name(row.route, row.target)
 
 
 def place_of(method: Method) -> int:
-    """Return the method's place in a table; those that are not known come last."""
+    """Return a method's place in a table; unknown methods come last."""
     return next((place for place, one in enumerate(METHODS) if one.key == method.key), len(METHODS))
 
 
 def asked_for(study: Study) -> list[Method]:
-    """Return the methods that may have rows, in the order of their rows: strategies stand in that of the study.
+    """Return the methods that a study may have rows of, in the order of rows: strategies in the study's order.
 
     Raises:
-        RelayError: the study names a method that is not known here.
+        RelayError: the study names a method that this version does not know.
     """
     optional = {method.key for method in METHODS if method.optional}
     for key in study.methods.more:
@@ -80,7 +80,7 @@ def asked_for(study: Study) -> list[Method]:
 
 
 def absence_rule(study: Study, method: Method) -> AbsenceRule:
-    """Return what becomes of a method's stages while a site is away."""
+    """Return the rule for a method's stages while a site is away."""
     rule = study.absence.rule_of(method.absence or method.key)
     return rule if method.skippable else AbsenceRule(wait_hours=rule.wait_hours)
 

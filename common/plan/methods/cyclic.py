@@ -1,4 +1,4 @@
-"""Laps: the model goes round all sites several times (cyclical weight transfer: Chang et al., JAMIA 25, 2018)."""
+"""Laps: the model visits all sites in turn, several times (cyclical weight transfer: Chang et al., JAMIA 25, 2018)."""
 
 from collections.abc import Iterator
 
@@ -21,7 +21,7 @@ def _rows(given: Given, target: str) -> Iterator[PlannedRow]:
 
 
 def laps_to(study: Study, target: str) -> tuple[str, ...]:
-    """Return the sites in the study's order, round and round, ending with the target."""
+    """Return the sites of all laps, in the study's order, each lap ending with the target."""
     after = study.sites.index(target) + 1
     return (*study.sites[after:], *study.sites[:after]) * study.methods.cyclic.laps
 

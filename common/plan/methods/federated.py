@@ -1,6 +1,7 @@
-"""Rounds in which every site trains from the same weights and the results are averaged: two methods a strategy.
+"""Federated averaging: rounds in which every site trains from the same weights and the results are averaged.
 
-Each target's validation patients choose the round, and among the settings that are tried.
+Each strategy has two methods: the average, and the average fine-tuned at the target. Each target's validation patients
+select the round and, where several settings are tried, the setting.
 """
 
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from common.strategies import Strategy
 
 
 def averaged(strategy: Strategy) -> Method:
-    """Yield the average that is best at the target."""
+    """Return the method whose rows are the strategy's best average at the target."""
 
     def rows(given: Given, target: str) -> Iterator[PlannedRow]:
         for part in _parts(given, strategy):
@@ -35,7 +36,7 @@ def averaged(strategy: Strategy) -> Method:
 
 
 def then_target(strategy: Strategy) -> Method:
-    """Yield the same average, fine-tuned at the target."""
+    """Return the method whose rows are the strategy's best average, fine-tuned at the target."""
     key = f"{strategy.key}-then-target"
 
     def rows(given: Given, target: str) -> Iterator[PlannedRow]:
@@ -58,11 +59,11 @@ def then_target(strategy: Strategy) -> Method:
 
 
 def _parts(given: Given, strategy: Strategy) -> Iterator[FederatedConfig]:
-    """Return what the study says of a strategy: once, or not at all."""
+    """Return the study's settings for a strategy: at most one entry."""
     return (part for part in given.study.methods.federated if part.strategy == strategy.key)
 
 
 def _best(given: Given, part: FederatedConfig, target: str) -> Iterator[tuple[int, Node]]:
-    """Of each fold the average that does best at the target."""
+    """Yield, for each fold, the fold and the average that is best at the target."""
     for fold, averages in zip(given.study.split.run, given.averages[part.strategy], strict=True):
         yield fold, best_of(averages, target)

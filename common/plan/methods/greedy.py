@@ -1,4 +1,4 @@
-"""Routes that grow hop by hop, always by the source with the best validation Dice at the target."""
+"""Greedy routes: they grow hop by hop, always by the source with the best validation Dice at the target."""
 
 from collections.abc import Iterator
 
@@ -26,7 +26,7 @@ METHOD = Method(
     travelling=True,
     routed=True,
     grows=True,
-    # No source is left out: what the next hop is compared with would be missing.
+    # Without one source, the candidates of the next hop would be incomplete.
     skippable=False,
     absence="sequential",
 )

@@ -1,4 +1,4 @@
-"""The target alone, with the gradient steps of its longest route: a control for the training that a route adds."""
+"""The target alone with the gradient steps of its longest route: the control for the extra training of a route."""
 
 from collections.abc import Iterator
 

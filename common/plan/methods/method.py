@@ -1,4 +1,4 @@
-"""What a method is: its key, its name for readers, what others have to know of it, and the rows it yields."""
+"""The declaration of a method: its key, its names for readers, its traits, and the rows that it yields."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from common.plan.rounds import averages_of
 from common.plan.values import Census, Choices, PlannedRow, Rounds
 
 Namer = Callable[[Sequence[str], str], str]
-"""A name from a row's route and target."""
+"""Returns a name for readers, from a row's route and target."""
 
 
 class Section(IntEnum):
-    """The kinds of method, from the simple to the elaborate: in this order rows are planned and shown."""
+    """The kinds of method, from simple to elaborate: rows are planned and shown in this order."""
 
     ALONE = 0
     ROUTES = 1
@@ -29,16 +29,17 @@ class Section(IntEnum):
 
 @dataclass(frozen=True)
 class Given:
-    """What rows are made from."""
+    """The inputs of a method's rows."""
 
     study: Study
     census: Census
     choices: Choices
     rounds: Rounds
+    """Returns the number of rounds of a federated method."""
 
     @cached_property
     def averages(self) -> Mapping[str, tuple[tuple[Average, ...], ...]]:
-        """By strategy the averages of every round and setting, a tuple a fold; all targets choose among the same."""
+        """For each strategy and fold, the averages of every round and setting, which all targets select among."""
         return {
             part.strategy: tuple(
                 tuple(averages_of(self.study, part, fold, self.census, self.rounds)) for fold in self.study.split.run
@@ -51,65 +52,67 @@ class Given:
 class Method:
     """One way to a model for a target.
 
-    What others have to know of a method they ask here; nobody else tests for its key.
+    Other code asks these fields for a method's traits; no other code tests for a method's key.
     """
 
     key: str
-    """In results, and in `methods.more` of a study."""
+    """The method's name in results, and in `methods.more` of a study."""
     title: str
-    """All its rows together: "Target alone", "FedAvg, then the target"."""
+    """The name of all the method's rows together: "Target alone", "FedAvg, then the target"."""
     name: Namer
-    """One row: "A alone", "B → C → A", "FedAvg, then A". Where the route is not known, it is empty."""
+    """The name of one row: "A alone", "B → C → A", "FedAvg, then A". The route is empty where it is not known."""
     line: Namer | None = None
-    """One line of a table, whatever the target: "B → C →". None: the title."""
+    """The name of a table line, whatever the target: "B → C →". None: the title."""
     section: Section
     rows: Callable[[Given, str], Iterable[PlannedRow]]
-    """Those for a target, all folds; none where the study does not ask for the method."""
+    """Yields the rows of a target, for all folds; none where the study does not ask for the method. Rows are pure: the
+    same study and census give the same rows, at the coordinator and at each site."""
 
     optional: bool = False
-    """The study has no settings for it, and names it in `methods.more`."""
+    """Whether the study has no settings for the method, and names it in `methods.more`."""
     alone: bool = False
-    """The target trains alone: a model of the hospital's own."""
+    """Whether the target trains alone, so that the model is the hospital's own."""
     baseline: bool = False
-    """The target alone for one stage: what gains are counted from."""
+    """Whether this is the target alone for one stage, from which gains are counted."""
     longer: bool = False
-    """The target alone with the gradient steps of its longest route: the control for longer training."""
+    """Whether this is the target alone with the gradient steps of its longest route: the control for longer
+    training."""
     travelling: bool = False
-    """One model is handed from site to site, so that it may forget."""
+    """Whether one model is handed from site to site, so that it may forget."""
     routed: bool = False
-    """Validation chooses among a target's rows of such methods, and the best is the target's headline."""
+    """Whether validation selects the best of the target's rows of all such methods as the target's headline."""
     grows: bool = False
-    """The route shows in the course of the study, and may be another one in each repeat."""
+    """Whether the route becomes known only while the study runs, and may differ between repeats."""
     own_line: bool = False
-    """Each way to a target is a line of the table."""
+    """Whether each route to a target has its own line in the table."""
     adapted: bool = True
-    """The target had a part in the training. What never saw it may score far lower: it sets no scale, and is no
-    opponent of the headline."""
+    """Whether the target took part in the training. Models that never saw the target may score far lower: they set no
+    colour scale, and are no opponents of the headline."""
     everybody: bool = False
-    """It needs every site of the study, not those of its route alone."""
+    """Whether the method needs every site of the study, not only those of its route."""
     deliverable: bool = True
-    """A hospital may be given its weights."""
+    """Whether a hospital may be given the weights."""
     skippable: bool = False
-    """It may go on without a site that is away."""
+    """Whether the method may go on without a site that is away."""
     absence: str = ""
-    """The table of [absence.methods] that holds its rule; empty: that of its key."""
+    """The table of [absence.methods] with the method's rule; empty: the table of the method's key."""
     strategy: str = ""
     """A key of `common.strategies`: rows stand in the order in which the study lists its strategies."""
     in_paper: bool = False
-    """The paper's Table III has it."""
+    """Whether the paper's Table III has the method."""
     style: str = ""
-    """The class of the report's style sheet in which its line is drawn strongly."""
+    """The class of the report's style sheet that draws the method's line strongly; empty: none."""
 
     def line_of(self, route: Sequence[str], target: str) -> str:
-        """Return the head of a line of a table."""
+        """Return the head of the method's line in a table."""
         return self.line(route, target) if self.line else self.title
 
 
 def sources(route: Sequence[str], target: str) -> tuple[str, ...]:
-    """Return the sites that a model came through before its target."""
+    """Return the sites that a model passed before its target."""
     return tuple(route[:-1] if route and route[-1] == target else route)
 
 
 def arrows(route: Sequence[str], target: str) -> str:
-    """ "B → C → A"."""
+    """Return a route with arrows: "B → C → A"."""
     return " → ".join((*sources(route, target), target))

@@ -1,4 +1,4 @@
-"""All data in one place, as no federation has them: in simulation alone."""
+"""All data in one place, which no federation has: possible in simulation alone."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Routes: one model handed from site to site, ending with the target."""
+"""Sequential transfer: one model is handed from site to site, and ends at the target."""
 
 from collections.abc import Iterator
 

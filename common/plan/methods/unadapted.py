@@ -1,4 +1,4 @@
-"""A source's model at the target, without training there."""
+"""A source's model scored at the target, without training there."""
 
 from collections.abc import Iterator, Sequence
 
