@@ -1,9 +1,9 @@
-"""The command `relay`, under a name that no other package has.
+"""Start the command `relay`, from a module whose name no other package has.
 
 The packages beside this file are named `client`, `common`, `deploy` and `server`, and other projects have packages of
-these names too. Python imports whichever comes first in its search path: in the folder in which it was started, in a
-folder of PYTHONPATH, and only then where the program is installed. So the command begins here, and clears the way
-before it imports anything of its own.
+these names too. Python imports the package that comes first on its search path: in the folder in which Python was
+started, in a folder of PYTHONPATH, and only then where relay is installed. The command therefore starts in this module,
+which takes foreign packages of these names off the search path before it imports anything of relay's.
 """
 
 from __future__ import annotations
@@ -19,7 +19,11 @@ HERE = Path(__file__).resolve().parent
 
 
 def main() -> int:
-    """Run `relay` with this process's arguments; returns its exit code, as `deploy.cli.main` does."""
+    """Run `relay` with the arguments of this process.
+
+    Returns:
+        The exit code; see `deploy.cli.main`.
+    """
     use_own_packages()
     from deploy.cli import program
 
@@ -29,10 +33,13 @@ def main() -> int:
 def use_own_packages() -> None:
     """Make this process, and every process that it starts, import the packages beside this file.
 
-    Folders of PYTHONPATH that hold another package of such a name are left out, and so is the folder in which Python
-    was started. Where something else is in the way, the process ends with a sentence that says so.
+    Folders of PYTHONPATH that hold another package of one of the four names are taken off the search path, and so is
+    the folder in which Python was started if it holds one.
+
+    Raises:
+        SystemExit: another package still stands in the place of one of relay's; the sentence names its path.
     """
-    # An empty entry is the working folder.
+    # An empty entry stands for the working folder.
     given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     foreign = {_resolved(entry) for entry in given if _holds_others(entry)}
     if sys.path and _holds_others(sys.path[0]):
@@ -40,12 +47,12 @@ def use_own_packages() -> None:
     sys.path[:] = [entry for entry in sys.path if _resolved(entry) not in foreign]
     if foreign:
         os.environ["PYTHONPATH"] = os.pathsep.join(entry for entry in given if _resolved(entry) not in foreign)
-    # Processes that are started with -c or -m would look into the working folder first.
+    # Without this, processes that are started with -c or -m search the working folder first.
     os.environ["PYTHONSAFEPATH"] = "1"
     for name in PACKAGES:
         try:
             spec = find_spec(name)
-        except ValueError:  # a module without a spec was put there by hand
+        except ValueError:  # `sys.modules` holds a module of this name without a spec
             spec = None
         if spec is None or not _is_own(name, spec):
             place = _place(spec) if spec else "something else"
@@ -56,16 +63,16 @@ def use_own_packages() -> None:
 
 
 def _holds_others(folder: str) -> bool:
-    """Whether a folder of the search path holds another package of one of the names."""
+    """Return whether a folder of the search path holds a foreign package of one of the four names."""
     specs = ((name, PathFinder.find_spec(name, [_resolved(folder)])) for name in PACKAGES)
     return any(spec is not None and not _is_own(name, spec) for name, spec in specs)
 
 
 def _resolved(folder: str) -> str:
-    """Return an entry of the search path, the working folder among them (""), as an absolute path."""
+    """Return an entry of the search path as an absolute path; "" stands for the working folder."""
     try:
         return os.path.realpath(folder)
-    except OSError:  # the working folder was removed: there is nothing in it
+    except OSError:  # the working folder was removed, so nothing can be imported from it
         return os.devnull
 
 

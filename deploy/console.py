@@ -1,4 +1,4 @@
-"""What this program writes to a terminal, and what to a file or a pipe."""
+"""Show progress bars on a terminal, and nothing of the kind in a file or a pipe."""
 
 from __future__ import annotations
 
@@ -18,13 +18,20 @@ from rich.text import Text
 from common.text import duration
 
 BAR = 10
-"""Columns of a bar."""
+"""Columns of a progress bar."""
 PATIENCE = 2.0
-"""Seconds after which a bar appears."""
+"""Seconds after which a progress bar appears."""
 
 
 def terminal(stream: IO[str] | None = None) -> Console | None:
-    """Return the console of a stream (standard output) that is a terminal, None where it is a file or a pipe."""
+    """Return the console of a stream that is a terminal.
+
+    Args:
+        stream: the stream; standard output by default.
+
+    Returns:
+        The console; None where the stream is a file, a pipe or a terminal that cannot move its cursor.
+    """
     stream = stream or sys.stdout
     console = Console(file=stream)
     return None if not stream.isatty() or console.is_dumb_terminal else console
@@ -32,7 +39,16 @@ def terminal(stream: IO[str] | None = None) -> Console | None:
 
 @contextmanager
 def bar(title: str, *, unit: str, stream: IO[str] | None = None) -> Iterator[Callable[[int, int], None]]:
-    """A bar that appears on a terminal when a task takes longer than a moment; gives (done, in all) → None."""
+    """Show a progress bar on a terminal while the block runs, if the block takes longer than `PATIENCE` seconds.
+
+    Args:
+        title: what the bar is about.
+        unit: what is counted, in the plural, such as "patients".
+        stream: where the bar is shown; standard output by default. Nothing is shown unless the stream is a terminal.
+
+    Yields:
+        A function that takes the number of units done and their total number, and updates the bar.
+    """
     console = terminal(stream)
     if console is None:
         yield lambda done, of: None

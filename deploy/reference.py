@@ -1,7 +1,8 @@
-"""Write the pages of docs/reference, which say what the code takes: `python -m deploy.reference docs/reference`.
+"""Generate the pages of docs/reference from the code: `python -m deploy.reference docs/reference`.
 
-A page is made of the models, the commands and the codes themselves, so that it cannot say anything else than they do;
-a test compares the pages with what this module makes. It works in a checkout alone, not in an installed package.
+A page is made of the models, the commands and the error codes themselves, so that it always says what the code takes; a
+test compares the pages with the output of this module. The module works in a checkout alone, not in an installed
+package.
 """
 
 from __future__ import annotations
@@ -142,11 +143,11 @@ ENVIRONMENT = {
     " command.",
     "_RELAY_COMPLETE": "Set by the shell when it asks how a word may go on.",
 }
-"""Variables that the program reads; those of the compose file are described in the compose file itself."""
+"""Environment variables that the program reads; the variables of the compose file are described in the compose file."""
 
 
 def pages() -> dict[str, str]:
-    """Return the text of every file of the folder, by file name."""
+    """Return the text of every file of docs/reference, by file name."""
     made = {
         "study-toml.md": STUDY_PAGE.format(tables="\n".join(_tables(Study, TOML))),
         "site-toml.md": SITE_PAGE.format(tables="\n".join(_tables(SiteConfig, TOML)), layouts=_layouts()),
@@ -160,9 +161,15 @@ def pages() -> dict[str, str]:
 
 
 def explanations(model: type[BaseModel]) -> dict[str, str]:
-    """Return what the docstring under each field of a model says; empty where there is none.
+    """Collect the docstring below each field of a model.
 
-    pydantic can collect them too, but does so at each import, in every process of a study.
+    pydantic can collect these docstrings too, but does so at each import, in every process of a study.
+
+    Args:
+        model: a pydantic model whose source can be read.
+
+    Returns:
+        Field name to the text below the field, on one line; empty where a field has none.
     """
     found = dict.fromkeys(model.model_fields, "")
     for kind in reversed(model.__mro__):
@@ -177,14 +184,14 @@ def explanations(model: type[BaseModel]) -> dict[str, str]:
 
 
 class _Untitled(GenerateJsonSchema):
-    """Leaves out the titles that pydantic makes of the fields' names."""
+    """Leave out the titles that pydantic makes of the fields' names."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
 
 
 def results_schema() -> str:
-    """Return the JSON Schema of results.json as relay writes it: every key described, and no other key allowed."""
+    """Return the JSON Schema of results.json: every key is described, and no other key is allowed."""
     whole = Results.model_json_schema(schema_generator=_Untitled)
     for name, part in {"Results": whole, **whole["$defs"]}.items():
         model = getattr(schema, name)
@@ -199,7 +206,12 @@ def results_schema() -> str:
 
 
 def allowed(annotation: Any, metadata: list[Any] | tuple[Any, ...] = ()) -> str:
-    """Return the values that a field takes, in words."""
+    """Describe in words the values that a field takes.
+
+    Args:
+        annotation: the field's type.
+        metadata: the field's constraints, as pydantic keeps them.
+    """
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return allowed(inner[0], [*inner[1:], *metadata])
@@ -216,7 +228,7 @@ def allowed(annotation: Any, metadata: list[Any] | tuple[Any, ...] = ()) -> str:
 
 
 def _limits(metadata: list[Any] | tuple[Any, ...], unit: str) -> str:
-    """Return what a value's size is held to, such as ", ≥ 1, ≤ 16"."""
+    """Describe the bounds of a value, such as ", ≥ 1, ≤ 16"."""
     signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<", "min_length": "≥", "max_length": "≤"}
     parts = []
     for entry in metadata:
@@ -233,7 +245,12 @@ def _limits(metadata: list[Any] | tuple[Any, ...], unit: str) -> str:
 
 
 def _model_in(annotation: Any) -> tuple[str, type[BaseModel]] | None:
-    """Return the model of a table, of a list of tables, or of tables by name; with which of the three it is."""
+    """Find the model in a field's type.
+
+    Returns:
+        How the field holds the model ("one", a "list", or "named": a table of models by name), and the model; None
+        where the field holds no model.
+    """
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "one", annotation
     inner = get_args(annotation)
@@ -252,16 +269,16 @@ def _default(field: FieldInfo) -> str:
 
 @dataclass(frozen=True)
 class _Form:
-    """How a page speaks of a file's tables."""
+    """Say how a page describes the tables of a file."""
 
     heading: Callable[[str, str], str]
-    """Of a table's name and kind ("one", "list", "named")."""
+    """Makes a table's heading from its name and its kind ("one", "list" or "named")."""
     written_by_people: bool
-    """A person writes the file, so that defaults matter."""
+    """Whether a person writes the file, so that the page lists defaults."""
 
 
 def _tables(model: type[BaseModel], form: _Form, name: str = "", kind: str = "one", note: str = "") -> Iterator[str]:
-    """Yield a section for a model and one for each model in it."""
+    """Yield a section for a model, and one for each model that its fields hold."""
     texts, inside, rows = explanations(model), [], []
     for key, field in model.model_fields.items():
         if found := _model_in(field.annotation):
@@ -282,7 +299,7 @@ def _tables(model: type[BaseModel], form: _Form, name: str = "", kind: str = "on
 
 
 def _row(*cells: str) -> str:
-    """Return a line of a table; "<name>" in a text is no HTML, and a bar ends no cell."""
+    """Return one line of a Markdown table, in which "<name>" is escaped as text and "|" does not end a cell."""
     safe = (re.sub("<(?=[a-z])", "&lt;", cell.replace("|", "\\|")) for cell in cells)
     return "".join(f"| {cell} " if cell else "| " for cell in safe) + "|"
 
@@ -314,7 +331,7 @@ def _layouts() -> str:
 
 
 def _commands() -> str:
-    """Each command's own help, as `relay COMMAND --help` prints it."""
+    """Return each command's help, as `relay COMMAND --help` prints it."""
     context = click.Context(root(), info_name=PROGRAM)
     helps = _helps(root(), context)
     return "\n".join(f"## relay {' '.join(words)}\n\n```text\n{text}\n```\n" for words, text in helps)
@@ -339,7 +356,7 @@ def _environment() -> str:
 
 
 def compose_variables() -> dict[str, str]:
-    """Return what the comment at the top of docker-compose.yml says of each variable."""
+    """Return the variables of docker-compose.yml with their descriptions, from the comment at the top of that file."""
     comment = (REPO / "docker-compose.yml").read_text(encoding="utf-8").partition("\nname:")[0]
     return dict(re.findall(r"^#   (RELAY_\w+)\s+(.+)$", comment, re.MULTILINE))
 
@@ -359,7 +376,14 @@ def _codes() -> str:
 
 
 def main(argv: list[str]) -> int:
-    """Write the pages into the folder that is named. Returns the exit code."""
+    """Write the pages into the folder that is named.
+
+    Args:
+        argv: the arguments of the command line: the folder alone.
+
+    Returns:
+        The exit code: 0, or 2 where the arguments are wrong.
+    """
     if len(argv) != 1:
         print("Usage: python -m deploy.reference docs/reference", file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""The command `relay`. A file holds a group of commands, and is loaded when one of them is called."""
+"""Hold the command `relay`: one file for each group of commands, imported when one of its commands is called."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns its exit code: 0 done, 1 not all done, 2 wrongly called, 130 stopped by Ctrl-C.
+    """Run a command.
 
     Args:
-        argv: the words after `relay`. None: this process is `relay`, and those are its arguments.
+        argv: the words after `relay`. None: this process is `relay`, and the words are its arguments.
+
+    Returns:
+        The exit code: 0 done, 1 not all done, 2 wrongly called, 130 stopped by Ctrl-C.
     """
     if argv is None:
         from prostate_relay import use_own_packages

@@ -1,4 +1,4 @@
-"""`python -m deploy.cli` is `relay`."""
+"""Run `relay` as `python -m deploy.cli`."""
 
 import sys
 

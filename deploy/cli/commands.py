@@ -1,8 +1,8 @@
-"""What the commands of `relay` share: the table that says which file holds which, and how help is written.
+"""Provide what the commands of `relay` share: which file holds which command, and how help is written.
 
-A file of this folder holds `app`, a `typer.Typer` made by `group` (`relay study …`) or by `top_level` (`relay demo`),
-and a function a command under `@command`. Its docstring is the command's help. The function imports what it needs
-when it is called, so that help and shell completion come at once.
+A file of this folder holds `app`, a `typer.Typer` made by `group` (for `relay study …`) or by `top_level` (for `relay
+demo`), and one function under `@command` for each command. The function's docstring is the command's help. The function
+imports what it needs when it is called, so that help and shell completion come at once.
 """
 
 from __future__ import annotations
@@ -35,43 +35,48 @@ FILES = {
     "predict": "predict",
     "phantom": "phantom",
 }
-"""The first word of a command, and the file of this folder that holds it."""
+"""The first word of a command, and the file of this folder that holds the command."""
 
 
 @dataclass
 class Call:
-    """How `relay` was called."""
+    """Describe how `relay` was called."""
 
     words: tuple[str, ...] = ()
-    """What stood after `relay`."""
+    """The words after `relay`."""
     debug: bool = False
-    """A traceback is wanted."""
+    """Whether a traceback is wanted."""
 
     @property
     def line(self) -> str:
-        """The call as it can be typed again: for a sentence that names the command that goes on."""
+        """Return the call as it can be typed again, for sentences that name the command to go on with."""
         return shlex.join([PROGRAM, *self.words])
 
 
 def this_call() -> Call:
-    """Return the call that the running command answers."""
+    """Return the call that the running command belongs to."""
     return click.get_current_context().ensure_object(Call)
 
 
 def group(name: str, about: str) -> typer.Typer:
-    """Return a group of commands, called `relay NAME COMMAND`."""
+    """Make a group of commands, called as `relay NAME COMMAND`.
+
+    Args:
+        name: the group's word.
+        about: the group's help.
+    """
     return typer.Typer(
         name=name,
         help=about,
         cls=_Group,
-        add_completion=False,  # `relay` itself has it
+        add_completion=False,  # `relay` itself has completion
         rich_markup_mode=None,
-        suggest_commands=False,  # Click itself does
+        suggest_commands=False,  # Click itself suggests commands
     )
 
 
 def top_level() -> typer.Typer:
-    """Commands that belong to no group."""
+    """Make a group for commands that are called as `relay COMMAND`."""
     return group("", "")
 
 
@@ -81,9 +86,9 @@ def command(
     """Register a function that returns an exit code as a command.
 
     Args:
-        app: the group it belongs to.
-        name: the word by which it is called.
-        stopped: what a user is told after Ctrl-C: what it leaves behind.
+        app: the group that the command belongs to.
+        name: the word by which the command is called.
+        stopped: the sentence that a user reads after Ctrl-C, which says what is left behind.
     """
 
     def register(function: Callable[..., int]) -> Callable[..., int]:
@@ -150,7 +155,7 @@ def _debug() -> click.Option:
 
 
 class _Command(TyperCommand):
-    """A command that also takes --debug."""
+    """Make a command that also takes --debug."""
 
     def __init__(
         self,
@@ -168,7 +173,7 @@ class _Command(TyperCommand):
 
 
 class _Group(TyperGroup):
-    """Commands of one file."""
+    """Hold the commands of one file."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         _write_parameters(self, ctx, formatter)
@@ -181,11 +186,11 @@ class _Group(TyperGroup):
 
 
 class _Root(TyperGroup):
-    """All commands; a file is imported when a command in it is called, or asked for what it takes."""
+    """Hold all commands; a file is imported when one of its commands is called or asked for help."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        # Click looks here for names that resemble a wrong one, and nowhere else: `get_command` is what loads them.
+        # Click searches only here for names that resemble a mistyped one; the commands are loaded by `get_command`.
         self.commands = dict.fromkeys(FILES, click.Command(None))
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -202,7 +207,10 @@ class _Root(TyperGroup):
 
 
 def _helps(function: Callable[..., Any]) -> dict[str, str]:
-    """Return what a command's function says of its parameters. (Typer 0.20 loses an argument's under Click 8.5.)"""
+    """Return the help of each parameter of a command's function.
+
+    Read here because Typer 0.20 loses the help of an argument under Click 8.5.
+    """
     found = {}
     for name, parameter in inspect.signature(function, eval_str=True).parameters.items():
         for declared in getattr(parameter.annotation, "__metadata__", ()):
@@ -211,14 +219,14 @@ def _helps(function: Callable[..., Any]) -> dict[str, str]:
 
 
 def _write_parameters(command: click.Command, context: click.Context, formatter: click.HelpFormatter) -> None:
-    """Arguments, then options under the headings that say what a user is doing.
+    """Write a command's arguments, then its options under the headings that say what they are about.
 
-    Typer's own does this by rich, which takes longer to import than all else that help needs.
+    Typer's own function uses rich, which takes longer to import than all else that help needs.
     """
     sections: dict[str, list[tuple[str, str]]] = {}
     for parameter in command.get_params(context):
         if isinstance(parameter, click.Option):
-            parameter.show_default = False  # it stands in the help's own words
+            parameter.show_default = False  # the help text of each option names its default
             heading = getattr(parameter, "rich_help_panel", None) or "Options"
             record = click.Option.get_help_record(parameter, context)
         else:

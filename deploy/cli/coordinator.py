@@ -1,4 +1,4 @@
-"""`relay coordinator …`: the programs that hospitals dial."""
+"""Define `relay coordinator …`: start the programs that hospitals dial."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def start(
 ) -> int:
     """Run Flower's SuperLink and SuperExec and the gateway, until stopped.
 
-    What ends is started again.
+    A program that ends is started again.
     """
     from deploy.coordinator.folder import Coordinator
     from deploy.coordinator.start import PARTS

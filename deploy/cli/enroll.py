@@ -1,4 +1,4 @@
-"""`relay enroll …`: which hospitals the coordinator lets in."""
+"""Define `relay enroll …`: decide which hospitals the coordinator lets in."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def set_up(
 ) -> int:
     """Make the coordinator's keys and settings.
 
-    It gets two authorities, its certificates, the gateway's settings and the secret of its SuperExec. Nothing that is
-    there is overwritten.
+    The coordinator gets two authorities, its certificates, the gateway's settings and the secret of its SuperExec.
+    Nothing that exists is overwritten.
     """
     from deploy.coordinator.enroll import set_up as make
     from deploy.coordinator.folder import Coordinator
@@ -87,7 +87,8 @@ def enroll_site(
 ) -> int:
     """Let a hospital in.
 
-    Its request is signed, the SuperLink gets to know it, and the kit that goes back to it is written.
+    The hospital's request is signed, the hospital is registered at the SuperLink, and the kit that goes back to the
+    hospital is written.
     """
     from common.fingerprint import format_fingerprint
     from deploy.coordinator.enroll import enroll, tell_superlink_if_up
@@ -134,7 +135,7 @@ def list_sites(folder: CoordinatorFolder = DEFAULT_COORDINATOR, as_json: AsJson 
 def revoke_site(name: Name, folder: CoordinatorFolder = DEFAULT_COORDINATOR) -> int:
     """Shut a hospital out, within a minute.
 
-    The others notice nothing.
+    The other hospitals notice nothing.
     """
     from deploy.coordinator.enroll import revoke, tell_superlink_if_up
     from deploy.coordinator.folder import Coordinator
@@ -149,9 +150,9 @@ def revoke_site(name: Name, folder: CoordinatorFolder = DEFAULT_COORDINATOR) -> 
 
 @command(app, "renew")
 def renew_certificates(folder: CoordinatorFolder = DEFAULT_COORDINATOR) -> int:
-    """Make new certificates.
+    """Make new certificates for the gateway and the SuperLink.
 
-    They are for the gateway and the SuperLink, of the same authority.
+    The same authority signs them.
     """
     from deploy.coordinator.enroll import renew
     from deploy.coordinator.folder import Coordinator

@@ -1,4 +1,4 @@
-"""What `relay --help` prints: all commands, by what the user is doing."""
+"""Hold the text of `relay --help`: all commands, grouped by what the user is doing."""
 
 HELP = """\
 relay – hospitals hand one segmentation model on, and no image leaves.

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands take."""
+"""Declare arguments and options that several commands take."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ COORDINATOR = "Coordinator"
 
 
 def whole_number(least: int) -> Callable[[str | int], int]:
-    """Return a kind of value: a whole number of at least `least`."""
+    """Make a parser for an option whose value is a whole number.
+
+    Args:
+        least: the smallest number allowed.
+
+    Returns:
+        The parser, which raises `typer.BadParameter` for every other value.
+    """
 
     def read(given: str | int) -> int:
         try:

@@ -1,4 +1,4 @@
-"""`relay phantom`: synthetic hospitals to try things on."""
+"""Define `relay phantom`: write synthetic hospitals to try relay on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PATIENTS = "The patients"
 
 
 def _patients(given: str) -> dict[str, int]:
-    """How many patients each synthetic hospital has: "12", or "A=30,B=30,C=19"."""
+    """Read how many patients each synthetic hospital has: "12", or "A=30,B=30,C=19"."""
     count = whole_number(1)
     if "=" not in given:
         return dict.fromkeys("ABC", count(given))
@@ -46,7 +46,7 @@ def phantom(
             " default: 12.",
             rich_help_panel=PATIENTS,
         ),
-    ] = "12",  # type: ignore[assignment]  # it goes through the parser
+    ] = "12",  # type: ignore[assignment]  # the parser reads the default too
     anatomy: Annotated[
         list[str] | None,
         typer.Option(
@@ -72,8 +72,8 @@ def phantom(
 ) -> int:
     """Write three synthetic hospitals.
 
-    They have the layouts of TCIA Prostate-3T, PROSTATE-DIAGNOSIS and I2CVB. Their glands are drawn, or with --anatomy
-    those of real masks.
+    The hospitals have the layouts of TCIA Prostate-3T, PROSTATE-DIAGNOSIS and I2CVB. Their glands are drawn, or with
+    --anatomy taken from real masks.
     """
     from deploy.console import bar
     from deploy.phantom import REAL_SHAPES, write_hospitals

@@ -1,4 +1,4 @@
-"""`relay predict`: draw the gland in a DICOM series or a volume."""
+"""Define `relay predict`: draw the gland in a DICOM series or a volume."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def predict(
     from client.training.device import choose_device
     from deploy.console import bar
 
-    # What can be known to fail is told before minutes of work.
+    # Errors that can be found now are reported before minutes of work.
     ending_of(out)
     if dicom_seg is not None:
         check_installed()

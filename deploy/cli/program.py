@@ -1,4 +1,4 @@
-"""From the words after `relay` to an exit code: what a user is told of help, errors and stops."""
+"""Turn the words after `relay` into an exit code, and print help, errors and stops for the user."""
 
 from __future__ import annotations
 
@@ -21,18 +21,27 @@ CODES = {
     "interrupted": "The command was stopped by Ctrl-C; what was finished is kept.",
     "out-of-memory": "There is not enough memory; what was finished is kept.",
 }
-"""The codes of errors that are no `RelayError`, and what each means."""
+"""The codes of errors that are not a `RelayError`, and their meanings."""
 
 COMPLETION = f"_{PROGRAM.upper()}_COMPLETE"
-"""The variable in which a shell asks how a word may go on."""
+"""The environment variable in which a shell asks how a word may go on."""
 CALLED_AS = "RELAY_CALLED_AS"
-"""Environment variable: what a person typed for this command to be run, where that was another command."""
+"""The environment variable that names what a person typed, where relay was started by another command."""
 
 
 def run(argv: Sequence[str]) -> int:
-    """Run a command and end as a program does; see `deploy.cli.main`.
+    """Run a command and end as a program does.
 
-    Where a command fails or is stopped, its sentence goes to standard error and the process ends in here.
+    If the command fails or is stopped, its sentence goes to standard error and the process ends in this function.
+
+    Args:
+        argv: the words after `relay`.
+
+    Returns:
+        The exit code; see `deploy.cli.main`.
+
+    Raises:
+        Exception: the error of the command, with a note of its code, where --debug was given.
     """
     _write_whatever_takes_it()
     call = Call(tuple(argv))
@@ -43,7 +52,7 @@ def run(argv: Sequence[str]) -> int:
     except KeyboardInterrupt as stop:
         _end(stop, str(stop) or "Stopped.", 130, call)
     except BrokenPipeError:
-        # The reader, such as `head`, has gone; Python would complain of it once more at its end.
+        # The reader, such as `head`, has gone. Python would report this once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
@@ -55,7 +64,14 @@ def run(argv: Sequence[str]) -> int:
 
 
 def invoke(call: Call) -> int:
-    """Run a command; returns its exit code. Its errors are raised, except those of the call itself."""
+    """Run a command, and raise its errors, except wrong calls.
+
+    Args:
+        call: the words after `relay`.
+
+    Returns:
+        The exit code; 2 for a wrong call, which is explained on standard error.
+    """
     if os.environ.get(COMPLETION):
         root().main(prog_name=PROGRAM)  # answers the shell and ends the process
     words = list(call.words) or ["--help"]
@@ -72,7 +88,7 @@ def invoke(call: Call) -> int:
 
 
 def usage_text(error: click.UsageError) -> str:
-    """Return what a user is told of a wrong call: one line, with the command that shows the right one."""
+    """Return the sentence that explains a wrong call: one line, with the command that shows the right one."""
     called = error.ctx.command_path if error.ctx else PROGRAM
     message = " ".join(error.format_message().split()).rstrip(".")
     end = "" if message.endswith("?") else ";"
@@ -80,7 +96,7 @@ def usage_text(error: click.UsageError) -> str:
 
 
 def error_text(error: Exception) -> str:
-    """Return what a user is told of an error that a command ended with."""
+    """Return the sentence that explains an error of a command to the user."""
     if isinstance(error, RelayError):
         return str(error)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
@@ -94,7 +110,7 @@ def error_text(error: Exception) -> str:
 
 
 def error_code(error: BaseException) -> str:
-    """Return the code of an error that a command ended with; docs/reference/error-codes.md lists them."""
+    """Return the code of an error of a command; docs/reference/error-codes.md lists the codes."""
     if isinstance(error, RelayError):
         return error.code
     if isinstance(error, KeyboardInterrupt):
@@ -107,8 +123,8 @@ def error_code(error: BaseException) -> str:
 
 
 def _write_whatever_takes_it() -> None:
-    """Output that is closed, or a terminal without arrows, shall not end a study."""
-    # A file that is opened later would else become standard output.
+    """Keep a study running where standard output is closed, or a terminal cannot show arrows."""
+    # Without this, a file that is opened later would get the number of standard output.
     sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
@@ -117,15 +133,15 @@ def _write_whatever_takes_it() -> None:
 
 
 def _end(error: BaseException, sentence: str, code: int, call: Call) -> NoReturn:
-    """Say why, and end at once. With --json a script also reads it on standard output.
+    """Print why a command ended, and end the process at once; with --json also print the error as JSON.
 
-    A study that is stopped leaves threads that wait for answers. Python would tear them down while they are in
-    torch's own code, which aborts the process now and then.
+    The process is not ended by `sys.exit`: a study that is stopped leaves threads that wait for replies, and Python
+    would tear these down while they run torch's code, which aborts the process now and then.
     """
     message = " ".join(sentence.split())
     print(message, file=sys.stderr, flush=True)
     with suppress(OSError, ValueError):
-        # An inspection has printed its own answer already, and standard output holds one JSON value.
+        # After `FaultsFound` the answer is printed already, and standard output may hold one JSON value only.
         if "--json" in call.words and not isinstance(error, FaultsFound):
             print(json.dumps({"error": {"code": error_code(error), "message": message}}))
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""`relay report`, and what a study's commands print at their end."""
+"""Define `relay report`, and print the results at the end of a study's commands."""
 
 from __future__ import annotations
 
@@ -20,7 +20,15 @@ def report(folder: Results) -> int:
 
 
 def show_results(folder: Path, *, as_json: bool = False) -> int:
-    """Print the opening sentence, the table and the path of the page, or results.json; returns the exit code."""
+    """Print the results of a study.
+
+    Args:
+        folder: the result folder.
+        as_json: print results.json in place of the opening sentence, the table and the path of the page.
+
+    Returns:
+        The exit code, 0.
+    """
     from deploy.console import terminal
     from server.report import opening, read_results, terminal_table, text_lines
 

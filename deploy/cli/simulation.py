@@ -1,4 +1,4 @@
-"""`relay demo` and `relay simulate`: a study on hospitals that all lie on this machine."""
+"""Define `relay demo` and `relay simulate`: run a study on hospitals that all lie on this machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from deploy.cli.study import shipped_study
 app = top_level()
 
 DEMO_PATIENTS = {"A": 6, "B": 6, "C": 6}
-"""C's volumes have twice as many slices as the others'."""
+"""The number of patients at each site; the volumes of C have twice as many slices as those of A and B."""
 
 STOPPED = "Stopped; every stage that was finished is kept, and the same command goes on from there."
 
@@ -31,7 +31,8 @@ def demo(
 ) -> int:
     """Write three synthetic hospitals and run a small study on them.
 
-    Its table is printed and its page written. It shows that the software works, not which method is better.
+    The study's table is printed and its page is written. The demo shows that the software works, not which method is
+    better.
     """
     from common.config.study import load_study
     from deploy.console import bar
@@ -83,7 +84,8 @@ def simulate(
 ) -> int:
     """Run a study on hospitals whose files all lie on this machine.
 
-    Each hospital is handled by processes of its own. Stopped and started again, the study goes on where it was.
+    Each hospital is handled by processes of its own. A study that was stopped and is started again goes on where it
+    was.
     """
     from common.config.study import load_study
     from deploy.simulation.simulate import simulate as run

@@ -1,4 +1,4 @@
-"""`relay site …`: what a hospital does: set itself up, look at its data, decide, take part, take what came of it."""
+"""Define `relay site …`: a hospital sets itself up, checks its data, approves, takes part, and receives its results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SURE = "Making sure"
 
 
 def _question(text: str) -> Callable[[], str] | None:
-    """Asks the person in front of the screen; None where there is nobody."""
+    """Return a function that asks the person in front of the screen; None where nobody sits there."""
     return (lambda: input(text)) if sys.stdin.isatty() and sys.stdout.isatty() else None
 
 
@@ -59,7 +59,7 @@ def check(
 ) -> int:
     """Read every patient of a site once, and list what is wrong.
 
-    What lies there is listed too. Nothing is changed, and nothing is sent.
+    The data that lie there are listed too. Nothing is changed, and nothing is sent.
     """
     from deploy.site.check import site_check
 
@@ -169,8 +169,8 @@ def approve(
 ) -> int:
     """Show what a study would run here; approve it, or not.
 
-    It is shown in plain words, with what of it would leave. What changed since the last approval and the study's hash
-    are shown too. A hospital answers for no study that it did not approve.
+    The study is shown in plain words, with what of it would leave, what changed since the last approval, and the
+    study's hash. A hospital answers no order of a study that it did not approve.
     """
     from client.site_config import load_site
     from common.config.study import load_study
@@ -207,9 +207,9 @@ def start(
         ),
     ] = "",
 ) -> int:
-    """Be there for the coordinator's orders, until stopped.
+    """Answer the coordinator's orders, until stopped.
 
-    It runs the installed app and nothing else.
+    Only the installed app is run, and nothing else.
     """
     from deploy.site.start import start as run
 
@@ -224,10 +224,7 @@ def service(
         bool, typer.Option("--compose", help="A compose file for a container; default: a systemd unit.")
     ] = False,
 ) -> int:
-    """Print what keeps `relay site start` running on this machine.
-
-    That is a systemd unit, or a compose file.
-    """
+    """Print a systemd unit or a compose file that keeps `relay site start` running."""
     from deploy.site.service import compose, unit
 
     print(compose(site) if as_compose else unit(site), end="")
@@ -264,7 +261,7 @@ def audit(
     """List all that left this hospital.
 
     A line says when, for which study and stage, of what kind, how many bytes, with its digest. Each line of the log
-    names the one before it.
+    names the line before it.
     """
     from deploy.site.audit import audit as read
 
@@ -282,9 +279,9 @@ def leave(
         ),
     ] = "",
 ) -> int:
-    """Take part in a study no longer.
+    """Stop taking part in a study.
 
-    From now on every order of it is refused, and nothing more leaves. What left before cannot be called back.
+    From now on every order of the study is refused, and nothing more leaves. What left before cannot be called back.
     """
     from client.site_config import load_site
     from deploy.site.approve import leave_study
@@ -308,7 +305,7 @@ def forget(
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.", rich_help_panel=SURE)] = False,
 ) -> int:
-    """Remove what is kept of a study, or of all.
+    """Remove what is kept of a study, or of all studies.
 
     All of it could be made again: prepared patients, checkpoints, finished weights and pages. The images are not
     touched, and what left cannot be called back.

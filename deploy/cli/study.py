@@ -1,4 +1,4 @@
-"""`relay study …`: plan a study, run it on hospitals that are apart, follow it, verify its results."""
+"""Define `relay study …`: plan a study, run it on hospitals that are apart, follow it, verify its results."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ HOSPITALS = "Hospitals"
 
 
 def shipped_study(given: Path) -> Path:
-    """Return the path of a study file; a bare name may be that of one that comes with the program."""
+    """Return the path of a study file; a bare name may be that of a study that comes with relay, such as "demo"."""
     shipped = Path(__file__).parents[1] / "studies" / f"{given}.toml"
     return shipped if given.name == str(given) and not given.exists() and shipped.is_file() else given
 
@@ -71,8 +71,8 @@ def plan(
 ) -> int:
     """Say what a study will ask for before anything runs.
 
-    That is its graph's trainings, what sharing them saves, gradient steps, bytes to and fro, and the hours on this
-    machine after a short trial.
+    The answer names the trainings of the study's graph, what sharing them saves, gradient steps, bytes to and fro, and
+    the hours on this machine after a short trial.
     """
     from common.config.study import load_study
     from deploy.planning.study_plan import slices_of, study_plan
@@ -122,7 +122,7 @@ def run(
 ) -> int:
     """Run a study on the enrolled hospitals, or go on with one.
 
-    It is followed to its table.
+    The command follows the study until its table is printed.
     """
     from deploy.coordinator.folder import Coordinator
     from deploy.coordinator.study_run import run as follow
@@ -170,7 +170,7 @@ def status(
     from deploy.coordinator.study_status import Status, lines, presences, sentence_of
     from server.progress.snapshot import read
 
-    # A study of hospitals that all lie on one machine has a result folder and no coordinator's.
+    # A study that was simulated on one machine has a result folder, and no coordinator's folder.
     coordinator = Coordinator(folder) if folder.is_dir() or out is None else None
     if serve:
         return _serve(serve, Status(out, coordinator).now)
@@ -203,9 +203,9 @@ def _serve(address: str, status: Callable[[], dict[str, Any]]) -> int:
 
 @command(app, "verify")
 def verify(folder: Results, as_json: AsJson = False) -> int:
-    """Hold a result folder against its own seals.
+    """Verify the records and weights files of a result folder.
 
-    Every record is held against its seal, every weights file against its digest, and every record's parents against
+    Every record is checked against its seal, every weights file against its digest, and every record's parents against
     the records that made them.
     """
     from deploy.console import bar

@@ -1,0 +1,1 @@
+"""Run what belongs to the coordinator: enrolment, its programs, studies on hospitals that are really apart."""

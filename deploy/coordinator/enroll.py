@@ -1,8 +1,8 @@
-"""Who may take part: the coordinator's authorities, its own certificates, the hospitals' admission and exclusion.
+"""Decide who may take part: the coordinator's authorities and certificates, and admission and exclusion of hospitals.
 
-Two authorities, for two questions: is this the coordinator (asked by hospitals) and is this one of the hospitals
-(asked by the gateway). A hospital has to hold two keys besides: the one of its TLS certificate, which the gateway
-asks for, and that of its SuperNode, which the SuperLink asks for.
+There are two certification authorities, for two questions: hospitals ask whether they talk to the coordinator, and the
+gateway asks whether it talks to an enrolled hospital. A hospital has to hold two keys: the key of its TLS certificate,
+which the gateway checks, and the key of its SuperNode, which the SuperLink checks.
 """
 
 from __future__ import annotations
@@ -46,32 +46,32 @@ WANTED = {
 }
 
 SUPERLINK_NAME = "superlink"
-"""The name that the gateway knows the SuperLink by, whatever machine it is on."""
+"""The name of the SuperLink in its certificate, by which the gateway knows it on whatever machine it runs."""
 
 HEALTH_PORT = 8081
-"""Of the gateway, on its own machine alone."""
+"""The gateway's port for health checks, which is open on the gateway's own machine alone."""
 
 
 class Enrolled(BaseModel):
-    """One hospital, as sites/NAME.json has it."""
+    """Describe one hospital, as the coordinator's file sites/NAME.json holds it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     site: SiteName
     fingerprint: str
-    """Of its request, 64 digits."""
+    """64 hexadecimal digits: the fingerprint of the site's request."""
     compared: bool
-    """Whether the fingerprint was given, so that the request is known to be the hospital's."""
+    """Whether the fingerprint was compared over the telephone, so that the request is known to be the hospital's."""
     node_key: str
     serials: tuple[int, ...]
-    """Of the certificates that it was given for these keys, the last one last."""
+    """The serial numbers of the certificates that were signed for these keys, oldest first."""
     enrolled: str
     expires: str
     node_id: str = ""
-    """What the SuperLink calls it; empty until it has been told."""
+    """The SuperLink's number for the site; empty until the site is registered there."""
     revoked: str = ""
-    """When; empty while it may take part."""
+    """When the site was revoked; empty while it may take part."""
     excluded: dict[str, str] = {}
-    """Serial numbers that are never valid again, and since when; those of earlier keys stay."""
+    """Serial numbers that are never valid again, with the time of their revocation, those of earlier keys included."""
 
 
 def set_up(
@@ -79,10 +79,20 @@ def set_up(
 ) -> Settings:
     """Make the authorities, the certificates, the gateway's settings and the SuperExec secret.
 
-    Where this was cut off, by a full disk, it goes on with the keys that are there.
+    A call that was cut off, for instance by a full disk, can be repeated: it keeps the keys that exist already.
+
+    Args:
+        coordinator: the folder to set up.
+        host: the name or address that hospitals dial.
+        port: the gateway's port.
+        superlink: HOST:PORT at which the SuperLink listens behind the gateway.
+        health_port: the gateway's port for health checks.
+
+    Returns:
+        The settings, as they were written to the coordinator's file.
 
     Raises:
-        RelayError: a coordinator is there already, or a name, port or address is none.
+        RelayError: a coordinator is set up in the folder already, or a name, a port or an address is invalid.
     """
     if coordinator.settings_file.exists():
         raise RelayError(
@@ -113,30 +123,43 @@ def set_up(
     for mark, value in (("SUPERLINK", superlink), ("PORT", str(port)), ("HEALTH", str(health_port))):
         conf = conf.replace(f"@{mark}@", value)
     _write(coordinator.gateway / "nginx.conf", conf.encode())
-    # Last: where this file is, everything is.
+    # Written last: where this file exists, the coordinator is set up completely.
     write_public(coordinator.settings_file, tomli_w.dumps(settings.model_dump()).encode())
     return settings
 
 
 def renew(coordinator: Coordinator) -> float:
-    """New certificates and keys for the gateway and the SuperLink, of the same authority; returns days valid.
+    """Make new keys and certificates for the gateway and the SuperLink, signed by the same authority.
 
-    Hospitals notice nothing: they know the authority and not the certificate.
+    Hospitals need not do anything: they trust the authority, and not a single certificate.
+
+    Args:
+        coordinator: the folder of a coordinator that is set up.
+
+    Returns:
+        Days for which the new certificates are valid.
     """
     _write_certificates(coordinator, coordinator.settings())
     return days_left(read_certificate(coordinator.gateway / "server.crt"))
 
 
 def enroll(coordinator: Coordinator, name: str, request_path: Path, *, heard: str = "") -> tuple[Enrolled, Path]:
-    """Sign a hospital's request; returns its record and the kit that goes back to it.
+    """Sign a hospital's request, and write the kit that goes back to the hospital.
 
-    The same request again gives a new certificate; another request of an enrolled site is refused.
+    The same request again gives a new certificate. Another request of a site that is enrolled already is refused.
 
     Args:
-        heard: digits of the fingerprint that the hospital read out, 20 at least.
+        coordinator: the coordinator's folder.
+        name: the site's name.
+        request_path: the request that the hospital sent.
+        heard: at least 20 digits of the fingerprint that the hospital read out over the telephone; empty: not compared.
+
+    Returns:
+        The site's record and the path of its kit.
 
     Raises:
-        RelayError: the request is another site's or damaged, the digits are others, or the site has other keys.
+        RelayError: the request is damaged or of another site, its fingerprint has other digits, or the site is enrolled
+            with other keys or was revoked with these.
     """
     settings = coordinator.settings()
     request = read_enrolment_file(request_path, Request)
@@ -179,10 +202,17 @@ def enroll(coordinator: Coordinator, name: str, request_path: Path, *, heard: st
 
 
 def revoke(coordinator: Coordinator, name: str) -> Enrolled:
-    """Exclude a hospital: its certificates go on the list that the gateway reads.
+    """Exclude a hospital: put its certificates on the revocation list that the gateway reads.
+
+    Args:
+        coordinator: the coordinator's folder.
+        name: the site's name.
+
+    Returns:
+        The site's record, with the time of its revocation.
 
     Raises:
-        RelayError: no such site, or it is revoked already.
+        RelayError: no such site is enrolled, or it is revoked already.
     """
     coordinator.settings()
     record = record_of(coordinator, name)
@@ -200,10 +230,14 @@ def revoke(coordinator: Coordinator, name: str) -> Enrolled:
 
 
 def tell_superlink(coordinator: Coordinator, tell: Callable[[str], None]) -> None:
-    """Bring the SuperLink's list of nodes to what is enrolled here: register who is new, unregister who is out.
+    """Register enrolled sites at the SuperLink, and unregister revoked sites there.
+
+    Args:
+        coordinator: the coordinator's folder.
+        tell: gets a sentence for each change.
 
     Raises:
-        Unreachable: it does not answer; it is told when it starts.
+        Unreachable: the SuperLink does not answer; `relay coordinator start` calls this again once it does.
     """
     control = coordinator.control()
     nodes = control.ask("supernode", "list", "--verbose")["nodes"]
@@ -224,7 +258,15 @@ def tell_superlink(coordinator: Coordinator, tell: Callable[[str], None]) -> Non
 
 
 def tell_superlink_if_up(coordinator: Coordinator, tell: Callable[[str], None]) -> bool:
-    """Return the same, where it is no fault that the SuperLink is down."""
+    """Do what `tell_superlink` does, unless the SuperLink does not answer.
+
+    Args:
+        coordinator: the coordinator's folder.
+        tell: gets a sentence for each change.
+
+    Returns:
+        Whether the SuperLink answered.
+    """
     try:
         tell_superlink(coordinator, tell)
     except Unreachable:
@@ -233,12 +275,12 @@ def tell_superlink_if_up(coordinator: Coordinator, tell: Callable[[str], None]) 
 
 
 def records(coordinator: Coordinator) -> list[Enrolled]:
-    """All hospitals ever enrolled, by name."""
+    """Return the records of all hospitals that were ever enrolled, sorted by name."""
     return [_read_record(path) for path in sorted(coordinator.sites.glob("*.json"))]
 
 
 def record_of(coordinator: Coordinator, name: str) -> Enrolled | None:
-    """One hospital."""
+    """Return the record of one hospital; None where it was never enrolled."""
     return next((record for record in records(coordinator) if record.site == name), None)
 
 
@@ -257,7 +299,7 @@ def _compare(request: Request, heard: str) -> bool:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Return a file that everybody may read, made anew where it is there."""
+    """Write a file that everybody may read, and replace the file where it exists."""
     write_atomically(path, content, durable=True, mode=0o644)
 
 

@@ -1,10 +1,12 @@
-"""Where the coordinator keeps what. One folder a purpose, so that each program is given what it needs and no more.
+"""Name the coordinator's files: one folder for each purpose, so that each program is given only what it needs.
 
-ca/          the two authorities' private keys: for enrolling and revoking, and for nothing that runs
-gateway/     what nginx reads: its certificate, the clients' authority, the list of the revoked, its settings
-superlink/   what Flower's SuperLink and SuperExec read, and the SuperLink's database
-sites/       a file a hospital: what it was enrolled with
-kits/        what goes back to the hospitals
+ca/          the two authorities' private keys: used to enrol and to revoke, and by no program that keeps running
+gateway/     what nginx reads: its certificate, the clients' authority, the revocation list, its settings
+superlink/   what Flower's SuperLink reads, and the SuperLink's database
+superexec/   what Flower's SuperExec reads, and its log
+control/     the coordinator's settings, and the certificate that the SuperLink is checked with
+sites/       one record for each enrolled hospital
+kits/        the kits that are sent to the hospitals
 """
 
 from __future__ import annotations
@@ -25,68 +27,77 @@ Address = Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]+:[0-9]{1,5}$")]
 
 
 class Settings(BaseModel):
-    """coordinator.toml: what `relay enroll coordinator` was told."""
+    """Hold the content of coordinator.toml: the arguments of `relay enroll coordinator`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     host: Host
     """The name that hospitals dial."""
     port: Port
     superlink: Address
-    """Where the SuperLink listens, for the gateway and for this machine."""
+    """HOST:PORT at which the SuperLink listens, for the gateway and for this machine."""
 
 
 @dataclass(frozen=True)
 class Coordinator:
-    """The coordinator's folder."""
+    """Give the paths in the coordinator's folder."""
 
     folder: Path
 
     @property
     def ca(self) -> Path:
+        """Return the folder of the authorities' private keys."""
         return self.folder / "ca"
 
     @property
     def gateway(self) -> Path:
+        """Return the folder that nginx reads."""
         return self.folder / "gateway"
 
     @property
     def superlink(self) -> Path:
+        """Return the folder of the SuperLink: its certificate, its database and its log."""
         return self.folder / "superlink"
 
     @property
     def superexec(self) -> Path:
+        """Return the folder of the SuperExec: its secret and its log."""
         return self.folder / "superexec"
 
     @property
     def control_folder(self) -> Path:
+        """Return the folder of the settings and of the certificate that the SuperLink is checked with."""
         return self.folder / "control"
 
     @property
     def sites(self) -> Path:
+        """Return the folder of the hospitals' records."""
         return self.folder / "sites"
 
     @property
     def kits(self) -> Path:
+        """Return the folder of the hospitals' kits."""
         return self.folder / "kits"
 
     @property
     def settings_file(self) -> Path:
+        """Return the path of coordinator.toml."""
         return self.control_folder / "coordinator.toml"
 
     @property
     def secret(self) -> Path:
+        """Return the path of the secret that the SuperExec shows the SuperLink."""
         return self.superexec / "superexec.secret"
 
     @property
     def superlink_ca(self) -> Path:
-        """What the SuperLink's certificate is checked with."""
+        """Return the path of the certificate that the SuperLink's own is checked with."""
         return self.control_folder / "server-ca.crt"
 
     def settings(self) -> Settings:
-        """Return what the coordinator was set up with.
+        """Read the settings that the coordinator was set up with.
 
         Raises:
-            NotEnrolled: it is not set up in this folder.
+            NotEnrolled: no coordinator is set up in this folder.
         """
         if not self.settings_file.exists():
             raise NotEnrolled(
@@ -96,11 +107,11 @@ class Coordinator:
         return load_toml(self.settings_file, Settings, "coordinator's file")
 
     def control(self) -> Control:
-        """Return the control interface of its SuperLink."""
+        """Return the control interface of the coordinator's SuperLink."""
         return Control(self.settings().superlink, self.superlink_ca)
 
     def private_folders(self) -> None:
-        """Make the folders; those with private keys are their owner's alone."""
+        """Make the folders; those that hold private keys or secrets can be entered by their owner alone."""
         for path in (self.ca, self.gateway, self.superlink, self.superexec):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             if os.stat(path).st_mode & 0o077 and os.stat(path).st_uid == os.geteuid():

@@ -1,7 +1,7 @@
-"""`relay coordinator start`: keeps the coordinator's programs running.
+"""Keep the coordinator's programs running: `relay coordinator start`.
 
-They are Flower's SuperLink, which holds the messages, and its SuperExec, which runs `server.app`; on a machine of
-its own also nginx, the gateway. In containers each is started alone.
+The programs are Flower's SuperLink, which holds the messages, Flower's SuperExec, which runs `server.app`, and nginx as
+the gateway. On one machine all three are started together; in containers each is started alone.
 """
 
 from __future__ import annotations
@@ -24,15 +24,19 @@ from deploy.pki.certificates import days_left, read_certificate
 
 PARTS = ("superlink", "superexec", "gateway")
 SOON = 30.0
-"""Days before its end at which a certificate is spoken of."""
+"""Days before a certificate expires from which on a warning is printed."""
 TELL_EVERY = 30.0
+"""Seconds between two comparisons of the enrolled sites with the SuperLink's list."""
 
 
 def start(coordinator: Coordinator, parts: Sequence[str], *, health: str = "") -> None:
-    """Run the parts until SIGTERM or Ctrl-C.
+    """Run parts of the coordinator until SIGTERM or Ctrl-C.
 
     Args:
-        health: HOST:PORT at which a part of Flower's that is run alone says over gRPC that it serves.
+        coordinator: the coordinator's folder.
+        parts: names from `PARTS`.
+        health: HOST:PORT at which a Flower program that runs alone reports over gRPC that it serves; empty: a free
+            port.
 
     Raises:
         RelayError: the coordinator is not set up, a part is missing, or a certificate has expired.
@@ -41,7 +45,7 @@ def start(coordinator: Coordinator, parts: Sequence[str], *, health: str = "") -
         raise RelayError("--health is for one part alone; name it with --only.")
     coordinator = Coordinator(coordinator.folder.absolute())
     settings = coordinator.settings()
-    # The SuperLink is asked whether it is up before it is told who is enrolled; each part has an address of its own.
+    # Each part has a health address of its own. The SuperLink's is asked before the enrolled sites are registered.
     health_of = {part: health or f"127.0.0.1:{a_free_port()}" for part in parts}
     certificate = coordinator.superlink / "server.crt"
     if "superlink" in parts:
@@ -70,7 +74,7 @@ def start(coordinator: Coordinator, parts: Sequence[str], *, health: str = "") -
                     _tell("There is a new certificate; the SuperLink is started again with it.")
                     supervisor.restart("superlink")
                 if time.monotonic() - told_at > TELL_EVERY and grpc_health(health_of["superlink"], timeout=1):
-                    # Who was enrolled or revoked while it was down is told now.
+                    # Catches up on sites that were enrolled or revoked while the SuperLink was down.
                     told_at = time.monotonic()
                     tell_superlink_if_up(coordinator, _tell)
         finally:
@@ -110,7 +114,7 @@ def _gateway(coordinator: Coordinator) -> Program:
 
 
 def _log(folder: Path, name: str) -> Path | None:
-    """Return a file beside the database; in a container, whose engine keeps its output, none."""
+    """Return a log file in the folder; None in a container, whose engine keeps standard output."""
     return None if os.environ.get("RELAY_LOG_TO_OUTPUT") else folder / f"{name}.log"
 
 

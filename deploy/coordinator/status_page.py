@@ -1,4 +1,4 @@
-"""`relay study status --serve`: the same on a small web page that keeps itself up to date."""
+"""Serve the study's status on a web page that updates itself: `relay study status --serve`."""
 
 from __future__ import annotations
 
@@ -26,16 +26,19 @@ HEADERS = {
 
 
 def server(host: str, port: int, status: Callable[[], dict[str, Any]]) -> ThreadingHTTPServer:
-    """Return a server of the page at http://host:port/ and of what it shows at /status.json; it begins with serve_forever.
+    """Make a web server for the status page at / and for the status as JSON at /status.json.
 
-    It answers only who names it by the address dialled or by the name that it was given: a page elsewhere that has
-    its own name lead here (DNS rebinding) learns nothing.
+    The caller starts it with `serve_forever`. A request is answered only if its Host header is the address dialled or
+    the name that was given as `host`; so a foreign web page whose own name is made to lead here (DNS rebinding) learns
+    nothing.
 
     Args:
-        port: 0 takes any free one.
+        host: the name or address at which the server listens.
+        port: the port; 0 takes any free one.
+        status: returns what /status.json shows; called from the threads of the server.
 
     Raises:
-        RelayError: the address cannot be taken, or is none of this machine's.
+        RelayError: the address cannot be taken, or is not one of this machine's.
     """
     folder = resources.files("deploy").joinpath("coordinator/status_page_files")
     files = {path: (folder.joinpath(name).read_bytes(), kind) for path, (name, kind) in FILES.items()}
@@ -62,7 +65,7 @@ def server(host: str, port: int, status: Callable[[], dict[str, Any]]) -> Thread
             self.wfile.write(content)
 
         def log_message(self, format: str, *args: object) -> None:
-            """Who looks at the page is not written down."""
+            """Write no line about who looks at the page."""
 
     try:
         return _Server((host, port), Handler)
@@ -79,6 +82,6 @@ def server(host: str, port: int, status: Callable[[], dict[str, Any]]) -> Thread
 
 class _Server(ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Return a reader that goes away is no error."""
+        """Ignore a reader that closes the connection, and report every other error."""
         if not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(request, client_address)

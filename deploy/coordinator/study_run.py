@@ -1,8 +1,9 @@
-"""`relay study run` and `relay study status`: a study on hospitals that are really apart.
+"""Run a study on enrolled hospitals: `relay study run`.
 
-The study is worked out by `server.app` in Flower's ServerApp at the coordinator; this submits it, follows it, and
-submits it again if that program dies, which Flower itself never does. The ledger makes that harmless: what is
-finished is not done again. If this program dies, the study goes on, and the same command follows it again.
+`server.app` runs the study in Flower's ServerApp at the coordinator. This module submits the run, prints its progress,
+and submits it again if the ServerApp's process dies, which Flower never does itself. A second run does no finished
+stage again, because the ledger records every finished stage. If the process of this module dies, the study goes on, and
+the same command follows it again.
 """
 
 from __future__ import annotations
@@ -26,30 +27,35 @@ from deploy.flower.control import Control
 Answer = TypeVar("Answer")
 
 LOG = "study.log"
+"""The file of the result folder in which `server.app` writes the progress of its run."""
 RUN = "run-id"
+"""The file of the result folder that holds the number of the run that was submitted last."""
 
 LOOK_EVERY = 1.0
+"""Seconds between two looks at the log."""
 ASK_EVERY = 10.0
-"""Seconds between two questions whether the run is still alive."""
+"""Seconds between two questions to the SuperLink whether the run is still alive."""
 ABSENT = 900.0
 """Seconds for which the SuperLink may be away."""
 STILL_HELD = "Another study is writing to"
-"""How the sentence begins that a study's program ends with when the one before it, which Flower took for dead, lives
-on for a moment and holds the result folder."""
+"""The beginning of the error of a run that finds the result folder locked. A run that is submitted after a death meets
+this error while the process that Flower took for dead lives on for a moment and holds the lock."""
 DEATHS = 5
-"""So often in a row may the coordinator's program die without having finished a stage."""
+"""The number of times in a row that the ServerApp's process may die without having finished a stage."""
 
 
 def run(path: Path, coordinator: Coordinator, out: Path, *, patience: float, tell: Callable[[str], None]) -> None:
-    """Run a study, or what is missing of it, on the enrolled hospitals; its results are in `out` afterwards.
+    """Run a study on the enrolled hospitals, or the missing rest of it, and write its results to `out`.
 
     Args:
-        out: the result folder, under the same path for this program and for the SuperExec.
-        patience: seconds to wait for hospitals before the study has begun; later on the study says.
+        path: the study file.
+        coordinator: the coordinator's folder.
+        out: the result folder, under the same path for this process and for the SuperExec.
+        patience: seconds to wait for hospitals before the study has begun; afterwards the study's own setting counts.
         tell: gets each line of progress.
 
     Raises:
-        RelayError: the study cannot begin, or some of it could not be finished; what was finished is kept.
+        RelayError: the study cannot begin, or a part of it could not be finished; finished stages are kept.
     """
     study = load_study(path)
     _check(study, coordinator, out)
@@ -89,13 +95,18 @@ def run(path: Path, coordinator: Coordinator, out: Path, *, patience: float, tel
 
 
 def _check(study: Study, coordinator: Coordinator, out: Path) -> None:
-    """Return what can be known before anything is submitted."""
+    """Check before a run is submitted that the study needs no pooled data and that all its sites are enrolled.
+
+    Raises:
+        RelayError: the study asks for all data in one place.
+        NotEnrolled: a site was never enrolled, or was revoked before the study began.
+    """
     if study.methods.pooled:
         raise RelayError(
             'The study asks for all data in one place ("pooled"), which hospitals that are apart do not have; set'
             " pooled = false under [methods]."
         )
-    coordinator.settings()  # without a coordinator nobody would be enrolled
+    coordinator.settings()  # raises where no coordinator is set up: the sentence about missing sites would mislead
     enrolled = {record.site: record for record in records(coordinator)}
     for site in study.sites:
         if site not in enrolled:
@@ -108,8 +119,8 @@ def _check(study: Study, coordinator: Coordinator, out: Path) -> None:
 
 
 def _took_part(study: Study, out: Path) -> frozenset[str]:
-    """Return the sites without which a study that has begun may go on."""
-    from server.descriptions import kept_in, known_of  # imports Flower
+    """Return the sites that took part in the study so far: a study that has begun may go on without them."""
+    from server.descriptions import kept_in, known_of  # imported here because it imports Flower
 
     return known_of(kept_in(out, variant) for variant in study.variants)
 
@@ -131,10 +142,11 @@ def _submit(control: Control, path: Path, out: Path, patience: float, tell: Call
 
 
 def _follow(control: Control, run_id: str, out: Path, tell: Callable[[str], None]) -> str | None:
-    """Tell what the run's log says until it ends.
+    """Pass on what the run writes to its log until the run ends.
 
     Returns:
-        None: all was done. A sentence: why not all was done. Empty: the program died and said nothing.
+        None if the whole study was done; a sentence if some of it was not, which says why; an empty text if the process
+        died without a sentence.
     """
     lines, asked, over = _lines(out / LOG, run_id), time.monotonic(), False
     while True:
@@ -149,14 +161,18 @@ def _follow(control: Control, run_id: str, out: Path, tell: Callable[[str], None
         if over:
             return ""
         if time.monotonic() - asked > ASK_EVERY:
-            # What it wrote before it ended is read once more.
+            # Not left at once: the run's last lines may have come after the log was read.
             over = _patiently(lambda: _status(control, run_id), tell).startswith("finished")
             asked = time.monotonic()
         time.sleep(LOOK_EVERY)
 
 
 def _lines(path: Path, run_id: str) -> Iterator[tuple[str | None, str]]:
-    """Level and text of each line that the run wrote, and (None, "") whenever there is no further one yet."""
+    """Yield level and text of each line of the log that the run wrote.
+
+    Yields:
+        The level and the text of a line, or (None, "") whenever the log has no further line yet.
+    """
     own = False
     rest = b""
     with path.open("rb") as file:
@@ -169,7 +185,7 @@ def _lines(path: Path, run_id: str) -> Iterator[tuple[str | None, str]]:
             words = (rest + data).decode(errors="replace").strip().split(" ", 3)
             rest = b""
             if len(words) != 4 or words[2] not in ("INFO", "WARNING", "ERROR"):
-                continue  # a line of something else's, or of a text with line ends in it
+                continue  # not a line of relay's log, or the rest of a text with line ends in it
             if words[3].startswith("Run ") and words[2] == "INFO":
                 own = words[3] == f"Run {run_id}."
             elif own:
@@ -177,19 +193,19 @@ def _lines(path: Path, run_id: str) -> Iterator[tuple[str | None, str]]:
 
 
 def _status(control: Control, run_id: str) -> str:
-    """Flower's word for how a run is: "running", "finished:failed", …"""
+    """Return the status that Flower gives a run, such as "running" or "finished:failed"."""
     try:
         runs = control.ask("list", "--run-id", run_id)["runs"]
     except RelayError as error:
         if "not found" in str(error):
-            return "finished:unknown"  # a SuperLink with a fresh database does not know it
-        # Whatever else goes wrong says nothing about the run.
+            return "finished:unknown"  # a SuperLink with a fresh database does not know the run
+        # Any other error of the SuperLink says nothing about the run, and is treated like silence.
         raise Unreachable(str(error)) from None
     return str(runs[0]["status"])
 
 
 def _still_running(control: Control, out: Path) -> str:
-    """Return the run that an earlier call submitted for this folder, if it is still at work."""
+    """Return the run that an earlier call submitted for this result folder; empty unless that run is still alive."""
     try:
         run_id = (out / RUN).read_text(encoding="ascii").strip()
     except (FileNotFoundError, ValueError):
@@ -200,7 +216,7 @@ def _still_running(control: Control, out: Path) -> str:
 
 
 def _patiently(ask: Callable[[], Answer], tell: Callable[[str], None]) -> Answer:
-    """Return an answer of the SuperLink, waited for while it is started again."""
+    """Ask the SuperLink, and ask again for up to `ABSENT` seconds while it does not answer."""
     told, until = False, time.monotonic() + ABSENT
     while True:
         try:

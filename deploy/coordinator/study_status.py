@@ -1,4 +1,4 @@
-"""`relay study status`: which hospitals are there and which are missing, and how far a study is."""
+"""Tell which hospitals are connected and how far a study is: `relay study status`."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from server.progress.wording import count_of, dice_of, stages_of
 
 
 class Presence(TypedDict):
-    """One enrolled hospital."""
+    """Tell whether one enrolled hospital is connected."""
 
     site: str
     online: bool
     since: str
-    """When it came or went, as Flower writes it; empty if it was never there."""
+    """When the hospital connected or disconnected, as Flower writes the time; empty if it never connected."""
 
 
 def presences(coordinator: Coordinator) -> list[Presence]:
-    """Every hospital that may take part.
+    """Return, for every hospital that may take part, whether it is connected.
 
     Raises:
         Unreachable: the SuperLink does not answer.
@@ -47,14 +47,19 @@ def presences(coordinator: Coordinator) -> list[Presence]:
 
 
 def sentence_of(presence: Presence) -> str:
-    """Return a line for a person."""
+    """Describe a hospital's presence in one line."""
     if presence["online"]:
         return f"{presence['site']:<12} there since {presence['since']}"
     return f"{presence['site']:<12} missing{', since ' + presence['since'] if presence['since'] else ': never seen'}"
 
 
 def headline(progress: StudyProgress, now: datetime) -> str:
-    """How far a study is, in one line."""
+    """Describe how far a study is, in one line.
+
+    Args:
+        progress: the snapshot in the result folder.
+        now: the present time, with a time zone.
+    """
     parts = stages_of(progress.stages_done, progress.stages, progress.variant, progress.variants)
     if not progress.stages:
         parts.append("preparing")
@@ -70,7 +75,7 @@ def headline(progress: StudyProgress, now: datetime) -> str:
 
 
 def site_line(site: AtWork) -> str:
-    """Return what one site does, in one line."""
+    """Describe what one site does, in one line."""
     parts = [site.what]
     if site.of:
         parts.append(count_of(site.what, site.done, site.of))
@@ -83,12 +88,17 @@ def site_line(site: AtWork) -> str:
 
 
 def clock(moment: str) -> str:
-    """Return an ISO time as this machine's own."""
+    """Format an ISO 8601 time in this machine's time zone."""
     return f"{datetime.fromisoformat(moment).astimezone():%Y-%m-%d %H:%M:%S}"
 
 
 def lines(progress: StudyProgress, now: datetime) -> list[str]:
-    """Return a study's progress for a person."""
+    """Describe a study's progress in lines: the headline, each site at work, and what is parked.
+
+    Args:
+        progress: the snapshot in the result folder.
+        now: the present time, with a time zone.
+    """
     shown = [headline(progress, now)]
     if progress.text:
         shown.append(progress.text)
@@ -98,12 +108,12 @@ def lines(progress: StudyProgress, now: datetime) -> list[str]:
 
 
 ASK_EVERY = 15.0
-"""Seconds between two questions to the SuperLink who is there."""
+"""Seconds between two questions to the SuperLink about connected hospitals."""
 
 
 @dataclass
 class Status:
-    """What the web page shows; `now` may be called from any thread."""
+    """Collect what the web page shows. `now` may be called from any thread."""
 
     out: Path | None
     coordinator: Coordinator | None
@@ -113,7 +123,7 @@ class Status:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def now(self) -> dict[str, Any]:
-        """Progress and presence, as far as they are known; what is not is a sentence."""
+        """Return the study's progress and the hospitals' presence; an error's sentence replaces what cannot be read."""
         status: dict[str, Any] = {}
         if self.out is not None:
             try:

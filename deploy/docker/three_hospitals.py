@@ -1,12 +1,14 @@
-"""What docker-compose.yml's `setup` does once: everybody's first day, in one place.
+"""Set up a coordinator and three hospitals in containers: the service `setup` of docker-compose.yml.
 
-It plays the coordinator and the three hospitals in turn, each in volumes of its own: makes their keys, exchanges
-requests and kits, writes synthetic patients where a hospital has none, and approves the study there. In earnest each
-of them does its part on its own machine; the commands are those of `docs/how-to/`. What is there is left as it is.
+This module plays the coordinator and the three hospitals in turn, each in volumes of its own: it makes their keys,
+exchanges requests and kits, writes synthetic patients where a hospital has none, and approves the study at each
+hospital. In a real study each of them does its part on its own machine, with the commands of `docs/how-to/`. Files that
+exist are left as they are.
 
     python -m deploy.docker.three_hospitals STUDY.toml
 
-The volumes: /coordinator/…, and for each hospital /hospitals/NAME/site (what it keeps) and /hospitals/NAME/data.
+The volumes are /coordinator/… and, for each hospital, /hospitals/NAME/site (the site file and the private folder) and
+/hospitals/NAME/data.
 """
 
 from __future__ import annotations
@@ -30,11 +32,20 @@ from deploy.site.approve import approve_study
 ROOT = Path("/")
 PATIENTS = {"A": 6, "B": 6, "C": 5}
 IN_CONTAINER = Path("/data")
-"""Where a hospital's own container sees its data."""
+"""The path of a hospital's data in the hospital's own container."""
 
 
 def set_up(study: Study, root: Path = ROOT) -> None:
-    """Make what is missing."""
+    """Make the coordinator and the hospitals of a study, as far as they do not exist yet.
+
+    Args:
+        study: the study that every hospital approves.
+        root: the folder in which the volumes are mounted.
+
+    Raises:
+        RelayError: a hospital has data of its own and no site file, or the study names a site without synthetic
+            patients.
+    """
     coordinator = Coordinator(root / "coordinator")
     if not coordinator.settings_file.exists():
         enroll.set_up(coordinator, host="gateway", port=8443, superlink="coordinator:8000")
@@ -51,12 +62,12 @@ def set_up(study: Study, root: Path = ROOT) -> None:
             keys.join(site_file, kit)
             _say(f"Hospital {name} made its keys, and the coordinator admitted it.")
         if not any(record.study == study.digest for record in approvals(site)):
-            # As `relay site approve --yes` does. What a hospital has left since is not approved for it again.
+            # As `relay site approve --yes` does. A study that the hospital has left since is not approved again.
             approve_study(_seen_from_here(site, data), study, yes=True)
 
 
 def _write_patients(name: str, site_file: Path, data: Path) -> None:
-    """Synthetic patients, and a site file that says where the hospital's container sees them."""
+    """Write synthetic patients, and a site file with the paths that the hospital's own container uses."""
     if any(data.iterdir()) and not (data / "phantom.json").exists():
         raise RelayError(
             f"Hospital {name} has data of its own and no site.toml; write one into its site folder, with its images"
@@ -74,7 +85,7 @@ def _write_patients(name: str, site_file: Path, data: Path) -> None:
 
 
 def _seen_from_here(site: SiteConfig, data: Path) -> SiteConfig:
-    """Return a hospital whose data are somewhere else here than in its own container."""
+    """Return a hospital's settings with the data paths of this container in place of the hospital's own."""
 
     def here(path: Path) -> Path:
         return data / path.relative_to(IN_CONTAINER) if path.is_relative_to(IN_CONTAINER) else path

@@ -1,6 +1,6 @@
-"""Flower's own programs: where they lie, what they are started with, what they answer.
+"""Call Flower's own programs: find them, set their environment, read their answers.
 
-Everything goes through the commands that Flower documents; no private name is touched here.
+This module uses only commands that Flower documents, and no private name of Flower's.
 """
 
 from __future__ import annotations
@@ -22,17 +22,22 @@ QUIET: Mapping[str, str] = {
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
 }
-"""With these no process of Flower's tries to reach the internet or to install anything."""
+"""Environment variables that keep Flower's processes from reaching the internet and from installing packages."""
 
 CONNECTION = "relay"
+"""The name of the connection in the configuration file that `flwr` gets."""
 ANSWER_WITHIN = 60.0
+"""Seconds within which `flwr` has to answer."""
 
 
 def program(name: str) -> str:
     """Return the path of a command that the package flwr installed beside this Python.
 
+    Args:
+        name: the command, such as "flwr".
+
     Raises:
-        RelayError: it is not there.
+        RelayError: the command is missing.
     """
     path = Path(sysconfig.get_path("scripts")) / name
     if not path.exists():
@@ -42,19 +47,25 @@ def program(name: str) -> str:
 
 @dataclass(frozen=True)
 class Control:
-    """The control interface of a SuperLink. Whoever reaches it commands the federation: it has no password."""
+    """Send commands to the control interface of a SuperLink.
+
+    The interface has no password: everybody who can reach it can command the federation.
+    """
 
     address: str
-    """HOST:PORT"""
+    """HOST:PORT of the control interface."""
     ca: Path
     """The certificate that the SuperLink's own is checked with."""
 
     def ask(self, *words: str) -> dict[str, Any]:
-        """Run `flwr WORDS` and return what it answers.
+        """Run `flwr WORDS` and return its JSON answer.
+
+        Args:
+            *words: the subcommand and its arguments.
 
         Raises:
-            Unreachable: nothing answers there.
-            RelayError: it answers that it will not.
+            Unreachable: the SuperLink does not answer.
+            RelayError: the SuperLink refuses the command.
         """
         with tempfile.TemporaryDirectory(prefix="relay-flwr-") as home:
             (Path(home) / "config.toml").write_text(
@@ -91,9 +102,13 @@ class Control:
 
 
 def grpc_health(address: str, *, timeout: float = 5.0) -> bool:
-    """Whether the program behind a gRPC health address says that it serves.
+    """Return whether the program at a gRPC health address reports that it serves.
 
-    Flower's transport is HTTP; gRPC is left for the standard health service that its programs offer.
+    Flower's messages go over HTTP; gRPC is used only for the standard health service that its programs offer.
+
+    Args:
+        address: HOST:PORT of the health service.
+        timeout: seconds to wait for the report.
     """
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc

@@ -1,4 +1,4 @@
-"""`python -m deploy.flower.health HOST:PORT`: exit code 0 if the program there says over gRPC that it serves."""
+"""Exit with 0 if a program reports over gRPC that it serves: `python -m deploy.flower.health HOST:PORT`."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""Every private name of Flower's that relay uses, and one check of Flower's version for all of them.
+"""Keep every private name of Flower's that relay uses, and check Flower's version once for all of them.
 
-A hospital's safety hangs on some of these names: with functions of relay's own in their place, Flower unpacks and runs
-nothing that the coordinator sent. So each function here first looks whether this is the series of Flower that the
-tests attack, and whether a name that is replaced is there at all.
+A hospital's safety depends on some of these names: relay replaces functions of Flower's by its own, so that Flower
+unpacks and runs nothing that the coordinator sent. Each function here therefore first checks that the installed Flower
+is of the series that the tests attack, and that a name that is to be replaced exists.
 
-Flower's modules are imported by the functions that need them: a hospital starts a process for every message, and a
-command such as `relay --help` needs none.
+Each function imports Flower's modules itself, because a hospital starts a process for every message, and a command such
+as `relay --help` needs none of them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from flwr.supercore.runtime import RuntimeHttpClient
 
 SERIES = "1.41."
-"""The tests attack the launcher with this series of Flower; another one is not trusted unseen."""
+"""The series of Flower with which the tests attack the launcher; another series is refused."""
 
 CLIENT_RUNTIME = "flwr.supernode.runtime.run_clientapp"
 REPLACED_IN_CLIENT_RUNTIME = ("install_from_fab", "get_project_dir", "get_load_client_app_fn")
@@ -46,7 +46,7 @@ def check_version() -> None:
     """Check that the installed Flower is of the series that this file was written for.
 
     Raises:
-        RelayError: it is another one.
+        RelayError: another series of Flower is installed.
     """
     found = version("flwr")
     if not found.startswith(SERIES):
@@ -58,10 +58,10 @@ def private_module(name: str, *wanted: str) -> ModuleType:
 
     Args:
         name: the module.
-        wanted: names in it that are used or replaced.
+        *wanted: names in the module that relay uses or replaces.
 
     Raises:
-        RelayError: another version of Flower is installed, or a name is not there.
+        RelayError: another series of Flower is installed, or a name is missing.
     """
     check_version()
     module = importlib.import_module(name)
@@ -71,14 +71,18 @@ def private_module(name: str, *wanted: str) -> ModuleType:
     return module
 
 
-# Messages outside Flower's own processes: hospitals that all lie on this machine.
+# Messages outside Flower's own processes: for simulations on this machine.
 
 
 def set_task_identity(*, run_id: int, node_id: int) -> None:
-    """Let this process build messages of a run, at a node: Flower builds them only in a process that knows both.
+    """Let this process build messages of a run at a node; Flower builds a message only where both numbers are set.
+
+    Args:
+        run_id: the run.
+        node_id: the node; 0 for the coordinator.
 
     Raises:
-        RelayError: another version of Flower is installed.
+        RelayError: another series of Flower is installed.
     """
     check_version()
     from flwr.supercore.task_identity import TaskIdentity
@@ -87,19 +91,19 @@ def set_task_identity(*, run_id: int, node_id: int) -> None:
 
 
 def set_message_id(message: Message, message_id: str) -> None:
-    """Give a message its id, as Flower's own grids do when they send it."""
+    """Give a message its id, as Flower's own grids do when they send a message."""
     message.metadata.__dict__["_message_id"] = message_id
 
 
 def pack(message: Message) -> bytes:
-    """Return a message as Flower's processes send it to each other."""
+    """Serialize a message in the form in which Flower's processes send it to each other."""
     from flwr.common.serde import message_to_proto
 
     return message_to_proto(message).SerializeToString()
 
 
 def unpack(content: bytes) -> Message:
-    """Return the message that was packed."""
+    """Deserialize a message that `pack` serialized."""
     from flwr.common.serde import message_from_proto
     from flwr.proto.message_pb2 import Message as ProtoMessage
 
@@ -107,37 +111,37 @@ def unpack(content: bytes) -> Message:
 
 
 def online_node(node_id: int, name: str) -> NodeInfo:
-    """Return what a Grid says of a node that is there."""
+    """Return the description by which a Grid names a connected node."""
     from flwr.proto.node_pb2 import NodeInfo
 
     return NodeInfo(node_id=node_id, name=name, status="online")
 
 
 def empty_run(run_id: int) -> Run:
-    """Return a run as a Grid wants it, without an app."""
+    """Return a run without an app, as a Grid needs one."""
     from flwr.supercore.run import Run
 
     return Run.create_empty(run_id)
 
 
-# A hospital's process for one message.
+# The hospital's process that answers one message.
 
 
 def client_runtime() -> ModuleType:
     """Import the module in which Flower answers one message.
 
     Raises:
-        RelayError: another version of Flower is installed, or a name that has to be replaced is not there.
+        RelayError: another series of Flower is installed, or a name that relay replaces is missing.
     """
     return private_module(CLIENT_RUNTIME, *REPLACED_IN_CLIENT_RUNTIME, "run_clientapp")
 
 
 def confine(runtime: ModuleType, installed_app: Callable[[], Callable[[Message, Context], Message]]) -> None:
-    """Close the ways to foreign code in the module of `client_runtime`.
+    """Replace the functions of Flower's runtime that would unpack or load code that was sent.
 
     Args:
-        runtime: nothing that was sent is unpacked or loaded by it from now on.
-        installed_app: makes the app that answers instead.
+        runtime: the module of `client_runtime`; from now on it unpacks and loads nothing that was sent.
+        installed_app: makes the app that answers in place of the app that was sent.
     """
     replaced: dict[str, Callable[..., object]] = {
         "install_from_fab": lambda *_, **__: None,
@@ -149,12 +153,12 @@ def confine(runtime: ModuleType, installed_app: Callable[[], Callable[[Message, 
 
 
 def answer_message(runtime: ModuleType, *, address: str, token: str) -> None:
-    """Answer one message of a SuperNode on this machine, with the module of `client_runtime`.
+    """Answer one message of a SuperNode on this machine.
 
     Args:
-        runtime: the confined module.
+        runtime: the module of `client_runtime`, confined by `confine`.
         address: HOST:PORT of the SuperNode's Runtime API.
-        token: the claim on the message.
+        token: the token that stands for the claim on the message.
     """
     runtime.run_clientapp(
         runtime_api_address=address,
@@ -166,35 +170,39 @@ def answer_message(runtime: ModuleType, *, address: str, token: str) -> None:
 
 
 def app_not_loadable() -> Exception:
-    """Return the error that Flower answers with a fixed text, where it would send the text of any other."""
+    """Return the error for which Flower sends a fixed text; of any other error it would send the error's own text."""
     from flwr.clientapp.client_app import LoadClientAppError
 
     return LoadClientAppError()
 
 
-# The claim on a message.
+# The claim on a message, by which a SuperNode knows that a process is answering it.
 
 
 def check_claims() -> None:
-    """Look for all that `send_heartbeat` and `report_failure` need.
+    """Check that all names exist that `send_heartbeat` and `report_failure` use.
 
     Raises:
-        RelayError: another version of Flower is installed, or a name is not there.
+        RelayError: another series of Flower is installed, or a name is missing.
     """
     for module, names in USED_FOR_CLAIMS.items():
         private_module(module, *names)
 
 
 def send_heartbeat(address: str, token: str, *, timeout: float) -> bool:
-    """Send one heartbeat for the claim that a token stands for; returns whether the SuperNode accepted it.
+    """Send one heartbeat for the claim on a message.
 
     Args:
         address: HOST:PORT of the SuperNode's Runtime API.
-        token: the claim.
-        timeout: seconds.
+        token: the token that stands for the claim.
+        timeout: seconds to wait for the answer.
+
+    Returns:
+        Whether the SuperNode accepted the heartbeat.
 
     Raises:
-        Exception: no answer, or an error as the answer; then it has a `response` with a `status_code`.
+        Exception: the SuperNode does not answer, or answers with an error; the latter has a `response` with a
+            `status_code`.
     """
     from flwr.proto.runtime_pb2 import SendTaskHeartbeatRequest
 
@@ -203,7 +211,17 @@ def send_heartbeat(address: str, token: str, *, timeout: float) -> bool:
 
 
 def report_failure(address: str, token: str, details: str, *, timeout: float) -> None:
-    """End the claim that a token stands for: its process failed. Arguments and errors as of `send_heartbeat`."""
+    """End the claim on a message by reporting that its process failed.
+
+    Args:
+        address: HOST:PORT of the SuperNode's Runtime API.
+        token: the token that stands for the claim.
+        details: a text for the SuperNode's log.
+        timeout: seconds to wait for the answer.
+
+    Raises:
+        Exception: as of `send_heartbeat`.
+    """
     from flwr.proto.runtime_pb2 import PushTaskOutputRequest
 
     with _runtime_client(address, token, timeout) as client:
@@ -222,20 +240,20 @@ def _runtime_client(address: str, token: str, timeout: float) -> RuntimeHttpClie
     )
 
 
-# Flower's programs, with parts of relay's own in them.
+# Flower's programs, in which relay replaces parts.
 
 
 def run_superexec(*, launch: Callable[[Any], str], reconcile: Callable[[], None], close: Callable[[], None]) -> None:
-    """Run `flower-superexec`, with its arguments from the command line and another way to start processes.
+    """Run `flower-superexec` with the arguments of the command line, and start processes by relay's own function.
 
     Args:
         launch: starts a process for a task, which has `task_type`, `task_id`, `runtime_api_address` and `token`;
-            returns why that failed, or nothing. A task that failed comes again after a minute.
-        reconcile: called every fraction of a second.
-        close: called at the end.
+            returns the reason if that failed, or an empty text. Flower offers a failed task again after a minute.
+        reconcile: called several times a second.
+        close: called once, when the SuperExec ends.
 
     Raises:
-        RelayError: another version of Flower is installed, or a name that has to be replaced is not there.
+        RelayError: another series of Flower is installed, or a name that relay replaces is missing.
     """
     executor = private_module(EXECUTOR, "SubprocessExecutor", "LaunchResult")
     result, replaced = executor.LaunchResult, executor.SubprocessExecutor
@@ -256,10 +274,13 @@ def run_superexec(*, launch: Callable[[Any], str], reconcile: Callable[[], None]
 
 
 def run_supernode(*, sleep: Callable[[float], None]) -> None:
-    """Run `flower-supernode`, with its arguments from the command line and another `time.sleep` between its looks.
+    """Run `flower-supernode` with the arguments of the command line, and sleep between polls by relay's own function.
+
+    Args:
+        sleep: replaces `time.sleep` in the SuperNode's loop; takes seconds.
 
     Raises:
-        RelayError: another version of Flower is installed, or a name that has to be replaced is not there.
+        RelayError: another series of Flower is installed, or a name that relay replaces is missing.
     """
     module = private_module(SUPERNODE, "time", "_pull_and_store_message", "_push_messages")
     module.time = SimpleNamespace(sleep=sleep)  # type: ignore[attr-defined]
@@ -269,10 +290,10 @@ def run_supernode(*, sleep: Callable[[float], None]) -> None:
 
 
 def run_superlink() -> None:
-    """Run `flower-superlink`, with its arguments from the command line.
+    """Run `flower-superlink` with the arguments of the command line.
 
     Raises:
-        RelayError: another version of Flower is installed.
+        RelayError: another series of Flower is installed.
     """
     check_version()
     from flwr.superlink.cli import flower_superlink

@@ -1,10 +1,10 @@
-"""Flower's SuperLink, with a database that waits its turn.
+"""Run Flower's SuperLink with SQLite transactions that wait for the lock.
 
-The SuperLink reads before it writes within one transaction of SQLite. If somebody else has written in between, SQLite
-refuses at once ("database is locked"), however long it was told to wait, and the request fails with HTTP 500. Flower
-does not try such a request again: an answer of a hospital is dropped, and the study's program loses its heartbeat and
-is taken for dead a minute later. Three hospitals that answer at the same time are enough for it. Here every
-transaction takes its turn at its beginning, as SQLAlchemy's manual describes for SQLite; no name of Flower's is
+The SuperLink reads before it writes within one transaction of SQLite. If another process has written in between, SQLite
+refuses at once ("database is locked"), whatever busy timeout is set, and the request fails with HTTP 500. Flower does
+not repeat such a request: a hospital's reply is dropped, and the ServerApp of a study loses its heartbeat and is taken
+for dead a minute later. Three hospitals that answer at the same time are enough to cause this. In this module every
+transaction takes the write lock when it begins, as SQLAlchemy's manual describes for SQLite; no name of Flower's is
 replaced.
 """
 
@@ -19,11 +19,11 @@ from common.errors import RelayError
 from deploy.flower import internals
 
 WAIT = 60_000
-"""Milliseconds for which a transaction waits for its turn."""
+"""Milliseconds for which a transaction waits for the lock."""
 
 
 def take_turns() -> None:
-    """For every database that this process opens from now on."""
+    """Let each transaction of a database that this process opens from now on take the write lock when it begins."""
 
     @event.listens_for(Engine, "connect")
     def leave_beginning_to_us(connection: Any, _: object) -> None:

@@ -1,4 +1,4 @@
-"""Keeps programs running: starts them, starts them again with growing pauses, ends them and theirs with itself."""
+"""Keep programs running: start them, restart them after growing pauses, and end them together with this process."""
 
 from __future__ import annotations
 
@@ -18,30 +18,38 @@ from pathlib import Path
 from types import FrameType
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
+"""Seconds before the first restart of a program that ended, and the limit of the doubling pauses."""
 SETTLED = 120.0
-"""Seconds after which a program that runs has not failed to start: the next pause is short again."""
+"""Seconds for which a program has to run so that the pause before its next restart is short again."""
 END_WITHIN = 15.0
+"""Seconds in which a program ends after SIGTERM; afterwards it gets SIGKILL."""
 LARGEST_LOG = 20_000_000
+"""Bytes of a log; a longer one is renamed to NAME.1 when its program starts."""
 LEFT_FOR = 3.0
-"""Seconds after the end of a program in which the processes that it started end by themselves."""
+"""Seconds after the end of a program in which the processes that it started can end by themselves."""
 LINUX = sys.platform == "linux"
 
 
 @dataclass(frozen=True)
 class Program:
-    """What is to run."""
+    """Describe a program that the supervisor keeps running."""
 
     name: str
     command: Sequence[str]
     log: Path | None
-    """Its output is added there; None: to this process's own."""
+    """The file to which the program's output is appended; None: the output of this process."""
     environment: Mapping[str, str]
     folder: Path | None = None
-    """Where it runs; None: where this process does."""
+    """The working folder of the program; None: that of this process."""
 
 
 class Supervisor:
-    """Programs that shall run. Call `tend` again and again, from the main thread, and `end` at last."""
+    """Keep programs running. Call `tend` again and again from the main thread, and `end` once at the end.
+
+    Args:
+        programs: the programs, in the order in which they are started.
+        tell: gets a sentence for each end of a program and each failed start.
+    """
 
     def __init__(self, programs: Sequence[Program], tell: Callable[[str], None]) -> None:
         self._programs = list(programs)
@@ -54,7 +62,7 @@ class Supervisor:
         self.starts = dict.fromkeys((program.name for program in programs), 0)
 
     def tend(self) -> None:
-        """Start what is due; note what ended."""
+        """Start the programs that are due, and note the programs that ended."""
         now = time.monotonic()
         for group in [group for group, ended in self._left.items() if now - ended > LEFT_FOR]:
             del self._left[group]
@@ -74,16 +82,16 @@ class Supervisor:
                 self._start(program)
 
     def uptime(self, name: str) -> float:
-        """Seconds since a program was started; 0 while it is down."""
+        """Return the seconds since a program was started; 0 while it is down."""
         return time.monotonic() - self._since[name] if name in self._running else 0.0
 
     def restart(self, name: str) -> None:
-        """End a program that is up and does nothing; `tend` starts it again."""
+        """End a program that runs; the next calls of `tend` start it again."""
         if process := self._running.get(name):
             _end([process])
 
     def end(self) -> None:
-        """End all, the last started first, and whatever they started."""
+        """End all programs, the last started first, and every process that they started."""
         _end([self._running[p.name] for p in reversed(self._programs) if p.name in self._running])
         self._running.clear()
         for group in self._left:
@@ -102,7 +110,7 @@ class Supervisor:
                     stdin=subprocess.DEVNULL,
                     stdout=out,
                     stderr=subprocess.STDOUT,
-                    start_new_session=True,  # Ctrl-C reaches this process alone, which then ends the others
+                    start_new_session=True,  # Ctrl-C reaches this process alone, which then ends the programs
                     preexec_fn=partial(end_with_parent, signal.SIGTERM, os.getpid()) if LINUX else None,
                 )
             except OSError as error:
@@ -116,7 +124,7 @@ class Supervisor:
 
 
 def a_free_port() -> int:
-    """Return a port of the loopback interface that nobody listens on."""
+    """Return a port of the loopback interface on which nothing listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -124,7 +132,7 @@ def a_free_port() -> int:
 
 @contextmanager
 def until_stopped() -> Iterator[threading.Event]:
-    """An event that is set by SIGTERM or Ctrl-C."""
+    """Yield an event that SIGTERM or Ctrl-C sets while the block runs."""
     over = threading.Event()
 
     def stop(_: int, __: FrameType | None) -> None:
@@ -157,7 +165,15 @@ def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
 
 
 def _signal_group(group: int, kind: int) -> bool:
-    """Send a signal, 0 for none, to what a program started and what that started; return whether there is anything."""
+    """Send a signal to the process group of a program.
+
+    Args:
+        group: the number of the group: the process id of the program.
+        kind: the signal; 0 sends none.
+
+    Returns:
+        Whether the group has any process.
+    """
     try:
         os.killpg(group, kind)
     except (ProcessLookupError, PermissionError):
@@ -166,10 +182,12 @@ def _signal_group(group: int, kind: int) -> bool:
 
 
 def end_with_parent(how: signal.Signals, parent: int | None = None) -> None:
-    """In a child, on Linux: get a signal when the thread that started it ends, as when its process is killed.
+    """Let Linux send this process a signal when the thread that started it ends, as when its parent is killed.
 
     Args:
-        parent: the parent's process id, where it may have ended already.
+        how: the signal.
+        parent: the process id of the parent. This process ends at once if its parent is already another; None: not
+            checked.
     """
     ctypes.CDLL(None).prctl(1, how)
     if parent is not None and os.getppid() != parent:

@@ -1,9 +1,9 @@
-"""Synthetic hospitals, written in the real data sets' own layouts.
+"""Write synthetic hospitals in the real data sets' own layouts.
 
-Three sites with three scanners: A like TCIA Prostate-3T, B like PROSTATE-DIAGNOSIS, C like I2CVB. They
-serve to try the software without patients. They say nothing about which method is better on real ones.
+The three sites have three scanners: A like TCIA Prostate-3T, B like PROSTATE-DIAGNOSIS, C like I2CVB. They serve to try
+the software without patients. They do not show which method is better on real patients.
 
-The glands are drawn, or come from a folder of real masks; then the images alone are made up.
+The glands are drawn, or come from a folder of real masks; in the latter case only the images are made up.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["REAL_SHAPES", "write_hospitals"]
 
 VERSION = 1
-"""Raised whenever the same arguments would give other files."""
+"""A number that is raised whenever the same arguments give other files."""
 
 MARKER, UNFINISHED = "phantom.json", ".phantom-unfinished"
 _TWELVE_EACH: Mapping[str, int] = MappingProxyType({"A": 12, "B": 12, "C": 12})
@@ -37,7 +37,7 @@ REAL_SHAPES = (
     "The images are made up, but the glands have the shapes of real patients' masks: handle these files as you must"
     " handle the masks, and keep to their licence (the NCI-ISBI 2013 masks: CC BY 3.0, so name their source)."
 )
-"""What who keeps or passes on hospitals with real anatomy has to know."""
+"""What people who keep or pass on hospitals with real glands have to know."""
 
 
 def write_hospitals(
@@ -48,22 +48,23 @@ def write_hospitals(
     seed: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Path]:
-    """Write synthetic hospitals and their site files; where they already are, do nothing.
+    """Write synthetic hospitals and their site files, or do nothing where the same hospitals exist already.
 
     Args:
         folder: gets A/, B/, C/ and site-a.toml, site-b.toml, site-c.toml.
-        patients: how many at each site; a site left out is not written.
-        anatomy: site to a folder of label volumes; the site's patients have these glands, in the order of the
-            files' names, on the masks' own grids. The glands of a site left out are drawn.
-        seed: same seed, patients and masks, same pixels. A patient depends on seed, site, number and mask alone.
-        progress: called with (patients done, patients in all).
+        patients: the number of patients at each site; a site that is left out is not written.
+        anatomy: site to a folder of label volumes, whose glands the site's patients get, in the order of the files'
+            names and on the masks' own grids. A site that is left out has drawn glands.
+        seed: the same seed, patients and masks give the same pixels. A patient depends on seed, site, number and mask
+            alone.
+        progress: called with the number of patients done and the number of all patients.
 
     Returns:
         Site name to the path of its site.toml.
 
     Raises:
-        RelayError: folder holds something else, an argument makes no sense, a mask cannot be used, there are
-            fewer masks than patients, or the disk is full.
+        RelayError: the folder holds something else, an argument is invalid, a mask cannot be used, there are fewer
+            masks than patients, or the disk is full.
     """
     from deploy.phantom.hospitals import HOSPITALS, write_patient
     from deploy.phantom.masks import digest, read_glands
@@ -122,7 +123,11 @@ def _site_file(site: str, about: str, own: str) -> str:
 
 
 def _already_there(folder: Path, sites: Mapping[str, Path], wanted: dict[str, object]) -> bool:
-    """Whether folder holds exactly these hospitals; refuses a folder that holds anything else."""
+    """Return whether the folder holds exactly the hospitals that are wanted.
+
+    Raises:
+        RelayError: the folder is a file, or holds anything else.
+    """
     if not folder.exists():
         return False
     if not folder.is_dir():
@@ -146,14 +151,18 @@ def _already_there(folder: Path, sites: Mapping[str, Path], wanted: dict[str, ob
 
 
 def _start(folder: Path, patients: Sequence[RealGland | None]) -> None:
-    """Claim the folder, and clear away what an interrupted run of ours left there."""
+    """Claim the folder, and remove the hospitals that an interrupted run left in it.
+
+    Raises:
+        DiskFull: the patients need more space than the disk has left.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / UNFINISHED).is_file():
         for site in ("A", "B", "C"):
             if (folder / site).is_dir():
                 shutil.rmtree(folder / site)
     free = shutil.disk_usage(folder).free
-    # an image and, at site C, a mask of two bytes a voxel; site B's second series is much smaller
+    # an image and, at site C, a mask, each of two bytes a voxel; site B's second series is much smaller
     needed = sum(
         max(_BYTES_PER_PATIENT, 4.2 * math.prod(gland.shape)) if gland else _BYTES_PER_PATIENT for gland in patients
     )

@@ -1,4 +1,4 @@
-"""One patient's pelvis on a grid: a gland, and the tissues around it."""
+"""Build one patient's pelvis on a grid: a gland, and the tissues around it."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ Rectum = Literal["stool", "gas", "collapsed", "balloon"]
 
 @dataclass(frozen=True)
 class Anatomy:
-    """A labelled pelvis; both arrays (slices, rows, columns)."""
+    """Hold a labelled pelvis, as arrays of the shape (slices, rows, columns)."""
 
     tissue: NDArray[np.uint8]
-    """values of Tissue"""
+    """A value of `Tissue` for each voxel."""
     factor: NDArray[np.float32]
-    """what a tissue's signal is multiplied with: its texture"""
+    """The factor by which a voxel's texture multiplies its tissue's signal."""
     coil: tuple[float, float]
-    """centre of the rectum at the gland's middle, mm in the gland's frame: y, x"""
+    """Centre of the rectum at the gland's middle, in mm of the gland's frame: y, x."""
 
 
 class _Canvas:
-    """One slice to paint on, in mm of the gland's frame."""
+    """Paint one slice, in mm of the gland's frame."""
 
     def __init__(self, grid: Grid) -> None:
         self._corner = np.array([grid.corner[2], grid.corner[1]])
@@ -42,7 +42,7 @@ class _Canvas:
         self._draw = ImageDraw.Draw(self._image)
 
     def _pixels(self, points: Points) -> list[float]:
-        """x, y, x, y, …: a form that Pillow takes in fast."""
+        """Convert points (n, 2) from mm to pixels, flat as x, y, x, y, …, which Pillow reads fastest."""
         flat: list[float] = np.rint((points - self._corner) / self._step).ravel().tolist()
         return flat
 
@@ -64,7 +64,7 @@ class _Canvas:
 
 @dataclass(frozen=True)
 class _Body:
-    """One patient's own measures, drawn once and used on all slices (mm)."""
+    """Hold one patient's measures, which are drawn once and used on all slices (mm)."""
 
     size: float
     front: float
@@ -82,7 +82,12 @@ class _Body:
     bundles: NDArray[np.float64]
 
     def place(self, points: Points, z: float) -> Points:
-        """Return the atlas's points where this patient has them: a smooth displacement, plus size."""
+        """Return where this patient has points of the atlas: displaced smoothly, and scaled to the patient's size.
+
+        Args:
+            points: x and y in mm, (n, 2).
+            z: the slice's height, mm.
+        """
         waves = np.array([0.035, 0.05, 0.08, 0.17, 0.30])
         x, y = points[:, :1], points[:, 1:]
         dx = np.sin(waves * y + self.warp_phase[0] + 0.03 * z) * self.warp_size[0]
@@ -141,7 +146,7 @@ def _mirrored(points: Points) -> Points:
 
 
 def _rectum_at(body: _Body, shape: GlandShape, index: int, z: float) -> tuple[float, float, float, float]:
-    """Return the rectum on one slice: centre x, y and half axes x, y."""
+    """Return the rectum on one slice, in mm: centre x, centre y, half axis x, half axis y."""
     radius = body.rectal_radius
     wave = np.sin(z / 13 + body.rectal_phase)
     below = np.clip((shape.apex + 4 - z) / 16, 0, 1)
@@ -151,7 +156,7 @@ def _rectum_at(body: _Body, shape: GlandShape, index: int, z: float) -> tuple[fl
         half_x, half_y = radius * reach * 1.12, radius * reach * 0.95
     else:
         half_x, half_y = radius * (1 + 0.16 * wave), radius * (0.85 - 0.12 * wave)
-    # the anal canal is narrow and runs obliquely forward of the rectum's back wall
+    # the anal canal is narrow, and runs obliquely in front of the rectum's back wall
     half_x = half_x * (1 - below) + 7.0 * below
     half_y = half_y * (1 - below) + 8.5 * below
     y = float(shape.back[index]) + 1.5 + half_y + 14 * above + 2 * below
@@ -160,7 +165,7 @@ def _rectum_at(body: _Body, shape: GlandShape, index: int, z: float) -> tuple[fl
 
 
 def _paint_frame(canvas: _Canvas, body: _Body, z: float) -> None:
-    """Skin, fat, muscles, bones and large vessels: everything outside the pelvic floor."""
+    """Paint everything outside the pelvic floor: skin, fat, muscles, bones and large vessels."""
     angle = np.linspace(0, 2 * np.pi, 120, endpoint=False)
     cosine, sine = np.cos(angle), np.sin(angle)
     half, middle = (body.back - body.front) / 2, (body.back + body.front) / 2
@@ -212,7 +217,7 @@ def _paint_frame(canvas: _Canvas, body: _Body, z: float) -> None:
 
 
 def _paint_viscera(canvas: _Canvas, body: _Body, shape: GlandShape, index: int, z: float) -> None:
-    """Return the pelvic floor and what it holds, but for the gland itself."""
+    """Paint the pelvic floor and the organs in it, except the gland."""
     centre, half = float(shape.centre[index]), float(shape.half_width[index])
     front, back = float(shape.front[index]), float(shape.back[index])
     x, y, rectal_x, rectal_y = _rectum_at(body, shape, index, z)
@@ -287,7 +292,13 @@ def _paint_viscera(canvas: _Canvas, body: _Body, shape: GlandShape, index: int, 
 
 
 def _put_gland(labels: NDArray[np.uint8], zones: NDArray[np.uint8], level: float) -> None:
-    """Lay one slice's zones over its labels, with capsule, anterior stroma and urethra; in place."""
+    """Write one slice's zones over its labels, with capsule, anterior stroma and urethra; `labels` is changed in place.
+
+    Args:
+        labels: tissues of the slice, (rows, columns).
+        zones: zones of the slice, (rows, columns).
+        level: the slice's height in the gland: -1 at the apex, 1 at the base.
+    """
     inside = zones > 0
     if not inside.any():
         return
@@ -297,7 +308,7 @@ def _put_gland(labels: NDArray[np.uint8], zones: NDArray[np.uint8], level: float
     target[ndimage.binary_dilation(inside) & ~inside] = Tissue.CAPSULE
     target[inside] = Tissue.PERIPHERAL
     target[central] = Tissue.CENTRAL
-    # the surgical capsule between the zones
+    # the surgical capsule lies between the zones
     deep = ndimage.binary_erosion(inside, iterations=2)
     target[central & ~ndimage.binary_erosion(central) & deep] = Tissue.CAPSULE
     height, width = inside.shape
@@ -313,7 +324,7 @@ def _put_gland(labels: NDArray[np.uint8], zones: NDArray[np.uint8], level: float
 
 
 def _nodules(factor: NDArray[np.float32], zones: NDArray[np.uint8], grid: Grid, rng: np.random.Generator) -> None:
-    """Nodules of benign hyperplasia in the central gland: mixed signal with dark rims; in place."""
+    """Put nodules of benign hyperplasia into the central gland, in place: mixed signal with dark rims."""
     central = np.argwhere(zones == CENTRAL)
     if not len(central):
         return
@@ -341,7 +352,7 @@ def _nodules(factor: NDArray[np.float32], zones: NDArray[np.uint8], grid: Grid, 
             factor[window] = np.where(here, np.clip(factor[window] * change, 0.35, 2.4), factor[window])
 
 
-# How strongly the fields show in a tissue: smooth clouds, fine grain, dark strands, bright strands.
+# The strength of each texture field in a tissue: smooth clouds, fine grain, dark strands, bright strands.
 _TEXTURE: dict[Tissue, tuple[float, float, float, float]] = {
     Tissue.FAT: (0.05, 0.03, 0.42, 0.0),
     Tissue.MUSCLE: (0.22, 0.18, 0.0, 2.2),
@@ -362,11 +373,14 @@ _TEXTURE: dict[Tissue, tuple[float, float, float, float]] = {
 def surround(
     zones: NDArray[np.uint8], shape: GlandShape, grid: Grid, rng: np.random.Generator, *, rectum: Rectum
 ) -> Anatomy:
-    """Build the pelvis around a gland, whatever the gland's shape came from.
+    """Build the pelvis around a gland, whether the gland was drawn or comes from a mask.
 
     Args:
-        zones: (slices, rows, columns) on the grid, 0, PERIPHERAL or CENTRAL.
-        shape: what the surroundings follow.
+        zones: 0, PERIPHERAL or CENTRAL for each voxel of the grid, (slices, rows, columns).
+        shape: the gland's outline, which the surrounding tissues follow.
+        grid: the grid of `zones` and of the result.
+        rng: the source of the patient's random measures and textures.
+        rectum: what the rectum holds.
     """
     body = _draw_body(rng, rectum, shape)
     tissue = np.empty(grid.shape, np.uint8)

@@ -1,4 +1,4 @@
-"""Writing volumes as hospitals keep them: one DICOM file a slice, or one label volume."""
+"""Write volumes as hospitals keep them: one DICOM file for each slice, or one label volume."""
 
 from __future__ import annotations
 
@@ -14,28 +14,34 @@ from common.digest import digest_of
 
 __all__ = ["Frame", "series_image", "uid", "write_label", "write_series"]
 
-# GDCM keeps state for the whole process: two threads that write at once corrupt its memory.
+# GDCM keeps state for the whole process, and two threads that write at the same time corrupt its memory.
 _ONE_WRITER = Lock()
 
 
 @dataclass(frozen=True)
 class Frame:
-    """Where a volume lies in the patient: SimpleITK's x, y, z in LPS, mm."""
+    """Say where a volume lies in the patient: in SimpleITK's order x, y, z, in LPS coordinates, in mm."""
 
     spacing: tuple[float, float, float]
     origin: tuple[float, float, float]
     direction: tuple[float, ...]
-    """nine numbers, row by row; its columns are the directions of columns, rows and slices"""
+    """Nine numbers of a 3 × 3 matrix, row by row; its columns are the directions of the array's columns, rows and
+    slices."""
 
 
 def uid(*parts: object) -> str:
-    """Return a DICOM UID that depends on nothing but parts; of the form 2.25.<integer>, at most 44 characters."""
+    """Return a DICOM UID that depends on `parts` alone, of the form 2.25.<integer> with at most 44 characters."""
     digest = digest_of("/".join(str(part) for part in parts).encode())
     return f"2.25.{int(digest[:30], 16)}"
 
 
 def series_image(values: NDArray[np.generic], frame: Frame) -> sitk.Image:
-    """Return an image from (slices, rows, columns)."""
+    """Make an image of an array.
+
+    Args:
+        values: (slices, rows, columns).
+        frame: where the array lies in the patient.
+    """
     image = sitk.GetImageFromArray(values)
     image.SetSpacing(frame.spacing)
     image.SetOrigin(frame.origin)
@@ -46,15 +52,17 @@ def series_image(values: NDArray[np.generic], frame: Frame) -> sitk.Image:
 def write_series(
     folder: Path, values: NDArray[np.uint16], frame: Frame, *, tags: dict[str, str], names: list[str]
 ) -> None:
-    """Write one DICOM series, one file a slice.
+    """Write one DICOM series, one file for each slice.
 
     Args:
-        values: (slices, rows, columns).
-        tags: what all files share, by "gggg|eeee"; 0020|000e, the series, at least.
-        names: a file name for each slice, in the order of values.
+        folder: gets the files.
+        values: pixel values, (slices, rows, columns).
+        frame: where the array lies in the patient.
+        tags: values that all files share, by "gggg|eeee"; at least 0020|000e, the series.
+        names: a file name for each slice, in the order of `values`.
 
     Raises:
-        OSError, RuntimeError: a file could not be written whole.
+        OSError, RuntimeError: a file could not be written completely.
     """
     folder.mkdir(parents=True, exist_ok=True)
     start, normal = np.array(frame.origin), np.array(frame.direction[2::3])
@@ -76,7 +84,7 @@ def write_series(
             "0020|0032": "\\".join(f"{value:.9g}" for value in position),
             "0020|0037": "\\".join(f"{value:.9g}" for value in (*across, *down)),
             "0028|0030": f"{frame.spacing[1]:.9g}\\{frame.spacing[0]:.9g}",
-            # without these, GDCM's bytes depend on whether the process has read a DICOM file before
+            # without these three, the bytes that GDCM writes depend on whether the process has read a DICOM file before
             "0028|1052": "0",
             "0028|1053": "1",
             "0028|1054": "US",
@@ -92,7 +100,13 @@ def write_series(
 
 
 def write_label(path: Path, values: NDArray[np.generic], frame: Frame) -> None:
-    """Write a label volume (slices, rows, columns); the ending says the format."""
+    """Write a label volume; the ending of the file's name selects the format.
+
+    Args:
+        path: the file.
+        values: labels, (slices, rows, columns).
+        frame: where the array lies in the patient.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with _ONE_WRITER:
         sitk.WriteImage(series_image(values, frame), str(path), useCompression=True)

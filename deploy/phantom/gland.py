@@ -1,4 +1,4 @@
-"""The prostate's shape: its two zones on a slice grid, apart from everything that surrounds it."""
+"""Draw the prostate's two zones on a grid of slices, and measure their shape."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from numpy.typing import NDArray
 __all__ = ["CENTRAL", "PERIPHERAL", "Grid", "GlandShape", "draw_gland", "outline"]
 
 PERIPHERAL, CENTRAL = 1, 2
-"""Zone labels as NCI-ISBI 2013 writes them; 0 is everything else."""
+"""Labels of the zones, as NCI-ISBI 2013 writes them; 0 is everything else."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """A stack of axial slices around a gland.
+    """Describe a stack of axial slices around a gland.
 
-    The frame is the gland's: z towards the head, y towards the back, x towards the patient's left,
-    in mm, with its zero at the gland's centre. Arrays are (slices, rows, columns) along (z, y, x).
+    The frame is the gland's: z towards the head, y towards the back, x towards the patient's left, in mm, with its zero
+    at the gland's centre. Arrays are (slices, rows, columns) along (z, y, x).
     """
 
     shape: tuple[int, int, int]
     spacing: tuple[float, float, float]
-    """mm: slice, row, column"""
+    """Distances in mm: between slices, rows, columns."""
     corner: tuple[float, float, float]
-    """centre of voxel (0, 0, 0) in the gland's frame, mm: z, y, x"""
+    """Centre of voxel (0, 0, 0) in the gland's frame, in mm: z, y, x."""
 
     def axis(self, axis: int) -> NDArray[np.float32]:
-        """Voxel centres along one array axis, mm."""
+        """Return the voxel centres along one axis of the array, in mm."""
         return (self.corner[axis] + self.spacing[axis] * np.arange(self.shape[axis])).astype(np.float32)
 
 
 @dataclass(frozen=True)
 class GlandShape:
-    """What the surroundings need to know of a gland, slice by slice (mm, all of length slices).
+    """Hold what the surrounding tissues need to know of a gland, slice by slice (mm; each array has one value a slice).
 
-    Beyond apex and base the values continue those of the last slice with gland on it.
+    Beyond apex and base, the values of the last slice with gland on it are repeated.
     """
 
     centre: NDArray[np.float64]
@@ -50,16 +50,21 @@ class GlandShape:
 def draw_gland(
     grid: Grid, rng: np.random.Generator, *, volume: float, squash: float, height: float
 ) -> NDArray[np.uint8]:
-    """Draw one gland: zones (slices, rows, columns) of 0, PERIPHERAL and CENTRAL.
+    """Draw the zones of one gland.
 
-    Every slice's outline is a closed curve in polar form, a flattened oval with a dent for the
-    rectum and low-order random harmonics that drift from apex to base. Growth is growth of the
-    central gland: a large prostate is nearly all central gland, a small one about half.
+    Every slice's outline is a closed curve in polar form, a flattened oval with a dent for the rectum and low-order
+    random harmonics that drift from apex to base. A gland grows by its central gland: a large prostate is nearly all
+    central gland, a small one about half.
 
     Args:
-        volume: of the whole gland, ml; met to within some per cent by the grid's sampling.
+        grid: the grid on which the gland is drawn.
+        rng: the source of the gland's random shape.
+        volume: of the whole gland, in ml; the grid's sampling meets it to within some per cent.
         squash: front-to-back over left-to-right extent of a gland of 50 ml.
         height: feet-to-head over left-to-right extent.
+
+    Returns:
+        0, PERIPHERAL or CENTRAL for each voxel, (slices, rows, columns).
     """
     growth = np.log(volume / 50.0)
     depth_ratio = np.clip(squash + 0.10 * growth + rng.normal(0, 0.04), 0.55, 1.0)
@@ -73,7 +78,7 @@ def draw_gland(
     drift = rng.normal(0, 0.05)
 
     def radius(angle: NDArray[np.float32], level: float) -> NDArray[np.float32]:
-        """Outline for half a width of 1; angle 0 is the patient's left, +90 degrees the back."""
+        """Return the outline of a gland whose half width is 1; angle 0 is the patient's left, +90 degrees the back."""
         taper = (1 - abs(level) ** apex_taper) ** 0.62 if level < 0 else (1 - level**base_taper) ** 0.5
         flat = depth_ratio * (0.92 + 0.08 * level)
         oval = (np.abs(np.cos(angle)) ** 2.3 + np.abs(np.sin(angle) / flat) ** 2.3) ** (-1 / 2.3)
@@ -108,7 +113,7 @@ def draw_gland(
         edge = radius(angle, level) * half_width
         inside = reach < edge
         backward = (1 + np.sin(angle)) / 2
-        # the central gland fills the front and thins out towards the apex
+        # the central gland fills the front, and thins out towards the apex
         present = np.clip((level + 0.85) / 0.5, 0, 1) ** 0.5
         inner = 1.02 - (1.02 - share**0.45 * 0.92) * np.sqrt(backward) * 1.15
         central = inside & (reach < edge * inner * present)
@@ -117,7 +122,12 @@ def draw_gland(
 
 
 def outline(zones: NDArray[np.uint8], grid: Grid) -> GlandShape:
-    """Measure a gland's zones (slices, rows, columns), drawn or taken from anywhere else."""
+    """Measure a gland, whether it was drawn or comes from a mask.
+
+    Args:
+        zones: the gland's zones, (slices, rows, columns), at least one voxel above 0.
+        grid: the grid of `zones`.
+    """
     z, y, x = (grid.axis(axis).astype(np.float64) for axis in range(3))
     filled = np.flatnonzero(zones.any(axis=(1, 2)))
     rows, columns = np.asarray(zones.any(axis=2)), np.asarray(zones.any(axis=1))

@@ -1,4 +1,4 @@
-"""The three hospitals: who their scanners see, on which grids, and how their files lie."""
+"""Define the three hospitals: which patients their scanners see, on which grids, and how their files lie."""
 
 from __future__ import annotations
 
@@ -21,24 +21,25 @@ __all__ = ["HOSPITALS", "Hospital", "write_patient"]
 
 @dataclass(frozen=True, kw_only=True)
 class Hospital:
-    """One site's facts."""
+    """Hold the facts of one site."""
 
     scanner: Scanner
     volume: tuple[float, float, float, float]
-    """ml: mean, deviation, smallest, largest"""
+    """Volume of the gland in ml: mean, standard deviation, smallest, largest."""
     squash: float
     height: float
-    """a gland of 50 ml: front-to-back and feet-to-head over left-to-right extent"""
+    """Extents of a gland of 50 ml: `squash` is front-to-back, `height` feet-to-head, each over left-to-right."""
     grids: tuple[tuple[int, int, int, float, float], ...]
-    """slices, rows, columns, pixel and slice spacing in mm; often first"""
+    """Slices, rows, columns, pixel spacing in mm and slice spacing in mm of each grid; the first is the most
+    frequent."""
     centre: tuple[float, float, float]
-    """where the gland's centre lies on the grid, as parts of its extent: slices, rows, columns"""
+    """Where the gland's centre lies on the grid, as fractions of the grid's extent: slices, rows, columns."""
     tilt: float
-    """deviation of the slices' tilt about the left-right axis, radians"""
+    """Standard deviation of the slices' tilt about the left-right axis, in radians."""
     rectum: tuple[tuple[Rectum, float], ...]
-    """contents and how often"""
+    """What the rectum holds, and how often."""
     site_file: str
-    """its site.toml but for the keys that all share"""
+    """The site's site.toml, without the keys that all sites share."""
 
 
 HOSPITALS: dict[str, Hospital] = {
@@ -98,7 +99,7 @@ HOSPITALS: dict[str, Hospital] = {
     ),
 }  # fmt: skip
 
-# I2CVB numbers its patients like this.
+# The patients' numbers in I2CVB.
 _DIJON = (1036, 1041, 387, 410, 416, 430, 513, 634, 755, 778, 782, 799, 804, 836, 870, 996, 261, 384, 1035)
 
 
@@ -112,7 +113,13 @@ def _volume(hospital: Hospital, rng: np.random.Generator) -> float:
 
 
 def _grid(hospital: Hospital, volume: float, rng: np.random.Generator) -> Grid:
-    """Return a grid that this hospital uses and that takes in a gland of this volume."""
+    """Choose a grid that this hospital uses and that holds a gland of this volume.
+
+    Args:
+        hospital: the hospital.
+        volume: of the gland, in ml.
+        rng: the source of the choice and of the gland's place on the grid.
+    """
     needed = 1.24 * (volume * 1000 * hospital.height**2 / hospital.squash) ** (1 / 3) + 6
     fitting = [grid for grid in hospital.grids if grid[0] * grid[4] >= needed]
     odds = np.array([0.55, 0.2, 0.15, 0.1][: len(fitting)])
@@ -177,7 +184,12 @@ def _tags(
 def _coronal(
     anatomy: Anatomy, grid: Grid, frame: Frame, scanner: Scanner, rng: np.random.Generator
 ) -> tuple[NDArray[np.uint16], Frame, Scanner]:
-    """Return a coronal T1 of the same pelvis: (slices back to front, rows head to feet, columns)."""
+    """Scan a coronal T1 series of the same pelvis.
+
+    Returns:
+        Pixel values (slices back to front, rows head to feet, columns), where they lie in the patient, and the
+        sequence.
+    """
     rows = np.linspace(0.2, 0.8, 10)
     picks = (rows * grid.shape[1]).astype(int)[::-1]
     heights = np.arange(grid.shape[0] * 2)[::-1] // 2
@@ -208,12 +220,16 @@ def _coronal(
 
 
 def write_patient(folder: Path, site: str, index: int, seed: int, gland: RealGland | None = None) -> None:
-    """Make patient number index of a site and write it below folder.
+    """Make one patient of a site, and write the patient's files.
 
-    All of it depends on seed, site, index and gland alone, so that one patient more changes no other.
+    The files depend on seed, site, index and gland alone, so that an additional patient changes no other.
 
     Args:
-        gland: stands in for a drawn one, with its grid; its label is written as it is.
+        folder: the site's folder.
+        site: the site's name, a key of `HOSPITALS`.
+        index: the patient's number at the site, from 0.
+        seed: the seed of all hospitals.
+        gland: a real gland in place of a drawn one, with its grid; its label is written as it is.
     """
     hospital = HOSPITALS[site]
     rng = np.random.default_rng([seed, ord(site), index])
@@ -243,7 +259,7 @@ def write_patient(folder: Path, site: str, index: int, seed: int, gland: RealGla
     name, collection = ("Prostate3T", "Prostate-3T") if site == "A" else ("ProstateDx", "PROSTATE-DIAGNOSIS")
     patient = f"{name}-01-{index + 1:04d}"
     count = len(image)
-    # site A's files count from the head down, site B's from the feet up
+    # the files' numbers count from the head down at site A, and from the feet up at site B
     names = [f"{count - 1 - number if site == 'A' else number:06d}.dcm" for number in range(count)]
     series = "t2_tse_tra" if site == "A" else "T2W_TSE_AX"
     header = tags(hospital.scanner, patient=patient, series=series, number=4)
@@ -256,7 +272,7 @@ def write_patient(folder: Path, site: str, index: int, seed: int, gland: RealGla
         write_series(study / header["0020|000e"], side, place, tags=header, names=names)
     if not gland:
         label, frame = _oddly_drawn(site, index, label, frame)
-    # the real set's labels have suffixes and two number types
+    # the labels of the real data set have suffixes and two number types
     suffix = {("A", 1): "_truth", ("B", 1): "_correctedLabels"}.get((site, index), "")
     signed = site == "A" and index % 4 != 3
     path = folder / "labels" / f"{patient}{suffix}.nrrd"
@@ -264,7 +280,10 @@ def write_patient(folder: Path, site: str, index: int, seed: int, gland: RealGla
 
 
 def _oddly_drawn(site: str, index: int, zones: NDArray[np.uint8], frame: Frame) -> tuple[NDArray[np.uint8], Frame]:
-    """Zones with the oddities of the real NCI-ISBI labels: a missing zone, fewer slices. Real masks have their own."""
+    """Give drawn zones the oddities of the real NCI-ISBI labels: a missing zone, fewer slices.
+
+    Real masks have oddities of their own.
+    """
     if (site, index) == ("A", 4):
         zones = np.where(zones > 0, CENTRAL, 0).astype(np.uint8)
     if (site, index) == ("B", 2):  # the label covers the gland's slices and three more on either side
@@ -287,7 +306,17 @@ def _write_i2cvb(
     *,
     odd: bool,
 ) -> None:
-    """Args: odd: with an oddity of the real set, one mask slice that is missing."""
+    """Write a patient of site C in the layout of I2CVB.
+
+    Args:
+        folder: the site's folder.
+        index: the patient's number at the site, from 0.
+        tags: makes the DICOM tags of a series.
+        image: pixel values, (slices, rows, columns).
+        zones: the gland's zones, (slices, rows, columns).
+        frame: where the arrays lie in the patient.
+        odd: whether patient 3 gets an oddity of the real data set: one mask slice is missing.
+    """
     scanner = HOSPITALS["C"].scanner
     patient = f"Patient {_DIJON[index] if index < len(_DIJON) else 2000 + index}"
     count = len(image)
@@ -296,8 +325,8 @@ def _write_i2cvb(
     write_series(folder / patient / "T2W", image, frame, tags=header, names=names)
     mask = np.where(zones > 0, 255 if index % 2 == 0 else 1023, 0).astype(np.uint16)
     header = tags(scanner, patient=patient, series="GT prostate", number=50)
-    if odd and index == 3:  # beyond the gland
+    if odd and index == 3:  # the slice that is missing lies beyond the gland
         mask = mask[:-1]
-    # the masks' files run against the images': only their positions pair them
+    # the masks' files are numbered against the images' order, so that only positions pair them
     names = [f"{count - 1 - number:04d}.dcm" for number in range(len(mask))]
     write_series(folder / patient / "GT" / "prostate", mask, frame, tags=header, names=names)

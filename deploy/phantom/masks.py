@@ -1,4 +1,4 @@
-"""Real glands: an expert's masks as the anatomy of synthetic patients."""
+"""Read real glands: an expert's masks as the anatomy of synthetic patients."""
 
 from __future__ import annotations
 
@@ -20,30 +20,31 @@ from deploy.phantom.gland import CENTRAL, PERIPHERAL, GlandShape, Grid, outline
 __all__ = ["RealGland", "digest", "mask_folders", "read_glands", "shape_of", "tissue_zones"]
 
 SMALLEST = (3, 32, 32)
-"""Slices, rows and columns that a mask needs: with fewer, no reader takes the patient for a volume."""
+"""Slices, rows and columns that a mask needs; with fewer, no reader takes the patient for a volume."""
 SLIP = 0.01
-"""A piece smaller than this share of the largest one is a slip of the brush, and has no tissue of its own."""
+"""A share: a connected piece below this share of the largest piece is a slip of the brush, and gets no tissue."""
 
 
 @dataclass(frozen=True, eq=False)
 class RealGland:
-    """One mask on its own grid, in LPS order: slices from feet to head, rows from front to back."""
+    """Hold one mask on its own grid, in LPS order: slices from feet to head, rows from front to back."""
 
     label: NDArray[np.uint8]
-    """0, 1 and 2 as the expert drew them, cut to their bounding box: a folder of whole masks takes much memory"""
+    """0, 1 and 2 as the expert drew them, (slices, rows, columns), cut to the bounding box: a folder of whole masks
+    takes much memory."""
     box: tuple[slice, ...]
-    """where label lies on the grid"""
+    """Where `label` lies on the grid."""
     shape: tuple[int, int, int]
     frame: Frame
 
     def whole(self) -> NDArray[np.uint8]:
-        """Return the mask (slices, rows, columns)."""
+        """Return the mask on the whole grid, (slices, rows, columns)."""
         labels = np.zeros(self.shape, np.uint8)
         labels[self.box] = self.label
         return labels
 
     def grid(self) -> Grid:
-        """Return the mask's grid, with its zero at the gland's middle."""
+        """Return the mask's grid, in the frame whose zero is the gland's middle."""
         pieces = _pieces(self.label)
         spacing = self.frame.spacing[::-1]
         corner = [
@@ -59,10 +60,16 @@ class RealGland:
 
 
 def mask_folders(given: Sequence[str]) -> dict[str, Path]:
-    """Return the values of --anatomy, "HOSPITAL=DIR", as a table.
+    """Read the values of --anatomy, each "HOSPITAL=DIR".
+
+    Args:
+        given: the values.
+
+    Returns:
+        Hospital to folder of masks.
 
     Raises:
-        RelayError: one is written otherwise, or a hospital stands twice.
+        RelayError: a value has another form, or a hospital is given twice.
     """
     folders: dict[str, Path] = {}
     for entry in given:
@@ -78,10 +85,15 @@ def mask_folders(given: Sequence[str]) -> dict[str, Path]:
 
 
 def read_glands(folders: Mapping[str, Path], patients: Mapping[str, int]) -> dict[str, list[RealGland]]:
-    """For each site the first masks of its folder by name, as many as it has patients; sub-folders are not looked into.
+    """Read, for each site, as many masks as the site has patients, in the order of the files' names.
+
+    Args:
+        folders: site to folder of masks; sub-folders are not searched.
+        patients: site to number of patients.
 
     Raises:
-        RelayError: there is no such folder, it holds fewer masks, one of them is no gland, or two are the same.
+        RelayError: a folder is missing or holds fewer masks than patients, a mask is no gland, or two masks are the
+            same.
     """
     glands: dict[str, list[RealGland]] = {}
     seen: dict[str, Path] = {}
@@ -113,10 +125,13 @@ def _mask_files(folder: Path, site: str, patients: int) -> list[Path]:
 
 
 def read_gland(path: Path) -> RealGland:
-    """Read one label volume: 1 is the peripheral zone and 2 the central gland, or either alone all of it.
+    """Read one label volume: 1 is the peripheral zone and 2 the central gland, or one of them alone is the whole gland.
+
+    Args:
+        path: the volume.
 
     Raises:
-        RelayError: it cannot be read, is empty, holds other values, or is no axial volume.
+        RelayError: the volume cannot be read, is empty, holds other values, or is not axial.
     """
     image = sitk.DICOMOrient(read_volume(path), "LPS")
     values = sitk.GetArrayViewFromImage(image)
@@ -144,7 +159,7 @@ def read_gland(path: Path) -> RealGland:
 
 
 def digest(glands: Sequence[RealGland]) -> str:
-    """SHA-256 over the masks in order: grids and labels, however the files are named or packed."""
+    """Return the sha256 of masks in their order: of grids and labels, however the files are named or compressed."""
     return digest_of(
         piece
         for gland in glands
@@ -153,10 +168,16 @@ def digest(glands: Sequence[RealGland]) -> str:
 
 
 def tissue_zones(gland: RealGland) -> NDArray[np.uint8]:
-    """Return what the image shows where the gland is: zones (slices, rows, columns), of 0, PERIPHERAL and CENTRAL.
+    """Return the zones that the image shows where the gland is.
 
-    It is the mask but for slips of the brush: stray voxels are no gland, holes are. Where the mask tells no zones
-    apart, they are made up.
+    They are the mask's zones without slips of the brush: stray voxels do not count as gland, and holes do. Where the
+    mask has one label alone, the zones are made up.
+
+    Args:
+        gland: the mask.
+
+    Returns:
+        0, PERIPHERAL or CENTRAL for each voxel, (slices, rows, columns).
     """
     label = gland.label * _pieces(gland.label)
     inside = np.stack([ndimage.binary_fill_holes(plane) for plane in label > 0])
@@ -171,7 +192,12 @@ def tissue_zones(gland: RealGland) -> NDArray[np.uint8]:
 
 
 def shape_of(zones: NDArray[np.uint8], grid: Grid) -> GlandShape:
-    """Return a real gland's outline as the rectum meets it: behind the gland's middle, not behind its horns."""
+    """Measure a real gland where the rectum touches it: behind the gland's middle, not behind its horns.
+
+    Args:
+        zones: the gland's zones, (slices, rows, columns).
+        grid: the grid of `zones`.
+    """
     shape = outline(zones, grid)
     filled = np.flatnonzero(zones.any(axis=(1, 2)))
     x, y, z = (grid.axis(axis).astype(np.float64) for axis in (2, 1, 0))
@@ -186,7 +212,7 @@ def shape_of(zones: NDArray[np.uint8], grid: Grid) -> GlandShape:
 
 
 def _pieces(label: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Return the gland without stray voxels: connected pieces that are a fair part of it."""
+    """Return which voxels of a label belong to the gland: all connected pieces except slips of the brush (`SLIP`)."""
     pieces, _ = ndimage.label(label > 0, np.ones((3, 3, 3)))
     sizes = np.bincount(pieces.ravel())
     sizes[0] = 0
@@ -195,9 +221,12 @@ def _pieces(label: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 
 def _inner_zones(inside: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Zones for a gland (slices, rows, columns) of which only the surface is known.
+    """Make up the zones of a gland of which only the surface is known.
 
     The central gland is the outline shrunk towards its front, and thins out towards the apex.
+
+    Args:
+        inside: the gland, (slices, rows, columns).
     """
     zones = inside.astype(np.uint8) * PERIPHERAL
     filled = np.flatnonzero(inside.any(axis=(1, 2)))

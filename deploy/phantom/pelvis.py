@@ -1,7 +1,7 @@
-"""An atlas of the male pelvis around the prostate: outlines at three levels, interpolated between them.
+"""Describe the male pelvis around the prostate by outlines at three levels, and interpolate between the levels.
 
-Coordinates are mm in the gland's frame, (x towards the left, y towards the back), for the patient's
-left side; the right side is its mirror image.
+Coordinates are mm in the gland's frame, (x towards the left, y towards the back), of the patient's left side; the right
+side is its mirror image.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 __all__ = ["PAIRED", "Paired", "Tissue", "smooth_closed"]
 
 LEVELS = (-38.0, 0.0, 38.0)
-"""mm: below the apex, through the gland's middle, through the bladder"""
+"""Heights in mm: below the apex, through the gland's middle, through the bladder."""
 
 Points = NDArray[np.float64]
 
 
 class Tissue(IntEnum):
-    """What a voxel is made of."""
+    """Name what a voxel is made of."""
 
     AIR = 0
     FAT = 1
@@ -32,7 +32,7 @@ class Tissue(IntEnum):
     SKIN = 5
     VESSEL = 6
     PLEXUS = 7
-    """loose tissue and veins around the prostate"""
+    """Loose tissue and veins around the prostate."""
     LEVATOR = 8
     BLADDER_WALL = 9
     URINE = 10
@@ -43,7 +43,7 @@ class Tissue(IntEnum):
     PERIPHERAL = 15
     CENTRAL = 16
     STROMA = 17
-    """anterior fibromuscular stroma"""
+    """Anterior fibromuscular stroma."""
     URETHRA = 18
     CARTILAGE = 19
     BALLOON = 20
@@ -51,7 +51,7 @@ class Tissue(IntEnum):
 
 @dataclass(frozen=True)
 class Paired:
-    """A structure of both sides: the same number of outline points at each of the three levels."""
+    """Describe a structure of both sides, by the same number of outline points at each of the three levels."""
 
     tissue: Tissue
     low: list[tuple[float, float]]
@@ -60,12 +60,12 @@ class Paired:
     start: float = -200.0
     end: float = 200.0
     rim: float = 0.0
-    """mm of cortical bone around it"""
+    """Thickness in mm of the cortical bone around the structure."""
     reach: tuple[float, ...] = ()
-    """how far each point comes in to meet a small gland, from 0 to 1; a large gland moves all of it out"""
+    """How far each point moves inwards to meet a small gland, from 0 to 1; a large gland moves all points outwards."""
 
     def at(self, z: float) -> Points:
-        """Outline points at height z, (points, 2)."""
+        """Return the outline points at height z (mm), of the shape (points, 2)."""
         keys = np.array([self.low, self.middle, self.high], dtype=np.float64)
         place = float(np.interp(z, LEVELS, (0.0, 1.0, 2.0)))
         lower = min(int(place), 1)
@@ -74,7 +74,7 @@ class Paired:
 
 @cache
 def _blend(points: int, samples: int) -> NDArray[np.float64]:
-    """Weights of the points for each sample of a closed uniform Catmull-Rom spline: (samples, points)."""
+    """Return the weight of each point in each sample of a closed uniform Catmull-Rom spline: (samples, points)."""
     place = np.arange(samples) * points / samples
     first, t = place.astype(int), place % 1.0
     weights = np.zeros((samples, points))
@@ -85,11 +85,19 @@ def _blend(points: int, samples: int) -> NDArray[np.float64]:
 
 
 def smooth_closed(points: Points, samples: int = 48) -> Points:
-    """Return a smooth closed curve through points (n, 2): (samples, 2)."""
+    """Return a smooth closed curve through points.
+
+    Args:
+        points: x and y of each point, (n, 2).
+        samples: the number of points on the curve.
+
+    Returns:
+        x and y of each sample, (samples, 2).
+    """
     return np.asarray(_blend(len(points), samples) @ points)
 
 
-# Painted in this order, later over earlier.
+# Structures are painted in this order, later ones over earlier ones.
 PAIRED = (
     Paired(  # gluteus maximus
         Tissue.MUSCLE,

@@ -1,4 +1,4 @@
-"""From tissues to a scanner's pixel values: contrast, coil, blur, noise."""
+"""Turn tissues into a scanner's pixel values: contrast, coil, blur, noise."""
 
 from __future__ import annotations
 
@@ -19,28 +19,29 @@ __all__ = ["Scanner", "acquire", "signals"]
 
 @dataclass(frozen=True, kw_only=True)
 class Scanner:
-    """One sequence on one machine."""
+    """Describe one sequence on one machine."""
 
     manufacturer: str
     model: str
     field: float
-    """tesla"""
+    """Field strength in tesla."""
     repetition: float
+    """Repetition time in ms."""
     echo: float
-    """ms, both"""
+    """Echo time in ms."""
     coil: Literal["surface", "endorectal", "body"]
     noise: float
-    """deviation of the noise in each channel, where the signal of pure water would be 1"""
+    """Standard deviation of the noise in each channel, relative to the signal of pure water."""
     blur: float
-    """mm, deviation of the in-plane point spread"""
+    """Standard deviation of the in-plane point spread, in mm."""
     scale: float
-    """stored value of a signal of 1"""
+    """The stored value of a signal of 1."""
     largest: int
-    """largest value that is stored"""
+    """The largest value that is stored."""
 
 
-# Proton density, T1 at 1.5 T and 3 T, T2; ms. After de Bazelaire et al., Radiology 2004 (pelvis) and
-# Stanisz et al., MRM 2005; fat's T2 is its apparent one in a turbo spin echo train, which is longer.
+# Proton density, T1 at 1.5 T, T1 at 3 T, T2; times in ms. After de Bazelaire et al., Radiology 2004 (pelvis) and
+# Stanisz et al., MRM 2005; the T2 of fat is the apparent T2 in a turbo spin echo train, which is longer.
 _RELAXATION: dict[Tissue, tuple[float, float, float, float]] = {
     Tissue.FAT: (0.95, 290, 370, 185),
     Tissue.MUSCLE: (0.82, 1000, 1300, 43),
@@ -66,7 +67,10 @@ _RELAXATION: dict[Tissue, tuple[float, float, float, float]] = {
 
 
 def signals(scanner: Scanner, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Spin-echo signal of every tissue, indexed by Tissue; a patient's T2 differ from the mean by a tenth."""
+    """Return the spin-echo signal of every tissue, indexed by `Tissue`.
+
+    A patient's T2 of a tissue varies about the mean by a tenth.
+    """
     values = np.zeros(len(Tissue), np.float32)
     for tissue, (density, t1_low, t1_high, t2) in _RELAXATION.items():
         t1 = t1_low if scanner.field < 2 else t1_high
@@ -78,7 +82,7 @@ def signals(scanner: Scanner, rng: np.random.Generator) -> NDArray[np.float32]:
 def _sensitivity(
     scanner: Scanner, anatomy: Anatomy, grid: Grid, rng: np.random.Generator
 ) -> Callable[[int], NDArray[np.float32]]:
-    """Return the receiving coil's smooth multiplicative field: a function of the slice, giving (rows, columns)."""
+    """Return the receiving coil's smooth multiplicative field, as a function from slice number to (rows, columns)."""
     heights, y, x = grid.axis(0), grid.axis(1)[:, None], grid.axis(2)[None, :]
     tilt = rng.normal(0, 0.0009, 3).astype(np.float32)
     draws = rng.uniform(0, 1, 4).astype(np.float32)
@@ -87,7 +91,7 @@ def _sensitivity(
         return np.asarray(1 + tilt[0] * z + tilt[1] * y + tilt[2] * x, dtype=np.float32)
 
     def endorectal(index: int) -> NDArray[np.float32]:
-        # the coil lies in the balloon's front half, along z, and is about 45 mm long
+        # the coil lies along z in the front half of the balloon, and is about 45 mm long
         coil_y, coil_x = np.float32(anatomy.coil[0] - 8), np.float32(anatomy.coil[1])
         beyond = max(0.0, abs(float(heights[index] - 6 * draws[0] + 3)) - 22)
         square = (y - coil_y) ** 2 + (x - coil_x) ** 2 + np.float32(2 * beyond**2)
@@ -95,7 +99,7 @@ def _sensitivity(
         return gentle(heights[index]) * (np.float32(0.20) + np.float32(3.0) / (distance * np.sqrt(distance)))
 
     def surface(index: int) -> NDArray[np.float32]:
-        # arrays in front and behind: the middle of the body is the darkest
+        # the coil's arrays lie in front and behind, so that the middle of the body is the darkest
         depth = (y - 8) / (95 + 20 * draws[0])
         return gentle(heights[index]) * (np.float32(0.92) + np.float32(0.55) * depth**2)
 
@@ -109,9 +113,18 @@ def _sensitivity(
 
 
 def acquire(anatomy: Anatomy, grid: Grid, scanner: Scanner, rng: np.random.Generator) -> NDArray[np.uint16]:
-    """Pixel values (slices, rows, columns) as the scanner stores them, with Rician noise.
+    """Scan a pelvis: return pixel values as the scanner stores them, with Rician noise.
 
-    In endorectal images noise is the same everywhere while signal falls off with distance from the coil.
+    In endorectal images noise is the same everywhere, while the signal falls off with distance from the coil.
+
+    Args:
+        anatomy: the pelvis.
+        grid: the grid of the pelvis.
+        scanner: the sequence.
+        rng: the source of the noise, the coil's field and the patient's T2.
+
+    Returns:
+        Pixel values, (slices, rows, columns).
     """
     table = signals(scanner, rng)
     coil = _sensitivity(scanner, anatomy, grid, rng)

@@ -1,4 +1,4 @@
-"""Smooth random fields, slice after slice."""
+"""Make smooth random fields, slice after slice."""
 
 from __future__ import annotations
 
@@ -12,10 +12,16 @@ __all__ = ["Field"]
 
 
 class Field:
-    """A Gaussian field of about unit deviation that changes slowly from slice to slice."""
+    """Make a Gaussian field of about unit deviation that changes slowly from slice to slice.
+
+    Args:
+        grid: the grid whose slices the field covers.
+        rng: the source of the field.
+        pitch: size in mm of the field's structures along rows and columns.
+        depth: size in mm of the field's structures along z.
+    """
 
     def __init__(self, grid: Grid, rng: np.random.Generator, *, pitch: tuple[float, float], depth: float) -> None:
-        """Args: pitch: size of its structures, mm, along rows and columns; depth: the same along z."""
         self._rng = rng
         self._size = (grid.shape[2], grid.shape[1])
         _, rows, columns = grid.shape

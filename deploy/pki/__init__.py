@@ -1,0 +1,1 @@
+"""Make keys, certificates and the files that are exchanged at enrolment."""

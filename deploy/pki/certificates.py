@@ -1,6 +1,6 @@
-"""Keys and certificates, as values; who keeps them where is the business of `enroll` and `site.keys`.
+"""Make, read and write keys and certificates; `enroll` and `site.keys` decide where they are kept.
 
-ECDSA over P-384 throughout: Flower asks for it of a SuperNode's key, and TLS 1.2 and 1.3 both take it.
+All keys are ECDSA over P-384: Flower asks for that curve in a SuperNode's key, and TLS 1.2 and 1.3 both take it.
 """
 
 from __future__ import annotations
@@ -21,31 +21,32 @@ from common.digest import digest_of_json
 from common.errors import RelayError
 
 CA_DAYS = 3650
+"""Days for which an authority's certificate is valid."""
 LEAF_DAYS = 825
-"""For servers and hospitals; no common client refuses a certificate of that length."""
+"""Days for which a server's or a hospital's certificate is valid; no common client refuses this length."""
 
 Key = ec.EllipticCurvePrivateKey
 
 
 def new_key() -> Key:
-    """Return a fresh private key."""
+    """Generate a private key."""
     return ec.generate_private_key(ec.SECP384R1())
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Write a file that its owner alone may read; never over one that is there.
+    """Write a new file that its owner alone may read.
 
     Raises:
-        RelayError: it is there.
+        RelayError: the file exists already.
     """
     _write_new(path, content, 0o600)
 
 
 def write_public(path: Path, content: bytes) -> None:
-    """Write a file that everybody may read; never over one that is there.
+    """Write a new file that everybody may read.
 
     Raises:
-        RelayError: it is there.
+        RelayError: the file exists already.
     """
     _write_new(path, content, 0o644)
 
@@ -53,7 +54,7 @@ def write_public(path: Path, content: bytes) -> None:
 def _write_new(path: Path, content: bytes, mode: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        # Created with its mode, not changed to it: at no moment may others read it.
+        # The file is created with its mode, so that at no moment others may read it.
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     except FileExistsError:
         raise RelayError(f"{path} is there already; nothing was overwritten.") from None
@@ -63,48 +64,48 @@ def _write_new(path: Path, content: bytes, mode: int) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        path.unlink()  # half of one would be in the way of the next try
+        path.unlink()  # a file cut off would block the next try
         raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def pem_of_key(key: Key) -> bytes:
-    """Return a private key as PEM, for TLS."""
+    """Serialize a private key as PEM, for TLS."""
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
 
 
 def ssh_of_key(key: Key) -> bytes:
-    """Return a private key as OpenSSH writes it: what Flower reads a SuperNode's from."""
+    """Serialize a private key in OpenSSH's format, from which Flower reads a SuperNode's key."""
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
     )
 
 
 def ssh_public(key: Key) -> str:
-    """Return the public half in OpenSSH's one line, without a comment: that would name a user and a machine."""
+    """Serialize the public half as one line of OpenSSH, without the comment that would name a user and a machine."""
     return key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()
 
 
 def pem(certificate: x509.Certificate | x509.CertificateSigningRequest | x509.CertificateRevocationList) -> bytes:
-    """As PEM."""
+    """Serialize a certificate, a request or a revocation list as PEM."""
     return certificate.public_bytes(serialization.Encoding.PEM)
 
 
 def read_key(path: Path) -> Key:
-    """Return a private key as PEM.
+    """Read a private key from a PEM file.
 
     Raises:
-        RelayError: it is missing or unreadable.
+        RelayError: the file is missing, unreadable or damaged.
     """
     return _read_key(path, serialization.load_pem_private_key)
 
 
 def read_ssh_key(path: Path) -> Key:
-    """Return a private key as OpenSSH writes it.
+    """Read a private key from a file in OpenSSH's format.
 
     Raises:
-        RelayError: it is missing or unreadable.
+        RelayError: the file is missing, unreadable or damaged.
     """
     return _read_key(path, serialization.load_ssh_private_key)
 
@@ -120,10 +121,10 @@ def _read_key(path: Path, load: Callable[[bytes, None], object]) -> Key:
 
 
 def read_certificate(path: Path) -> x509.Certificate:
-    """Return a certificate as PEM.
+    """Read a certificate from a PEM file.
 
     Raises:
-        RelayError: it is missing or unreadable.
+        RelayError: the file is missing, unreadable or damaged.
     """
     try:
         return x509.load_pem_x509_certificate(path.read_bytes())
@@ -136,7 +137,7 @@ def _reason(error: Exception) -> str:
 
 
 def make_ca(name: str, key: Key) -> x509.Certificate:
-    """Return a certification authority that signs itself, and no further authorities."""
+    """Make the certificate of an authority, which signs itself and may sign no further authority."""
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     usage = {"key_cert_sign": True, "crl_sign": True, "digital_signature": True}
     return (
@@ -149,7 +150,14 @@ def make_ca(name: str, key: Key) -> x509.Certificate:
 
 
 def make_server(hosts: Sequence[str], key: Key, *, ca: x509.Certificate, ca_key: Key) -> x509.Certificate:
-    """Return a server's certificate for the names and addresses that others dial."""
+    """Make a server's certificate.
+
+    Args:
+        hosts: the names and addresses that clients dial; the first is the certificate's common name.
+        key: the server's key.
+        ca: the certificate of the authority.
+        ca_key: the key of the authority.
+    """
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0])])
     return (
         _leaf(subject, key.public_key(), ca, ExtendedKeyUsageOID.SERVER_AUTH)
@@ -161,13 +169,20 @@ def make_server(hosts: Sequence[str], key: Key, *, ca: x509.Certificate, ca_key:
 def make_client(
     name: str, public_key: ec.EllipticCurvePublicKey, *, ca: x509.Certificate, ca_key: Key
 ) -> x509.Certificate:
-    """Return a hospital's certificate; of what it asked for the public key alone is taken."""
+    """Make a hospital's certificate; of the hospital's request only the public key is used.
+
+    Args:
+        name: the site's name.
+        public_key: the public key of the request.
+        ca: the certificate of the authority.
+        ca_key: the key of the authority.
+    """
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     return _leaf(subject, public_key, ca, ExtendedKeyUsageOID.CLIENT_AUTH).sign(ca_key, hashes.SHA384())
 
 
 def make_request(name: str, key: Key) -> x509.CertificateSigningRequest:
-    """Return what a hospital asks the coordinator to sign; proves that it holds the key."""
+    """Make a request that the coordinator signs; its signature proves that the hospital holds the key."""
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     return x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA384())
 
@@ -175,10 +190,15 @@ def make_request(name: str, key: Key) -> x509.CertificateSigningRequest:
 def make_crl(
     revoked: Mapping[int, datetime.datetime], *, ca: x509.Certificate, ca_key: Key
 ) -> x509.CertificateRevocationList:
-    """Return the list of revoked serial numbers.
+    """Make the list of revoked serial numbers.
 
-    It is valid for as long as the authority: a gateway with a list out of date turns every hospital away, and
-    this one changes when a hospital is revoked, not with the calendar.
+    The list is valid for as long as the authority. A gateway with an expired list rejects every hospital, and this list
+    changes when a hospital is revoked, not with time.
+
+    Args:
+        revoked: serial number to the time of revocation.
+        ca: the certificate of the authority.
+        ca_key: the key of the authority.
     """
     builder = (
         x509.CertificateRevocationListBuilder()
@@ -193,17 +213,17 @@ def make_crl(
 
 
 def days_left(certificate: x509.Certificate) -> float:
-    """Days for which a certificate is still valid; below 0 once it has expired."""
+    """Return the days for which a certificate is still valid; below 0 once it has expired."""
     return (certificate.not_valid_after_utc - _now()).total_seconds() / 86400
 
 
 def same_key(one: x509.Certificate, key: Key) -> bool:
-    """Whether a certificate is for a key."""
+    """Return whether a certificate is for a key."""
     return one.public_key() == key.public_key()
 
 
 def fingerprint(content: Mapping[str, object]) -> str:
-    """64 hexadecimal digits over what a file says, whatever its spaces and line ends."""
+    """Return 64 hexadecimal digits over the content of a file, whatever its spaces and line ends."""
     return digest_of_json(content)
 
 
@@ -239,7 +259,7 @@ def _builder(
         .issuer_name(issuer)
         .public_key(public_key)
         .serial_number(x509.random_serial_number())
-        # An hour back: the clocks of two hospitals differ.
+        # Valid from an hour ago, because the clocks of two hospitals differ.
         .not_valid_before(_now() - datetime.timedelta(hours=1))
         .not_valid_after(_now() + datetime.timedelta(days=days))
     )

@@ -1,7 +1,7 @@
-"""The two files that a hospital and the coordinator exchange when they first meet: the request and the kit.
+"""Read and write the two files that are exchanged at enrolment: a hospital's request and the coordinator's kit.
 
-Both are text, and neither holds a secret: they may travel by mail. What has to be right is that they arrive as they
-were sent, which the fingerprints tell: both ends read the same digits to each other over the telephone.
+Both are text and hold no secret, so that they may travel by mail. They have to arrive unchanged, which the fingerprints
+show: both ends read the same digits to each other over the telephone.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from common.files import write_atomically
 from deploy.pki.certificates import fingerprint
 
 LARGEST = 100_000
-"""Bytes of a request or a kit; nothing longer is read."""
+"""Bytes of the longest request or kit that is read."""
 
 Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -30,7 +30,7 @@ Text = Annotated[str, Field(max_length=20_000)]
 
 
 class EnrolmentFile(BaseModel):
-    """What requests and kits share."""
+    """Declare the fields that requests and kits share."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     version: Literal[1] = 1
@@ -38,24 +38,24 @@ class EnrolmentFile(BaseModel):
 
     @property
     def fingerprint(self) -> str:
-        """64 hexadecimal digits over all that the file says."""
+        """Return 64 hexadecimal digits over all that the file says."""
         return fingerprint(self.model_dump(mode="json"))
 
 
 class Request(EnrolmentFile):
-    """From a hospital: the public halves of its two keys."""
+    """Hold what a hospital sends: the public halves of its two keys."""
 
     kind: Literal["relay request"] = "relay request"
     node_key: Text
-    """Of Flower's SuperNode, as OpenSSH writes it."""
+    """The public key of the hospital's SuperNode, in OpenSSH's format."""
     tls_request: Text
-    """What the coordinator's authority signs, as PEM."""
+    """The request that the coordinator's authority signs, as PEM."""
 
     def tls_key(self) -> ec.EllipticCurvePublicKey:
-        """Return the key to sign a certificate for, checked.
+        """Return the public key to sign a certificate for, after checking the request.
 
         Raises:
-            RelayError: it is not of the kind that relay makes, or whoever wrote this does not hold it.
+            RelayError: a key is not of the kind that relay makes, or the request's author does not hold the key.
         """
         try:
             request = x509.load_pem_x509_csr(self.tls_request.encode())
@@ -71,7 +71,7 @@ class Request(EnrolmentFile):
 
 
 class Kit(EnrolmentFile):
-    """From the coordinator: whom to dial, by what to know it, and the hospital's own certificate."""
+    """Hold what the coordinator sends: the gateway's address and authority, and the hospital's certificate."""
 
     kind: Literal["relay kit"] = "relay kit"
     host: Host
@@ -79,7 +79,7 @@ class Kit(EnrolmentFile):
     authority: Text
     """The certificate that the gateway's own is checked with, as PEM."""
     certificate: Text
-    """Of this hospital, as PEM."""
+    """The hospital's certificate, as PEM."""
 
 
 Kind = TypeVar("Kind", Request, Kit)
@@ -95,8 +95,12 @@ def write_enrolment_file(path: Path, paper: EnrolmentFile) -> None:
 def read_enrolment_file(path: Path, kind: type[Kind]) -> Kind:
     """Read a request or a kit.
 
+    Args:
+        path: the file.
+        kind: `Request` or `Kit`.
+
     Raises:
-        RelayError: it is missing, or something else.
+        RelayError: the file is missing, or is not of this kind.
     """
     what = kind.__name__.lower()
     try:

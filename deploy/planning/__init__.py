@@ -1,0 +1,1 @@
+"""Say what a study will cost before it runs: `relay study plan`."""

@@ -1,4 +1,4 @@
-"""`relay study plan`: what a study will ask for, before anything runs."""
+"""Count what a study will cost before it runs: `relay study plan`."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from deploy.planning.trial import Speed, measure, measure_n4
 from deploy.simulation.simulate import cores
 
 PAPER = {"A": (30, 396), "B": (30, 384), "C": (19, 468)}
-"""Patients and slices of the paper's Table I."""
+"""Patients and slices of each site, from Table I of the paper."""
 ALL, TOGETHER = "all", "Together"
-"""The line of all methods, each stage counted once: for programs and for readers."""
+"""The names, in JSON and in the printed table, of the line that counts all methods together, each stage once."""
 STAGE_SECONDS = 1.5
-"""What a stage takes besides its network: a process, reading slices, the weights' way."""
+"""Seconds that a stage takes besides its network: to start a process, to read slices, to carry weights."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """What the rows of one method need, and what each would need if nothing were shared."""
+    """Count what the rows of one method need; `alone` is the number of trainings if no stage were shared."""
 
     method: str
     rows: int
@@ -51,7 +51,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds on this machine."""
+    """Hold seconds on this machine: in all for training and preparing, and for one step and one prediction."""
 
     training: float
     preparing: float
@@ -69,15 +69,21 @@ def study_plan(
     trial: bool,
     as_json: bool,
 ) -> int:
-    """Print what a study's graph asks for; returns the exit code.
+    """Print what the stages of a study's graph cost.
 
     Args:
-        files: site files of this machine's sites; their patients are counted.
-        slices: for sites elsewhere, how many slices are chosen of all their patients.
+        study: the study.
+        files: the site files of sites on this machine, whose patients are counted.
+        slices: for sites elsewhere, how many slices of all their patients are chosen.
+        at_once: stages that run at the same time.
         trial: measure this machine, and estimate the hours.
+        as_json: print JSON.
+
+    Returns:
+        The exit code, 0.
 
     Raises:
-        RelayError: nothing is known of a site.
+        RelayError: a site has neither a file nor a number of slices.
     """
     variant = study.variants[0]
     sites = {name: load_site(path) for name, path in files.items()}
@@ -94,7 +100,17 @@ def study_plan(
 
 
 def slices_of(given: Sequence[str]) -> dict[str, int]:
-    """Return the values of --slices, "NAME=N", as a table. Raises RelayError where one is no such thing, or stands twice."""
+    """Read the values of --slices, each "NAME=N".
+
+    Args:
+        given: the values.
+
+    Returns:
+        Site name to number of slices.
+
+    Raises:
+        RelayError: a value has another form, or a name is given twice.
+    """
     slices: dict[str, int] = {}
     for entry in given:
         name, _, number = entry.partition("=")
@@ -112,7 +128,7 @@ def _surveyed(site: SiteConfig, study: Study) -> Survey:
 
 
 def _census(study: Study, surveys: Mapping[str, Survey], slices: Mapping[str, int]) -> tuple[Census, list[str]]:
-    """Training slices by site and fold, and the sites for which they are assumed."""
+    """Return the training slices of each site in each fold, and the sites for which the numbers are assumed."""
     census: dict[str, tuple[int, ...]] = {}
     assumed = []
     part = study.split
@@ -134,7 +150,7 @@ def _census(study: Study, surveys: Mapping[str, Survey], slices: Mapping[str, in
 
 
 def _to_the_end(study: Study, census: Census) -> Plan:
-    """Return the plan; where routes grow, as long as they may."""
+    """Return the plan in which growing routes are as long as the study allows."""
     choices: dict[str, tuple[str, ...]] = {}
     while True:
         found = plan(study, census, choices)
@@ -144,7 +160,7 @@ def _to_the_end(study: Study, census: Census) -> Plan:
 
 
 def _lines(study: Study, variant: Study, found: Plan, census: Census) -> tuple[list[Line], Line]:
-    """Return a line a method, and all of them together, over all variants."""
+    """Return one line for each method and one for all methods together, counted over all variants."""
     steps = planned_steps(variant, census)
     weight_bytes = sum(declared_bytes(one.model) for one in study.variants)
     times = len(study.variants)
@@ -175,7 +191,7 @@ def _lines(study: Study, variant: Study, found: Plan, census: Census) -> tuple[l
 
 
 def _alone(ends: Sequence[Sequence[Node]]) -> int:
-    """Trainings if every row were worked out by itself."""
+    """Return the number of trainings if every row were computed by itself."""
     return sum(isinstance(node, FineTune) for end in ends for node in all_behind(end))
 
 
@@ -211,7 +227,7 @@ def _duration(
     part = study.split
 
     def held_out(site: str, fold: int, split: str) -> float:
-        """Slices that a network is shown to be scored."""
+        """Return the number of slices on which a network is scored."""
         names = study.sites if site == POOLED else (site,)
         if all(name in surveys for name in names):
             return sum(
@@ -231,8 +247,15 @@ def _duration(
 
 
 def makespan(found: Plan, duration: Callable[[FineTune | Evaluate], float], *, at_once: int) -> float:
-    """Seconds until a graph is worked out, as the scheduler would: one stage at a time at a site, `at_once` in all,
-    the longest way to the end first.
+    """Simulate the scheduler, and return the seconds until every stage of a graph is done.
+
+    A site works on one stage at a time, at most `at_once` stages run together, and a stage with the longest remaining
+    path to the end of the graph goes first.
+
+    Args:
+        found: the plan.
+        duration: returns the seconds of one stage.
+        at_once: stages that run at the same time.
     """
     children: dict[Node, list[Node]] = defaultdict(list)
     missing = {}

@@ -1,7 +1,7 @@
-"""A short measured trial of this machine: how long a gradient step, a prediction and a bias field take.
+"""Measure briefly how long a gradient step, a prediction and a bias field take on this machine.
 
-The very functions that a site trains with, on random slices of the study's size, in as many processes at the
-same time as stages will run: they share the machine's caches and memory.
+The trial calls the functions that a site trains with, on random slices of the study's size. As many processes run the
+trial together as stages will run at the same time, because they share the machine's caches and memory.
 """
 
 from __future__ import annotations
@@ -17,25 +17,26 @@ import numpy as np
 from common.config.study import Study
 
 STEPS = 3
-"""Gradient steps that are timed, after as many that are not."""
+"""Gradient steps that are timed, after an equal number of steps that are not."""
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds, the slowest of the processes that ran side by side."""
+    """Hold seconds of the slowest of the processes that ran side by side."""
 
     step: float
-    """One batch forwards and backwards, with Adam."""
+    """One batch: forward, backward and the update by Adam."""
     predict: float
-    """One slice forwards."""
+    """One slice forward."""
 
 
 def measure(study: Study, *, device: str, at_once: int) -> Speed:
     """Time training and prediction of a plain study's network.
 
     Args:
-        device: as in a site's file.
-        at_once: processes side by side.
+        study: the study, with one network.
+        device: the device, as in a site file.
+        at_once: processes that run side by side.
     """
     with ProcessPoolExecutor(at_once, mp_context=multiprocessing.get_context("spawn")) as pool:
         found = list(pool.map(_measure_one, [study] * at_once, [device] * at_once))
@@ -43,7 +44,7 @@ def measure(study: Study, *, device: str, at_once: int) -> Speed:
 
 
 def measure_n4(site_file: Path, study: Study) -> float:
-    """Seconds that one patient's bias field takes on one core; 0 where the study fits none."""
+    """Return the seconds that one patient's bias field takes on one core; 0 where the study corrects none."""
     from client.data import layouts
     from client.preprocessing.bias_field import correct_bias_field
     from client.site_config import load_site

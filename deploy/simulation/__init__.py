@@ -1,0 +1,1 @@
+"""Run studies on hospitals whose files all lie on this machine."""

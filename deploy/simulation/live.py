@@ -1,4 +1,4 @@
-"""Progress of a study: a live line a hospital on a terminal, plain lines elsewhere."""
+"""Show a study's progress: one live line for each hospital on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -22,20 +22,24 @@ from server.progress.events import Event, Observer
 from server.progress.wording import WAITING, activity, count_of, dice_of, examined, known_of, line_of, stages_of
 
 WIDEST = 110
-"""Columns beyond which a line is not drawn out further."""
+"""Columns beyond which a live line grows no wider."""
 ROOM_FOR_A_BAR = 70
+"""Columns below which the live lines have no bar."""
 LOG_EVERY = 20.0
-"""Seconds at least between two plain lines about one stage that goes on."""
+"""The least number of seconds between two plain lines about one stage that goes on."""
 
 
 @contextmanager
 def watching(sites: Sequence[str], *, folds: int, quiet: bool) -> Iterator[Observer]:
-    """Show a study's progress while the block runs; gives what is to be called with each event.
+    """Show a study's progress while the block runs.
 
     Args:
-        sites: in the order of their lines.
-        folds: how many the study runs; one is not named.
+        sites: the sites' names, in the order of their lines.
+        folds: the number of folds that the study runs; a single fold is not named.
         quiet: leave standard output alone, and show nothing unless standard error is a terminal.
+
+    Yields:
+        The function to be called with each event.
     """
     console = terminal(sys.stderr if quiet else sys.stdout)
     if console is None:
@@ -54,7 +58,7 @@ def watching(sites: Sequence[str], *, folds: int, quiet: bool) -> Iterator[Obser
 
 @dataclass
 class _Line:
-    """What one hospital does now."""
+    """Hold what one hospital does now."""
 
     text: str = WAITING
     done: int = 0
@@ -64,7 +68,7 @@ class _Line:
 
 @dataclass
 class Board:
-    """The live lines. `observe` may be called from any thread."""
+    """Draw the live lines. `observe` may be called from any thread."""
 
     sites: Sequence[str]
     folds: int = 1
@@ -73,7 +77,7 @@ class Board:
     _stages: tuple[int, int] = (0, 0)
     _variant: tuple[int, int] = (0, 1)
     _first: str = "preparing"
-    """What is done before there are stages."""
+    """What the study does before its stages are known."""
     _ends: float | None = None
     _began: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -83,7 +87,7 @@ class Board:
         self._lines = {site: _Line() for site in self.sites}
 
     def observe(self, event: Event) -> None:
-        """Take in an event."""
+        """Take in an event of the study."""
         with self._lock:
             if event.kind == "examining":
                 self._first = examined(event)
@@ -140,13 +144,13 @@ class Board:
 
 @dataclass
 class Lines:
-    """Progress as plain lines, no more of them than somebody reads. `observe` may be called from any thread."""
+    """Write progress as plain lines, few enough to be read. `observe` may be called from any thread."""
 
     write: Callable[[str], None]
     clock: Callable[[], float] = time.monotonic
     _began: float = 0.0
     _last_line_at: dict[str, float] = field(default_factory=dict)
-    """By site, when its last line was written."""
+    """When the last line about a site was written, by the site's name."""
     _known: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -154,7 +158,7 @@ class Lines:
         self._began = self.clock()
 
     def observe(self, event: Event) -> None:
-        """Take in an event. A stage that was known, and a score, are counted and not written one by one."""
+        """Take in an event; stages that earlier runs finished are counted in one line, and scorings get no line."""
         with self._lock:
             if event.kind == "examining":
                 return
@@ -179,6 +183,6 @@ class Lines:
 
     def _line(self, text: str) -> None:
         minutes, seconds = divmod(int(self.clock() - self._began), 60)
-        # Who read the lines may have gone; the study goes on.
+        # The reader of the lines may have closed the pipe; the study goes on.
         with suppress(OSError):
             self.write(f"{minutes:3d}:{seconds:02d} {text}")

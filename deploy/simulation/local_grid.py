@@ -1,9 +1,9 @@
-"""Hospitals on this machine, behind Flower's Grid.
+"""Simulate hospitals on this machine behind Flower's Grid.
 
-As Flower does, each message is handled in a fresh process, which holds the site's own settings and nothing
-of another site; a site handles one message at a time. The processes come from a fork server that has
-imported torch and the client's app and run nothing, so that one is there in milliseconds. CUDA cannot be
-forked, and wants a spawned process. In simulation mode a worker also says how far it is, epoch by epoch.
+As in Flower, each message is handled in a fresh process, which holds the settings of one site and nothing of another
+site; a site handles one message at a time. The processes come from a fork server that has imported torch and the
+client's app and run nothing, so that a process is ready in milliseconds. CUDA cannot be forked, and needs spawned
+processes. In simulation mode a worker also reports its progress, epoch by epoch.
 """
 
 from __future__ import annotations
@@ -41,22 +41,29 @@ if TYPE_CHECKING:
     from deploy.flower.internals import NodeInfo, Run
 
 RUN_ID = 1
+"""The number of the one run that a local grid has."""
 LONGEST = 70
-"""Letters of the folder that a socket's own folder is made in: the path of a socket may have a hundred."""
+"""The longest path, in characters, of a folder for temporary files that can hold a socket, whose own path is limited to
+about a hundred characters."""
 PROGRESS = b"\0"
-"""What a worker's note on its progress begins with, and none of Flower's messages: protobuf has no field 0."""
+"""The byte that begins a worker's report on its progress. No message of Flower's begins with it, because protobuf has
+no field 0."""
 
 Progress = tuple[int, int, float | None]
-"""What is done, of how many, and the last epoch's validation Dice; see `client.progress`."""
+"""Units done, units in all, and the last epoch's validation Dice; see `client.progress`."""
 
 
 def enter_run(node_id: int) -> None:
-    """Flower builds a message only in a process that knows its run and node."""
+    """Let this process build messages at a node; Flower builds a message only where the run and the node are set."""
     internals.set_task_identity(run_id=RUN_ID, node_id=node_id)
 
 
 def _start_the_fork_server() -> None:
-    """Return what begins here inherits that Ctrl-C is not its own: the coordinator ends it, without a word of it."""
+    """Start the fork server with Ctrl-C ignored, as its workers inherit: the coordinator ends them silently.
+
+    Raises:
+        DiskFull: the folder for temporary files cannot be written.
+    """
     ours = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGINT, signal.SIG_IGN) if ours else None
     try:
@@ -70,23 +77,26 @@ def _start_the_fork_server() -> None:
 
 
 def _short_folder_for_sockets() -> None:
-    """Return the fork server's socket lies in TMPDIR, unless that has a longer path than a socket may have."""
+    """Put the fork server's socket into TMPDIR, or into /tmp where the path of TMPDIR is too long for a socket."""
     folder = tempfile.gettempdir()
     try:
         if len(os.fsencode(folder)) > LONGEST:
             tempfile.tempdir = "/tmp"
-        util.get_temp_dir()  # it is made once, and then kept to
+        util.get_temp_dir()  # makes the folder, which multiprocessing then keeps using
     finally:
         tempfile.tempdir = folder
 
 
 class LocalGrid(Grid):
-    """Sites of this machine as Flower nodes.
+    """Run the sites of this machine as Flower nodes.
 
     Args:
         sites: the site file of each site.
         at_once: stages that may run at the same time.
-        spawn: start workers afresh and not from the fork server: for CUDA.
+        spawn: start each worker afresh and not from the fork server, as CUDA needs.
+
+    Raises:
+        DiskFull: the folder for temporary files cannot be written.
     """
 
     def __init__(self, sites: Mapping[str, Path], *, at_once: int, spawn: bool = False) -> None:
@@ -106,12 +116,12 @@ class LocalGrid(Grid):
         self._queues: dict[int, queue.Queue[Message | None]] = {node: queue.Queue() for node in self._nodes}
         self._replies: dict[str, Message] = {}
         self._progress: dict[str, list[Progress]] = defaultdict(list)
-        """By message, what its worker has said of its progress and nobody has asked for yet."""
+        """By message id, reports of progress that `wait_for` has not returned yet."""
         self._arrived = threading.Condition()
         self._alive: dict[int, BaseProcess] = {}
         self._closed = False
         self._no_room = ""
-        """Why no message can be sent any more."""
+        """Why no message can be sent any more; empty while messages can be sent."""
         self._threads = [
             threading.Thread(target=self._serve, args=(node,), daemon=True, name=name)
             for node, name in self._nodes.items()
@@ -134,29 +144,35 @@ class LocalGrid(Grid):
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.close()
-        # Whatever a study says that could send nothing any more, this is why.
+        # A full disk is the cause of whatever other error the study ended with.
         if kind is not KeyboardInterrupt:
             self._check_room()
 
     def set_run(self, run: Run) -> None:
+        """Refuse another run: the run of a local grid is fixed."""
         raise ValueError("the run of a local grid is fixed")
 
     @property
     def run(self) -> Run:
+        """Return the grid's run, which has no app."""
         return internals.empty_run(RUN_ID)
 
     def create_message(
         self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
     ) -> Message:
+        """Make a message to a node; see `flwr.serverapp.Grid`."""
         return Message(content, dst_node_id=dst_node_id, message_type=message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:
+        """Return the numbers of all nodes."""
         return list(self._nodes)
 
     def get_nodes(self) -> Iterable[NodeInfo]:
+        """Return a description of each node; all are online."""
         return [internals.online_node(node, name) for node, name in self._nodes.items()]
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Queue messages for their nodes, and return their ids."""
         ids = []
         for message in messages:
             ids.append(uuid.uuid4().hex)
@@ -165,20 +181,41 @@ class LocalGrid(Grid):
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Return the replies that have arrived to some messages, each once.
+
+        Raises:
+            DiskFull: an order could not be sent, because the folder for temporary files cannot be written.
+        """
         self._check_room()
         with self._arrived:
             return [self._replies.pop(key) for key in message_ids if key in self._replies]
 
     def wait_for(self, message_id: str, seconds: float) -> list[Progress]:
-        """Until the answer to a message, or news of it, is there; for so long at most. Returns the news, oldest first.
+        """Wait until a message has a reply or a report of progress.
 
-        Flower's own grids can only be asked for an answer.
+        Flower's own grids have nothing of the kind: they can only be polled for a reply.
+
+        Args:
+            message_id: the message.
+            seconds: the longest time to wait.
+
+        Returns:
+            The reports of progress that arrived since the last call, oldest first.
         """
         with self._arrived:
             self._arrived.wait_for(lambda: message_id in self._replies or message_id in self._progress, seconds)
             return self._progress.pop(message_id, [])
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """Send messages and wait for their replies.
+
+        Args:
+            messages: the messages.
+            timeout: the longest time to wait, in seconds; None: without limit.
+
+        Returns:
+            The replies that arrived in time.
+        """
         waiting = set(self.push_messages(messages))
         until = None if timeout is None else time.monotonic() + timeout
         replies: list[Message] = []
@@ -196,12 +233,15 @@ class LocalGrid(Grid):
             raise DiskFull(self._no_room)
 
     def _serve(self, node: int) -> None:
-        """Return a site's thread: its messages one after the other, each in a fresh worker."""
+        """Handle a site's messages one after the other, each in a fresh worker; this is the site's thread."""
         while not self._closed and self._serve_one(node):
             pass
 
     def _serve_one(self, node: int) -> bool:
-        """One message; what it holds is let go before the next is waited for. False: there are no more."""
+        """Handle one message of a site, and return whether there can be more.
+
+        This is a function of its own so that a message and its reply leave memory before the next message is awaited.
+        """
         message = self._queues[node].get()
         if message is None:
             return False
@@ -217,12 +257,12 @@ class LocalGrid(Grid):
     def _handle(self, node: int, message: Message) -> Message:
         try:
             ours, theirs = multiprocessing.Pipe()
-        except OSError:  # too many open files: this thread must not die of it
+        except OSError:  # too many open files, which must not end this thread
             return Message(Error(DIED, "there is no way to a worker"), reply_to=message)
         settings = {
             "RELAY_SITE": str(self._sites[self._nodes[node]]),
             "RELAY_CORES": str(self._cores),
-            # The fork server has kept the environment in which it began.
+            # Passed on here, because the fork server keeps the environment in which it was started.
             SIMULATION: os.environ.get(SIMULATION, ""),
         }
         process = self._processes.Process(target=_work, args=(theirs, node, settings), daemon=True)
@@ -235,7 +275,7 @@ class LocalGrid(Grid):
         except DiskFull as error:
             self._no_room = str(error)
             reply = Message(Error(DIED, "the order was not sent"), reply_to=message)
-        except Exception:  # a worker that died, or an answer that cannot be read: the next try may do better
+        except Exception:  # the worker died, or its reply cannot be read: a retry may succeed
             reply = Message(Error(DIED, "the worker ended without an answer"), reply_to=message)
         finally:
             ours.close()
@@ -251,8 +291,8 @@ class LocalGrid(Grid):
 
 
 def _work(wire: Connection, node: int, settings: Mapping[str, str]) -> None:
-    """In the worker: one message."""
-    # Ctrl-C reaches every process of a terminal; the coordinator's is the one to end the others.
+    """Handle one message, in the worker."""
+    # Ctrl-C reaches every process of a terminal, and the coordinator's process ends the workers itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_the_coordinator, daemon=True).start()
     enter_run(node)
@@ -264,7 +304,7 @@ def _work(wire: Connection, node: int, settings: Mapping[str, str]) -> None:
         progress.subscribe(partial(_send_progress, wire))
     try:
         message = _receive(wire)
-    except EOFError:  # the coordinator could not send it, and says why itself
+    except EOFError:  # the coordinator could not send the message, and reports the reason itself
         return
     context = Context(run_id=RUN_ID, node_id=node, node_config={}, state=RecordDict(), run_config={})
     try:
@@ -276,8 +316,13 @@ def _work(wire: Connection, node: int, settings: Mapping[str, str]) -> None:
 
 
 def _send(wire: Connection, message: Message) -> None:
-    """Return a message as Flower packs it, and each array's content as a file without a name: Flower would copy it four times,
-    and an answer that waits for the coordinator is in nobody's memory. `TMPDIR` says where such files lie.
+    """Send a message as Flower packs it, and the content of each array as a file without a name.
+
+    Flower would copy an array's content four times, and a reply that waits for the coordinator takes no memory this
+    way. The files lie in TMPDIR.
+
+    Raises:
+        DiskFull: there is no room for the files.
     """
     arrays = _arrays(message)
     files: list[int] = []
@@ -294,10 +339,10 @@ def _send(wire: Connection, message: Message) -> None:
 
 
 def _filed(content: bytes) -> int:
-    """Return the descriptor of a file without a name that holds this.
+    """Write a content to a file without a name, and return the file's descriptor.
 
     Raises:
-        DiskFull: there is no room for it.
+        DiskFull: there is no room for the file.
     """
     try:
         with tempfile.TemporaryFile() as file:
@@ -309,7 +354,7 @@ def _filed(content: bytes) -> int:
 
 
 def _no_room(error: OSError) -> DiskFull:
-    # Not `gettempdir`, which fails itself where there is no room anywhere.
+    # `gettempdir` is not called, because it fails where no folder has room.
     folder = tempfile.tempdir or os.environ.get("TMPDIR", "/tmp")
     return DiskFull(
         f"The folder for temporary files, {folder} (TMPDIR), cannot be written ({error.strerror}); make room there or"
@@ -318,19 +363,19 @@ def _no_room(error: OSError) -> DiskFull:
 
 
 def _send_progress(wire: Connection, done: int, of: int, dice: float | None) -> None:
-    """Return the grid's thread reads all the time, so that this does not wait."""
+    """Send a report of progress to the grid; the grid's thread reads all the time, so that the worker does not wait."""
     wire.send_bytes(PROGRESS + json.dumps([done, of, dice]).encode())
 
 
 def _receive(wire: Connection, note_progress: Callable[[Progress], None] = lambda _: None) -> Message:
-    """Return what `_send` sent, after what `_send_progress` did."""
+    """Receive the message that `_send` sent, and note the reports of progress that come before it."""
     while (frame := wire.recv_bytes()).startswith(PROGRESS):
         done, of, dice = json.loads(frame[len(PROGRESS) :])
         note_progress((done, of, dice))
     message = internals.unpack(frame)
     for array in _arrays(message):
         with os.fdopen(reduction.recv_handle(wire), "rb") as file:
-            array.data = mapped(file)  # type: ignore[assignment]  # Flower takes any buffer
+            array.data = mapped(file)  # type: ignore[assignment]  # Flower accepts any buffer
     return message
 
 
@@ -341,7 +386,7 @@ def _arrays(message: Message) -> list[Array]:
 
 
 def _end_with_the_coordinator() -> None:
-    """Return a worker whose coordinator was killed would go on, and be in the way of the next run."""
+    """End this worker when its coordinator ends: a worker of a killed coordinator would disturb the next run."""
     if parent := multiprocessing.parent_process():
         parent.join()
         os._exit(DIED)

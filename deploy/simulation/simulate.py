@@ -1,4 +1,4 @@
-"""A study on hospitals that all lie on this machine, run by one person who owns them all."""
+"""Run a study on hospitals that all lie on this machine and belong to one person."""
 
 from __future__ import annotations
 
@@ -22,10 +22,16 @@ WORTH_SHOWING = re.compile(r" ERROR (.*)")
 
 
 def site_files(given: Sequence[str]) -> dict[str, Path]:
-    """Return the values of --site, "NAME=PATH", as a table.
+    """Read the values of --site, each "NAME=PATH".
+
+    Args:
+        given: the values.
+
+    Returns:
+        Site name to the path of the site's file.
 
     Raises:
-        RelayError: one is written otherwise, or a name stands twice.
+        RelayError: a value has another form, or a name is given twice.
     """
     sites: dict[str, Path] = {}
     for entry in given:
@@ -48,21 +54,23 @@ def simulate(
     keep_weights: bool = False,
     quiet: bool = False,
 ) -> None:
-    """Run a study on sites of this machine, or what is missing of it; the results are in `folder` afterwards.
+    """Run a study on sites of this machine, or the missing rest of it, and write its results to `folder`.
 
-    What can be found out without reading an image is found out before anything starts.
+    Everything that can be checked without reading an image is checked before anything starts.
 
     Args:
+        study: the study.
         files: the site file of each of the study's sites.
         folder: the result folder.
-        beside: the folder that a file of encoder weights is taken from.
-        at_once: stages that run at the same time; by default one a core, and no more than there are sites.
+        beside: the folder from which a file of encoder weights is taken.
+        at_once: stages that run at the same time; by default as many as the cores allow, and no more than there are
+            sites.
         keep_weights: also keep the weights that no row of the comparison needs.
         quiet: write nothing to standard output.
 
     Raises:
-        Unfinished: some of it could not be finished; the results say what.
-        RelayError: the study cannot begin; what was finished is kept.
+        Unfinished: a part of the study could not be finished; the results say which.
+        RelayError: the study cannot begin, or had to stop; finished stages are kept.
     """
     sites = _checked(study, files)
     paths = {name: files[name].absolute() for name in study.sites}
@@ -75,14 +83,14 @@ def simulate(
     logging.getLogger("flwr").setLevel(logging.WARNING)
     from deploy.simulation.local_grid import LocalGrid
 
-    # The grid first: its fork server and this process then import torch, which takes seconds, at the same time.
+    # The grid comes first: its fork server and this process import torch at the same time, which takes seconds.
     with ExitStack() as held, LocalGrid(paths, at_once=min(at_once, len(sites)), spawn=_on_cuda(study, sites)) as grid:
         from client.governance.approval import approve
         from client.governance.site_lock import shared_lock
         from deploy.simulation.live import watching
         from server.study_run import run_study
 
-        # What is approved here is answered by the grid's workers, and by nobody for a coordinator.
+        # In simulation mode an approval counts for the grid's workers alone, and for no coordinator.
         held.enter_context(simulation_mode())
         for site in sites.values():
             held.enter_context(shared_lock(site))
@@ -96,7 +104,7 @@ def simulate(
 
 
 def _checked(study: Study, files: Mapping[str, Path]) -> dict[str, SiteConfig]:
-    """Return the study's sites, in its order, as far as they can be checked without reading an image."""
+    """Return the settings of the study's sites, in the study's order, after all checks that need no image."""
     if POOLED in files and study.methods.pooled:
         raise RelayError(f'The site "{POOLED}" is made of the others; leave out --site {POOLED}=….')
     for name in files:
@@ -128,7 +136,11 @@ def _checked(study: Study, files: Mapping[str, Path]) -> dict[str, SiteConfig]:
 
 
 def _check_patients(site: SiteConfig, study: Study) -> None:
-    """Whether a site has patients enough, as far as names and headers tell."""
+    """Check that a site has enough usable patients, as far as file names and headers tell.
+
+    Raises:
+        RelayError: a patient cannot be used and the site file asks to stop, or a split would be too small.
+    """
     found = layouts.find(site)
     if found.problems and (site.bad_patients == "stop" or not found.sources):
         first = found.problems[0]
@@ -140,7 +152,7 @@ def _check_patients(site: SiteConfig, study: Study) -> None:
 
 
 def _pooled_file(members: Sequence[Path], sites: Mapping[str, SiteConfig], folder: Path) -> Path:
-    """Return the file of the site that unites the others; its own caches and checkpoints lie beside it."""
+    """Write the file of the site that unites all others, and return its path; its private folder lies beside it."""
     import tomli_w
 
     devices = {site.device for site in sites.values()}
@@ -162,12 +174,12 @@ def _pooled_file(members: Sequence[Path], sites: Mapping[str, SiteConfig], folde
 
 
 def cores() -> int:
-    """Return the cores that this process may use: fewer than the machine has in many a container."""
+    """Return the number of cores that this process may use, which in many a container is below the machine's."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _on_cuda(study: Study, sites: Mapping[str, SiteConfig]) -> bool:
-    """Whether a site works on CUDA, which needs spawned processes."""
+    """Return whether a site works on CUDA, which needs spawned processes."""
     if all(site.device in ("cpu", "mps") for site in sites.values()):
         return False
     from client.training.device import choose_device
@@ -180,9 +192,10 @@ def _size(path: Path) -> int:
 
 
 def _last_log_lines(sentence: str, sites: Mapping[str, SiteConfig], logs: Mapping[str, int]) -> str:
-    """Return what the logs of the sites that a sentence names say since the run began.
+    """Return the last errors that the sites named in a sentence have logged since the run began.
 
-    The coordinator never learns it. Here one person owns all sites, so that person may read it at once.
+    A real coordinator never learns a site's errors. In a simulation one person owns all sites, and may read them at
+    once.
     """
     found = []
     for name in dict.fromkeys(SITE_NAMED.findall(sentence)):
@@ -192,7 +205,7 @@ def _last_log_lines(sentence: str, sites: Mapping[str, SiteConfig], logs: Mappin
 
 
 def _last_error(log: Path, since: int) -> str:
-    """Return the last error of a log after byte `since`; of a traceback its last line, which names the cause."""
+    """Return the last error of a log after byte `since`; of a traceback the last line, which names the cause."""
     try:
         lines = log.read_bytes()[since:].decode(errors="replace").splitlines()
     except OSError:

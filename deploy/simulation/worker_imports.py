@@ -1,4 +1,4 @@
-"""What the fork server imports before it forks: everything that a worker needs, and nothing is run."""
+"""Import everything that a worker needs, and run nothing: the fork server preloads this module before it forks."""
 
 import client.imports
 import deploy.simulation.local_grid

@@ -1,0 +1,1 @@
+"""Run what belongs to a hospital: keys, approval, connection, audit, and what it receives."""

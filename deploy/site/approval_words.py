@@ -1,4 +1,4 @@
-"""What a study would run at a hospital and what of it would leave, in the words of who has to answer for it."""
+"""Say what a study would run at a hospital and what would leave it, in words for the person who approves the study."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WIDTH = 100
 LABEL = 12
 """Columns of a line's label."""
 SHOWN = 8
-"""So many routes are written out."""
+"""The number of routes that are written out."""
 
 
 def words(
@@ -33,7 +33,19 @@ def words(
     *,
     largest_elsewhere: int,
 ) -> list[str]:
-    """All that is to be known before a study is approved, as lines of text."""
+    """Describe what a person has to know before approving a study.
+
+    Args:
+        study: the study.
+        site: the hospital's settings.
+        surveys: the hospital's patients and slices in each variant of the study.
+        disclosure: what the study would run here, and how many numbers and weights would leave.
+        onward: where the hospital's weights would go.
+        largest_elsewhere: training slices that another site may claim.
+
+    Returns:
+        Lines of text.
+    """
     others = [name for name in study.sites if name != site.name]
     lines = [f'Study "{study.name}" at site {site.name}, together with {listed(others) or "nobody"}.']
     lines += textwrap.wrap(f"In its own words: {study.about}", WIDTH) if study.about else []
@@ -56,10 +68,16 @@ def words(
 
 
 def changes(before: Approval, study: Study, disclosure: Disclosure, copy: Study | None) -> list[str]:
-    """Return what is another than at the last approval, as lines of text.
+    """Describe what differs from the last approval of a study of this name.
 
     Args:
-        copy: the study as it was approved then; None where it is gone.
+        before: the last approval.
+        study: the study that is to be approved.
+        disclosure: what the study would run, and what would leave.
+        copy: the study as it was approved then; None where that copy is gone.
+
+    Returns:
+        Lines of text.
     """
     lines = [f"Since {moment(before.at)}, when {before.by} approved {format_fingerprint(before.study)}:"]
     if copy is None:
@@ -79,7 +97,7 @@ def changes(before: Approval, study: Study, disclosure: Disclosure, copy: Study 
 
 
 def flat(content: Any, name: str = "") -> dict[str, Any]:
-    """Settings by their full names, as "methods.sequential.max_hops"."""
+    """Flatten settings into one table by their full names, such as "methods.sequential.max_hops"."""
     if isinstance(content, Mapping):
         pairs = [(f"{name}.{key}" if name else key, value) for key, value in content.items()]
     elif isinstance(content, list) and any(isinstance(value, Mapping) for value in content):
@@ -171,7 +189,7 @@ def _leaves(study: Study, counts: Disclosure) -> Iterator[str]:
 
 
 def _goes(study: Study, site: str, others: Sequence[str], onward: Onward) -> Iterator[str]:
-    """Each as a sentence."""
+    """Yield sentences that say where the hospital's weights go from the coordinator."""
     if not others:
         yield "To nobody."
         return

@@ -1,4 +1,4 @@
-"""`relay site approve`: a person at the hospital sees what a study would do, and says yes or no; and `leave`."""
+"""Let a person at the hospital see what a study would do, and approve or leave it: `relay site approve` and `leave`."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from deploy.console import bar
 from deploy.site.approval_words import changes, words
 
 LARGEST_ELSEWHERE = 10_000
-"""Training slices that another site may claim unless --others says otherwise: those of about 600 patients."""
+"""Training slices that another site may claim unless --others sets another limit: those of about 600 patients."""
 DIGITS = 20
-"""Of a hash, so many are compared over the telephone."""
+"""The least number of a hash's digits that are compared over the telephone."""
 
 
 def approve_study(
@@ -37,18 +37,23 @@ def approve_study(
     as_json: bool = False,
     ask: Callable[[], str] | None = None,
 ) -> int:
-    """Show a study in plain words, and approve it on a yes; returns the exit code.
+    """Show a study in plain words, and approve it if the person says yes.
 
     Args:
+        site: the hospital's settings.
+        study: the study.
         yes: approve without asking.
-        again: also where it is approved already: each of its stages may then be answered once more.
-        heard: digits of the hash that the coordinator read out, 20 at least.
+        again: also approve a study that is approved already: each of its stages may then be answered once more.
+        heard: at least 20 digits of the hash that the coordinator read out; empty: not compared.
         largest_elsewhere: training slices that another site may claim.
-        as_json: print for a script; approves only with `yes`.
-        ask: asks the person in front of the screen; None where there is nobody.
+        as_json: print JSON; approve only together with `yes`.
+        ask: asks the person in front of the screen; None where nobody sits there.
+
+    Returns:
+        The exit code, 0.
 
     Raises:
-        RelayError: it cannot be approved here, or was not.
+        RelayError: the study cannot be approved here, or the person did not say yes.
     """
     _check(site, study)
     compare(study.digest, heard)
@@ -93,7 +98,15 @@ def approve_study(
 
 
 def list_approvals(site: SiteConfig, *, as_json: bool) -> int:
-    """Print what was approved at a site, and what was left."""
+    """Print the studies that were approved at a site, and those that the site left.
+
+    Args:
+        site: the hospital's settings.
+        as_json: print JSON.
+
+    Returns:
+        The exit code, 0.
+    """
     found = approvals(site)
     if as_json:
         print(json.dumps([record.model_dump(mode="json") for record in found], indent=1, ensure_ascii=False))
@@ -107,13 +120,17 @@ def list_approvals(site: SiteConfig, *, as_json: bool) -> int:
 
 
 def leave_study(site: SiteConfig, which: str) -> int:
-    """Take back the approval of a study, or of all; returns the exit code.
+    """Take back the approval of a study, or of all studies.
 
     Args:
-        which: a study file or the digits of a hash; empty for all that the site takes part in.
+        site: the hospital's settings.
+        which: a study file, or digits of a hash; empty for all studies that the site takes part in.
+
+    Returns:
+        The exit code, 0.
 
     Raises:
-        RelayError: the site takes part in none such.
+        RelayError: the site takes part in no such study.
     """
     records = [record for record in approvals(site) if not record.left]
     if which:
@@ -137,10 +154,13 @@ def leave_study(site: SiteConfig, which: str) -> int:
 
 
 def digits_of(which: str) -> str:
-    """Return the digest of a study file, or digits as somebody typed them.
+    """Return the digest of a study file, or the digits of a hash as a person typed them.
+
+    Args:
+        which: a path, or digits.
 
     Raises:
-        RelayError: neither; or so few digits that they could be another study's.
+        RelayError: there is no such file and the text is no hash, or has fewer than 8 digits.
     """
     if Path(which).is_file():
         return load_study(Path(which)).digest
@@ -151,12 +171,20 @@ def digits_of(which: str) -> str:
 
 
 def is_of(record: Approval, digits: str) -> bool:
-    """Whether a hash that begins with these digits is a study's or one of its variants'."""
+    """Return whether digits begin the hash of an approved study, or of one of its variants."""
     return any(digest.startswith(digits) for digest in (record.study, *record.variants))
 
 
 def compare(digest: str, heard: str) -> None:
-    """Raise RelayError unless the digits that were read out are a study's, or none were."""
+    """Compare a study's hash with the digits that the coordinator read out.
+
+    Args:
+        digest: the study's hash.
+        heard: the digits; empty: nothing is compared.
+
+    Raises:
+        RelayError: the digits are fewer than 20, or are not those of the hash.
+    """
     digits = parse_fingerprint(heard)
     if not digits:
         return
@@ -184,7 +212,7 @@ def _check(site: SiteConfig, study: Study) -> None:
 
 
 def _surveyed(site: SiteConfig, study: Study) -> list[Survey]:
-    """Return the site's patients, read once and divided as each variant will."""
+    """Read the site's patients once, and return how each variant of the study divides them."""
     with bar(f"Counting the slices of site {site.name}", unit="patients", stream=sys.stderr) as progress:
         counted = count_patients(site, study, progress=progress)
     if counted.left_out and site.bad_patients == "stop":
@@ -211,7 +239,12 @@ def _check_minimum(site: SiteConfig, surveys: list[Survey]) -> None:
 
 
 def sent(site: SiteConfig, digests: Collection[str] | None = None) -> str:
-    """Return what cannot be called back: all that left a site, or what left for some plain studies, simulations apart."""
+    """Describe what left a site and cannot be called back; simulations do not count.
+
+    Args:
+        site: the hospital's settings.
+        digests: the digests of the variants whose messages count; None: all messages.
+    """
     lines = audit_log.read(site.private() / egress.LOG).lines
     found = [line for line in lines if not line.get("simulation") and (digests is None or line.get("study") in digests)]
     if not found:

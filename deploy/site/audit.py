@@ -1,4 +1,4 @@
-"""`relay site audit`: the log of all that left a hospital, for people; and whether it is as it was written."""
+"""Print the log of all that left a hospital, and check that the log is unchanged: `relay site audit`."""
 
 from __future__ import annotations
 
@@ -27,33 +27,38 @@ KINDS = {
     ("Receipt", "needs-weights"): "asked for the weights of a delivery",
     ("Receipt", "done"): "said that a delivery has arrived",
 }
-"""What a line stands for, by the kind of message and its state."""
+"""What a line of the log stands for, by the kind of the message and its state."""
 
 
 @dataclass(frozen=True)
 class _Log:
-    """One of a site's two logs."""
+    """Hold one of a site's two logs: of what left, and of approvals."""
 
     path: Path
     reading: audit_log.Reading
 
     @property
     def end(self) -> str:
-        """The digest of the last line; empty where there is none."""
+        """Return the digest of the last line; empty where the log is empty."""
         return self.reading.digests[-1] if self.reading.digests else ""
 
 
 def audit(path: Path, *, verify: bool, study: str, noted: str, as_json: bool) -> int:
-    """Print what left a site; returns the exit code.
+    """Print what left a site.
 
     Args:
+        path: the site's file.
         verify: check both audit logs line by line.
-        study: a study file or the digits of a hash: what left for it alone.
-        noted: the digits of a line's digest that somebody noted elsewhere: that line has to be there still.
+        study: a study file or digits of a hash: print only what left for this study.
+        noted: digits of a line's digest that somebody noted elsewhere; the log has to hold this line still.
+        as_json: print JSON.
+
+    Returns:
+        The exit code, 0.
 
     Raises:
-        FaultsFound: with `verify` or `noted`, a log is not as it was written.
-        RelayError: what was noted are no digits of a digest.
+        FaultsFound: with `verify` or `noted`, a log was changed, or the noted line is missing.
+        RelayError: `noted` are no digits of a digest.
     """
     site = load_site(path)
     digits_noted = _digits_noted(noted)
@@ -141,7 +146,7 @@ def _what(line: Mapping[str, Any]) -> str:
 
 
 def _text(line: Mapping[str, Any], key: str) -> str:
-    """Return what somebody may have changed is no more trusted on a terminal than what was sent."""
+    """Return a value of a line, or "?" unless it is printable text: a changed log must not control the terminal."""
     value = line.get(key, "")
     return value if isinstance(value, str) and value.isprintable() else "?"
 

@@ -1,4 +1,4 @@
-"""`relay site check`: what lies at a site and what is wrong with it, for the eyes of who keeps the data."""
+"""Show what data lie at a site and what is wrong with them, for the person who keeps the data: `relay site check`."""
 
 from __future__ import annotations
 
@@ -18,22 +18,27 @@ from common.errors import FaultsFound, RelayError
 from deploy.console import bar, terminal
 
 LONGEST = 32
-"""Characters of a site's name (`common.config.study.SiteName`)."""
+"""Characters of the longest site name (`common.config.study.SiteName`)."""
 
 
 def site_check(path: Path, *, masks: Path | None = None, as_json: bool, counts: Path | None = None) -> int:
-    """Check a site, or each member of a pooled one; returns the exit code.
+    """Check the data of a site, or of each member of a pooled site.
 
-    The code says whether there is anything to train on, not whether all of it is right: a finding is a reason to look
-    and may be wrong, and training goes on with it. A script that wants to stop at one reads "suspicious" of --json.
+    The exit code says whether the site has a patient to train on, and not whether all data are right: a finding is a
+    reason to look at a patient, may be wrong, and keeps no patient from training. A script that wants to stop at a
+    finding reads "suspicious" in the output of --json.
 
     Args:
-        path: the site's file; or a folder of images that no file describes yet.
-        masks: the folder of its labels, where the layout keeps them apart.
-        counts: a file that gets what may be shared (`client.data_check.counts`).
+        path: the site's file, or a folder of images that no file describes yet.
+        masks: the folder of the labels, where `path` is a folder and the layout keeps labels apart.
+        as_json: print JSON.
+        counts: a file that gets the counts that may be shared (`client.data_check.counts`).
+
+    Returns:
+        The exit code, 0.
 
     Raises:
-        RelayError: a folder is missing, no patient of the site can be used, or something cannot be written.
+        RelayError: a folder is missing, no patient of the site can be used, or a file cannot be written.
     """
     site = _undescribed(path, masks) if path.is_dir() else load_site(path)
     if masks is not None and not path.is_dir():
@@ -65,7 +70,7 @@ def site_check(path: Path, *, masks: Path | None = None, as_json: bool, counts: 
 
 
 def _undescribed(images: Path, masks: Path | None) -> SiteConfig:
-    """Return the site that a folder of images would be; its page goes into a folder of the working directory."""
+    """Return settings for a folder of images; the page about them goes into a new folder of the working directory."""
     images = images.absolute()
     letters = re.sub(r"[^A-Za-z0-9_-]+", "-", images.name).strip("-_")
     name = letters if letters[:1].isalpha() and letters != POOLED else f"site-{letters}".rstrip("-")
@@ -84,7 +89,7 @@ def _examined(site: SiteConfig) -> Examination:
 
 
 def _print(examination: Examination) -> None:
-    """Return the patients and the kinds of fault as tables; below them a line for each thing to look at."""
+    """Print the patients and the kinds of fault as tables, and below them a line for each thing to look at."""
     checkup, screen = examination.checkup, terminal()
     if screen is None:
         print(summary(checkup), *lines(checkup), sep="\n")

@@ -1,7 +1,7 @@
-"""The claim on a message, which Flower's SuperNode gives out again where nobody keeps the claim alive.
+"""Keep the claim on a message alive: Flower's SuperNode offers a message again when its claim lapses.
 
-A SuperNode waits half a minute for the first heartbeat of the process that shall answer, and a minute for each further
-one. Flower's own client sends the first when it has imported everything, which is too late on a slow machine.
+A SuperNode waits half a minute for the first heartbeat of the process that is to answer, and a minute for each further
+one. Flower's own client sends the first heartbeat after all its imports, which is too late on a slow machine.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ from deploy.flower import internals
 from deploy.site.launcher import Task
 
 ANSWER_WITHIN = 10.0
-"""Seconds in which a SuperNode, which runs on the same machine, answers."""
+"""Seconds within which the SuperNode, which runs on the same machine, has to answer."""
 LAPSE = 60.0
-"""Seconds after the last heartbeat at which Flower's claim ends."""
+"""Seconds after the last heartbeat at which Flower lets a claim lapse."""
 
 
 class Claim:
-    """The claim that a task's token stands for.
+    """Hold the claim on a message that a task's token stands for.
 
-    Flower's own sender of heartbeats ends its process when one is refused, and tries for ever where nobody answers.
+    Flower's own heartbeat sender is not used: it ends its process when a heartbeat is refused, and retries for ever
+    when nothing answers.
     """
 
     def __init__(self, task: Task) -> None:
@@ -30,20 +31,21 @@ class Claim:
         """Send one heartbeat.
 
         Returns:
-            Whether the claim holds; not, if it has lapsed or the message is answered. None: the SuperNode is silent.
+            True: the claim holds. False: the claim has lapsed, or the message is answered. None: the SuperNode does not
+            answer.
         """
         task = self._task
         try:
             return internals.send_heartbeat(task.runtime_api_address, task.token, timeout=ANSWER_WITHIN)
-        except Exception as error:  # whatever it is, the next heartbeat is sent
+        except Exception as error:  # after any error the next heartbeat is still sent
             status = getattr(getattr(error, "response", None), "status_code", None)
             return False if status in (401, 403) else None
 
     def close(self) -> None:
-        """End the claim of a process that has answered and died before it said so.
+        """End the claim of a process that has answered its message and died before it reported that it was done.
 
-        The SuperNode, which handles one message at a time, would take the lapse of this claim for that of the message
-        which it handles by then, and answer it with an error.
+        The SuperNode handles one message at a time. If this claim lapsed later, the SuperNode would attribute the lapse
+        to the message that it handles by then, and answer that message with an error.
         """
         task, details = self._task, "The process ended before it said so."
         with suppress(Exception):

@@ -1,7 +1,7 @@
-"""`relay site forget`: takes away what a site keeps of studies and could make again, or all that relay keeps there.
+"""Remove what a site keeps of studies and could make again, or all that relay keeps there: `relay site forget`.
 
-What is removed is named here, one by one. Links are removed and never followed, and no folder is entered that is
-one of the site's data folders or holds one, by whatever name it is reached.
+Files and folders to remove are listed here by name. Links are removed and never followed. A folder that is one of the
+site's data folders, or holds one, is not entered, by whatever name it is reached.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ CAN_BE_MADE_AGAIN = {
     "page": "pages that show patients",
     "page.html": "pages that show patients",
 }
-"""In the private folder, and what it is. Left is what says who this site is, what it approved, answered and sent, and
-the models that it was given."""
+"""Names in the private folder, and what they hold. All other names are kept: they say who this site is and what it
+approved, answered and sent, and they hold the models that the site was given."""
 
 REST = "keys, logs, approvals and the rest"
 
 Identity = tuple[int, int]
-"""Device and number of a folder: the same whatever it is called."""
+"""Device and inode number of a folder, which are the same under each of its names."""
 
 
 @dataclass
 class Removed:
-    """What was taken away, and what was left though it was meant to go."""
+    """Count what was removed, and list what could not be removed."""
 
     files: int = 0
     bytes: int = 0
@@ -52,13 +52,17 @@ class Removed:
 def forget(
     path: Path, *, study: str = "", everything: bool = False, yes: bool = False, ask: Callable[[], str] | None = None
 ) -> int:
-    """Empty a site's folder; returns the exit code.
+    """Remove what relay keeps at a site.
 
     Args:
-        study: a study file or the digits of a hash: what is kept for that study alone.
-        everything: keys, logs, approvals and the site file too: the site is as if it had never been.
-        yes: do that without asking.
-        ask: asks the person in front of the screen for the site's name; None where there is nobody.
+        path: the site's file.
+        study: a study file or digits of a hash: remove only what is kept for this study.
+        everything: also remove keys, logs, approvals and the site file, as if the site had never been.
+        yes: remove everything without asking.
+        ask: asks the person in front of the screen for the site's name; None where nobody sits there.
+
+    Returns:
+        The exit code, 0.
 
     Raises:
         RelayError: the site is at work, nobody confirmed, or something could not be removed.
@@ -125,7 +129,7 @@ def _of_all(site: SiteConfig, everything: bool) -> Iterator[tuple[Path, str]]:
 
 
 def _of_studies(site: SiteConfig, records: list[Approval]) -> list[tuple[Path, str]]:
-    """Return what is kept for some studies and for no other that the site takes part in."""
+    """Return what is kept for some studies and for no other study that the site takes part in."""
     others = [record for record in _known(site) if not record.left and record not in records]
     stages = _stages_of(site, records) - _stages_of(site, others)
     patients = _patients_of(site, records) - _patients_of(site, others)
@@ -136,7 +140,7 @@ def _of_studies(site: SiteConfig, records: list[Approval]) -> list[tuple[Path, s
 
 
 def _stages_of(site: SiteConfig, records: list[Approval]) -> set[Path]:
-    """Return the folders of stages that were asked for, or answered, in some studies."""
+    """Return the folders of stages that were ordered or answered in some studies."""
     digests = {digest for record in records for digest in record.variants}
     stages = site.private() / "stages"
     answered = [site.private() / ANSWERED, site.private() / SIMULATED / ANSWERED]
@@ -155,7 +159,7 @@ def _stages_of(site: SiteConfig, records: list[Approval]) -> set[Path]:
 
 
 def _patients_of(site: SiteConfig, records: list[Approval]) -> set[Path]:
-    """Return the files of the patients that are there today, prepared as some studies ask for it."""
+    """Return the prepared files of the site's present patients, prepared as some studies ask for it."""
     found: set[Path] = set()
     for study in filter(None, (study_of(site, record) for record in records)):
         for task in tasks_of(site, study.preprocessing, "")[0]:
@@ -164,7 +168,7 @@ def _patients_of(site: SiteConfig, records: list[Approval]) -> set[Path]:
 
 
 def _data_of(site: SiteConfig) -> frozenset[Identity]:
-    """Return the folders that must not be entered: those with the images and masks, and all that these lie in."""
+    """Return the identities of the folders that must not be entered: the data folders and all folders above them."""
     plain = site.member_sites() if site.pooled else (site,)
     found = set()
     for data in (folder for one in plain for folder in (one.images, one.masks) if folder is not None):
@@ -180,7 +184,7 @@ def _identity(state: os.stat_result) -> Identity:
 
 
 def _remove(path: Path, protected: frozenset[Identity], removed: Removed) -> None:
-    """Remove a file, a link or a folder with all that is in it."""
+    """Remove a file, a link, or a folder with all that is in it."""
     try:
         state = path.lstat()
     except FileNotFoundError:

@@ -1,7 +1,8 @@
-"""The hospital's keys: made here, and the private halves never leave.
+"""Make a hospital's keys, whose private halves never leave it, and take the coordinator's kit.
 
-In the site's private folder, keys/ holds `node.key` (what Flower knows the site by), `tls.key` (what the gateway
-lets it in by) and, once the coordinator has answered, `kit.json`.
+The folder keys/ in the site's private folder holds `node.key` (the key of the SuperNode, by which Flower knows the
+site), `tls.key` (the key of the TLS certificate, by which the gateway admits the site) and, after `relay site join`,
+`kit.json`.
 """
 
 from __future__ import annotations
@@ -40,24 +41,31 @@ NODE_KEY, TLS_KEY, REQUEST, KIT = "node.key", "tls.key", "request.json", "kit.js
 
 @dataclass(frozen=True)
 class Admission:
-    """What a site needs to pass the coordinator's door."""
+    """Hold what a site needs to pass the coordinator's gateway."""
 
     kit: Kit
     node_key: Path
     tls_key: Path
     certificate: Path
-    """The hospital's own, as PEM."""
+    """The path of the hospital's own certificate, as PEM."""
     days_left: float
-    """Of that certificate."""
+    """Days for which the certificate is still valid."""
 
 
 def init(path: Path, *, name: str) -> tuple[SiteConfig, Request, Path]:
-    """Make a site's file and keys where there are none; returns its settings, its request and the request's path.
+    """Make a site's file and keys where they do not exist.
 
-    Called again, it changes nothing and returns the same request.
+    Called again, this function changes nothing and returns the same request.
+
+    Args:
+        path: the site's file.
+        name: the site's name; may be empty where the file exists.
+
+    Returns:
+        The site's settings, its request, and the path of the request that goes to the coordinator.
 
     Raises:
-        RelayError: no name for a new file, or another name than the file's.
+        RelayError: a new file gets no valid name, or an existing file has another name.
     """
     if not path.exists():
         if not _is_name(name):
@@ -93,17 +101,25 @@ def _is_name(name: str) -> bool:
 
 
 def _made(path: Path, write: Callable[[Key], bytes], read: Callable[[Path], Key]) -> Key:
-    """Return the key in a file, made if need be: an `init` that was cut off goes on where it was."""
+    """Return the key in a file, which is made if it is missing: an `init` that was cut off goes on where it stopped."""
     if not path.exists():
         write_private(path, write(new_key()))
     return read(path)
 
 
 def join(path: Path, kit_path: Path) -> tuple[SiteConfig, Kit]:
-    """Take the kit that the coordinator sent, once it is found to be for this site's key.
+    """Take the kit that the coordinator sent, after checking that it is for this site's key.
+
+    Args:
+        path: the site's file.
+        kit_path: the kit.
+
+    Returns:
+        The site's settings and the kit.
 
     Raises:
-        RelayError: it is for another site or another key, or the site has no keys yet.
+        NotEnrolled: the site has no keys yet.
+        RelayError: the kit is for another site or another key.
     """
     site = load_site(path)
     kit = read_enrolment_file(kit_path, Kit)
@@ -122,10 +138,10 @@ def join(path: Path, kit_path: Path) -> tuple[SiteConfig, Kit]:
 
 
 def admission(site: SiteConfig) -> Admission:
-    """Return what `join` kept, checked again.
+    """Return the keys and the kit that `join` kept, checked again.
 
     Raises:
-        NotEnrolled: there is none.
+        NotEnrolled: a key or the kit is missing.
         Expired: the certificate has expired.
     """
     keys = site.private() / FOLDER
@@ -140,7 +156,7 @@ def admission(site: SiteConfig) -> Admission:
             f"The certificate of site {site.name} expired {-left:.0f} days ago; send the request to the coordinator"
             " again, and take the new kit with relay site join."
         )
-    # Beside the key, as PEM: the TLS library reads certificates from files.
+    # Written beside the key as PEM, because the TLS library reads certificates from files.
     path = keys / "tls.crt"
     path.write_bytes(pem(certificate))
     return Admission(kit, keys / NODE_KEY, keys / TLS_KEY, path, left)

@@ -1,13 +1,14 @@
-"""Runs the hospital's installed app for each message, in place of Flower's own `flwr-clientapp`.
+"""Run the hospital's installed app for each message, in place of Flower's own `flwr-clientapp`.
 
-Flower's command unpacks the bundle that the coordinator sent, and runs the code in it. This one unpacks nothing,
+Flower's command unpacks the bundle that the coordinator sent and runs the code in it. This launcher unpacks nothing,
 writes nothing and loads `client.app:app` of the installed package, whatever was sent. There is no list of approved
-bundles: a list says which foreign code may run, and has to be kept and compared rightly; here none may, and what
-the bundle holds, calls itself or hashes to decides nothing. The run's settings come from the coordinator too, and
-are taken away before the app sees them. What the app does then, `client/stages/order.py` limits.
+bundles: such a list says which foreign code may run, and has to be kept and compared correctly. Here no foreign code
+may run, and the content, the name and the hash of the bundle decide nothing. The run's settings come from the
+coordinator too, and are removed before the app sees them. `client/stages/order.py` limits what the app does with an
+order.
 
-It puts functions of its own in the place of three names in Flower's module; `deploy.flower.internals` looks first
-whether this is the Flower that it was tried with.
+The launcher replaces three functions in Flower's module; `deploy.flower.internals` first checks that the installed
+Flower is of the series that was tested.
 """
 
 from __future__ import annotations
@@ -38,44 +39,44 @@ if TYPE_CHECKING:
     from flwr.app import Context, Message
 
 SLOW = 20.0
-"""Seconds from which on the imports are worth a word; a machine of today needs 3."""
+"""Seconds of importing from which on the machine is reported as slow; a present machine needs 3."""
 SAY_EVERY = 600.0
-"""Seconds for which it is not said again."""
+"""Seconds for which the report is not repeated."""
 SLOW_NOTE = "RELAY_SLOW_NOTE"
-"""The environment's name of the file in which `relay site start` looks for that word."""
+"""The environment variable that names the file in which `relay site start` looks for the report."""
 
 NVIDIA = Path("/proc/driver/nvidia")
-"""There where the driver of a graphics card is loaded."""
+"""A folder that exists where the driver of a graphics card is loaded."""
 
 
 def main() -> None:
-    """Import what an answer needs, and answer each message that standard input names with a line of JSON (see `Task`).
+    """Import what a reply needs, and answer each message that a JSON line of standard input names (see `Task`).
 
-    Importing takes seconds and answering often less. So the imports are done once, and every message is answered by a
-    process of its own, forked from this one, which itself never sees a message. Where a graphics card is there, whose
-    driver cannot be forked, this process answers one message and ends.
+    Importing takes seconds, and answering often takes less. The imports are therefore done once, and every message is
+    answered by a process forked from this one, which itself never sees a message. Where a graphics card is present,
+    whose driver cannot be forked, this process answers one message itself and ends.
 
-    The line is no argument: everybody on the machine sees a process's arguments, and who holds the token may speak
-    in its place. Standard input ends with the SuperExec, and this process with it. On standard output goes a line for
-    each message whose process has ended: its exit code.
+    The message is not named by an argument, because everybody on the machine sees the arguments of a process, and
+    whoever holds the token can answer in its place. Standard input ends with the SuperExec, and this process ends with
+    standard input. When the process of a message has ended, its exit code is written to standard output as one line.
     """
     ends = standard_output()
     source = standard_input()
     lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=listen, args=(source, lines), daemon=True).start()
     if LINUX:
-        end_with_parent(signal.SIGKILL)  # also while an import holds all threads up
+        end_with_parent(signal.SIGKILL)  # works even while an import blocks all threads
     began = time.monotonic()
     runtime = internals.client_runtime()
     internals.confine(runtime, lambda: installed_app())
-    with suppress(Exception):  # `installed_app` says what is wrong, when there is somebody to say it to
+    with suppress(Exception):  # `installed_app` reports the error when a message has to be answered
         importlib.import_module("client.imports")
     say_if_slow(time.monotonic() - began)
     while True:
         task = Task(**json.loads(lines.get()))
         if not LINUX or NVIDIA.exists():
             return internals.answer_message(runtime, address=task.runtime_api_address, token=task.token)
-        with warnings.catch_warnings():  # the other thread does nothing but read
+        with warnings.catch_warnings():  # forking is safe here: the other thread only reads
             warnings.simplefilter("ignore", DeprecationWarning)
             child = os.fork()
         if child == 0:
@@ -86,7 +87,13 @@ def main() -> None:
 
 
 def in_child(runtime: ModuleType, task: Task, source: int) -> NoReturn:
-    """Answer a message in the process that was forked for it, and end it."""
+    """Answer a message in the process that was forked for it, and end the process.
+
+    Args:
+        runtime: the confined module of Flower's.
+        task: the message.
+        source: the descriptor of standard input; the process ends when it ends.
+    """
     code = 1
     try:
         end_with_parent(signal.SIGKILL)
@@ -102,19 +109,22 @@ def in_child(runtime: ModuleType, task: Task, source: int) -> NoReturn:
             sys.stdout.flush()
             sys.stderr.flush()
             logging.shutdown()
-        os._exit(code)  # the parent's own affairs, such as files that it removes at its end, are not this process's
+        os._exit(code)  # skips the exit handlers, such as removing files, that belong to the parent
 
 
 @dataclass(frozen=True)
 class Task:
-    """What `flower-superexec` knows of a message: where its SuperNode is, and the token for it."""
+    """Hold what `flower-superexec` knows of a message: the address of its SuperNode and the token for it."""
 
     runtime_api_address: str
     token: str
 
 
 def standard_input() -> int:
-    """Take standard input for this process alone: what it starts, and reads to the end, would wait for the parent's."""
+    """Reserve standard input for this process, and return its new descriptor.
+
+    A process that this one starts, and that reads to the end, would else wait for the end of the parent's input.
+    """
     taken = os.dup(0)
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
@@ -122,16 +132,20 @@ def standard_input() -> int:
 
 
 def standard_output() -> int:
-    """Take standard output for this process alone; what is printed goes to standard error."""
+    """Reserve standard output for this process, and return its new descriptor; prints go to standard error."""
     taken = os.dup(1)
     os.dup2(2, 1)
     return taken
 
 
 def listen(source: int, lines: queue.SimpleQueue[bytes]) -> None:
-    """Hand on what comes, line by line, and end this process when `source` ends.
+    """Pass on each line of `source`, and end this process when `source` ends.
 
-    Not through `sys.stdin`: Python cannot end in order while a thread waits within it.
+    `sys.stdin` is not used, because Python cannot exit in order while a thread waits in it.
+
+    Args:
+        source: a descriptor.
+        lines: gets each line, without its end.
     """
     part = b""
     while data := os.read(source, 1 << 16):
@@ -142,7 +156,11 @@ def listen(source: int, lines: queue.SimpleQueue[bytes]) -> None:
 
 
 def say_if_slow(seconds: float) -> None:
-    """Say what the imports took, in the SuperExec's log and for `relay site start`, where that is unusually long."""
+    """Report imports that took unusually long, in the SuperExec's log and for `relay site start`.
+
+    Args:
+        seconds: the duration of the imports.
+    """
     if seconds < SLOW:
         return
     note = Path(os.environ.get(SLOW_NOTE, os.devnull))
@@ -161,12 +179,16 @@ def say_if_slow(seconds: float) -> None:
 
 
 def installed_app() -> Callable[[Message, Context], Message]:
-    """Return the installed app: without the coordinator's settings, and with no error of its own going out."""
+    """Return the installed app, which gets none of the coordinator's settings and lets no error text of its own out.
+
+    Raises:
+        LoadClientAppError: the app cannot be imported; Flower answers this error with a fixed text.
+    """
     try:
         from client.app import app
         from client.governance.egress import scrub
     except Exception:
-        # Its text could hold a path, and Flower sends texts on; of this error it sends a fixed one.
+        # Flower would send the error's text, which could hold a path. For the error raised here it sends a fixed text.
         traceback.print_exc()
         raise internals.app_not_loadable() from None
 

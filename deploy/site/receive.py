@@ -1,4 +1,4 @@
-"""`relay site receive`: what studies brought this hospital, listed, and written where the user wants it."""
+"""List what studies brought this hospital, and write it to a folder: `relay site receive`."""
 
 from __future__ import annotations
 
@@ -14,15 +14,19 @@ from common.text import short_digest
 
 
 def receive(path: Path, *, to: Path | None, study: str, as_json: bool) -> int:
-    """Print what studies brought a hospital, and write it where it is wanted; returns the exit code.
+    """Print what studies brought a hospital, and write the weights, their cards and the letter if asked to.
 
     Args:
         path: the site's file.
-        to: a folder that gets the weights, their cards and the letter; None: only list.
-        study: one study alone, by its name or the beginning of its digest; empty: all.
+        to: the folder that gets the weights, their cards and the letter; None: only list.
+        study: the name of a study, or the beginning of its digest; empty: all studies.
+        as_json: print JSON.
+
+    Returns:
+        The exit code, 0.
 
     Raises:
-        RelayError: nothing has arrived, or several studies have and `to` gets one alone.
+        RelayError: nothing has arrived, or several studies have arrived and `to` is given, which takes one study alone.
     """
     site = load_site(path)
     found = [

@@ -1,6 +1,6 @@
-"""What keeps `relay site start` running on a hospital's machine: a systemd unit, or a compose file for one site.
+"""Generate what keeps `relay site start` running on a hospital's machine: a systemd unit or a compose file.
 
-Both are printed and not installed; the paths in them are those of the machine that prints them.
+Both are printed and not installed; their paths are those of the machine that prints them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from client.site_config import SiteConfig, load_site
 from common.errors import RelayError
 
 PLAIN = re.compile(r"[\w/.,+@=:%-]+")
-"""A word of a systemd unit that means itself without quotes."""
+"""A word that needs no quotes in a systemd unit."""
 
 UNIT = """\
 # /etc/systemd/system/relay-site-{name}.service
@@ -83,13 +83,13 @@ services:
 
 
 def unit(path: Path) -> str:
-    """Return a systemd unit for a site, for the user who owns its private folder."""
+    """Return a systemd unit for a site, which runs as the owner of the site's private folder."""
     site, file = _loaded(path)
     return UNIT.format(
         name=site.name,
         user=site.private().owner(),
         python=_unit_word(Path(sys.executable)),
-        # In arguments, systemd would take a dollar sign for a variable's.
+        # In arguments, systemd would read a dollar sign as the beginning of a variable.
         site=_unit_word(file).replace("$", "$$"),
         reads=" ".join(map(_unit_word, _data(site))),
         folder=_unit_word(site.folder),
@@ -97,7 +97,7 @@ def unit(path: Path) -> str:
 
 
 def compose(path: Path) -> str:
-    """Return a compose file for a site."""
+    """Return a compose file for a site, which runs as the owner of the site's private folder."""
     from importlib.metadata import version
 
     site, file = _loaded(path)
@@ -123,7 +123,7 @@ def _data(site: SiteConfig) -> list[Path]:
 
 
 def _unit_word(path: Path) -> str:
-    """Return a path as one word of a systemd unit: quoted where it has to be (systemd.syntax(7)), percent signs doubled."""
+    """Return a path as one word of a systemd unit, quoted and escaped as systemd.syntax(7) says."""
     text = _printable(path).replace("%", "%%")
     if PLAIN.fullmatch(text):
         return text
@@ -137,7 +137,7 @@ def _mount(path: Path, *, read_only: bool) -> str:
 
 
 def _yaml_text(path: Path) -> str:
-    """Return a path as YAML's quoted text; compose would take a dollar sign for a variable's."""
+    """Return a path as YAML's quoted text, with dollar signs doubled: compose would read one as a variable."""
     return json.dumps(_printable(path).replace("$", "$$"), ensure_ascii=False)
 
 
@@ -145,7 +145,7 @@ def _printable(path: Path) -> str:
     """Return a path's text.
 
     Raises:
-        RelayError: it holds a line end or another character that neither file can hold.
+        RelayError: the path holds a line end or another character that neither file can hold.
     """
     if not str(path).isprintable():
         raise RelayError(

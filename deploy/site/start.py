@@ -1,8 +1,8 @@
-"""`relay site start`: keeps a hospital connected, through outages of hours, and says in plain words what is wrong.
+"""Keep a hospital connected through outages of hours, and report troubles in plain words: `relay site start`.
 
-It runs three things: the tunnel (a thread), Flower's SuperNode, which fetches the coordinator's orders through it,
-and the site's own SuperExec, which has the installed app answer them. All they talk to each other over is the
-loopback interface.
+Three parts run: the tunnel (a thread), Flower's SuperNode, which fetches the coordinator's orders through the tunnel,
+and the site's own SuperExec, which lets the installed app answer the orders. They talk to each other over the loopback
+interface alone.
 """
 
 from __future__ import annotations
@@ -28,25 +28,26 @@ from deploy.site.tunnel import Contact, Trouble, Tunnel, inward_context, outward
 
 SUPERNODE, SUPEREXEC = "supernode", "superexec"
 SLOW = "slow"
-"""The file of `SLOW_NOTE`, beside the SuperNode's own."""
+"""The name of the file that `SLOW_NOTE` points to."""
 SILENT = 150.0
-"""Seconds without a word from the SuperNode, which asks every few and beats its heart every 24, after which it is
-taken for one whose process is up and whose connection is not."""
+"""Seconds without a word from the SuperNode after which it is restarted. A healthy SuperNode polls every few seconds
+and sends a heartbeat every 24; a silent one has a running process and no connection."""
 SOON = 30.0
-"""Days before its end at which the site's certificate is spoken of."""
+"""Days before the site's certificate expires from which on a warning is printed."""
 PATIENCE = 5.0
-"""Seconds for which a trouble has to last before it is spoken of: one poll that fails is none."""
+"""Seconds for which a trouble has to last before it is reported: one failed poll is no trouble."""
 REPEAT = 600.0
-"""Seconds after which a trouble that lasts is spoken of again."""
+"""Seconds after which a trouble that lasts is reported again."""
 AT_FIRST = 60.0
-"""Seconds for which a trouble that mostly ends by itself is put in other words."""
+"""Seconds for which a trouble that mostly ends by itself is reported in other words."""
 
 
 def start(path: Path, *, health: str = "") -> None:
     """Run a site until SIGTERM or Ctrl-C.
 
     Args:
-        health: HOST:PORT at which the SuperNode shall say over gRPC that it is up; empty for none.
+        path: the site's file.
+        health: HOST:PORT at which the SuperNode reports over gRPC that it serves; empty: nowhere.
 
     Raises:
         RelayError: the site's file, keys or kit are missing or wrong, or its certificate has expired.
@@ -67,7 +68,7 @@ def start(path: Path, *, health: str = "") -> None:
         words, slow = Words(gateway), Note(Path(scratch) / SLOW)
 
         def print_unless_known(sentence: str) -> None:
-            # What keeps the SuperNode from staying up has been said better already.
+            """Print the supervisor's sentence, unless the tunnel has reported the cause in better words already."""
             if not tunnel.contact.trouble:
                 _print_line(sentence)
 
@@ -87,7 +88,7 @@ def start(path: Path, *, health: str = "") -> None:
 
 
 class Words:
-    """What is worth saying of the contact with the coordinator: each change once, a lasting trouble now and then."""
+    """Choose what to report of the contact with the coordinator: each change once, a lasting trouble repeatedly."""
 
     def __init__(self, gateway: str) -> None:
         self._gateway = gateway
@@ -97,7 +98,12 @@ class Words:
         self._said, self._said_at = "", 0.0
 
     def about(self, contact: Contact, now: float) -> list[str]:
-        """Sentences to say at `now` (`time.monotonic()`)."""
+        """Return the sentences that are to be printed now.
+
+        Args:
+            contact: what the tunnel has seen.
+            now: the time, of `time.monotonic()`.
+        """
         before, self._trouble = self._trouble, contact.trouble
         if self._trouble is None:
             if contact.heard and not self._connected:
@@ -118,13 +124,13 @@ class Words:
 
 
 class Note:
-    """What the site's processes write into a file to be said here."""
+    """Read a file into which the site's processes write a sentence that is to be printed here."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._read = path, 0
 
     def news(self) -> list[str]:
-        """Return what was written since it was last read."""
+        """Return the sentence that was written since the last call, if there is one."""
         with suppress(FileNotFoundError):
             written = self._path.stat().st_mtime_ns
             if written != self._read and (sentence := self._path.read_text(encoding="utf-8")):
@@ -134,7 +140,7 @@ class Note:
 
 
 def _tunnel(papers: Admission, scratch: Path) -> Tunnel:
-    """Return the proxy, under a certificate of an authority that exists for this start alone."""
+    """Return the tunnel, with a certificate for the loopback interface whose authority is made for this start alone."""
     key = new_key()
     ca = make_ca("relay loopback", key)
     own = new_key()
@@ -155,7 +161,7 @@ def _programs(site: SiteConfig, path: Path, papers: Admission, port: int, scratc
     runtime = a_free_port()
     environment = {
         **QUIET,
-        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",  # seconds, of one process of this machine at another
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",  # seconds between polls of one process by another on this machine
         "FLWR_HOME": str(scratch / "flower"),
         "RELAY_SITE": str(path.absolute()),
         "RELAY_SITE_LOG": str(site.folder / "site.log"),

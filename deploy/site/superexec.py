@@ -1,14 +1,15 @@
-"""Flower's SuperExec of a hospital, which starts this package's launcher and nothing else.
+"""Run Flower's SuperExec of a hospital so that it starts relay's launcher and nothing else.
 
-Flower's own looks up a command for each kind of task in PATH, and the coordinator names the kind. Here every kind
-starts `deploy.site.launcher`, with the very Python that runs this: the installed app answers, whatever was asked for.
-(A task that is refused instead comes back for ever, and the site, which handles one at a time, handles no other.)
+Flower's own SuperExec looks up a command in PATH for each kind of task, and the coordinator names the kind. This
+SuperExec starts `deploy.site.launcher` for every kind, with the same Python: the installed app answers, whatever was
+asked for. (If a task were refused, Flower would offer it for ever, and the site, which handles one task at a time,
+would handle no other.)
 
-Every message is answered by a process of its own, so that nothing of one meets the next. What takes such a process
-longest is to import torch, and so one launcher does that once and forks a process for every message (see
-`deploy.site.launcher`). However long that takes, a message has one process: its claim is kept alive here, from the
-moment at which it is given out until its process has ended, and a message that comes again all the same, or another
-one, finds the process before it ended.
+Every message is answered by a process of its own, so that nothing of one message is left for the next. Such a process
+would spend most of its time on importing torch; one launcher therefore imports torch once and forks a process for every
+message (see `deploy.site.launcher`). However long an answer takes, a message has one process: this module keeps its
+claim alive from the moment at which the message is given out until its process has ended. If the same message is
+offered again all the same, or another one is, the process before it is ended first.
 """
 
 from __future__ import annotations
@@ -28,16 +29,16 @@ from deploy.site.claim import LAPSE, Claim
 from deploy.site.launcher import Task
 
 LAUNCHER = (sys.executable, "-I", "-m", "deploy.site.launcher")
-"""Isolated (-I), so that neither the working folder nor PYTHONPATH gives it code."""
+"""The command of the launcher; isolated (-I), so that neither the working folder nor PYTHONPATH gives it code."""
 
 BEAT = 5.0
-"""Seconds between two heartbeats; a process that died gets none."""
+"""Seconds between two heartbeats; the claim of a process that died gets none."""
 GRACE = 10.0
-"""Seconds in which a process that has answered ends by itself."""
+"""Seconds within which a process that has answered has to end by itself."""
 
 
 def main() -> None:
-    """Takes the arguments of `flower-superexec`."""
+    """Run the SuperExec with the arguments of `flower-superexec`."""
     internals.check_claims()
     launchers = Launchers()
 
@@ -54,7 +55,7 @@ def main() -> None:
 
 
 class Launcher:
-    """A process that imports what answers need, and forks one for every message that it is given.
+    """Start a process that imports what a reply needs, and forks a process for every message that it is given.
 
     Raises:
         OSError: no process can be started.
@@ -65,10 +66,18 @@ class Launcher:
 
     @property
     def alive(self) -> bool:
+        """Return whether the launcher's process runs."""
         return self._process.poll() is None
 
     def give(self, task: Task) -> bool:
-        """Hand it a message; whether it is there to take it. Its standard input stays open: it ends with this one."""
+        """Give the launcher a message, by a line on its standard input, which stays open until the SuperExec ends.
+
+        Args:
+            task: the message.
+
+        Returns:
+            Whether the launcher runs and took the message.
+        """
         assert self._process.stdin is not None
         if not self.alive:
             return False
@@ -79,15 +88,15 @@ class Launcher:
         return self.alive
 
     def exit_code(self) -> int:
-        """Wait for the end of the process that answers the last message, or of this launcher."""
+        """Wait until the process that answers the last message ends, or the launcher, and return the exit code."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         return int(line) if line else self._process.wait()
 
     def kill(self) -> None:
-        """End it and what it has forked, which ends with it."""
+        """End the launcher, and with it the process that it has forked."""
         self._process.kill()
-        with suppress(subprocess.TimeoutExpired):  # this may have interrupted another wait for it
+        with suppress(subprocess.TimeoutExpired):  # this call may have interrupted another wait for the same process
             self._process.wait(GRACE)
         assert self._process.stdin is not None
         with suppress(OSError):
@@ -95,7 +104,13 @@ class Launcher:
 
 
 class Answering:
-    """A message that a launcher was given, whose claim is kept alive until its process has ended."""
+    """Keep the claim on a message alive until the process that answers the message has ended.
+
+    Args:
+        task_id: Flower's number of the message.
+        claim: the claim on the message.
+        launcher: the launcher that was given the message.
+    """
 
     def __init__(self, task_id: int, claim: Claim, launcher: Launcher) -> None:
         self.task_id, self.claim = task_id, claim
@@ -107,10 +122,11 @@ class Answering:
 
     @property
     def over(self) -> bool:
+        """Return whether the process that answers the message has ended."""
         return self._over.is_set()
 
     def end(self, *, grace: float) -> None:
-        """Wait for the end of the process, and bring it about after `grace` seconds."""
+        """Wait for the end of the process, and kill the launcher if that takes longer than `grace` seconds."""
         if not self._over.wait(grace):
             _say("A process is ended: the SuperNode no longer waits for it to answer its message.")
             self._launcher.kill()
@@ -132,17 +148,21 @@ class Answering:
 
 
 class Launchers:
-    """The launcher, started again where it has ended, and the message that it answers: there are never two."""
+    """Hold the launcher, which is replaced when it has ended, and the message that it answers: never two messages."""
 
     def __init__(self) -> None:
         self._launcher: Launcher | None = None
         self._last: Answering | None = None
 
     def give(self, task_id: int, task: Task) -> None:
-        """Return a message to the launcher, or to a fresh one where it has ended.
+        """Give a message to the launcher, or to a fresh launcher where the last one has ended.
 
-        The SuperNode handles one message at a time. So the message before has been answered or its claim has lapsed,
-        and it may be this one.
+        The SuperNode handles one message at a time. The message before has therefore been answered or its claim has
+        lapsed; after a lapse, the new message may be the same one.
+
+        Args:
+            task_id: Flower's number of the message.
+            task: the message.
 
         Raises:
             OSError: no process can be started.
@@ -159,13 +179,16 @@ class Launchers:
         self._last = Answering(task_id, claim, self._launcher)
 
     def tend(self) -> None:
-        """Flower calls it every fraction of a second: the imports are done before a message comes."""
+        """Start a launcher where none runs, so that its imports are done before a message comes.
+
+        Flower calls this function several times a second.
+        """
         if (self._launcher is None or not self._launcher.alive) and (self._last is None or self._last.over):
-            with suppress(OSError):  # no room for it now, and no message that would need it
+            with suppress(OSError):  # no process can be started now, and no message needs one yet
                 self._launcher = Launcher()
 
     def end(self) -> None:
-        """End all at once: nobody is left to take an answer."""
+        """End the launcher at once, when the SuperExec ends: nobody is left to take a reply."""
         if self._launcher is not None:
             self._launcher.kill()
 

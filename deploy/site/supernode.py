@@ -1,8 +1,8 @@
-"""Flower's SuperNode of a hospital, which looks for the next order sooner than Flower's own while a study runs.
+"""Run Flower's SuperNode of a hospital, and poll for the next order sooner than Flower's own while a study runs.
 
-Flower's own asks the coordinator every 3 s and looks every half second whether an answer is ready. The next order
-mostly comes just after an answer has gone, and is fetched at once here; a hospital that has had nothing to do for
-a quarter of a minute asks as seldom as Flower's own.
+Flower's SuperNode polls the coordinator every 3 s and looks every half second whether a reply is ready. The next order
+mostly comes just after a reply has gone, and this SuperNode fetches it at once. A hospital that has had nothing to do
+for a quarter of a minute polls as seldom as Flower's own.
 """
 
 from __future__ import annotations
@@ -15,22 +15,27 @@ from common.errors import RelayError
 from deploy.flower import internals
 
 SOONEST = 0.25
-"""Seconds between two questions at the coordinator, at first."""
+"""Seconds between two polls of the coordinator, just after work."""
 LOOK = 0.05
-"""Seconds between two looks at whether an answer is ready, which ask nobody outside this process."""
+"""Seconds between two looks whether a reply is ready; a look stays inside this process."""
 AT_HAND = 1.0
-"""Flower waits for less than this only for what this machine makes."""
+"""Seconds: Flower sleeps for less than this only while it waits for something on this machine."""
 
 
 def main() -> None:
-    """Takes the arguments of `flower-supernode`."""
+    """Run the SuperNode with the arguments of `flower-supernode`."""
     internals.run_supernode(sleep=paced())
 
 
 def paced(
     sleep: Callable[[float], None] = time.sleep, clock: Callable[[], float] = time.monotonic
 ) -> Callable[[float], None]:
-    """Return the `sleep` that Flower's SuperNode gets: it never sleeps longer than it was asked to."""
+    """Return the function by which Flower's SuperNode sleeps, which never sleeps longer than it was asked to.
+
+    Args:
+        sleep: sleeps for some seconds.
+        clock: returns a time in seconds.
+    """
     worked = clock()
 
     def rest(seconds: float) -> None:
@@ -39,7 +44,7 @@ def paced(
             worked = clock()
             sleep(min(seconds, LOOK))
         else:
-            # So no wait is longer by more than a fifth than it had to be.
+            # So an order that comes after a pause is noticed late by at most a fifth of the pause.
             sleep(min(seconds, max(SOONEST, (clock() - worked) / 5)))
 
     return rest

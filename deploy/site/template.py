@@ -1,4 +1,4 @@
-"""The site.toml that `relay site init` writes for a new hospital, made of what `SiteConfig` says of its keys."""
+"""Generate the site.toml that `relay site init` writes for a new hospital, from the fields of `SiteConfig`."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ HEAD = """\
 """
 OF_A_POOLED_SITE = "members"
 FIRST_PATHS = {"images": "images", "masks": "labels", "folder": "private"}
-"""What stands in a new file where a key has no default that could stay."""
+"""Values of a new file for keys whose default cannot stay."""
 LEFT_OUT = "masks"
-"""A key that most sites do without: it is written as a comment."""
+"""A key that most sites do not need, and that is therefore written as a comment."""
 
 
 def site_template(name: str) -> str:
-    """Return the text of a site file in which every key of a plain site stands, explained and with its default.
+    """Return the text of a site file that holds every key of a plain site, explained and with its default.
 
     Args:
         name: the site's name.

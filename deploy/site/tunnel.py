@@ -1,8 +1,8 @@
-"""The hospital's end of the door: a proxy on the loopback interface that adds the client certificate.
+"""Connect a hospital to the gateway by a proxy on the loopback interface that adds the client certificate.
 
-Flower's SuperNode can show no client certificate. It talks TLS to this proxy, under a certificate made for this one
-start, and the proxy talks mutual TLS to the coordinator's gateway. Bytes are passed on as they are. On the way the
-proxy notes when it last heard from either side and what went wrong, so that the site can say it in plain words.
+Flower's SuperNode cannot show a client certificate. The SuperNode talks TLS to this proxy, whose certificate is made
+for one start, and the proxy talks mutual TLS to the coordinator's gateway. Bytes are passed on unchanged. The proxy
+notes when it last heard from either side and what went wrong, so that the site can report it in plain words.
 """
 
 from __future__ import annotations
@@ -18,37 +18,42 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CONNECT_WITHIN = 20.0
+"""Seconds within which a connection to the gateway has to be made."""
 CHUNK = 1 << 16
+"""Bytes that are passed on at once."""
 SETTLE_WITHIN = 10.0
+"""Seconds for which `Tunnel.stop` waits for the proxy's thread."""
 
 
 @dataclass(frozen=True)
 class Trouble:
-    """What is wrong, in plain words."""
+    """Describe in plain words what is wrong."""
 
     lasting: str
+    """The sentence for a trouble that lasts."""
     at_first: str = ""
-    """What to say instead in the first minute of a trouble that mostly ends by then."""
+    """The sentence for the first minute of a trouble that mostly ends by then; empty: `lasting` from the beginning."""
 
 
 @dataclass
 class Contact:
-    """What the proxy has seen; times are `time.monotonic()`, 0 for never."""
+    """Hold what the proxy has seen; times are of `time.monotonic()`, and 0 means never."""
 
     asked: float = 0.0
-    """The SuperNode last sent something."""
+    """When the SuperNode last sent something."""
     heard: float = 0.0
-    """The coordinator last answered the SuperNode as it should."""
+    """When the coordinator last answered the SuperNode with status 200."""
     trouble: Trouble | None = None
-    """What went wrong last; None once the coordinator has answered again."""
+    """What went wrong last; None once the coordinator has answered with status 200 again."""
 
 
 class Tunnel:
-    """The proxy, in a thread of its own from `start` to `stop`.
+    """Run the proxy, in a thread of its own from `start` to `stop`.
 
     Args:
-        host: the gateway's name, which its certificate must hold; `port` its port.
-        outward: the TLS settings towards the gateway: the authority it must be of, this site's certificate.
+        host: the gateway's name, which its certificate must hold.
+        port: the gateway's port.
+        outward: the TLS settings towards the gateway: its authority and this site's certificate.
         inward: the TLS settings towards the SuperNode.
     """
 
@@ -62,7 +67,7 @@ class Tunnel:
         self._over: asyncio.Event
 
     def start(self) -> None:
-        """Listen on a free port of the loopback interface: `port` afterwards."""
+        """Listen on a free port of the loopback interface, which is in `port` afterwards."""
         self._thread.start()
         self._ready.wait()
 
@@ -91,7 +96,7 @@ class Tunnel:
             self._loop.close()
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection of the SuperNode's, to its end."""
+        """Pass on the bytes of one connection of the SuperNode's in both directions, until one side ends."""
         self.contact.asked = time.monotonic()
         try:
             out_reader, out_writer = await asyncio.wait_for(
@@ -104,7 +109,7 @@ class Tunnel:
         try:
             ways = (self._copy(reader, out_writer, self._sent), self._copy(out_reader, writer, self._came))
             tasks = [asyncio.ensure_future(way) for way in ways]
-            # Whichever side ends first, the other has nobody left to talk to.
+            # When one side ends, the connection of the other side is closed too.
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in tasks:
                 task.cancel()
@@ -126,7 +131,7 @@ class Tunnel:
         self.contact.asked = time.monotonic()
 
     def _came(self, data: bytes) -> None:
-        """Each answer begins with its status; what follows of a long one is of no interest."""
+        """Note the status of an answer; later pieces of a long answer do not begin with one and are ignored."""
         if not data.startswith(b"HTTP/1."):
             return
         status = data[9:12].decode("ascii", "replace")
@@ -137,7 +142,12 @@ class Tunnel:
 
 
 def trouble_of(error: Exception, gateway: str) -> str:
-    """Why a connection to the gateway could not be made or held, for who keeps the site's machine."""
+    """Explain why a connection to the gateway could not be made or kept, for the person who runs the site's machine.
+
+    Args:
+        error: the error of the connection.
+        gateway: HOST:PORT of the gateway.
+    """
     if isinstance(error, ssl.SSLCertVerificationError):
         reason = error.verify_message
         if "expired" in reason:
@@ -154,13 +164,19 @@ def trouble_of(error: Exception, gateway: str) -> str:
         return f"The name of the gateway {gateway} cannot be resolved; is the network there?"
     if isinstance(error, TimeoutError):
         return f"The gateway {gateway} cannot be reached: no answer in time."
-    # asyncio puts an address of its own into the text of an error; its number says it better.
+    # asyncio puts an address into the text of an error; the text of the error's number is clearer.
     text = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else type(error).__name__
     return f"The gateway {gateway} cannot be reached ({text})."
 
 
 def trouble_of_status(status: str, answer: bytes, gateway: str) -> Trouble:
-    """Return what an answer other than 200 means."""
+    """Explain an answer of the gateway whose status is not 200.
+
+    Args:
+        status: the HTTP status.
+        answer: the beginning of the answer, with its headers.
+        gateway: HOST:PORT of the gateway.
+    """
     if status == "400" and b"SSL certificate" in answer:
         return Trouble(
             f"The gateway {gateway} does not take this site's certificate: it has expired or was revoked;"
@@ -175,7 +191,7 @@ def trouble_of_status(status: str, answer: bytes, gateway: str) -> Trouble:
         )
     if status == "403":
         return Trouble(f"The gateway {gateway} rejected the request (HTTP 403).")
-    # A coordinator that was just started does not know yet who is enrolled; a site's earlier session ends by itself.
+    # A coordinator that was just started has not registered the sites yet; a site's earlier session ends by itself.
     return Trouble(
         f"The coordinator does not admit this site (HTTP {status}): it is not enrolled there, or its last session has"
         " not ended yet; ask the coordinator whether the site is enrolled.",
@@ -184,7 +200,13 @@ def trouble_of_status(status: str, answer: bytes, gateway: str) -> Trouble:
 
 
 def outward_context(ca_pem: str, certificate: Path, key: Path) -> ssl.SSLContext:
-    """TLS towards the gateway: its authority is the kit's alone, and this site shows its certificate."""
+    """Return the TLS settings towards the gateway.
+
+    Args:
+        ca_pem: the kit's authority as PEM; no other authority is trusted.
+        certificate: this site's certificate, as a PEM file.
+        key: this site's private key, as a PEM file.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_verify_locations(cadata=ca_pem)
@@ -193,7 +215,12 @@ def outward_context(ca_pem: str, certificate: Path, key: Path) -> ssl.SSLContext
 
 
 def inward_context(certificate: Path, key: Path) -> ssl.SSLContext:
-    """TLS towards the SuperNode."""
+    """Return the TLS settings towards the SuperNode.
+
+    Args:
+        certificate: the proxy's certificate, as a PEM file.
+        key: the proxy's private key, as a PEM file.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_cert_chain(certificate, key)
