@@ -41,7 +41,7 @@ LEAST = {key: strategy.fewest_parts for key, strategy in STRATEGIES.items()}
 
 
 @dataclass(frozen=True)
-class Part:
+class Contribution:
     """One site's contribution to a round."""
 
     weights: Path
@@ -50,7 +50,7 @@ class Part:
     """Training slices: the weight of this part in the mean."""
 
 
-def aggregate(strategy: str, parts: Mapping[str, Part], *, expected: frozenset[str], parent: Path) -> Weights:
+def aggregate(strategy: str, parts: Mapping[str, Contribution], *, expected: frozenset[str], parent: Path) -> Weights:
     """Return the weights of a round.
 
     Args:
@@ -95,8 +95,8 @@ def aggregate(strategy: str, parts: Mapping[str, Part], *, expected: frozenset[s
                 old, mean = olds[number], means[number]
                 made[name].append(old if mean is None else mean.to(old.dtype).reshape(old.shape))
         for name in names:
-            pieces = made.pop(name)
-            result[name] = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+            groups = made.pop(name)
+            result[name] = groups[0] if len(groups) == 1 else torch.cat(groups)
     return result
 
 

@@ -72,7 +72,7 @@ def _readable(sentence: str) -> str:
 
 def _sentence(error: ValidationError, kind: type[BaseModel]) -> str:
     """Return the sentence about the first error of a validation."""
-    first = _told(error.errors(include_url=False))
+    first = _first_to_show(error.errors(include_url=False))
     steps = first["loc"]
     if first["type"] != "extra_forbidden":
         steps = tuple(step for step in steps if not _is_kind(step))
@@ -93,7 +93,7 @@ def _sentence(error: ValidationError, kind: type[BaseModel]) -> str:
     return f'"{key}" is {json.dumps(first["input"], default=str)}, but {message[:1].lower() + message[1:]}.'
 
 
-def _told(errors: list[ErrorDetails]) -> ErrorDetails:
+def _first_to_show(errors: list[ErrorDetails]) -> ErrorDetails:
     """Return the error to report: the first one, or of a key with alternative types, the one that matched furthest."""
     first = errors[0]
     key = tuple(itertools.takewhile(lambda step: not _is_kind(step), first["loc"]))

@@ -43,7 +43,7 @@ REFUSALS: dict[Refusal, str] = {
     Refusal.DATA_UNUSABLE: "the site's data cannot be used; its own log says why",
     Refusal.TOO_FEW_PATIENTS: "fewer patients than the site allows to stand behind a number",
     Refusal.DISK_FULL: "the site's disk is full; make room there",
-    Refusal.BLOCKED: "the site's last door let the answer not out; its own log says why",
+    Refusal.BLOCKED: "the site's egress filter blocked the reply; see site.log at the site",
     Refusal.DIVERGED: "training gave values that are not finite",
     Refusal.OUT_OF_MEMORY: "the site ran out of memory",
     Refusal.ANSWERED: "the site has answered this stage from other weights or data; approve the study there again",

@@ -83,8 +83,8 @@ def interval(
     if error == 0:
         return float(mean), float(mean)
     means, errors = _means_and_errors(samples, [_drawn(size, place) for place, size in enumerate(sizes)])
-    told = errors > 1e-9 * error  # the other resamples drew one patient only, and say nothing
-    ends = np.quantile((means[told] - mean) / errors[told], [(1 + level) / 2, (1 - level) / 2])
+    usable = errors > 1e-9 * error  # the other resamples drew one patient only, and say nothing
+    ends = np.quantile((means[usable] - mean) / errors[usable], [(1 + level) / 2, (1 - level) / 2])
     low, high = np.clip(mean - error * ends, *within)
     return float(low), float(high)
 

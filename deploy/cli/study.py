@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from common.errors import FaultsFound, RelayError
+from common.text import count
 from deploy.cli.commands import command, group
 from deploy.cli.options import (
     DEFAULT_COORDINATOR,
@@ -220,13 +221,14 @@ def verify(folder: Results, as_json: AsJson = False) -> int:
         counts = {"records": len(found.records), "weights": len(found.weights), "gone": len(found.gone)}
         print(json.dumps(counts | {"faults": faults}, indent=1))
     else:
-        gone = f"; {len(found.gone)} were taken away, and their records say what they were" if found.gone else ""
-        print(f"{len(found.records)} records and {len(found.weights)} weights files are what they claim to be{gone}.")
+        print(f"Verified {count(len(found.records), 'record')} and {count(len(found.weights), 'weight file')}.")
+        if found.gone:
+            print(f"{count(len(found.gone), 'weight file')} deleted earlier because no result needs them.")
         for fault in found.faults:
             print(f"{fault.path} {fault.sentence}.")
     if found.faults:
         raise FaultsFound(
-            f"{len(found.faults)} files in {folder} are not sound; run the study into the same folder again,"
-            " and they are made anew."
+            f"{count(len(found.faults), 'file')} in {folder} failed verification; run the study into the same folder"
+            " again to make them again."
         )
     return 0

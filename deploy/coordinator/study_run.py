@@ -148,7 +148,7 @@ def _follow(control: Control, run_id: str, out: Path, tell: Callable[[str], None
         None if the whole study was done; a sentence if some of it was not, which says why; an empty text if the process
         died without a sentence.
     """
-    lines, asked, over = _lines(out / LOG, run_id), time.monotonic(), False
+    lines, last_look, over = _lines(out / LOG, run_id), time.monotonic(), False
     while True:
         for level, text in lines:
             if level is None:
@@ -160,10 +160,10 @@ def _follow(control: Control, run_id: str, out: Path, tell: Callable[[str], None
             tell(text)
         if over:
             return ""
-        if time.monotonic() - asked > ASK_EVERY:
+        if time.monotonic() - last_look > ASK_EVERY:
             # Not left at once: the run's last lines may have come after the log was read.
             over = _patiently(lambda: _status(control, run_id), tell).startswith("finished")
-            asked = time.monotonic()
+            last_look = time.monotonic()
         time.sleep(LOOK_EVERY)
 
 
@@ -217,16 +217,16 @@ def _still_running(control: Control, out: Path) -> str:
 
 def _patiently(ask: Callable[[], Answer], tell: Callable[[str], None]) -> Answer:
     """Ask the SuperLink, and ask again for up to `ABSENT` seconds while it does not answer."""
-    told, until = False, time.monotonic() + ABSENT
+    warned, until = False, time.monotonic() + ABSENT
     while True:
         try:
             return ask()
         except Unreachable as error:
             if time.monotonic() > until:
                 raise
-            if not told:
+            if not warned:
                 tell(f"{error} Waiting for it.")
-            told = True
+            warned = True
             time.sleep(5.0)
 
 

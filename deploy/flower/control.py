@@ -87,7 +87,7 @@ class Control:
                 raise Unreachable(f"The SuperLink at {self.address} does not answer.") from None
         return self._answer(done.stdout, f"{done.stdout}\n{done.stderr}")
 
-    def _answer(self, out: str, told: str) -> dict[str, Any]:
+    def _answer(self, out: str, error_text: str) -> dict[str, Any]:
         try:
             answer = json.loads(out)
         except ValueError:
@@ -95,7 +95,7 @@ class Control:
         if isinstance(answer, dict) and answer.get("success"):
             return answer
         reason = str(answer.get("error-message", "")) if isinstance(answer, dict) else ""
-        reason = " ".join((reason or told).split())
+        reason = " ".join((reason or error_text).split())
         if any(sign in reason.lower() for sign in ("unavailable", "connect", "timed out", "disconnected", "reset")):
             raise Unreachable(f"The SuperLink at {self.address} does not answer; is it started?")
         raise RelayError(f"The SuperLink at {self.address} refused: {reason[-400:] or 'it gave no reason'}.")

@@ -334,8 +334,8 @@ def _print(
     print(f"Hash: {format_fingerprint(study.digest)}.")
     for site, counts in census.items():
         how = " (assumed)" if site in assumed else ""
-        told = between(counts)
-        print(f"{'all data' if site == POOLED else site}: {told} training slices a fold{how}.")
+        slices = between(counts)
+        print(f"{'all data' if site == POOLED else site}: {slices} training slices a fold{how}.")
     print()
     if screen is None:
         table = [head, *rows, total]

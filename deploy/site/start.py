@@ -53,17 +53,17 @@ def start(path: Path, *, health: str = "") -> None:
         RelayError: the site's file, keys or kit are missing or wrong, or its certificate has expired.
     """
     site = load_site(path)
-    papers = admission(site)
-    gateway = f"{papers.kit.host}:{papers.kit.port}"
+    admitted = admission(site)
+    gateway = f"{admitted.kit.host}:{admitted.kit.port}"
     _print_line(f"Site {site.name}: dialling the coordinator's gateway {gateway}.")
-    if papers.days_left < SOON:
+    if admitted.days_left < SOON:
         _print_line(
-            f"This site's certificate expires in {papers.days_left:.0f} days; send {site.name}.request to the"
+            f"This site's certificate expires in {admitted.days_left:.0f} days; send {site.name}.request to the"
             " coordinator again, and take the new kit with relay site join."
         )
     internals.client_runtime()
     with shared_lock(site), tempfile.TemporaryDirectory(prefix="relay-site-") as scratch, until_stopped() as over:
-        tunnel = _tunnel(papers, Path(scratch))
+        tunnel = _tunnel(admitted, Path(scratch))
         tunnel.start()
         words, slow = Words(gateway), Note(Path(scratch) / SLOW)
 
@@ -72,13 +72,13 @@ def start(path: Path, *, health: str = "") -> None:
             if not tunnel.contact.trouble:
                 _print_line(sentence)
 
-        supervisor = Supervisor(_programs(site, path, papers, tunnel.port, Path(scratch), health), print_unless_known)
+        supervisor = Supervisor(_programs(site, path, admitted, tunnel.port, Path(scratch), health), print_unless_known)
         try:
             while not over.wait(0.5):
                 supervisor.tend()
                 for sentence in [*words.about(tunnel.contact, time.monotonic()), *slow.news()]:
                     _print_line(sentence)
-                if min(supervisor.uptime(SUPERNODE), time.monotonic() - tunnel.contact.asked) > SILENT:
+                if min(supervisor.uptime(SUPERNODE), time.monotonic() - tunnel.contact.last_request) > SILENT:
                     _print_line("The SuperNode has fallen silent; it is started again.")
                     supervisor.restart(SUPERNODE)
         finally:
@@ -139,7 +139,7 @@ class Note:
         return []
 
 
-def _tunnel(papers: Admission, scratch: Path) -> Tunnel:
+def _tunnel(admitted: Admission, scratch: Path) -> Tunnel:
     """Return the tunnel, with a certificate for the loopback interface whose authority is made for this start alone."""
     key = new_key()
     ca = make_ca("relay loopback", key)
@@ -148,14 +148,16 @@ def _tunnel(papers: Admission, scratch: Path) -> Tunnel:
     write_private(scratch / "loopback.crt", pem(make_server(["localhost", "127.0.0.1"], own, ca=ca, ca_key=key)))
     write_private(scratch / "loopback-ca.crt", pem(ca))
     return Tunnel(
-        papers.kit.host,
-        papers.kit.port,
-        outward=outward_context(papers.kit.authority, papers.certificate, papers.tls_key),
+        admitted.kit.host,
+        admitted.kit.port,
+        outward=outward_context(admitted.kit.authority, admitted.certificate, admitted.tls_key),
         inward=inward_context(scratch / "loopback.crt", scratch / "loopback.key"),
     )
 
 
-def _programs(site: SiteConfig, path: Path, papers: Admission, port: int, scratch: Path, health: str) -> list[Program]:
+def _programs(
+    site: SiteConfig, path: Path, admitted: Admission, port: int, scratch: Path, health: str
+) -> list[Program]:
     secret = scratch / "superexec.secret"
     write_private(secret, secrets.token_urlsafe(48).encode())
     runtime = a_free_port()
@@ -170,7 +172,7 @@ def _programs(site: SiteConfig, path: Path, papers: Admission, port: int, scratc
     }
     node = [sys.executable, "-I", "-m", "deploy.site.supernode", "--superlink", f"127.0.0.1:{port}"]
     node += ["--root-certificates", str(scratch / "loopback-ca.crt")]
-    node += ["--auth-supernode-private-key", str(papers.node_key)]
+    node += ["--auth-supernode-private-key", str(admitted.node_key)]
     node += ["--isolation", "process", "--superexec-auth-secret-file", str(secret)]
     node += ["--host", "127.0.0.1", "--port", str(runtime)]
     node += ["--health-server-address", health] if health else []

@@ -39,7 +39,7 @@ class Trouble:
 class Contact:
     """Hold what the proxy has seen; times are of `time.monotonic()`, and 0 means never."""
 
-    asked: float = 0.0
+    last_request: float = 0.0
     """When the SuperNode last sent something."""
     heard: float = 0.0
     """When the coordinator last answered the SuperNode with status 200."""
@@ -97,7 +97,7 @@ class Tunnel:
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Pass on the bytes of one connection of the SuperNode's in both directions, until one side ends."""
-        self.contact.asked = time.monotonic()
+        self.contact.last_request = time.monotonic()
         try:
             out_reader, out_writer = await asyncio.wait_for(
                 asyncio.open_connection(self.host, self.gateway_port, ssl=self._outward), CONNECT_WITHIN
@@ -128,7 +128,7 @@ class Tunnel:
             self.contact.trouble = Trouble(trouble_of(error, f"{self.host}:{self.gateway_port}"))
 
     def _sent(self, _: bytes) -> None:
-        self.contact.asked = time.monotonic()
+        self.contact.last_request = time.monotonic()
 
     def _came(self, data: bytes) -> None:
         """Note the status of an answer; later pieces of a long answer do not begin with one and are ignored."""

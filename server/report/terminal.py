@@ -120,9 +120,9 @@ def _networks(results: Results, table: Networks) -> TextTable:
             )
         )
         if table.paper and any(cell and cell.paper for cell in line.cells):
-            papers = [cell.paper if cell else None for cell in line.cells]
+            published = [cell.paper if cell else None for cell in line.cells]
             rows.append(
-                (TextCell("  the paper"), *(TextCell(_mean(*found, digits=2) if found else "–") for found in papers))
+                (TextCell("  the paper"), *(TextCell(_mean(*found, digits=2) if found else "–") for found in published))
             )
     runs = max(cell.runs for cell in table.cells)
     spread = " ± standard deviation" if runs > 1 else ""

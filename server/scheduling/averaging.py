@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from common.plan.graph import Average
-from server.aggregation import LEAST, Part, aggregate
+from server.aggregation import LEAST, Contribution, aggregate
 from server.ledger.ledger import Ledger, StageRecord
 from server.scheduling.absence import absence_text, absent_from
 from server.scheduling.state import RunState, parts_of
@@ -24,7 +24,7 @@ def average(node: Average, state: RunState, ledger: Ledger) -> StageRecord:
     parent = state.records[node.parts[0].parent].weights
     weights = aggregate(
         node.strategy,
-        {site: Part(ledger.checked(record.weights), record.train_slices) for site, record in parts.items()},
+        {site: Contribution(ledger.checked(record.weights), record.train_slices) for site, record in parts.items()},
         expected=frozenset(parts),
         parent=ledger.checked(parent),
     )

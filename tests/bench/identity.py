@@ -113,7 +113,7 @@ if STEPS in os.environ:
     watch(client.evaluation.scoring, "digest_of", "the digest of what came")
     watch(client.stages.fine_tune, "network_of", "build, check and load the network")
     watch(client.stages.fine_tune, "selected_slices", "read the slices")
-    watch(client.app, "release", "the last door, Flower's record")
+    watch(client.app, "release", "the egress filter, Flower's record")
     watch(client.stages.store.StageStore, "save_weights", "keep the result")  # type: ignore[arg-type]
     watch(deploy.simulation.local_grid, "_send", LAST)
     watch(deploy.simulation.local_grid, "_receive", "wait for and receive")

@@ -20,7 +20,7 @@ from common.model.weights import Weights, save, serialised
 from common.strategies import STRATEGIES
 from deploy.simulation.local_grid import enter_run
 from server import aggregation
-from server.aggregation import Part, aggregate
+from server.aggregation import Contribution, aggregate
 
 
 @pytest.fixture(autouse=True)
@@ -39,10 +39,11 @@ def weights_of(seed: int, shape: tuple[int, ...] = (3, 4)) -> Weights:
     }
 
 
-def parts_of(folder: Path, counts: dict[str, int]) -> tuple[dict[str, Part], dict[str, Weights]]:
+def parts_of(folder: Path, counts: dict[str, int]) -> tuple[dict[str, Contribution], dict[str, Weights]]:
     values = {site: weights_of(number) for number, site in enumerate(counts)}
     return {
-        site: Part(folder / f"{save(values[site], folder)}.safetensors", count) for site, count in counts.items()
+        site: Contribution(folder / f"{save(values[site], folder)}.safetensors", count)
+        for site, count in counts.items()
     }, values
 
 
@@ -61,7 +62,7 @@ def by_hand(values: dict[str, Weights], counts: dict[str, int], name: str) -> ND
 def test_every_strategy_that_a_study_may_name_averages_as_few_parts_as_it_says(tmp_path: Path, strategy: str) -> None:
     alike = weights_of(3)
     file = tmp_path / f"{save(alike, tmp_path)}.safetensors"
-    parts = {f"S{number}": Part(file, 10) for number in range(STRATEGIES[strategy].fewest_parts)}
+    parts = {f"S{number}": Contribution(file, 10) for number in range(STRATEGIES[strategy].fewest_parts)}
     found = aggregate(strategy, parts, expected=frozenset(parts), parent=file)
     for name, tensor in alike.items():
         assert torch.allclose(found[name], tensor), "the average of equal parts is each of them"
@@ -117,7 +118,7 @@ def test_every_average_lies_between_its_parts(tmp_path_factory: pytest.TempPathF
     folder = tmp_path_factory.mktemp("parts")
     values = [value for _, value in each]
     parts = {
-        f"S{number}": Part(folder / f"{save({'x': torch.tensor([value])}, folder)}.safetensors", count)
+        f"S{number}": Contribution(folder / f"{save({'x': torch.tensor([value])}, folder)}.safetensors", count)
         for number, (count, value) in enumerate(each)
     }
     mean = aggregate("fedavg", parts, expected=frozenset(parts), parent=parts["S0"].weights)["x"].item()
@@ -170,7 +171,7 @@ def test_a_part_that_fits_not_is_refused(tmp_path: Path, change: str) -> None:
         del other["scalar"]
     else:
         other["layer"] = torch.ones(4, 3)
-    parts["B"] = Part(tmp_path / f"{save(other, tmp_path)}.safetensors", 1)
+    parts["B"] = Contribution(tmp_path / f"{save(other, tmp_path)}.safetensors", 1)
     with pytest.raises(RelayError, match="part .*has other"):
         aggregate("fedavg", parts, expected=frozenset(parts), parent=parent_of(tmp_path))
 
@@ -181,7 +182,7 @@ def test_what_is_in_memory_at_once_grows_neither_with_tensors_nor_with_sites(
 ) -> None:
     many = {f"t{k:02}": torch.full((50, 20), float(k)) for k in range(40)} | {"seen": torch.tensor(7)}  # 4 kB each
     parts = {
-        f"S{k}": Part(
+        f"S{k}": Contribution(
             tmp_path / f"{save({n: t + k if t.ndim else t for n, t in many.items()}, tmp_path)}.safetensors", 1
         )
         for k in range(sites)
@@ -220,7 +221,9 @@ def test_krum_takes_the_model_that_lies_nearest_to_the_others(tmp_path: Path, mo
     """Measured over whole models, whatever the budget: tensor by tensor it would take one of each."""
     far = {"A": (0.0, 9.0), "B": (1.0, 0.0), "C": (1.2, 0.1), "D": (9.0, 0.0), "E": (1.1, 0.0)}
     values = {site: {"x": torch.full((4,), x), "y": torch.full((4,), y)} for site, (x, y) in far.items()}
-    parts = {site: Part(tmp_path / f"{save(weights, tmp_path)}.safetensors", 1) for site, weights in values.items()}
+    parts = {
+        site: Contribution(tmp_path / f"{save(weights, tmp_path)}.safetensors", 1) for site, weights in values.items()
+    }
     monkeypatch.setattr(aggregation, "AT_ONCE_BYTES", 1)
     chosen = aggregate("krum", parts, expected=frozenset(parts), parent=parts["A"].weights)
 

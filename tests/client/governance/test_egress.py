@@ -1,4 +1,4 @@
-"""The last door: what may leave, the log of what left, and nothing in an error's place."""
+"""The egress filter: what may leave, the log of what left, and nothing in an error's place."""
 
 from __future__ import annotations
 
