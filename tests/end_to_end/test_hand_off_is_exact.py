@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 
 from common.config.study import Study
-from server.aggregation import Part, aggregate
+from server.aggregation import Contribution, aggregate
 from tests.end_to_end.plain_loop import PlainLoop, Stage, Tensors, digest
 from tests.support.hospitals import forget_stages, run_on_grid, small_study, write_hospitals
 
@@ -175,7 +175,7 @@ def test_a_round_is_the_same_for_every_order_of_replies(rounds: tuple[Study, Pat
     records = [json.loads(path.read_text()) for path in (out / "ledger").glob("*.json")]
     trained = {record["site"]: record for record in records if record.get("parents") == [start]}
     given = {
-        site: Part(out / "weights" / f"{record['weights']}.safetensors", record["train_slices"])
+        site: Contribution(out / "weights" / f"{record['weights']}.safetensors", record["train_slices"])
         for site, record in trained.items()
         if record["kind"] == "fine-tune"
     }
