@@ -7,14 +7,15 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest -rs -n 2 --dist loadfile
 
 # Training sets its own threads; a test's arithmetic on tiny arrays is slowed by more.
-test test-all test-compose: export OMP_NUM_THREADS = 1
+test test-slow test-all test-compose: export OMP_NUM_THREADS = 1
 
-.PHONY: help demo test test-all test-compose wheels bench clean
+.PHONY: help demo test test-slow test-all test-compose wheels bench clean
 
 help:
 	@echo "make demo      three synthetic hospitals, a whole study, its table and page (relay-demo/)"
-	@echo "make test      ruff, mypy and all tests but the slow ones and the containers"
-	@echo "make test-all  the same with the slow ones"
+	@echo "make test      ruff, mypy and the quick tests: at most ten minutes"
+	@echo "make test-slow the tests marked slow: as long again"
+	@echo "make test-all  ruff, mypy and all tests but the containers: hours, for whole studies with many seeds are among them"
 	@echo "make test-compose  three hospitals in containers, against a Docker engine"
 	@echo "make wheels    the packages that the containers' image is made of, into deploy/wheels/"
 	@echo "make bench     what the software costs: a study, a hop, a step, preprocessing; an hour and a half"
@@ -27,7 +28,10 @@ test: .venv/ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(PYTEST) -m "not slow and not compose"
+	$(PYTEST) -m "not slow and not nightly and not compose"
+
+test-slow: .venv/ready-dev
+	$(PYTEST) -m "slow and not nightly and not compose"
 
 test-all: .venv/ready-dev
 	$(BIN)/ruff check .

@@ -88,7 +88,7 @@ def until_said(out: Path, text: str, federation: Federation) -> None:
     wait_for(lambda: text in (out / "study.log").read_text(encoding="utf-8"), seconds=240, told=federation.told)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     "how", ["killed with all its processes", "told to end", "only its supernode killed", "only its superexec killed"]
 )
@@ -127,7 +127,7 @@ def at_work(pid: int) -> list[int]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_coordinator_that_dies_and_comes_back_changes_nothing(
     bench: Bench, federation: Federation, tmp_path: Path
 ) -> None:
@@ -149,7 +149,7 @@ def test_a_coordinator_that_dies_and_comes_back_changes_nothing(
     assert before == {name: after[name] for name in before}, "a stage was done twice"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_follower_that_dies_finds_its_run_again(bench: Bench, federation: Federation, tmp_path: Path) -> None:
     federation.start("superlink", "superexec", "A", "B")
     out = tmp_path / "out"

@@ -64,7 +64,7 @@ def test_a_study_whose_parts_are_killed_gives_what_it_gives_embedded(
     live(bench, federation, tmp_path / "out", seed=0)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("seed", range(1, 10))
 def test_nine_histories_more(bench: Bench, federation: Federation, tmp_path: Path, seed: int) -> None:
     live(bench, federation, tmp_path / "out", seed)

@@ -28,7 +28,7 @@ def hospitals(
     return load_study(REPO / "deploy" / "studies" / f"{name}.toml"), write_hospitals(folder, patients=STUDIES[name])
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_every_row_is_there(

@@ -95,9 +95,9 @@ def test_a_route_gives_the_weights_of_a_plain_loop(hospitals: dict[str, Path], t
         # random dropping of whole blocks; batches such that a single slice is left over
         ({"encoder": "efficientnet-b0"}, {"batch": 4, "weight_decay": 1e-3, "augmentation": "none"}),
         # dropout of single values, and dilated convolutions
-        pytest.param({"architecture": "DeepLabV3", "encoder": "resnet18"}, {}, marks=pytest.mark.slow),
-        pytest.param({"architecture": "UnetPlusPlus", "encoder": "efficientnet-b1"}, {}, marks=pytest.mark.slow),
-        pytest.param({"architecture": "MAnet", "encoder": "resnet18"}, {"batch": 16}, marks=pytest.mark.slow),
+        pytest.param({"architecture": "DeepLabV3", "encoder": "resnet18"}, {}, marks=pytest.mark.nightly),
+        pytest.param({"architecture": "UnetPlusPlus", "encoder": "efficientnet-b1"}, {}, marks=pytest.mark.nightly),
+        pytest.param({"architecture": "MAnet", "encoder": "resnet18"}, {"batch": 16}, marks=pytest.mark.nightly),
     ],
 )
 def test_legs_of_one_epoch_and_one_site_at_a_time_change_nothing(

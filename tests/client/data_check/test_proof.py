@@ -73,7 +73,7 @@ def told(checkup: Checkup) -> dict[str, set[Kind]]:
     return kinds
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("site", ["A", "B", "C"])
 def test_planted_faults_are_found_and_none_is_imagined(
     site: str, hospitals: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -239,7 +239,7 @@ def test_every_epoch_of_a_long_leg_is_shown_when_it_ends_and_every_patient_when_
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are counted by /proc, which is Linux's")
-@pytest.mark.parametrize("way", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("way", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.nightly)])
 def test_a_run_that_is_stopped_leaves_no_worker_and_the_next_goes_on(
     way: signal.Signals, sites: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -1,7 +1,7 @@
 """On a machine that is too slow for Flower's patience, a message still has one process, which outlives nobody.
 
 A real SuperExec and real launchers, which need as long for their imports as a test says, at the interface and state of
-a real SuperNode. Flower's half minute for a claim is two seconds here, but in the test marked slow.
+a real SuperNode. Flower's half minute for a claim is two seconds here, but in the test marked nightly.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ def test_a_message_has_one_process_however_long_that_imports(tmp_path: Path) -> 
         assert len(site.begun()) == 1, "the message was given out again"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_it_has_one_in_flowers_own_half_minute_too(tmp_path: Path) -> None:
     with hospital(tmp_path, importing=90, claim=30) as site:
         site.node.order()
