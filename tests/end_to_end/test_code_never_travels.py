@@ -25,6 +25,8 @@ from deploy.flower.supervisor import a_free_port
 from tests.support.federation import Federation, descendants, wait_for
 from tests.support.hospitals import write_hospitals
 
+pytestmark = pytest.mark.slow
+
 PYPROJECT = """\
 [project]
 name = "hostile"

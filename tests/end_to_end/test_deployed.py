@@ -23,6 +23,8 @@ from common.config.study import Study, study_toml
 from tests.support.federation import Federation, descendants, wait_for
 from tests.support.hospitals import approve_everywhere, forget_stages, run_on_grid, small_study, write_hospitals
 
+pytestmark = pytest.mark.slow
+
 STUDY = small_study(
     sites=("A", "B"),
     split={"use_folds": 1},

@@ -16,6 +16,8 @@ import pytest
 from tests.end_to_end.test_deployed import STUDY, Bench, bench, ended, federation
 from tests.support.federation import Federation, wait_for
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["bench", "federation"]
 PARTS = ("A", "B", "superexec", "superlink")
 

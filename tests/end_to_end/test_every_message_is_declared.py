@@ -44,6 +44,8 @@ from tests.end_to_end.test_names_never_leave import assert_silent, write_named_h
 from tests.support.federation import RELAY, Federation
 from tests.support.recorder import Exchange, Recorder
 
+pytestmark = pytest.mark.slow
+
 CALLS: dict[str, tuple[Any, Any]] = {
     "activate-node": (fleet_pb2.ActivateNodeRequest, fleet_pb2.ActivateNodeResponse),
     "deactivate-node": (fleet_pb2.DeactivateNodeRequest, fleet_pb2.DeactivateNodeResponse),

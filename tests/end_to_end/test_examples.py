@@ -45,6 +45,7 @@ def test_there_is_an_example_of_every_method() -> None:
     assert shown >= others | strategies | {"fedavg-then-target", "fedprox-then-target"}
 
 
+@pytest.mark.slow
 def test_an_example_runs(tmp_path: Path) -> None:
     (path,) = (path for path in EXAMPLES if path.stem == "apart")
     whole = load_study(path).model_dump()

@@ -21,6 +21,8 @@ import pytest
 from common.config.study import study_toml
 from tests.support.hospitals import forget_stages, run_on_grid, small_study, write_hospitals
 
+pytestmark = pytest.mark.slow
+
 REPO = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 

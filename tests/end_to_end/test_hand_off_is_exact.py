@@ -89,6 +89,7 @@ def test_a_route_gives_the_weights_of_a_plain_loop(hospitals: dict[str, Path], t
     assert_exact(study, hospitals, tmp_path, results)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "training"),
     [

@@ -12,6 +12,8 @@ import pytest
 from common.config.study import Study
 from tests.support.hospitals import REPO, run_on_grid, write_hospitals, write_pooled
 
+pytestmark = pytest.mark.slow
+
 SIZES: dict[str, dict[str, Any]] = {
     "model": {"architecture": "Unet", "encoder": "mobilenet_v2", "encoder_weights": "none"},
     "preprocessing": {"pixels": 32, "spacing_mm": 2.0, "n4": {"shrink": 8, "iterations": [2]}},

@@ -89,6 +89,7 @@ def test_a_real_gland_lies_where_its_mask_says(hospitals: dict[str, Path]) -> No
         assert ratio == pytest.approx(1, abs=0.03), "the gland keeps its size"
 
 
+@pytest.mark.slow
 def test_a_real_hospital_takes_part_in_a_study(hospitals: dict[str, Path], study: Study, tmp_path: Path) -> None:
     results, _ = run_on_grid(study, hospitals, tmp_path, at_once=1)
     site = next(site for site in results["sites"] if site["name"] == "A")

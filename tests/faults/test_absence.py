@@ -330,7 +330,9 @@ FEW: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize(("methods", "seeds"), [(ALL, range(5)), (FEW, range(5, 30))], ids=["all", "few"])
+@pytest.mark.parametrize(
+    ("methods", "seeds"), [(ALL, range(5)), pytest.param(FEW, range(5, 30), marks=pytest.mark.slow)], ids=["all", "few"]
+)
 @pytest.mark.parametrize("then", ["park", "skip"])
 def test_whoever_leaves_and_whatever_else_happens_no_row_is_counted_for_more_than_it_is(
     tmp_path: Path, then: str, methods: dict[str, Any], seeds: range

@@ -20,12 +20,17 @@ from tests.faults.trial import lived, tried, undisturbed_ending
 
 SEEDS = 1000
 AT_ONCE = 50
+QUICK = 200
+"""The histories with a seed below this are lived through in the quick tests too."""
 once = functools.cache(tried)
 """A seed's history, lived through by the first test that asks for it."""
 
 
 @pytest.mark.usefixtures("tiny")
-@pytest.mark.parametrize("first", range(0, SEEDS, AT_ONCE))
+@pytest.mark.parametrize(
+    "first",
+    [first if first < QUICK else pytest.param(first, marks=pytest.mark.slow) for first in range(0, SEEDS, AT_ONCE)],
+)
 def test_a_study_that_is_struck_ends_as_if_nothing_had_happened(first: int) -> None:
     for seed in range(first, first + AT_ONCE):
         trial = once(seed)

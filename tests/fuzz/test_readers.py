@@ -15,6 +15,8 @@ from tests.fuzz import runs
 from tests.fuzz.patients import FORMATS
 from tests.fuzz.planted import GIVEN, NAME, PATIENT_ID, found_in
 
+pytestmark = pytest.mark.slow
+
 FIRST, FACTOR = (int(part) for part in os.environ.get("RELAY_FUZZ", "0:1").split(":"))
 COUNTS = {
     "dicom": 300,

@@ -33,7 +33,10 @@ FAULTS = {
 """What is done to a mask file, how the check-up names that, and what undoes it."""
 
 absent = [path for path in (IMAGES, MASKS) if not path.exists()]
-pytestmark = pytest.mark.skipif(bool(absent), reason=f"no real data here: {', '.join(map(str, absent))} absent")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(absent), reason=f"no real data here: {', '.join(map(str, absent))} absent"),
+]
 
 
 @pytest.fixture(scope="module")

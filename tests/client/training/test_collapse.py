@@ -100,7 +100,7 @@ def training_of(seed: int, **changes: Any) -> TrainingConfig:
     return TrainingConfig.model_validate({"batch": 4, "augmentation": "none", **kinds, **changes})
 
 
-@pytest.mark.parametrize("seed", range(200))
+@pytest.mark.parametrize("seed", [*range(40), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(40, 200))])
 def test_no_healthy_study_is_stopped(seed: int) -> None:
     """A route A → B → A and a round of one epoch on A's weights: the gland may be dark at B and bright at A, the steps
     few, the rate high, and the running averages behind the weights."""

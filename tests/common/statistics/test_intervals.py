@@ -178,7 +178,9 @@ def test_the_method_is_the_one_whose_intervals_hold_the_mean_most_often() -> Non
     assert short["bootstrap-t"] < min(short["t"], short["Hartigan"]) - 1
 
 
-@pytest.mark.parametrize("patients", [*PATIENTS[:2], *(pytest.param(n, marks=pytest.mark.nightly) for n in PATIENTS[2:])])
+@pytest.mark.parametrize(
+    "patients", [*PATIENTS[:2], *(pytest.param(n, marks=pytest.mark.nightly) for n in PATIENTS[2:])]
+)
 def test_of_normal_patients_95_of_100_intervals_hold_the_mean(patients: int) -> None:
     held, width, _ = coverage(of_the_program, "normal", patients, samples=1000)
     assert abs(held - 95) < 2

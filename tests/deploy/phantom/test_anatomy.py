@@ -125,7 +125,9 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @needs_masks
-@pytest.mark.parametrize(("site", "masks"), [("A", "Prostate-3T"), ("B", "PROSTATE-DIAGNOSIS")])
+@pytest.mark.parametrize(
+    ("site", "masks"), [pytest.param("A", "Prostate-3T", marks=pytest.mark.slow), ("B", "PROSTATE-DIAGNOSIS")]
+)
 def test_a_real_gland_keeps_its_grid_and_its_label_voxel_by_voxel(real: Path, site: str, masks: str) -> None:
     experts = [sitk.ReadImage(str(path)) for path in sorted((REAL / masks).glob("*.nrrd"))]
     patients = written(real, site)

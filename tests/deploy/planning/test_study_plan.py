@@ -56,6 +56,7 @@ def test_repeats_and_networks_multiply(capsys: pytest.CaptureFixture[str], tmp_p
         assert several["together"][name] == 6 * single["together"][name]
 
 
+@pytest.mark.slow
 def test_the_plan_is_what_the_study_then_does(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, hospitals: dict[str, Path]
 ) -> None:

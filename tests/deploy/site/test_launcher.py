@@ -176,6 +176,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[FakeLauncher]:
     monkeypatch.setattr(superexec.subprocess, "Popen", start)
     monkeypatch.setattr(superexec, "Claim", FakeClaim)
     monkeypatch.setattr(superexec, "BEAT", 0.01)
+    monkeypatch.setattr(superexec, "GRACE", 0.3)
     monkeypatch.setattr(FakeClaim, "made", [])
     return made
 

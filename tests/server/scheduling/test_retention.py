@@ -60,7 +60,7 @@ def test_what_was_taken_away_is_asked_for_by_nobody(tmp_path: Path, methods: dic
     assert grid.asked == []
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 6))])
 @pytest.mark.parametrize("methods", [EVERYTHING, GROWING], ids=["listed", "growing"])
 def test_a_study_broken_off_anywhere_asks_for_what_is_missing_alone(
     tmp_path: Path, methods: dict[str, Any], seed: int
