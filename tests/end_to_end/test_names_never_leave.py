@@ -19,6 +19,7 @@ from flwr.common.serde import message_to_proto
 
 from client import app as client_app
 from client.site_config import load_site
+from client.stages import describe
 from common.errors import BadPatient, RelayError
 from common.protocol.codec import BadMessage, to_record
 from common.protocol.messages import DESCRIBE, Describe
@@ -244,14 +245,15 @@ def test_an_exceptions_text_stays_in_the_sites_own_log(
     study = small_study()
     approve_everywhere({"A": site}, study)
     monkeypatch.setenv("RELAY_SITE", str(site))
-    original = getattr(client_app, place)
+    module = describe if place in ("prepare", "gather") else client_app
+    original = getattr(module, place)
 
     def fails(*given: Any, **named: Any) -> Any:
         if place == "site_of":
             original(*given, **named)  # from here on there is a log
         raise ERRORS[error]()
 
-    monkeypatch.setattr(client_app, place, fails)
+    monkeypatch.setattr(module, place, fails)
     enter_run(1)
     message = Message(to_record(Describe(study=study.digest)), dst_node_id=1, message_type=DESCRIBE)
     reply = client_app.app(message, Context(1, 1, {}, RecordDict(), {}))

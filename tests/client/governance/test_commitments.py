@@ -66,7 +66,7 @@ def test_a_site_elsewhere_may_claim_as_many_slices_as_were_approved(site: SiteCo
     for count in (101, 10**6, 10**300):
         with pytest.raises(Refused) as refusal:
             check_limits(site, digest, {"A": (10, 10), "B": (1, 1), "C": (1, count)})
-        assert refusal.value.code == Refusal.BEYOND_APPROVAL
+        assert refusal.value.refusal == Refusal.BEYOND_APPROVAL
     approve(site, study, largest_elsewhere=101)
     check_limits(site, digest, {"A": (10, 10), "B": (1, 1), "C": (1, 101)})
 
@@ -81,6 +81,6 @@ def test_a_study_is_planned_with_one_census_until_it_is_approved_again(site: Sit
     for census in (first | {"C": (30, 31)}, first | {"B": (20,)}):
         with pytest.raises(Refused) as refusal:
             pin_census(site, study, census)
-        assert refusal.value.code == Refusal.ANSWERED
+        assert refusal.value.refusal == Refusal.ANSWERED
     approve(site, study)
     pin_census(site, study, first | {"C": (30, 31)})

@@ -157,7 +157,7 @@ def test_kept_weights_whose_loss_is_not_finite_are_a_diverged_training() -> None
     train, validation = glands(0, 1.5, 14), glands(1, 1.5, 6)
     with pytest.raises(Refused) as refusal:
         against_received(overflowing(0), Toy(0), train, validation, training=BCE, device=CPU)
-    assert refusal.value.code == Refusal.DIVERGED
+    assert refusal.value.refusal == Refusal.DIVERGED
 
 
 def test_received_weights_whose_loss_is_not_finite_are_nothing_to_compare_with() -> None:

@@ -517,8 +517,7 @@ def test_results_json_holds_what_others_rely_on(tmp_path: Path) -> None:
         for share in ("dice", "iou", "dice_volume", "validation_dice"):
             assert 0 <= row[share] <= 100
         assert row["iou"] == pytest.approx(row["dice"] / 2, abs=1e-5)
-        low, high = row["ci95"]
-        assert low <= row["dice"] + 1e-5 and row["dice"] <= high + 1e-5
+        assert row["ci95"] is None, "an interval needs six patients"
         assert (row["patients"], row["slices"]) == (5, 6)
         assert (tmp_path / "weights" / f"{row['weights']}.safetensors").exists()
         assert row["gradient_steps"] > 0 and row["bytes_moved"] > 0
