@@ -141,6 +141,7 @@ def test_a_finished_study_started_again_does_nothing(bench: Bench) -> None:
     assert (ledger(bench.undisturbed), (bench.undisturbed / "results.json").read_bytes()) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", quick_or_slow([f"done:{k}" for k in range(1, STAGES + 1)], 1, seed=1))
 def test_killed_after_a_stage(bench: Bench, tmp_path: Path, when: str) -> None:
     first, second = kill_and_start_again(bench, tmp_path, when)
@@ -149,6 +150,7 @@ def test_killed_after_a_stage(bench: Bench, tmp_path: Path, when: str) -> None:
     assert second["done"] == STAGES - first["done"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", quick_or_slow([f"answer:{k}" for k in range(1, LEGS + 1)], 1, seed=4))
 def test_killed_between_two_legs(bench: Bench, tmp_path: Path, when: str) -> None:
     """The site goes on from its own checkpoint, or answers from disk what had not been noted."""

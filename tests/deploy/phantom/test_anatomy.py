@@ -124,10 +124,9 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @needs_masks
-@pytest.mark.parametrize(
-    ("site", "masks"), [pytest.param("A", "Prostate-3T", marks=pytest.mark.slow), ("B", "PROSTATE-DIAGNOSIS")]
-)
+@pytest.mark.parametrize(("site", "masks"), [("A", "Prostate-3T"), ("B", "PROSTATE-DIAGNOSIS")])
 def test_a_real_gland_keeps_its_grid_and_its_label_voxel_by_voxel(real: Path, site: str, masks: str) -> None:
     experts = [sitk.ReadImage(str(path)) for path in sorted((REAL / masks).glob("*.nrrd"))]
     patients = written(real, site)
@@ -141,6 +140,7 @@ def test_a_real_gland_keeps_its_grid_and_its_label_voxel_by_voxel(real: Path, si
             assert volume.GetDirection() == pytest.approx(expert.GetDirection(), abs=1e-6)
 
 
+@pytest.mark.slow
 @needs_masks
 @pytest.mark.parametrize(("site", "slices"), [("A", 421), ("B", 384)])
 def test_the_readers_find_as_many_slices_over_200_pixels_as_in_the_expert_masks(
