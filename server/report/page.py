@@ -20,7 +20,7 @@ from server.report.colours import SITE_COLOURS, shade
 from server.report.networks import best_network, networks
 from server.report.opening import opening, synthetic_sentence, test_patients
 from server.report.paper import AUTHORS
-from server.report.run_record import RunRecord, read_run
+from server.report.run_record import RecordedRun, read_run
 from server.report.table import routes_taken
 from server.report.view import NetworkView
 from server.report.wording import site_names
@@ -36,7 +36,7 @@ class SiteTraffic:
     received: int
 
 
-def _traffic(results: Results, run: RunRecord | None) -> list[SiteTraffic]:
+def _traffic(results: Results, run: RecordedRun | None) -> list[SiteTraffic]:
     """Return the traffic of all sites."""
     if run is None:
         return []
@@ -104,7 +104,7 @@ def _contents(results: Results, view: NetworkView | None, *, several: bool, othe
     yield from (("folds", "Every fold"), ("reproduce", "To reproduce"))
 
 
-def render(results: Results, run: RunRecord | None, study_toml: str) -> str:
+def render(results: Results, run: RecordedRun | None, study_toml: str) -> str:
     """Return the page's HTML; equal input gives equal HTML.
 
     Args:

@@ -9,7 +9,7 @@ from pydantic import Field
 from server.results.schema import Value, read_file
 
 
-class RunRecord(Value):
+class RecordedRun(Value):
     """How a study ran. The coordinator counts bytes: sent to a site, received from a site."""
 
     machine: str = ""
@@ -21,11 +21,11 @@ class RunRecord(Value):
     versions: dict[str, str] = Field(default_factory=dict)
 
 
-def read_run(folder: Path) -> RunRecord | None:
+def read_run(folder: Path) -> RecordedRun | None:
     """Read how the study in a result folder ran; None if there is no run.json.
 
     Raises:
         RelayError: run.json cannot be read.
     """
     path = folder / "run.json"
-    return read_file(path, RunRecord) if path.is_file() else None
+    return read_file(path, RecordedRun) if path.is_file() else None

@@ -173,7 +173,7 @@ class _Part:
             if not method_of(row.method).travelling or row not in self.selected or self.absent[row]:
                 continue
             way = [node for node in behind(row.model, self.run.winner) if isinstance(node, FineTune)][::-1]
-            after = tuple(schema.Hop(site=node.site, dice=self._everywhere(node)) for node in way)
+            after = tuple(schema.MeasuredHop(site=node.site, dice=self._everywhere(node)) for node in way)
             if all(hop.dice for hop in after):
                 yield schema.Forgetting(
                     **self.labels,
@@ -272,7 +272,7 @@ class _Part:
             parent = self.run.winner(parent) if isinstance(parent, Best) else inputs(parent)[0]
         return _stage_id(self.number, parent) if isinstance(parent, FineTune | Average) else None
 
-    def parked(self) -> Iterator[schema.Unfinished]:
+    def parked(self) -> Iterator[schema.ParkedRow]:
         """Yield the rows that could not be finished or are not counted, and growing routes without a next hop."""
         run = self.run
         for row in run.plan.rows:
@@ -280,7 +280,7 @@ class _Part:
                 run.parked.get(row.test or row.model) or run.parked.get(row.validation) or self.not_counted.get(row)
             )
             if reason:
-                yield schema.Unfinished(
+                yield schema.ParkedRow(
                     **self.labels,
                     method=row.method,
                     label=name_of(row),
@@ -294,7 +294,7 @@ class _Part:
                 why for node in models if (why := run.parked.get(node) or absence_text(absent_from(node, run.skipped)))
             ]
             for fold in run.study.split.run:
-                yield schema.Unfinished(
+                yield schema.ParkedRow(
                     **self.labels,
                     method=GROWING.key,
                     label=GROWING.name((), target),

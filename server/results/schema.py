@@ -200,7 +200,7 @@ class Budget(Value):
     """Bytes of weights sent and received, counted from the plan."""
 
 
-class Hop(Value):
+class MeasuredHop(Value):
     """The model after one hop of its route."""
 
     site: str
@@ -222,7 +222,7 @@ class Forgetting(_OfVariant):
     """The fold, counted from 0."""
     headline: bool = False
     """Whether this is the route with the best validation Dice at the target."""
-    after: tuple[Hop, ...]
+    after: tuple[MeasuredHop, ...]
     """An entry a hop, in order."""
 
 
@@ -285,7 +285,7 @@ class Stage(Value):
     """The sha256 of the weights."""
 
 
-class Unfinished(_OfVariant):
+class ParkedRow(_OfVariant):
     """A row that could not be finished, and why."""
 
     method: str = ""
@@ -327,7 +327,7 @@ class Results(Value):
     """An entry a target, where routes grow."""
     stages: tuple[Stage, ...] = ()
     """An entry a training or average that was finished."""
-    parked: tuple[Unfinished, ...] = ()
+    parked: tuple[ParkedRow, ...] = ()
     """An entry a row that could not be finished."""
 
     @property

@@ -138,4 +138,4 @@ def test_a_short_training_is_scored_by_what_it_learnt(precision: str) -> None:
         dices[kind] = last.dices[-1]
         assert last.losses[-1] < 0.8 * last.losses[0]
         assert grid_dice(network, validation, device) == last.dices[-1], "the weights leave as they were scored"
-    assert dices["precise"] > max(0.65, dices["running"] + 0.1), dices
+    assert dices["precise"] > max(0.65, dices["running"] + 0.05), dices
