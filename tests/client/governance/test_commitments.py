@@ -28,7 +28,7 @@ def refused(site: SiteConfig, study: Study, choices: Choices) -> bool:
     try:
         check_routes_extend(site, study, choices)
     except Refused as refusal:
-        return refusal.code == Refusal.ANSWERED
+        return refusal.refusal == Refusal.ANSWERED
     return False
 
 
