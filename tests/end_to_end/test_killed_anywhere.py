@@ -19,6 +19,8 @@ from common.errors import RelayError
 from server.progress.wording import line_of
 from tests.support.hospitals import REPO, forget_stages, run_on_grid, small_study, write_hospitals
 
+pytestmark = pytest.mark.slow
+
 STAGES, LEGS = 9, 8
 """Training at B and A by a route and at both in a round, two legs each; two validations and three tests."""
 
@@ -132,7 +134,6 @@ def quick_or_slow(points: list[str], quick: int, seed: int) -> list[object]:
     return [pytest.param(point, marks=[] if point in chosen else pytest.mark.nightly) for point in points]
 
 
-@pytest.mark.slow
 def test_a_finished_study_started_again_does_nothing(bench: Bench) -> None:
     before = ledger(bench.undisturbed), (bench.undisturbed / "results.json").read_bytes()
     again = kinds(bench.run(bench.undisturbed))
@@ -141,7 +142,6 @@ def test_a_finished_study_started_again_does_nothing(bench: Bench) -> None:
     assert (ledger(bench.undisturbed), (bench.undisturbed / "results.json").read_bytes()) == before
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("when", quick_or_slow([f"done:{k}" for k in range(1, STAGES + 1)], 1, seed=1))
 def test_killed_after_a_stage(bench: Bench, tmp_path: Path, when: str) -> None:
     first, second = kill_and_start_again(bench, tmp_path, when)
@@ -150,7 +150,6 @@ def test_killed_after_a_stage(bench: Bench, tmp_path: Path, when: str) -> None:
     assert second["done"] == STAGES - first["done"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("when", quick_or_slow([f"answer:{k}" for k in range(1, LEGS + 1)], 1, seed=4))
 def test_killed_between_two_legs(bench: Bench, tmp_path: Path, when: str) -> None:
     """The site goes on from its own checkpoint, or answers from disk what had not been noted."""
@@ -158,7 +157,6 @@ def test_killed_between_two_legs(bench: Bench, tmp_path: Path, when: str) -> Non
     assert second["known"] + second["done"] == STAGES
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "when",
     quick_or_slow([f"inside:{k}:{seconds}" for k in range(1, STAGES + 1) for seconds in (0.05, 0.4, 0.9)], 1, seed=2),
@@ -169,7 +167,6 @@ def test_killed_inside_a_stage(bench: Bench, tmp_path: Path, when: str) -> None:
     assert second["known"] >= first["done"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "when",
     quick_or_slow([f"worker:{k}:{seconds}" for k in range(1, STAGES + 1) for seconds in (0.05, 0.5)], 1, seed=3),
@@ -231,7 +228,6 @@ def test_missing_and_damaged_weights_are_made_again(bench: Bench, tmp_path: Path
     assert_as_if_nothing_had_been(bench, out)
 
 
-@pytest.mark.slow
 def test_what_a_site_keeps_may_be_damaged_too(bench: Bench, tmp_path: Path) -> None:
     """Checkpoints, first weights, finished weights and answers cut off: the stage is done again."""
     code, _, errors = bench.run_in_process(tmp_path, "answer:1")
@@ -249,7 +245,6 @@ def test_what_a_site_keeps_may_be_damaged_too(bench: Bench, tmp_path: Path) -> N
     assert_as_if_nothing_had_been(bench, tmp_path)
 
 
-@pytest.mark.slow
 def test_a_second_coordinator_is_refused_in_a_sentence(bench: Bench, tmp_path: Path) -> None:
     first = bench.start(tmp_path, "hold")
     try:

@@ -26,6 +26,8 @@ from deploy.site.audit import audit
 from deploy.site.forget import forget
 from tests.support.hospitals import patient, write_hospitals, write_pair, write_site
 
+pytestmark = pytest.mark.slow
+
 STUDY = """\
 name = "mine"
 sites = ["A", "B"]
@@ -126,7 +128,6 @@ def sites(tmp_path: Path) -> dict[str, Path]:
     return write_hospitals(tmp_path / "hospitals", {"A": 4, "B": 4}, slices=5)
 
 
-@pytest.mark.slow
 def test_a_study_with_bad_patients_runs_without_them_and_names_them_at_their_site_alone(
     sites: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -239,7 +240,6 @@ def test_every_epoch_of_a_long_leg_is_shown_when_it_ends_and_every_patient_when_
         assert prepared == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are counted by /proc, which is Linux's")
 @pytest.mark.parametrize("way", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.nightly)])
 def test_a_run_that_is_stopped_leaves_no_worker_and_the_next_goes_on(
@@ -293,7 +293,6 @@ def make_room(place: Path) -> None:
     subprocess.run(["mount", "-o", "remount,size=2g", str(place)], check=True)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="a small disk is mounted as Linux does")
 @pytest.mark.parametrize("whose", ["the coordinator's", "a site's"])
 def test_a_disk_that_fills_up_loses_nothing(whose: str, sites: dict[str, Path], tmp_path: Path) -> None:
