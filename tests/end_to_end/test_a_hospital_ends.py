@@ -14,6 +14,8 @@ from deploy.site.launcher import SLOW_NOTE
 from tests.support.federation import Federation, descendants, wait_for
 from tests.support.hospitals import write_hospitals
 
+pytestmark = pytest.mark.slow
+
 
 def commands(pids: list[int]) -> dict[int, bytes]:
     """Those that are alive, and what runs in them."""
