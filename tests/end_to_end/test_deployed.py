@@ -176,5 +176,6 @@ def test_what_keeps_a_study_from_beginning_is_one_sentence(
     ):
         other.write_text(study_toml(study), encoding="utf-8")
         code, out, errors = ended(federation, federation.study(str(other), "--out", str(tmp_path / "out")))
-        assert (code, out) == (1, "")
+        assert code == 1
+        assert json.loads(out)["error"]["message"] == errors.strip(), "a script reads the same sentence"
         assert sentence in errors and len(errors.splitlines()) == 1
