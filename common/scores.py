@@ -22,8 +22,6 @@ class Score:
     """The score's name in tables and texts."""
     unit: Literal["%", "mm"]
     """The unit in which the score is shown."""
-    higher_is_better: bool
-    """Whether a better segmentation has a higher value."""
     digits: int
     """Decimal places in a table."""
     over: Literal["slices", "patients"]
@@ -39,15 +37,15 @@ class Score:
         return 100 * value if self.unit == "%" else value
 
 
-DICE = Score("dice", "Dice", "%", higher_is_better=True, digits=1, over="slices")
+DICE = Score("dice", "Dice", "%", digits=1, over="slices")
 """Dice of each selected slice (the slices that the expert's mask selects)."""
-IOU = Score("iou", "IoU", "%", higher_is_better=True, digits=1, over="slices")
+IOU = Score("iou", "IoU", "%", digits=1, over="slices")
 """Intersection over union of each selected slice."""
-DICE_VOLUME = Score("dice_volume", "volume Dice", "%", higher_is_better=True, digits=1, over="patients")
+DICE_VOLUME = Score("dice_volume", "volume Dice", "%", digits=1, over="patients")
 """Dice over all voxels of a patient, slices without gland included."""
-HD95 = Score("hd95_mm", "HD95", "mm", higher_is_better=False, digits=1, over="patients")
+HD95 = Score("hd95_mm", "HD95", "mm", digits=1, over="patients")
 """95 % Hausdorff distance of the surfaces; a patient with an empty prediction has none."""
-ASSD = Score("assd_mm", "ASSD", "mm", higher_is_better=False, digits=2, over="patients")
+ASSD = Score("assd_mm", "ASSD", "mm", digits=2, over="patients")
 """Average symmetric surface distance; a patient with an empty prediction has none."""
 
 OVERLAPS = (DICE, IOU, DICE_VOLUME)

@@ -1,8 +1,9 @@
 """Keep every private name of Flower's that relay uses, and check Flower's version once for all of them.
 
 A hospital's safety depends on some of these names: relay replaces functions of Flower's by its own, so that Flower
-unpacks and runs nothing that the coordinator sent. Each function here therefore first checks that the installed Flower
-is of the series that the tests attack, and that a name that is to be replaced exists.
+unpacks and runs nothing that the coordinator sent. What a process calls first (`set_task_identity`, `client_runtime`,
+`check_claims` or a `run_…`) therefore checks that the installed Flower is of the series that the tests attack, and that
+every name that is to be replaced exists.
 
 Each function imports Flower's modules itself, because a hospital starts a process for every message, and a command such
 as `relay --help` needs none of them.

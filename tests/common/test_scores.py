@@ -47,5 +47,3 @@ def test_results_sum_up_every_score() -> None:
 def test_overlaps_are_shown_in_per_cent_and_distances_as_they_are() -> None:
     assert {score.shown(0.5) for score in OVERLAPS} == {50.0}
     assert {score.shown(0.5) for score in DISTANCES} == {0.5}
-    assert {score.higher_is_better for score in OVERLAPS} == {True}
-    assert {score.higher_is_better for score in DISTANCES} == {False}

@@ -56,6 +56,7 @@ def app(message, context):
 sys.meta_path.insert(0, Slow())
 from deploy.site import launcher
 launcher.installed_app = lambda: app
+launcher.NVIDIA = noted / "driver"
 if signalled == "False":
     launcher.end_with_parent = lambda _: None
 launcher.main()
@@ -172,6 +173,24 @@ def test_a_message_has_one_process_however_long_that_imports(tmp_path: Path) -> 
         site.node.order()
         site.assert_answered_once()
         assert len(site.begun()) == 1, "the message was given out again"
+
+
+@pytest.mark.parametrize("driver", [False, True])
+def test_every_message_has_a_process_of_its_own_and_the_imports_are_done_once_unless_a_driver_forbids_to_fork(
+    tmp_path: Path, driver: bool
+) -> None:
+    with hospital(tmp_path, importing=0.5) as site:
+        if driver:
+            (tmp_path / "noted" / "driver").touch()
+        for number in (1, 2):
+            site.node.order()
+            wait_for(lambda number=number: site.answered() and len(site.node.answers) == number, seconds=60)
+        assert not any(answer.has_error() for answer in site.node.answers)
+        assert len(set(site.working())) == 2
+        if driver:
+            assert set(site.working()) <= set(site.begun()), "each launcher answers one message itself"
+        else:
+            assert len(site.begun()) == 1 and not set(site.working()) & set(site.begun())
 
 
 @pytest.mark.nightly
