@@ -18,7 +18,7 @@ from common.errors import Damaged
 from common.plan import PlannedRow, method_of, name_of
 from common.plan.cost import behind
 from common.plan.graph import Evaluate, FineTune
-from common.plan.selection import chosen, may_be_left_out, offered, own
+from common.plan.selection import may_be_left_out, offered, own, select
 from common.protocol.messages import Delivery
 from server.ledger.ledger import Ledger
 from server.progress.events import Event, Observer
@@ -27,7 +27,7 @@ from server.scheduling.state import RunState
 from server.transport.outcomes import Parked
 from server.transport.site_channel import SiteChannel
 
-Role = Literal["chosen", "own"]
+Role = Literal["selected", "own"]
 
 NONE = "0" * 64
 """Stands where a row has no digest."""
@@ -38,7 +38,7 @@ class Deliveries:
     """The outcome of all deliveries, by site."""
 
     done: dict[str, dict[str, str]] = field(default_factory=dict)
-    """For each site, the study's digest ("study"), and the digests of its weights by role ("chosen", "own")."""
+    """For each site, the study's digest ("study"), and the digests of its weights by role ("selected", "own")."""
     failed: dict[str, str] = field(default_factory=dict)
     """For each site without its weights, the reason."""
 
@@ -94,7 +94,7 @@ def _run_for(site: str, study: Study, runs: Sequence[RunState]) -> RunState | No
     first = runs[: len(runs) // study.repeats]
     if not first or not all(_is_finished(run, site) for run in first):
         return None
-    return first[chosen([max(_dices(run, site)) for run in first])]
+    return first[select([max(_dices(run, site)) for run in first])]
 
 
 def _is_finished(run: RunState, site: str) -> bool:
@@ -123,10 +123,10 @@ def _dices(run: RunState, site: str) -> list[float]:
 def _parcels(run: RunState, site: str) -> Iterator[Delivery]:
     """Yield the deliveries to a site; the selected weights come last."""
     rows, dices = offered(run.plan, site), _dices(run, site)
-    place, alone = chosen(dices), own(rows, dices)
+    place, alone = select(dices), own(rows, dices)
     if alone is not None and dices[alone] >= 0 and not method_of(rows[place].method).alone:
         yield _delivery(run, site, "own", rows, alone)
-    yield _delivery(run, site, "chosen", rows, place)
+    yield _delivery(run, site, "selected", rows, place)
 
 
 def _delivery(run: RunState, site: str, role: Role, rows: Sequence[PlannedRow], place: int) -> Delivery:

@@ -107,17 +107,17 @@ def judge(patients: Sequence[Outlined]) -> Verdict:
         return _by_edges(known, mute)
     together = _together(known)
     base = together or GIVEN
-    chosen = dict.fromkeys((patient.patient for patient in known), base)
+    selected = dict.fromkeys((patient.patient for patient in known), base)
     for _ in range(ROUNDS):
-        means = _others_means(known, chosen)
-        usual = float(np.median([_mean(p.strips[chosen[p.patient]], means[p.patient]) for p in known]))
-        places = {patient.patient: patient.middle[chosen[patient.patient]] for patient in known}
+        means = _others_means(known, selected)
+        usual = float(np.median([_mean(p.strips[selected[p.patient]], means[p.patient]) for p in known]))
+        places = {patient.patient: patient.middle[selected[patient.patient]] for patient in known}
         best = {
             patient.patient: _best(patient, means[patient.patient], places, usual, relative_to=base)
             for patient in known
         }
-        before, chosen = chosen, {name: found.move if found else base for name, found in best.items()}
-        if chosen == before:
+        before, selected = selected, {name: found.move if found else base for name, found in best.items()}
+        if selected == before:
             break
     moved, advantages, undecided = {}, {}, dict(mute)
     for patient in known:
@@ -226,7 +226,7 @@ def _best(
     simple = max((one for one in found if one.move.kind is not Kind.TURNED), key=lambda one: one.likeness, default=None)
     turned = max((one for one in found if one.move.kind is Kind.TURNED), key=lambda one: one.likeness, default=None)
     if simple and turned:
-        # The rarer mistake is chosen only if it is clearly the better explanation.
+        # The rarer mistake is selected only if it is clearly the better explanation.
         return turned if _advantage(patient, means, turned.move, simple.move) >= ENOUGH else simple
     return simple or turned
 
@@ -257,9 +257,9 @@ def _together(patients: Sequence[Outlined]) -> Move | None:
     return best[1] if best else None
 
 
-def _others_means(patients: Sequence[Outlined], chosen: Mapping[str, Move]) -> dict[str, Floats]:
-    """Return, for each patient, the mean strips of the others, with every mask moved as chosen."""
-    sums = {patient.patient: _sums(patient.strips[chosen[patient.patient]]) for patient in patients}
+def _others_means(patients: Sequence[Outlined], selected: Mapping[str, Move]) -> dict[str, Floats]:
+    """Return, for each patient, the mean strips of the others, with every mask moved as selected."""
+    sums = {patient.patient: _sums(patient.strips[selected[patient.patient]]) for patient in patients}
     total = sum(sums.values(), start=np.zeros((LEVELS, SECTORS, len(OFFSETS))))
     means = {}
     for name, own in sums.items():

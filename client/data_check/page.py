@@ -92,7 +92,7 @@ def _strip(view: View, suggested: NDArray[np.bool_] | None) -> list[dict[str, An
     filled = np.flatnonzero(both.any(axis=(1, 2)))
     apex, base = int(filled[0]), int(filled[-1])
     inner = np.rint(np.linspace(apex, base, BETWEEN + 2)).astype(int).tolist()
-    chosen = sorted({max(apex - 1, 0), *inner, min(base + 1, len(both) - 1)})
+    selected = sorted({max(apex - 1, 0), *inner, min(base + 1, len(both) - 1)})
     words = {apex: "apex", base: "base", inner[len(inner) // 2]: "middle"}
     rows, columns = _window(np.asarray(both.any(axis=0)), view)
     return [
@@ -110,7 +110,7 @@ def _strip(view: View, suggested: NDArray[np.bool_] | None) -> list[dict[str, An
                 )
             ),
         }
-        for index in chosen
+        for index in selected
     ]
 
 

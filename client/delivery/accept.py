@@ -32,7 +32,7 @@ from common.model.weights import UnfitWeights, Weights, load, serialize_chunks
 from common.plan import Plan, PlannedRow, method_of
 from common.plan.cost import all_behind
 from common.plan.graph import Evaluate, FineTune, SplitName
-from common.plan.selection import chosen, may_be_left_out, offered, own
+from common.plan.selection import may_be_left_out, offered, own, select
 from common.plan.stage_key import ExecutionEnvironment, stage_key
 from common.protocol.codec import BadMessage
 from common.protocol.messages import Delivery, Receipt
@@ -96,7 +96,7 @@ def take(
     if len(rows) != len(delivery.models) or (delivery.role == "own" and not method_of(rows[delivery.row].method).alone):
         raise Refused(Refusal.NOT_IN_STUDY)
     if not all(place < len(rows) and may_be_left_out(study, rows[place]) for place in delivery.left_out):
-        raise Refused(Refusal.NOT_CHOSEN)
+        raise Refused(Refusal.NOT_SELECTED)
     hops = len(delivery.forgetting) // max(len(study.sites), 1)
     if len(delivery.patients) != len(study.sites) or hops not in (0, len(rows[delivery.row].route)):
         raise BadMessage("numbers of other sites or hops than the study's")
@@ -148,10 +148,10 @@ def _check_choice(known: _Known, delivery: Delivery) -> bool:
         return False
     dices = known.dices
     if dices is None:
-        raise Refused(Refusal.NOT_CHOSEN)
-    place = chosen(dices) if delivery.role == "chosen" else own(known.rows, dices)
+        raise Refused(Refusal.NOT_SELECTED)
+    place = select(dices) if delivery.role == "selected" else own(known.rows, dices)
     if place != delivery.row:
-        raise Refused(Refusal.NOT_CHOSEN)
+        raise Refused(Refusal.NOT_SELECTED)
     return True
 
 
@@ -182,7 +182,7 @@ def _alone(known: _Known) -> Iterator[tuple[str, int]]:
         places = [place for place, row in enumerate(known.rows) if row.method == method and place not in known.left_out]
         dices = [scores.dice for place in places if (scores := known.validation[place]) is not None]
         if places and len(dices) == len(places):
-            yield method, places[chosen(dices)]
+            yield method, places[select(dices)]
 
 
 def _references(known: _Known, row: int) -> Iterator[Reference]:

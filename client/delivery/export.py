@@ -27,7 +27,7 @@ def hand_out(outcome: Outcome, folder: Path) -> list[Path]:
     """
     written = letter(outcome)
     contents = {"letter.html": html(written).encode(), "letter.txt": text(written).encode()}
-    contents |= _model(MODEL, outcome.chosen)
+    contents |= _model(MODEL, outcome.selected)
     if outcome.own:
         contents |= _model(OWN_MODEL, outcome.own)
     try:

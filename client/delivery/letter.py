@@ -84,16 +84,16 @@ def verdict_of(card: Card, own: Reference | None) -> Verdict:
 
 
 def reference_of(outcome: Outcome) -> Reference | None:
-    """Return the hospital's own model among the references of the chosen model's card; None where it is not there."""
+    """Return the hospital's own model among the references of the selected model's card; None where it is not there."""
     own = outcome.own
-    return next((one for one in outcome.chosen.card.references if own and one.weights == own.card.weights), None)
+    return next((one for one in outcome.selected.card.references if own and one.weights == own.card.weights), None)
 
 
 def letter(outcome: Outcome) -> Letter:
     """Write the letter on what a study brought."""
-    card, reference = outcome.chosen.card, reference_of(outcome)
+    card, reference = outcome.selected.card, reference_of(outcome)
     verdict = verdict_of(card, reference)
-    differences = outcome.chosen.differences.get(reference.method, ()) if reference else ()
+    differences = outcome.selected.differences.get(reference.method, ()) if reference else ()
     way = name_of(card.method, card.route, card.site)
     models = [(way, card.scores)]
     models += [
@@ -128,7 +128,7 @@ def letter(outcome: Outcome) -> Letter:
 
 def _files(outcome: Outcome, verdict: Verdict) -> tuple[tuple[str, str], ...]:
     """Return the files beside the letter, each with its description; the weights that the letter advises come first."""
-    way = name_of(outcome.chosen.card.method, outcome.chosen.card.route, outcome.chosen.card.site)
+    way = name_of(outcome.selected.card.method, outcome.selected.card.route, outcome.selected.card.site)
     whose = "your own" if verdict == "own" else "the study's"
     weights = [(MODEL, f"{whose} model: {way}")]
     if outcome.own:
@@ -218,8 +218,7 @@ def _decided(card: Card) -> Iterator[str]:
     )
     if card.left_out:
         checked += (
-            f" {card.left_out} of the study's models were not among those chosen from, since a hospital that they need"
-            " was away."
+            f" {card.left_out} of the study's models could not be selected, since a hospital that they need was away."
         )
     yield (
         "Your validation patients chose the study's model among all methods, and your own among those trained at your"

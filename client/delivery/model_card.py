@@ -15,7 +15,7 @@ from common.digest import digest_of_file
 from common.errors import RelayError
 from common.plan import method_of
 
-Role = Literal["chosen", "own"]
+Role = Literal["selected", "own"]
 
 NO_LICENCE = "None was given. Ask the study's coordinator before the model is passed on."
 NO_DEVICE = (
@@ -120,7 +120,7 @@ class Card(_Value):
     checked: bool
     """Whether the site chose the same model by the scores of its own record."""
     left_out: int = 0
-    """The number of models that could not be chosen, since a site that they need was away; the coordinator says so."""
+    """How many models could not be selected, since a site that they need was away: the coordinator says so."""
     scores: Scores | None
     references: tuple[Reference, ...]
     forgetting: tuple[Hop, ...]

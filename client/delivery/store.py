@@ -33,11 +33,11 @@ class Arrival:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a study brought a site: the chosen model and, where it differs, the site's own."""
+    """What a study brought a site: the selected model and, where it differs, the site's own."""
 
-    chosen: Arrival
+    selected: Arrival
     own: Arrival | None
-    """The best model of the site alone, where another model was chosen."""
+    """The best model of the site alone, where another model was selected."""
 
 
 def outcomes(site: SiteConfig) -> list[Outcome]:
@@ -47,11 +47,11 @@ def outcomes(site: SiteConfig) -> list[Outcome]:
         RelayError: a card or weights are damaged; the sentence says what to do.
     """
     found = []
-    for path in (site.folder / FOLDER).glob("*/chosen.json"):
-        chosen_one, beside = _arrival(path), path.with_name("own.json")
-        alone = _arrival(beside) if not method_of(chosen_one.card.method).alone and beside.exists() else None
-        found.append(Outcome(chosen_one, alone))
-    return sorted(found, key=lambda outcome: outcome.chosen.card.received, reverse=True)
+    for path in (site.folder / FOLDER).glob("*/selected.json"):
+        best, beside = _arrival(path), path.with_name("own.json")
+        alone = _arrival(beside) if not method_of(best.card.method).alone and beside.exists() else None
+        found.append(Outcome(best, alone))
+    return sorted(found, key=lambda outcome: outcome.selected.card.received, reverse=True)
 
 
 def _arrival(path: Path) -> Arrival:

@@ -54,9 +54,9 @@ def add_to_page(site: SiteConfig, *, title: str, stage: str, examples: Iterable[
         "stage": stage,
         "at": datetime.now().astimezone().isoformat(timespec="seconds"),
         "rows": [
-            {"heading": heading, "pictures": [_picture(example) for example in chosen]}
-            for heading, chosen in (("Worst", worst), ("Best", best))
-            if chosen
+            {"heading": heading, "pictures": [_picture(example) for example in selected]}
+            for heading, selected in (("Worst", worst), ("Best", best))
+            if selected
         ],
     }
     folder = site.private() / "page"

@@ -54,7 +54,7 @@ def check_routes_extend(site: SiteConfig, study: Study, choices: Choices) -> Non
     Args:
         site: this site.
         study: the plain study.
-        choices: the hops chosen so far, for each target.
+        choices: the hops selected so far, for each target.
 
     Raises:
         Refused: a hop differs from the same hop in an earlier order.

@@ -114,11 +114,11 @@ def _series(path: Path, pattern: str) -> tuple[Path, ...]:
         raise RelayError(f"No DICOM series lies in {path}; give the folder of one, or a volume file.")
     if len({series.patient for series in found.series}) > 1:
         raise RelayError(f"The series in {path} are of several patients; give the folder of one.")
-    chosen = dicom.choose(found.series, pattern, place=str(path), key="--series")
-    broken = [damaged for damaged in found.damaged if damaged.parent == chosen.files[0].parent]
+    selected = dicom.choose(found.series, pattern, place=str(path), key="--series")
+    broken = [damaged for damaged in found.damaged if damaged.parent == selected.files[0].parent]
     if broken:
         raise RelayError(f"{broken[0]} cannot be read; it is damaged or no image: copy it again.")
-    return chosen.files
+    return selected.files
 
 
 def draw(

@@ -1,7 +1,7 @@
 """The plan of a study: its methods as one graph of stages (`common.plan.graph`).
 
 `plan` is a pure function of the study, the census (the number of training slices at each site) and, where routes grow,
-the hops chosen so far. The coordinator plans to know which stages to run; a site plans to check which stages its
+the hops selected so far. The coordinator plans to know which stages to run; a site plans to check which stages its
 approved study contains.
 """
 
@@ -32,7 +32,7 @@ def plan(
     Args:
         study: the study; one network and one pair of seeds.
         census: the number of training slices at each site, by fold.
-        choices: where routes grow, the hops chosen so far, by target; none unless given.
+        choices: where routes grow, the hops selected so far, by target; none unless given.
         rounds: returns the number of rounds of a federated method.
         at: plan for this site only: of the routes that are tried, those whose last two stages lie at other sites are
             left out, since each earlier stage of a route is also the end of a shorter one. Of the ten thousand routes
@@ -54,15 +54,15 @@ def plan(
     growing = {}
     tried: list[FineTune] = []
     for target in growing_targets(study):
-        chosen = choices.get(target, ())
+        selected = choices.get(target, ())
         made = {
             route: tuple(along(study, route, fold) for fold in study.split.run)
-            for route in tried_on_the_way(study, target, chosen)
+            for route in tried_on_the_way(study, target, selected)
             if at is None or at in route[-2:]
         }
         tried += [node for models in made.values() for node in models]
-        if chosen[-1:] != (target,):
-            candidates = [route for route in made if route == (*chosen, target) or len(route) == len(chosen) + 2]
+        if selected[-1:] != (target,):
+            candidates = [route for route in made if route == (*selected, target) or len(route) == len(selected) + 2]
             growing[target] = tuple(Candidate(route, made[route]) for route in candidates)
     wanted = [node for row in rows for node in (row.test or row.model, row.validation)]
     nodes = tuple(parents_first([*wanted, *tried, *_forgetting(study, rows)]))

@@ -28,7 +28,7 @@ def along(study: Study, route: tuple[str, ...], fold: int) -> FineTune:
     return _last_of(route, fold, None if same_fold else study.split.run, schedule)
 
 
-@lru_cache(maxsize=2**15)  # a hundred sites try ten thousand routes, and plan again after every chosen hop
+@lru_cache(maxsize=2**15)  # a hundred sites try ten thousand routes, and plan again after every selected hop
 def _last_of(route: tuple[str, ...], fold: int, folds: range | None, schedule: Schedule) -> FineTune:
     """Return the last stage of a route.
 
@@ -86,22 +86,24 @@ def check_choices(study: Study, choices: Choices) -> None:
     Raises:
         RelayError: a choice is not.
     """
-    for target, chosen in choices.items():
-        sources = [site for site in chosen if site != target]
-        complete = chosen[-1:] == (target,)
+    for target, selected in choices.items():
+        sources = [site for site in selected if site != target]
+        complete = selected[-1:] == (target,)
         if (
             target not in growing_targets(study)
-            or not set(chosen) <= set(study.sites)
-            or len(chosen) != len(sources) + complete
+            or not set(selected) <= set(study.sites)
+            or len(selected) != len(sources) + complete
             or len(set(sources)) < len(sources)
             or not complete <= len(sources) <= most_hops(study)
         ):
-            raise RelayError(f"{' → '.join(chosen) or 'nothing'} is no route to {target} that this study could choose.")
+            raise RelayError(
+                f"{' → '.join(selected) or 'nothing'} is no route to {target} that this study could choose."
+            )
 
 
-def tried_on_the_way(study: Study, target: str, chosen: tuple[str, ...]) -> list[tuple[str, ...]]:
+def tried_on_the_way(study: Study, target: str, selected: tuple[str, ...]) -> list[tuple[str, ...]]:
     """Return the routes that were or will be compared on the way to a choice, in the order in which they are tried."""
-    sources = tuple(site for site in chosen if site != target)
+    sources = tuple(site for site in selected if site != target)
     tried = []
     # A complete route that is shorter than allowed was compared with all routes that are one hop longer.
     for hop in range(min(len(sources) + 1, most_hops(study))):
@@ -122,10 +124,10 @@ def grown(
     Args:
         study: the study.
         growing: for each target the candidates of its next hop; see `Plan.growing`.
-        choices: the hops chosen so far, by target.
+        choices: the hops selected so far, by target.
         dice: returns the validation Dice (0 to 1) of a node, or None where it is not known yet.
     """
-    result = {target: tuple(chosen) for target, chosen in choices.items()}
+    result = {target: tuple(selected) for target, selected in choices.items()}
     for target, candidates in growing.items():
         means: dict[tuple[str, ...], float] = {}
         for candidate in candidates:

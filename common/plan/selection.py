@@ -29,7 +29,7 @@ def may_be_left_out(study: Study, row: PlannedRow) -> bool:
     return absence_rule(study, method_of(row.method)).then == "skip"
 
 
-def chosen(validation_dices: Sequence[float]) -> int:
+def select(validation_dices: Sequence[float]) -> int:
     """Return the index of the row with the best validation Dice at the site; among equals the first, simplest one."""
     return max(range(len(validation_dices)), key=validation_dices.__getitem__)
 

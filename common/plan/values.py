@@ -12,7 +12,7 @@ from common.plan.graph import Evaluate, FineTune, Node, ballot
 Census = Mapping[str, tuple[int, ...]]
 """For each site the number of selected training slices, one number a fold."""
 Choices = Mapping[str, tuple[str, ...]]
-"""Where routes grow: for each target the sources chosen so far, in the order of travel. The target itself as the last
+"""Where routes grow: for each target the sources selected so far, in the order of travel. The target itself as the last
 entry marks the route as complete. A target that is missing has no source yet."""
 
 Rounds = Callable[[Study, FederatedConfig, int, Census], int]
@@ -54,7 +54,7 @@ def row_of(study: Study, method: str, route: tuple[str, ...], target: str, fold:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A route that a target's next hop may be chosen from."""
+    """A route that a target's next hop may be selected from."""
 
     route: tuple[str, ...]
     models: tuple[FineTune, ...]

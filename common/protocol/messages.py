@@ -85,7 +85,7 @@ class Planned(WireMessage):
     census: str = Field(max_length=100_000)
     """The census of the coordinator's plan, as JSON."""
     choices: str = Field(default="{}", max_length=100_000)
-    """Where routes grow, the hops chosen so far, as JSON."""
+    """Where routes grow, the hops selected so far, as JSON."""
     fingerprint: Digest
     """The fingerprint of the data in the site's description."""
 
@@ -198,12 +198,12 @@ class Delivery(Planned):
     """To a site, when all its stages are finished: weights that it may keep and use.
 
     The weights are named by their place among the rows of the plan, which the site makes itself, so that no name and no
-    path chosen by the coordinator comes along. Fields with one number a site are in the study's order.
+    path selected by the coordinator comes along. Fields with one number a site are in the study's order.
     """
 
-    role: Literal["chosen", "own"]
-    """Which weights these are. "chosen": those that validation selected for this site (`common.plan.selection`). "own":
-    if those are others, the best by validation of the models trained at this site alone."""
+    role: Literal["selected", "own"]
+    """Which weights these are. "selected": those that validation selected for this site (`common.plan.selection`).
+    "own": if those are others, the best by validation of the models trained at this site alone."""
     models: tuple[Digest, ...] = Field(max_length=100_000)
     """Digests of the weights of every row that could have been selected, in the plan's order."""
     left_out: tuple[Count, ...] = Field(default=(), max_length=100_000)

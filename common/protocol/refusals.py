@@ -23,7 +23,7 @@ class Refusal(IntEnum):
     DIVERGED = 1010
     OUT_OF_MEMORY = 1011
     ANSWERED = 1012
-    NOT_CHOSEN = 1013
+    NOT_SELECTED = 1013
     LEFT = 1014
     BEYOND_APPROVAL = 1015
 
@@ -47,7 +47,7 @@ REFUSALS: dict[Refusal, str] = {
     Refusal.DIVERGED: "training gave values that are not finite",
     Refusal.OUT_OF_MEMORY: "the site ran out of memory",
     Refusal.ANSWERED: "the site has answered this stage from other weights or data; approve the study there again",
-    Refusal.NOT_CHOSEN: "the site's own validation scores do not choose these weights",
+    Refusal.NOT_SELECTED: "the site's own validation scores do not choose these weights",
     Refusal.LEFT: "the site has left the study",
     Refusal.BEYOND_APPROVAL: "another site has more training slices than the site's approval of the study allows for",
 }

@@ -59,7 +59,7 @@ def plan(
         typer.Option(
             "--slices",
             metavar="NAME=N",
-            help="For a site elsewhere: how many slices of all its patients are chosen.",
+            help="For a site elsewhere: how many slices of all its patients are selected.",
             rich_help_panel=HOSPITALS,
         ),
     ] = None,

@@ -123,12 +123,12 @@ def _grid(hospital: Hospital, volume: float, rng: np.random.Generator) -> Grid:
     needed = 1.24 * (volume * 1000 * hospital.height**2 / hospital.squash) ** (1 / 3) + 6
     fitting = [grid for grid in hospital.grids if grid[0] * grid[4] >= needed]
     odds = np.array([0.55, 0.2, 0.15, 0.1][: len(fitting)])
-    chosen = (
+    selected = (
         fitting[int(rng.choice(len(fitting), p=odds / odds.sum()))]
         if fitting
         else max(hospital.grids, key=lambda grid: grid[0] * grid[4])
     )
-    slices, rows, columns, pixel, thickness = chosen
+    slices, rows, columns, pixel, thickness = selected
     part = np.array(hospital.centre) + rng.normal(0, (0.02, 0.025, 0.012))
     extent = np.array([(slices - 1) * thickness, rows * pixel, columns * pixel])
     corner = -extent * part

@@ -181,7 +181,7 @@ def _leaves(study: Study, counts: Disclosure) -> Iterator[str]:
         "besides",
         f"a training that takes longer than {minutes} says every {minutes} how far it is, with the numbers of its"
         " epochs so far; an answer that was lost is sent again; a refusal is a code and a fixed text; at the end, that"
-        " the weights chosen for this site have arrived.",
+        " the weights selected for this site have arrived.",
     )
     yield from _labelled(
         "never", "images, masks, names, dates, paths, headers, texts of errors: no message has a place for them."
@@ -214,7 +214,7 @@ def _goes(study: Study, site: str, others: Sequence[str], onward: Onward) -> Ite
         yield "Nowhere: they stay at the coordinator."
     else:
         yield (
-            "What is chosen for a hospital at the end is sent to it for good, to use and pass on as its licence says."
+            "What is selected for a hospital at the end is sent to it for good, to use and pass on as its licence says."
         )
 
 

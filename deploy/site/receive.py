@@ -32,7 +32,7 @@ def receive(path: Path, *, to: Path | None, study: str, as_json: bool) -> int:
     found = [
         outcome
         for outcome in outcomes(site)
-        if study in ("", outcome.chosen.card.study) or outcome.chosen.card.study_digest.startswith(study)
+        if study in ("", outcome.selected.card.study) or outcome.selected.card.study_digest.startswith(study)
     ]
     if not found:
         of_study = f' of a study "{study}"' if study else ""
@@ -42,7 +42,7 @@ def receive(path: Path, *, to: Path | None, study: str, as_json: bool) -> int:
         )
     if to is not None and len(found) > 1:
         names = ", ".join(
-            f"{outcome.chosen.card.study} ({short_digest(outcome.chosen.card.study_digest)})" for outcome in found
+            f"{outcome.selected.card.study} ({short_digest(outcome.selected.card.study_digest)})" for outcome in found
         )
         raise RelayError(f"{len(found)} studies have ended here: {names}; say which with --study.")
     written = hand_out(found[0], to) if to is not None else []
@@ -50,7 +50,7 @@ def receive(path: Path, *, to: Path | None, study: str, as_json: bool) -> int:
         listed = [
             {
                 "verdict": letter(outcome).verdict,
-                "chosen": outcome.chosen.card.model_dump(mode="json"),
+                "selected": outcome.selected.card.model_dump(mode="json"),
                 "own": outcome.own.card.model_dump(mode="json") if outcome.own else None,
             }
             for outcome in found
@@ -59,7 +59,7 @@ def receive(path: Path, *, to: Path | None, study: str, as_json: bool) -> int:
         return 0
     for outcome in found:
         text = letter(outcome)
-        print(f"{text.study}, {text.date}, {short_digest(outcome.chosen.card.study_digest)}: {text.heading}")
+        print(f"{text.study}, {text.date}, {short_digest(outcome.selected.card.study_digest)}: {text.heading}")
         for name, meaning in text.files[:-2]:
             print(f"  {name}: {meaning}")
     for file in written:

@@ -167,11 +167,11 @@ def network_curves(results: Results) -> list[CurveRow]:
     """Return a row of panels for each target, a panel for each network; of its first method and repeat."""
     found = []
     for column, target in enumerate(targets(results)):
-        chosen: dict[str, Row] = {}
+        selected: dict[str, Row] = {}
         for row in results.rows:
             if row.selected and row.target == target:
-                chosen.setdefault(row.model, row)
-        named = [(network_name(model), row) for model, row in chosen.items()]
+                selected.setdefault(row.model, row)
+        named = [(network_name(model), row) for model, row in selected.items()]
         panels = _row(results, target, f"n{column}", named)
         found += [panels] if panels else []
     return found
@@ -181,8 +181,8 @@ def _row(results: Results, target: str, key: str, titled: list[tuple[str, Row]])
     """Return the row of panels of a target; None without any curve."""
     stages = {stage.id: stage for stage in results.stages}
     drawn = []
-    for title, chosen in titled:
-        rows = [row for row in results.rows if _same(row, chosen)]
+    for title, selected in titled:
+        rows = [row for row in results.rows if _same(row, selected)]
         chains = [(row, chain) for row in rows if (chain := _chain(row.stage, stages))]
         if chains:
             drawn.append((title, chains))

@@ -16,7 +16,7 @@ PLOT, VALUES = 216, 136
 """Widths of the plot and of the numbers beside it."""
 LETTERS = 36
 """The most characters of a label; longer labels are cut, and the whole name stands in a tooltip."""
-CHOSEN = "route chosen by validation"
+SELECTED = "route selected by validation"
 DEEP = 25.0
 """How many Dice points below the median the axis reaches at most, so that one bad model does not squeeze the rest."""
 
@@ -114,7 +114,7 @@ def interval_panels(results: Results, table: Comparison) -> list[Panel]:
         marks = []
         for index, ((name, cell), found) in enumerate(zip(cells, drawn, strict=True)):
             dice = cell.dice or 0.0
-            strokes = others.get(_kind(cell.row), ()) if name != CHOSEN else cell.dices
+            strokes = others.get(_kind(cell.row), ()) if name != SELECTED else cell.dices
             text = figure(dice)
             if found:
                 text += f"  [{figure(found[0])}, {figure(found[1])}]"
@@ -161,6 +161,6 @@ def _named(table: Comparison, column: int) -> list[tuple[str, Cell]]:
             # a growing route that differs between repeats has no single name
             alike = len({row.route for row in cell.rows}) == 1
             name = full_name(cell.row) if alike else cell.row.kind.name((), cell.row.target)
-            name = CHOSEN if line is table.headline else name
+            name = SELECTED if line is table.headline else name
             found.append((name, cell))
     return found

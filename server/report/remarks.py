@@ -37,14 +37,14 @@ def _first(results: Results) -> str:
     return " The first repeat is drawn." if len(results.seeds) > 1 else ""
 
 
-def _chosen_by(results: Results) -> str:
+def _selected_by(results: Results) -> str:
     """Return the note on what validation patients selected, so that their own scores are too high."""
-    chosen = ["the fold"] if results.folds > 1 else []
+    selected = ["the fold"] if results.folds > 1 else []
     if _setting(results, "training", "keep") != "last":
-        chosen.append("the epoch kept")
+        selected.append("the epoch kept")
     if any(stage.kind == "average" for stage in results.stages):
-        chosen.append("the round")
-    return f" The same patients chose {listed(chosen)}, so these figures are on the high side." if chosen else ""
+        selected.append("the round")
+    return f" The same patients chose {listed(selected)}, so these figures are on the high side." if selected else ""
 
 
 def of_comparison(results: Results, table: Comparison) -> str:
@@ -53,9 +53,9 @@ def of_comparison(results: Results, table: Comparison) -> str:
     if not table.tested:
         return (
             "These are validation patients"
-            + ("" if one_fold else ", of the fold chosen for each figure and so not the same everywhere")
-            + f"; no test patient was looked at.{_chosen_by(results)}"
-            " They serve to choose between methods and do not say how well the chosen one does."
+            + ("" if one_fold else ", of the fold selected for each figure and so not the same everywhere")
+            + f"; no test patient was looked at.{_selected_by(results)}"
+            " They serve to choose between methods and do not say how well the selected one does."
             + synthetic_sentence(results)
         )
     which = "" if one_fold else f", that of {table.folds} folds with the best validation Dice"
@@ -206,8 +206,9 @@ def of_budget_curves(results: Results) -> str:
     """Return the remark under the charts of Dice against cost."""
     mixed = any(stage.kind == "average" for stage in results.stages)
     text = (
-        "Best validation Dice so far, in the chosen fold, at what had been spent by then; a route's line begins when it"
-        f" reaches the target.{_chosen_by(results)} Of two lines that end close together neither is shown to be better."
+        "Best validation Dice so far, in the selected fold, at what had been spent by then; a route's line begins when"
+        f" the route reaches the target.{_selected_by(results)}"
+        " Of two lines that end close together neither is shown to be better."
     )
     if mixed:
         text += (

@@ -55,7 +55,7 @@ def _by_target(results: Results, table: Comparison) -> list[str]:
     """Return a sentence for each target, with the selected route and the other methods."""
     what = "test" if table.tested else "validation"
     # folds differ in their validation patients
-    beside = "On the same patients" if table.tested or table.folds < 2 else "The others, each in its chosen fold"
+    beside = "On the same patients" if table.tested or table.folds < 2 else "The others, each in its selected fold"
     sentences = []
     for column, target in enumerate(table.targets):
         selected = table.selected_at(column)

@@ -300,7 +300,7 @@ class _Part:
                     label=GROWING.name((), target),
                     target=target,
                     fold=fold,
-                    reason=stuck[0] if stuck else "its next hop is not chosen yet",
+                    reason=stuck[0] if stuck else "its next hop is not selected yet",
                 )
 
 

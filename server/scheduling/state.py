@@ -69,7 +69,7 @@ class RunState:
     stored: list[Node] = field(default_factory=list)
     """Stages whose records this run found in the ledger."""
     choices: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Where routes grow, the hops chosen so far, by target."""
+    """Where routes grow, the hops selected so far, by target."""
     waiting: dict[str, list[Node]] = field(default_factory=lambda: defaultdict(list))
     """For each site, the stages that can begin there."""
     at_work: dict[str, Node] = field(default_factory=dict)
@@ -132,10 +132,10 @@ class RunState:
         self._remake |= to_remake(self.plan, {**self.found, **self.records}, self.has_weights)
 
     def further(self, known: Records, targets: Iterable[str]) -> Plan | None:
-        """Return the plan with the next hops that can be chosen now, or None if none can.
+        """Return the plan with the next hops that can be selected now, or None if none can.
 
         Args:
-            known: the records by which hops are chosen.
+            known: the records by which hops are selected.
             targets: the targets whose routes may grow.
         """
         growing = {target: self.plan.growing[target] for target in targets if target in self.plan.growing}
@@ -324,7 +324,7 @@ class RunState:
 
     @property
     def choices_json(self) -> str:
-        """The hops chosen so far in the form that messages carry."""
+        """The hops selected so far in the form that messages carry."""
         return json.dumps(self.choices, separators=(",", ":"))
 
     def order(self, node: FineTune | Evaluate) -> dict[str, Any]:

@@ -57,7 +57,7 @@ FINAL = frozenset(
         Refusal.DISK_FULL,
         Refusal.BLOCKED,
         Refusal.ANSWERED,
-        Refusal.NOT_CHOSEN,
+        Refusal.NOT_SELECTED,
         Refusal.BEYOND_APPROVAL,
     )
 )

@@ -61,15 +61,15 @@ def hartigan(values: Floats, generator: np.random.Generator, subsets: int = 4095
     """Hartigan's typical values: the means of all subsets of the patients, or of so many drawn ones (JASA 64, 1969)."""
     patients = values.shape[1]
     if 2**patients <= subsets + 1:
-        chosen = (np.arange(1, 2**patients)[:, None] >> np.arange(patients)) & 1
+        selected = (np.arange(1, 2**patients)[:, None] >> np.arange(patients)) & 1
     else:
-        chosen = generator.integers(2, size=(subsets, patients))
-        chosen = chosen[chosen.any(axis=1)]
-    beyond = int((len(chosen) + 1) * (1 - LEVEL) / 2 + 1e-9)
-    shares = chosen / chosen.sum(axis=1, keepdims=True)
+        selected = generator.integers(2, size=(subsets, patients))
+        selected = selected[selected.any(axis=1)]
+    beyond = int((len(selected) + 1) * (1 - LEVEL) / 2 + 1e-9)
+    shares = selected / selected.sum(axis=1, keepdims=True)
     low, high = np.empty(len(values)), np.empty(len(values))
     for index, sample in enumerate(values):
-        means = np.partition(shares @ sample, (beyond - 1, len(chosen) - beyond))
+        means = np.partition(shares @ sample, (beyond - 1, len(selected) - beyond))
         low[index], high[index] = means[beyond - 1], means[-beyond]
     return low, high
 

@@ -90,8 +90,8 @@ def main(pairs: int = PAIRS) -> None:
         for epoch in range(EPOCHS):
             generator = torch.Generator().manual_seed(epoch)
             network.train()
-            for chosen in torch.randperm(len(train.images), generator=generator).split(8):
-                x, y = augmented(train.images[chosen], train.masks[chosen], generator)
+            for selected in torch.randperm(len(train.images), generator=generator).split(8):
+                x, y = augmented(train.images[selected], train.masks[selected], generator)
                 loss = dice_and_bce(network(x), y)
                 adam.zero_grad()
                 loss.backward()

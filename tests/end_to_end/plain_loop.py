@@ -32,7 +32,7 @@ class Patient:
     image: NDArray[np.float32]
     mask: NDArray[np.float32]
     native: NDArray[np.bool_]
-    """The expert's mask of the chosen slices, on the patient's own grid."""
+    """The expert's mask of the selected slices, on the patient's own grid."""
 
 
 @dataclass(frozen=True)
@@ -130,8 +130,8 @@ class PlainLoop:
             generator = torch.Generator().manual_seed(seed)
             network.train()
             batch_losses = []
-            for chosen in self._batches(len(images), generator):
-                x, y = images[chosen], masks[chosen]
+            for selected in self._batches(len(images), generator):
+                x, y = images[selected], masks[selected]
                 if rules.augmentation == "light":
                     x, y = augmented(x, y, generator)
                 with self._precision():

@@ -99,7 +99,7 @@ def test_a_method_stands_in_the_results_and_in_the_report(tmp_path: Path) -> Non
 @pytest.mark.usefixtures("registered")
 def test_a_method_stands_in_the_letter_and_on_the_card() -> None:
     brought = outcome(figure(1.5, 0.5), (1.5,) * 6, methods=("baseline", "restarts"))
-    for told in (text(letter(brought)), markdown(brought.chosen.card)):
+    for told in (text(letter(brought)), markdown(brought.selected.card)):
         assert "A alone, restarted" in " ".join(told.split())
     assert brought.own is not None and name_of(brought.own.card.method, (), "A") == "A alone, restarted"
     kept = outcome(figure(1.5, 0.5), (1.5,) * 6, method="restarts", route=("A", "A", "A"))

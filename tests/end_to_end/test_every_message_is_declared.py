@@ -175,12 +175,12 @@ def test_the_hospital_has_the_weights_that_its_patients_chose(recorded: Recorded
     assert done.returncode == 0, done.stderr
     (outcome,) = json.loads(done.stdout)["received"]
     digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    assert digest == best["weights"] == outcome["chosen"]["weights"]
-    assert outcome["chosen"]["checked"], "by the site's own record"
-    assert outcome["chosen"]["scores"]["dice"]["mean"] == pytest.approx(best["dice"], abs=1e-5)
+    assert digest == best["weights"] == outcome["selected"]["weights"]
+    assert outcome["selected"]["checked"], "by the site's own record"
+    assert outcome["selected"]["scores"]["dice"]["mean"] == pytest.approx(best["dice"], abs=1e-5)
     assert "Keep your own model" in (folder / "letter.txt").read_text(encoding="utf-8"), "nothing was compared"
     delivered = json.loads((out / "run.json").read_text(encoding="utf-8"))["delivered"]
-    assert delivered == {"A": {"study": STUDY.digest, "chosen": digest}}
+    assert delivered == {"A": {"study": STUDY.digest, "selected": digest}}
     nothing = relay("site", "receive", str(recorded.sites["B"]))
     assert nothing.returncode == 1 and "Nothing has arrived at site B yet" in nothing.stderr
     mask = folder / "mask.nii.gz"

@@ -130,8 +130,8 @@ def kill_and_start_again(bench: Bench, out: Path, when: str) -> tuple[Counter[st
 
 
 def quick_or_slow(points: list[str], quick: int, seed: int) -> list[object]:
-    chosen = set(random.Random(seed).sample(points, quick))
-    return [pytest.param(point, marks=[] if point in chosen else pytest.mark.nightly) for point in points]
+    selected = set(random.Random(seed).sample(points, quick))
+    return [pytest.param(point, marks=[] if point in selected else pytest.mark.nightly) for point in points]
 
 
 def test_a_finished_study_started_again_does_nothing(bench: Bench) -> None:

@@ -51,7 +51,7 @@ def study() -> Study:
     )
 
 
-def chosen_in_the_label_files() -> dict[str, int]:
+def selected_in_the_label_files() -> dict[str, int]:
     """Slices of each patient with more than 200 pixels of mask, read by SimpleITK alone."""
     found = {}
     for patient in PATIENTS:
@@ -69,7 +69,7 @@ def test_real_series_are_read_whole(hospitals: dict[str, Path]) -> None:
         assert (rows, columns) == (384, 384) and 19 <= slices <= 21
         assert patient.spacing == pytest.approx((3.0, 0.5, 0.5), abs=0.01)
         assert 10 < patient.gland_ml < 350
-    assert {patient.patient: patient.slices for patient in checkup.patients} == chosen_in_the_label_files()
+    assert {patient.patient: patient.slices for patient in checkup.patients} == selected_in_the_label_files()
 
 
 def test_a_real_gland_lies_where_its_mask_says(hospitals: dict[str, Path]) -> None:
@@ -94,7 +94,7 @@ def test_a_real_hospital_takes_part_in_a_study(hospitals: dict[str, Path], study
     results, _ = run_on_grid(study, hospitals, tmp_path, at_once=1)
     site = next(site for site in results["sites"] if site["name"] == "A")
     assert (site["patients"], site["test_patients"], site["left_out"]) == (5, 1, 0)
-    assert site["slices"] == sum(chosen_in_the_label_files().values())
+    assert site["slices"] == sum(selected_in_the_label_files().values())
     rows = [row for row in results["rows"] if row["target"] == "A"]
     assert [(row["route"], row["fold"]) for row in rows] == [(["B", "C", "A"], 0), (["B", "C", "A"], 1)]
     assert not results["parked"]

@@ -107,10 +107,10 @@ def test_each_site_has_the_weights_that_validation_chose(
         assert done.returncode == 0, done.stderr
         (outcome,) = json.loads(done.stdout)["received"]
         best = max(rows_of(results, name), key=lambda row: row["validation_dice"])
-        assert outcome["chosen"]["weights"] == best["weights"] == delivered[name]["chosen"]
-        assert outcome["chosen"]["checked"], "by the site's own record"
-        assert outcome["chosen"]["validation_dice"] == pytest.approx(best["validation_dice"], abs=1e-6)
-        scores = outcome["chosen"]["scores"]
+        assert outcome["selected"]["weights"] == best["weights"] == delivered[name]["selected"]
+        assert outcome["selected"]["checked"], "by the site's own record"
+        assert outcome["selected"]["validation_dice"] == pytest.approx(best["validation_dice"], abs=1e-6)
+        scores = outcome["selected"]["scores"]
         for mine, theirs in (("dice", "dice"), ("iou", "iou"), ("dice_volume", "dice_volume")):
             assert scores[mine]["mean"] == pytest.approx(best[theirs], abs=1e-5)
         for distance in ("hd95_mm", "assd_mm"):
@@ -121,9 +121,9 @@ def test_each_site_has_the_weights_that_validation_chose(
         )
         if best["method"] not in ("baseline", "longer"):
             assert outcome["own"]["weights"] == alone["weights"] == delivered[name]["own"]
-        chosen = {(row["method"], row["dice"]) for row in rows_of(results, name) if row["selected"]}
-        for reference in outcome["chosen"]["references"]:
-            (expected,) = {dice for method, dice in chosen if method == reference["method"]}
+        selected = {(row["method"], row["dice"]) for row in rows_of(results, name) if row["selected"]}
+        for reference in outcome["selected"]["references"]:
+            (expected,) = {dice for method, dice in selected if method == reference["method"]}
             assert reference["scores"]["dice"]["mean"] == pytest.approx(expected, abs=1e-5)
             if reference["ahead"]:
                 assert reference["ahead"]["mean"] == pytest.approx(best["dice"] - expected, abs=1e-5)

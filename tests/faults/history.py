@@ -290,7 +290,7 @@ class History:
         other = {"count": torch.tensor(7), "layer": torch.ones(2, 3)}
         site, study = self.hospitals.sites[node.name], self.bench.study
         census = {name: tuple(counts) for name, counts in json.loads(order.census).items()}
-        choices = {name: tuple(chosen) for name, chosen in json.loads(order.choices).items()}
+        choices = {name: tuple(selected) for name, selected in json.loads(order.choices).items()}
         training = client.stages.order.plan(study, census, choices).by_id[order.node]
         assert isinstance(training, FineTune)
         device = choose_device(site.device, study.training.precision)

@@ -234,7 +234,7 @@ def test_what_was_finished_is_not_left_out_because_its_weights_are_gone(tmp_path
 
 
 @pytest.mark.parametrize("seed", range(1, 4))
-def test_a_route_is_not_chosen_by_a_source_that_another_method_left_out(tmp_path: Path, seed: int) -> None:
+def test_a_route_is_not_selected_by_a_source_that_another_method_left_out(tmp_path: Path, seed: int) -> None:
     """The first stage of a lap is the first stage of a route as well."""
     found = bench(
         "grown",

@@ -97,16 +97,16 @@ def series(array: Array, name: str, number: int, rng: Random | None = None) -> d
     if rng is None:
         return {name: dicom.write(file) for name, file in zip(names, files, strict=True)}
     way = rng.random()
-    chosen = range(len(files)) if rng.random() < 0.5 else [rng.randrange(len(files))]
+    selected = range(len(files)) if rng.random() < 0.5 else [rng.randrange(len(files))]
     if way < 0.75:
         state = rng.getrandbits(64)
-        for k in chosen:
+        for k in selected:
             same = Random(state)  # all slices are harmed in one way, or one of them is
             for _ in range(same.choice((1, 1, 1, 2, 3))):
                 files[k] = _harmed(files[k], same)
         return {name: dicom.write(file) for name, file in zip(names, files, strict=True)}
     made: dict[str, Any] = {name: dicom.write(file) for name, file in zip(names, files, strict=True)}
-    for k in chosen:
+    for k in selected:
         made[names[k]] = harm(made[names[k]], rng) if way < 0.95 else elsewhere(made[names[k]], rng)
     if way > 0.98:
         made["DICOMDIR"] = made[f"{NAME}.dcm"] = made[names[0]]

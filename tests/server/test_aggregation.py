@@ -225,7 +225,7 @@ def test_krum_takes_the_model_that_lies_nearest_to_the_others(tmp_path: Path, mo
         site: Contribution(tmp_path / f"{save(weights, tmp_path)}.safetensors", 1) for site, weights in values.items()
     }
     monkeypatch.setattr(aggregation, "AT_ONCE_BYTES", 1)
-    chosen = aggregate("krum", parts, expected=frozenset(parts), parent=parts["A"].weights)
+    selected = aggregate("krum", parts, expected=frozenset(parts), parent=parts["A"].weights)
 
     # Of five, one may lie: the distances to the 5 - 1 - 2 nearest others are added up, and the smallest sum wins.
     def score(site: str) -> float:
@@ -234,7 +234,7 @@ def test_krum_takes_the_model_that_lies_nearest_to_the_others(tmp_path: Path, mo
 
     nearest = min(far, key=score)
     assert nearest == "E"
-    assert all(torch.equal(chosen[name], values[nearest][name]) for name in ("x", "y"))
+    assert all(torch.equal(selected[name], values[nearest][name]) for name in ("x", "y"))
 
 
 def test_flower_keeps_quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

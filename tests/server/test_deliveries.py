@@ -72,22 +72,22 @@ def test_every_site_gets_the_weights_with_its_best_validation_dice_and_its_own_b
     results = run(grid, tmp_path / "out", events=events)
     for site in "ABC":
         row, own = best(results, site), best(results, site, {"baseline", "longer"})
-        expected = {"chosen": row["weights"]}
+        expected = {"selected": row["weights"]}
         if row["method"] not in ("baseline", "longer"):
             expected["own"] = own["weights"]
         assert grid.received[site] == expected
         assert told(tmp_path / "out")[site] == {"study": grid.study.digest, **expected}
-    assert set(grid.received["C"]) == {"chosen"}
-    assert {"chosen", "own"} in (set(grid.received["A"]), set(grid.received["B"])), "or one case was not seen"
+    assert set(grid.received["C"]) == {"selected"}
+    assert {"selected", "own"} in (set(grid.received["A"]), set(grid.received["B"])), "or one case was not seen"
     assert sorted(event.site for event in events if event.kind == "delivered") == ["A", "B", "C"]
     roles = [(site, order.role) for site, order, _ in grid.asked if isinstance(order, Delivery)]
     for site in "ABC":
         in_order = list(dict.fromkeys(role for name, role in roles if name == site))
-        assert in_order in (["own", "chosen"], ["chosen"]), "what was chosen comes last"
+        assert in_order in (["own", "selected"], ["selected"]), "what was selected comes last"
 
 
 @pytest.mark.parametrize("then", ["skip", "park"])
-def test_rows_that_did_without_a_site_are_not_chosen_from(
+def test_rows_that_did_without_a_site_are_not_selected_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: str
 ) -> None:
     """As if C had been away on the way B → C → A; where the study parks, A's weights wait for all of its rows."""
@@ -101,12 +101,12 @@ def test_rows_that_did_without_a_site_are_not_chosen_from(
     grid.score = lambda node, weights: 0.999 if cut(node) else score(node, weights) / 2
     monkeypatch.setattr(server.deliveries, "absent_from", lambda model, _: ("C",) if cut(model) else ())
     results = run(grid, tmp_path / "out")
-    assert best(results, "A")["route"] == ["B", "C", "A"], "it would have been chosen"
+    assert best(results, "A")["route"] == ["B", "C", "A"], "it would have been selected"
     if then == "park":
         assert "A" not in grid.received and "B" in grid.received
         return
     counted = {"rows": [row for row in results["rows"] if row["route"] != ["B", "C", "A"]]}
-    assert grid.received["A"]["chosen"] == best(counted, "A")["weights"]
+    assert grid.received["A"]["selected"] == best(counted, "A")["weights"]
 
 
 def test_no_test_score_has_a_say(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_a_delivery_tells_what_the_card_needs_and_no_text(tmp_path: Path) -> Non
     grid = FakeGrid(study_of(**METHODS))
     results = run(grid, tmp_path / "out")
     deliveries = {
-        site: order for site, order, _ in grid.asked if isinstance(order, Delivery) and order.role == "chosen"
+        site: order for site, order, _ in grid.asked if isinstance(order, Delivery) and order.role == "selected"
     }
     for site, delivery in deliveries.items():
         rows = [row for row in results["rows"] if row["target"] == site]
@@ -138,12 +138,12 @@ def test_a_delivery_tells_what_the_card_needs_and_no_text(tmp_path: Path) -> Non
         assert delivery.patients == (9, 9, 9) and delivery.test_patients == (2, 2, 2) and delivery.slices == (50,) * 3
         texts = [value for value in delivery.model_dump().values() if isinstance(value, str)]
         assert set(texts) == {delivery.study, delivery.fingerprint, delivery.role, delivery.census, delivery.choices}
-        chosen = rows[delivery.row]
+        selected = rows[delivery.row]
         forgotten = [
             entry["after"]
             for entry in results["forgetting"]
-            if (entry["target"], entry["route"], entry["fold"]) == (site, chosen["route"], chosen["fold"])
-            and entry["method"] == chosen["method"]
+            if (entry["target"], entry["route"], entry["fold"]) == (site, selected["route"], selected["fold"])
+            and entry["method"] == selected["method"]
         ]
         flat = [hop["dice"][name] for hop in forgotten[0] for name in "ABC"] if forgotten else []
         assert [round(100 * dice, 6) for dice in delivery.forgetting] == flat
@@ -177,7 +177,7 @@ def test_a_site_that_cannot_take_its_weights_is_told_and_gets_them_from_the_next
     grid.asked.clear()
     run(grid, tmp_path / "out")
     assert set(told(tmp_path / "out")) == {"A", "B", "C"}
-    assert grid.received["B"]["chosen"] == best(results, "B")["weights"]
+    assert grid.received["B"]["selected"] == best(results, "B")["weights"]
     assert {site for site, _, brought in grid.asked if brought} == {"B"}
 
 
@@ -208,7 +208,7 @@ def test_of_a_repeated_study_the_first_repeat_is_delivered(tmp_path: Path) -> No
     first = {**results, "rows": [row for row in results["rows"] if row["variant"] == 0]}
     assert len(first["rows"]) < len(results["rows"])
     for site in "ABC":
-        assert grid.received[site]["chosen"] == best(first, site)["weights"]
+        assert grid.received[site]["selected"] == best(first, site)["weights"]
     assert {order.study for order in grid.orders(Delivery)} == {study.variants[0].digest}
 
 
@@ -237,8 +237,8 @@ def test_of_several_networks_validation_chooses_one_for_each_site(tmp_path: Path
         (sent,) = {
             order.study
             for name, order, _ in grid.asked
-            if name == site and isinstance(order, Delivery) and order.role == "chosen"
+            if name == site and isinstance(order, Delivery) and order.role == "selected"
         }
         assert sent == study.variants[row["variant"]].digest
-        assert grid.received[site]["chosen"] == row["weights"]
+        assert grid.received[site]["selected"] == row["weights"]
     assert digests <= {variant.digest for variant in study.variants}

@@ -10,7 +10,7 @@ from client.delivery.model_card import Card, Figure, Hop, HospitalCounts, Refere
 from client.delivery.store import Arrival, Outcome
 from common.config.study import ModelConfig, PreprocessingConfig, TrainingConfig
 
-CHOSEN, BASELINE, LONGER = "b" * 64, "c" * 64, "d" * 64
+SELECTED, BASELINE, LONGER = "b" * 64, "c" * 64, "d" * 64
 
 
 def figure(mean: float, spread: float | None = None, patients: int = 6) -> Figure:
@@ -50,12 +50,12 @@ def card(**changes: Any) -> Card:
         "licence": "",
         "synthetic": False,
         "site": "A",
-        "role": "chosen",
+        "role": "selected",
         "method": "sequential",
         "route": ("B", "C", "A"),
         "fold": 1,
         "folds": 5,
-        "weights": CHOSEN,
+        "weights": SELECTED,
         "model": ModelConfig(),
         "preprocessing": PreprocessingConfig(),
         "training": TrainingConfig(),
@@ -92,9 +92,9 @@ def outcome(
         reference(method, ahead if method == methods[-1] else figure(3.0, None), ahead.patients) for method in methods
     )
     own = references[-1]
-    chosen = card(references=references, scores=scores(91.4, ahead.patients), **changes)
+    selected = card(references=references, scores=scores(91.4, ahead.patients), **changes)
     beside = card(references=references, role="own", method=own.method, route=("A",), weights=own.weights)
     return Outcome(
-        Arrival(chosen, Path("chosen.safetensors"), {own.method: tuple(differences)}),
+        Arrival(selected, Path("selected.safetensors"), {own.method: tuple(differences)}),
         Arrival(beside, Path("own.safetensors"), {}),
     )

@@ -111,7 +111,7 @@ class FakeGrid(Grid):
         """The plan as a site makes it, from the hops that an order names."""
         if choices not in self._plans:
             census = {site: SLICES[site] for site in self.study.sites}
-            hops = {target: tuple(chosen) for target, chosen in json.loads(choices).items()}
+            hops = {target: tuple(selected) for target, selected in json.loads(choices).items()}
             self._plans[choices] = plan(self.study, census, hops)
         return self._plans[choices]
 

@@ -51,7 +51,7 @@ class PlausibleGrid(FakeGrid):
     def planned(self, choices: str) -> Plan:
         if choices not in self._plans:
             census = {site: self._slices(site) for site in self.patients}
-            hops = {target: tuple(chosen) for target, chosen in json.loads(choices).items()}
+            hops = {target: tuple(selected) for target, selected in json.loads(choices).items()}
             self._plans[choices] = plan(self.study, census, hops)
         return self._plans[choices]
 

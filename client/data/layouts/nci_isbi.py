@@ -65,11 +65,11 @@ def find(folders: Folders) -> Found:
                 raise RelayError(f"The images in {where} have no label in {masks.path}; add {patient}.nrrd.")
             if len(files) > 1:
                 raise RelayError(f"{len(files)} labels are of this patient ({_names(files)}); keep one of them.")
-            chosen = dicom.choose(candidates, folders.series, place=where)
-            broken = [damaged[path.parent] for path in chosen.files if path.parent in damaged]
+            selected = dicom.choose(candidates, folders.series, place=where)
+            broken = [damaged[path.parent] for path in selected.files if path.parent in damaged]
             if broken:
                 raise RelayError(f"{broken[0]} cannot be read; it is damaged or no image: copy it again.")
-            other = by_folder(chosen.files[0])
+            other = by_folder(selected.files[0])
             if alike(other) in labels and alike(other) != key:
                 raise RelayError(
                     f"The images in {where} say that they are of {patient}, and their folder is named after {other},"
@@ -78,7 +78,7 @@ def find(folders: Folders) -> Found:
         except RelayError as error:
             problems.append(Problem(patient, str(error)))
         else:
-            sources.append(Source(patient, chosen.files, (files[0],)))
+            sources.append(Source(patient, selected.files, (files[0],)))
     problems += [
         Problem(names[key], f"The label {_names(files)} has no images in {folder.path}; add the DICOM series.")
         for key, files in labels.items()

@@ -99,9 +99,9 @@ def test_seed_and_site_and_patients_each_matter() -> None:
 
 
 def test_seeds_put_different_patients_into_test() -> None:
-    chosen = Counter(name for seed in range(60) for name in divide(10, seed, 0.2, 4).test)
-    assert len(chosen) == 10
-    assert max(chosen.values()) < 30
+    selected = Counter(name for seed in range(60) for name in divide(10, seed, 0.2, 4).test)
+    assert len(selected) == 10
+    assert max(selected.values()) < 30
 
 
 @given(st.integers(0, 40), st.sampled_from([0.1, 0.2, 0.5, 0.9]), st.integers(2, 8))

@@ -23,7 +23,7 @@ def test_the_counts_are_those_of_the_prepared_patients(tmp_path: Path) -> None:
     image, mask = patient(99)
     write_pair(tmp_path / "images", "Empty", np.zeros_like(image), mask)
     small = np.zeros_like(mask)
-    small[4, 20:24, 20:24] = 1  # sixteen pixels: no slice is chosen
+    small[4, 20:24, 20:24] = 1  # sixteen pixels: no slice is selected
     write_pair(tmp_path / "images", "Small", image, small)
     site = load_site(write_site(tmp_path, "A"))
     calls: list[tuple[int, int]] = []

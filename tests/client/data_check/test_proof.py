@@ -1,6 +1,6 @@
 """The proof of the check-up: 30 synthetic patients a site, every fault planted in every patient, none imagined.
 
-What `client.data_check.evidence` is made of was chosen on hospitals of seeds 1 to 3. These are of another seed. It
+What `client.data_check.evidence` is made of was selected on hospitals of seeds 1 to 3. These are of another seed. It
 takes about six and a half minutes of one core, and less by the clock where there are two.
 """
 

@@ -54,7 +54,7 @@ def delivery(models: list[Weights], row: int, study: Study = STUDY, **changes: A
         "study": study.digest,
         "census": json.dumps({**CENSUS, "A": found.train_slices}),
         "fingerprint": found.fingerprint,
-        "role": "chosen",
+        "role": "selected",
         "models": [digest_of(serialised(weights)) for weights in models],
         "row": row,
         "patients": (found.patients, 5, 6),
@@ -171,11 +171,11 @@ def test_a_delivery_arrives_with_its_card(home: Path, site: SiteConfig, models: 
     assert nothing_was_written(home)
     assert state_of(deliver(message, models[row])) == "done"
     (outcome,) = outcomes(site)
-    card = outcome.chosen.card
+    card = outcome.selected.card
     assert card.weights == digest_of(serialised(models[row])) and card.checked
-    kept = load_weights(outcome.chosen.weights)
+    kept = load_weights(outcome.selected.weights)
     assert all(torch.equal(kept[name], tensor) for name, tensor in models[row].items())
-    assert (card.site, card.study, card.role) == ("A", STUDY.name, "chosen")
+    assert (card.site, card.study, card.role) == ("A", STUDY.name, "selected")
     assert [hospital.patients for hospital in card.hospitals] == [5, 5, 6]
     expected = offered(planned()[0], "A")[row]
     assert (card.method, card.route, card.fold) == (expected.method, expected.route, expected.fold)
@@ -193,7 +193,7 @@ def test_the_cards_scores_are_those_of_the_sites_own_test_patients(site: SiteCon
     row = best(site, models)
     assert state_of(deliver(delivery(models, row), models[row])) == "done"
     (outcome,) = outcomes(site)
-    card = outcome.chosen.card
+    card = outcome.selected.card
     rows = offered(planned()[0], "A")
     by_hand = {}
     for place in range(len(rows)):
@@ -241,12 +241,12 @@ def test_weights_that_were_damaged_are_told_and_come_again(home: Path, site: Sit
     assert len(outcomes(site)) == 1
 
 
-def test_the_sites_own_model_comes_beside_another_that_was_chosen(
+def test_the_sites_own_model_comes_beside_another_that_was_selected(
     site: SiteConfig, models: list[Weights], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alone = best(site, models, alone=True)
     assert state_of(deliver(delivery(models, alone, role="own"), models[alone])) == "done"
-    assert outcomes(site) == [], "nothing is told of a study before what was chosen is there"
+    assert outcomes(site) == [], "nothing is told of a study before what was selected is there"
     row = best(site, models)
     assert state_of(deliver(delivery(models, row), models[row])) == "done"
     (outcome,) = outcomes(site)
@@ -287,7 +287,7 @@ class TestAHostileCoordinator:
         wrong = spoil(models[row], name)
         assert refused(deliver(delivery(models, row), wrong), Refusal.BAD_WEIGHTS)
         named = [wrong if k == row else weights for k, weights in enumerate(models)]
-        assert refused(deliver(delivery(named, row), wrong), Refusal.NOT_CHOSEN), "they were never scored here"
+        assert refused(deliver(delivery(named, row), wrong), Refusal.NOT_SELECTED), "they were never scored here"
         assert nothing_was_written(home)
 
     def test_a_scored_model_in_the_place_of_a_better_one_that_is_named_otherwise(
@@ -296,7 +296,7 @@ class TestAHostileCoordinator:
         row = best(site, models)
         other = next(k for k in range(len(models)) if k != row)
         hidden = [{"x": torch.ones(1)} if k == row else weights for k, weights in enumerate(models)]
-        assert refused(deliver(delivery(hidden, other), models[other]), Refusal.NOT_CHOSEN)
+        assert refused(deliver(delivery(hidden, other), models[other]), Refusal.NOT_SELECTED)
         assert nothing_was_written(home)
 
     def test_a_better_model_that_is_said_to_be_left_out(
@@ -306,9 +306,9 @@ class TestAHostileCoordinator:
         row = best(site, models)
         other = next(k for k in range(len(models)) if k != row)
         message = delivery(models, other).model_copy(update={"left_out": (row,)})
-        assert refused(deliver(message, models[other]), Refusal.NOT_CHOSEN)
+        assert refused(deliver(message, models[other]), Refusal.NOT_SELECTED)
         message = delivery(models, row).model_copy(update={"left_out": (99,)})
-        assert refused(deliver(message, models[row]), Refusal.NOT_CHOSEN)
+        assert refused(deliver(message, models[row]), Refusal.NOT_SELECTED)
         assert nothing_was_written(home)
 
     @pytest.mark.parametrize(
@@ -365,12 +365,12 @@ class TestAHostileCoordinator:
         worse = [k for k in range(len(models)) if dices[k] < dices[row]]
         assert worse
         for place in worse:
-            assert refused(deliver(delivery(models, place), models[place]), Refusal.NOT_CHOSEN)
+            assert refused(deliver(delivery(models, place), models[place]), Refusal.NOT_SELECTED)
         alone = best(site, models, alone=True)
         rows = offered(planned()[0], "A")
         for place, other in enumerate(rows):
             if place != alone and not (method_of(other.method).alone and dices[place] == dices[alone]):
-                code = Refusal.NOT_CHOSEN if method_of(other.method).alone else Refusal.NOT_IN_STUDY
+                code = Refusal.NOT_SELECTED if method_of(other.method).alone else Refusal.NOT_IN_STUDY
                 assert refused(deliver(delivery(models, place, role="own"), models[place]), code)
         assert nothing_was_written(home)
 
@@ -418,9 +418,9 @@ def test_where_the_record_is_gone_the_card_says_that_it_was_not_checked(
         assert refused(deliver(delivery(models, 1), wrong), Refusal.BAD_WEIGHTS)
     assert state_of(deliver(delivery(models, 1), models[1])) == "done"
     (outcome,) = outcomes(site)
-    card = outcome.chosen.card
+    card = outcome.selected.card
     assert not card.checked and card.scores is None and card.references == () and card.validation_dice is None
-    assert outcome.chosen.differences == {}
+    assert outcome.selected.differences == {}
     assert card.mean > 0, "what predicting needs is worked out from the images"
 
 
@@ -435,4 +435,4 @@ def test_weights_that_still_lie_at_the_site_need_not_travel(
     start = starts[offered(planned()[0], "A")[row].method == "sequential"]
     assert not send(order_of(node, start), start).has_error()
     assert state_of(deliver(delivery(models, row), None)) == "done"
-    assert outcomes(site)[0].chosen.card.weights == digest_of(serialised(models[row]))
+    assert outcomes(site)[0].selected.card.weights == digest_of(serialised(models[row]))

@@ -126,7 +126,7 @@ def test_an_average_is_announced_by_its_strategys_name_and_never_as_a_route(stra
         (f"{strategy.key}-then-target", ("A", "B", "C", "A"), f"{strategy.title}, then A"),
     ):
         brought = outcome(figure(1.0, 0.5), (1.0,) * 6, method=method, route=route)
-        for told in (text(letter(brought)), markdown(brought.chosen.card)):
+        for told in (text(letter(brought)), markdown(brought.selected.card)):
             assert way in " ".join(told.split())
             assert "→" not in told and strategy.key not in told
 

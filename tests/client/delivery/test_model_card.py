@@ -19,7 +19,7 @@ def flat(text: str) -> str:
 
 
 def test_a_card_comes_back_as_it_was_written(tmp_path: Path) -> None:
-    for made in (card(forgetting=HOPS), outcome(figure(1.0, 0.5), (1.0,) * 6).chosen.card, card(scores=None)):
+    for made in (card(forgetting=HOPS), outcome(figure(1.0, 0.5), (1.0,) * 6).selected.card, card(scores=None)):
         path = tmp_path / "model-card.json"
         path.write_text(made.model_dump_json(indent=1), encoding="utf-8")
         assert load_card(path) == made
@@ -83,7 +83,7 @@ def test_the_card_names_way_data_grid_and_digests() -> None:
 
 
 def test_scores_stand_beside_those_of_the_hospital_alone() -> None:
-    told = flat(markdown(outcome(figure(1.5, 0.5), (1.5,) * 6).chosen.card))
+    told = flat(markdown(outcome(figure(1.5, 0.5), (1.5,) * 6).selected.card))
     assert "| **this model** | 91.4 (89.4 to 93.4) | 84.4 (82.4 to 86.4) | 89.4 (87.4 to 91.4) | 6.2" in told
     assert "| A alone | 88.5 (86.5 to 90.5)" in told
     assert "| A alone, longer | 88.5" in told
@@ -120,7 +120,7 @@ def test_what_was_forgotten_is_shown_where_it_was_measured() -> None:
 
 def test_tables_hold_together() -> None:
     """A row has as many cells as its head, or a reader of Markdown shows no table."""
-    told = markdown(outcome(figure(1.5, 0.5), (1.5,) * 6, forgetting=HOPS).chosen.card).splitlines()
+    told = markdown(outcome(figure(1.5, 0.5), (1.5,) * 6, forgetting=HOPS).selected.card).splitlines()
     tables = [k for k, line in enumerate(told) if line.startswith("| --- |")]
     assert len(tables) == 3
     for k in tables:

@@ -110,7 +110,7 @@ def test_each_patient_is_standardised_with_its_own_figures(tmp_path: Path) -> No
     assert seen[1] == (pytest.approx(10.0, abs=0.1), pytest.approx(0.0, abs=0.1))
 
 
-def test_examples_are_the_chosen_slices_with_their_scores(tmp_path: Path) -> None:
+def test_examples_are_the_selected_slices_with_their_scores(tmp_path: Path) -> None:
     records = make(tmp_path, [squares(0, 32, 40), squares(20, 20, 0)])
     kept: list[Example] = []
     scores = evaluate(threshold(0.5), records, lambda _: (0.0, 100.0), keep=kept.append)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from client.data.layouts.dicom import read_image
 from client.inference.dicom_seg import check_installed, read_series, write_segmentation
 from common.errors import RelayError
-from tests.support.cards import CHOSEN, card
+from tests.support.cards import SELECTED, card
 from tests.support.layout_files import OBLIQUE, STRAIGHT, truth, write_series
 
 highdicom = pytest.importorskip("highdicom", reason="highdicom is an extra: pip install 'prostate-relay[dicom-seg]'")
@@ -88,7 +88,7 @@ def test_the_segment_is_the_prostate_in_snomeds_words_drawn_by_these_weights(tmp
     )
     assert (category.CodeValue, category.CodingSchemeDesignator) == ("91723000", "SCT")
     assert (kind.CodeValue, kind.CodingSchemeDesignator, kind.CodeMeaning) == ("41216001", "SCT", "Prostate")
-    assert CHOSEN in str(segment.SegmentationAlgorithmIdentificationSequence[0].AlgorithmParameters)
+    assert SELECTED in str(segment.SegmentationAlgorithmIdentificationSequence[0].AlgorithmParameters)
     source = pydicom.dcmread(next(series.iterdir()))
     for name in ("PatientID", "StudyInstanceUID"):
         assert getattr(read, name) == getattr(source, name)

@@ -199,13 +199,13 @@ def test_detail_finer_than_the_grid_is_averaged_and_not_aliased(tmp_path: Path) 
     assert inner.min() > 40 and inner.max() < 60
 
 
-def test_slices_are_chosen_by_more_than_the_threshold_on_the_native_grid(tmp_path: Path) -> None:
+def test_slices_are_selected_by_more_than_the_threshold_on_the_native_grid(tmp_path: Path) -> None:
     site = make_site(tmp_path, 1)  # masks of 0, 16, 25, 100, 100 pixels
-    for threshold, chosen, below in ((24, [2, 3, 4], 1), (25, [3, 4], 2), (15, [1, 2, 3, 4], 0)):
+    for threshold, selected, below in ((24, [2, 3, 4], 1), (25, [3, 4], 2), (15, [1, 2, 3, 4], 0)):
         (record,) = prepare(site, NO_N4.model_copy(update={"minimum_mask_pixels": threshold})).records
         prepared = load(record)
-        assert np.flatnonzero(prepared.selected).tolist() == chosen
-        assert (record.slices, record.selected, record.below) == (5, len(chosen), below)
+        assert np.flatnonzero(prepared.selected).tolist() == selected
+        assert (record.slices, record.selected, record.below) == (5, len(selected), below)
         assert np.count_nonzero(prepared.native_mask, axis=(1, 2)).tolist() == [0, 16, 25, 100, 100]
 
 

@@ -275,7 +275,7 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
     return [record for path in sites.values() for record in prepare(load_site(path), part).records]
 
 
-def test_statistics_are_over_all_pixels_of_the_chosen_slices_of_each_site(records: list[Record]) -> None:
+def test_statistics_are_over_all_pixels_of_the_selected_slices_of_each_site(records: list[Record]) -> None:
     found = statistics(records)
     assert found.keys() == {"A", "B"}
     for site in found:

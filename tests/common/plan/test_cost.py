@@ -51,7 +51,7 @@ def test_planned_steps_are_batches_times_epochs() -> None:
     assert planned_steps(study, {"A": (9, 10), "B": (1, 1)})(OTHER_FOLD) == 3 * 6
 
 
-def test_behind_weights_stands_what_was_chosen_and_with_the_rest_what_was_not() -> None:
+def test_behind_weights_stands_what_was_selected_and_with_the_rest_what_was_not() -> None:
     last = FineTune("B", 0, BEST, EPOCHS)
     assert set(behind(last, lambda _: OTHER_FOLD)) == {last, BEST, OTHER_FOLD, START}
     assert set(all_behind([last])) == {last, BEST, A, OTHER_FOLD, START}

@@ -138,7 +138,7 @@ def test_a_method_has_the_rule_of_all_but_for_what_it_says_itself(tmp_path: Path
 
 
 def test_no_source_of_a_growing_route_is_left_out() -> None:
-    """What the next hop is chosen from would not be what it claims to be."""
+    """What the next hop is selected from would not be what it claims to be."""
     study = Study.model_validate(
         {"sites": ("A", "B"), "methods": {"sequential": {"routes": "greedy"}}, "absence": {"then": "skip"}}
     )

@@ -276,7 +276,7 @@ def test_a_study_of_one_site_compares_networks_by_validation() -> None:
     assert len(found.nodes) == 5 + 1, "five trainings from one start, and nothing scored besides"
 
 
-def test_a_federated_round_is_chosen_at_the_target_by_validation() -> None:
+def test_a_federated_round_is_selected_at_the_target_by_validation() -> None:
     study = study_of(training={"epochs": 4}, split={"folds": 2})
     for row in planned(study).rows:
         if row.method == "fedavg":
@@ -384,7 +384,7 @@ def test_every_plan_holds_together(example: tuple[Study, Census]) -> None:
             assert row.test.weights == row.model
             assert row.test.id in seen
         assert row.validation.id in seen
-        # Its fold is chosen by the target's own validation patients of that fold.
+        # Its fold is selected by the target's own validation patients of that fold.
         assert isinstance(row.validation, FineTune | Evaluate)
         assert (row.validation.site, row.validation.fold) == (row.target, row.fold)
         assert not isinstance(row.validation, Evaluate) or row.validation.split == "validation"
@@ -457,7 +457,7 @@ def test_the_longer_baseline_takes_the_longest_routes_steps_to_half_an_epoch(exa
             if study.methods.sequential.routes == "greedy":
                 hops = min(study.methods.sequential.max_hops, len(study.sites) - 1)
                 others = [site for site in study.sites if site != row.target]
-                routes = [(*chosen, row.target) for chosen in itertools.permutations(others, hops)]
+                routes = [(*selected, row.target) for selected in itertools.permutations(others, hops)]
             longest = max(sum(steps(site, row.fold) for site in route) * study.training.epochs for route in routes)
             own = steps(row.target, row.fold)
             assert abs(row.model.schedule.epochs * own - longest) <= max(own / 2, own - longest)
@@ -502,7 +502,7 @@ def test_weights_tell_the_way_they_came() -> None:
 @pytest.mark.parametrize("source", ["best-fold", "same-fold"])
 @pytest.mark.parametrize("routes", ["all", (("A", "B", "A"), ("B", "C", "A", "B"), ("A", "B", "C", "A", "B", "C"))])
 def test_nobody_validates_weights_that_have_seen_the_patients(source: str, routes: object) -> None:
-    """Folds of one site share patients: weights of one must never be trained on, or chosen by, another's."""
+    """Folds of one site share patients: weights of one must never be trained on, or selected by, another's."""
     study = study_of(
         split={"folds": 3, "source": source},
         training={"epochs": 2},

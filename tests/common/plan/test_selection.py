@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from common.config.study import Study
 from common.plan import method_of, plan
-from common.plan.selection import chosen, offered, own
+from common.plan.selection import offered, own, select
 
 STUDY = Study.model_validate(
     {
@@ -32,8 +32,8 @@ def test_every_method_that_moves_no_image_is_offered_and_the_simple_ones_come_fi
 
 
 @given(st.lists(st.sampled_from([0.5, 0.75, 0.875, 0.9]), min_size=1, max_size=12))
-def test_the_best_by_validation_is_chosen_and_the_first_among_equals(dices: list[float]) -> None:
-    place = chosen(dices)
+def test_the_best_by_validation_is_selected_and_the_first_among_equals(dices: list[float]) -> None:
+    place = select(dices)
     assert all(dice <= dices[place] for dice in dices)
     assert all(dice < dices[place] for dice in dices[:place])
 

@@ -44,12 +44,12 @@ def arrive(site: Path, models: list[Weights], *, study: str = "three-hospitals",
     )
     assert made.own is not None
     digests = [digest_of(serialised(weights)) for weights in models]
-    changed = made.chosen.card.references[:-1] + (
-        made.chosen.card.references[-1].model_copy(update={"weights": digests[1]}),
+    changed = made.selected.card.references[:-1] + (
+        made.selected.card.references[-1].model_copy(update={"weights": digests[1]}),
     )
     folder = load_site(site).private() / "received" / digest
     folder.mkdir(parents=True)
-    arrivals: dict[str, Arrival] = {"chosen": made.chosen, "own": made.own}
+    arrivals: dict[str, Arrival] = {"selected": made.selected, "own": made.own}
     for (role, arrival), weights, own_digest in zip(arrivals.items(), models, digests, strict=True):
         changes = {"weights": own_digest, "model": SMALL, "preprocessing": GRID, "references": changed}
         (folder / f"{role}.json").write_text(
@@ -73,9 +73,9 @@ def test_without_a_folder_it_lists_and_writes_nothing(site: Path, models: list[W
     before = sorted(tmp_path.rglob("*"))
     done = relay("site", "receive", site, cwd=tmp_path)
     assert done.returncode == 0 and done.stderr == ""
-    first, own, chosen = done.stdout.splitlines()
+    first, own, selected = done.stdout.splitlines()
     assert first.startswith("three-hospitals, 2026-05-04, aaaaaaaa: Keep your own model")
-    assert "own-model.safetensors" in own and "model.safetensors" in chosen
+    assert "own-model.safetensors" in own and "model.safetensors" in selected
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -110,7 +110,7 @@ def test_of_several_studies_the_user_says_which(site: Path, models: list[Weights
 
 def test_weights_that_were_changed_are_not_handed_out(site: Path, models: list[Weights], tmp_path: Path) -> None:
     arrive(site, models)
-    (file,) = (load_site(site).folder / "received").rglob("chosen.safetensors")
+    (file,) = (load_site(site).folder / "received").rglob("selected.safetensors")
     file.write_bytes(serialised(models[1]))
     assert "is not what its card says" in refused("site", "receive", site, "--to", tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""The chosen route against every other method: the family fixed beforehand, its figures, and when no test is shown."""
+"""The selected route against every other method: the family fixed beforehand, its figures, when no test is shown."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def family_of(folder: Path, results: dict[str, Any]) -> Family:
 
 
 def pairs(results: dict[str, Any], method: str) -> dict[str, list[tuple[dict[str, Any], dict[str, Any]]]]:
-    """By target, the headline row and the chosen row of a method, a pair a repeat."""
+    """By target, the headline row and the selected row of a method, a pair a repeat."""
     found: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {}
     for one, other in itertools.product(results["rows"], results["rows"]):
         alike = (one["target"], one["seed"]) == (other["target"], other["seed"])

@@ -46,7 +46,7 @@ def grown(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return put(place / "results", plausible(study, place / "run"))
 
 
-def chosen(results: Results, method: str, target: str) -> Row:
+def selected(results: Results, method: str, target: str) -> Row:
     rows = [row for row in results.rows if row.selected and (row.method, row.target) == (method, target)]
     return next((row for row in rows if row.headline), rows[0])
 
@@ -65,7 +65,7 @@ def test_the_budget_is_stated_for_the_chain_and_for_everything_run(folder: Path)
              "FedAvg": "fedavg", "FedAvg, then the target": "fedavg-then-target", "All data": "pooled"}  # fmt: skip
     for label, method in names.items():
         for target, cell in zip("ABC", lines[label], strict=False):
-            row = chosen(results, method, target)
+            row = selected(results, method, target)
             assert cell.startswith(f"{row.gradient_steps} steps")
             if method == "sequential":
                 assert cell.endswith(" → ".join(row.route))
@@ -117,7 +117,7 @@ def test_an_averages_line_has_a_point_a_round_of_the_targets_own_patients(folder
     results = read_results(folder)
     stages = {stage.id: stage for stage in results.stages}
     for target in "ABC":
-        row = chosen(results, "fedavg", target)
+        row = selected(results, "fedavg", target)
         rounds = [stages[name] for name in reversed(chain(row, stages))]
         found = track(row, stages)
         assert found is not None

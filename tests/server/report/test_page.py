@@ -52,9 +52,9 @@ def test_real_results_open_with_patients_epochs_and_how_little_so_few_can_show(
 def test_intervals_are_drawn_where_they_are_known(tmp_path: Path) -> None:
     results = example(test_patients=(6, 7, 8))
     page = page_of(put(tmp_path, results))
-    chosen = [row for row in results["rows"] if row["selected"]]
-    assert all(row["ci95"] for row in chosen)
-    assert sum(attributes.get("class") == "whisker" for _, attributes in page.tags) == len(chosen)
+    selected = [row for row in results["rows"] if row["selected"]]
+    assert all(row["ci95"] for row in selected)
+    assert sum(attributes.get("class") == "whisker" for _, attributes in page.tags) == len(selected)
     row = the(results, method="baseline", target="A", selected=True)
     assert f"{row['dice']:.1f} [{row['ci95'][0]:.1f}, {row['ci95'][1]:.1f}]" in page.text
     assert "shows no interval" not in page.text
@@ -95,7 +95,7 @@ def test_the_route_map_gives_the_difference_of_every_hop(tmp_path: Path) -> None
     assert [word for word in ("70.0", "58.5 −1.5", "84.2 +4.2", "−0.8 against C → A") if word not in seen] == []
 
 
-def test_a_route_shows_the_fold_that_was_handed_on_and_not_the_prefix_chosen_for_itself(
+def test_a_route_shows_the_fold_that_was_handed_on_and_not_the_prefix_selected_for_itself(
     tmp_path: Path,
 ) -> None:
     results = example(test_patients=(6, 6, 6))

@@ -37,7 +37,7 @@ def test_the_order_of_rows_in_the_file_does_not_matter(tmp_path: Path) -> None:
     assert text_lines(read_results(put(tmp_path, results))) == before
 
 
-def test_every_cell_shows_the_chosen_fold_of_its_route_and_target_and_nothing_else(tmp_path: Path) -> None:
+def test_every_cell_shows_the_selected_fold_of_its_route_and_target_and_nothing_else(tmp_path: Path) -> None:
     results = example(folds=3)
     grid = page_of(put(tmp_path, results)).grids[0]
     header, lines = grid[0], {line[0]: line[1:] for line in grid[1:]}
@@ -64,7 +64,7 @@ def test_one_route_a_target_is_the_headline(tmp_path: Path) -> None:
         assert sum("★" in cell.marks for cell in cells) == 1
 
 
-def test_two_chosen_rows_for_one_cell_are_an_error_and_not_a_guess(tmp_path: Path) -> None:
+def test_two_selected_rows_for_one_cell_are_an_error_and_not_a_guess(tmp_path: Path) -> None:
     results = example()
     the(results, method="baseline", target="A", selected=False)["selected"] = True
     with pytest.raises(RelayError, match="two selected rows for A alone at A"):
@@ -180,7 +180,9 @@ def test_every_kind_of_study_has_a_page_whose_parts_say_what_they_show(folders: 
     assert [attributes["href"] for tag, attributes in shown.tags if tag == "a"] == [f"#{name}" for name, _ in sections]
 
 
-def test_of_several_repeats_a_cell_shows_mean_and_spread_and_how_often_it_was_chosen(folders: dict[str, Path]) -> None:
+def test_of_several_repeats_a_cell_shows_mean_and_spread_and_how_often_it_was_selected(
+    folders: dict[str, Path],
+) -> None:
     rows = json.loads((folders["repeats"] / "results.json").read_text())["rows"]
     drawn: dict[str, str] = {}
     for line in text_lines(read_results(folders["repeats"])):
@@ -188,18 +190,18 @@ def test_of_several_repeats_a_cell_shows_mean_and_spread_and_how_often_it_was_ch
     for target in "ABC":
         for route in {tuple(row["route"]) for row in rows if row["method"] == "sequential" and row["target"] == target}:
             of_route = [row for row in rows if row["method"] == "sequential" and row["target"] == target]
-            chosen = [row for row in of_route if row["selected"] and tuple(row["route"]) == route]
-            dices, ious = [row["dice"] for row in chosen], [row["iou"] for row in chosen]
+            selected = [row for row in of_route if row["selected"] and tuple(row["route"]) == route]
+            dices, ious = [row["dice"] for row in selected], [row["iou"] for row in selected]
             expected = f"{fmean(dices):.1f}±{stdev(dices):.1f} / {fmean(ious):.1f}"
-            stars = sum(row["headline"] for row in chosen)
+            stars = sum(row["headline"] for row in selected)
             line = drawn[" → ".join(route[:-1]) + " →"]
             assert expected + (f" ★{stars}/3" if stars else "") in line
     for target in "ABC":
         dices = [row["dice"] for row in rows if row["headline"] and row["target"] == target]
-        assert f"{fmean(dices):.1f}±{stdev(dices):.1f}" in drawn["Route chosen by validation"]
+        assert f"{fmean(dices):.1f}±{stdev(dices):.1f}" in drawn["Route selected by validation"]
 
 
-def test_beside_the_chosen_fold_stands_the_spread_over_all_folds_and_repeats(folders: dict[str, Path]) -> None:
+def test_beside_the_selected_fold_stands_the_spread_over_all_folds_and_repeats(folders: dict[str, Path]) -> None:
     for kind in ("three sites", "repeats", "validation"):
         results = json.loads((folders[kind] / "results.json").read_text())
         name = "validation_dice" if kind == "validation" else "dice"

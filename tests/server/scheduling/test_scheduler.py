@@ -464,18 +464,18 @@ def test_steps_bytes_and_sites_of_a_row_are_those_of_its_graph(tmp_path: Path) -
                 and isinstance(node.weights, Average)
                 and (node.site, node.fold, node.split) == (row["target"], fold, "validation")
             }
-            chosen = max(scores, key=scores.__getitem__)
-            rounds = chosen.parts[0].schedule.last
+            selected = max(scores, key=scores.__getitem__)
+            rounds = selected.parts[0].schedule.last
             each = sum(batches(slices[fold]) for slices in SLICES.values())
             assert row["gradient_steps"] == rounds * each
             assert row["bytes_moved"] == (2 * 3 * rounds + 1) * size
             assert row["contributed"] == ["A", "B", "C"]
-            assert row["weights"] == run.records[chosen].weights
+            assert row["weights"] == run.records[selected].weights
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 10**6), st.integers(0, 10**6))
-def test_nothing_is_chosen_by_a_test_score(
+def test_nothing_is_selected_by_a_test_score(
     tmp_path_factory: pytest.TempPathFactory, validation_seed: int, test_seed: int
 ) -> None:
     def results(seed: int) -> dict[str, Any]:
@@ -494,8 +494,8 @@ def test_nothing_is_chosen_by_a_test_score(
     for row in first["rows"]:
         groups.setdefault((row["method"], tuple(row["route"]), row["target"]), []).append(row)
     for rows in groups.values():
-        (chosen,) = (row for row in rows if row["selected"])
-        assert chosen["validation_dice"] == max(row["validation_dice"] for row in rows)
+        (selected,) = (row for row in rows if row["selected"])
+        assert selected["validation_dice"] == max(row["validation_dice"] for row in rows)
     for target in "ABC":
         candidates = [
             r for r in first["rows"] if r["target"] == target and r["selected"] and r["method"] == "sequential"
@@ -549,8 +549,8 @@ def test_after_every_hop_every_site_says_what_it_has_of_the_model(tmp_path: Path
             assert entry["dice"][site] == pytest.approx(100 * record.dice, abs=1e-5)
         node = node.parent
     # At the target it is the very figure of the table.
-    (chosen,) = (r for r in found_by(run)["rows"] if r["selected"])
-    assert told["after"][-1]["dice"]["A"] == chosen["dice"]
+    (selected,) = (r for r in found_by(run)["rows"] if r["selected"])
+    assert told["after"][-1]["dice"]["A"] == selected["dice"]
 
 
 GREEDY: dict[str, Any] = {"sequential": {"routes": "greedy", "max_hops": 2}, "forgetting": True}
@@ -615,9 +615,9 @@ def test_a_hop_is_looked_for_only_where_something_is_new(tmp_path: Path, monkeyp
     monkeypatch.setattr(state, "grown", watched)
     run = go(FakeGrid(study_of(**GREEDY)), tmp_path)
     trained = sum(isinstance(node, FineTune) for node in run.records)
-    chosen = sum(len(route) for route in run.choices.values())
+    selected = sum(len(route) for route in run.choices.values())
     assert set(looked_at) == set("ABC")
-    assert len(looked_at) <= 3 + trained + chosen
+    assert len(looked_at) <= 3 + trained + selected
 
 
 def test_a_route_that_cannot_grow_is_told(tmp_path: Path) -> None:
