@@ -16,7 +16,7 @@ PLOT, VALUES = 216, 136
 """Widths of the plot and of the numbers beside it."""
 LETTERS = 36
 """The most characters of a label; longer labels are cut, and the whole name stands in a tooltip."""
-SELECTED = "route selected by validation"
+SELECTED = "route by validation"
 DEEP = 25.0
 """How many Dice points below the median the axis reaches at most, so that one bad model does not squeeze the rest."""
 

@@ -247,7 +247,7 @@ def _headline(results: Results, columns: tuple[str, ...]) -> TableLine | None:
         if any(row.kind.grows for row in rows):
             return None  # a growing route has a line of its own already
         cells.append(Cell(tuple(rows), repeats, tested=tested) if rows else None)
-    return TableLine("Route selected by validation", (Section.ROUTES, 0), tuple(cells)) if any(cells) else None
+    return TableLine("Route by validation", (Section.ROUTES, 0), tuple(cells)) if any(cells) else None
 
 
 def notes(table: Comparison) -> list[str]:

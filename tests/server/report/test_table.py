@@ -198,7 +198,7 @@ def test_of_several_repeats_a_cell_shows_mean_and_spread_and_how_often_it_was_se
             assert expected + (f" ★{stars}/3" if stars else "") in line
     for target in "ABC":
         dices = [row["dice"] for row in rows if row["headline"] and row["target"] == target]
-        assert f"{fmean(dices):.1f}±{stdev(dices):.1f}" in drawn["Route selected by validation"]
+        assert f"{fmean(dices):.1f}±{stdev(dices):.1f}" in drawn["Route by validation"]
 
 
 def test_beside_the_selected_fold_stands_the_spread_over_all_folds_and_repeats(folders: dict[str, Path]) -> None:
