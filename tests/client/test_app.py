@@ -477,7 +477,9 @@ def test_a_log_that_cannot_be_opened_leaves_no_path_in_an_answer(
     else:
         log.parent.rename(home / "moved")
         log.parent.write_text("", encoding="utf-8")
-    monkeypatch.setattr(logging.getLogger("relay.site"), "handlers", [])  # as in a fresh process
+    logger = logging.getLogger("relay.site")  # as in a fresh process, which has no other handlers either
+    monkeypatch.setattr(logger, "handlers", [])
+    monkeypatch.setattr(logger, "propagate", False)
     enter_run(1)
     reply = call(DESCRIBE, to_record(Describe(study=STUDY.digest)))
     assert reply.has_error() and reply.error.reason in REFUSALS.values()
