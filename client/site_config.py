@@ -36,7 +36,7 @@ class SiteConfig(BaseModel):
     name: SiteName
     """The hospital's name in studies: a letter, then letters, digits, - or _."""
     layout: str = layouts.AUTO
-    """The layout of the files by its name; "auto" recognises the layout from the files."""
+    """A layout's name, or "auto" to recognise the layout from the files."""
     images: Path = Path()
     """The folder of the images, which relay only reads."""
     masks: Path | None = None

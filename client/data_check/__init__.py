@@ -228,7 +228,7 @@ def _examine(source: Source, minimum_pixels: int) -> _Examined:
 def _with_owners(
     findings: list[Finding], unread: list[Source], sources: tuple[Source, ...], views: Mapping[str, View]
 ) -> list[Finding]:
-    """Name the owner of the image grid on which a misplaced mask exactly lies, in the place of the mask's finding.
+    """Replace the finding of a misplaced mask by a finding with the owner of the mask's grid, where known.
 
     Args:
         findings: all findings so far.

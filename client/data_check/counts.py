@@ -38,8 +38,7 @@ def write_counts(path: Path, checkups: Sequence[tuple[SiteConfig, Checkup]]) -> 
         checkups: each site with the results of its data check.
 
     Raises:
-        RelayError: a site has fewer patients than its `minimum_patients` demands behind any number for others, or the
-            file cannot be written.
+        RelayError: a site has fewer patients than its `minimum_patients`, or the file cannot be written.
     """
     for site, checkup in checkups:
         patients = len(checkup.patients) + len(checkup.problems)

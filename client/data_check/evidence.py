@@ -86,9 +86,9 @@ class Verdict:
     upside_down: Mapping[str, tuple[Move, float]]
     """Patients whose image and mask both lie in another way than the others', with the move and its advantage."""
     advantages: Mapping[str, Mapping[Move, float]]
-    """By patient: the advantage of each visible move of the patient's mask, over the mask without a move."""
+    """By patient: the advantage of each move that is not hidden (see above), over the mask without a move."""
     undecided: Mapping[str, frozenset[Kind]]
-    """By patient: the kinds of visible moves whose advantage is too small to tell the moved mask from the unmoved mask.
+    """By patient: the kinds of moves that are not hidden, and whose mask the image does not tell from the unmoved mask.
     """
     likeness: Mapping[str, float]
     """By patient, for the unmoved mask; empty where edges alone were used."""
@@ -234,7 +234,7 @@ def _best(
 
 
 def _together(patients: Sequence[Outlined]) -> Move | None:
-    """Return the move of all masks together after which they agree better; None where no move makes them agree."""
+    """Return the move of all masks together after which they agree better; None where no move does."""
     given = dict.fromkeys((patient.patient for patient in patients), GIVEN)
     as_given = _others_means(patients, given)
     best: tuple[float, Move] | None = None

@@ -11,7 +11,7 @@ class Kind(StrEnum):
     """A kind of fault, in the order of the table."""
 
     UNUSABLE = "unusable"
-    """No mask or no image, an unreadable file, an unfit grid, or a series with slices that are not axial."""
+    """No mask or no image, an unreadable file, an unfit grid, or a non-axial series."""
     SPACING = "spacing"
     ORIENTATION = "orientation"
     INTENSITY = "intensity"
@@ -50,6 +50,6 @@ class Looked:
     """Patients examined for the fault; 0 where there are too few to compare."""
     found: int
     hidden: int = 0
-    """Patients at whom the fault could not be seen, as it would hardly change the mask (see `evidence.HIDDEN`)."""
+    """Patients at whom the fault could not be seen, since the mask would hardly change (see `evidence.HIDDEN`)."""
     undecided: int = 0
     """Patients at whom the fault would change the mask, and the image does not decide which of the two is right."""

@@ -22,7 +22,7 @@ DEVIATIONS = 6.0
 TILT, ROLL = 30.0, 15.0
 """Degrees. An axial T2 is tilted to lie across the prostate, by 20 at most as a rule; an axial T2 is not rolled."""
 SAME = 0.98
-"""The correlation of two fingerprints from which on two images count as the same scan, whatever scaling they had."""
+"""The correlation of two fingerprints from which on two images count as the same scan, however scaled their values."""
 
 Fingerprints = Mapping[str, NDArray[np.float32]]
 Groups = tuple[tuple[str, ...], ...]

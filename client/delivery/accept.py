@@ -88,8 +88,8 @@ def take(
         A receipt: the delivery is stored, or its weights are needed.
 
     Raises:
-        Refused: the delivery is not about this study's rows, its weights have another digest or network, or this
-            site's own validation scores choose another row.
+        Refused: the delivery is not about this study's rows, its weights have another digest or do not fit the
+            network, or this site's own validation scores choose another row.
         BadMessage: the delivery's numbers do not match the study's sites or the route's hops.
     """
     rows = offered(plan, site.name)

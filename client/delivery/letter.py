@@ -71,7 +71,7 @@ def verdict_of(card: Card, own: Reference | None) -> Verdict:
 
     Args:
         card: the card of the model that validation chose.
-        own: the hospital's own model, as validation chose between such models; None where the own model is unknown.
+        own: the hospital's own model, chosen by validation; None where the own model is unknown.
     """
     if method_of(card.method).alone:
         return "own"
@@ -84,7 +84,7 @@ def verdict_of(card: Card, own: Reference | None) -> Verdict:
 
 
 def reference_of(outcome: Outcome) -> Reference | None:
-    """Return the hospital's own model among the references of the selected model's card, or None if it is missing."""
+    """Return the hospital's own model among the references of the selected model's card; None where missing."""
     own = outcome.own
     return next((one for one in outcome.selected.card.references if own and one.weights == own.card.weights), None)
 

@@ -1,4 +1,4 @@
-"""The model card: the identity of a model's weights, their making, and the model's scores at this hospital.
+"""The model card: the identity of a model's weights, their origin, and the model's scores at this hospital.
 
 `Card` is the card for programs, a file beside the weights; `model_card_text.markdown` is the same card for people.
 """
@@ -178,7 +178,7 @@ def name_of(method: str, route: tuple[str, ...], site: str) -> str:
 
 
 def figure_text(value: Figure | None, digits: int = 1, *, sign: bool = False) -> str:
-    """Return a figure as in "91.4 (88.0 to 93.9)", without the interval where it is unknown; a dash for None."""
+    """Return a figure as in "91.4 (88.0 to 93.9)", without an interval where unknown; a dash for None."""
     if value is None:
         return "–"
     mean, span = number(value.mean, digits, sign=sign), interval_text(value, digits, sign=sign)

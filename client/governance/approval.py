@@ -4,8 +4,8 @@ In the private folder, approved/ holds two files for each study that was ever ap
 of the approval. The record says by whom, when and within which limits the study was approved, and whether the site has
 left the study since. Each approval and each departure is also a line of an append-only log.
 
-The simulation of a study on this machine (`relay simulate`) is approved for no coordinator. A simulation's approvals,
-and the commitments made under them, lie in simulation/, which no process reads that answers a coordinator.
+A study simulated on this machine (`relay simulate`) is approved for no coordinator. A simulation's approvals, and the
+commitments made under them, lie in simulation/; no process that answers a coordinator reads this folder.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Approval(BaseModel):
     at: str
     """The time of the approval, UTC, ISO 8601."""
     by: str
-    """The name, on the site's machine, of the user behind the approval."""
+    """The name of the approving user on the site's machine."""
     largest_elsewhere: int | None = None
     """The most training slices that another site may claim in a fold; None: no limit, as where all sites belong to the
     same person."""

@@ -1,7 +1,7 @@
 """The commitments of a coordinator to an approved study, which hold from order to order.
 
 With an approval alone, a coordinator could order a stage with any number of start weights, or plan the study once for
-each of many censuses or routes. So a site remembers its first orders, in a folder for each plain study under
+each of many censuses or routes. So a site remembers the first orders of a study, in a folder for each plain study under
 `answered/` in its private folder. A new approval of the study empties the folder; nothing else does.
 """
 
@@ -49,7 +49,7 @@ def check_limits(site: SiteConfig, study: Study, census: Census) -> None:
 def check_routes_extend(site: SiteConfig, study: Study, choices: Choices) -> None:
     """Refuse hops of greedy routes that replace hops of earlier orders.
 
-    A coordinator with the power to take a hop back could try all routes.
+    A coordinator free to take a hop back could try all routes.
 
     Args:
         site: this site.

@@ -48,7 +48,7 @@ class Disclosure(BaseModel):
     """The tensors leaving the site with all trainings."""
     weight_bytes: int
     description_numbers: int
-    """The numbers in the site's descriptions. Numbers without information (0) are counted too, in all counts."""
+    """The numbers in the site's descriptions. Numbers without information (0) count too, also in the next three."""
     training_numbers: int
     scoring_numbers: int
     """The numbers in the replies to evaluations, without scores of single patients."""
@@ -160,7 +160,7 @@ def _way(node: Node) -> tuple[str, ...]:
 
 
 def _most(site: str, variant: Study, survey: Survey, largest_elsewhere: int) -> _Tally:
-    """Return the most counts that a plain study may ask."""
+    """Return the largest counts of work that a plain study may ask of a site."""
     census = dict.fromkeys(variant.sites, (largest_elsewhere,) * variant.split.folds) | {site: survey.train_slices}
 
     def own(choices: Choices, *methods: Method) -> set[FineTune | Evaluate]:

@@ -36,7 +36,7 @@ log = logging.getLogger("relay.site")
 
 
 def release(answer: FromSite, weights: Weights | None, *, site: SiteConfig, model: ModelConfig) -> RecordDict:
-    """Return a reply for sending once it has passed the limits and is in the log.
+    """Check a reply against the site's limits, log the reply, and return the record to send.
 
     Args:
         answer: the reply.

@@ -55,7 +55,7 @@ def write_segmentation(mask: sitk.Image, images: Sequence[pydicom.Dataset], card
     The file repeats the patient's and the study's identifiers from the images, and is as private as the images.
 
     Args:
-        mask: 0 or 1, on the series' grid in `client.data.layouts.dicom.read_image`.
+        mask: 0 or 1, on the series' grid, as from `client.data.layouts.dicom.read_image`.
         images: the headers of the series, of `read_series`.
         card: the model card of the weights.
         path: the file to write.

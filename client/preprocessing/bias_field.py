@@ -23,7 +23,7 @@ def correct_bias_field(
     shrunk in-plane, over the foreground, and its spline is evaluated on the full volume. The foreground is found by
     Otsu's threshold on logarithms, since a near coil is so bright that a threshold on plain intensities would exclude
     most of the gland. Beyond the foreground the logarithm of the field may exceed its range within the foreground by
-    the width of this range on either side, since a spline runs away where no data hold the spline. A magnitude image
+    the width of this range on either side, since a spline runs away where no data constrain it. A magnitude image
     cannot be negative: an image with negative values is shifted until the least value is 0. N4 takes logarithms, so
     voxels of 0 never count as foreground.
 

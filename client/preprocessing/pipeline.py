@@ -1,7 +1,7 @@
 """From a patient's files to slices on the study's grid, stored in the site's private folder by content.
 
 The steps: read, correct the bias field on the native volume (N4), select slices by the native mask, resample each slice
-to the study's grid. Standardisation is part of training, since it depends on the fold.
+to the study's grid. Standardisation is part of training, since the statistics depend on the fold.
 
 Two levels are stored. The corrected volume depends on the image files and N4's parameters; the final slices depend on
 the corrected volume, the mask files and the study's grid. So a changed mask or grid costs no N4, and a changed image is

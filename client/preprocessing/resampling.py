@@ -48,7 +48,7 @@ def resample(
 def resample_mask(
     mask: NDArray[np.bool_], spacing: Plane, new_shape: tuple[int, int], new_spacing: Plane
 ) -> NDArray[np.bool_]:
-    """Resample a mask as `resample` does; a new pixel belongs to the mask if at least half of its area is mask."""
+    """Resample a mask as `resample` does; a new pixel belongs to the mask if its value is at least one half."""
     return resample(mask.astype(np.float32), spacing, new_shape, new_spacing) >= 0.5
 
 

@@ -50,7 +50,7 @@ def describe_patients(site: SiteConfig, study: Study) -> Description:
 
 
 def execution_environment(site: SiteConfig, study: Study, prepared: Prepared) -> ExecutionEnvironment:
-    """Return the properties of this site that determine a stage's result: data, torch, device and precision."""
+    """Return the site's properties that determine a result besides the study: data, torch, device and precision."""
     device = choose_device(site.device, study.training.precision)
     return ExecutionEnvironment(
         fingerprint=fingerprint(prepared.records, site_key(site)),

@@ -22,7 +22,7 @@ from common.plan.stage_key import stage_key
 from common.protocol.messages import FineTuneReply
 
 CHECKPOINT_SECONDS = 60.0
-"""The time after which the end of an epoch saves a checkpoint, besides the end of every leg but the last."""
+"""Seconds after which an epoch's end saves a checkpoint; the end of every leg but the last saves a checkpoint too."""
 
 
 def answer_fine_tune(order: VerifiedOrder[FineTune], store: StageStore) -> tuple[FineTuneReply, Weights | None]:

@@ -1,4 +1,4 @@
-"""A site's measurements of whether a training spoilt its weights; `server.scheduling.collapse` decides.
+"""Measurements at a site by which `server.scheduling.collapse` decides whether a training lost its weights' quality.
 
 The received weights of a stage and its kept weights are measured in the same way at the same site.
 """

@@ -31,11 +31,11 @@ def place(network: nn.Module, device: Device) -> None:
 
 
 def choose_device(kind: str, precision: str) -> Device:
-    """Return the device and precision for settings which may be "auto".
+    """Return the device and precision for settings that may be "auto".
 
     Args:
         kind: auto, cpu, cuda or mps; auto prefers cuda, then mps.
-        precision: auto, float32 or bfloat16; auto is bfloat16 where the device has bfloat16 instructions.
+        precision: auto, float32 or bfloat16; auto is bfloat16 where the device computes in bfloat16 natively.
     """
     if kind == "auto":
         kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"

@@ -22,7 +22,7 @@ space       image and mask are brought together in physical space, by the positi
 DICOM       a series is put in order by ImagePositionPatient along the slice normal. A missing slice makes
             an image unusable; in a mask a missing slice is an empty slice.
 files       a `Source` names every file on which its voxels depend, and with its `channel` all on which the
-            `Case` depends: the key of a cache is made of both (`client/preprocessing/inventory.py`).
+            `Case` depends: the keys of the caches cover both (`client/preprocessing/inventory.py`).
 errors      a fault of one patient is a `Problem` (from `find`) or a `BadPatient` (from `read`): one
             sentence, which may name files and so stays at the site. A fault of the whole site is a
             RelayError, and a remark about the whole site a note.
