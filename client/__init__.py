@@ -1,1 +1,1 @@
-"""The client: all programs that run at a hospital, the only ones that ever read an image."""
+"""The client: all programs at a hospital, the only programs that ever read an image."""

@@ -1,8 +1,8 @@
 """The hospital's Flower ClientApp: its handlers for describing data, fine-tuning, evaluating and accepting a delivery.
 
 The same app runs on the embedded grid, in Flower's simulation and in a SuperNode, and does not depend on which of them
-runs it. The app takes its settings from the site's own file, never from the coordinator. The environment variable
-RELAY_SITE names that file. A machine that plays several sites lists their files in RELAY_SITES, separated as in PATH,
+runs the app. The app takes its settings from the site's own file, never from the coordinator. The environment variable
+RELAY_SITE names the site's file. A machine with several sites lists their files in RELAY_SITES, separated as in PATH,
 and Flower's partition number selects the file.
 """
 
@@ -63,7 +63,7 @@ def describe(message: Message, context: Context) -> Message:
 
 @app.train(FINE_TUNE.partition(".")[2])
 def fine_tune_stage(message: Message, context: Context) -> Message:
-    """Continue a fine-tuning stage for one leg, from the site's own checkpoint where there is one."""
+    """Continue a fine-tuning stage for one leg, from the site's own checkpoint if present."""
     site = site_of(context)
     order = verify_order(site, *from_record(message.content, FineTuneOrder), FineTune)
     reply, weights = answer_fine_tune(order, _store(site))
@@ -80,7 +80,7 @@ def evaluate_stage(message: Message, context: Context) -> Message:
 
 @app.query(DELIVER.partition(".")[2])
 def take_delivery(message: Message, context: Context) -> Message:
-    """Store weights that this site may use from now on, with the model card that describes them."""
+    """Store weights for use at this site from now on, with their model card."""
     site = site_of(context)
     delivery, weights = from_record(message.content, Delivery)
     found = verify_delivery(site, delivery)
@@ -89,14 +89,14 @@ def take_delivery(message: Message, context: Context) -> Message:
 
 
 def site_of(context: Context) -> SiteConfig:
-    """Return the settings of the site that this process works for, and open the site's log.
+    """Return the settings of this process's site, and open the site's log.
 
     Raises:
         RelayError: the environment names no site file.
     """
     log = Path(os.environ.get("RELAY_SITE_LOG", ""))
     if log.name and log.parent.is_dir():
-        open_site_log(log)  # opened before the site file is read, so that errors in that file are logged
+        open_site_log(log)  # opened before the site file is read, so that errors in the site file are logged
     if path := os.environ.get("RELAY_SITE"):
         site = load_site(Path(path))
     elif paths := os.environ.get("RELAY_SITES"):
@@ -112,7 +112,6 @@ def _store(site: SiteConfig) -> StageStore:
 
 
 def _answer(message: Message, answer: FromSite, weights: Weights | None, *, site: SiteConfig, study: Study) -> Message:
-    # The approval is checked again: the site may have left the study since the order arrived, and then nothing may
-    # leave.
+    # The approval is checked again: if the site has left the study since the order arrived, nothing may leave.
     approved(site, study.digest)
     return Message(release(answer, weights, site=site, model=study.model), reply_to=message)

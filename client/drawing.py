@@ -13,7 +13,7 @@ from PIL import Image
 Colour = tuple[int, int, int]
 
 FIRST, SECOND, BOTH = (86, 180, 233), (230, 159, 0), (255, 255, 255)
-"""Colours of outlines that people with any colour vision can distinguish (Okabe and Ito, 2008)."""
+"""Colours of outlines, distinguishable with any colour vision (Okabe and Ito, 2008)."""
 GREYS = 96
 """Shades of grey in a picture's palette of 256 colours; the rest is for outlines. More shades enlarge a page without
 visible gain."""
@@ -66,7 +66,7 @@ def rim(mask: NDArray[np.bool_], side: int, width: int) -> NDArray[np.bool_]:
 
 
 def png(picture: Image.Image) -> str:
-    """Return a picture as an HTML page embeds it: PNG in base64."""
+    """Return a picture for embedding in an HTML page: PNG in base64."""
     file = io.BytesIO()
     picture.save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode()

@@ -1,4 +1,4 @@
-"""Import what answering an order needs before the first order arrives.
+"""Import all modules that an order needs before the first order arrives.
 
 The imports take a second or more, which the first order would otherwise spend. Importing this module runs no stage.
 """
@@ -10,6 +10,6 @@ import client.data.layouts
 import common.model.network
 
 common.model.network.segmentation_models()
-client.data.layouts.known()  # imports every layout, and with them SimpleITK
+client.data.layouts.known()  # imports every layout, and with the layouts SimpleITK
 
 __all__ = ["client", "monai"]

@@ -1,7 +1,7 @@
 """Progress of the order at hand, passed to listeners in the same process.
 
-Only the embedded grid subscribes, in `relay simulate` and `relay demo`, where one person owns every site. At a hospital
-nobody subscribes, and progress never passes the egress filter.
+Only the embedded grid subscribes, in `relay simulate` and `relay demo`, where all sites belong to the same person. At a
+hospital nothing subscribes, and progress never passes the egress filter.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def subscribe(listener: Listener) -> None:
 
 
 def notify(done: int, of: int, dice: float | None = None) -> None:
-    """Pass progress on to all listeners, and ignore a listener's exceptions so that no stage fails by them.
+    """Pass progress on to all listeners; exceptions of a listener are ignored, so that no stage fails by a listener.
 
     Args:
         done: epochs trained, or patients prepared.

@@ -1,6 +1,6 @@
 """A hospital's own settings: the file site.toml, read into a `SiteConfig`.
 
-The settings say where the patients' files lie and what the hospital allows. They are never sent.
+The settings say where the patients' files lie and what the hospital allows. The settings are never sent.
 """
 
 from __future__ import annotations
@@ -36,28 +36,28 @@ class SiteConfig(BaseModel):
     name: SiteName
     """The hospital's name in studies: a letter, then letters, digits, - or _."""
     layout: str = layouts.AUTO
-    """How the files lie: "auto", then it is recognised, or a layout's name."""
+    """A layout's name, or "auto" to recognise the layout from the files."""
     images: Path = Path()
-    """The folder of the images; relay only reads it."""
+    """The folder of the images, which relay only reads."""
     masks: Path | None = None
-    """The folder of the label files, for a layout that keeps them apart from the images."""
+    """The folder of the label files, for a layout with labels apart from the images."""
     folder: Path = Path()
     """Keys, caches, checkpoints, logs and local pages; closed to everybody else. By default .relay-<name> beside the
     file."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """What the training runs on."""
+    """The device for training and scoring."""
     cores: int = Field(default=0, ge=0)
     """Processor cores for preprocessing; 0 takes all."""
     bad_patients: Literal["leave-out", "stop"] = "leave-out"
-    """What one unusable patient means for the site."""
+    """Whether an unusable patient is left out, or stops the site."""
     series: str = ""
-    """Regular expression that a DICOM SeriesDescription must match, upper or lower case alike."""
+    """Regular expression for the SeriesDescription of a DICOM image, upper or lower case alike."""
     patient_scores: bool = False
-    """May scores of single patients, under random case numbers, leave the site?"""
+    """Whether scores of single patients, under random case numbers, may leave the site."""
     minimum_patients: int = Field(default=1, ge=1)
     """The smallest number of patients behind any number that leaves the site."""
     members: tuple[Path, ...] = ()
-    """The site files that the pooled site unites."""
+    """The site files of the sites united in the pooled site."""
 
     @field_validator("layout")
     @classmethod
@@ -109,7 +109,7 @@ class SiteConfig(BaseModel):
         return self.name == POOLED
 
     def member_sites(self) -> tuple[SiteConfig, ...]:
-        """Return the sites that the pooled site unites, in the order of the file; empty for a plain site.
+        """Return the sites united in the pooled site, in the order of the file; empty for a plain site.
 
         Raises:
             RelayError: a member's file is wrong, a member is pooled itself, or two members have the same name.

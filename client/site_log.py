@@ -20,7 +20,7 @@ def open_site_log(path: Path) -> None:
         logger.removeHandler(handler)
         handler.close()
     logger.propagate = False
-    # otherwise a log on a full disk would fill standard error, and so another log, with tracebacks
+    # Otherwise a log on a full disk would fill standard error, and so another log, with tracebacks.
     logging.raiseExceptions = False
     path.touch(mode=0o600)
     handler = logging.FileHandler(path, encoding="utf-8")

@@ -25,7 +25,7 @@ class Split:
     """The validation patients of each fold."""
 
     def train(self, fold: int) -> tuple[str, ...]:
-        """Return a fold's training patients: all who are neither test patients nor in its validation set."""
+        """Return a fold's training patients: all but the test patients and the fold's validation patients."""
         return tuple(sorted(name for k, names in enumerate(self.validation) if k != fold for name in names))
 
 
@@ -37,10 +37,10 @@ def split(patients: Iterable[str], *, seed: int, site: str, test_fraction: float
         seed: the study's seed for splits.
         site: the site's name, which enters the random order, so that every site has an order of its own.
         test_fraction: the share of test patients; their number is rounded half up and at least one.
-        folds: the number of validation sets that the other patients are dealt out to; sizes differ by one at most.
+        folds: the number of validation sets to which the other patients are dealt out; sizes differ by one at most.
 
     Raises:
-        BadData: there are too few patients for every fold to have one for validation and one for training.
+        BadData: there are too few patients for a validation patient and a training patient in every fold.
         ValueError: a patient's name occurs twice, or there are fewer than two folds.
     """
     names = sorted(patients)
@@ -74,7 +74,7 @@ def unite(splits: Mapping[str, Split]) -> Split:
         splits: the members' splits by the name of the site. A patient of the result is named "site/patient".
 
     Raises:
-        ValueError: members have different numbers of folds, or there is no member.
+        ValueError: members have different numbers of folds, or the pool has no member.
     """
     if len({len(member.validation) for member in splits.values()}) != 1:
         raise ValueError("members need the same number of folds")

@@ -1,4 +1,4 @@
-"""Counts of what a site has for a study, before anything is prepared: no bias field is fitted, no file is written."""
+"""Counts of a site's patients and slices for a study, before the preparation: no bias field, no written file."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ def survey(site: SiteConfig, study: Study, *, progress: Callable[[int, int], Non
 
     Args:
         site: a plain site.
-        study: a plain study, one of `Study.variants`.
+        study: a plain study, from `Study.variants`.
         progress: called after each patient with the number of patients done and the number in all.
 
     Raises:
-        RelayError: a folder is missing, no patient can be used, or there are too few patients for the folds.
+        RelayError: a folder is missing, no patient is usable, or there are too few patients for the folds.
     """
     return divide(site, count(site, study, progress=progress), study)
 
@@ -62,11 +62,11 @@ def count(site: SiteConfig, study: Study, *, progress: Callable[[int, int], None
 
     Args:
         site: a plain site.
-        study: a plain study, one of `Study.variants`.
+        study: a plain study, from `Study.variants`.
         progress: called after each patient with the number of patients done and the number in all.
 
     Raises:
-        RelayError: a folder is missing, or no patient can be used.
+        RelayError: a folder is missing, or no patient is usable.
     """
     found = layouts.find(site)
     selected: dict[str, int] = {}

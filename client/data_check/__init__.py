@@ -1,8 +1,8 @@
-"""The data check of a site: what lies there, and what is wrong with it, before anyone trains on it.
+"""The data check of a site: lists the patients and finds faults in the data before a training uses the data.
 
 All results are for people at the site: patients are named, and nothing is sent. The counts of
-`client.data_check.counts` may be shared. `findings.Kind` lists the faults that are looked for, and `evidence` says how
-a mask is compared with its image. What cannot be seen is explained at `evidence.HIDDEN` and counted in each `Looked`.
+`client.data_check.counts` may be shared. `findings.Kind` lists the kinds of faults, and `evidence` says how a mask is
+compared with its image. Faults that cannot be seen are explained at `evidence.HIDDEN` and counted in each `Looked`.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ class Checkup:
     layout: str
     minimum_pixels: int
     patients: tuple[Patient, ...]
-    """Patients that can be used, sorted by name."""
+    """Usable patients, sorted by name."""
     problems: tuple[Problem, ...]
-    """Patients that cannot be used, sorted by name."""
+    """Unusable patients, sorted by name."""
     findings: tuple[Finding, ...]
-    """What should be looked at, by kind and then by patient; an unusable patient may be among them."""
+    """The possible faults, by kind and then by patient; an unusable patient may be among them."""
     looked: tuple[Looked, ...]
-    """One entry for each kind of fault, in the order of `Kind`."""
+    """An entry for each kind of fault, in the order of `Kind`."""
     notes: tuple[str, ...]
-    """Facts about the site as a whole, one sentence each."""
+    """Remarks on the site as a whole, one sentence each."""
     whole_site: bool
-    """Whether most of the masks would fit better after one and the same move."""
+    """Whether most of the masks would fit better after the same move."""
     duplicates: tuple[tuple[str, ...], ...]
     """Groups of patients with the same scan."""
 
@@ -64,19 +64,19 @@ class Checkup:
 
     @property
     def suspicious(self) -> frozenset[str]:
-        """Return the patients with something to look at."""
+        """Return the patients with a finding."""
         return frozenset(finding.patient for finding in self.findings)
 
 
 @dataclass(frozen=True, eq=False)
 class Examination:
-    """The results of a data check with the pictures that belong to them."""
+    """The results of a data check together with the pictures."""
 
     checkup: Checkup
     views: Mapping[str, View]
     """By patient."""
     suggested: Mapping[str, NDArray[np.bool_]]
-    """By patient: the mask that would fit better, in the box of the patient's view."""
+    """By patient: the better fitting mask, in the box of the patient's view."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +99,7 @@ def check(
         progress: called after each patient with the number of patients done and the number in all.
 
     Raises:
-        RelayError: a folder is missing, or no patient lies there at all.
+        RelayError: a folder is missing, or no patient lies in the folder at all.
     """
     return examine(site, minimum_pixels=minimum_pixels, progress=progress).checkup
 
@@ -115,7 +115,7 @@ def examine(
         progress: called after each patient with the number of patients done and the number in all.
 
     Raises:
-        RelayError: a folder is missing, or no patient lies there at all.
+        RelayError: a folder is missing, or no patient lies in the folder at all.
     """
     found = layouts.find(site)
     known, unread = _examine_all(found.sources, minimum_pixels, site.cores or os.cpu_count() or 1, progress)
@@ -181,7 +181,7 @@ def _examine_all(
     cores: int,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[list[_Examined], dict[str, str]]:
-    """Return all readable patients, sorted by name, and for each other patient the sentence that says why not."""
+    """Return all readable patients, sorted by name, and for each unreadable patient the sentence with the reason."""
     examined: dict[str, _Examined] = {}
     unread: dict[str, str] = {}
     waiting = iter(sources)
@@ -209,7 +209,7 @@ def _examine_all(
 
 
 def _examine(source: Source, minimum_pixels: int) -> _Examined:
-    from client.data_check import headers  # imported here, so that SimpleITK is loaded only where images are read
+    from client.data_check import headers  # imported here: SimpleITK is loaded only where images are read
 
     with _READING:
         case = layouts.read(source)
@@ -228,13 +228,13 @@ def _examine(source: Source, minimum_pixels: int) -> _Examined:
 def _with_owners(
     findings: list[Finding], unread: list[Source], sources: tuple[Source, ...], views: Mapping[str, View]
 ) -> list[Finding]:
-    """Replace the finding of a misplaced mask by the owner of the image grid that the mask lies on, where there is one.
+    """Replace the finding of a misplaced mask by a finding with the owner of the mask's grid, where known.
 
     Args:
         findings: all findings so far.
-        unread: patients whose mask could not be read onto their image.
+        unread: patients whose image and mask could not be read onto one grid.
         sources: all patients.
-        views: by patient, those that can be used.
+        views: usable patients' images, by patient.
     """
     from client.data_check import headers
 
@@ -254,7 +254,7 @@ def _with_owners(
 
 
 def _looked(patients: int, problems: int, findings: list[Finding]) -> list[Looked]:
-    """Return how the faults that need no outline were looked for."""
+    """Return the numbers of patients checked and found for each kind of fault that needs no outline."""
     counts = [Looked(Kind.UNUSABLE, patients + problems, problems)]
     for kind in Kind:
         if kind is Kind.UNUSABLE or kind in BY_OUTLINE:

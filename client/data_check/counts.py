@@ -9,9 +9,10 @@ The file holds no patient's name or value, no path, no sentence and no date. Its
                 "faults": {"mirrored": {"compared": 30, "found": 1, "hidden": 5, "undecided": 0}, ...},
                 "whole_site": false}]}             whether most masks seem to be wrong in one and the same way
 
-`faults` has an entry for each `findings.Kind`; its four counts are those of `findings.Looked`. Where a kind of fault is
+`faults` has an entry for each `findings.Kind`, with the four counts of `findings.Looked`. Where a kind of fault is
 found by comparing each patient with the others, and there are too few patients, "compared" is 0. A count may be small,
-and whoever knows a site's patients may guess whom a 1 means. So the site reads this file first and passes it on itself.
+and a reader with knowledge of the site's patients may guess the patient behind a 1. So the site reads this file first
+and passes the file on itself.
 """
 
 from __future__ import annotations
@@ -37,8 +38,7 @@ def write_counts(path: Path, checkups: Sequence[tuple[SiteConfig, Checkup]]) -> 
         checkups: each site with the results of its data check.
 
     Raises:
-        RelayError: a site has fewer patients than its file demands behind any number that leaves it, or the file cannot
-            be written.
+        RelayError: a site has fewer patients than its `minimum_patients`, or the file cannot be written.
     """
     for site, checkup in checkups:
         patients = len(checkup.patients) + len(checkup.problems)
@@ -56,7 +56,7 @@ def write_counts(path: Path, checkups: Sequence[tuple[SiteConfig, Checkup]]) -> 
 
 
 def counts(checkup: Checkup) -> dict[str, Any]:
-    """Return one site's entry of the file; see the top of this module."""
+    """Return a site's entry of the file; see the top of this module."""
     unusable = {problem.patient for problem in checkup.problems}
     return {
         "site": checkup.site,

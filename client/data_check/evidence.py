@@ -1,24 +1,26 @@
-"""Evidence on whether a mask fits its image as it lies, or would fit better after a move.
+"""Evidence on whether a mask fits its image as the mask lies, or would fit better after a move.
 
-Likeness. Across its outline a mask that fits shows, piece by piece, what the other patients show there: capsule, fat,
-the rectum's wall. A piece's likeness is the correlation of its strip with the mean strip of the other patients at the
-same place of the gland (sector and level, neighbouring levels included; both sides of the body together): 1 for the
-same, 0 for chance. A patient never contributes to the mean strips that the patient is compared with. The correlation
-depends on where along the strip the image is brighter, not on how bright it is, so that coil and scaling do not matter.
+Likeness. Across its outline a correct mask shows, piece by piece, the same tissue as the other patients' masks:
+capsule, fat, the rectum's wall. A piece's likeness is the correlation of its strip with the mean strip of the other
+patients at the same place of the gland (sector and level, neighbouring levels included; both sides of the body
+together): 1 for the same, 0 for chance. A patient never contributes to the mean strips with which the patient is
+compared. The correlation depends on where along the strip the image is brighter, not on how bright the image is, so
+coil and scaling do not matter.
 
 Advantage. Two ways to lay a mask are compared piece by piece, since each piece of the outline exists in both. The
-pieces' differences are averaged over blocks of BLOCK_MM of height, within which neighbours say the same, and the mean
+pieces' differences are averaged over blocks of BLOCK_MM of height, since neighbouring pieces say the same, and the mean
 over blocks is divided by its standard error: `advantage`. A move is believed where its advantage is at least ENOUGH. A
-correct mask fits best as it lies, so that the expected advantage of any move that changes the mask is below 0. If it
-were 0, as for an image that shows nothing, chance alone would exceed 3 once in 700 comparisons. Such images are also
-excluded by another rule: a move has to reach half of the likeness that is usual at the site, and LEAST_LIKENESS.
+correct mask fits best as it lies, so the expected advantage of any move that changes a correct mask is below 0. With an
+expected advantage of 0, as for an image that shows nothing, chance alone would exceed 3 once in 700 comparisons.
+Another rule also excludes images that show nothing: a move has to reach half of the likeness usual at the site, and
+LEAST_LIKENESS.
 
 Position. The place of the gland's middle, relative to the image's middle, is compared with the other patients', in
-robust deviations. In comparisons of a mask with its mirror image this comparison may add or subtract up to LEAN; alone
-it decides nothing.
+robust deviations. In comparisons of a mask with its mirror image the position may add or subtract up to LEAN; alone
+the position decides nothing.
 
-Hidden. A move that leaves a Dice of more than HIDDEN between the mask before and after cannot be seen: experts who
-outline the same gland differ by as much. This depends on the mask alone, never on the image or on what was found.
+Hidden. A move cannot be seen if the Dice between the mask before and after the move is above HIDDEN: two experts'
+outlines of the same gland differ by as much. Hidden moves depend on the mask alone, never on the image or on findings.
 
 A whole site may be wrong in the same way, and then the other patients are no standard. All masks moved together are
 therefore compared with all masks as they lie, each with its own mean strips: correct masks make patients agree better.
@@ -40,7 +42,7 @@ from client.data_check.trials import Outlined
 HIDDEN = 0.95
 ENOUGH = 3.0
 ENOUGH_BY_EDGES = 4.0
-"""ENOUGH, where there are too few patients for likeness and edges alone are compared."""
+"""The value of ENOUGH where too few patients are known for likeness, so that edges alone are compared."""
 LEAN = 1.0
 LEAST_LIKENESS = 0.2
 ALL_TOGETHER = 5.0
@@ -49,7 +51,7 @@ SHARE_TOGETHER = 0.75
 FEWEST_PATIENTS = 4
 """The least number of patients with which a patient is compared with the others."""
 FEWEST_PIECES = 24
-"""The least number of outline pieces with which anything is said about a mask."""
+"""The least number of outline pieces for a verdict on a mask."""
 BLOCK_MM = 5.0
 ROUNDS = 4
 
@@ -63,40 +65,40 @@ class Moved:
     likeness: float
     """Mean over pieces after the move, from -1 to 1."""
     given: float
-    """Mean over pieces as the mask lies. Where `by_edges`, `likeness` and `given` are strengths of edges."""
+    """Mean over pieces before the move. Where `by_edges`, `likeness` and `given` are strengths of edges."""
     better: float
     """The share of pieces that fit better after the move."""
     away: float
-    """Millimetres from the other patients' usual place to the gland's middle after the move; `given_away` is before it.
-    """
+    """Millimetres from the other patients' usual place to the gland's middle after the move; `given_away`: before the
+    move."""
     given_away: float
     by_edges: bool
 
 
 @dataclass(frozen=True, eq=False)
 class Verdict:
-    """What the outlines of a site's patients say."""
+    """The verdict on a site's patients, from the outlines of their masks."""
 
     together: Move | None
-    """The move that corrects most of the site's masks, where there is one."""
+    """The move with which most of the site's masks fit better; None where no move corrects most masks."""
     moved: Mapping[str, Moved]
     """By patient."""
     upside_down: Mapping[str, tuple[Move, float]]
     """Patients whose image and mask both lie in another way than the others', with the move and its advantage."""
     advantages: Mapping[str, Mapping[Move, float]]
-    """By patient: the advantage of each move that changes the patient's mask, over the mask as it lies."""
+    """By patient: the advantage of each move that is not hidden (see above), over the mask without a move."""
     undecided: Mapping[str, frozenset[Kind]]
-    """By patient: the kinds of moves that would change the mask and cannot be distinguished from the mask as it lies.
+    """By patient: the kinds of moves that are not hidden, and whose mask the image does not tell from the unmoved mask.
     """
     likeness: Mapping[str, float]
-    """By patient, as the mask lies; empty where edges alone were used."""
+    """By patient, for the unmoved mask; empty where edges alone were used."""
     means: Mapping[str, Floats]
     """By patient: the mean strips of the other patients, (LEVELS, SECTORS, offsets); empty where edges alone were used.
     """
 
 
 def judge(patients: Sequence[Outlined]) -> Verdict:
-    """Compare each patient's mask, as it lies and after each move, with the patient's image."""
+    """Compare each patient's mask, unmoved and after each move, with the patient's image."""
     known = [patient for patient in patients if patient.line.pieces >= FEWEST_PIECES]
     mute = {
         patient.patient: frozenset(move.kind for move in _visible(patient))
@@ -193,7 +195,7 @@ def _advantage(patient: Outlined, means: Floats, move: Move, other: Move) -> flo
 def _best(
     patient: Outlined, means: Floats, places: Mapping[str, Floats], usual: float, *, relative_to: Move
 ) -> Moved | None:
-    """Return the move by which the mask fits best, if it clearly fits better than after `relative_to`; else None."""
+    """Return the move after which the mask fits best, if clearly better than after `relative_to`; else None."""
     others = np.array([place for name, place in places.items() if name != patient.patient])
     centre = np.median(others, axis=0)
     spread = np.maximum(1.4826 * np.median(np.abs(others - centre), axis=0), np.maximum(3.0, (patient.step, 0, 0)))
@@ -226,13 +228,13 @@ def _best(
     simple = max((one for one in found if one.move.kind is not Kind.TURNED), key=lambda one: one.likeness, default=None)
     turned = max((one for one in found if one.move.kind is Kind.TURNED), key=lambda one: one.likeness, default=None)
     if simple and turned:
-        # The rarer mistake is selected only if it is clearly the better explanation.
+        # A turned mask is the rarer mistake, and selected only if clearly the better explanation.
         return turned if _advantage(patient, means, turned.move, simple.move) >= ENOUGH else simple
     return simple or turned
 
 
 def _together(patients: Sequence[Outlined]) -> Move | None:
-    """Return the one move of all masks together that makes them agree better; None where there is none."""
+    """Return the move of all masks together after which they agree better; None where no move does."""
     given = dict.fromkeys((patient.patient for patient in patients), GIVEN)
     as_given = _others_means(patients, given)
     best: tuple[float, Move] | None = None
@@ -271,7 +273,7 @@ def _others_means(patients: Sequence[Outlined], selected: Mapping[str, Move]) ->
 def _with_neighbours(sums: Floats) -> Floats:
     """Return sums smoothed over levels, half from each level and a quarter from either neighbour.
 
-    Few patients leave few strips at a place.
+    Few patients leave few strips at a place, so neighbouring levels help.
     """
     around = np.concatenate([sums[:1], sums, sums[-1:]])
     return np.asarray(0.25 * around[:-2] + 0.5 * sums + 0.25 * around[2:])
@@ -290,7 +292,7 @@ def _sums(strips: Strips) -> Floats:
 def _upside_down(
     patients: Sequence[Outlined], means: Mapping[str, Floats], moved: Mapping[str, Moved], usual: float
 ) -> dict[str, tuple[Move, float]]:
-    """Return images that lie in another way than the others' together with their masks, which therefore fit."""
+    """Return patients whose image and mask fit each other, but lie in another way than the other patients'."""
     found = {}
     for patient in patients:
         if patient.patient in moved:

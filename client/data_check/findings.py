@@ -1,4 +1,4 @@
-"""The kinds of faults that a data check looks for, and what it reports of each."""
+"""The kinds of faults in a data check, and the results for each kind."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from enum import StrEnum
 
 
 class Kind(StrEnum):
-    """A kind of fault. The order is that of the table."""
+    """A kind of fault, in the order of the table."""
 
     UNUSABLE = "unusable"
-    """No mask or no image, a file that cannot be read, a grid that does not fit, a series that is not axial."""
+    """No mask or no image, an unreadable file, an unfit grid, or a non-axial series."""
     SPACING = "spacing"
     ORIENTATION = "orientation"
     INTENSITY = "intensity"
@@ -32,7 +32,7 @@ BY_OUTLINE = (Kind.MIRRORED, Kind.REVERSED, Kind.SHIFTED, Kind.TURNED, Kind.MISP
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing to look at. A finding names a patient and stays at the site."""
+    """A possible fault. A finding names a patient and stays at the site."""
 
     kind: Kind
     patient: str
@@ -43,13 +43,13 @@ class Finding:
 
 @dataclass(frozen=True)
 class Looked:
-    """How one kind of fault was looked for at a site, as counts of patients."""
+    """The search for a kind of fault at a site, as counts of patients."""
 
     kind: Kind
     compared: int
-    """Patients that were examined for the fault; 0 where there are too few to compare."""
+    """Patients examined for the fault; 0 where there are too few to compare."""
     found: int
     hidden: int = 0
-    """Patients at whom the fault could not be seen, since it would hardly change the mask (see `evidence.HIDDEN`)."""
+    """Patients at whom the fault could not be seen, since the mask would hardly change (see `evidence.HIDDEN`)."""
     undecided: int = 0
     """Patients at whom the fault would change the mask, and the image does not decide which of the two is right."""

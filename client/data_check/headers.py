@@ -1,4 +1,4 @@
-"""Facts of file headers that reading hides: the stored orientation of axes, and whose grid a mask lies on."""
+"""Facts of file headers that reading hides: the stored orientation of axes, and the image on whose grid a mask lies."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from client.data_check.outline import View
 from common.errors import RelayError
 
 NEAR = 1.01
-"""Voxels by which the first voxels of two equal grids may lie apart: half a voxel is common."""
+"""The greatest distance, in voxels, between the first voxels of two equal grids: half a voxel is common."""
 
 
 @dataclass(frozen=True)
 class VoxelGrid:
-    """Where a volume lies, in SimpleITK's order: columns, rows, slices; millimetres, LPS."""
+    """The place of a volume, in SimpleITK's order: columns, rows, slices; millimetres, LPS."""
 
     size: tuple[int, ...]
     spacing: tuple[float, ...]
@@ -37,7 +37,7 @@ class VoxelGrid:
 
 
 def axes(files: Sequence[Path]) -> str:
-    """Return how a file's axes run, as three letters such as LPS: columns, rows, slices; empty if unknown."""
+    """Return the orientation of a file's axes as three letters such as LPS: columns, rows, slices; empty if unknown."""
     if not files:
         return ""
     reader = sitk.ImageFileReader()
@@ -55,15 +55,15 @@ def axes(files: Sequence[Path]) -> str:
 
 
 def owners(suspects: Sequence[Source], sources: Sequence[Source], views: Mapping[str, View]) -> dict[str, str]:
-    """Return the patient on whose image grid a mask lies, for masks that do not fit their own patient's.
+    """Return the patient on whose image grid a mask lies, for masks off the grid of their own patient's image.
 
-    A mask file under a wrong name keeps its header, and a mask drawn on a volume has that volume's header. Only masks
-    are returned that lie on exactly one other patient's grid.
+    A mask file under a wrong name keeps its header, and a mask drawn on a volume has the volume's header. A mask is
+    returned only if its grid is the grid of exactly one other patient's image.
 
     Args:
         suspects: the patients whose masks are examined; their files are read once more.
-        sources: all patients; the images of those without a view are read.
-        views: by patient, what is kept of each image.
+        sources: all patients; the images of patients without a view are read.
+        views: the kept part of each image, by patient.
 
     Returns:
         By the patient of the mask, the patient of the image.

@@ -1,4 +1,4 @@
-"""Mistakes that may have happened to a mask file, as moves that undo them."""
+"""Possible mistakes with a mask file, each as the move of the mask that undoes the mistake."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Move:
     """Slices towards the head."""
 
     def of(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Return the mask (slices, rows, columns) after the move; what leaves the volume is lost."""
+        """Return the mask (slices, rows, columns) after the move; mask beyond the volume is lost."""
         turned = mask.swapaxes(1, 2) if self.exchange else mask
         back = slice(None, None, -1)
         turned = turned[
@@ -54,7 +54,7 @@ class Move:
 
     @property
     def words(self) -> str:
-        """Return the move in words that begin a sentence, such as "Mirrored left to right"."""
+        """Return the move in words for the beginning of a sentence, such as "Mirrored left to right"."""
         if self.kind is Kind.MIRRORED:
             return "Mirrored left to right"
         if self.kind is Kind.REVERSED:
@@ -76,7 +76,7 @@ class Move:
 
 
 GIVEN = Move(Kind.MIRRORED)
-"""The mask as it lies: a move that moves nothing; its kind has no meaning."""
+"""The mask as it lies: a move without any step; the kind has no meaning."""
 
 MIRRORED = Move(Kind.MIRRORED, columns=True)
 REVERSED = Move(Kind.REVERSED, slices=True)
@@ -90,7 +90,7 @@ TURNED = tuple(
 
 
 def moves(shape: tuple[int, int, int]) -> tuple[Move, ...]:
-    """Return all moves that a grid permits.
+    """Return all moves possible on a grid.
 
     Args:
         shape: slices, rows, columns.

@@ -15,25 +15,25 @@ ENOUGH_TO_COMPARE = 4
 """The least number of patients with which a patient is compared with the others of the site."""
 SPACING_FACTOR = 1.5
 INTENSITY_FACTOR = (2.0, 4.0)
-"""Factors between a patient's brightness and the usual one. Above the first factor a patient is reported if the
-difference of logarithms exceeds DEVIATIONS robust deviations, above the second always. Scales differ much between
-scanners, and much less at one scanner of one site."""
+"""Factors between a patient's brightness and the site's usual brightness. Above the first factor a patient is reported
+if the difference of logarithms exceeds DEVIATIONS robust deviations, above the second always. Scales differ much
+between scanners, and much less at one scanner of a site."""
 DEVIATIONS = 6.0
 TILT, ROLL = 30.0, 15.0
-"""Degrees. An axial T2 is tilted to lie across the prostate, by 20 at most as a rule; it is not rolled."""
+"""Degrees. An axial T2 is tilted to lie across the prostate, by 20 at most as a rule; an axial T2 is not rolled."""
 SAME = 0.98
-"""The correlation of two fingerprints from which on two images are of one scan, whatever was done to their values."""
+"""The correlation of two fingerprints from which on two images count as the same scan, however scaled their values."""
 
 Fingerprints = Mapping[str, NDArray[np.float32]]
 Groups = tuple[tuple[str, ...], ...]
 
 
 def compare(patients: Sequence[Patient], same: Groups) -> list[Finding]:
-    """Return the findings of comparing patients; duplicates and tilt are looked for in any number of patients.
+    """Return the findings of comparing patients; duplicates, tilt and roll are found in any number of patients.
 
     Args:
-        patients: the site's patients that can be used.
-        same: the groups of patients with one scan, of `duplicates`.
+        patients: the site's usable patients.
+        same: the groups of patients with the same scan, from `duplicates`.
     """
     found = [*_oblique(patients), *_duplicates(patients, same)]
     if len(patients) >= ENOUGH_TO_COMPARE:
@@ -64,9 +64,9 @@ def duplicates(patients: Sequence[Patient], fingerprints: Fingerprints) -> Group
 
 
 def shared(sites: Mapping[str, Sequence[Patient]]) -> list[str]:
-    """Return a sentence for each image that lies at two sites, voxel for voxel.
+    """Return a sentence for each image that lies at several sites, voxel for voxel.
 
-    Pooled, such an image would be both trained on and tested.
+    In the pooled site such an image would be both trained on and tested.
     """
     owners: dict[str, list[str]] = defaultdict(list)
     for site, patients in sites.items():
@@ -158,7 +158,7 @@ def _oblique(patients: Sequence[Patient]) -> list[Finding]:
 def _stored(patients: Sequence[Patient]) -> list[Finding]:
     """Return findings on files whose headers claim other axes than most others' do.
 
-    Such a header is harmless where it is right; where it is wrong, the image or mask is flipped.
+    Such a header is harmless where right; a wrong header flips the image or mask.
     """
     found = []
     for what, of in (("image", lambda patient: patient.stored), ("mask", lambda patient: patient.mask_stored)):

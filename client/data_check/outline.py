@@ -1,8 +1,8 @@
-"""A mask's outline in pieces, and the image's strips across it: the material of all evidence about a mask.
+"""A mask's outline in pieces, and the image's strips across the outline: the material of all evidence about a mask.
 
-The outline of every slice is cut into pieces, one for each sector around the slice's centre. At each piece the image is
-read along the outline's normal, from inside to outside, which gives a strip. Where a mask fits its image, a strip shows
-what lies there in every patient, such as the dark rim of the gland in front of the bright rectal wall.
+The outline of every slice is cut into pieces, a piece for each sector around the slice's centre. At each piece the
+image is read along the outline's normal, from inside to outside; the values are a strip. Where a mask fits its image, a
+strip shows the same tissue as in every patient, such as the dark rim of the gland in front of the bright rectal wall.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ SECTORS = 16
 """The number of pieces around a slice, 22.5 degrees each. Sector 0 begins at the patient's right; sectors run by the
 front."""
 LEVELS = 5
-"""The number of parts of the way from apex to base."""
+"""The number of parts into which the way from apex to base is divided."""
 REACH_MM = 7
-"""A strip reaches this far inwards and outwards, with one sample a millimetre."""
+"""The reach of a strip inwards and outwards, with a sample each millimetre."""
 OFFSETS = np.arange(-REACH_MM, REACH_MM + 1, dtype=np.float32)
 """Millimetres from the outline, negative inside."""
 
 IMAGE_BLUR_MM, MASK_BLUR_MM = 0.6, 1.0
 """Standard deviations of the blur in a slice: against noise in the image, against stairs in the outline."""
 SMALLEST_MM2 = 40.0
-"""A slice with a smaller mask has no outline worth following."""
+"""The smallest area of a slice's mask whose outline is followed."""
 POINTS, FEWEST = 8, 3
-"""The most points of a piece that are used; pieces with fewer than FEWEST points are skipped."""
+"""The most points used of a piece, and the fewest: pieces with fewer than FEWEST points are skipped."""
 AROUND_MM = 30.0
-"""How far around the mask, wherever a move may take it, the image is kept."""
+"""The reach around the mask, also after a move, within which the image is kept."""
 FLOOR = 0.05
-"""The part of the brightest values that is added before logarithms are taken, so that noise in the dark stays small."""
+"""The part of the brightest values added before the logarithm, so that noise in dark places stays small."""
 FAINT = 0.01
 """The variance of a strip, in squared logarithms, below which the strip counts as flat."""
 
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """What is kept of a patient's image: a box about the image's own centre that contains the mask."""
+    """The kept part of a patient's image: a box about the image's own centre, with the mask inside."""
 
     shape: tuple[int, int, int]
     """Of the whole image: slices, rows, columns."""
@@ -80,7 +80,7 @@ class Outline:
     normal: Floats
     """(points, 2): outwards, along rows and columns; of length 1 in millimetres."""
     piece: Whole
-    """(points,): the piece that each point belongs to."""
+    """(points,): the number of each point's piece."""
     height: Whole
     """(pieces,): the slice of each piece."""
     sector: Whole
@@ -98,9 +98,9 @@ class Strips:
     """The image across an outline, piece by piece."""
 
     values: NDArray[np.float32]
-    """(pieces, offsets): each strip with mean 0 and, unless it is flat, standard deviation 1."""
+    """(pieces, offsets): each strip with mean 0 and, unless the strip is flat, standard deviation 1."""
     edge: NDArray[np.float32]
-    """(pieces,): how much brighter or darker the image is outside than inside, as a logarithm, at most 1."""
+    """(pieces,): the difference in brightness between outside and inside, as a logarithm, from 0 to 1."""
     sector: Whole
     level: Whole
     """(pieces,): the part of the way from apex to base, 0 … LEVELS - 1."""
@@ -109,7 +109,7 @@ class Strips:
 
 
 def view(case: Case) -> View:
-    """Return what the comparisons and the page need of a patient's image."""
+    """Return the part of a patient's image that the comparisons and the page need."""
     from scipy import ndimage
 
     _, rows, columns = case.image.shape
@@ -144,7 +144,7 @@ def view(case: Case) -> View:
 def outline(mask: NDArray[np.bool_], spacing: tuple[float, float, float]) -> Outline | None:
     """Follow a mask's outline slice by slice; None where no slice has enough mask.
 
-    A point lies where the blurred mask passes one half; its normal is that of the blurred mask.
+    A point lies where the blurred mask passes one half; the point's normal is the blurred mask's.
 
     Args:
         mask: (slices, rows, columns).
@@ -187,7 +187,7 @@ def outline(mask: NDArray[np.bool_], spacing: tuple[float, float, float]) -> Out
 
 
 def _points(mask: NDArray[np.bool_], height: float, width: float) -> Floats:
-    """Return the points of one slice's outline.
+    """Return the points of a slice's outline.
 
     Args:
         mask: (rows, columns).
@@ -220,7 +220,7 @@ def moved(line: Outline, move: Move, shape: tuple[int, int, int]) -> Outline:
     """Return the outline of the mask after a move; pieces keep their order.
 
     Args:
-        line: the outline of the mask as it lies.
+        line: the outline of the unmoved mask.
         move: the move.
         shape: slices, rows, columns of the whole image.
     """

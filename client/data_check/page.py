@@ -26,7 +26,7 @@ AROUND = 1.3
 LEAST_MM = 70.0
 """The least width of a picture in millimetres, as far as the image reaches."""
 BETWEEN = 5
-"""Slices that are shown between apex and base, besides apex, base and one slice beyond each."""
+"""Slices shown between apex and base, besides apex, base and one slice beyond each."""
 
 
 def write_page(site: SiteConfig, examination: Examination) -> Path:

@@ -1,4 +1,4 @@
-"""Measurements of one patient, and what is odd about the patient's mask and image by themselves."""
+"""Measurements of a patient, and oddities of the patient's mask and image, without a comparison of patients."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ GLAND_ML = (10.0, 350.0)
 """Volumes outside of this range are rare enough to look at; the expert masks of NCI-ISBI have 17 to 313 ml."""
 FEWEST_SLICES = 3
 APART = 0.01
-"""The share of a mask that may lie apart from its largest part: an expert's brush leaves single voxels behind."""
+"""The tolerated share of a mask apart from its largest part: an expert's brush leaves single voxels behind."""
 CLIPPED = 0.01
-"""The share of voxels that may have the image's greatest value."""
+"""The tolerated share of voxels with the image's greatest value."""
 CELL = 8
-"""Rows and columns that are averaged for the comparison of images."""
+"""The edge of the squares of pixels over which images are averaged for their comparison."""
 
 
 @dataclass(frozen=True)
 class Patient:
-    """One patient that can be used."""
+    """A usable patient."""
 
     patient: str
     shape: tuple[int, int, int]
@@ -33,13 +33,13 @@ class Patient:
     spacing: tuple[float, float, float]
     """Millimetres: slice, row, column."""
     slices: int
-    """Slices whose mask has more pixels than the minimum on the native grid; these are trained on."""
+    """Slices whose mask has more pixels than the minimum on the native grid; training uses these slices alone."""
     slices_at: int
-    """Slices whose mask has exactly the minimum. The paper's rule is "larger than", which leaves them out."""
+    """Slices whose mask has exactly the minimum. The paper's rule is "larger than", which leaves such slices out."""
     slices_below: int
     """Slices with a mask of fewer pixels than the minimum."""
     gland_slices: int
-    """Slices with any mask at all: the sum of the three."""
+    """Slices with any mask at all: the sum of `slices`, `slices_at` and `slices_below`."""
     gland_ml: float
     intensity: float
     """The image's 99th percentile, in the scanner's own units."""
@@ -87,7 +87,7 @@ def measure(case: Case, *, minimum_pixels: int, stored: str, mask_stored: str) -
 
 
 def oddities(case: Case, patient: Patient, *, minimum_pixels: int) -> list[Finding]:
-    """Return what is odd about the mask's extent and the image's values, without comparing patients."""
+    """Return the oddities of the mask's extent and of the image's values, without a comparison of patients."""
     mask, name = case.mask, case.patient
     sentences = []
     least, most = GLAND_ML
@@ -127,7 +127,7 @@ def fingerprint(image: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return an image so coarse that scaling its values or converting its file changes nothing.
 
     The image is averaged over cells of CELL × CELL pixels; the logarithm of each cell is taken relative to the mean of
-    its own slice.
+    the cells at the same place in all slices.
 
     Args:
         image: (slices, rows, columns).
@@ -148,7 +148,7 @@ def fingerprint(image: NDArray[np.float32]) -> NDArray[np.float32]:
 def _apart(mask: NDArray[np.bool_]) -> tuple[int, float]:
     """Return the number of parts that nowhere touch the largest part, and their share of the mask.
 
-    Parts that share a corner touch.
+    Parts with a common corner touch.
     """
     from scipy import ndimage
 

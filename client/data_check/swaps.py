@@ -1,10 +1,10 @@
 """Masks that fit another patient's image better than their own.
 
-Masks get swapped in two ways. Files under wrong names keep their headers and lie elsewhere in space. Most of these
-cannot be read onto the image at all, and their grid says whose they are (`headers.owners`). Arrays under wrong names
-take on the header of the image that they are laid over, and then only the outline can show it. So each mask's outline
-is tried on each other patient's image, at the same indices where both images have the same shape, and at the same place
-in space.
+Masks get swapped in two ways. Files under wrong names keep their headers and lie elsewhere in space; most cannot be
+read onto the image at all, and the mask's grid names the right patient (`headers.owners`). Arrays under wrong names
+take on the header of the image they are laid over, and then only the outline shows the fault. So each mask's outline is
+tried on each other patient's image, at the same indices where both images have the same shape, and at the same place in
+space.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ ENOUGH_ELSEWHERE = 4.0
 """The advantage (see `evidence`) by which another image has to win, higher than ENOUGH since each mask is tried on all
 images."""
 EVERY = 3
-"""One of this many points of an outline is used; a piece has several points."""
+"""The step at which an outline's points are used, since a piece has several points."""
 INSIDE = 0.9
-"""The share of an outline that has to lie inside an image for a comparison in space."""
+"""The share of an outline within an image from which on the two are compared in space."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Elsewhere:
 def elsewhere(patients: Mapping[str, Outlined], views: Mapping[str, View], verdict: Verdict) -> dict[str, Elsewhere]:
     """Return, by patient, masks that fit another image better than their own.
 
-    The result is empty where there are too few patients to compare.
+    The result is empty with too few patients to compare.
     """
     found = {}
     usual = float(np.median(list(verdict.likeness.values()))) if verdict.likeness else 0.0
@@ -87,7 +87,7 @@ def alike(one: View, other: View) -> float:
 
 
 def laid_over(mask: View, on: View) -> NDArray[np.bool_]:
-    """Return one patient's mask in the box of another's view, at the same indices where shapes agree, else in space."""
+    """Return a patient's mask in the box of another's view, at the same indices where shapes agree, else in space."""
     rows, columns = on.box
     index = np.stack(np.meshgrid(*(np.arange(place.stop)[place] for place in (slice(0, on.shape[0]), rows, columns)),
                                  indexing="ij"), axis=-1).astype(float)  # fmt: skip
@@ -114,7 +114,7 @@ def _thinned(line: Outline) -> Outline:
 
 
 def _placements(line: Outline, own: View, other: View) -> Iterator[Outline]:
-    """Yield the outline on another patient's grid: by index, and in space where it lies inside."""
+    """Yield the outline on another patient's grid: by index, and in space where the outline lies inside."""
     same = own.shape == other.shape
     if same:
         yield line

@@ -1,4 +1,4 @@
-"""One patient's mask, tried on its image as it lies and after each move; `evidence` judges the trials."""
+"""A patient's mask, tried on its image without a move and after each move; `evidence` judges the trials."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from client.data_check.outline import Floats, Outline, Strips, View, moved, outl
 
 @dataclass(frozen=True, eq=False)
 class Outlined:
-    """One patient's outline on its image: as the mask lies, and after each move."""
+    """A patient's outline on its image: without a move, and after each move."""
 
     patient: str
     line: Outline
@@ -30,7 +30,7 @@ class Outlined:
 
 
 def outlined(case: Case, image: View) -> Outlined | None:
-    """Try a patient's mask on its image; None where the mask has no outline worth following."""
+    """Try a patient's mask on its image; None where the mask is too small for an outline."""
     line = outline(case.mask, case.spacing)
     if line is None:
         return None

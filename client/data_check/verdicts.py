@@ -1,4 +1,4 @@
-"""From evidence to findings: what the outlines say, in sentences and in counts."""
+"""From evidence to findings: the verdict on the outlines, in sentences and in counts."""
 
 from __future__ import annotations
 
@@ -65,12 +65,12 @@ def looked(
     verdict: Verdict,
     found: Sequence[Finding],
 ) -> list[Looked]:
-    """Return, for each kind that outlines show, how many patients were compared, found, hidden and undecided.
+    """Return, for each kind found by outlines, the numbers of patients compared, found, hidden and undecided.
 
     Args:
         patients: patients with an outline.
-        views: by patient, all that can be used.
-        verdict: what the outlines say.
+        views: the usable patients' images, by patient.
+        verdict: the verdict on the outlines.
         found: all findings so far.
     """
     wrong = {finding.patient for finding in found if finding.kind in BY_OUTLINE}
@@ -102,7 +102,7 @@ def looked(
 
 
 def together_sentence(move: Move, moved: Iterable[Moved], patients: int) -> str:
-    """Return one sentence on a fault of the whole site."""
+    """Return a sentence on a fault of the whole site."""
     same = sum(one.move == move for one in moved)
     return (
         f"{move.words}, the masks of {same} of {patients} patients would fit their images better:"
@@ -172,7 +172,7 @@ def _upside_down(name: str, move: Move, advantage: float) -> Finding:
 
 
 def _astray(patients: Mapping[str, Outlined]) -> dict[str, float]:
-    """Return, for glands that lie far from the others' usual place, the distance from it in millimetres."""
+    """Return, for glands far from the others' usual place, the distance from the usual place in millimetres."""
     places = np.array([patient.middle[GIVEN] for patient in patients.values()])
     centre = np.median(places, axis=0)
     spread = np.maximum(1.4826 * np.median(np.abs(places - centre), axis=0), 3.0)

@@ -85,7 +85,7 @@ def patient_table(checkup: Checkup) -> Table:
 
 
 def kind_table(checkup: Checkup) -> Table:
-    """Return a table of the kinds of faults, a row each: where they were looked for, found, and could not be seen."""
+    """Return a table of the kinds of faults, a row each, with the numbers of patients examined, found and unseen."""
     grid = Table(box=box.SIMPLE_HEAD)
     grid.add_column("looked for")
     for title in ("in patients", "found", "could not be seen"):
@@ -121,7 +121,7 @@ def lines(checkup: Checkup) -> Iterator[str]:
 
 
 def unseen(looked: Looked) -> str:
-    """Return where a fault of this kind would stay unseen, and why; empty where nowhere."""
+    """Return where a fault of this kind would stay unseen, and why; empty if no patient could hide the fault."""
     if not looked.compared:
         return "too few patients to compare"
     total = looked.hidden + looked.undecided
@@ -146,7 +146,7 @@ def spacing(patient: Patient) -> str:
 
 
 def to_json(checkup: Checkup) -> dict[str, Any]:
-    """Return the data check as plain values that json can write, counts first.
+    """Return the data check as plain values for JSON, counts first.
 
     The values name patients, and are for the site alone.
     """

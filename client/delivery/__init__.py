@@ -1,1 +1,1 @@
-"""What a hospital gets out of a study: weights with a model card, a comparison with its own model, and a letter."""
+"""A hospital's results of a study: weights with a model card, a comparison with the hospital's own model, a letter."""

@@ -2,7 +2,7 @@
 
 A delivery is believed as little as an order. The site makes the plan itself, chooses by its own scores, and takes
 weights only if they fit the declared network and have the expected digest. A folder is named after the digest of the
-approved study and a file after its role, never after a text that was sent.
+approved study and a file after its role, never after a text from a message.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ from common.protocol.refusals import Refusal, Refused
 
 @dataclass(frozen=True)
 class _Known:
-    """What this site has on record of every row that it could be given, in the plan's order."""
+    """The site's records on every row of the plan that may be delivered here, in the plan's order."""
 
     rows: tuple[PlannedRow, ...]
     left_out: frozenset[int]
-    """The places of rows that do not count, since a site that they need was away. The coordinator says so."""
+    """The places of rows that do not count, as the coordinator reports, since a site they need was away."""
     weights: tuple[str, ...]
     validation: tuple[OwnScores | None, ...]
     test: tuple[OwnScores | None, ...]
@@ -73,24 +73,24 @@ def take(
     delivery: Delivery,
     weights: Weights | None,
 ) -> Receipt:
-    """Store a delivery, or ask for its weights; the same delivery again changes nothing.
+    """Store a delivery, or request its weights; the same delivery again changes nothing.
 
     Args:
         site: this site.
         study: the site's own copy of the plain study.
         plan: the site's own plan of the study.
         cohort: the site's patients.
-        environment: what determines results at this site besides the study.
+        environment: the properties of this site that determine results besides the study.
         delivery: the message.
-        weights: the weights that came with the message, or None.
+        weights: the weights sent with the message, or None.
 
     Returns:
         A receipt: the delivery is stored, or its weights are needed.
 
     Raises:
-        Refused: the delivery is not about this study's rows, its weights are not those expected, or this site's own
-            validation scores choose others.
-        BadMessage: its numbers are not about the study's sites.
+        Refused: the delivery is not about this study's rows, its weights have another digest or do not fit the
+            network, or this site's own validation scores choose another row.
+        BadMessage: the delivery's numbers do not match the study's sites or the route's hops.
     """
     rows = offered(plan, site.name)
     if len(rows) != len(delivery.models) or (delivery.role == "own" and not method_of(rows[delivery.row].method).alone):
@@ -156,7 +156,7 @@ def _check_choice(known: _Known, delivery: Delivery) -> bool:
 
 
 def _held(site: SiteConfig, file: Path, digest: str) -> Weights | None:
-    """Return weights that the site has already, of an earlier delivery or of a stage of its own; else None."""
+    """Return weights if already at the site, from an earlier delivery or from a stage of the site's own; else None."""
     try:
         earlier = load(file) if file.exists() else None
     except UnfitWeights:
@@ -177,7 +177,7 @@ def _has(path: Path, card: Card) -> bool:
 
 
 def _alone(known: _Known) -> Iterator[tuple[str, int]]:
-    """Yield each method that trains at this site alone, with the row that validation chose among its folds."""
+    """Yield each method that trains at this site alone, with the row that validation chose among the method's folds."""
     for method in dict.fromkeys(row.method for row in known.rows if method_of(row.method).alone):
         places = [place for place, row in enumerate(known.rows) if row.method == method and place not in known.left_out]
         dices = [scores.dice for place in places if (scores := known.validation[place]) is not None]
@@ -200,7 +200,7 @@ def _references(known: _Known, row: int) -> Iterator[Reference]:
 
 
 def _differences(known: _Known, row: int) -> dict[str, list[float]]:
-    """Return how far the model's Dice lies above that of the site's own models, patient by patient.
+    """Return the lead in Dice of the delivered model over the site's own models, patient by patient.
 
     Returns:
         For each method that trains at this site alone, the patients' differences in points, the least first.

@@ -1,4 +1,4 @@
-"""What a model is worth at this site, and whether it is better than another, by the site's own test patients.
+"""A model's scores on the site's own test patients, and the comparison of two models on the same patients.
 
 Intervals are computed as in the study's report (`common.statistics.intervals`).
 """
@@ -21,9 +21,9 @@ def figure(
     """Return the weighted mean of patients' values with its interval; None without a patient.
 
     Args:
-        values: one value for each patient.
+        values: a value for each patient.
         weights: the patients' weights, such as their numbers of slices, above 0; by default all are equal.
-        within: the least and the greatest value that the mean can have.
+        within: the least and the greatest possible value of the mean.
     """
     if not values:
         return None
@@ -34,12 +34,12 @@ def figure(
 
 
 def scores(own: OwnScores) -> Scores:
-    """Return a model's scores in the units in which they are shown.
+    """Return a model's scores in the displayed units.
 
     Shares become per cent. Dice and IoU are means over slices, the other scores over patients.
 
     Raises:
-        ValueError: there is no patient.
+        ValueError: the scores are of no patient.
     """
     if not own.patients:
         raise ValueError("there is no patient to score")
@@ -48,7 +48,7 @@ def scores(own: OwnScores) -> Scores:
 
 
 def _figure_of(score: Score, patients: Sequence[PatientScore]) -> Figure | None:
-    """Return one score over the patients who have a value."""
+    """Return a score over the patients with a value."""
     pairs = [(value, one.slices) for one in patients if (value := getattr(one, score.key)) is not None]
     return figure(
         [score.shown(value) for value, _ in pairs],
@@ -62,7 +62,7 @@ def differences(one: OwnScores, other: OwnScores) -> list[tuple[float, int]] | N
 
     Returns:
         For each patient the first model's Dice minus the second's, in points, and the number of slices; None where the
-            models were not scored on the same slices of the same patients.
+            models were scored on different patients or different numbers of slices.
     """
 
     def counted(patients: Sequence[PatientScore]) -> dict[int, int]:
@@ -75,7 +75,7 @@ def differences(one: OwnScores, other: OwnScores) -> list[tuple[float, int]] | N
 
 
 def ahead(one: OwnScores, other: OwnScores) -> Figure | None:
-    """Return how far the first model lies above the second, in points of slice Dice.
+    """Return the lead of the first model over the second, in points of slice Dice.
 
     The figure is the mean of the differences over the same patients.
     """

@@ -16,7 +16,7 @@ def hand_out(outcome: Outcome, folder: Path) -> list[Path]:
     """Write a study's files into a folder, replacing files of the same names.
 
     Args:
-        outcome: what the study brought the site.
+        outcome: the study's result for the site.
         folder: the folder, created if need be.
 
     Returns:

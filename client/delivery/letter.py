@@ -1,10 +1,10 @@
-"""The letter of one page on what taking part in a study brought this hospital. The letter stays at the hospital.
+"""The letter of one page on whether the study brought this hospital a better model. The letter stays at the hospital.
 
 The rule was fixed before any figure was known, and is stated in the letter. Validation chooses the study's model and,
 among the models trained at this hospital alone, the hospital's own. The hospital's test patients judge between the two,
 patient by patient. The letter says that taking part helped only if the interval of the difference lies wholly above
-zero. In every other case it advises the hospital's own model, which has not been shown to be worse and needs no other
-hospital.
+zero. In every other case the letter advises the hospital's own model, which has not been shown to be worse and needs no
+other hospital.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Picture:
 
     zero: float
     dots: tuple[tuple[float, float], ...]
-    """x and y of each patient; patients who would hide one another lie above each other."""
+    """x and y of each patient; patients with nearly the same x lie above each other."""
     mean: float
     interval: tuple[float, float] | None
     ticks: tuple[tuple[float, str], ...]
@@ -57,7 +57,7 @@ class Letter:
     rows: tuple[tuple[str, tuple[Figure | None, ...]], ...]
     """The name and scores of each model, the study's model first; scores are in the order of the columns."""
     below: str
-    """The explanation below the table of what its figures are."""
+    """The text below the table, which explains its figures."""
     picture: Picture | None
     picture_text: str
     decided: tuple[str, ...]
@@ -67,11 +67,11 @@ class Letter:
 
 
 def verdict_of(card: Card, own: Reference | None) -> Verdict:
-    """Return what the test patients say about the model that validation chose.
+    """Return the test patients' verdict on the model that validation chose.
 
     Args:
         card: the card of the model that validation chose.
-        own: the hospital's own model, as validation chose it; None where it is not known.
+        own: the hospital's own model, chosen by validation; None where the own model is unknown.
     """
     if method_of(card.method).alone:
         return "own"
@@ -84,13 +84,13 @@ def verdict_of(card: Card, own: Reference | None) -> Verdict:
 
 
 def reference_of(outcome: Outcome) -> Reference | None:
-    """Return the hospital's own model among the references of the selected model's card; None where it is not there."""
+    """Return the hospital's own model among the references of the selected model's card; None where missing."""
     own = outcome.own
     return next((one for one in outcome.selected.card.references if own and one.weights == own.card.weights), None)
 
 
 def letter(outcome: Outcome) -> Letter:
-    """Write the letter on what a study brought."""
+    """Write the letter on a study's outcome."""
     card, reference = outcome.selected.card, reference_of(outcome)
     verdict = verdict_of(card, reference)
     differences = outcome.selected.differences.get(reference.method, ()) if reference else ()
@@ -263,7 +263,7 @@ def _picture(differences: Sequence[float], ahead: Figure) -> Picture:
 
 
 def html(content: Letter) -> str:
-    """Return the letter as one HTML page that loads nothing from elsewhere."""
+    """Return the letter as an HTML page that loads nothing from elsewhere."""
     return environment(autoescape=True).get_template("letter.html.j2").render(letter=content)
 
 

@@ -1,6 +1,6 @@
-"""The model card: what weights are, what they were made of, and how well they do at this hospital.
+"""The model card: the identity of a model's weights, their origin, and the model's scores at this hospital.
 
-`Card` is the card as a program reads it beside a weights file; `model_card_text.markdown` is the same for people.
+`Card` is the card for programs, a file beside the weights; `model_card_text.markdown` is the same card for people.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Figure(_Value):
 
 
 class Scores(_Value):
-    """A model's figure for each score (`common.scores`) on a hospital's test patients, in the unit that is shown."""
+    """A model's figure for each score (`common.scores`) on a hospital's test patients, in the displayed unit."""
 
     slices: int
     dice: Figure
@@ -47,7 +47,7 @@ class Scores(_Value):
     dice_volume: Figure
     """Over all slices of a patient, then a mean over patients, like the distances."""
     hd95_mm: Figure | None = None
-    """95 % Hausdorff distance; None where nothing was segmented in any patient."""
+    """95 % Hausdorff distance; None where the model segmented nothing in any patient."""
     assd_mm: Figure | None = None
     """Average symmetric surface distance."""
 
@@ -61,7 +61,7 @@ class Reference(_Value):
     validation_dice: float | None
     scores: Scores | None
     ahead: Figure | None
-    """How far the card's model lies above this model, in points of Dice, on the same patients."""
+    """The lead of the card's model over this model, in points of Dice, on the same patients."""
 
 
 class HospitalCounts(_Value):
@@ -76,7 +76,7 @@ class HospitalCounts(_Value):
 
 
 class Hop(_Value):
-    """The test Dice, in per cent and by site, of the model after it was trained at a site."""
+    """The test Dice, in per cent and by site, of the model after the training at a site."""
 
     site: str
     dice: dict[str, float]
@@ -108,7 +108,7 @@ class Card(_Value):
     training: TrainingConfig
     mean: float
     """Mean of the pixels of the fold's training slices at this site, bias field corrected; images are standardised with
-    it and `std`."""
+    `mean` and `std`."""
     std: float = Field(gt=0)
     device: str
     """The device on which the scores were computed."""
@@ -120,16 +120,16 @@ class Card(_Value):
     checked: bool
     """Whether the site chose the same model by the scores of its own record."""
     left_out: int = 0
-    """How many models could not be selected, since a site that they need was away: the coordinator says so."""
+    """The number of models that could not be selected, as the coordinator reports, since a site they need was away."""
     scores: Scores | None
     references: tuple[Reference, ...]
     forgetting: tuple[Hop, ...]
 
 
 def network_named(model: ModelConfig) -> ModelConfig:
-    """Return a study's network as a card names it, with the name alone of a file of encoder weights.
+    """Return a study's network for a card, with a file of encoder weights reduced to its name.
 
-    Cards are passed on, and the file's path is one of the coordinator's machine.
+    Cards are passed on, and the file's path is a path of the coordinator's machine.
     """
     name = model.encoder_weights.replace("\\", "/").rpartition("/")[2]
     return model.model_copy(update={"encoder_weights": name})
@@ -139,7 +139,7 @@ def load_card(path: Path) -> Card:
     """Read a model card.
 
     Raises:
-        RelayError: there is no card, or none that this program knows.
+        RelayError: the card is missing, or in a format unknown to this program.
     """
     try:
         return Card.model_validate_json(path.read_bytes())
@@ -178,7 +178,7 @@ def name_of(method: str, route: tuple[str, ...], site: str) -> str:
 
 
 def figure_text(value: Figure | None, digits: int = 1, *, sign: bool = False) -> str:
-    """Return a figure as in "91.4 (88.0 to 93.9)", without an interval where there is none; a dash for None."""
+    """Return a figure as in "91.4 (88.0 to 93.9)", without an interval where unknown; a dash for None."""
     if value is None:
         return "–"
     mean, span = number(value.mean, digits, sign=sign), interval_text(value, digits, sign=sign)
@@ -186,14 +186,14 @@ def figure_text(value: Figure | None, digits: int = 1, *, sign: bool = False) ->
 
 
 def interval_text(value: Figure, digits: int = 1, *, sign: bool = False) -> str:
-    """Return a figure's interval as in "88.0 to 93.9"; empty where there is none."""
+    """Return a figure's interval as in "88.0 to 93.9"; empty where the figure has no interval."""
     if value.low is None or value.high is None:
         return ""
     return f"{number(value.low, digits, sign=sign)} to {number(value.high, digits, sign=sign)}"
 
 
 def number(value: float, digits: int = 1, *, sign: bool = False) -> str:
-    """Return a number with a real minus sign, and with a plus sign where `sign` asks for one."""
+    """Return a number with a real minus sign, and with a plus sign where `sign` is true."""
     text = f"{abs(value):.{digits}f}"
     if not float(text):
         return text

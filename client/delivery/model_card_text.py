@@ -1,4 +1,4 @@
-"""A model card in Markdown: plain words, and every figure with the patients behind it."""
+"""A model card in Markdown: plain words, and every figure with its number of patients."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def score_cells(scores: Scores) -> tuple[Figure | None, ...]:
 
 
 def environment(*, autoescape: bool = False) -> jinja2.Environment:
-    """Return the Jinja environment of the templates of card and letter, which lie beside this file."""
+    """Return the Jinja environment for the templates of card and letter, which lie beside this file."""
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=autoescape,

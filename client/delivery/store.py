@@ -1,6 +1,7 @@
-"""The weights that a site got from its studies, each with its card, in the private folder under received/.
+"""The weights that a site received from its studies, each with its card, in the private folder under received/.
 
-`client.delivery.accept` stores them. This module does not need torch, so that a list of them appears at once.
+`client.delivery.accept` stores the weights. This module does not need torch, so that a list of the weights appears at
+once.
 """
 
 from __future__ import annotations
@@ -22,18 +23,18 @@ PATIENTS = ".patients.json"
 
 @dataclass(frozen=True)
 class Arrival:
-    """Delivered weights with their card, as they lie at the site."""
+    """Delivered weights with their card, as stored at the site."""
 
     card: Card
     weights: Path
     differences: Mapping[str, tuple[float, ...]]
-    """How far the model's Dice lies above that of the site's own models, in points, one value for each test patient, by
-    the own model's method."""
+    """The lead in Dice of the model over the site's own models, in points, a value for each test patient, by the own
+    model's method."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a study brought a site: the selected model and, where it differs, the site's own."""
+    """The result of a study for a site: the selected model and, if different, the site's own model."""
 
     selected: Arrival
     own: Arrival | None
@@ -41,10 +42,10 @@ class Outcome:
 
 
 def outcomes(site: SiteConfig) -> list[Outcome]:
-    """Return what has arrived, one outcome for each study, the latest first.
+    """Return the stored outcomes, one for each study, the latest first.
 
     Raises:
-        RelayError: a card or weights are damaged; the sentence says what to do.
+        RelayError: a card or weights are damaged; the error's sentence names the remedy.
     """
     found = []
     for path in (site.folder / FOLDER).glob("*/selected.json"):

@@ -1,1 +1,1 @@
-"""How well a model segments a site's own patients: scores, surface distances, stored scores and the site's page."""
+"""Scores of a model on a site's own patients: overlaps, surface distances, stored scores and the site's page."""

@@ -1,4 +1,4 @@
-"""How well a model segments a site's patients, on their native grid and against the expert's mask."""
+"""Scores of a model on a site's patients, on their native grid and against the expert's mask."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from common import metrics
 
 @dataclass(frozen=True)
 class CaseScore:
-    """One patient's scores (`common.scores`), overlaps from 0 to 1. `patient` stays at the site."""
+    """A patient's scores (`common.scores`), overlaps from 0 to 1. `patient` stays at the site."""
 
     patient: str
     slices: int
@@ -25,14 +25,14 @@ class CaseScore:
     dice_volume: float
     """Dice over all voxels of all slices, slices without prostate included."""
     hd95_mm: float | None = None
-    """95 % Hausdorff distance over all slices, like `assd_mm`; None where nothing was predicted, or distances were not
-    asked for."""
+    """95 % Hausdorff distance over all slices, like `assd_mm`; None where the prediction is empty, or distances were
+    not measured."""
     assd_mm: float | None = None
 
 
 @dataclass(frozen=True)
 class Example:
-    """One selected slice with its segmentation. Examples never leave the site."""
+    """A selected slice with its segmentation. Examples never leave the site."""
 
     patient: str
     number: int
@@ -42,7 +42,7 @@ class Example:
     expert: NDArray[np.bool_]
     predicted: NDArray[np.bool_]
     dice: float
-    """The slice's Dice on the native grid, as it counts in the scores."""
+    """The slice's Dice on the native grid, as in the scores."""
 
 
 def evaluate(
@@ -59,13 +59,13 @@ def evaluate(
 
     Args:
         predict: takes standardised slices (n, pixels, pixels) and returns probabilities of the same shape.
-        records: the patients, as `client.preprocessing.pipeline.prepare` made them.
-        mean_std: returns the mean and standard deviation that a patient's image is standardised with.
+        records: the patients, from `client.preprocessing.pipeline.prepare`.
+        mean_std: returns the mean and standard deviation with which a patient's image is standardised.
         surfaces: whether distances between surfaces are measured as well.
         keep: is called with every selected slice, for the site's own page.
 
     Returns:
-        One score for each patient, in the order of `records`.
+        A score for each patient, in the order of `records`.
 
     Raises:
         ValueError: `predict` returns another shape.
@@ -113,7 +113,7 @@ def slice_mean(scores: Sequence[CaseScore]) -> tuple[float, float]:
     """Return Dice and IoU, each as a mean over all selected slices of all patients.
 
     Raises:
-        ValueError: there is no slice.
+        ValueError: the patients have no selected slice.
     """
     slices = sum(score.slices for score in scores)
     if slices == 0:

@@ -22,7 +22,7 @@ from common.text import percent
 OF_EACH = 3
 """The number of a model's worst slices on the page, and of its best."""
 MODELS = 100
-"""The most models on the page; the models that were scored last are shown."""
+"""The most models on the page: the models scored last."""
 SIDE = 240
 """Pixels of a picture's side."""
 WINDOW = (1.0, 99.0)
@@ -32,12 +32,12 @@ EXPERT, PREDICTED, BOTH = drawing.FIRST, drawing.SECOND, drawing.BOTH
 
 
 def add_to_page(site: SiteConfig, *, title: str, stage: str, examples: Iterable[Example]) -> Path:
-    """Show a model on the site's page, replacing what the page showed for the same stage before.
+    """Show a model on the site's page, in the place of the same stage's earlier pictures.
 
     Args:
         site: the site whose private folder holds the page.
-        title: the name by which a reader knows the model, such as "B → C → A, fold 1".
-        stage: the key of the stage that was scored.
+        title: the model's name for readers, such as "B → C → A, fold 1".
+        stage: the key of the scored stage.
         examples: the model's slices; the worst and the best by Dice are drawn.
 
     Returns:

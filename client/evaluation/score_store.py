@@ -1,8 +1,8 @@
-"""Scores that a site computed, stored patient by patient. They never leave the site.
+"""The scores computed at a site, stored patient by patient. Stored scores never leave the site.
 
-A reply holds means alone and is deleted once the coordinator has it. The comparison that a hospital gets at the end of
-a study needs the scores of single patients. Scores are stored under the key of their stage, so that they can be found
-for any weights.
+A reply holds means alone and is deleted once the coordinator has the reply. The comparison for the hospital at the end
+of a study needs the scores of single patients. Scores are stored under the key of their stage, so that the scores of
+any weights can be found.
 """
 
 from __future__ import annotations
@@ -32,28 +32,28 @@ class PatientScore(BaseModel):
     iou: float
     dice_volume: float
     hd95_mm: float | None = None
-    """95 % Hausdorff distance; None where nothing was predicted, or distances were not measured."""
+    """95 % Hausdorff distance; None where the prediction was empty, or distances were not measured."""
     assd_mm: float | None = None
 
 
 class OwnScores(BaseModel):
-    """The scores of one model on one split."""
+    """The scores of a model on a split."""
 
     model_config = ConfigDict(frozen=True)
     dice: float
-    """Mean over slices, as `iou`; both as they were sent in the reply."""
+    """Mean over slices, as `iou`; both with the values in the reply."""
     iou: float
     patients: tuple[PatientScore, ...]
     """Sorted by number."""
 
 
 def keep(site: SiteConfig, key: str, scores: Sequence[CaseScore], numbers: Mapping[str, int]) -> None:
-    """Store scores under the key of the stage that asks for them.
+    """Store scores under the key of their stage.
 
     Args:
         site: the site whose private folder holds the scores.
         key: the stage's key.
-        scores: one score for each patient.
+        scores: a score for each patient.
         numbers: the random number of each patient, by name.
 
     Raises:
@@ -76,7 +76,7 @@ def keep(site: SiteConfig, key: str, scores: Sequence[CaseScore], numbers: Mappi
 
 
 def kept(site: SiteConfig, key: str) -> OwnScores | None:
-    """Return the scores stored under a key; None where there are none or they cannot be read."""
+    """Return the scores stored under a key; None where they are missing or unreadable."""
     try:
         return OwnScores.model_validate(cache.read_json(site.private() / FOLDER / f"{key}.json"))
     except ValueError:

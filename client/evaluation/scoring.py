@@ -38,7 +38,7 @@ def scores_of(
         records: the patients.
         mean_std: mean and standard deviation of each site.
         device: the device and precision to predict in.
-        examples: a list that every selected slice is appended to; None for none.
+        examples: a list to which every selected slice is appended; None if no slices are needed.
         surfaces: whether distances between surfaces are measured as well.
     """
 
@@ -55,7 +55,7 @@ def scores_of(
 
 
 def network_of(study: Study, weights: Weights, digest: str) -> nn.Module:
-    """Return the study's network with weights that a message named by digest.
+    """Return the study's network with weights named in a message by their digest.
 
     Raises:
         Refused: the weights do not fit the study's network, or have another digest.
@@ -67,10 +67,10 @@ def network_of(study: Study, weights: Weights, digest: str) -> nn.Module:
 
 
 def check_named(study: Study, weights: Weights, digest: str) -> None:
-    """Refuse weights that do not fit the study's network, or have another digest than the message named.
+    """Refuse weights that do not fit the study's network, or whose digest differs from the message's.
 
     Raises:
-        Refused: as above.
+        Refused: the weights do not fit, or have another digest.
     """
     try:
         check_fit(weights, study.model)

@@ -1,4 +1,4 @@
-"""How far a segmentation's surface lies from the expert's, in millimetres."""
+"""The distance of a segmentation's surface from the expert's, in millimetres."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def surface_distances(
         spacing: millimetres: slice, row, column.
 
     Returns:
-        Both distances; None where one of the two masks is empty, so that there is no distance.
+        Both distances; None where either mask is empty, so that there is no distance.
     """
     import torch
     from monai.metrics.utils import get_edge_surface_distance

@@ -1,1 +1,1 @@
-"""What the hospital decides (approvals) and what enforces it: commitments, disclosure, egress filter and audit logs."""
+"""The hospital's decisions (approvals) and their enforcement: commitments, disclosure, egress filter and audit logs."""

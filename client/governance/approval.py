@@ -1,11 +1,11 @@
-"""The studies that a site has approved. The site carries out orders of these studies alone.
+"""The studies that a site has approved. The site carries out orders of approved studies alone.
 
 In the private folder, approved/ holds two files for each study that was ever approved: the study itself, and the record
-of the approval, which says by whom, when and within which limits the study was approved, and whether the site has left
-it since. Each approval and each departure is also a line of a log that is only ever appended to.
+of the approval. The record says by whom, when and within which limits the study was approved, and whether the site has
+left the study since. Each approval and each departure is also a line of an append-only log.
 
-A study that is simulated on this machine (`relay simulate`) is approved for no coordinator. A simulation's approvals,
-and the commitments made under them, lie in simulation/, which no process reads that answers a coordinator.
+A study simulated on this machine (`relay simulate`) is approved for no coordinator. A simulation's approvals, and the
+commitments made under them, lie in simulation/; no process that answers a coordinator reads this folder.
 """
 
 from __future__ import annotations
@@ -40,23 +40,23 @@ log = logging.getLogger("relay.site")
 
 
 class Approval(BaseModel):
-    """The record that a person at the site approved a study. Nothing of it ever leaves the site."""
+    """The record of a study's approval by a person at the site. No part of the record ever leaves the site."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     study: Digest
     name: str
     variants: tuple[Digest, ...] = Field(min_length=1)
-    """The digests of the plain studies of every repeat and network, which the coordinator's orders name."""
+    """The digests of the plain studies of every repeat and network; the coordinator's orders name a plain study."""
     at: str
     """The time of the approval, UTC, ISO 8601."""
     by: str
-    """The name of the user on the site's machine who approved."""
+    """The name of the approving user on the site's machine."""
     largest_elsewhere: int | None = None
-    """The most training slices that another site may claim in a fold; None: no limit, as where one person owns all
-    sites."""
+    """The most training slices that another site may claim in a fold; None: no limit, as where all sites belong to the
+    same person."""
     disclosure: Disclosure | None = None
-    """What was shown when the study was approved."""
+    """The disclosure shown when the study was approved."""
     left: str = ""
     """The time at which the site left the study; empty while the site takes part."""
     left_by: str = ""
@@ -69,15 +69,15 @@ def approve(
 ) -> Approval:
     """Approve a study, and so each of its variants, for a site from now on.
 
-    Approving a study again lets each of its stages be answered once more, and lets its census and routes be others. In
-    simulation mode the approval holds for simulations alone, and changes no approval given or taken back outside of
+    A second approval of a study lets each of its stages be answered once more, and lets its census and routes change.
+    In simulation mode an approval holds for simulations alone, and changes no approval given or taken back outside of
     simulations.
 
     Args:
         site: the site.
         study: the study as the coordinator published it.
         largest_elsewhere: the most training slices that another site may claim in a fold; None for no limit.
-        disclosure: what was shown to the person who approves.
+        disclosure: the disclosure shown to the approving person.
     """
     folder = _place(site, simulation=in_simulation_mode()) / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
@@ -100,18 +100,18 @@ def approve(
 
 
 def leave(site: SiteConfig, record: Approval) -> Approval:
-    """Take an approval back: from now on the site refuses every order of the study, and nothing of it leaves."""
+    """Take an approval back: from now on the site refuses every order of the study, and no data of the study leaves."""
     record = record.model_copy(update={"left": _now(), "left_by": _user()})
     _keep(site, record, "left")
     return record
 
 
 def approvals(site: SiteConfig, *, simulation: bool | None = None) -> list[Approval]:
-    """Return all approvals in the order in which they were given, including those of studies that the site has left.
+    """Return all approvals in the order of their time, including approvals of studies that the site has left.
 
     Args:
         site: the site.
-        simulation: True for simulations' approvals, False for the others; by default those that hold in this process.
+        simulation: True for simulations' approvals, False for all others; by default the approvals of this process.
     """
     found = []
     simulation = in_simulation_mode() if simulation is None else simulation
@@ -124,7 +124,7 @@ def approvals(site: SiteConfig, *, simulation: bool | None = None) -> list[Appro
 
 
 def study_of(site: SiteConfig, record: Approval) -> Study | None:
-    """Return the site's own copy of an approved study; None where it is gone or differs from what was approved."""
+    """Return the site's own copy of an approved study; None where the copy is gone or differs from the approval."""
     try:
         study = load_study(_place(site, simulation=record.simulation) / FOLDER / f"{record.study}.toml")
     except RelayError:
@@ -136,9 +136,9 @@ def approved(site: SiteConfig, digest: str) -> Study:
     """Return the plain study of a digest, as the site approved it.
 
     Raises:
-        Refused: the site has not approved such a study, or has left it.
+        Refused: the site has not approved such a study, or has left the study.
     """
-    # The study is looked up among the approvals: no file name is made of what a message sent.
+    # The study is looked up among the approvals: no file name is made of a message's content.
     records = approvals(site)
     for record in taking_part(records, digest):
         study = study_of(site, record)
@@ -159,7 +159,7 @@ def approved(site: SiteConfig, digest: str) -> Study:
 
 
 def taking_part(records: list[Approval], digest: str) -> Iterator[Approval]:
-    """Yield the approvals of a plain study that the site has not left."""
+    """Yield the approvals of a plain study, without studies that the site has left."""
     return (record for record in records if digest in record.variants and not record.left)
 
 

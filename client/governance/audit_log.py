@@ -1,9 +1,8 @@
-"""A log in which every line names the digest of the line before it, so that a changed or missing line shows.
+"""A log in which every line names the digest of the line before, so that a changed or missing line shows.
 
-The digests alone cannot show that lines are missing at the end of the log, so a note of the end lies beside the log. A
-log that does not agree with its note shows the fault for ever: the next line names the end that was noted, not the end
-that is found. Whoever may write both files can still change both; see `docs/explanation/threat-model.md` for what helps
-against that.
+The digests alone cannot show missing lines at the end of the log, so a note of the end lies beside the log. A log that
+differs from its note shows the fault for ever: the next line names the noted end, not the end found. An attacker with
+write access to both files can still change both; see `docs/explanation/threat-model.md` for remedies.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ from common.errors import RelayError
 from common.files import write_atomically
 
 NOTHING = digest_of(b"")
-"""The digest that the first line names."""
+"""The digest named by the first line."""
 UNKNOWN = "0" * 64
-"""The digest that a line names if the log had lines and no note of its end."""
+"""The digest named by a line if the log had lines and no note of its end."""
 
 
 @dataclass(frozen=True)
 class End:
-    """A log's end, as it was noted beside the log after the last line."""
+    """A log's end, as noted beside the log after the last line."""
 
     lines: int
     bytes: int
@@ -40,18 +39,18 @@ class End:
 
 @dataclass(frozen=True)
 class Reading:
-    """A log as it was found."""
+    """A log as read from the disk."""
 
     lines: tuple[dict[str, Any], ...]
-    """The entry of each line; empty for a line that cannot be read."""
+    """The entry of each line; empty for an unreadable line."""
     digests: tuple[str, ...]
     """sha256 of each line."""
     fault: str
-    """The first place where the log differs from what was written, in plain words; empty if there is none."""
+    """The first place where the log differs from the lines written, in plain words; empty if there is none."""
 
 
 def append(path: Path, entry: Mapping[str, object]) -> None:
-    """Append a line, which is on the disk when this returns; any number of processes may append at once.
+    """Append a line, which is on the disk at the return; any number of processes may append at once.
 
     Args:
         path: the log; created if need be, mode 0600.
@@ -78,13 +77,13 @@ def read(path: Path) -> Reading:
     Raises:
         OSError: the log cannot be read.
     """
-    # The note is read first: a line that is appended meanwhile lies beyond the noted end, and is no fault.
+    # The note is read first: a line appended meanwhile lies beyond the noted end, and is no fault.
     end = _noted(path)
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         content = b""
-    # Bytes after the last line end belong to a line that is being written, or whose writing was cut short. Nothing left
+    # Bytes after the last line end belong to an unfinished line, which is being written or was cut short. Nothing left
     # the site with such a line.
     raw = content.split(b"\n")[:-1]
     lines, digests, fault, before = [], [], "", NOTHING
@@ -119,10 +118,10 @@ def _fault_at_end(digests: list[str], end: End | None) -> str:
 
 
 def _end_to_name(file: BinaryIO, noted: End | None) -> End:
-    """Return the end that the next line names, and prepare the file for that line.
+    """Return the end that the next line names, and prepare the file for this line.
 
-    A process that was killed between a line and its note, or within a line, leaves one line more than was noted, or the
-    beginning of one. Such a log is repaired. Any other difference is kept, so that it shows.
+    A process killed between a line and its note, or within a line, leaves one line more than noted, or the beginning of
+    a line. Such a log is repaired. Any other difference is kept as found, so that the fault shows.
     """
     size = file.seek(0, os.SEEK_END)
     end = start = noted or End(0, 0, NOTHING)

@@ -1,8 +1,8 @@
-"""What an approved study commits its coordinator to, from order to order.
+"""The commitments of a coordinator to an approved study, which hold from order to order.
 
-With an approval alone, a coordinator could order one stage with any number of start weights, or plan the study once for
-each of many censuses or routes. So a site remembers what it was first asked, in a folder for each plain study under
-`answered/` in its private folder. Approving the study again empties that folder; nothing else does.
+With an approval alone, a coordinator could order a stage with any number of start weights, or plan the study once for
+each of many censuses or routes. So a site remembers the first orders of a study, in a folder for each plain study under
+`answered/` in its private folder. A new approval of the study empties the folder; nothing else does.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ log = logging.getLogger("relay.site")
 
 
 def check_limits(site: SiteConfig, study: Study, census: Census) -> None:
-    """Refuse a census that would make the site train longer than was shown when it approved the study.
+    """Refuse a census that would make the site train longer than the disclosure at the approval has shown.
 
     The longer baseline trains as long as the target's longest route, whose length only the census determines. A
-    coordinator that claimed a site larger than it is could order a training without end.
+    coordinator that overstated the size of a site could order a training without end.
 
     Args:
         site: this site.
@@ -49,7 +49,7 @@ def check_limits(site: SiteConfig, study: Study, census: Census) -> None:
 def check_routes_extend(site: SiteConfig, study: Study, choices: Choices) -> None:
     """Refuse hops of greedy routes that replace hops of earlier orders.
 
-    A coordinator that could take a hop back could try all routes.
+    A coordinator free to take a hop back could try all routes.
 
     Args:
         site: this site.
@@ -64,7 +64,7 @@ def check_routes_extend(site: SiteConfig, study: Study, choices: Choices) -> Non
     longest = dict(known)
     for target, hops in choices.items():
         before = known.get(target, ())
-        # An order that was on its way for long may have fewer hops than a later order.
+        # An order delayed on its way may have fewer hops than a later order.
         if hops[: len(before)] != before and before[: len(hops)] != hops:
             raise Refused(Refusal.ANSWERED)
         longest[target] = max(before, hops, key=len)
@@ -74,9 +74,9 @@ def check_routes_extend(site: SiteConfig, study: Study, choices: Choices) -> Non
 
 
 def pin_census(site: SiteConfig, study: Study, census: Census) -> None:
-    """Store the first census that a study was planned with, and refuse any other.
+    """Store the census of a study's first plan, and refuse any other.
 
-    Each other census would ask for other trainings.
+    Each further census would require further trainings.
 
     Args:
         site: this site.
@@ -97,16 +97,16 @@ def pin_census(site: SiteConfig, study: Study, census: Census) -> None:
 
 
 def bind_stage(site: SiteConfig, study: Study, node: Node, key: str) -> None:
-    """Bind a stage of an approved study to the weights and data of the first order for it.
+    """Bind a stage of an approved study to the weights and data of the first order for the stage.
 
-    A coordinator that could have one stage computed from any number of weights could ask the data any number of
-    questions. The same order again, after a lost reply, is not a new question.
+    A coordinator that could have a stage computed from any number of weights could put any number of questions to the
+    data. The same order again, after a lost reply, is not a new question.
 
     Args:
         site: this site.
         study: the plain study.
         node: the stage.
-        key: the stage's key, a digest that covers the weights and data.
+        key: the stage's key, a digest over the weights and data.
 
     Raises:
         Refused: an earlier order for the stage named other weights or data.
@@ -115,8 +115,8 @@ def bind_stage(site: SiteConfig, study: Study, node: Node, key: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / node.id
     if not path.exists():
-        # Durable: a file that a loss of power leaves empty or cut short would bind the stage to a key that no order
-        # has.
+        # Durable: a loss of power may leave an empty or shortened file, which would bind the stage to a key that no
+        # order has.
         write_atomically(path, key.encode(), durable=True)
     elif path.read_bytes() != key.encode():
         raise Refused(Refusal.ANSWERED)

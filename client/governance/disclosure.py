@@ -1,10 +1,10 @@
-"""What a study may ask of a site, counted before anything runs: trainings, evaluations, and what leaves the site.
+"""The work and data that a study may ask of a site, counted before the first order.
 
-The counts are made on the plan that the site makes itself, with its own patients. The sizes of the other sites are
-unknown when a study is approved. They decide two things: the epochs of the longer baseline, and the rounds of a
-federated method that names no number. The rounds have a largest number, whatever the sizes are. The epochs have none,
-so they are counted for the largest size that another site may have, and `client.governance.commitments` holds every
-order to that size.
+Trainings, evaluations and the data that leaves are counted on the site's own plan, with the site's own patients. The
+sizes of the other sites are unknown when a study is approved. The sizes decide two things: the epochs of the longer
+baseline, and the rounds of a federated method without a given number. The rounds have a largest number, whatever the
+sizes are. The epochs have no largest number and are counted for the largest size that another site may have;
+`client.governance.commitments` holds every order to this largest size.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from common.plan.graph import Average, Best, Evaluate, FineTune, Node
 from common.protocol.messages import Description, EvaluateReply, FineTuneReply
 
 ANY = "0" * 64
-"""A placeholder for a digest in messages that are made only to be counted."""
+"""A placeholder for a digest in messages made only for counting."""
 
 
 class Disclosure(BaseModel):
-    """Counts over all repeats and networks of a study. A stage that is ordered again after a loss counts once."""
+    """Counts over all repeats and networks of a study. A stage ordered again after a loss counts once."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -41,24 +41,24 @@ class Disclosure(BaseModel):
     epochs: int
     gradient_steps: int
     validations: int
-    """Evaluations on validation patients, besides those that are part of a training."""
+    """Evaluations on validation patients, without the validation within a training."""
     tests: int
     """Evaluations on test patients."""
     tensors: int
-    """The tensors that leave the site with all trainings."""
+    """The tensors leaving the site with all trainings."""
     weight_bytes: int
     description_numbers: int
-    """The numbers in the site's descriptions. Numbers that say nothing (0) are counted too, here and below."""
+    """The numbers in the site's descriptions. Numbers without information (0) count too, also in the next three."""
     training_numbers: int
     scoring_numbers: int
-    """The numbers in the replies to evaluations, without those of single patients."""
+    """The numbers in the replies to evaluations, without scores of single patients."""
     patient_numbers: int
     """The numbers of single patients, under random case numbers; 0 where the site's file does not permit them."""
 
 
 @dataclass(frozen=True)
 class Onward:
-    """Where a site's weights go from the coordinator."""
+    """The onward path of a site's weights from the coordinator."""
 
     routes: tuple[tuple[str, ...], ...]
     """The routes on which other sites train from the weights; the site is on each route, and another site is its end.
@@ -90,7 +90,7 @@ class _Tally:
 def disclosure_of(
     site: str, study: Study, surveys: Sequence[Survey], *, largest_elsewhere: int, patient_scores: bool
 ) -> Disclosure:
-    """Return what a study may ask of a site.
+    """Return the counts of work and data that a study may ask of a site.
 
     Args:
         site: the site's name.
@@ -130,7 +130,7 @@ def disclosure_of(
 
 
 def onward_of(site: str, study: Study) -> Onward:
-    """Return where a site's weights go; of greedy routes only the first hop is known."""
+    """Return the onward path of a site's weights; of greedy routes only the first hop is known."""
     variant = study.variants[0]
     nodes = plan(variant, dict.fromkeys(variant.sites, (1,) * variant.split.folds), rounds=most_rounds).nodes
     routes: dict[tuple[str, ...], None] = {}
@@ -153,14 +153,14 @@ def onward_of(site: str, study: Study) -> Onward:
 
 
 def _way(node: Node) -> tuple[str, ...]:
-    """Return the sites on which weights have travelled, without those behind an average."""
+    """Return the sites on which weights have travelled, without the sites before an average."""
     if isinstance(node, FineTune):
         return (*_way(node.parent), node.site)
     return _way(node.candidates[0]) if isinstance(node, Best) else ()
 
 
 def _most(site: str, variant: Study, survey: Survey, largest_elsewhere: int) -> _Tally:
-    """Return the counts that a plain study may ask at most."""
+    """Return the largest counts of work that a plain study may ask of a site."""
     census = dict.fromkeys(variant.sites, (largest_elsewhere,) * variant.split.folds) | {site: survey.train_slices}
 
     def own(choices: Choices, *methods: Method) -> set[FineTune | Evaluate]:
@@ -205,7 +205,7 @@ def _own(site: str, nodes: Iterable[Node]) -> Iterator[FineTune | Evaluate]:
 
 
 def _routes_that_matter(site: str, variant: Study, target: str) -> Iterator[tuple[str, ...]]:
-    """Yield, for greedy routes, one complete route to a target for each place that a site can have on it.
+    """Yield, for greedy routes, one complete route to a target for each place of the site on the route.
 
     For the site's own work the other sites are interchangeable. The longest routes ask the most, since all shorter
     routes were tried before them.
@@ -225,12 +225,12 @@ def _is_exact(study: Study) -> bool:
     routes = methods.sequential.routes
     all_sites = routes == "none" or (routes == "all" and methods.sequential.max_hops >= len(study.sites) - 1)
     rounds_known = all(part.rounds or all_sites for part in methods.federated)
-    # A route that stays within one fold may turn out to pass through the best of the folds.
+    # A route within one fold may turn out to pass through the best of the folds.
     revisits = not isinstance(routes, str) and any(len(set(route)) < len(route) for route in routes)
     one_fold = study.split.source == "same-fold" or len(study.split.run) == 1
     return (
         not methods.sequential.grows
-        and not methods.more  # it is not known here what further methods depend on
+        and not methods.more  # the dependencies of further methods are not known here
         and rounds_known
         and (alone or not methods.longer_baseline)
         and (one_fold or not (revisits or methods.cyclic.laps))

@@ -1,8 +1,8 @@
-"""The egress filter, which decides what may leave a hospital, and the log of what left.
+"""The egress filter, which decides what may leave a hospital, and the log of the released replies.
 
-Every reply passes `release`. It releases the declared messages alone, weights that fit the declared network exactly,
+Every reply passes `release`, which releases the declared messages alone, weights that fit the declared network exactly,
 numbers with enough patients behind them, and the code of a refusal. Every line of the log (`audit_log`) names the
-digest of the line before it, so that a changed or missing line shows.
+digest of the line before, so that a changed or missing line shows.
 """
 
 from __future__ import annotations
@@ -36,23 +36,22 @@ log = logging.getLogger("relay.site")
 
 
 def release(answer: FromSite, weights: Weights | None, *, site: SiteConfig, model: ModelConfig) -> RecordDict:
-    """Return a reply as it may leave the site, after logging it.
+    """Check a reply against the site's limits, log the reply, and return the record to send.
 
     Args:
         answer: the reply.
-        weights: the weights that belong to the reply, or None.
+        weights: the weights of the reply, or None.
         site: the site's settings, which set the limits.
         model: the study's network, which the weights must fit.
 
     Raises:
-        Refused: the reply may not leave; nothing of it does.
+        Refused: the reply may not leave; no part of the reply leaves.
     """
     if type(answer) not in (Description, FineTuneReply, EvaluateReply, Receipt):
         log.error("Blocked at the door: a %s, which is no declared answer.", type(answer).__name__)
         raise Refused(Refusal.BLOCKED)
     try:
-        # A copy made with changes is not validated when it is made. This line makes sure that what leaves is as
-        # declared.
+        # pydantic does not validate a copy made with changes (`model_copy`); here every reply is validated.
         answer = type(answer).model_validate_json(answer.model_dump_json(warnings=False))
     except ValueError:
         log.error("Blocked at the door: an answer that is not as it is declared.")
@@ -92,7 +91,7 @@ def _patients_behind(answer: FromSite) -> tuple[int, ...]:
 
 
 def numbers_in(message: WireMessage) -> int:
-    """Return how many numbers a message holds, including those that say nothing (0)."""
+    """Return the number of numbers in a message, including numbers without information (0)."""
     return sum(map(_numbers, message.model_dump(mode="json").values()))
 
 
@@ -103,7 +102,7 @@ def _numbers(value: Any) -> int:
 
 
 def _note(answer: FromSite, weights: Weights | None, path: Path) -> None:
-    """Append a line to the log of what left; it is on the disk before the reply is sent."""
+    """Append a reply to the egress log; the line is on the disk before the reply is sent."""
     body = answer.model_dump_json()
     audit_log.append(
         path,
@@ -124,7 +123,7 @@ def _note(answer: FromSite, weights: Weights | None, path: Path) -> None:
 
 
 def scrub(message: Message, context: Context, handle: Handler) -> Message:
-    """Return a code and a fixed text in the place of any exception, and log it at the site (a Flower mod).
+    """Return a code and a fixed text in the place of any exception, and log the exception at the site (a Flower mod).
 
     Flower itself would send an exception's text to the coordinator, including paths and patients' names.
     """

@@ -1,6 +1,6 @@
 """Whether this process simulates a study (`relay simulate`) on hospitals that all lie on this machine.
 
-The environment of a process decides this, for the process and for the processes that it starts. No message can.
+The environment of a process decides, for the process and its child processes. No message can change the mode.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The lock on a site's private folder: shared by whoever works with the folder, exclusive for whoever empties it."""
+"""The lock on a site's private folder: shared while working with the folder, exclusive while emptying the folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A mask as a DICOM segmentation (DICOM PS3.3 A.51) that refers to the images it was drawn on, through highdicom."""
+"""A mask as a DICOM segmentation (DICOM PS3.3 A.51) with references to the images of its scan, through highdicom."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def read_series(files: Sequence[Path]) -> list[pydicom.Dataset]:
     """Return the headers of a series, in the order of positions along the normal of its slices.
 
     Raises:
-        RelayError: highdicom is missing, or the series lies in one file.
+        RelayError: highdicom is missing, or a file holds several slices.
     """
     check_installed()
     import pydicom
@@ -50,18 +50,18 @@ def read_series(files: Sequence[Path]) -> list[pydicom.Dataset]:
 
 
 def write_segmentation(mask: sitk.Image, images: Sequence[pydicom.Dataset], card: Card, path: Path) -> None:
-    """Write a DICOM segmentation with one segment, "Prostate", and one frame for each slice of its series.
+    """Write a DICOM segmentation with a single segment, "Prostate", and a frame for each slice of its series.
 
-    The file repeats the patient's and the study's identifiers from the images, so it is as private as they are.
+    The file repeats the patient's and the study's identifiers from the images, and is as private as the images.
 
     Args:
-        mask: 0 or 1, on the grid of the series as `client.data.layouts.dicom.read_image` returns it.
+        mask: 0 or 1, on the series' grid, as from `client.data.layouts.dicom.read_image`.
         images: the headers of the series, of `read_series`.
         card: the model card of the weights.
         path: the file to write.
 
     Raises:
-        RelayError: the series lacks what a segmentation has to repeat, or the file cannot be written.
+        RelayError: the series lacks entries that a segmentation repeats, or the file cannot be written.
     """
     import highdicom
     from pydicom.sr.codedict import codes
@@ -84,7 +84,7 @@ def write_segmentation(mask: sitk.Image, images: Sequence[pydicom.Dataset], card
     )
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pydicom warns of names that are not people's names, as pseudonyms are not
+            warnings.simplefilter("ignore")  # pydicom warns of names, such as pseudonyms, that are not people's names
             segmentation = highdicom.seg.Segmentation(
                 source_images=list(images),
                 pixel_array=frames.astype(bool),

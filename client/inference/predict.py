@@ -30,15 +30,15 @@ from common.model.weights import UnfitWeights, check_fit, load, serialize_chunks
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
 
 FAR = 1.5
-"""The difference of an image's mean from the training images', in their standard deviations, above which a remark is
-made."""
+"""The difference between the mean of an image and of the training images, in the latter's standard deviations, above
+which a remark is made."""
 SPREAD = 3.0
 """The factor between the image's standard deviation and the training images' above which a remark is made."""
 
 
 @dataclass(frozen=True)
 class Scan:
-    """An image as it was read."""
+    """An image with the axes and values of its file or series."""
 
     files: tuple[Path, ...]
     image: sitk.Image
@@ -52,15 +52,15 @@ class Scan:
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
-    """The gland as the model has drawn it."""
+    """The gland as drawn by the model."""
 
     mask: sitk.Image
     """0 or 1, uint8, on the scan's own grid."""
     ml: float
     slices: int
-    """The number of slices that hold some of the gland."""
+    """The number of slices with gland."""
     remarks: tuple[str, ...]
-    """What a user should know about the mask, one sentence each."""
+    """Warnings about the mask for the user, one sentence each."""
 
 
 def load_network(weights: Path, card: Card) -> nn.Module:
@@ -88,7 +88,7 @@ def load_network(weights: Path, card: Card) -> nn.Module:
 
 
 def find_scan(path: Path, pattern: str = "") -> Scan:
-    """Read a volume file, or the one DICOM series in a folder.
+    """Read a volume file, or a folder's DICOM series.
 
     Args:
         path: the file or folder.
@@ -136,10 +136,10 @@ def draw(
         card: the model card of the network's weights.
         network: the network, of `load_network`.
         device: the device and precision to predict in.
-        progress: is called with the iterations of the bias field's fit that are done, and the most there may be.
+        progress: is called with the number of finished iterations of the bias field's fit, and the greatest number.
 
     Raises:
-        RelayError: a study could not use the image, or no bias field can be fitted.
+        RelayError: the image is unusable for a study too, or no bias field can be fitted.
     """
     image = volumes.upright(scan.image, volumes.place(scan.files))
     values: NDArray[np.float32] = sitk.GetArrayFromImage(image)
@@ -169,7 +169,7 @@ def draw(
 
 
 def _as_it_lay(gland: NDArray[np.bool_], upright: sitk.Image, raw: sitk.Image) -> sitk.Image:
-    """Turn a mask's axes from the upright image back to those of the image as it was read."""
+    """Turn a mask's axes from the upright image back to the axes of the image's own grid."""
     mask = sitk.GetImageFromArray(gland.astype(np.uint8))
     mask.CopyInformation(upright)
     code = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(raw.GetDirection())
@@ -202,7 +202,7 @@ def ending_of(path: Path) -> str:
     """Return the ending of a file's name, which decides the format of a mask.
 
     Raises:
-        RelayError: no mask can be written in that format.
+        RelayError: no mask can be written in this format.
     """
     for ending in ENDINGS:
         if path.name.lower().endswith(ending):

@@ -23,16 +23,16 @@ def correct_bias_field(
     shrunk in-plane, over the foreground, and its spline is evaluated on the full volume. The foreground is found by
     Otsu's threshold on logarithms, since a near coil is so bright that a threshold on plain intensities would exclude
     most of the gland. Beyond the foreground the logarithm of the field may exceed its range within the foreground by
-    once that range on either side, since a spline runs away where no data hold it. A magnitude image cannot be
-    negative: where a file's values are, all values are shifted until the least is 0. N4 takes logarithms, so voxels of
-    0 never count as foreground.
+    the width of this range on either side, since a spline runs away where no data constrain it. A magnitude image
+    cannot be negative: an image with negative values is shifted until the least value is 0. N4 takes logarithms, so
+    voxels of 0 never count as foreground.
 
     Args:
         image: (slices, rows, columns).
         spacing: millimetres: slice, row, column.
         n4: N4's settings.
-        progress: is called with the number of iterations done and the most there may be; a level may end before its
-            last.
+        progress: is called with the number of finished iterations, and the greatest possible number; a level may end
+            early.
 
     Returns:
         The corrected image, in the same shape.

@@ -1,7 +1,7 @@
-"""The site's cache: tensors named by content, and what was read of which file, so that nothing is computed twice.
+"""The site's cache: tensors named by content, and the digests of files, so that nothing is computed twice.
 
-All files lie in the site's private folder. A file is written under another name and then renamed, so that a reader sees
-all of it or none. A damaged file counts as missing and is made again.
+All files lie in the site's private folder. A file is written under another name and then renamed, so a reader sees the
+whole file or none. A damaged file counts as missing and is made again.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def write_tensors(path: Path, tensors: Tensors, metadata: Mapping[str, str]) -> 
     Args:
         path: the file.
         tensors: the arrays by name.
-        metadata: texts that are stored with the arrays; a checksum is added.
+        metadata: texts stored with the arrays; a checksum is added.
 
     Raises:
         RelayError: the disk is full, or the folder cannot be written.
@@ -49,7 +49,7 @@ def write_tensors(path: Path, tensors: Tensors, metadata: Mapping[str, str]) -> 
 
 
 def read_tensors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]] | None:
-    """Return the arrays and metadata of a file that `write_tensors` wrote; None where it is missing or damaged."""
+    """Return the arrays and metadata of a file from `write_tensors`; None where the file is missing or damaged."""
     metadata = read_metadata(path)
     if metadata is None:
         return None
@@ -75,7 +75,7 @@ def write_bytes(path: Path, content: bytes, *, durable: bool = False) -> None:
     Args:
         path: the file; its folder is created if need be.
         content: all of the file.
-        durable: whether the content must be on the disk, so that it survives a loss of power, when this returns.
+        durable: whether the content must be on the disk at the return, so that a loss of power cannot undo the write.
 
     Raises:
         RelayError: the disk is full, or the folder cannot be written.
@@ -120,14 +120,14 @@ def stat(path: Path) -> Stat:
     """Return a file's size and times.
 
     Raises:
-        OSError: there is no such file.
+        OSError: the file does not exist.
     """
     result = os.stat(path)
     return result.st_size, result.st_mtime_ns, result.st_ctime_ns
 
 
 def snapshot(folders: Iterable[Path], *, without: Path) -> str:
-    """Return a digest of the names and stats of all files below some folders, except those below `without`."""
+    """Return a digest of the names and stats of all files below some folders, without the files below `without`."""
     seen: set[tuple[int, int]] = set()
     excluded = os.path.realpath(without)
     lines: list[str] = []
@@ -174,7 +174,7 @@ class ContentDigests:
         self._used: dict[str, list[Any]] = {}
 
     def of(self, files: Sequence[Path]) -> str:
-        """Return one digest of the content of files, whatever their order and names.
+        """Return a single digest of the content of files, whatever their order and names.
 
         Raises:
             OSError: a file cannot be read.
@@ -193,12 +193,12 @@ class ContentDigests:
 
     @property
     def used(self) -> dict[str, list[Any]]:
-        """Return what to remember: the stats and digests of the files that were asked for, by path."""
+        """Return the stats and digests to remember: all files whose digest was used, by path."""
         return self._used
 
     @property
     def changed(self) -> bool:
-        """Return whether there is anything new to remember."""
+        """Return whether any digest to remember is new."""
         return self._used != self._known
 
 

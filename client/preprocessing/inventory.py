@@ -1,6 +1,6 @@
-"""The patients of a site, and the keys under which the cache stores what is made of them.
+"""The patients of a site, and the keys under which the cache stores the patients' results.
 
-A key is a digest of all that its result depends on, so a result is made again exactly when that changes. While no data
+A key is a digest of all inputs of its result, so a result is made again exactly when an input changes. While no data
 file changes, neither headers nor images are read again to work out a key.
 """
 
@@ -27,12 +27,12 @@ CORRECTED_VERSION = 1
 SLICES_VERSION = 1
 
 PROBLEMS_HOLD = 3600.0
-"""Seconds for which a problem found in unchanged files is believed: a fault of a network drive may pass."""
+"""Seconds during which a problem of unchanged files is believed: a fault of a network drive may pass."""
 
 
 @dataclass(frozen=True)
 class PreparationTask:
-    """One patient, and the files that hold the patient's results."""
+    """A patient, and the files with the patient's results."""
 
     home: SiteConfig
     name: str
@@ -61,7 +61,7 @@ def tasks_of(
     files = known.get("files")
     digests = cache.ContentDigests(files if isinstance(files, dict) else {})
     itk = importlib.metadata.version("SimpleITK")
-    # Settings that do not change the result must not change the key.
+    # Settings without an effect on the result must not change the key.
     n4 = preprocessing.n4.model_dump() if preprocessing.n4.enabled else None
     slicing = preprocessing.model_dump(exclude={"n4"})
     tasks, problems = [], list(found.problems)
@@ -89,12 +89,12 @@ def tasks_of(
 
 
 def _find(home: SiteConfig, known: Any, key: str) -> tuple[Found, dict[str, Any]]:
-    """Return what `layouts.find` finds, from the index where no file has changed: headers take a millisecond a file.
+    """Return what `layouts.find` returns, from the index where no file has changed: headers take a millisecond a file.
 
-    An entry for a layout that was recognised also holds once the site file names that layout.
+    An entry for a recognised layout also holds once the site file names the layout.
 
     Returns:
-        What was found, and the entry for the index.
+        The patients and problems, and the entry for the index.
     """
     with suppress(LookupError, TypeError, ValueError):  # a damaged entry counts as missing
         if known["key"] == key and home.layout in (known["asked"], known["layout"]):

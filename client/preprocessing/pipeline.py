@@ -1,7 +1,7 @@
 """From a patient's files to slices on the study's grid, stored in the site's private folder by content.
 
 The steps: read, correct the bias field on the native volume (N4), select slices by the native mask, resample each slice
-to the study's grid. Standardisation is part of training, since it depends on the fold.
+to the study's grid. Standardisation is part of training, since the statistics depend on the fold.
 
 Two levels are stored. The corrected volume depends on the image files and N4's parameters; the final slices depend on
 the corrected volume, the mask files and the study's grid. So a changed mask or grid costs no N4, and a changed image is
@@ -55,21 +55,21 @@ class Record:
     below: int
     """The number of slices with some mask, but not more pixels than the minimum."""
     digest: str
-    """sha256 over all that the file was made of: content of image and mask files, parameters, versions."""
+    """sha256 over all inputs of the prepared file: content of image and mask files, parameters, versions."""
     image_digest: str
-    """sha256 over the native voxels as they were read, whatever format or header their file had."""
+    """sha256 over the native voxels as read, whatever the file's format or header."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """How far a site's preparation is. Where `done` < `total`, `prepare` must be called again."""
+    """The progress of a site's preparation. Where `done` < `total`, `prepare` must be called again."""
 
     records: tuple[Record, ...]
     """Sorted by patient."""
     total: int
     done: int
     left_out: int
-    """The number of patients that cannot be used; the site's own log names them."""
+    """The number of unusable patients; the site's own log names them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +92,7 @@ class PatientSlices:
 
 @dataclass(frozen=True)
 class _State:
-    """What is known so far of each patient, by name."""
+    """The results so far, by patient."""
 
     homes: dict[str, SiteConfig] = field(default_factory=dict)
     records: dict[str, Record] = field(default_factory=dict)
@@ -112,20 +112,20 @@ def prepare(
     progress: Callable[[int, int], None] | None = None,
     cores: int | None = None,
 ) -> Prepared:
-    """Prepare a site's patients, as many as `seconds` allow; patients that are prepared already cost nothing.
+    """Prepare a site's patients, as many as `seconds` allow; patients prepared earlier cost nothing.
 
-    Patients of a pooled site are those of its members, named "member/patient"; each is stored at its member.
+    Patients of a pooled site are its members' patients, named "member/patient"; each is stored at its member.
 
     Args:
         site: a plain or the pooled site.
         preprocessing: the study's settings.
-        seconds: after this time no further patient is begun; one batch of patients always is.
+        seconds: the time after which no further patient is begun; one batch of patients is always begun.
         progress: is called with the number of patients done and the number in all.
-        cores: the number of volumes that are processed side by side; by default the site's own setting.
+        cores: the number of volumes processed side by side; by default the site's own setting.
 
     Raises:
-        RelayError: no patient is usable, one is unusable where the site's file says stop, two members hold the same
-            patient, or the disk is full.
+        RelayError: no patient is usable, a patient is unusable where the site's file says stop, two members hold the
+            same patient, or the disk is full.
     """
     began = time.monotonic()
     state = _State()
@@ -173,7 +173,7 @@ def load(record: Record) -> PatientSlices:
     """Read a prepared patient.
 
     Raises:
-        RelayError: the file is gone or damaged; it is removed, so that the next run makes it again.
+        RelayError: the file is gone or damaged; a damaged file is removed, and the next run prepares the patient again.
     """
     found = cache.read_tensors(record.path)
     if found is None:
@@ -354,7 +354,7 @@ def _prepare_one(task: PreparationTask, preprocessing: PreprocessingConfig) -> R
 
 
 def _corrected(task: PreparationTask, case: Case, n4: N4Config) -> NDArray[np.float32]:
-    """Return the corrected volume, from the cache if it is there; one process at a time works on a volume."""
+    """Return the corrected volume, if possible from the cache; one process at a time works on a volume."""
     with cache.exclusive_lock(task.corrected):
         found = cache.read_tensors(task.corrected)
         if found is not None and found[0]["image"].shape == case.image.shape:
@@ -398,7 +398,7 @@ def _problem_path(task: PreparationTask) -> Path:
 
 
 def _known_problem(task: PreparationTask) -> str:
-    """Return why this patient's files could not be used a short while ago; empty where nothing is known."""
+    """Return why this patient's files could not be used a short while ago; empty where no problem is known."""
     known = cache.read_json(_problem_path(task))
     fresh = 0 <= time.time() - known.get("at", -math.inf) < PROBLEMS_HOLD
     return str(known["sentence"]) if fresh and "sentence" in known else ""
@@ -447,7 +447,7 @@ def _stop_if_asked(state: _State) -> None:
 
 
 def _log(state: _State) -> None:
-    """Name the patients that are left out in each site's own log, once for as long as the list stays the same."""
+    """Name the patients left out in each site's own log, once for as long as the list stays the same."""
     for home in {home.folder: home for home in state.homes.values()}.values():
         lines = sorted(
             f"left out: {name}: {' '.join(sentence.split())}"

@@ -19,7 +19,7 @@ Plane = tuple[float, float]
 def resample(
     slices: NDArray[np.float32], spacing: Plane, new_shape: tuple[int, int], new_spacing: Plane
 ) -> NDArray[np.float32]:
-    """Resample slices onto another grid of the same centre.
+    """Resample slices onto another grid with the same centre.
 
     The image ends half a pixel beyond the centres of its outermost pixels. Sums run in a fixed order, whatever the
     number of threads, so that the same input gives the same bytes.
@@ -48,12 +48,12 @@ def resample(
 def resample_mask(
     mask: NDArray[np.bool_], spacing: Plane, new_shape: tuple[int, int], new_spacing: Plane
 ) -> NDArray[np.bool_]:
-    """Resample a mask as `resample` does; a new pixel belongs to the mask where at least half of it does."""
+    """Resample a mask as `resample` does; a new pixel belongs to the mask if its value is at least one half."""
     return resample(mask.astype(np.float32), spacing, new_shape, new_spacing) >= 0.5
 
 
 def _taps(n: int, spacing: float, new_n: int, new_spacing: float) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-    """Return the old pixels that each new pixel of an axis is made of, and their weights, both (new_n, taps).
+    """Return the old pixels behind each new pixel of an axis, and their weights, both (new_n, taps).
 
     Args:
         n: the number of old pixels.
@@ -68,7 +68,7 @@ def _taps(n: int, spacing: float, new_n: int, new_spacing: float) -> tuple[NDArr
     weight = np.maximum(0.0, 1.0 - np.abs(index - positions[:, None]) / reach)
     weight[(index < 0) | (index >= n)] = 0.0
     total = weight.sum(axis=1, keepdims=True)
-    # A tolerance for rounding errors: a grid that ends exactly with the image keeps its last pixel.
+    # A tolerance for rounding errors: if the new grid ends exactly with the image, its last pixel is kept.
     inside = (positions >= -0.5 - 1e-6) & (positions <= n - 0.5 + 1e-6)
     weight = np.where(inside[:, None], weight / np.where(total > 0, total, 1.0), 0.0)
     used = np.flatnonzero(weight.any(axis=0))

@@ -1,4 +1,4 @@
-"""What a site says of its patients before anything is trained: the numbers of patients and slices."""
+"""A site's description of its patients before the first training: the numbers of patients and slices."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def describe_patients(site: SiteConfig, study: Study) -> Description:
     """Prepare the site's patients, for one leg at most, and count them once all are prepared.
 
     Raises:
-        RelayError: the data cannot be used, or there are too few patients for the study's folds.
+        RelayError: the data are unusable, or there are too few patients for the study's folds.
     """
     cores = min(filter(None, (int(os.environ.get("RELAY_CORES", "0")), site.cores)), default=None)
     seconds = study.training.leg_minutes * 60
@@ -50,7 +50,7 @@ def describe_patients(site: SiteConfig, study: Study) -> Description:
 
 
 def execution_environment(site: SiteConfig, study: Study, prepared: Prepared) -> ExecutionEnvironment:
-    """Return what determines a stage's result at this site besides the study: data, torch, device and precision."""
+    """Return the site's properties that determine a result besides the study: data, torch, device and precision."""
     device = choose_device(site.device, study.training.precision)
     return ExecutionEnvironment(
         fingerprint=fingerprint(prepared.records, site_key(site)),

@@ -25,7 +25,7 @@ def answer_evaluate(order: VerifiedOrder[Evaluate], store: StageStore) -> Evalua
     """Score weights, or reply from the disk where the stage is finished.
 
     Raises:
-        Refused: the weights are not those that the order names.
+        Refused: the weights differ from the order's digest.
     """
     reply = store.reply(order.key, EvaluateReply)
     if reply is None:
@@ -42,7 +42,7 @@ def score(order: VerifiedOrder[Evaluate], weights: Weights) -> EvaluateReply:
     """Score weights on the patients of a split, and show the worst and best slices of a test on the site's own page.
 
     Raises:
-        Refused: the weights are not those that the order names.
+        Refused: the weights differ from the order's digest.
     """
     site, study, node, cohort = order.site, order.study, order.node, order.cohort
     device = choose_device(site.device, study.training.precision)

@@ -1,4 +1,4 @@
-"""One leg of a fine-tuning stage: from the site's own checkpoint, for at most `leg_minutes`, up to an epoch's end."""
+"""A leg of a fine-tuning stage: from the site's own checkpoint, for at most `leg_minutes`, up to an epoch's end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from common.plan.stage_key import stage_key
 from common.protocol.messages import FineTuneReply
 
 CHECKPOINT_SECONDS = 60.0
-"""After this time a checkpoint is saved at the end of the epoch, besides the checkpoint at the end of every leg."""
+"""Seconds after which an epoch's end saves a checkpoint; the end of every leg but the last saves a checkpoint too."""
 
 
 def answer_fine_tune(order: VerifiedOrder[FineTune], store: StageStore) -> tuple[FineTuneReply, Weights | None]:
@@ -32,7 +32,7 @@ def answer_fine_tune(order: VerifiedOrder[FineTune], store: StageStore) -> tuple
         The reply, and with the last leg the finished weights.
 
     Raises:
-        Refused: the start weights are not those that the order names, the site has left the study, or the training
+        Refused: the start weights differ from the order's digest, the site has left the study, or the training
             diverged.
     """
     store.forget(order.acknowledged)
@@ -75,7 +75,7 @@ def _train(
             proximal_mu=node.proximal_mu,
             resume=resume,
         ):
-            approved(site, study.digest)  # raises Refused, so that a site that has left trains no further epoch
+            approved(site, study.digest)  # raises Refused: a site that has left the study trains no further epoch
             progress.notify(trained.epoch, node.schedule.epochs, trained.dices[-1])
             now = time.monotonic()
             if trained.epoch == node.schedule.epochs:
@@ -98,7 +98,7 @@ def _train(
         figures |= against_received(network, received, *slices, training=study.training, device=device)
     digest = store.save_weights(key, trained.kept)
     reply = _reply(order, trained, "done").model_copy(update={"weights": digest, **figures})
-    # These scores are the same as those of an evaluation of these weights, and are stored under its key.
+    # An evaluation of these weights would give the same scores, so the scores are stored under the evaluation's key.
     scored = Evaluate(node.site, node.fold, "validation", node)
     score_store.keep(
         site,

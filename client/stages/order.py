@@ -1,7 +1,7 @@
 """From a message to a verified order, rebuilt from the site's own copy of the approved study and checked once.
 
-The site believes nothing of a message. It makes the coordinator's plan itself, from the study that it approved and with
-its own patients, and looks up the stage there by name. What runs a stage takes a `VerifiedOrder` and never the message.
+The site believes nothing of a message. The site makes the coordinator's plan itself, from its own copy of the study and
+with its own patients, and looks up the stage there by name. A stage takes a `VerifiedOrder`, never a message.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ class VerifiedOrder(Generic[Stage]):
     """The site's own copy of the plain study."""
     node: Stage
     key: str
-    """The key that names the result, computed at the site."""
+    """The key of the stage's result, computed at the site."""
     cohort: Cohort
     environment: ExecutionEnvironment
     start_digest: str
-    """The digest of the weights that the stage starts from, or scores."""
+    """The digest of the weights from which the stage starts, or which the stage scores."""
     start: Weights | None
-    """The weights of that digest, if they came with the order; not yet compared with `start_digest`."""
+    """The weights that came with the order, or None; not yet compared with `start_digest`."""
     acknowledged: tuple[str, ...]
     """The keys of other stages whose results the coordinator has."""
     restart_token: str
@@ -58,7 +58,7 @@ class VerifiedOrder(Generic[Stage]):
 
 @dataclass(frozen=True, eq=False)
 class VerifiedDelivery:
-    """The verified values that a delivery of weights is compared with."""
+    """The verified values with which a delivery of weights is compared."""
 
     site: SiteConfig
     study: Study
@@ -70,7 +70,7 @@ class VerifiedDelivery:
 
 @dataclass(frozen=True, eq=False)
 class _Rebuilt:
-    """The plan that a message is about, rebuilt from the approved study."""
+    """The plan behind a message, rebuilt from the approved study."""
 
     study: Study
     census: Census
@@ -83,14 +83,14 @@ def verify_order(site: SiteConfig, order: Order, weights: Weights | None, kind: 
 
     Args:
         site: this site.
-        order: the message; only digests and the census are compared with the site's own.
-        weights: the weights that came with the order, or None.
-        kind: the kind of stage that such a message may ask for.
+        order: the message; its digests and its census alone are compared with the site's own.
+        weights: the weights sent with the order, or None.
+        kind: the kind of stage for this kind of message.
 
     Raises:
-        Refused: the study is unknown, the stage is not this site's in the study, the site's data differ from those
-            described, or the census, a route or the start weights differ from those of earlier orders.
-        BadMessage: the key is not that of the stage.
+        Refused: the study is unknown, the stage is not this site's in the study, the site's data have changed since
+            their description, or the census, a route or the start weights differ from earlier orders.
+        BadMessage: the key is not the stage's.
     """
     rebuilt = _rebuild(site, order)
     study = rebuilt.study
@@ -121,8 +121,8 @@ def verify_delivery(site: SiteConfig, delivery: Delivery) -> VerifiedDelivery:
     """Check a delivery against the approved study, this site's data and earlier orders.
 
     Raises:
-        Refused: the study is unknown, the site's data differ from those described, or the census or a route differs
-            from those of earlier orders.
+        Refused: the study is unknown, the site's data have changed since their description, or the census or a route
+            differs from earlier orders.
     """
     rebuilt = _rebuild(site, delivery)
     cohort, environment = _gather(site, rebuilt, delivery)
@@ -132,10 +132,10 @@ def verify_delivery(site: SiteConfig, delivery: Delivery) -> VerifiedDelivery:
 
 
 def _rebuild(site: SiteConfig, message: Planned) -> _Rebuilt:
-    """Make the plan that a message is about from the approved study.
+    """Make the plan behind a message from the approved study.
 
     Raises:
-        Refused: the study is not approved, or the message's census or choices do not fit it.
+        Refused: the study is not approved, or the message's census or choices do not fit the study.
     """
     study = approved(site, message.study)
     torch.set_num_threads(study.training.threads)
@@ -148,7 +148,7 @@ def _rebuild(site: SiteConfig, message: Planned) -> _Rebuilt:
     check_limits(site, study, census)
     try:
         return _Rebuilt(study, census, choices, plan(study, census, choices, at=site.name))
-    except RelayError:  # any other exception is an error of this program, and is reported as one
+    except RelayError:  # any other exception is an error of this program, and is reported as an internal error
         raise Refused(Refusal.NOT_IN_STUDY) from None
 
 
@@ -156,7 +156,7 @@ def _gather(site: SiteConfig, rebuilt: _Rebuilt, message: Planned) -> tuple[Coho
     """Return the site's patients and its execution environment.
 
     Raises:
-        Refused: the patients are not those that the coordinator planned with.
+        Refused: the patients differ from the patients in the coordinator's plan.
     """
     study = rebuilt.study
     prepared = prepare(site, study.preprocessing)

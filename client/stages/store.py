@@ -1,8 +1,8 @@
-"""What a site stores of its stages: checkpoints during a stage, and finished results until they are acknowledged.
+"""The site's store of its stages: checkpoints during a stage, and finished results until the coordinator has them.
 
 All files lie in the site's private folder under `stages/<key>/`. A key is computed at the site, never taken from a
-message. Weights are compared with their digest before they are used. Replies and checkpoints end with the sha256 of
-their content, so that a file with a changed bit is neither sent nor trained on.
+message. Weights are compared with their digest before use. Replies and checkpoints end with the sha256 of their
+content, so that a file with a changed bit is neither sent nor trained on.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class StageStore:
     folder: Path
 
     def reply(self, key: str, kind: type[Reply]) -> Reply | None:
-        """Return the finished reply to a stage; None where there is none."""
+        """Return the finished reply to a stage; None where the stage has no readable reply."""
         content = _unsealed(self.folder / key / "reply.json")
         try:
             return None if content is None else kind.model_validate_json(bytes(content))
@@ -53,12 +53,12 @@ class StageStore:
     def save_weights(self, key: str, weights: Weights) -> str:
         """Store a stage's finished weights and return their digest."""
         file = serialize_chunks(weights)
-        # Not forced to the disk: after a loss of power the file is compared with its digest before it is sent.
+        # Not forced to the disk: after a loss of power the file is compared with its digest before sending.
         write_atomically(self._made(key) / "weights.safetensors", file)
         return digest_of(file)
 
     def weights(self, digest: str) -> Weights | None:
-        """Return the weights of a digest, if this site finished and still has them; else None."""
+        """Return the weights of a digest, if this site trained and still has them; else None."""
         for path in self.folder.glob("*/reply.json"):
             reply = self.reply(path.parent.name, FineTuneReply)
             if reply is not None and reply.weights == digest:
@@ -66,30 +66,30 @@ class StageStore:
         return None
 
     def save_start(self, key: str, weights: Weights) -> None:
-        """Store the weights that a stage starts from, so that the order for its next leg need not carry them."""
+        """Store the weights from which a stage starts, so that the order for the next leg need not carry them."""
         write_atomically(self._made(key) / "start.safetensors", serialize_chunks(weights))
 
     def has_start(self, key: str) -> bool:
-        """Return whether the weights that a stage starts from are stored."""
+        """Return whether the weights from which a stage starts are stored."""
         return (self.folder / key / "start.safetensors").exists()
 
     def start(self, key: str) -> Weights | None:
-        """Return the weights that a stage started from; None where they are missing or damaged."""
+        """Return the weights from which a stage started; None where they are missing or damaged."""
         return self._load(self.folder / key / "start.safetensors")
 
     def save_checkpoint(self, key: str, trained: Trained) -> None:
-        """Store all that a stage needs to continue from here."""
-        buffer = io.BytesIO()  # torch reports a full disk as a RuntimeError, a plain file as the OSError that it is
+        """Store the whole state with which a stage can be continued."""
+        buffer = io.BytesIO()  # torch reports a full disk as RuntimeError, where a plain file raises OSError
         torch.save({item.name: getattr(trained, item.name) for item in fields(trained)}, buffer)
         write_atomically(self._made(key) / "checkpoint.pt", _sealed(buffer.getbuffer()))
 
     def checkpoint(self, key: str) -> Trained | None:
-        """Return the last checkpoint of a stage; None where there is none that can be read."""
+        """Return the last checkpoint of a stage; None where there is no readable checkpoint."""
         content = _unsealed(self.folder / key / "checkpoint.pt")
         if content is None:
             return None
         try:
-            # weights_only: a checkpoint is data, and must never run code when it is read.
+            # weights_only: reading a checkpoint must never run code.
             return Trained(**torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
         except Exception as error:  # torch and pickle fail in many ways at a checkpoint of another version
             log.warning(
@@ -105,7 +105,7 @@ class StageStore:
             shutil.rmtree(self.folder / key, ignore_errors=True)
 
     def restart(self, key: str, token: str) -> None:
-        """Delete what is stored of a stage, once for each token, since an order may arrive twice."""
+        """Delete a stage's files, once for each token, since an order may arrive twice."""
         path = self.folder / key / "restart_token"
         if not path.exists() or path.read_bytes() != token.encode():
             self.forget((key,))
@@ -138,7 +138,7 @@ def _sealed(content: bytes | memoryview) -> list[bytes | memoryview]:
 
 
 def _unsealed(path: Path) -> memoryview | None:
-    """Return the content of a file that ends with its sha256; None where the file is missing or damaged."""
+    """Return a file's content without the sha256 at its end; None where the file is missing or damaged."""
     try:
         file = memoryview(path.read_bytes())
     except FileNotFoundError:

@@ -1,8 +1,8 @@
-"""Statistics of batch normalisation that belong to the current weights ("precise" batch normalisation).
+"""Statistics of batch normalisation for the current weights ("precise" batch normalisation).
 
 Batch normalisation keeps running averages for evaluation, which move towards the weights' own statistics by a tenth in
-each step. After a stage of a few dozen steps the averages still belong to much earlier weights, so that the evaluation
-does not show what the network has learnt. The statistics are therefore estimated again from the training slices before
+each step. After a stage of a few dozen steps the averages still belong to much earlier weights, so an evaluation would
+not show what the network has learnt. The statistics are therefore estimated again from the training slices before
 an epoch is scored and before weights leave (Wu and Johnson, Rethinking "Batch" in BatchNorm, arXiv 2105.07576).
 """
 
@@ -17,16 +17,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from client.training.device import Device
 
 PIXELS_AT_ONCE = 32 * 256 * 256
-"""The number of pixels that are normalised together. Where all training slices fit, every layer gets the statistics of
-the very values that it sees in evaluation; otherwise the statistics come from several passes, each over slices of all
-patients."""
+"""The number of pixels normalised together. Where all training slices fit, every layer gets the statistics of the very
+values of evaluation; otherwise the statistics come from several passes, each over slices of all patients."""
 
 
 @torch.no_grad()
 def estimate_statistics(network: nn.Module, images: torch.Tensor, device: Device) -> None:
-    """Set every batch-norm layer's mean and variance to those of its inputs when the network is shown these slices.
+    """Set every batch-norm layer's mean and variance to the statistics of its inputs for these slices.
 
-    Everything else is as in evaluation: no augmentation, no dropout, the same precision. Nothing random is drawn, no
+    Everything else is as in evaluation: no augmentation, no dropout, the same precision. No random number is drawn, no
     weight and no count of batches changes, and the network is left in evaluation mode. Nothing changes in a network
     without batch normalisation, nor for a single slice, for which the deepest layers may have one value and no
     variance.
@@ -53,7 +52,7 @@ def estimate_statistics(network: nn.Module, images: torch.Tensor, device: Device
 
 
 class _Sums:
-    """One layer's first and second moments over all passes.
+    """A layer's first and second moments over all passes.
 
     From construction to `settle`, the layer normalises by the statistics of its current input.
     """
@@ -81,7 +80,7 @@ class _Sums:
             share: the pass's share of all slices.
         """
         if not self._values:
-            return  # the network has this layer and does not use it, like EfficientNet's last
+            return  # the network has this layer but does not use the layer, like EfficientNet's last
         mean, variance = self._mean.cpu().double(), self._variance.cpu().double()
         # torch divides the stored variance by the number of values less one, but normalises by the plain variance.
         variance *= (self._values - 1) / self._values

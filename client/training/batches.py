@@ -29,7 +29,7 @@ def statistics(records: Sequence[Record]) -> dict[str, MeanStd]:
     """Return mean and standard deviation of all pixels of the selected slices, for each site among the records.
 
     Pooled data keep the statistics of each member site: scanners have units of their own, and a member's patients are
-    later scored with that member's statistics.
+    later scored with the member's statistics.
     """
     sums: dict[str, list[float]] = {}
     for record in records:
@@ -71,9 +71,9 @@ def selected_slices(records: Sequence[Record], mean_std: Mapping[str, MeanStd]) 
 
 
 def batches(slices: Slices, size: int, generator: torch.Generator) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield the batches of one epoch in a random order: full batches and a smaller last one.
+    """Yield the batches of an epoch in a random order: full batches and a smaller last batch.
 
-    A last batch of a single slice is joined to the batch before it, since batch normalisation cannot take one value.
+    A last batch of a single slice is joined to the batch before, since batch normalisation cannot take a single value.
 
     Args:
         slices: the slices to train on.
@@ -100,7 +100,8 @@ def augment(
 
     "light": each slice is flipped left–right with a probability of one half, turned by at most 10°, scaled by at most
     10 % and shifted by at most 10 % of its side; its intensities get a gain of at most 10 % and an offset of at most
-    0.1 standard deviations. All amounts are uniform. Beyond the slice's edge the image is 0, its mean.
+    0.1 standard deviations. All amounts are uniform. Beyond the slice's edge the image is 0, its mean, before gain and
+    offset.
 
     Args:
         images: (slices, 1, pixels, pixels), standardised.

@@ -1,6 +1,6 @@
-"""What a site measures to tell whether a training lost what its weights could do; `server.scheduling.collapse` decides.
+"""Measurements at a site by which `server.scheduling.collapse` decides whether a training lost its weights' quality.
 
-The weights that the stage received and the weights that it kept are measured in the same way at the same site.
+The received weights of a stage and its kept weights are measured in the same way at the same site.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from common.protocol.refusals import Refusal, Refused
 
 
 class Measured(NamedTuple):
-    """How good a model is at a site, on the study's grid."""
+    """A model's quality at a site, on the study's grid."""
 
     dice: float
     """Mean over the validation slices, 0 to 1."""
@@ -37,22 +37,22 @@ def against_received(
     training: TrainingConfig,
     device: Device,
 ) -> dict[str, float]:
-    """Return the figures of `FineTuneReply` that compare the kept weights with the received ones.
+    """Return the figures of `FineTuneReply` that compare the kept weights with the received weights.
 
-    The figures distinguish a training that lost something from one that began with little. Received weights come with
-    batch-norm statistics of another site's slices; where the study estimates these statistics anew ("precise"), so does
-    this function.
+    The figures distinguish a training with a loss of quality from a training that began with little quality. Received
+    weights come with batch-norm statistics of another site's slices; where the study estimates the statistics anew
+    ("precise"), so does this function.
 
     Args:
-        kept: the network with the weights that the stage kept, on its device.
-        received: the network with the weights that the stage received.
+        kept: the network with the weights kept by the stage, on its device.
+        received: the network with the weights received by the stage.
         train: the training slices.
         validation: the validation slices.
         training: the study's training settings.
         device: the device and precision to measure in.
 
     Returns:
-        The figures; none where the loss of the received weights is not finite, so that there was nothing to lose.
+        The figures; none where the loss of the received weights is not finite, so that no quality could be lost.
 
     Raises:
         Refused: the loss of the kept weights is not finite.

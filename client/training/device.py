@@ -1,4 +1,4 @@
-"""The device and precision that a network runs in."""
+"""The device and precision in which a network runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Device:
-    """The device and precision that a network runs in."""
+    """The device and precision in which a network runs."""
 
     kind: str
     """The device's name in torch: cpu, cuda or mps."""
@@ -35,7 +35,7 @@ def choose_device(kind: str, precision: str) -> Device:
 
     Args:
         kind: auto, cpu, cuda or mps; auto prefers cuda, then mps.
-        precision: auto, float32 or bfloat16; auto is bfloat16 where the device computes in it natively.
+        precision: auto, float32 or bfloat16; auto is bfloat16 where the device computes in bfloat16 natively.
     """
     if kind == "auto":
         kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"

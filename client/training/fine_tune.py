@@ -22,7 +22,7 @@ from common.protocol.refusals import Refusal, Refused
 from common.seeds import seed_of
 
 CHUNK = 32
-"""The number of slices that are predicted at once."""
+"""The number of slices predicted at once."""
 
 
 @dataclass(frozen=True)
@@ -87,25 +87,24 @@ def fine_tune(
     """Train from the network's weights, or continue from `resume`, and yield the state after every epoch.
 
     The order of batches, the augmentation and the dropout of an epoch depend on `seed_names` and the epoch's number in
-    the whole cosine alone, so that stopping and continuing changes nothing. Adam's moments start at zero.
+    the whole cosine alone, so that stopping and continuing changes nothing. At a stage's start Adam's moments are zero.
 
     Args:
         network: takes images (n, 1, pixels, pixels) and returns logits of the same shape.
         train: standardised training slices.
         validation: standardised validation slices.
         training: the study's training settings.
-        schedule: the stage's epochs within the whole cosine, and which epoch's weights are kept.
-        seed_names: what the random seeds are derived from, besides the epoch's number.
+        schedule: the stage's epochs within the whole cosine, and the choice of the epoch whose weights are kept.
+        seed_names: the source of the random seeds, besides the epoch's number.
         device: the device and precision to train in.
-        proximal_mu: the strength of FedProx's pull towards the weights that the stage started from (Li et al., MLSys
-            2020).
+        proximal_mu: the strength of FedProx's pull towards the stage's start weights (Li et al., MLSys 2020).
         resume: the state after an earlier leg of the same stage.
 
     Yields:
         The state after each epoch; its live tensors change with the next epoch.
 
     Raises:
-        Refused: a loss is not finite.
+        Refused: the mean loss of an epoch is not finite.
     """
     place(network, device)
     start = [parameter.detach().clone() for parameter in network.parameters()] if proximal_mu else []

@@ -1,16 +1,16 @@
-"""How data sets lie on disk, and the one form in which the rest of the client sees a patient.
+"""The layouts in which data sets lie on disk, and the `Case`, the one form of a patient for the rest of the client.
 
-A layout is one small file in this folder. It says where each patient's image and mask lie, from names and headers
-alone. Reading them is the same for all layouts: `volumes.py` and `dicom.py` read, and one file for each format
+A layout is one small file in this folder, which finds each patient's image and mask from names and headers alone.
+Reading is the same for all layouts: `volumes.py` and `dicom.py` read the files, and one file for each format
 (`nifti.py`, `nrrd.py`, `metaimage.py`) checks for faults that ITK does not report. Layouts share `folder.py`, a listing
 of names, and `pairs.py`.
 
 The contract
 ------------
-`find(site)` lists a site's patients and reads no pixel. `read(source)` returns one of them as a `Case`:
+`find(site)` lists a site's patients and reads no pixel. `read(source)` returns one patient as a `Case`:
 
 axes        (slices, rows, columns): slices run from feet to head, rows from front to back, columns from
-            the patient's right to left. That is DICOM's LPS order; axes are turned and mirrored to it,
+            the patient's right to left (DICOM's LPS order); axes are turned and mirrored to this order,
             never resampled. Slices are axial (oblique by less than 45 degrees).
 spacing     millimetres between voxel centres, (slice, row, column).
 image       float32, the values of the scanner after the file's own rescaling; finite, not constant. The
@@ -18,22 +18,22 @@ image       float32, the values of the scanner after the file's own rescaling; f
 mask        bool, the image's shape. The whole gland is every label above 0: zones are merged.
 space       image and mask are brought together in physical space, by the positions in their headers,
             never by file order or array index. The mask is taken to the image's grid by nearest
-            neighbour; it may come on a cropped, finer or coarser grid.
-DICOM       a series is put in order by ImagePositionPatient along the slice normal. A slice missing in
-            an image makes it unusable; one missing in a mask is an empty slice.
-files       a `Source` names every file that its voxels depend on, and with its `channel` all that the
-            `Case` depends on: caches are keyed by that (`client/preprocessing/inventory.py`).
-errors      what concerns one patient is a `Problem` (from `find`) or a `BadPatient` (from `read`): one
-            sentence, which may name files and so stays at the site. What concerns the whole site is a
-            RelayError, or a note where it is no error.
+            neighbour; the mask's own grid may be cropped, finer or coarser.
+DICOM       a series is put in order by ImagePositionPatient along the slice normal. A missing slice makes
+            an image unusable; in a mask a missing slice is an empty slice.
+files       a `Source` names every file on which its voxels depend, and with its `channel` all on which the
+            `Case` depends: the keys of the caches cover both (`client/preprocessing/inventory.py`).
+errors      a fault of one patient is a `Problem` (from `find`) or a `BadPatient` (from `read`): one
+            sentence, which may name files and so stays at the site. A fault of the whole site is a
+            RelayError, and a remark about the whole site a note.
 
 Recognising
 -----------
 Where site.toml names no layout, or "auto", every layout's `detect` is called with the site's `Folder`, whose names are
 listed already. `detect` returns the path by which the layout is recognised, or None. `detect` decides by names, in the
-last resort by a file's first bytes; it reads no header. A `detect` must never claim an unmixed folder of another layout
-of the same kind (labels in a folder of their own, or beside the images). Exactly one layout must claim the folder; what
-is found then is the same as if site.toml had named the layout.
+last resort by a file's first bytes, and reads no header. A `detect` must never claim an unmixed folder of another
+layout of the same kind (labels in a folder of their own, or beside the images). Exactly one layout must claim the
+folder; the patients found then are the same as if site.toml had named the layout.
 
 One more layout
 ---------------
@@ -102,7 +102,7 @@ __all__ = [
 ]
 
 AUTO = "auto"
-"""The value of "layout" in site.toml that asks for the layout to be recognised."""
+"""The value of "layout" in site.toml with which the layout is recognised from the files."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Problem:
-    """A patient that cannot be used, or an oddity of a patient that can. Problems stay at the site."""
+    """An unusable patient, or an oddity of a usable patient. Problems stay at the site."""
 
     patient: str
     sentence: str
@@ -130,15 +130,15 @@ class Problem:
 
 @dataclass(frozen=True)
 class Found:
-    """The patients of a site that a layout has found, and the problems with them."""
+    """The patients of a site as a layout found them, and the problems with them."""
 
     sources: tuple[Source, ...]
     """Sorted by patient."""
     problems: tuple[Problem, ...]
     notes: tuple[str, ...] = ()
-    """Facts about the whole site that are no errors, one sentence each. Notes stay at the site."""
+    """Remarks about the whole site, which are no errors, one sentence each. Notes stay at the site."""
     layout: str = ""
-    """The name of the layout that was used, filled in by `find`."""
+    """The name of the layout, filled in by `find`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,20 +151,20 @@ class Case:
     spacing: tuple[float, float, float]
     """Millimetres between voxel centres: slice, row, column."""
     origin: tuple[float, float, float]
-    """The centre of voxel (0, 0, 0) in millimetres, LPS: x, y, z, as SimpleITK gives it."""
+    """The centre of voxel (0, 0, 0) in millimetres, LPS: x, y, z, in SimpleITK's order."""
     direction: tuple[float, ...]
-    """Nine direction cosines as SimpleITK gives them: row by row, for the axes columns, rows, slices."""
+    """Nine direction cosines in SimpleITK's order: row by row, for the axes columns, rows, slices."""
 
 
 @dataclass(frozen=True)
 class Folders:
-    """What a layout's `find` is given: the site's folders, listed, and the site file's pattern for DICOM series."""
+    """The arguments of a layout's `find`: the site's folders, listed, and the site file's pattern for DICOM series."""
 
     images: Folder
     masks: Folder | None = None
     """The folder of the labels, where labels lie apart from the images."""
     series: str = ""
-    """Regular expression that the SeriesDescription of a DICOM image must match; if empty, any that contains "T2"."""
+    """Regular expression for the SeriesDescription of a DICOM image; if empty, any description with "T2" matches."""
 
 
 Finder = Callable[[Folders], Found]
@@ -180,7 +180,7 @@ class Layout:
     detect: Detect
     """Returns the path by which the layout is recognised; None where the folder has another layout."""
     looks_for: str
-    """Which files lie where, in a few words."""
+    """The kinds of files and their places, in a few words."""
     masks_apart: bool
     """Whether the masks lie in a folder of their own, which site.toml names."""
 
@@ -194,7 +194,7 @@ def layout(name: str, *, detect: Detect, looks_for: str, masks_apart: bool = Fal
     Args:
         name: the layout's name.
         detect: recognises the layout; see the top of this module.
-        looks_for: which files lie where, in a few words.
+        looks_for: the kinds of files and their places, in a few words.
         masks_apart: whether the masks lie in a folder of their own, which site.toml names.
     """
 
@@ -218,10 +218,10 @@ def recognise(images: Path, masks: Path | None = None) -> str:
 
     Args:
         images: the folder of the images.
-        masks: the folder of the labels, for a layout that keeps them apart.
+        masks: the folder of the labels, for a layout with labels apart from the images.
 
     Raises:
-        RelayError: no layout claims the folder, or several do; the sentence says what to do.
+        RelayError: no layout claims the folder, or several do; the error's sentence names the remedy.
     """
     try:
         return _recognise(_listed("images", images), masks)
@@ -232,11 +232,11 @@ def recognise(images: Path, masks: Path | None = None) -> str:
 def find(site: SiteConfig) -> Found:
     """List a site's patients from names and headers alone, and recognise the layout where site.toml names none.
 
-    A patient with a `Problem` is never among the sources. There may be problems and no sources.
+    A patient with a `Problem` is never among the sources. A site may have problems and no sources.
 
     Raises:
-        RelayError: a folder is missing, no patient lies there at all, the layout is not recognised, or the site is
-            pooled.
+        RelayError: a folder is missing, no patient lies in the folder at all, the layout is not recognised, or the
+            site is pooled.
     """
     if site.pooled:
         raise RelayError("The pooled site has no patients of its own; list those of its members.")
@@ -275,18 +275,18 @@ def read(source: Source) -> Case:
     """Read one patient's image and mask onto one grid.
 
     Raises:
-        BadPatient: the patient cannot be used; the sentence says why, and may name files.
+        BadPatient: the patient cannot be used; the error's sentence says why, and may name files.
     """
-    # imported here, so that SimpleITK is loaded only where images are read
+    # imported here: SimpleITK is loaded only where images are read
     from client.data.layouts.volumes import read_case
 
     return read_case(source)
 
 
 def writable(text: str) -> str:
-    """Return a text that a terminal, log or page can hold, with "?" in the place of unprintable characters.
+    """Return a text for a terminal, log or page, with "?" in the place of each unprintable character.
 
-    File names may contain line breaks, and bytes that are not UTF-8.
+    File names may contain line breaks and bytes outside UTF-8.
     """
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
@@ -321,13 +321,13 @@ def _recognise(folder: Folder, masks: Path | None) -> str:
 
 
 def _detected(folder: Folder, *, masks_apart: bool) -> dict[str, Path]:
-    """Return the layouts of one kind that claim a folder, each with the path by which it is recognised."""
+    """Return the layouts of one kind (masks apart or not) that claim a folder, each with the path of recognition."""
     of_this_kind = (one for one in known().values() if one.masks_apart == masks_apart)
     return {one.name: path for one in of_this_kind if (path := one.detect(folder)) is not None}
 
 
 def _aside(folder: Folder, name: str) -> dict[str, Path]:
-    """Return other layouts of those subfolders in which the recognised layout finds nothing and which it would skip."""
+    """Return other layouts in the subfolders where the recognised layout detects nothing and which it would skip."""
     idle = [inner for inner in folder.folders if known()[name].detect(inner) is None]
     return {
         other: path for inner in idle for other, path in _detected(inner, masks_apart=False).items() if other != name

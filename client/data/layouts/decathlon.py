@@ -1,9 +1,9 @@
-"""Medical Segmentation Decathlon, Task05 (Antonelli et al., Nature Communications 2022), also as nnU-Net renames it.
+"""Medical Segmentation Decathlon, Task05 (Antonelli et al., Nature Communications 2022), also in nnU-Net's naming.
 
 An image imagesTr/prostate_00.nii.gz has the label file labelsTr/prostate_00.nii.gz with 1 = peripheral zone and 2 =
-transition zone. An image has four axes, the last of which runs over the modalities in the order that dataset.json
-gives. nnU-Net writes one file for each modality instead, such as prostate_00_0000.nii.gz. The images in imagesTs have
-no labels and are not listed as patients.
+transition zone. An image has four axes, the last of which runs over the modalities in dataset.json's order. nnU-Net
+writes a file for each modality instead, such as prostate_00_0000.nii.gz. The images in imagesTs have no labels and are
+not listed as patients.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ NOTE = (
 
 
 def detect(folder: Folder) -> Path | None:
-    """Return the images folder where the folder holds both imagesTr and labelsTr."""
+    """Return the folder imagesTr, if a folder labelsTr lies beside."""
     images = folder.named(IMAGES)
     return images[0].path if images and folder.named(LABELS) else None
 

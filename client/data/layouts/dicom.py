@@ -1,4 +1,4 @@
-"""DICOM: the series that lie in a folder, and one series as a volume.
+"""DICOM: list the series in a folder, and read a series as a volume.
 
 SimpleITK's GDCM reads the files. Files are grouped by SeriesInstanceUID and ordered by ImagePositionPatient; names of
 folders and files are not reliable.
@@ -26,13 +26,13 @@ PATIENT_ID, SERIES_UID, DESCRIPTION, POSITION = "0010|0020", "0020|000e", "0008|
 SAME_DIRECTION = 1e-3
 """The largest difference of two direction cosines that count as equal: 0.06 degrees."""
 DRIFT_MM = 1.0
-"""How far slices of one stack may be shifted against each other in plane, in mm."""
+"""The largest shift of the slices of a stack against each other in plane, in mm."""
 GAP = 0.1
-"""How far a gap between slices may differ from the usual gap, as a share of the usual gap."""
+"""The largest difference of a gap between slices from the usual gap, as a share of the usual gap."""
 
 DEFLATED = b"1.2.840.10008.1.2.1.99"
 DEEPEST = 200
-"""The deepest nesting of sequences that is read: structured reports have about ten levels, GDCM's recursion ends after
+"""The deepest nesting of sequences that is read. Structured reports have about ten levels; GDCM's recursion ends after
 thousands."""
 _ITEM = re.compile(rb"(?:\xfe\xff[\x00\x0d]\xe0|\xff\xfe\xe0[\x00\x0d])(....)", re.DOTALL)
 _ITEM_STARTS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
@@ -43,7 +43,7 @@ Vector = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Series:
-    """All files of one DICOM series that were found, sorted by path."""
+    """All files found of a DICOM series, sorted by path."""
 
     patient: str
     description: str
@@ -53,11 +53,11 @@ class Series:
 
 @dataclass(frozen=True)
 class FoundSeries:
-    """The DICOM series among some files, and the files that cannot be read."""
+    """The DICOM series among some files, and the unreadable files."""
 
     series: tuple[Series, ...]
     damaged: tuple[Path, ...]
-    """Files that look like DICOM and cannot be read as an image."""
+    """Files with DICOM's name or first bytes that cannot be read as an image."""
 
 
 def scan(paths: Iterable[Path]) -> FoundSeries:
@@ -86,8 +86,8 @@ def choose(candidates: Sequence[Series], pattern: str, *, place: str, key: str =
 
     Args:
         candidates: the patient's series, at least one.
-        pattern: the site's `series`. If it is empty, a SeriesDescription must contain "T2" where there is one, since a
-            T1 series lies in the same place and would be taken for the T2.
+        pattern: the site's `series`. With an empty pattern, a SeriesDescription, where present, must contain "T2": a
+            T1 series in the same folder would otherwise be taken for the T2.
         place: the folder of the series, for the error's sentence.
         key: the name of the pattern where the user writes it.
 
@@ -118,7 +118,7 @@ def choose(candidates: Sequence[Series], pattern: str, *, place: str, key: str =
 
 
 def read_image(files: Sequence[Path]) -> sitk.Image:
-    """Return one DICOM series as a float32 volume, its slices in order along the slice normal.
+    """Return a DICOM series as a float32 volume, its slices in order along the slice normal.
 
     Raises:
         RelayError: a file cannot be read, the slices are no axial stack, or a slice is missing.
@@ -146,11 +146,11 @@ def read_image(files: Sequence[Path]) -> sitk.Image:
 
 
 def read_mask(files: Sequence[Path], *, step: float) -> sitk.Image:
-    """Return one DICOM series of mask slices as a float32 volume, with missing slices empty.
+    """Return a DICOM series of mask slices as a float32 volume, with missing slices empty.
 
     Args:
         files: all files of the series, in any order.
-        step: the image's distance between slices in mm, which the mask's gaps are compared with first.
+        step: the image's distance between slices in mm, with which the mask's gaps are compared first.
 
     Raises:
         RelayError: a file cannot be read, or the slices are no stack.
@@ -176,10 +176,10 @@ def read_mask(files: Sequence[Path], *, step: float) -> sitk.Image:
 
 
 def tag(header: sitk.ImageFileReader, key: str) -> str:
-    """Return a header entry without its padding; empty where there is none."""
+    """Return a header entry without its padding; empty where the header has no such entry."""
     if not header.HasMetaDataKey(key):
         return ""
-    # Bytes that are not UTF-8 arrive as surrogates, which no log or page could write.
+    # Bytes outside UTF-8 arrive as surrogates, which no log or page could write.
     return header.GetMetaData(key).encode("utf-8", "replace").decode().strip(" \0")
 
 
@@ -195,13 +195,13 @@ class _Stack:
     """Positions along the normal in mm, ascending."""
     origin: Vector
     axes: Vector
-    """Three unit vectors, one a row: along columns, along rows, the normal."""
+    """Three unit vectors as rows: along columns, along rows, the normal."""
     spacing: tuple[float, float]
     """Millimetres within a slice: x, y."""
 
 
 def _stack(files: Sequence[Path]) -> _Stack | sitk.Image:
-    """Order a series' files along the slice normal; a single file that holds a whole volume is returned as an image."""
+    """Order a series' files along the slice normal; a single file with a whole volume is returned as an image."""
     place = files[0].parent
     headers = [_header(path) for path in files]
     if len(files) == 1 and headers[0].GetSize()[2] > 1:
@@ -256,7 +256,7 @@ def _read(path: Path) -> sitk.Image:
         return sitk.ReadImage(str(path), sitk.sitkFloat32, imageIO="GDCMImageIO")
     except RuntimeError as error:
         voxels = math.prod(_header(path).GetSize())
-        # otherwise the header claims more than the file holds, and the fault is the file's
+        # with more voxels, the header claims more than the file holds, and the file is damaged
         if voxels <= MOST_PACKED * _bytes(path):
             raise_if_short(str(error), voxels)
         raise RelayError(f"{path} cannot be read; it is damaged or no DICOM image: copy it again.") from None
@@ -287,11 +287,11 @@ def _bytes(path: Path) -> int:
 
 
 def _ends_gdcm(path: Path) -> bool:
-    """Return whether reading a file's header may end the process, which cannot be caught.
+    """Return whether GDCM may end the process, which cannot be caught, when the file's header is read.
 
-    GDCM fails on some files in the transfer syntax that deflates all but the first lines, which no scanner uses. GDCM
-    also reads nested sequences by recursion. The depth is estimated from items' tags and lengths alone, wherever they
-    occur in the file: a few pixel values that look like tags add no depth.
+    GDCM fails on some files in the transfer syntax that deflates all but the first lines; no scanner uses this syntax.
+    GDCM also reads nested sequences by recursion. The depth is estimated from items' tags and lengths alone, anywhere
+    in the file: a few pixel values that look like tags add no depth.
     """
     try:
         content = path.read_bytes() if path.stat().st_size <= MOST_BYTES else b""
@@ -317,7 +317,7 @@ def _ends_gdcm(path: Path) -> bool:
 
 
 def _axes(header: sitk.ImageFileReader | sitk.Image) -> Vector:
-    """Return unit vectors along columns and rows, and the slice normal, one a row."""
+    """Return unit vectors along columns and rows, and the slice normal, as rows."""
     return np.array(header.GetDirection()).reshape(3, 3).T
 
 

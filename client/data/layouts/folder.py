@@ -1,7 +1,7 @@
-"""The listing of a folder by names, made once and used to recognise a layout and to find its patients.
+"""The listing of a folder by names, made once, from which a layout is recognised and its patients are found.
 
 Links are followed, and no folder is entered twice. The listing leaves out hidden files (macOS leaves "._name" beside
-each "name") and folders that operating systems create.
+each "name") and folders of operating systems.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ NOT_DATA = ("__macosx", "lost+found", "$recycle.bin", "system volume information
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder and all below it, by names."""
+    """A folder and all its subfolders, by names."""
 
     path: Path
     files: tuple[Path, ...] = ()
@@ -26,7 +26,7 @@ class Folder:
     folders: tuple[Folder, ...] = ()
     """The folders directly in the folder, sorted."""
     troubles: tuple[tuple[Path, str], ...] = ()
-    """Entries that cannot be read, or the folder itself, each with a sentence that says why."""
+    """Unreadable or unusable entries, or the folder itself, each with a sentence that names the reason."""
 
     @property
     def name(self) -> str:
@@ -34,13 +34,13 @@ class Folder:
         return self.path.name
 
     def tree(self) -> Iterator[Folder]:
-        """Yield the folder itself and all folders below it."""
+        """Yield the folder itself and all its subfolders."""
         yield self
         for folder in self.folders:
             yield from folder.tree()
 
     def all_files(self) -> Iterator[Path]:
-        """Yield all files in the folder and below it."""
+        """Yield all files in the folder and its subfolders."""
         for folder in self.tree():
             yield from folder.files
 
@@ -57,7 +57,7 @@ class Folder:
 
 
 def list_folder(path: Path) -> Folder:
-    """List a folder and all below it without opening any file."""
+    """List a folder and all its subfolders without opening any file."""
     return _list(path, set())
 
 
@@ -67,7 +67,7 @@ def alike(name: str) -> str:
 
 
 def is_text(path: Path) -> bool:
-    """Return whether a path can be encoded as UTF-8; GDCM and ITK end the whole process where a path cannot."""
+    """Return whether a path can be encoded as UTF-8; GDCM and ITK end the whole process at any other path."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -101,7 +101,7 @@ def _list(path: Path, entered: set[tuple[int, int]]) -> Folder:
             if not entry.is_file() and os.path.exists(inside):  # a pipe or a device: opening it may block for ever
                 troubles.append((inside, f"{inside} is neither a file nor a folder; remove it."))
                 continue
-        except OSError:  # a link that points to itself
+        except OSError:  # a link to itself
             pass
         files.append(inside)
     folders.sort(key=lambda folder: folder.path)

@@ -22,7 +22,7 @@ def detect(folder: Folder) -> Path | None:
 
 @layout("i2cvb", detect=detect, looks_for="PATIENT/T2W beside PATIENT/GT/prostate, both DICOM")
 def find(folders: Folders) -> Found:
-    """List one patient for each folder, named after the folder, since the headers are anonymised."""
+    """List a patient for each folder, named after the folder, since the headers are anonymised."""
     sources, problems = [], []
     for patient in folders.images.folders:
         if not (patient.named(*IMAGE) or patient.named("GT") or patient.name.lower().startswith("patient")):

@@ -1,6 +1,6 @@
 """Checks of MetaImage files: a text header with the voxels behind it (.mha) or in a separate .raw or .zraw file (.mhd).
 
-ITK reports missing voxels on stderr alone. It reads beyond the expected end of a longer file, which may hold another
+ITK reports missing voxels on stderr alone. ITK reads beyond the expected end of a longer file, which may hold another
 patient, and fills voxels that cannot be decompressed with arbitrary memory. The checks in this module find these faults
 before ITK reads the file. Format: itk.org/Wiki/MetaIO/Documentation.
 """
@@ -21,7 +21,7 @@ _HEADER_BYTES = 1 << 16
 _LONGEST_NAME = 255
 _KEY = re.compile(r"[A-Za-z0-9_]+( [A-Za-z0-9_]+)*")
 _BYTES = {"CHAR": 1, "SHORT": 2, "INT": 4, "LONG": 4, "LONG_LONG": 8, "FLOAT": 4, "DOUBLE": 8}
-"""Bytes of one value, by MetaIO's name of its type without "MET_" and without the U of an unsigned type."""
+"""Bytes of a value, by MetaIO's name of its type without "MET_" and without the U of an unsigned type."""
 
 
 def files_of(path: Path) -> tuple[Path, ...]:
@@ -35,7 +35,7 @@ def files_of(path: Path) -> tuple[Path, ...]:
 
 
 def check(path: Path) -> None:
-    """Check that a MetaImage is complete and that compressed voxels can be decompressed.
+    """Check that a MetaImage is complete and its compressed voxels can be decompressed.
 
     Raises:
         RelayError: as for `files_of`, or the voxels are damaged.
@@ -58,7 +58,7 @@ def check(path: Path) -> None:
 class _Voxels:
     file: Path
     start: int
-    """The position in the file at which the voxels begin, in bytes."""
+    """The position of the first voxel in the file, in bytes."""
     bytes: int
     """The number of bytes after decompression."""
     compressed: bool
@@ -74,7 +74,7 @@ def _voxels(path: Path) -> _Voxels:
         channels = int(keys.get("ElementNumberOfChannels", 1))
         before = int(keys.get("HeaderSize", 0))
         compressed = {"true": True, "false": False}[keys.get("CompressedData", "False").lower()]
-        # ITK ends the process at a number of axes that is not possible.
+        # ITK ends the process at an impossible number of axes.
         if int(keys["NDims"]) != len(sizes) or len(sizes) > 5 or min([*sizes, channels]) < 1 or before < -1:
             raise ValueError
         kind = keys["ElementType"].removeprefix("MET_").removeprefix("U")
@@ -94,7 +94,7 @@ def _voxels(path: Path) -> _Voxels:
         size = -1
     if size < 0:
         raise RelayError(f"The voxels of {path} are missing; add the file {file.name} beside it.") from None
-    # HeaderSize = -1 means that the voxels are at the end of the file.
+    # HeaderSize = -1: the voxels are at the end of the file.
     start = (length if local else 0) + before if before >= 0 else max(0, size - needed)
     there = size - start
     if there < needed or (there > needed and not compressed):

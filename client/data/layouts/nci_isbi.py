@@ -1,4 +1,4 @@
-"""NCI-ISBI 2013 (Prostate-3T and PROSTATE-DIAGNOSIS), as TCIA and the challenge distribute it.
+"""NCI-ISBI 2013 (Prostate-3T and PROSTATE-DIAGNOSIS), as distributed by TCIA and the challenge.
 
 Images are DICOM files <PatientID>/<StudyUID>/<SeriesUID>/*.dcm, at any depth. Labels are NRRD files in a separate
 folder, named after the patient, with 1 = peripheral zone and 2 = central gland.
@@ -19,7 +19,7 @@ ENDING = re.compile(r"(_truth_pred|_truth|_correctedLabels)$", re.IGNORECASE)
 
 
 def detect(folder: Folder) -> Path | None:
-    """Return the first DICOM file in the folder or below it."""
+    """Return the first DICOM file in the folder or its subfolders."""
     return next((path for path in folder.all_files() if dicom.looks_like_dicom(path)), None)
 
 
@@ -27,8 +27,8 @@ def detect(folder: Folder) -> Path | None:
 def find(folders: Folders) -> Found:
     """Pair series and labels by the DICOM PatientID, whatever folders and files are called.
 
-    A folder that bears the name of another patient with a label is reported as a problem: one of the two names is
-    wrong, and the files do not tell which. Old downloads hold ProstateDx-01-0035 under a wrong PatientID.
+    A folder with the name of another patient with a label is reported as a problem: one of the two names is wrong, and
+    the files do not tell which. Old downloads hold ProstateDx-01-0035 under a wrong PatientID.
     """
     folder, masks = folders.images, folders.masks or folders.images
     labels: dict[str, list[Path]] = defaultdict(list)
@@ -38,7 +38,7 @@ def find(folders: Folders) -> Found:
         names.setdefault(alike(name), name)
 
     def by_folder(path: Path) -> str:
-        """Return the patient that a file's folders are named after: the first with a label, or else the outermost."""
+        """Return the patient named by a file's folders: the first folder with a label, or else the outermost."""
         parts = path.relative_to(folder.path).parts
         return next((names[alike(part)] for part in parts if alike(part) in labels), parts[0])
 
@@ -88,7 +88,7 @@ def find(folders: Folders) -> Found:
 
 
 def label_files(folder: Folder) -> dict[str, list[Path]]:
-    """Return the label files in a folder and below it, by patient: the file's name without its ending."""
+    """Return the label files in a folder and its subfolders, by patient: the file's name without its ending."""
     labels: dict[str, list[Path]] = defaultdict(list)
     for path in folder.all_files():
         if path.suffix.lower() == ".nrrd":

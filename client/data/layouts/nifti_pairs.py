@@ -1,4 +1,4 @@
-"""Pairs of NIfTI files in one folder, as the multi-site data sets (MS-Net, SAML, FedDG) name them.
+"""Pairs of NIfTI files in one folder, in the naming of the multi-site data sets (MS-Net, SAML, FedDG).
 
 Case00.nii.gz is beside Case00_segmentation.nii.gz (BMC writes _Segmentation), also without .gz. Each of the six folders
 of these data sets is a site whose patients come from another public data set. The images were resampled, so the shared
@@ -23,7 +23,7 @@ SAME_PATIENTS = {
     "bidmc": "PROMISE12",
     "hk": "PROMISE12",
 }
-"""The data set whose patients each folder of the multi-site data sets holds."""
+"""The original data set of the patients in each folder of the multi-site data sets."""
 
 
 def detect(folder: Folder) -> Path | None:

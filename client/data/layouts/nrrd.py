@@ -1,6 +1,6 @@
 """Checks of NRRD files for faults that SimpleITK's reader does not report.
 
-The reader uses what it can decompress of a damaged file without comparing the checksum, and writes beyond its own
+The reader uses the readable part of a damaged compressed file without comparing the checksum, and writes beyond its own
 memory where a header field is long. Format: teem.sourceforge.net/nrrd.
 """
 
@@ -16,12 +16,12 @@ from common.errors import RelayError
 
 _HEADER_BYTES = 1 << 20
 _FIELD_BYTES = 500
-"""The most bytes that a header field may have; the longest real fields, lists of a few numbers, have a fifth. Comments
-may be longer."""
+"""The most bytes of a header field; the longest real fields, lists of a few numbers, have a fifth. Comments may be
+longer."""
 
 
 def check(path: Path) -> None:
-    """Check that a .nrrd file holds its own voxels, not too many, and that compressed voxels can be decompressed.
+    """Check that a .nrrd file holds its own voxels, not too many, and that gzip can decompress gzipped voxels.
 
     Raises:
         RelayError: the voxels are in another file or too many, or the file is damaged.
@@ -59,14 +59,14 @@ def _long(header: bytes) -> bool:
 
 
 def _unpack(file: gzip.GzipFile, most: int) -> int:
-    """Return the number of decompressed bytes, without keeping any of them.
+    """Return the number of decompressed bytes, without keeping the bytes.
 
     Args:
         file: the compressed voxels.
-        most: the expected number of bytes; up to 1 MiB more is accepted.
+        most: the greatest expected number of bytes; up to 1 MiB more is accepted.
 
     Raises:
-        ValueError: there are too many bytes.
+        ValueError: the file has too many bytes.
         OSError: the file is damaged.
     """
     there = 0

@@ -17,16 +17,16 @@ def pattern(*endings: str) -> re.Pattern[str]:
 
 
 def first_mask(files: Sequence[Path], name: re.Pattern[str]) -> Path | None:
-    """Return the first file whose name marks it as a mask; None where there is none."""
+    """Return the first file marked as a mask by its name; None where no file is a mask."""
     return next((path for path in files if (match := name.fullmatch(path.name)) and match["mask"]), None)
 
 
 def pair(folder: Folder, name: re.Pattern[str]) -> Found:
-    """Return the pairs of image and mask that lie directly in a folder, ignoring case.
+    """Return the pairs of image and mask directly in a folder, ignoring case.
 
     Args:
         folder: the folder, listed.
-        name: of `pattern`.
+        name: the pattern of names, from `pattern`.
     """
     images: dict[str, list[Path]] = {}
     masks: dict[str, list[Path]] = {}

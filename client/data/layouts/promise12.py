@@ -2,7 +2,7 @@
 
 Case00.mhd with its .raw file is beside Case00_segmentation.mhd with its own; .mha and compressed .zraw files occur as
 well. The releases have the folders training_data, test_data and livechallenge_test_data, or TrainingData_Part1 to 3.
-Names repeat between these folders, so a patient is named with its folder.
+Names repeat between these folders, so a patient's name begins with the folder's name.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NOTE = (
 
 
 def detect(folder: Folder) -> Path | None:
-    """Return the first mask in the folder or below it."""
+    """Return the first mask in the folder or its subfolders."""
     return next((mask for inner in folder.tree() if (mask := pairs.first_mask(inner.files, NAME))), None)
 
 

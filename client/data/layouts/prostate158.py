@@ -1,8 +1,8 @@
-"""Prostate158 (Adams et al., Computers in Biology and Medicine 2022): one folder for each patient.
+"""Prostate158 (Adams et al., Computers in Biology and Medicine 2022): a folder for each patient.
 
 train/020/t2.nii.gz is beside train/020/t2_anatomy_reader1.nii.gz, which labels central gland and peripheral zone, at
 any depth, since the two archives hold train/ and test/ folders of their own. Outlines of tumours and other sequences
-lie beside them. Two readers outlined the patients of the test set; only reader 1 outlined all patients.
+lie in the same folders. Two readers outlined the patients of the test set; only reader 1 outlined all patients.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ IMAGE, MASK, SECOND = "t2", "t2_anatomy_reader1", "t2_anatomy_reader2"
 
 
 def detect(folder: Folder) -> Path | None:
-    """Return the first outline of reader 1 in the folder or below it."""
+    """Return the first outline of reader 1 in the folder or its subfolders."""
     return next((mask for inner in folder.tree() for mask in _files(inner, MASK)), None)
 
 
 @layout("prostate158", detect=detect, looks_for="ID/t2.nii.gz beside ID/t2_anatomy_reader1.nii.gz")
 def find(folders: Folders) -> Found:
-    """List the folders that hold a T2 image or an outline, as patients named after their folders."""
+    """List the folders with a T2 image or an outline, as patients named after their folders."""
     sources, problems, twice = [], [], 0
     for inner in folders.images.tree():
         images, masks, seconds = (_files(inner, name) for name in (IMAGE, MASK, SECOND))

@@ -1,6 +1,6 @@
 """Limits on a volume's size, checked before memory is allocated: a header may claim any size.
 
-Once a size is within the limits, a shortage of memory is the machine's fault, and no patient is left out for it.
+Within the limits a shortage of memory is the machine's fault, and no patient is left out for the shortage.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ MOST_VOXELS = 1 << 27
 """
 MOST_BYTES = 8 * MOST_VOXELS
 MOST_PACKED = 1032
-"""The most bytes that deflate compresses into one byte; a file that claims a larger factor cannot hold what it claims.
+"""The most bytes that deflate compresses into one byte; a larger factor in a header shows that the file is damaged.
 """
 SHORT = ("Failed to allocate memory", "bad_alloc")
-"""Words in the RuntimeError that ITK raises where memory is short."""
+"""Words in ITK's RuntimeError where memory is short."""
 STEPS_MM = (0.01, 100.0)
 """The least and the largest distance between the centres of voxels."""
 
@@ -49,7 +49,7 @@ def check_voxels(place: Path, sizes: Sequence[int]) -> int:
 
 
 def check_steps(place: str, spacing: Sequence[float]) -> None:
-    """Check that voxels lie at distances that a scanner could measure.
+    """Check that a scanner could have measured the distances between voxels.
 
     Args:
         place: the file or folder, for the error's sentence.
@@ -70,12 +70,12 @@ def check_steps(place: str, spacing: Sequence[float]) -> None:
 def raise_if_short(said: str, voxels: int = 0) -> None:
     """Raise MemoryError where the memory is short: ITK's error says so, or an image of these voxels finds no room.
 
-    ITK's readers of NIfTI and DICOM only report that they failed. So this function tries to allocate as much memory as
-    an image and its float32 copy take.
+    ITK's readers of NIfTI and DICOM report only the failure, not the reason. So this function tries to allocate the
+    memory of an image and its float32 copy.
 
     Args:
         said: the text of ITK's RuntimeError.
-        voxels: the number of voxels that ITK was to read.
+        voxels: the number of voxels in the volume.
 
     Raises:
         MemoryError: the memory is short.

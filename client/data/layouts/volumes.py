@@ -22,7 +22,7 @@ VOLUME_FILES = (".nrrd", *nifti.ENDINGS, *metaimage.ENDINGS)
 INSIDE = 0.9
 """The least share of a mask's voxels that must lie inside the image."""
 SAME_LATTICE = 1e-4
-"""The relative difference of two grids' spacings and directions up to which they count as equal."""
+"""The relative difference of two grids' spacings and directions up to which the grids count as equal."""
 
 
 def read_case(source: Source) -> Case:
@@ -57,7 +57,7 @@ def read_image(files: Sequence[Path], *, channel: int | None = None) -> sitk.Ima
         channel: the number of the volume in a file of four axes, counted from 0; None for a file of three axes.
 
     Raises:
-        RelayError: the files cannot be read, or are no such volume.
+        RelayError: the files cannot be read, or hold no such volume.
     """
     return upright(read_as_it_lies(files, channel=channel), place(files))
 
@@ -78,10 +78,10 @@ def read_as_it_lies(files: Sequence[Path], *, channel: int | None = None) -> sit
 
 
 def upright(raw: sitk.Image, place: str) -> sitk.Image:
-    """Return a volume as float32 in LPS order, checked for what would make it unusable.
+    """Return a volume as float32 in LPS order, checked for unusable content.
 
     Args:
-        raw: the volume as it was read.
+        raw: the volume with the axes and values of its file or series.
         place: the name of its file or folder in an error's sentence.
 
     Raises:
@@ -160,12 +160,12 @@ def _same_place(mask: sitk.Image, image: sitk.Image) -> bool:
 
 
 def is_volume_file(path: Path) -> bool:
-    """Return whether a file's ending is that of a volume file, and not of a DICOM series."""
+    """Return whether a file is a volume file by its ending, and not part of a DICOM series."""
     return path.name.lower().endswith(VOLUME_FILES)
 
 
 def place(files: Sequence[Path]) -> str:
-    """Return the name that a sentence gives to files: the path of a volume file, or the folder of a series."""
+    """Return the files' name in an error's sentence: the path of a volume file, or the folder of a series."""
     return str(files[0] if is_volume_file(files[0]) else files[0].parent)
 
 
@@ -189,11 +189,11 @@ def read_volume(path: Path, channel: int | None = None) -> sitk.Image:
 
     Args:
         path: the file.
-        channel: the number of the volume, from 0, in a file that holds several.
+        channel: the number of the volume, from 0, in a file of several volumes.
 
     Raises:
-        RelayError: the file cannot be read, or is no such volume.
-        MemoryError: there is too little memory to read it.
+        RelayError: the file cannot be read, or holds no such volume.
+        MemoryError: the file needs more memory than there is.
     """
     name = path.name.lower()
     # SimpleITK selects the reader by the file's ending, but does not know MetaImage's endings in upper case
