@@ -1,4 +1,4 @@
-"""A round's average: from the weights of its parts in the ledger to those of the average."""
+"""A round's average: from the weights of the round's parts in the ledger to the averaged weights."""
 
 from __future__ import annotations
 
