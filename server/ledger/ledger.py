@@ -1,4 +1,4 @@
-"""The ledger: the durable record of a study, one JSON file a stage, and weights by their digest.
+"""The ledger: the durable record of a study, a JSON file for each stage, and weights by their digest.
 
 A stage's record is written after its weights, and exists completely or not at all. A stage with a record is not run
 again: from this rule follow resuming and sharing between studies. Changed data change the stage's key, and are
@@ -254,16 +254,23 @@ class Ledger:
         """Return the file of weights as a memory map, to be sent.
 
         Raises:
-            Damaged: the file was lost or changed since the ledger was opened; a changed file is deleted. """ with
-            self.checked(digest).open("rb") as file: return mapped(file)
+            Damaged: the file was lost or changed since the ledger was opened; a changed file is deleted.
+        """
+        with self.checked(digest).open("rb") as file:
+            return mapped(file)
 
     def checked(self, digest: str) -> Path:
         """Return the path of weights, after a check of the file against its digest.
 
         Raises:
-            Damaged: the file was lost or changed since the ledger was opened; a changed file is deleted. """ path =
-        self.path_of(digest) with suppress(FileNotFoundError): if digest_of_file(path) == digest: return path
-        self.drop(digest) raise Damaged(f"the weights {path} are gone or damaged; start again, and they are made again")
+            Damaged: the file was lost or changed since the ledger was opened; a changed file is deleted.
+        """
+        path = self.path_of(digest)
+        with suppress(FileNotFoundError):
+            if digest_of_file(path) == digest:
+                return path
+        self.drop(digest)
+        raise Damaged(f"the weights {path} are gone or damaged; start again, and they are made again")
 
     def drop(self, digest: str) -> None:
         """Delete the weights with a digest."""

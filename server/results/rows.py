@@ -329,9 +329,9 @@ def _group(row: PlannedRow) -> tuple[str, tuple[str, ...], str]:
 
 
 def _headline(run: RunState, rows: list[PlannedRow]) -> Iterator[PlannedRow]:
-    """Yield, for each target, the route with the best validation Dice; no test score is looked at.
+    """Yield, for each target, the route with the best validation Dice; test scores play no part.
 
-    There is no headline where a route could not be finished. A route that grew is the headline of its target.
+    A target with an unfinished route has no headline. A grown route is the headline of its target.
     """
     groups: dict[str, list[PlannedRow]] = defaultdict(list)
     for row in rows:

@@ -67,7 +67,7 @@ class Absences:
         return node in self._skippable
 
     def may_use_cut(self, node: Node) -> bool:
-        """Return whether a row needs a node even after one of its ancestors was skipped."""
+        """Return whether a row needs a node even after an ancestor was skipped."""
         return node in self._cuttable
 
 

@@ -36,7 +36,7 @@ def inputs(node: Node) -> Sequence[Node]:
 def live_inputs(node: Node, dice: Dice) -> Sequence[Node]:
     """Return the inputs that are still needed.
 
-    Of a `Best` these are the leading candidate and those without a score yet: the others have lost.
+    Of a `Best`, the leading candidate and all candidates without a score are needed: the other candidates have lost.
     """
     return _may_win(node, dice) if isinstance(node, Best) else inputs(node)
 

@@ -75,9 +75,9 @@ class Scheduler:
             ready += self._ended(*self._finished.get())
 
     def _taken_in(self, nodes: Sequence[Node]) -> list[Node]:
-        """Take in nodes that are new in the plan, and return those that can begin.
+        """Take in the plan's new nodes, and return the new nodes ready to begin.
 
-        Their work is counted, and the weights that the ledger has of them are noted.
+        The work of the new nodes is counted, and their weights in the ledger are noted.
         """
         for node in nodes:
             if isinstance(node, FineTune | Evaluate):
@@ -104,8 +104,7 @@ class Scheduler:
         return ready
 
     def _begun(self, node: Node) -> list[Node]:
-        """Settle a node with finished parents, or queue the node for its site; return the nodes ready to begin after
-        this."""
+        """Settle a node with finished parents, or queue the node for its site; return the nodes ready to begin."""
         if self.state.is_cut(node):
             self._park(node, absence_text(absent_from(node, self.state.skipped)))
             return []

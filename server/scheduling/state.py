@@ -32,8 +32,7 @@ def census_of(descriptions: Mapping[str, Description]) -> Census:
 
 
 def slices_shown(node: Node, descriptions: Mapping[str, Description]) -> float:
-    """Return the work of a stage in slices shown to the network; three scored slices count as a single training
-    slice."""
+    """Return a stage's work in slices shown to the network; a scored slice counts as a third of a training slice."""
     if isinstance(node, FineTune):
         return float(descriptions[node.site].train_slices[node.fold] * node.schedule.epochs)
     return descriptions[node.site].test_slices / 3 if isinstance(node, Evaluate) else 0.0
@@ -154,13 +153,12 @@ class RunState:
     # Records
 
     def to_make(self) -> set[Node]:
-        """Return the nodes still to be made, as far as the plan is known."""
+        """Return the nodes without a record, and the nodes to run again for their weights."""
         known = ChainMap(self.records, self.found)
         return {node for node in self.plan.nodes if node in self._remake or node not in known}
 
     def known(self, node: Node) -> StageRecord | None:
-        """Return the record of a node with settled parents; None if the stage or its needed weights must be made
-        first."""
+        """Return the record of a node with settled parents; None if record or needed weights must be made first."""
         record = self.record_of(node, self.records)
         if record is None or not record.weights or self.has_weights(record.weights):
             return record
@@ -264,8 +262,7 @@ class RunState:
         return parked
 
     def is_cut(self, node: Node) -> bool:
-        """Return whether a node is not run: an ancestor was skipped, and no row with this node goes on without a
-        site."""
+        """Return whether a node is not run: an ancestor was skipped, and no row of the node goes on without a site."""
         return any(self._lacking[parent] for parent in node.parents) and not self.absences.may_use_cut(node)
 
     def patience(self, site: str) -> float:

@@ -35,8 +35,7 @@ class WeightOwners:
             self._nodes[digest].add(node)
 
     def replace(self, node: Node, named: str, came: str) -> None:
-        """Remove a node as an owner of the weights named in its reply; drop the received weights unless a node owns
-        them.
+        """Remove a node as an owner of the weights named in its reply; drop received weights without an owner.
 
         Args:
             node: the training whose reply was damaged.
