@@ -145,7 +145,7 @@ def _chunks(file: safe_open, names: list[str], budget: int | None) -> Iterator[l
 
 
 def _part_of(file: safe_open, piece: Piece) -> torch.Tensor:
-    """Return a piece: some or all rows of a tensor."""
+    """Return the rows of a tensor that a piece names."""
     name, rows = piece
     return file.get_tensor(name) if rows is None else file.get_slice(name)[rows]
 

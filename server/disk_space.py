@@ -19,7 +19,7 @@ def check_disk_space(
     """Refuse a study whose weights do not fit on the disk, before days of training.
 
     Args:
-        variants: the plain studies of the study, a network and repeat each.
+        variants: the plain studies, one for each repeat and network.
         to_make: for each variant, the nodes still to be made.
         folder: the result folder.
         everything: whether all weights are kept, even if no row, choice or stage needs them any more.

@@ -88,7 +88,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class LedgerExamination:
-    """The sound content of a ledger, and the faults."""
+    """The sound content of a ledger, and the faults found."""
 
     records: dict[str, StageRecord]
     """The sound records, by key."""

@@ -68,6 +68,6 @@ def of_skipped(node: FineTune, key: str, *, parent: str) -> StageRecord:
     Args:
         node: the skipped training.
         key: the key of the decision to skip the training.
-        parent: digest of the start weights; the record gives the same digest as the stage's result.
+        parent: digest of the start weights, which the record also gives as the stage's result.
     """
     return StageRecord(key=key, kind="absent", site=node.site, fold=node.fold, parents=(parent,), weights=parent)

@@ -57,7 +57,7 @@ class StudyProgress(BaseModel):
     study: str
     state: Literal["running", "done", "stopped"] = "running"
     text: str = ""
-    """The reason for which the study stopped; empty for a running or finished study."""
+    """Why the study stopped; empty for a running or finished study."""
     began: str
     """When the run began."""
     at: str
@@ -119,7 +119,7 @@ class Recorder:
         threading.Thread(target=self._beat, daemon=True).start()
 
     def observing(self, observe: Observer) -> Observer:
-        """Return an observer for events, which updates the file and then calls another observer."""
+        """Return an observer that updates the file and then calls another observer."""
 
         def both(event: Event) -> None:
             self.observe(event)
@@ -157,7 +157,7 @@ class Recorder:
         """Write the end of the study into the file.
 
         Args:
-            text: the reason for which the study stopped; empty for a finished study.
+            text: why the study stopped; empty for a finished study.
         """
         with self._lock:
             idle = tuple(line.model_copy(update=_IDLE) for line in self._progress.sites)

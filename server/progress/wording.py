@@ -13,7 +13,7 @@ _TRAINS = "trains"
 
 
 def activity(event: Event, *, name_fold: bool = True) -> str | None:
-    """Return a site's activity after an event, as "trains B → C, fold 2"; None if unchanged.
+    """Return a site's activity after an event, as "trains B → C, fold 2"; None for an event without a new activity.
 
     Args:
         event: the event.

@@ -68,13 +68,13 @@ class Family:
 
     contrasts: tuple[Contrast, ...]
     problems: tuple[str, ...]
-    """The reasons for which some targets are not compared, a sentence each."""
+    """Why some targets are not compared, a sentence each."""
     without_scores: tuple[str, ...]
     """Hospitals at which scores of single patients are not permitted."""
     tests: bool
     """Whether tests are shown."""
     why_none: str
-    """The reason for which no tests are shown; empty if tests are shown."""
+    """Why no tests are shown; empty if tests are shown."""
     attainable: float
     """The smallest possible corrected p for the family's patients."""
     repeats: int
@@ -246,7 +246,7 @@ def own_interval(results: Results, rows: tuple[Row, ...]) -> tuple[float, float]
 
 
 def why_no_interval(family: Family) -> str:
-    """Return the reason for which some effects of a family have no interval; empty if every effect has an interval."""
+    """Return why some effects of a family have no interval; empty if every effect has an interval."""
     effects = [(target, effect) for contrast in family.contrasts for target, effect in contrast.at]
     few = dict.fromkeys(target for target, e in effects if e.patients and e.patients < FEWEST)
     reasons = []

@@ -18,7 +18,7 @@ LETTERS = 36
 """The most characters of a label; longer labels are cut, and the whole name stands in a tooltip."""
 SELECTED = "route selected by validation"
 DEEP = 25.0
-"""The most Dice points of the axis below the median, lest a single bad model squeeze all other marks."""
+"""The most Dice points of the axis below the median, so that a single bad model does not squeeze all other marks."""
 
 
 @dataclass(frozen=True)

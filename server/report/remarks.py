@@ -16,8 +16,8 @@ from server.report.wording import small
 from server.results.schema import Results
 
 COVERAGE = {6: 89, 30: 92}
-"""By number of patients, the per cent of 95 % intervals around the true mean of lognormally distributed values; from a
-simulation, repeated in the tests."""
+"""By number of patients, the per cent of 95 % intervals that contain the true mean of lognormally distributed values;
+from a simulation, repeated in the tests."""
 
 
 def _setting(results: Results, part: str, name: str) -> Any:

@@ -52,7 +52,7 @@ class Map:
 
 
 def _is_stage(row: Row, route: tuple[str, ...]) -> bool:
-    """Return whether a row is the row of a route; for a route of a single site, the baseline's row."""
+    """Return whether a row's model is the end of a route; for a route of a single site, the target alone."""
     if row.target != route[-1]:
         return False
     return row.kind.baseline if len(route) == 1 else row.kind.routed and row.route == route
@@ -76,7 +76,7 @@ class _Found:
         return shown_dice(row, self._tested) if row else None
 
     def along(self, row: Row) -> list[float | None]:
-        """Return the Dice at every stop of a route, of the same models as were handed on where these are known."""
+        """Return the Dice at every stop of a route, of the models handed on if results.json has their scores."""
         hops = self._hops.get((row.route, row.target))
         if hops and self._tested:
             return [hop.dice.get(hop.site) for hop in hops]

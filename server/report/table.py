@@ -138,7 +138,7 @@ class Comparison:
         return (*self.lines[:before], self.headline, *self.lines[before:])
 
     def column(self, index: int) -> Iterator[tuple[TableLine, Cell]]:
-        """Yield the lines with a cell at a target, and the cells."""
+        """Yield each line with a cell at a target, and the cell."""
         for line in self.lines:
             cell = line.cells[index]
             if cell is not None:

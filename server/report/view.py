@@ -56,7 +56,7 @@ class NetworkView:
 
     @property
     def no_interval(self) -> str:
-        """The reason for which some contrasts have no interval."""
+        """Why some contrasts have no interval."""
         return contrasts.why_no_interval(self.family)
 
     @cached_property

@@ -267,7 +267,7 @@ class _Part:
         )
 
     def _parent(self, parent: Node) -> str | None:
-        """Return the `id` of the stage behind some weights; None for the first weights."""
+        """Return the `id` of the stage that made some weights; None for the first weights."""
         while isinstance(parent, Best) or parent in self.run.skipped:
             parent = self.run.winner(parent) if isinstance(parent, Best) else inputs(parent)[0]
         return _stage_id(self.number, parent) if isinstance(parent, FineTune | Average) else None
@@ -407,7 +407,7 @@ def _trainings_of(study: Study, target: str) -> int:
 
 
 def _trained_by(run: RunState, model: Node) -> Node:
-    """Return the training or average behind some weights."""
+    """Return the training or average that made some weights."""
     while isinstance(model, Best) or model in run.skipped:
         model = run.winner(model) if isinstance(model, Best) else inputs(model)[0]
     return model

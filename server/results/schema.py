@@ -131,7 +131,7 @@ class Row(_OfVariant):
     absent: tuple[str, ...] = ()
     """Absent sites whose training for any of the row's rounds, folds or hops was skipped."""
     stage: str | None = None
-    """The `id` of the stage whose result the weights are."""
+    """The `id` of the stage that made the weights."""
 
     @property
     def kind(self) -> Method:
@@ -297,14 +297,14 @@ class ParkedRow(_OfVariant):
     fold: int | None = None
     """The fold, counted from 0."""
     reason: str = ""
-    """The reason for which the row could not be finished."""
+    """Why the row could not be finished."""
 
 
 class Results(Value):
     """The results of a study."""
 
     relay: str = ""
-    """The version of the relay program at the time of writing."""
+    """The version of relay that wrote the file."""
     study: dict[str, Any] = Field(default_factory=dict)
     """The study's settings, with every default written out."""
     synthetic: bool = False

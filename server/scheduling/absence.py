@@ -83,7 +83,7 @@ def absent_from(model: Node, skipped: set[Node]) -> tuple[str, ...]:
 
 
 def absence_text(absent: tuple[str, ...]) -> str:
-    """Return the reason for which a result without some sites is not counted."""
+    """Return why a result without some sites is not counted."""
     return "; ".join(f"site {site}: {LEFT_OUT}" for site in absent)
 
 
@@ -93,7 +93,7 @@ def trained_for(model: Node, run: RunView) -> list[FineTune]:
 
 
 def why_not_counted(row: PlannedRow, study: Study, run: RunView) -> str:
-    """Return the reason for which a finished row is left out of the comparison; empty for a row in the comparison."""
+    """Return why a finished row is left out of the comparison; empty for a row in the comparison."""
     absent = absent_from(row.model, run.skipped)
     if not absent:
         return ""

@@ -92,7 +92,7 @@ def collectable(
     kept: set[Node],
     records: Mapping[Node, StageRecord],
 ) -> set[str]:
-    """Return the digests of the weights, among those of some nodes, which no row, choice or stage needs any more.
+    """Return the digests, among some nodes' weights, that no row, choice or stage needs any more.
 
     Args:
         nodes: the nodes whose weights are examined.

@@ -91,7 +91,7 @@ class RunState:
     _children: dict[Node, list[Node]] = field(default_factory=lambda: defaultdict(list))
     """For each node, its children in the graph."""
     _remake: set[Node] = field(default_factory=set)
-    """Stages with a record, but with needed weights deleted or lost."""
+    """Stages with a record whose needed weights were deleted or lost."""
     _lacking: dict[Node, bool] = field(default_factory=dict)
     """For each node with a record, whether the node or any of its ancestors was skipped."""
 
@@ -128,11 +128,11 @@ class RunState:
         return fresh
 
     def mark_lost(self) -> None:
-        """Mark the stages with a record, but with needed weights deleted or lost, as stages to run again."""
+        """Mark the stages to run again: stages with a record whose needed weights were deleted or lost."""
         self._remake |= to_remake(self.plan, {**self.found, **self.records}, self.has_weights)
 
     def further(self, known: Records, targets: Iterable[str]) -> Plan | None:
-        """Return the plan with all next hops selectable now, or None without any selectable hop.
+        """Return the plan with all hops that can be selected now, or None if no hop can be selected.
 
         Args:
             known: the records by which hops are selected.
@@ -158,7 +158,7 @@ class RunState:
         return {node for node in self.plan.nodes if node in self._remake or node not in known}
 
     def known(self, node: Node) -> StageRecord | None:
-        """Return the record of a node with settled parents; None if record or needed weights must be made first."""
+        """Return the record of a node with settled parents, or None if the node has to be made first."""
         record = self.record_of(node, self.records)
         if record is None or not record.weights or self.has_weights(record.weights):
             return record
@@ -319,12 +319,12 @@ class RunState:
 
     @cached_property
     def census_json(self) -> str:
-        """The census as in the fields of messages."""
+        """The census as JSON, for messages."""
         return json.dumps(census_of(self.descriptions), separators=(",", ":"))
 
     @property
     def choices_json(self) -> str:
-        """The hops selected so far, as in the fields of messages."""
+        """The hops selected so far as JSON, for messages."""
         return json.dumps(self.choices, separators=(",", ":"))
 
     def order(self, node: FineTune | Evaluate) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Owners of weights: all nodes of a run by the digest of their weights, lest shared weights be deleted too early."""
+"""Owners of weights: all nodes of a run by their weights' digest, so that shared weights are not deleted too early."""
 
 from __future__ import annotations
 
