@@ -31,7 +31,7 @@ def describe_all(
     """Ask all sites at once to describe their data for a study.
 
     Args:
-        study: a plain study: a single network and pair of seeds.
+        study: a plain study (a single network and pair of seeds).
         channels: the channel of each site.
         observe: is called with events about the sites' preparation.
         kept: descriptions of an earlier run, used for sites now away, gone from the study, or unable to answer.

@@ -26,7 +26,7 @@ def start_weights(study: Study, beside: Path) -> Weights:
     file on images before using the file in a study.
 
     Args:
-        study: a plain study: a single network and pair of seeds.
+        study: a plain study (a single network and pair of seeds).
         beside: the folder in which a relative `encoder_weights` is looked up.
 
     Raises:
@@ -46,7 +46,7 @@ def start_of(study: Study, ledger: Ledger, *, source: str, weights: Callable[[],
     """Return the record of a study's first weights, from the ledger or made now.
 
     Args:
-        study: a plain study: a single network and pair of seeds.
+        study: a plain study (a single network and pair of seeds).
         ledger: holds the record and the weights.
         source: the digest of the file of encoder weights, or empty; see `source_digest`.
         weights: makes the weights; called only if the ledger lacks them.

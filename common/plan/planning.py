@@ -30,7 +30,7 @@ def plan(
     """Return the rows of a study's methods, and all stages behind the rows, as a graph.
 
     Args:
-        study: a plain study: a single network and pair of seeds.
+        study: a plain study (a single network and pair of seeds).
         census: the number of training slices at each site, by fold.
         choices: where routes grow, the hops selected so far, by target; none unless given.
         rounds: returns the number of rounds of a federated method.

@@ -150,7 +150,7 @@ class SiteChannel:
         """Return the site's description for a study; asks again until all patients of the site are prepared.
 
         Args:
-            study: a plain study: a single network and pair of seeds.
+            study: a plain study (a single network and pair of seeds).
             observe: is called with the number of prepared patients and of all patients.
 
         Raises:
@@ -382,12 +382,12 @@ class SiteChannel:
     def _await(self, order: str, session: str, study: str, hear: Hear) -> Message | None:
         """Return the reply to an order after any length of time, or None once the order is certainly lost.
 
-        Flower reports neither an order lost in a site's restart nor a reply lost on its way from the site. A site
-        handles messages in the sequence of their pushes. The coordinator therefore pushes a question behind the order:
-        if the site answers the question but not the order, the order is lost. The question is pushed after the site has
-        come back, and after a long silence. A site at work for hours answers neither the order nor the question, and
-        the coordinator goes on waiting. Questions may be lost as well, so further questions follow, each after twice
-        the pause.
+        Flower reports neither an order lost in a site's restart nor a reply that a site could not send. A site handles
+        messages in the sequence of their pushes. The coordinator therefore pushes a question behind the order: if the
+        site answers the question but not the order, the order is lost. The question is pushed after the site has come
+        back, and after a long silence. A site at work for hours answers neither the order nor the question, and the
+        coordinator goes on waiting. Questions may be lost as well, so further questions follow, each after twice the
+        pause.
 
         Args:
             order: the id of the order's message.
