@@ -1,1 +1,1 @@
-"""What hospitals and the coordinator must agree on: studies, plans, messages, weights and scores."""
+"""The code that hospitals and the coordinator share: studies, plans, messages, weights and scores."""

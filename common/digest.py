@@ -1,7 +1,7 @@
-"""Digests: sha256 in hexadecimal digits, for contents that are compared, named or sealed.
+"""Digests: sha256 in hexadecimal digits, for comparing, naming and sealing contents.
 
-Results on disks and at other sites are found by their digests, so the digest that a function here gives for a content
-must never change.
+Results on disks and at other sites are found by their digests, so the functions here must never change the digest of a
+content.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def digest_of(content: bytes | memoryview | Iterable[bytes | memoryview]) -> str
     """Return the digest of bytes.
 
     Args:
-        content: the bytes, in one piece or as consecutive pieces.
+        content: the bytes, whole or as consecutive pieces.
     """
     digest = hashlib.sha256()
     for piece in [content] if isinstance(content, bytes | memoryview) else content:
@@ -26,7 +26,7 @@ def digest_of(content: bytes | memoryview | Iterable[bytes | memoryview]) -> str
 
 
 def digest_of_file(path: Path) -> str:
-    """Return the digest of a file's content, as `sha256sum` prints it; the file is read in pieces.
+    """Return the digest of a file's content, the same as `sha256sum` prints; the file is read in pieces.
 
     Raises:
         OSError: the file cannot be read.

@@ -11,12 +11,12 @@ from pathlib import Path
 def write_atomically(
     path: Path, content: bytes | Sequence[bytes | memoryview], *, durable: bool = False, mode: int = 0o666
 ) -> None:
-    """Write a file atomically, by way of a temporary file that is renamed.
+    """Write a file atomically, by renaming a temporary file.
 
     Args:
-        path: the file; an existing one is replaced.
-        content: the bytes, in one piece or as consecutive pieces.
-        durable: also flush file and folder to the disk, so that the file survives a loss of power.
+        path: the file; an existing file is replaced.
+        content: the bytes, whole or as consecutive pieces.
+        durable: also flush file and folder to the disk, for safety against a loss of power.
         mode: the file's permissions, narrowed further by the process's umask.
 
     Raises:
@@ -40,7 +40,7 @@ def write_atomically(
 
 
 def _keep_name(folder: Path) -> None:
-    """Flush a folder to the disk: a new name in a folder survives a loss of power only after that."""
+    """Flush a folder to the disk: without the flush, a loss of power may lose a new name in the folder."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -1,8 +1,8 @@
 """Locks between processes and threads, each a file: exclusive (one holder) or shared (any number of holders).
 
-Both are the operating system's `flock`. The system releases the lock when the holder's process ends, even when it is
-killed; the empty file that stays behind locks nothing. A child process that is forked while a lock is held shares the
-lock, which is released when both processes have ended.
+Both kinds are the operating system's `flock`. The system releases the lock when the holder's process ends, even when
+killed; the remaining empty file locks nothing. A child process forked while its parent holds a lock shares the lock,
+which is released when both processes have ended.
 
 The package filelock takes exclusive locks by the same call, but shared locks by an SQLite database, which a process
 must not hold open when it forks.
@@ -22,7 +22,7 @@ def exclusive(path: Path, *, wait: bool = True, mode: int = 0o600) -> Iterator[N
     """Hold a file's exclusive lock while the block runs.
 
     Args:
-        path: the lock's file; it is made if need be, and stays.
+        path: the lock's file, which is made if need be, and stays.
         wait: whether to wait until the lock is free.
         mode: the permissions of the file, where it is made.
 
@@ -36,9 +36,9 @@ def exclusive(path: Path, *, wait: bool = True, mode: int = 0o600) -> Iterator[N
 
 @contextmanager
 def shared(path: Path, *, wait: bool = True, mode: int = 0o600) -> Iterator[None]:
-    """Hold a file's shared lock while the block runs: other shared holders are allowed, an exclusive one is not.
+    """Hold a file's shared lock while the block runs: other shared holders are allowed, exclusive holders are not.
 
-    Arguments and errors are those of `exclusive`.
+    Arguments and errors are the same as in `exclusive`.
     """
     with _held(path, fcntl.LOCK_SH, wait, mode):
         yield

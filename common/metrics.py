@@ -1,7 +1,7 @@
-"""Overlap of a predicted region with the expert's: Dice and IoU of two boolean arrays of one shape.
+"""Overlap of a predicted region with the expert's: Dice and IoU of two boolean arrays of the same shape.
 
 Sources: Dice, Ecology 26 (1945); Jaccard, New Phytologist 11 (1912). Both scores lie in 0..1. Two empty arrays score
-1.0; an empty array against one that is not empty scores 0.0.
+1.0; an empty array against a non-empty array scores 0.0.
 """
 
 from __future__ import annotations

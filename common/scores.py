@@ -14,10 +14,10 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Score:
-    """One score of a model on a set of patients."""
+    """A score of a model on a set of patients."""
 
     key: str
-    """The name of the field that holds the score."""
+    """The name of the score's field."""
     title: str
     """The score's name in tables and texts."""
     unit: Literal["%", "mm"]
@@ -25,7 +25,7 @@ class Score:
     digits: int
     """Decimal places in a table."""
     over: Literal["slices", "patients"]
-    """What the score is a mean over: all selected slices, or those patients for whom the score has a value."""
+    """The items that the score averages: all selected slices, or all patients for whom the score has a value."""
 
     @property
     def range(self) -> tuple[float, float]:
@@ -38,7 +38,7 @@ class Score:
 
 
 DICE = Score("dice", "Dice", "%", digits=1, over="slices")
-"""Dice of each selected slice (the slices that the expert's mask selects)."""
+"""Dice of each selected slice (the slices selected by the expert's mask)."""
 IOU = Score("iou", "IoU", "%", digits=1, over="slices")
 """Intersection over union of each selected slice."""
 DICE_VOLUME = Score("dice_volume", "volume Dice", "%", digits=1, over="patients")
@@ -49,10 +49,10 @@ ASSD = Score("assd_mm", "ASSD", "mm", digits=2, over="patients")
 """Average symmetric surface distance; a patient with an empty prediction has none."""
 
 OVERLAPS = (DICE, IOU, DICE_VOLUME)
-"""Scores that are measured on every split."""
+"""Scores measured on every split."""
 DISTANCES = (HD95, ASSD)
-"""Scores that are measured on test patients only."""
+"""Scores measured on test patients only."""
 SCORES = (*OVERLAPS, *DISTANCES)
 """All scores, in the order of every table."""
 SLICE_SCORES = tuple(score for score in SCORES if score.over == "slices")
-"""Scores that are measured on validation patients as well; models are selected by them."""
+"""Scores on validation patients, measured after every training as well; Dice selects the models."""

@@ -1,4 +1,4 @@
-"""Seeds from names: random state never depends on what a generator was used for before."""
+"""Seeds from names: random state never depends on a generator's earlier use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How all texts of the project write numbers, amounts, lists, times and digests."""
+"""The project's notation for numbers, amounts, lists, times and digests in texts."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def duration(seconds: float) -> str:
 
 
 def moment(iso: str) -> str:
-    """Return an ISO time for people, "2026-05-04 09:00 UTC"; a text that is no ISO time is returned unchanged."""
+    """Return an ISO time for people, "2026-05-04 09:00 UTC"; any other text is returned unchanged."""
     try:
         return f"{datetime.fromisoformat(iso):%Y-%m-%d %H:%M %Z}".rstrip()
     except ValueError:
@@ -65,5 +65,5 @@ def moment(iso: str) -> str:
 
 
 def short_digest(digest: str) -> str:
-    """Return the first eight digits of a digest, enough to tell it from others in a list."""
+    """Return the first eight digits of a digest, enough to distinguish the digests of a list."""
     return digest[:8]

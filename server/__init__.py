@@ -1,1 +1,1 @@
-"""All that orchestrates a study at the coordinator: scheduling, transport, ledger, results and report."""
+"""The coordinator's part of a study: scheduling, transport, ledger, results and report."""

@@ -1,11 +1,11 @@
-"""The average of one round: Flower's own strategies, behind checks.
+"""The average of a federated round: Flower's own strategies, behind checks.
 
-Flower's strategies silently average whatever arrives, and treat every entry as a weight. So this module checks that all
-parts are there and passes on only floating-point tensors, as float64 and in the order of the sites' names; integer
-buffers are taken from the parent.
+Flower's strategies silently average whatever arrives, and treat every entry as a weight. This module therefore checks
+all parts for completeness and passes on only floating-point tensors, as float64 and in the order of the sites' names;
+integer buffers are taken from the parent.
 
-The files are mapped into memory and averaged slice by slice, so that memory holds one result and a fixed budget,
-however many sites take part. Krum is the exception: it compares whole models, and needs all of them at once.
+The weight files are mapped into memory and averaged slice by slice: for any number of sites, memory holds a single
+result and a fixed budget. Krum is the exception: Krum compares whole models, and needs all of them in memory at once.
 """
 
 from __future__ import annotations
@@ -28,21 +28,20 @@ from common.model.weights import Weights
 from common.strategies import STRATEGIES
 
 AT_ONCE_BYTES = 8 * 2**20
-"""Bytes of weights, of all parts together, that are in memory at once; float64 and Flower's copies multiply them by a
-few."""
+"""Bytes of weights in memory at once, over all parts; float64 and Flower's copies multiply this number by a few."""
 
 Piece = tuple[str, slice | None]
 """A tensor's name, and a range of its rows (first axis); None for all rows."""
 
 WIDEST = 4
-"""Bytes of one weight at most: in the networks here only counters are wider."""
+"""The most bytes of a weight; in the networks here only counters are wider."""
 LEAST = {key: strategy.fewest_parts for key, strategy in STRATEGIES.items()}
 """The fewest parts of a round, by strategy."""
 
 
 @dataclass(frozen=True)
 class Contribution:
-    """One site's contribution to a round."""
+    """A site's contribution to a round."""
 
     weights: Path
     """A safetensors file."""
@@ -56,8 +55,8 @@ def aggregate(strategy: str, parts: Mapping[str, Contribution], *, expected: fro
     Args:
         strategy: a key of `common.strategies`.
         parts: the contributions by site; their order does not matter.
-        expected: the sites that must have a part, so that a missing part never silently changes the mean.
-        parent: the file of the weights that the round started from; its integer buffers are kept.
+        expected: the sites whose parts are required; a missing part must never silently change the mean.
+        parent: the file of the weights at the round's start; the result keeps the integer buffers of this file.
 
     Raises:
         RelayError: a part is missing or unexpected, or its tensors differ from the parent's.
@@ -102,7 +101,7 @@ def aggregate(strategy: str, parts: Mapping[str, Contribution], *, expected: fro
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence Flower's log while the block runs: Flower logs every call, and one average here takes many calls."""
+    """Silence Flower's log while the block runs: Flower logs every call, and an average here takes many calls."""
     logger = logging.getLogger("flwr")
     before = logger.level
     logger.setLevel(max(before, logging.WARNING))
@@ -120,12 +119,12 @@ def _rule(strategy: str, parts: int) -> FlowerStrategy:
 
 
 def _chunks(file: safe_open, names: list[str], budget: int | None) -> Iterator[list[Piece]]:
-    """Yield pieces of all tensors in order, in groups that fit into a budget.
+    """Yield pieces of all tensors in order, grouped to fit into a budget.
 
     Args:
         file: the file with the tensors' shapes.
         names: the tensors, in order.
-        budget: bytes of a group; None: one group of whole tensors.
+        budget: bytes of a group; None: a single group of whole tensors.
     """
     chunk: list[Piece] = []
     size = 0

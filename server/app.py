@@ -1,7 +1,7 @@
 """The coordinator's Flower ServerApp, the same on every grid.
 
-The configuration of Flower's run names the study file and the result folder. `relay simulate` does not use this app: it
-calls `run_study` itself, with its own display of progress.
+The configuration of Flower's run names the study file and the result folder. `relay simulate` does not use this app,
+but calls `run_study` with a display of progress of its own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LOG = "study.log"
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run the study that the run's configuration names: `study` (a file), `out` (a folder), `patience` (seconds).
+    """Run the study named in the run's configuration: `study` (a file), `out` (a folder), `patience` (seconds).
 
     `study.log` in the folder reports progress, and in its last line how the run ended.
     """

@@ -1,8 +1,8 @@
-"""Deliveries at the end of a study: each site gets the weights that validation selected for it.
+"""Deliveries at the end of a study: each site gets the weights selected by its validation.
 
-If these weights come from other sites, the site also gets the best model of its own training, since a hospital could
-not follow the advice to keep that model without having it. Repeated deliveries are harmless, and weights travel only to
-a site that lacks them; so every run of a result folder delivers everything at its end.
+If the selected weights come from other sites, the site gets the best model of its own training as well: the hospital
+may be advised to keep its own model, and needs a copy for this. Repeated deliveries are harmless, since weights travel
+only to a site without a copy; every run of a result folder therefore ends with all deliveries.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from server.transport.site_channel import SiteChannel
 Role = Literal["selected", "own"]
 
 NONE = "0" * 64
-"""Stands where a row has no digest."""
+"""Placeholder for a row without a digest."""
 
 
 @dataclass
@@ -48,10 +48,10 @@ def deliver(
 ) -> Deliveries:
     """Give every site its weights, all sites at once.
 
-    A site for which a stage could not be finished gets none: the best of some rows is not the best of all.
+    A site with an unfinished stage gets no weights: the best of some rows is not the best of all.
 
     Args:
-        study: the study as it was asked for.
+        study: the study with all repeats and networks.
         runs: the finished run of each variant of the study, in their order.
         channels: the channel of each site.
         ledger: holds the weights.
@@ -86,10 +86,10 @@ def deliver(
 
 
 def _run_for(site: str, study: Study, runs: Sequence[RunState]) -> RunState | None:
-    """Return the run whose weights a site gets: of the first repeat, the network that validation selected.
+    """Return the run whose weights a site gets: in the first repeat, the network selected by the site's validation.
 
-    Other repeats show how much chance is in the first one. They hold out other patients, so that neither their
-    validation scores nor their test scores can be compared with those of the first.
+    The other repeats show how much chance is in the first repeat. Each repeat holds out other patients, so validation
+    scores and test scores of different repeats cannot be compared.
     """
     first = runs[: len(runs) // study.repeats]
     if not first or not all(_is_finished(run, site) for run in first):
@@ -98,7 +98,7 @@ def _run_for(site: str, study: Study, runs: Sequence[RunState]) -> RunState | No
 
 
 def _is_finished(run: RunState, site: str) -> bool:
-    """Return whether all rows of a site are finished, apart from rows that the study allows to leave out."""
+    """Return whether all rows of a site are finished, apart from rows left out as the study allows."""
     rows, left_out = offered(run.plan, site), _left_out(run, site)
     counted = [row for place, row in enumerate(rows) if place not in left_out]
     needed = {node for row in counted for node in (row.model, row.validation, row.test) if node is not None}
@@ -108,13 +108,13 @@ def _is_finished(run: RunState, site: str) -> bool:
 
 
 def _left_out(run: RunState, site: str) -> tuple[int, ...]:
-    """Return the places of rows that were made without a site that they need: their names would mislead."""
+    """Return the places of rows made without a site named in the row: such a row's name would mislead."""
     rows = offered(run.plan, site)
     return tuple(place for place, row in enumerate(rows) if absent_from(row.model, run.skipped))
 
 
 def _dices(run: RunState, site: str) -> list[float]:
-    """Return the validation Dice of every row of a site; -1 for rows that are left out."""
+    """Return the validation Dice of every row of a site; -1 for rows left out."""
     left_out = _left_out(run, site)
     rows = enumerate(offered(run.plan, site))
     return [-1.0 if place in left_out else run.records[row.validation].dice for place, row in rows]
@@ -149,7 +149,7 @@ def _delivery(run: RunState, site: str, role: Role, rows: Sequence[PlannedRow], 
 
 
 def _forgetting(run: RunState, row: PlannedRow) -> Iterator[float]:
-    """Yield the test Dice of a travelling model at every site after every hop; nothing if it was not measured."""
+    """Yield the test Dice of a travelling model at every site after every hop, if forgetting was measured."""
     if not method_of(row.method).travelling:
         return
     way = [node for node in behind(row.model, run.winner) if isinstance(node, FineTune)][::-1]

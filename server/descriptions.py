@@ -1,4 +1,4 @@
-"""Descriptions of the sites' data: requested at every start, and kept for sites that are away at the next start."""
+"""Descriptions of the sites' data: requested at every start, and kept in case a site is away at the next start."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from server.transport.outcomes import Absent, Parked, RefusedBySite
 from server.transport.site_channel import SiteChannel
 
 REASONS_WITHIN = 3.0
-"""After one site cannot take part, the seconds in which other sites may give their reasons as well."""
+"""Seconds to wait for each further site's reason once a site cannot take part."""
 
 Descriptions = Mapping[str, Description]
 """Descriptions by site."""
@@ -31,16 +31,16 @@ def describe_all(
     """Ask all sites at once to describe their data for a study.
 
     Args:
-        study: the study; one network and one pair of seeds.
+        study: a plain study (a single network and pair of seeds).
         channels: the channel of each site.
         observe: is called with events about the sites' preparation.
-        kept: descriptions of an earlier run, for sites that are away now, have left the study, or cannot answer.
+        kept: descriptions of an earlier run, used for sites now away, gone from the study, or unable to answer.
 
     Returns:
         The description of each site, in the order of `channels`.
 
     Raises:
-        SiteAbsent: a site cannot take part; the sentence gives the reason of each such site.
+        SiteAbsent: a site cannot take part; the error text gives the reason of each such site.
     """
     descriptions: dict[str, Description] = {}
     reasons: dict[str, str] = {}
@@ -56,7 +56,7 @@ def describe_all(
             else:
                 descriptions[site] = channels[site].describe(study, on_progress)
         except (Absent, RefusedBySite) as refused:
-            # The site's stages are parked for the reason of its refusal; the other sites need not wait for it.
+            # The site's stages are parked, with the reason of the refusal; the other sites need not wait for this site.
             if site in before:
                 descriptions[site] = before[site]
                 observe(Event("parked", site, f"site {site}: {refused}"))
@@ -73,7 +73,7 @@ def describe_all(
         threading.Thread(target=ask, args=(site,), daemon=True).start()
     with suppress(queue.Empty):
         for _ in channels:
-            # Once a site cannot take part, the others are not waited for: they may prepare for hours.
+            # Once a site cannot take part, there is no wait for the other sites, whose preparation may take hours.
             ended.get(timeout=REASONS_WITHIN if reasons else None)
     if reasons:
         each = "; ".join(f"site {site}: {reason}" for site, reason in sorted(dict(reasons).items()))
@@ -108,7 +108,7 @@ def kept_in(folder: Path, study: Study) -> dict[str, Description]:
 
 
 def known_of(kept: Iterable[Descriptions]) -> frozenset[str]:
-    """Return the sites with a description for every variant: the study can start without them."""
+    """Return the sites with a description for every variant: the study can start without these sites."""
     names = [frozenset(descriptions) for descriptions in kept]
     return frozenset.intersection(*names) if names else frozenset()
 

@@ -1,4 +1,4 @@
-"""Check before any training that the disk can hold a study's weights."""
+"""Check of the disk's free space for a study's weights, before any training."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from common.text import short_bytes
 def check_disk_space(
     variants: Sequence[Study], to_make: Sequence[Collection[Node]], folder: Path, *, everything: bool
 ) -> None:
-    """Refuse a study whose weights the disk cannot hold, before it trains for days.
+    """Refuse a study whose weights do not fit on the disk, before days of training.
 
     Args:
-        variants: the plain studies that the study consists of.
-        to_make: for each variant, the nodes that are still to be made.
+        variants: the plain studies, one for each repeat and network.
+        to_make: for each variant, the nodes still to be made.
         folder: the result folder.
-        everything: whether weights are kept that no row, choice or stage needs any more.
+        everything: whether all weights are kept, even if no row, choice or stage needs them any more.
 
     Raises:
         DiskFull: the weights need more space than is free.
@@ -31,7 +31,7 @@ def check_disk_space(
     for variant, nodes in zip(variants, to_make, strict=True):
         trained = sum(isinstance(node, FineTune | Average) for node in nodes)
         if not everything:
-            # Of federated rounds each fold keeps only the leading averages and the weights in transit.
+            # Of federated rounds, each fold keeps only the leading averages and the weights in transit.
             folds, sites = len(variant.split.run), len(variant.sites)
             averages = [node for node in nodes if isinstance(node, Average)]
             of_rounds = {*averages, *(part for average in averages for part in average.parts)} & set(nodes)

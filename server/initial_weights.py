@@ -18,16 +18,16 @@ from server.scheduling.keys import start_key
 
 
 def start_weights(study: Study, beside: Path) -> Weights:
-    """Return the declared network's weights, drawn from the study's seed, with its pretrained encoder if it names one.
+    """Return the network's weights, drawn from the study's seed, with the study's pretrained encoder, if any.
 
-    A file of encoder weights must have the batch normalisation that the encoder was trained with. In files made for
-    inference it may be folded into the convolutions (all means 0, all variances 1). Such a network is right in
+    A file of encoder weights must have the batch normalisation of the encoder's training. Files made for inference may
+    have batch normalisation folded into the convolutions (all means 0, all variances 1). Such a network is right in
     evaluation, but loses its features in the first training step, which normalises every layer anew: recalibrate such a
-    file on images before a study names it.
+    file on images before using the file in a study.
 
     Args:
-        study: the study; one network and one pair of seeds.
-        beside: the folder that a relative `encoder_weights` is resolved against.
+        study: a plain study (a single network and pair of seeds).
+        beside: the folder in which a relative `encoder_weights` is looked up.
 
     Raises:
         RelayError: the file is missing or holds weights of another encoder, or ImageNet's weights cannot be downloaded.
@@ -46,9 +46,9 @@ def start_of(study: Study, ledger: Ledger, *, source: str, weights: Callable[[],
     """Return the record of a study's first weights, from the ledger or made now.
 
     Args:
-        study: the study; one network and one pair of seeds.
+        study: a plain study (a single network and pair of seeds).
         ledger: holds the record and the weights.
-        source: the digest of what the weights depend on outside the study; see `source_digest`.
+        source: the digest of the file of encoder weights, or empty; see `source_digest`.
         weights: makes the weights; called only if the ledger lacks them.
     """
     key = start_key(study, source)
@@ -60,9 +60,9 @@ def start_of(study: Study, ledger: Ledger, *, source: str, weights: Callable[[],
 
 
 def source_digest(study: Study, beside: Path) -> str:
-    """Return the digest of what the first weights depend on outside the study: a file of encoder weights.
+    """Return the digest of the file of encoder weights, which the first weights depend on besides the study.
 
-    Without such a file the text is empty.
+    The result is empty for a study without such a file.
     """
     if study.model.encoder_weights in ("none", "imagenet"):
         return ""
@@ -111,8 +111,8 @@ def _from_file(path: Path) -> Weights:
 def _with_encoder(weights: Weights, encoder: Weights, study: Study, source: str) -> Weights:
     """Return the network's weights with an encoder's tensors put in.
 
-    A first layer for three colours is summed over its colours: that is what it computes for a grey image in three equal
-    channels. A classifier's head is left out; all other tensors must fit.
+    A first layer for three colours is summed over its colours; the sum gives the layer's output for a grey image in
+    three equal channels. A classifier's head is left out; all other tensors must fit.
     """
     result = dict(weights)
     own = {name.removeprefix("encoder.") for name in weights if name.startswith("encoder.")}

@@ -19,11 +19,11 @@ class RunRecord:
     """Writes `run.json` while a study runs; a resumed study adds to the counts of earlier runs."""
 
     def __init__(self, folder: Path, traffic: Traffic) -> None:
-        """Read what earlier runs recorded.
+        """Read the record of earlier runs.
 
         Args:
             folder: the result folder.
-            traffic: the counts of this run, which grow while it runs.
+            traffic: the counts of this run, which grow during the run.
         """
         self._folder, self._traffic = folder, traffic
         self._past = _past(folder)
@@ -33,8 +33,8 @@ class RunRecord:
     def write_at_times(self) -> None:
         """Write the record, unless writing would take more than a twentieth of the time.
 
-        The record grows with the stages: written after each of ten thousand stages, it would take longer than the
-        stages.
+        The record grows with the stages: after each of ten thousand stages, writing the record would take longer than
+        the stages.
         """
         if (now := time.monotonic()) >= self._next:
             self.write()
@@ -44,7 +44,7 @@ class RunRecord:
         """Write the record.
 
         Args:
-            delivered: for each site, the weights that were delivered to it; see `Deliveries.done`.
+            delivered: for each site, the delivered weights; see `Deliveries.done`.
         """
         past, traffic = self._past, self._traffic
 

@@ -1,4 +1,4 @@
-"""One run of a study at the coordinator: from the sites' descriptions to results, report and deliveries."""
+"""A run of a study at the coordinator: from the sites' descriptions to results, report and deliveries."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ log = logging.getLogger("relay.coordinator")
 def log_line(event: Event) -> None:
     """Write an event to the log."""
     if event.kind in ("away", "back"):
-        return  # the site channel logs more about it
+        return  # the site channel logs the absence in more detail
     log.info("%s", line_of(event))
 
 
@@ -53,23 +53,23 @@ def run_study(
     patience: float = 60.0,
     keep_weights: bool = False,
 ) -> dict[str, Any]:
-    """Run a study on a grid, as far as it is not finished, and write its results into a folder.
+    """Run the unfinished stages of a study on a grid, and write the results into a folder.
 
     Args:
         grid: Flower's grid, which carries messages to the sites.
-        study: the study as it was asked for, with all repeats and networks.
-        folder: the result folder; finished stages in it are not run again.
-        beside: the folder that a relative file of encoder weights is resolved against.
+        study: the study with all repeats and networks.
+        folder: the result folder; stages finished in this folder are not run again.
+        beside: the folder in which a relative `encoder_weights` is looked up.
         observe: is called with every event.
-        patience: seconds to wait at the start for a site that is away and has no description; later the study's
-            `absence` rules count.
+        patience: seconds to wait at the start for an absent site without a description; later the study's `absence`
+            rules count.
         keep_weights: keep all weights; otherwise weights are deleted once no row, choice or stage needs them.
 
     Returns:
         The content of results.json.
 
     Raises:
-        Unfinished: a part could not be finished, or was made without a site; the results say which.
+        Unfinished: a part of the study could not be finished, or was made without a site; the results say which part.
         RelayError: the study cannot start, or the folder cannot be written; finished stages are kept.
     """
     asked_for(study)  # refuse an unknown method before any site is asked
@@ -82,7 +82,7 @@ def run_study(
 
 @contextmanager
 def _disk_errors_as_sentences(folder: Path) -> Iterator[None]:
-    """Raise errors of the disk as one sentence that names the result folder."""
+    """Raise errors of the disk as a single sentence with the result folder's name."""
     try:
         yield
     except OSError as error:
@@ -106,7 +106,7 @@ def _run(
     traffic = Traffic()
     record = RunRecord(folder, traffic)
     variants = study.variants
-    # Made before any site works for hours, since the first weights may be unavailable.
+    # The first weights may be unavailable, so they are made before any site works for hours.
     starts = [_start(variant, ledger, beside) for variant in variants]
     sites = [*study.sites, *([POOLED] if study.methods.pooled else [])]
     kept = [kept_in(folder, variant) for variant in variants]
@@ -123,7 +123,7 @@ def _run(
 
     for channel in channels.values():
         channel.observe = observer_of(0)
-    # All variants are described first: a site that leaves later cannot keep a variant from starting.
+    # All variants are described first, so that no variant fails to start because a site left during an earlier variant.
     described = []
     for number, variant in enumerate(variants):
         described.append(describe_all(variant, channels, observer_of(number), kept=kept[number]))
@@ -176,7 +176,7 @@ def _start(study: Study, ledger: Ledger, beside: Path) -> StageRecord:
 
 
 def _keep_study(study: Study, folder: Path) -> None:
-    """Write study.toml once: a file that every start rewrites could be lost by a power failure at any start.
+    """Write study.toml only once: if every start rewrote the file, a power failure at any start could lose the file.
 
     Raises:
         RelayError: the folder holds the results of another study.

@@ -1,4 +1,4 @@
-"""The sentences at the end of a study about what could not be done as asked."""
+"""The sentences at the end of a study about missing or incomplete rows, deliveries and weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHOWN = 3
 
 
 def sentences(runs: Sequence[RunState], results: dict[str, Any], deliveries: Deliveries, folder: Path) -> Iterator[str]:
-    """Yield a sentence for each kind of thing that could not be done as asked; nothing if all was done.
+    """Yield a sentence for each kind of missing or incomplete result; nothing if the study is complete.
 
     Args:
         runs: the run of each variant.
@@ -61,6 +61,6 @@ def _which(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _few(names: Sequence[str]) -> str:
-    """Return names as a list that counts all names after the first `SHOWN`."""
+    """Return names as a list in words; the names after the first `SHOWN` are only counted."""
     more = len(names) - SHOWN
     return listed(names if more < 1 else [*names[:SHOWN], f"{more} more"])

@@ -1,7 +1,7 @@
-"""The study file: all settings that a hospital and the coordinator must agree on before anything runs.
+"""The study file: all settings of a study, agreed between hospitals and coordinator before any stage runs.
 
-A study is a TOML file. The result folder's `study.toml` has every default written out, so that a run can be repeated
-from that file alone. Nothing in this module touches an image.
+A study is a TOML file. The result folder's `study.toml` has every default written out, so a run can be repeated from
+this file alone. Nothing in this module touches an image.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from common.digest import digest_of_json
 from common.strategies import STRATEGIES
 
 POOLED = "pooled"
-"""The name of the site that unites the folders of all sites; it exists in simulation alone."""
+"""The name of a site with the folders of all sites together; such a site exists in simulation alone."""
 
 SiteName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")]
 
@@ -38,17 +38,18 @@ Encoder = Literal[
 if TYPE_CHECKING:
     StrategyKey = str
     Skippable = str
-else:  # literals, so that the error for a wrong value lists the right ones
+else:  # literals: the error for a wrong value then lists the permitted values
     StrategyKey = Literal[tuple(STRATEGIES)]
     Skippable = Literal[("sequential", "cyclic", *(key for key, one in STRATEGIES.items() if one.skippable))]
-    """The tables of [methods], and strategies, that can do without a site and may have a rule of their own."""
+    """The tables of [methods] and the strategies with optional absence rules of their own; all can go on without a
+    site."""
 
 
 def _on_one_line(text: str) -> str:
     """Return a text unchanged if all its characters are printable.
 
-    A study file comes by mail and is shown on terminals: it must not hold control characters, nor characters that
-    reverse the direction of a line.
+    A study file comes by mail and is shown on terminals: control characters, and characters reversing the direction of
+    a line, are forbidden.
     """
     if not text.isprintable():
         raise ValueError("this holds a line end or another character that is not shown; write one plain line")
@@ -79,7 +80,7 @@ class ModelConfig(_Config):
 
 
 class ModelsConfig(_Config):
-    """Networks to compare: every encoder with every architecture, in place of those of [model]."""
+    """Networks to compare: every encoder with every architecture, in place of the network in [model]."""
 
     encoders: tuple[Encoder, ...] = ()
     """The encoders to compare. Empty: only the encoder of [model]."""
@@ -103,7 +104,7 @@ class N4Config(_Config):
     shrink: int = Field(default=4, ge=1, le=16)
     """In-plane shrink factor of the grid on which the field is fitted; slices are never shrunk."""
     iterations: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(50, 50, 50, 50), min_length=1)
-    """The most iterations on each fitting level, one number a level."""
+    """The most iterations on each fitting level, a number for each level."""
     convergence: float = Field(default=0.001, gt=0)
     """A fitting level ends where the field changes by less than this."""
 
@@ -126,13 +127,13 @@ class SplitConfig(_Config):
     seed: int = Field(default=1, ge=0)
     """Seed of the division into test patients and folds."""
     test_fraction: float = Field(default=0.2, gt=0, lt=1)
-    """The share of each site's patients that is held out for the test."""
+    """The share of each site's patients held out for the test."""
     folds: int = Field(default=5, ge=2, le=20)
-    """Folds of cross-validation on the patients that are not held out."""
+    """Folds of cross-validation on the patients not held out."""
     use_folds: int = Field(default=0, ge=0)
-    """How many folds are run, beginning with the first. 0: all."""
+    """The number of folds to run, beginning with the first. 0: all."""
     source: Literal["best-fold", "same-fold"] = "best-fold"
-    """Which fold of a source is handed on. "best-fold": the one with the best validation Dice. "same-fold": the one
+    """Which fold of a source is handed on. "best-fold": the fold with the best validation Dice. "same-fold": the fold
     with the number of the target's fold."""
 
     @model_validator(mode="after")
@@ -143,19 +144,19 @@ class SplitConfig(_Config):
 
     @property
     def run(self) -> range:
-        """The folds that are run."""
+        """The folds to run."""
         return range(self.use_folds or self.folds)
 
 
 class TrainingConfig(_Config):
-    """One stage of fine-tuning."""
+    """A stage of fine-tuning."""
 
     epochs: int = Field(default=200, ge=1, le=10_000)
-    """Epochs of one stage of fine-tuning."""
+    """Epochs of a stage of fine-tuning."""
     batch: int = Field(default=16, ge=2)
     """Slices in a batch."""
     learning_rate: float = Field(default=1e-3, gt=0)
-    """Learning rate of a stage's first step; cosine annealing leads to the final one."""
+    """Learning rate of a stage's first step; cosine annealing leads to `final_learning_rate`."""
     final_learning_rate: float = Field(default=0.0, ge=0)
     """Learning rate of a stage's last step."""
     weight_decay: float = Field(default=0.0, ge=0)
@@ -167,13 +168,14 @@ class TrainingConfig(_Config):
     keep: Literal["best", "last"] = "best"
     """Which epoch of a fine-tuning stage is kept: the best by validation Dice, or the last."""
     batch_norm: Literal["precise", "running"] = "precise"
-    """The statistics that batch normalisation is evaluated with. "precise": estimated from the training slices, each
-    time before an epoch is scored and before weights leave (Wu and Johnson, arXiv 2105.07576). "running": averages over
-    the training steps, as torch keeps them; after a few dozen steps they still belong to earlier weights."""
+    """The statistics for the evaluation of batch normalisation. "precise": estimated from the training slices, each
+    time before an epoch is scored and before weights leave (Wu and Johnson, arXiv 2105.07576). "running": torch's
+    averages over the training steps; after only a few dozen steps these averages still belong to earlier weights."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """"auto" is bfloat16 autocast where the device has it, float32 elsewhere."""
+    """"auto" is bfloat16 autocast on devices with bfloat16, float32 elsewhere."""
     threads: int = Field(default=1, ge=1)
-    """Threads of one stage, whatever runs beside it. The number of threads changes the last bits of a result."""
+    """Threads of each stage, whatever runs beside the stage. The number of threads changes the last bits of a
+    result."""
     leg_minutes: float = Field(default=10.0, ge=0)
     """The length of a leg, in minutes: the site replies at the end of the first epoch after this time, and continues
     with the coordinator's next order."""
@@ -183,15 +185,15 @@ class SequentialConfig(_Config):
     """Sequential transfer: the model is handed from site to site."""
 
     routes: Literal["all", "greedy", "none"] | tuple[tuple[SiteName, ...], ...] = "all"
-    """"all": every route without repetition; "greedy": each target's route grows hop by hop, always by the source
-    with the best validation Dice at the target, while that gains; "none"; or a list, each route ending with its
+    """"all": every route without repetition; "greedy": each target's route grows hop by hop, always by the source with
+    the best validation Dice at the target, while the Dice improves; "none"; or a list, each route ending with its
     target."""
     max_hops: int = Field(default=2, ge=1)
     """The hops of the longest route, where routes is "all" or "greedy"."""
 
     @property
     def grows(self) -> bool:
-        """Whether the routes become known only while the study runs."""
+        """Whether the routes are selected only while the study runs."""
         return self.routes == "greedy"
 
 
@@ -199,9 +201,9 @@ class CyclicConfig(_Config):
     """Laps: the model goes round all sites several times (cyclical weight transfer: Chang et al., JAMIA 25, 2018)."""
 
     laps: int = Field(default=0, ge=0, le=100)
-    """How many laps the model makes; each target's laps end at the target. 0: the method is not run."""
+    """The number of the model's laps; each target's laps end at the target. 0: the method is not run."""
     epochs: int = Field(default=0, ge=0)
-    """Epochs of each visit. 0: `training.epochs` divided by the number of laps, at least one."""
+    """Epochs of each visit. 0: `training.epochs` divided by the number of laps, at least 1."""
 
 
 MethodKey = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,63}$")]
@@ -211,15 +213,15 @@ class FederatedConfig(_Config):
     """Rounds in which every site trains from the same weights, and the results are aggregated."""
 
     strategy: StrategyKey = "fedavg"
-    """How the sites' weights become one set of weights."""
+    """The rule by which the sites' weights are aggregated."""
     rounds: int = Field(default=0, ge=0, le=1000)
-    """Rounds of training and aggregating. 0: as many as come closest to the gradient steps of the longest route."""
+    """Rounds of training and aggregating. 0: the number closest to the gradient steps of the longest route."""
     local_epochs: Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_several)] = (1,)
-    """Epochs that each site trains in a round; one number may stand without brackets. Of several numbers, each target's
-    validation patients select one, as they select the round."""
+    """Epochs of each site's training in a round; a single number may stand without brackets. Among several numbers,
+    each target's validation patients select the best, as for rounds."""
     proximal_mu: Annotated[tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_several)] = (0.1,)
-    """The weight of FedProx's proximal term (Li et al., MLSys 2020); other strategies have none. Of several numbers,
-    each target's validation patients select one."""
+    """The weight of FedProx's proximal term (Li et al., MLSys 2020); other strategies have none. Among several numbers,
+    each target's validation patients select the best."""
     then_target: bool = True
     """Whether the selected average is also fine-tuned at each target."""
 
@@ -233,13 +235,13 @@ class FederatedConfig(_Config):
 
     @property
     def settings(self) -> tuple[tuple[int, float], ...]:
-        """Every pair of local epochs and proximal term that is tried; strategies other than FedProx have the term 0."""
+        """Every pair of local epochs and proximal term to try; strategies other than FedProx have the term 0."""
         terms = self.proximal_mu if STRATEGIES[self.strategy].proximal else (0.0,)
         return tuple(itertools.product(self.local_epochs, terms))
 
 
 class MethodsConfig(_Config):
-    """The methods that the study compares."""
+    """The methods compared in the study."""
 
     baseline: bool = True
     """Whether the target alone is trained."""
@@ -252,16 +254,16 @@ class MethodsConfig(_Config):
     cyclic: CyclicConfig = CyclicConfig()
     federated: tuple[FederatedConfig, ...] = (FederatedConfig(),)
     more: tuple[MethodKey, ...] = Field(default=(), exclude_if=lambda keys: not keys)
-    """Methods that have no settings of their own, by their keys in `common.plan.methods`."""
+    """Methods without settings of their own, by their keys in `common.plan.methods`."""
     pooled: bool = True
-    """Whether a model is trained on all data in one place; possible in simulation alone, a federation leaves it out."""
+    """Whether a model is trained on all data in one place; possible in simulation alone, so a federation sets
+    `false`."""
     pooled_then_target: bool = True
     """Whether the model of all data is also fine-tuned at the target, where `pooled` is true."""
     forgetting: bool = True
     """Whether the travelling model is also scored at every site after every hop."""
     scored_on: Literal["test", "validation"] = "test"
-    """The patients that give the scores. "validation": no test patient is looked at, as befits a comparison of
-    networks."""
+    """The patients to score. "validation": no test patient is scored, as befits a comparison of networks."""
 
     @field_validator("federated")
     @classmethod
@@ -275,23 +277,23 @@ class AbsenceRule(_Config):
     """What happens to a site's stages while it is away."""
 
     wait_hours: float = Field(default=24.0, ge=0, le=8760)
-    """How long a site may be away before its stages are given up. A site that is there, but slow, is never given up."""
+    """Hours of a site's absence before its stages are given up. A slow site is never given up while connected."""
     then: Literal["park", "skip"] = "park"
-    """What happens to stages that have waited for so long. "park": the stage and all stages that depend on it wait for
-    another run. "skip": a round averages the sites that are there, at least two of them (FedTrimmedAvg: three), and a
-    route goes on with the next site. Methods that cannot have a rule of their own (see `methods`), and routes that
-    grow, wait in any case. A row that was made without a site is marked, and never counted as the row that it should
-    have been. A stage that was skipped in a result folder stays skipped there, for the same weights."""
+    """The rule for stages after `wait_hours`. "park": the stage and all its descendants wait for another run. "skip": a
+    round averages the sites present, at least two (FedTrimmedAvg: three), and a route goes on with the next site.
+    Methods without rules of their own (see `methods`), and growing routes, are parked in any case. A row made without a
+    site is marked, and never counted as the complete row. A skipped stage stays skipped in its result folder, for the
+    same weights."""
 
 
 class AbsenceConfig(AbsenceRule):
-    """What happens while a site is away, for every method without a rule of its own.
+    """The rule for absent sites, for every method without a rule of its own.
 
-    A key that a method's own rule leaves out is taken from here.
+    Keys missing in a method's own rule are taken from this rule.
     """
 
     methods: dict[Skippable, AbsenceRule] = Field(default_factory=dict)
-    """Rules for single methods, of those that can do without a site."""
+    """Rules for single methods; only methods able to go on without a site may have a rule."""
 
     @model_validator(mode="before")
     @classmethod
@@ -304,28 +306,28 @@ class AbsenceConfig(AbsenceRule):
         }
 
     def rule_of(self, name: str) -> AbsenceRule:
-        """Return the rule under a method's name, or else the general one.
+        """Return the rule under a method's name, or else the general rule.
 
-        Which methods may skip a site is known to `common.plan`.
+        `common.plan` knows the methods allowed to skip a site.
         """
         return self.methods.get(name, self)
 
 
 class Study(_Config):
-    """All settings of a study; `digest` identifies it."""
+    """All settings of a study; `digest` identifies the study."""
 
     name: Line = Field(default="study", min_length=1, max_length=80)
     """The study's name in the table, the report and at the hospitals."""
     about: Line = ""
-    """A sentence that opens the table and the report."""
+    """A sentence at the beginning of the table and the report."""
     licence: Line = Field(default="", max_length=200)
-    """The licence under which the hospitals get their models; it is printed on the model cards."""
+    """The licence of the hospitals' models, printed on the model cards."""
     seed: int = Field(default=1, ge=0)
     """Seed of the first weights, of the order of batches and of augmentation."""
     sites: tuple[SiteName, ...] = Field(min_length=1)
     """The hospitals of the study, by the names in their site files."""
     repeats: int = Field(default=1, ge=1, le=100)
-    """How often the whole study is run: repeat k, counted from 0, adds k to `seed` and to `split.seed`."""
+    """The number of runs of the whole study: repeat k, counted from 0, adds k to `seed` and to `split.seed`."""
     synthetic: bool = False
     """Whether the patients are synthetic."""
     paper: Literal["", "table-2", "table-3"] = ""
@@ -333,8 +335,8 @@ class Study(_Config):
     paper."""
     collapse: float = Field(default=0.1, ge=0, lt=1)
     """The rule against collapsed trainings: a stage is refused, and its routes are parked, if its validation Dice is
-    below this share of the Dice of the weights that it received, measured at the same site, if that Dice was at least
-    0.5, and if the training loss rose. 0: no stage is refused."""
+    below this share of the received weights' Dice at the same site, if the received weights' Dice was at least 0.5, and
+    if the training loss rose. 0: no stage is refused."""
     model: ModelConfig = ModelConfig()
     models: ModelsConfig = ModelsConfig()
     preprocessing: PreprocessingConfig = PreprocessingConfig()
@@ -391,9 +393,10 @@ class Study(_Config):
 
     @property
     def variants(self) -> tuple[Study, ...]:
-        """The plain studies that this study consists of, each with one network and one pair of seeds.
+        """The plain studies of this study, each with a single network and pair of seeds.
 
-        A site approves the plain studies and works for them; only the coordinator knows that they belong together.
+        A site approves the plain studies and works for each of them; only the coordinator knows of the study as a
+        whole.
         """
         if self.repeats == 1 and self.models == ModelsConfig():
             return (self,)
@@ -422,8 +425,8 @@ def load_study(path: Path) -> Study:
     """Read a study file.
 
     Raises:
-        RelayError: there is no such file, it is no TOML, or it has an unknown key, a wrong type or a wrong value; the
-            sentence names the key.
+        RelayError: the file does not exist, is no TOML, or has an unknown key, a wrong type or a wrong value; the error
+            text names the key.
     """
     return load_toml(path, Study, "study file")
 

@@ -1,4 +1,4 @@
-"""Read a TOML file into a pydantic model; an error becomes one sentence that names the key."""
+"""Read a TOML file into a pydantic model; an error becomes a sentence that names the key."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def load_toml(path: Path, kind: type[Model], what: str) -> Model:
     Args:
         path: the file.
         kind: the model.
-        what: what errors call such a file: "study file", "site file".
+        what: the name of such a file in errors: "study file", "site file".
 
     Raises:
-        BadConfiguration: there is no such file, it is no TOML, or it has an unknown key, a wrong type or a wrong value.
+        BadConfiguration: the file does not exist, is no TOML, or has an unknown key, a wrong type or a wrong value.
     """
     try:
         text = path.read_bytes().decode()
@@ -52,7 +52,7 @@ def from_table(table: dict[str, Any], kind: type[Model], where: str) -> Model:
     Args:
         table: the parsed TOML.
         kind: the model.
-        where: what errors call the table's origin.
+        where: the name of the table's origin in errors.
 
     Raises:
         BadConfiguration: an unknown key, a wrong type or a wrong value.
@@ -65,7 +65,7 @@ def from_table(table: dict[str, Any], kind: type[Model], where: str) -> Model:
 
 
 def _readable(sentence: str) -> str:
-    """Return a sentence that a terminal can show: printable characters only, and shortened if a file's text is long."""
+    """Return a sentence fit for a terminal: printable characters only, and shortened if a file's text is long."""
     plain = "".join(letter if letter.isprintable() else "?" for letter in sentence)
     return plain if len(plain) <= LONGEST else f"{plain[: LONGEST // 2]} … {plain[-LONGEST // 2 :]}"
 
@@ -94,7 +94,7 @@ def _sentence(error: ValidationError, kind: type[BaseModel]) -> str:
 
 
 def _first_to_show(errors: list[ErrorDetails]) -> ErrorDetails:
-    """Return the error to report: the first one, or of a key with alternative types, the one that matched furthest."""
+    """Return the error to report: the first, or for a key with alternative types, the type with the furthest match."""
     first = errors[0]
     key = tuple(itertools.takewhile(lambda step: not _is_kind(step), first["loc"]))
     if key == first["loc"] or first["type"] == "extra_forbidden":
@@ -108,7 +108,7 @@ def _is_kind(step: int | str) -> bool:
 
 
 def _keys_beside(kind: type[BaseModel], steps: tuple[int | str, ...]) -> list[str]:
-    """Return the keys that the model has at the location of an unknown key, sorted."""
+    """Return the model's keys at the location of an unknown key, sorted."""
     current: Any = kind
     for step in steps[:-1]:
         if isinstance(step, int):

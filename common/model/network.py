@@ -1,4 +1,4 @@
-"""The network that a study declares: identical at the coordinator and at every site."""
+"""The network declared in a study: identical at the coordinator and at every site."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Shapes = dict[str, tuple[tuple[int, ...], torch.dtype]]
 
 _declared: list[torch.library.Library] = []
 _shapes: dict[ModelConfig, Shapes] = {}
-"""Shapes of every network that was built; a site that builds its network needs no second build to know them."""
+"""Shapes of every network built so far; a site that builds its network needs no second build for the shapes."""
 _once = threading.RLock()
 """The coordinator's site channels are threads, and `functools.cache` lets two threads run the first call."""
 
@@ -28,8 +28,8 @@ def segmentation_models() -> ModuleType:
     """Import segmentation_models_pytorch, even where torchvision's compiled part cannot load.
 
     The registry's torchvision is a CUDA build. Beside a CPU-only torch its binary does not load, and its import fails
-    over the schemas of two operators that no network here calls; declaring the two schemas is enough. With a matching
-    pair of wheels nothing is declared.
+    for lack of the schemas of two operators; no network here calls these operators, so declaring the two schemas is
+    enough. With a matching pair of wheels nothing is declared.
     """
     with _once:
         return _import()
@@ -73,10 +73,10 @@ def build(model: ModelConfig) -> nn.Module:
 
 
 def build_undrawn(model: ModelConfig) -> nn.Module:
-    """Return the network without initial values, for weights that are loaded afterwards.
+    """Return the network without initial values, for loading weights afterwards.
 
     Drawing initial values takes half the time of `build`. Every tensor of a network here stands in its state_dict, so
-    that loading a state_dict leaves no tensor without values.
+    loading a state_dict gives values to all tensors.
     """
     with torch.device("meta"):
         network = build(model)
@@ -84,7 +84,7 @@ def build_undrawn(model: ModelConfig) -> nn.Module:
 
 
 def declared_shapes(model: ModelConfig) -> Shapes:
-    """Return name, shape and type of every tensor of the declared network, without allocating it."""
+    """Return name, shape and type of every tensor of the declared network, without allocating the network."""
     with _once:
         if model not in _shapes:
             with torch.device("meta"):

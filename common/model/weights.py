@@ -1,6 +1,6 @@
 """Weights as safetensors files and as Flower's records, and their digests.
 
-The digest of weights is the sha256 of their safetensors file, so that `sha256sum` can check it.
+The digest of weights is the sha256 of their safetensors file, for checks with `sha256sum`.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ Weights = dict[str, torch.Tensor]
 Pieces = list[bytes | memoryview]
 """The content of a file as consecutive pieces."""
 File = bytes | memoryview
-"""A safetensors file in one piece."""
+"""A whole safetensors file."""
 
 STYPE = "safetensors"
-"""Names the one array in Flower's record of weights, and its format."""
+"""The name and the format of the only array in Flower's record of weights."""
 
 _TYPES = {
     torch.int64: "I64",
@@ -45,22 +45,22 @@ _TYPES = {
 }
 """Safetensors' names of the types, in the order in which tensors stand in a file."""
 
-# Weights that arrived are read and copied, never changed in place.
+# Received weights are read and copied, never changed in place.
 warnings.filterwarnings("ignore", message="The given buffer is not writable")
 
 
 class UnfitWeights(Exception):
-    """The tensors are not those of the declared network. The text names the broken rule, never a value."""
+    """The tensors do not fit the declared network. The error text names the broken rule, never a value."""
 
 
 def serialize_chunks(weights: Weights) -> Pieces:
     """Return the safetensors file of weights as pieces; equal tensors give equal bytes, whatever their order.
 
-    The bytes are those of `safetensors.torch.save`, but the tensors are not copied: each hand-off needs the file three
+    The bytes equal the output of `safetensors.torch.save`, but no tensor is copied: each hand-off needs the file three
     times.
 
     Raises:
-        UnfitWeights: a tensor has a type that no network here has.
+        UnfitWeights: a tensor's type occurs in no network here.
     """
     header: dict[str, dict[str, object]] = {}
     contents: Pieces = []
@@ -84,12 +84,12 @@ def serialize_chunks(weights: Weights) -> Pieces:
 
 
 def serialised(weights: Weights) -> bytes:
-    """Return the safetensors file of weights in one piece."""
+    """Return the whole safetensors file of weights."""
     return b"".join(serialize_chunks(weights))
 
 
 def save(weights: Weights, folder: Path) -> str:
-    """Write `<folder>/<digest>.safetensors` unless it exists, and return the digest."""
+    """Write `<folder>/<digest>.safetensors` unless the file exists, and return the digest."""
     file = serialize_chunks(weights)
     digest = digest_of(file)
     path = folder / f"{digest}.safetensors"
@@ -102,7 +102,7 @@ def save(weights: Weights, folder: Path) -> str:
 def mapped(file: BinaryIO) -> memoryview:
     """Return an open file as a memory map, which stays valid after the file is closed.
 
-    The system reads pages when they are used, and may drop them again.
+    The system reads pages on use, and may drop unused pages again.
     """
     return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
 
@@ -120,10 +120,10 @@ def load(path: Path) -> Weights:
 
 
 def to_arrays(file: File) -> ArrayRecord:
-    """Return weights as Flower's record: one array, which holds the safetensors file.
+    """Return weights as Flower's record: a single array, which holds the safetensors file.
 
-    Flower's own form has one array a tensor. Flower sends every array as an object of its own, with requests of its
-    own: 55 MB in 706 tensors took a minute through SuperLink.
+    Flower's own form has an array for each tensor. Flower sends every array as an object of its own, with requests of
+    its own: 55 MB in 706 tensors took a minute through SuperLink.
     """
     record = ArrayRecord({STYPE: Array(dtype="uint8", shape=(len(file),), stype=STYPE, data=b"")})
     record[STYPE].data = file  # type: ignore[assignment]  # Flower takes any buffer, if not in a constructor
@@ -134,8 +134,8 @@ def from_arrays(arrays: ArrayRecord) -> Weights:
     """Return the weights in Flower's record; exact and without a copy: the tensors are views of the array's bytes.
 
     Raises:
-        ValueError: the record is another one, or its content is not byte for byte the file of some weights. So nothing
-            else can travel beside the tensors.
+        ValueError: the record does not have the declared form, or its content is not byte for byte the file of some
+            weights. This check keeps other content from travelling beside the tensors.
         Exception: of any kind, if the content is no safetensors file at all.
     """
     ((name, array),) = arrays.items()
@@ -151,7 +151,7 @@ def from_arrays(arrays: ArrayRecord) -> Weights:
 
 
 def _tensors(file: File) -> Weights:
-    """Return the tensors that a file's header lists, as views of the file: safetensors' own reader copies them."""
+    """Return the tensors listed in a file's header, as views of the file: safetensors' own reader copies tensors."""
     end = _header_end(file)
     types = {name: dtype for dtype, name in _TYPES.items()}
     content = torch.frombuffer(file, dtype=torch.uint8)[end:]
@@ -162,12 +162,12 @@ def _tensors(file: File) -> Weights:
 
 
 def _header_end(file: File) -> int:
-    """Return the position in a file at which its tensors begin, in bytes."""
+    """Return the position of the first tensor in a file, in bytes."""
     return 8 + int.from_bytes(file[:8], "little")
 
 
 def check_fit(weights: Weights, model: ModelConfig) -> None:
-    """Check that weights are exactly those of the declared network: names, shapes, types, finite values.
+    """Check that weights fit the declared network exactly: names, shapes, types, finite values.
 
     Raises:
         UnfitWeights: a rule is broken; the text names the rule.
@@ -179,7 +179,7 @@ def check_fit(weights: Weights, model: ModelConfig) -> None:
         tensor = weights[name]
         if tuple(tensor.shape) != shape or tensor.dtype != dtype:
             raise UnfitWeights("a tensor's shape or type is not that of the declared network")
-        # A finite sum has finite terms only, and is quicker to compute; an infinite one may just be an overflow.
+        # A finite sum has finite terms only, and is quicker to compute; an infinite sum may be a mere overflow.
         if not tensor.is_floating_point() or math.isfinite(tensor.sum()):
             continue
         if not bool(torch.isfinite(tensor).all()):

@@ -1,4 +1,4 @@
-"""The plan of a study: its methods as one graph of stages, identical wherever the plan is made."""
+"""The plan of a study: its methods as a graph of stages, identical at the coordinator and at every site."""
 
 from common.plan.methods import GROWING, Method, Section, absence_rule, asked_for, method_of, name_of, place_of
 from common.plan.planning import plan

@@ -1,4 +1,4 @@
-"""The cost of stages, counted from the graph: trainings, gradient steps, and bytes that cross the wire."""
+"""The cost of stages, counted from the graph: trainings, gradient steps, and bytes sent and received."""
 
 from __future__ import annotations
 
@@ -27,8 +27,7 @@ class Cost:
 def cost_of(nodes: Iterable[Node], *, steps: Callable[[FineTune], int], weight_bytes: int) -> Cost:
     """Return the cost of some nodes, each counted once.
 
-    A stage receives the weights that it starts from, unless its own site made them; a training also sends its weights
-    back.
+    A stage receives its start weights, unless its own site made these weights; a training also sends its weights back.
 
     Args:
         nodes: the stages; nodes of other kinds cost nothing.
@@ -58,7 +57,7 @@ def made_at(weights: Node) -> str | None:
 
 
 def planned_steps(study: Study, census: Census) -> Callable[[FineTune], int]:
-    """Return a function that gives the gradient steps of a training before it has run."""
+    """Return a function that gives the planned gradient steps of a training."""
 
     def steps(node: FineTune) -> int:
         return node.schedule.epochs * batches_per_epoch(census[node.site][node.fold], study.training.batch)
@@ -71,7 +70,7 @@ def behind(node: Node, winner: Callable[[Best], Node]) -> list[Node]:
 
     Args:
         node: the node to begin with.
-        winner: returns the candidate that a `Best` chose.
+        winner: returns the candidate chosen by a `Best`.
     """
     seen: dict[Node, None] = {}
     stack = [node]

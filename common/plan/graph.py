@@ -1,7 +1,7 @@
 """The graph of stages: every method is a graph over five kinds of node.
 
-A node is a frozen value that names its parents. Nodes with equal content are the same node, so a prefix that two routes
-share is trained once, without any code that looks for shared prefixes.
+A node is a frozen value with its parents as fields. Nodes with equal content are the same node, so a common prefix of
+two routes is trained only once, without any search for common prefixes.
 
 A node's identity is a digest of its own fields and its parents' identities, computed once when the node is made: a
 graph of 50 FedAvg rounds has 3^50 paths, too many to follow.
@@ -67,7 +67,7 @@ class Node:
 
     @property
     def parents(self) -> tuple[Node, ...]:
-        """The nodes that must be finished before this one."""
+        """The nodes to be finished before this node."""
         return ()
 
 
@@ -88,7 +88,7 @@ class Start(Node):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class FineTune(Node):
-    """A training at one site, from the parent's weights."""
+    """A training at a site, from the parent's weights."""
 
     site: str
     fold: int
@@ -98,7 +98,7 @@ class FineTune(Node):
 
     @property
     def parents(self) -> tuple[Node, ...]:
-        """The node whose weights the training starts from."""
+        """The node with the start weights of the training."""
         return (self.parent,)
 
 
@@ -119,16 +119,16 @@ class Evaluate(Node):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Average(Node):
-    """The aggregated weights of one federated round."""
+    """The aggregated weights of a federated round."""
 
     parts: tuple[FineTune, ...]
-    """The trainings of the round, one a site."""
+    """The trainings of the round, one for each site."""
     strategy: str
     """A key of `common.strategies`."""
 
     @property
     def parents(self) -> tuple[Node, ...]:
-        """The trainings that are averaged."""
+        """The averaged trainings."""
         return self.parts
 
     @property
@@ -139,7 +139,7 @@ class Average(Node):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Best(Node):
-    """The candidate with the best score at a named site; the first one among equals."""
+    """The candidate with the best score at a named site; the first among equals."""
 
     candidates: tuple[Node, ...]
     at: str
@@ -148,25 +148,25 @@ class Best(Node):
 
     @property
     def parents(self) -> tuple[Node, ...]:
-        """The candidates, and the nodes that hold their scores."""
+        """The candidates, and the nodes with their scores."""
         candidates = set(self.candidates)
         return (*self.candidates, *(ballot for ballot in self.ballots if ballot not in candidates))
 
     @cached_property
     def ballots(self) -> tuple[Node, ...]:
-        """For each candidate, in their order, the node that holds the candidate's score."""
+        """For each candidate, in their order, the node with the candidate's score."""
         return tuple(ballot(candidate, self.at) for candidate in self.candidates)
 
 
 def ballot(candidate: Node, at: str, fold: int | None = None) -> FineTune | Evaluate:
-    """Return the node that holds a candidate's validation score at a site.
+    """Return the node with a candidate's validation score at a site.
 
-    A candidate that was trained at the site has its score already, so no scoring stage is added for it.
+    A candidate trained at the site has its score already, and needs no scoring stage.
 
     Args:
         candidate: the node whose weights are scored.
         at: the site whose validation patients score the weights.
-        fold: the fold of these validation patients; None: the fold that the candidate was trained on.
+        fold: the fold of these validation patients; None: the fold of the candidate's training.
     """
     if isinstance(candidate, FineTune) and candidate.site == at:
         return candidate
@@ -183,7 +183,7 @@ def fold_of(node: Node) -> int:
 
 
 def best_of(candidates: tuple[Node, ...], at: str) -> Node:
-    """Return the node that chooses among candidates by validation Dice at a site; of one candidate, the candidate."""
+    """Return the node that chooses among candidates by validation Dice at a site, or the only candidate."""
     return candidates[0] if len(candidates) == 1 else Best(candidates, at, "validation")
 
 
@@ -203,7 +203,7 @@ def parents_first(wanted: Iterable[Node]) -> Iterator[Node]:
 
 
 def way_of(node: Node) -> str:
-    """Return how weights came about, in words: "B → C → A", "FedAvg, round 3"."""
+    """Return the origin of weights in words: "B → C → A", "FedAvg, round 3"."""
     if isinstance(node, FineTune):
         before = way_of(node.parent)
         return f"{before} → {node.site}" if before else node.site

@@ -1,8 +1,8 @@
-"""The plan of a study: its methods as one graph of stages (`common.plan.graph`).
+"""The plan of a study: its methods as a graph of stages (`common.plan.graph`).
 
 `plan` is a pure function of the study, the census (the number of training slices at each site) and, where routes grow,
-the hops selected so far. The coordinator plans to know which stages to run; a site plans to check which stages its
-approved study contains.
+the hops selected so far. The coordinator plans in order to run the stages; a site plans in order to check an ordered
+stage against its approved study.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ def plan(
     at: str | None = None,
     methods: Sequence[Method] | None = None,
 ) -> Plan:
-    """Return the rows of a study's methods, and all stages that the rows need, as one graph.
+    """Return the rows of a study's methods, and all stages behind the rows, as a graph.
 
     Args:
-        study: the study; one network and one pair of seeds.
+        study: a plain study (a single network and pair of seeds).
         census: the number of training slices at each site, by fold.
         choices: where routes grow, the hops selected so far, by target; none unless given.
         rounds: returns the number of rounds of a federated method.
-        at: plan for this site only: of the routes that are tried, those whose last two stages lie at other sites are
-            left out, since each earlier stage of a route is also the end of a shorter one. Of the ten thousand routes
-            of a hundred sites two hundred remain, and a site plans again for every order.
-        methods: plan the rows of these methods only; of all that the study names unless given.
+        at: plan for this site only: tried routes whose last two stages lie at other sites are left out, since each
+            earlier stage of a route is also the end of a shorter route. Of the ten thousand routes of a hundred sites
+            two hundred remain, and a site plans again for every order.
+        methods: plan the rows of these methods only; by default, of all methods of the study.
 
     Raises:
         RelayError: the census lacks a site of the study, the study names an unknown method, or the study does not allow
@@ -72,7 +72,7 @@ def plan(
 def _forgetting(study: Study, rows: tuple[PlannedRow, ...]) -> Iterator[Evaluate]:
     """Yield the scorings of the travelling models on every site's test patients, after every hop.
 
-    The models of all folds are scored, since only later stages show which fold is handed on.
+    The models of all folds are scored, since the fold to hand on is selected only in later stages.
     """
     if not study.methods.forgetting or study.methods.scored_on != "test":
         return

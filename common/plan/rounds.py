@@ -1,4 +1,4 @@
-"""Training budgets: how many rounds or epochs a method needs to match the gradient steps of the longest route."""
+"""Training budgets: the rounds or epochs of a method that match the gradient steps of the longest route."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from common.plan.values import Census, Rounds
 
 
 def batches_per_epoch(slices: int, batch: int) -> int:
-    """Return the number of batches in an epoch: full ones and a smaller last one.
+    """Return the number of batches in an epoch: full batches and a smaller last batch.
 
-    A single slice that is left over joins the batch before it.
+    A single leftover slice joins the batch before.
     """
     full, rest = divmod(slices, batch)
     return max(1, full + (rest > 1))
@@ -28,7 +28,7 @@ def averages_of(study: Study, part: FederatedConfig, fold: int, census: Census, 
 def _rounds(
     study: Study, part: FederatedConfig, fold: int, local_epochs: int, mu: float, rounds: int
 ) -> Iterator[Average]:
-    """Yield the average of each round; the rounds are consecutive parts of one cosine."""
+    """Yield the average of each round; the rounds are consecutive parts of the same cosine annealing."""
     total = rounds * local_epochs
     parent: Node = Start()
     for number in range(rounds):
@@ -40,7 +40,7 @@ def _rounds(
 
 
 def rounds_of(study: Study, part: FederatedConfig, local_epochs: int, census: Census) -> int:
-    """Return the study's number of rounds, or the number that best matches the gradient steps of the longest route."""
+    """Return the study's number of rounds, or the best match for the gradient steps of the longest route."""
     if part.rounds:
         return part.rounds
     folds = study.split.run
@@ -52,7 +52,7 @@ def rounds_of(study: Study, part: FederatedConfig, local_epochs: int, census: Ce
 def most_rounds(study: Study, part: FederatedConfig, local_epochs: int, _: Census) -> int:
     """Return an upper bound of `rounds_of` for every possible census.
 
-    A route that visits no site more than n times has at most n times the gradient steps of all sites together.
+    A route with at most n visits to each site has at most n times the gradient steps of all sites together.
     """
     if part.rounds:
         return part.rounds
@@ -62,18 +62,18 @@ def most_rounds(study: Study, part: FederatedConfig, local_epochs: int, _: Censu
 
 
 def longest_in_epochs(study: Study, census: Census, target: str, fold: int) -> int:
-    """Return the number of epochs at the target that best matches the gradient steps of its longest route."""
+    """Return the number of epochs at the target with the best match for the gradient steps of its longest route."""
     steps = _longest_in_steps(study, census, target, fold)
     return max(1, round(steps / _steps(study, census, target, fold)))
 
 
 def _steps(study: Study, census: Census, site: str, fold: int) -> int:
-    """Return the gradient steps of one epoch at a site."""
+    """Return the gradient steps of an epoch at a site."""
     return batches_per_epoch(census[site][fold], study.training.batch)
 
 
 def _longest_in_steps(study: Study, census: Census, target: str, fold: int) -> int:
-    """Return the gradient steps of the longest route to a target; without a route, those of all sites together."""
+    """Return the gradient steps of the longest route to a target; without a route, of all sites together."""
     part = study.methods.sequential
 
     def steps(sites: Iterable[str]) -> int:

@@ -1,4 +1,4 @@
-"""Routes: which routes lead to a target, the stages along a route, and how a greedy route grows hop by hop."""
+"""Routes: the routes to a target, the stages along a route, and the hop-by-hop growth of greedy routes."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from common.plan.values import Candidate, Choices
 
 
 def whole_cosine(epochs: int, keep: Keep) -> Schedule:
-    """Return the schedule of a stage that anneals from the first learning rate to the final one."""
+    """Return the schedule of a stage that anneals from the first to the final learning rate."""
     return Schedule(total_epochs=epochs, first=0, last=epochs, keep=keep)
 
 
 def along(study: Study, route: tuple[str, ...], fold: int) -> FineTune:
     """Return the last stage of a route; its source is the best of the source's folds, or the source's same fold.
 
-    A route that visits a site twice keeps to one fold: the weights of another fold were trained on the patients that
-    this fold is validated on.
+    A route with two visits to a site keeps to the same fold: weights of another fold were trained on this fold's
+    validation patients.
     """
     schedule = whole_cosine(study.training.epochs, study.training.keep)
     same_fold = study.split.source == "same-fold" or len(set(route)) < len(route)
@@ -35,7 +35,7 @@ def _last_of(route: tuple[str, ...], fold: int, folds: range | None, schedule: S
     Args:
         route: the sites, in the order in which they train.
         fold: the fold of the last stage.
-        folds: the folds of the source that the best one is taken from; None: the source's same fold.
+        folds: the candidate folds of the source, among which the best is selected; None: the source's same fold.
         schedule: the schedule of every stage.
     """
     if len(route) == 1:
@@ -47,18 +47,18 @@ def _last_of(route: tuple[str, ...], fold: int, folds: range | None, schedule: S
 
 
 def then_at(study: Study, target: str, model: Node) -> FineTune:
-    """Return the fine-tuning at a target of weights that the target took part in.
+    """Return the fine-tuning at a target of weights partly trained by the target.
 
-    The fold is always the same one: weights of another fold were trained on the patients that this fold is validated
-    on.
+    The fold of the fine-tuning is always the fold of the weights: weights of another fold were trained on this fold's
+    validation patients.
     """
     return FineTune(target, fold_of(model), model, whole_cosine(study.training.epochs, study.training.keep))
 
 
 def routes_to(study: Study, target: str) -> list[tuple[str, ...]]:
-    """Return the routes of at least one hop that end at a target, shortest first, in the study's order of sites.
+    """Return the routes of at least one hop to a target, shortest first, in the study's order of sites.
 
-    The list is empty where routes grow, since such routes become known only while the study runs.
+    The list is empty where routes grow, since growing routes are selected only while the study runs.
     """
     part = study.methods.sequential
     if part.routes == "all":
@@ -81,10 +81,10 @@ def growing_targets(study: Study) -> tuple[str, ...]:
 
 
 def check_choices(study: Study, choices: Choices) -> None:
-    """Check that each choice is a route of the study without repetition, or the beginning of one.
+    """Check that each choice is a route of the study without repetition, or the beginning of such a route.
 
     Raises:
-        RelayError: a choice is not.
+        RelayError: a choice is no such route.
     """
     for target, selected in choices.items():
         sources = [site for site in selected if site != target]
@@ -105,7 +105,7 @@ def tried_on_the_way(study: Study, target: str, selected: tuple[str, ...]) -> li
     """Return the routes that were or will be compared on the way to a choice, in the order in which they are tried."""
     sources = tuple(site for site in selected if site != target)
     tried = []
-    # A complete route that is shorter than allowed was compared with all routes that are one hop longer.
+    # A complete route shorter than the limit was compared with all routes that are one hop longer.
     for hop in range(min(len(sources) + 1, most_hops(study))):
         before = sources[:hop]
         tried += [(*before, site, target) for site in study.sites if site not in (*before, target)]
@@ -115,17 +115,17 @@ def tried_on_the_way(study: Study, target: str, selected: tuple[str, ...]) -> li
 def grown(
     study: Study, growing: Mapping[str, tuple[Candidate, ...]], choices: Choices, dice: Callable[[Node], float | None]
 ) -> dict[str, tuple[str, ...]]:
-    """Return the choices, extended by one hop for each target whose candidates all have a score.
+    """Return the choices, extended by a hop for each target with scores for all its candidates.
 
-    The next hop is the source whose route has the best validation Dice at the target, in the mean over the folds that
-    are run; among equals, the first one in the study's order. A route is complete when no further hop is better, or no
+    The next hop is the source whose route has the best validation Dice at the target, in the mean over the folds run;
+    among equals, the first source in the study's order. A route is complete when no further hop is better, or no
     further hop is allowed.
 
     Args:
         study: the study.
         growing: for each target the candidates of its next hop; see `Plan.growing`.
         choices: the hops selected so far, by target.
-        dice: returns the validation Dice (0 to 1) of a node, or None where it is not known yet.
+        dice: returns the validation Dice (0 to 1) of a node; None for a node not scored yet.
     """
     result = {target: tuple(selected) for target, selected in choices.items()}
     for target, candidates in growing.items():

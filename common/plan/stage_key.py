@@ -1,4 +1,4 @@
-"""The key of a stage: the digest of all that determines the stage's result, and of nothing else."""
+"""The key of a stage: the digest of exactly those inputs and settings that determine the stage's result."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from common.protocol.messages import STAGE_VERSION
 
 @dataclass(frozen=True)
 class ExecutionEnvironment:
-    """What a stage's result depends on at its site besides the order: the data and the machine."""
+    """The data and the machine at a site, on which a stage's result depends besides the order."""
 
     fingerprint: str
     """The keyed digest of the site's data."""
@@ -28,12 +28,12 @@ class ExecutionEnvironment:
 def stage_key(node: FineTune | Evaluate, *, study: Study, weights: str, environment: ExecutionEnvironment) -> str:
     """Return the key of a stage: a sha256 over the stage, the study's settings for it, and its inputs.
 
-    Two nodes that start from the same weights by different routes have the same key, since their work is the same.
+    Two nodes with the same start weights by different routes have the same key, since their work is the same.
 
     Args:
         node: the stage.
-        study: the study; only the settings that the stage depends on enter the key.
-        weights: the digest of the weights that the stage starts from.
+        study: the study; only the settings relevant to the stage enter the key.
+        weights: the digest of the stage's start weights.
         environment: the site's data and machine.
     """
     stage: dict[str, Any]

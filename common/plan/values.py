@@ -1,4 +1,4 @@
-"""The inputs of a plan and the values that a plan holds."""
+"""The inputs of a plan and the values in a plan."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from common.config.study import FederatedConfig, Study
 from common.plan.graph import Evaluate, FineTune, Node, ballot
 
 Census = Mapping[str, tuple[int, ...]]
-"""For each site the number of selected training slices, one number a fold."""
+"""For each site the number of selected training slices, a number for each fold."""
 Choices = Mapping[str, tuple[str, ...]]
 """Where routes grow: for each target the sources selected so far, in the order of travel. The target itself as the last
-entry marks the route as complete. A target that is missing has no source yet."""
+entry marks the route as complete. A missing target has no source yet."""
 
 Rounds = Callable[[Study, FederatedConfig, int, Census], int]
 """Returns the number of rounds of a federated method, from the study, the method's settings, its local epochs and the
@@ -22,25 +22,25 @@ census."""
 
 @dataclass(frozen=True)
 class PlannedRow:
-    """A row of the comparison: the weights of one method, for one target and fold."""
+    """A row of the comparison: the weights of a method, for a target and fold."""
 
     method: str
     """A key of `common.plan.methods`."""
     route: tuple[str, ...]
-    """The sites in the order in which they train; for a federated method, in the study's order."""
+    """The sites in the order of their trainings; for a federated method, in the study's order."""
     target: str
     fold: int
     model: Node
     """The node that makes the weights."""
     validation: Node
-    """The node whose validation Dice the fold is selected by: a FineTune at the target, or an Evaluate on its
+    """The node whose validation Dice decides the selection of the fold: a FineTune at the target, or an Evaluate on its
     validation patients."""
     test: Evaluate | None
-    """The scoring on the target's test patients; None where the study looks at no test patient."""
+    """The scoring on the target's test patients; None for a study without test scores."""
 
 
 def row_of(study: Study, method: str, route: tuple[str, ...], target: str, fold: int, model: Node) -> PlannedRow:
-    """Return the row of a model, with the scorings that the study asks for."""
+    """Return the row of a model, with the scorings required by the study."""
     return PlannedRow(
         method=method,
         route=route,
@@ -54,7 +54,7 @@ def row_of(study: Study, method: str, route: tuple[str, ...], target: str, fold:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A route that a target's next hop may be selected from."""
+    """A candidate route in the selection of a target's next hop."""
 
     route: tuple[str, ...]
     models: tuple[FineTune, ...]
@@ -63,7 +63,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Plan:
-    """The rows of a study, and all nodes that they need, parents first."""
+    """The rows of a study, and all nodes behind the rows, parents first."""
 
     rows: tuple[PlannedRow, ...]
     nodes: tuple[Node, ...]

@@ -1,8 +1,8 @@
 """Conversion of messages to and from Flower's records.
 
-A message is one ConfigRecord named "message", which holds the fields of a model of `common.protocol.messages`. Where
-weights travel, one ArrayRecord named "weights" is added, whose only array is their safetensors file. Both sides refuse
-everything else on arrival: a hospital and a coordinator may distrust each other.
+A message is a single ConfigRecord named "message", which holds the fields of a model of `common.protocol.messages`. A
+message with weights also has an ArrayRecord named "weights", whose only array is the safetensors file. Both sides
+refuse everything else on arrival: a hospital and a coordinator may distrust each other.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Kind = TypeVar("Kind", bound=WireMessage)
 
 
 class BadMessage(Exception):
-    """A record that arrived is not the declared message."""
+    """A received record is not the declared message."""
 
 
 def to_record(message: WireMessage, weights: Weights | File | None = None) -> RecordDict:
@@ -31,7 +31,7 @@ def to_record(message: WireMessage, weights: Weights | File | None = None) -> Re
         weights: tensors or their safetensors file, if weights travel along.
     """
     plain = message.model_dump(mode="json")
-    # Flower drops the type of an empty list, so that the field would arrive as no list: leave it out.
+    # Flower drops the type of an empty list, so the field would arrive as no list: empty lists are left out.
     fields = {name: value for name, value in plain.items() if value != []}
     record = RecordDict({"message": ConfigRecord(fields)})
     if weights is not None:
@@ -40,10 +40,10 @@ def to_record(message: WireMessage, weights: Weights | File | None = None) -> Re
 
 
 def from_record(record: RecordDict, kind: type[Kind]) -> tuple[Kind, Weights | None]:
-    """Return the message in Flower's record, and the weights that came along, if any.
+    """Return the message in Flower's record, and the weights, if any.
 
     Args:
-        record: the record as it arrived.
+        record: the received record.
         kind: the declared message.
 
     Raises:
@@ -57,7 +57,7 @@ def from_record(record: RecordDict, kind: type[Kind]) -> tuple[Kind, Weights | N
     try:
         message = kind.model_validate_json(json.dumps(dict(record.config_records["message"])))
     except (ValidationError, TypeError, ValueError):
-        # The text of the error would repeat content that cannot be trusted.
+        # The text of the error would repeat untrusted content.
         raise BadMessage(f"not a {kind.__name__}") from None
     if arrays is None:
         return message, None

@@ -1,4 +1,4 @@
-"""The messages that cross the wire, as typed models; `common.protocol.codec` converts them to Flower's records."""
+"""The messages between coordinator and sites, as typed models; for Flower's records see `common.protocol.codec`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ EVALUATE = "evaluate.stage"
 DELIVER = "query.deliver"
 
 STAGE_VERSION = 3
-"""Version of the stages' computation, raised whenever a stage would give another result; a golden test guards it."""
+"""Version of the stages' computation, raised whenever a stage would give another result; a golden test checks the
+results."""
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, le=10**9)]
@@ -23,7 +24,7 @@ Positive = Annotated[float, Field(ge=0)]
 
 
 class WireMessage(BaseModel):
-    """The base of all messages: it names the study that a message belongs to."""
+    """The base of all messages, with the digest of the message's study."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
     study: Digest
@@ -35,11 +36,11 @@ class WireMessage(BaseModel):
 
 
 class Describe(WireMessage):
-    """To a site: prepare the data, and describe how much there is."""
+    """To a site: prepare the data, and describe the amount of data."""
 
 
 class Description(WireMessage):
-    """From a site: how much data it has.
+    """From a site: the amount of data there.
 
     While `prepared` is below `patients_found`, the other fields are empty, and the coordinator asks again.
     """
@@ -53,13 +54,13 @@ class Description(WireMessage):
     slices: Count = 0
     test_slices: Count = 0
     train_slices: tuple[Count, ...] = ()
-    """Selected training slices, one number a fold."""
+    """Selected training slices, a number for each fold."""
     train_patients: tuple[Count, ...] = ()
-    """Training patients, one number a fold."""
+    """Training patients, a number for each fold."""
     validation_patients: tuple[Count, ...] = ()
-    """Validation patients, one number a fold."""
+    """Validation patients, a number for each fold."""
     fingerprint: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
-    """HMAC of the data under a key that stays at the site."""
+    """HMAC of the data under the site's own secret key."""
     torch: str = Field(default="", pattern=r"^[0-9A-Za-z.+]{0,40}$")
     device: Literal["", "cpu", "cuda", "mps"] = ""
     precision: Literal["", "float32", "bfloat16"] = ""
@@ -75,12 +76,12 @@ class Description(WireMessage):
 
     @property
     def complete(self) -> bool:
-        """Whether all patients are prepared, so that the description is final."""
+        """Whether all patients are prepared and the description is final."""
         return bool(self.fingerprint)
 
 
 class Planned(WireMessage):
-    """A message with all that a site needs to make the coordinator's plan itself, from its own copy of the study."""
+    """A message from which a site makes the coordinator's plan itself, with its own copy of the study."""
 
     census: str = Field(max_length=100_000)
     """The census of the coordinator's plan, as JSON."""
@@ -91,28 +92,29 @@ class Planned(WireMessage):
 
 
 class Order(Planned):
-    """To a site: carry out one stage of the study's graph."""
+    """To a site: carry out a stage of the study's graph."""
 
     node: Digest
     """The identity of the stage's node."""
     key: Digest
-    """The key of the stage's result. If the site has the result it sends it again; from a checkpoint it continues."""
+    """The key of the stage's result. A site with the result sends the result again; a site with a checkpoint continues
+    from the checkpoint."""
     weights: Digest
-    """Digest of the weights that the stage starts from."""
+    """Digest of the stage's start weights."""
     acknowledged: tuple[Digest, ...] = ()
-    """Keys of results that are safe at the coordinator: the site no longer needs to keep their weights."""
+    """Keys of results stored at the coordinator, whose weights the site may delete."""
 
 
 class FineTuneOrder(Order):
-    """To a site: train; the parent's weights come along with the first leg."""
+    """To a site: train; the first leg's order carries the parent's weights unless the site has them."""
 
     restart_token: str = Field(default="", pattern=r"^([0-9a-f]{16})?$")
-    """Set if the coordinator rejected the site's result of the stage: the site discards it and begins the stage again,
-    once for each token, since the same order may arrive twice."""
+    """Set if the coordinator rejected the site's result of the stage: the site discards the result and begins the stage
+    again, once for each token, since the same order may arrive twice."""
 
 
 class EvaluateOrder(Order):
-    """To a site: score weights, which come along unless the site has them."""
+    """To a site: score weights, which travel with the order unless the site has them."""
 
 
 class FineTuneReply(WireMessage):
@@ -126,22 +128,22 @@ class FineTuneReply(WireMessage):
     """Mean training loss of each epoch."""
     learning_rates: tuple[Positive, ...] = ()
     dices: tuple[Share, ...] = ()
-    """Validation Dice of each epoch, slice mean on the study's grid; it selects the epoch."""
+    """Validation Dice of each epoch, slice mean on the study's grid; the best Dice selects the epoch."""
     kept_epoch: Count = 0
     gradient_steps: Count = 0
     train_slices: Count = 0
     train_patients: Count = 0
     weights: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
-    """Digest of the weights that come along."""
+    """Digest of the weights in this message."""
     validation_dice: Share = 0.0
-    """Validation Dice of the kept weights, slice mean on the native grid; it selects among folds and routes."""
+    """Validation Dice of the kept weights, slice mean on the native grid; selects among folds and routes."""
     validation_iou: Share = 0.0
     """Validation IoU of the kept weights, slice mean on the native grid."""
     validation_patients: Count = 0
     received_dice: Share = 0.0
-    """Validation Dice at this site of the weights that the stage started from, measured as `dices` is, with batch
-    normalisation's statistics of this site. This field and the next two are measured only where the stage's own Dice
-    fell below the study's `collapse`."""
+    """Validation Dice of the stage's start weights at this site, measured in the same way as `dices`, with batch
+    normalisation's statistics of this site. This field and the next two are measured only if the stage's own Dice fell
+    below the study's `collapse`."""
     received_loss: Positive = 0.0
     """Loss of the received weights over the training slices, without augmentation."""
     kept_loss: Positive = 0.0
@@ -159,7 +161,7 @@ class FineTuneReply(WireMessage):
 
 
 class EvaluateReply(WireMessage):
-    """From a site: scores of weights on its patients, a field a score (`common.scores`); overlaps are shares."""
+    """From a site: scores of weights on its patients, a field for each score (`common.scores`); overlaps are shares."""
 
     key: Digest
     state: Literal["needs-weights", "done"]
@@ -173,9 +175,9 @@ class EvaluateReply(WireMessage):
     assd_mm: Positive = 0.0
     """Average symmetric surface distance, mean over `surface_patients`."""
     surface_patients: Count = 0
-    """Test patients with a prediction that is not empty; 0 where distances were not measured."""
+    """Test patients with a non-empty prediction; 0 if distances were not measured."""
     case_numbers: tuple[Count, ...] = ()
-    """Random numbers in place of patients' names; empty where the site does not permit scores of single patients."""
+    """Random numbers in place of patients' names; empty if the site does not permit scores of single patients."""
     case_slices: tuple[Count, ...] = ()
     case_dices: tuple[Share, ...] = ()
     case_ious: tuple[Share, ...] = ()
@@ -195,29 +197,29 @@ class EvaluateReply(WireMessage):
 
 
 class Delivery(Planned):
-    """To a site, when all its stages are finished: weights that it may keep and use.
+    """To a site, when all its stages are finished: weights for the site to keep and use.
 
-    The weights are named by their place among the rows of the plan, which the site makes itself, so that no name and no
-    path selected by the coordinator comes along. Fields with one number a site are in the study's order.
+    The weights are identified by their place among the rows of the plan, which the site makes itself, so the message
+    holds no name or path selected by the coordinator. Fields with a number for each site are in the study's order.
     """
 
     role: Literal["selected", "own"]
-    """Which weights these are. "selected": those that validation selected for this site (`common.plan.selection`).
-    "own": if those are others, the best by validation of the models trained at this site alone."""
+    """The role of the weights. "selected": selected by validation for this site (`common.plan.selection`). "own": the
+    best by validation among models of this site alone, sent if the selected model is another."""
     models: tuple[Digest, ...] = Field(max_length=100_000)
-    """Digests of the weights of every row that could have been selected, in the plan's order."""
+    """Digests of the weights of every row of the selection, in the plan's order."""
     left_out: tuple[Count, ...] = Field(default=(), max_length=100_000)
-    """Places of rows that the selection left out because a site that they need was away; their entries in `models` mean
-    nothing."""
+    """Places of rows left out of the selection because of an absent site; their entries in `models` mean nothing."""
     row: Count
-    """The place of the delivered weights in `models`; the weights come along unless the site has them."""
+    """The place of the delivered weights in `models`; the weights travel with the message if the site asked for
+    them."""
     patients: tuple[Count, ...]
     """Patients used at each site, test patients included."""
     test_patients: tuple[Count, ...]
     slices: tuple[Count, ...]
     """Selected slices of all patients used, for each site."""
     forgetting: tuple[Share, ...] = ()
-    """Test Dice of the model along its route: for every hop, the Dice at each site. Empty where it was not measured."""
+    """Test Dice of the model along its route: for every hop, the Dice at each site. Empty if not measured."""
 
     @model_validator(mode="after")
     def _one_number_a_site(self) -> Self:
@@ -230,7 +232,7 @@ class Delivery(Planned):
 
 
 class Receipt(WireMessage):
-    """From a site: it has the delivered weights, or asks for them to come along. The receipt says nothing else."""
+    """From a site: the delivered weights are stored, or are requested. A receipt has no other content."""
 
     state: Literal["needs-weights", "done"]
 

@@ -1,4 +1,4 @@
-"""Refusals: why a site did not carry out an order, as a number and a fixed text; nothing else of an error leaves."""
+"""Refusals: a site's reason for not carrying out an order, as a number and a fixed text, without any other content."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from flwr.app import Error
 
 
 class Refusal(IntEnum):
-    """The reason why a site did not carry out an order. Only the number and its fixed text leave the site."""
+    """A site's reason for not carrying out an order. Only the number and its fixed text leave the site."""
 
     FAILED = 1000
     UNKNOWN_STUDY = 1001
@@ -55,7 +55,7 @@ REFUSALS: dict[Refusal, str] = {
 
 
 DIED = 8
-"""Flower's code for a client app that ended without an answer."""
+"""Flower's code for a client app that ended without a reply."""
 
 
 class Refused(Exception):
@@ -72,7 +72,7 @@ def refusal_error(code: Refusal) -> Error:
 
 
 def refusal_text(error: Error) -> str:
-    """Return the sentence for an error that arrived; a refusal's code gives the fixed text, whatever text was sent."""
+    """Return the sentence for a received error; for a refusal's code, always the fixed text, whatever text was sent."""
     if error.code == DIED:
         return f"the site's process ended without an answer, often for want of memory (Flower's error {DIED})"
     try:

@@ -1,7 +1,7 @@
-"""The confidence interval of a mean over patients: one method for the report, the letter and the model card.
+"""The confidence interval of a mean over patients: the same method for the report, the letter and the model card.
 
-The bootstrap draws patients, since slices of one patient resemble one another. An interval shows how much depends on
-which patients were held out; it does not cover the variation between trainings.
+The bootstrap draws patients, since slices of the same patient resemble each other. An interval covers the choice of
+held-out patients, but not the variation between trainings.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from numpy.typing import NDArray
 from common.errors import RelayError
 
 FEWEST = 6
-"""The fewest patients that an interval needs, however alike the patients are."""
+"""The fewest patients for an interval, however alike the patients are."""
 FEWEST_A_SITE = 4
-"""The fewest patients that each hospital must bring to an interval over several hospitals."""
+"""The fewest patients of each hospital for an interval over several hospitals."""
 RESAMPLES = 9_999
 """The number of bootstrap resamples."""
 ANYWHERE = (-math.inf, math.inf)
-"""The bounds of a mean that may have any value."""
+"""The bounds for a mean that may have any value."""
 
 Repeat = Mapping[str, tuple[float, float]]
-"""The test patients of one site in one repeat of the study: by case number a value, in any unit, and its weight, such
-as the number of slices that the value is a mean over. A patient has the same case number in every repeat."""
+"""The test patients of a site in a repeat of the study: by case number a value, in any unit, and its weight, such as
+the number of slices behind the value. A patient has the same case number in every repeat."""
 Strata = Mapping[str, Sequence[Repeat]]
-"""The repeats of each site, by site; each repeat has other test patients, some of which may be the same."""
+"""The repeats of each site, by site; the test patients of different repeats differ, but some may be the same."""
 Sample = tuple[NDArray[np.float64], NDArray[np.float64]]
-"""One site's patients: values and weights, arrays of shape (patients,)."""
+"""A site's patients: values and weights, arrays of shape (patients,)."""
 
 
 def slice_mean(strata: Strata) -> float | None:
@@ -45,7 +45,7 @@ def slice_mean(strata: Strata) -> float | None:
 
 
 def patients_of(repeats: Sequence[Repeat]) -> list[str]:
-    """Return the patients with at least one slice in at least one repeat, sorted."""
+    """Return the patients with a slice in any repeat, sorted."""
     return sorted({case for repeat in repeats for case, (_, slices) in repeat.items() if slices > 0})
 
 
@@ -54,17 +54,17 @@ def interval(
 ) -> tuple[float, float] | None:
     """Return the bootstrap-t interval of a `slice_mean`, with patients drawn within each site.
 
-    Each resample draws, with replacement, as many patients of each site as the site has; a patient brings its values
-    and weights of all repeats that held it out. The deviation of a resample's mean from the observed mean is divided by
-    the resample's own standard error, so that few or skewed patients make the interval as wide as needed: Efron &
-    Tibshirani, An Introduction to the Bootstrap, 1993, ch. 12.5. The standard error is that of a ratio of two sums over
-    patients (Cochran, Sampling Techniques, 1977, ch. 6). docs/explanation/statistics.md compares the method with
-    others. Every call makes the same draws, so that equal values have equal intervals everywhere.
+    Each resample draws, with replacement, as many patients of each site as the site has; a drawn patient counts with
+    the values and weights of all repeats with this patient held out. The deviation of a resample's mean from the
+    observed mean is divided by the resample's own standard error, which widens the interval as needed for few or skewed
+    patients: Efron & Tibshirani, An Introduction to the Bootstrap, 1993, ch. 12.5. The formula of the standard error is
+    for a ratio of two sums over patients (Cochran, Sampling Techniques, 1977, ch. 6). docs/explanation/statistics.md
+    compares the method with others. Every call makes the same draws, so equal values have equal intervals everywhere.
 
     Args:
         strata: values and weights, by site and repeat.
         level: the share of intervals that should contain the true mean.
-        within: the least and the greatest value that the mean can have; the interval is cut there.
+        within: the least and the greatest possible value of the mean, at which the interval is cut.
 
     Returns:
         (low, high) in the unit of the values, or None where there are too few patients (`FEWEST`, `FEWEST_A_SITE`).
@@ -83,7 +83,7 @@ def interval(
     if error == 0:
         return float(mean), float(mean)
     means, errors = _means_and_errors(samples, [_drawn(size, place) for place, size in enumerate(sizes)])
-    usable = errors > 1e-9 * error  # the other resamples drew one patient only, and say nothing
+    usable = errors > 1e-9 * error  # all other resamples drew one patient a site, with standard error 0
     ends = np.quantile((means[usable] - mean) / errors[usable], [(1 + level) / 2, (1 - level) / 2])
     low, high = np.clip(mean - error * ends, *within)
     return float(low), float(high)
@@ -92,7 +92,7 @@ def interval(
 def case_interval(
     case_dice: Mapping[str, float], case_slices: Mapping[str, int], *, within: tuple[float, float] = ANYWHERE
 ) -> tuple[float, float] | None:
-    """Return the `interval` of one site's slice mean in one repeat.
+    """Return the `interval` of a site's slice mean in a repeat.
 
     Args:
         case_dice: the mean Dice over a patient's slices, in any unit, by case number.

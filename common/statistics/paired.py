@@ -1,7 +1,7 @@
-"""Two methods on the same test patients: their difference, and a test of it.
+"""Two methods on the same test patients: their difference, and a test of the difference.
 
-The unit is the patient. A patient that several repeats of a study hold out remains one patient: its differences are
-drawn together, and change their sign together.
+The unit is the patient. A patient held out in several repeats of a study remains a single patient: the patient's
+differences are drawn together, and change their sign together.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from common.statistics.intervals import Repeat, Strata, patients_of
 EXACT = 20
 """The greatest number of patients for which all 2^n patterns of signs are tried."""
 DRAWN = 99_999
-"""The number of patterns that are drawn for more patients."""
+"""The number of drawn patterns for more than `EXACT` patients."""
 LEVEL = 0.05
 """The significance level."""
 
 
 def difference(one: Repeat, other: Repeat) -> Repeat:
-    """Return one method's Dice minus another's, patient by patient.
+    """Return the first method's Dice minus the second's, patient by patient.
 
     Raises:
         RelayError: the methods were not scored on the same slices of the same patients.
@@ -56,15 +56,15 @@ def sign_flip_p(strata: Strata, *, seed: int, exact: int = EXACT) -> float:
 
     Under the null hypothesis neither method is better for patients like these, so each patient's difference might as
     well have the other sign. The statistic is the absolute slice mean of the differences: the mean over sites of the
-    differences in the comparison's table, so that a site with many patients does not outvote the others. Signs change
+    differences in the comparison's table, in which sites with many and with few patients count equally. Signs change
     within patients, never across sites. Sources: Fisher, The Design of Experiments, 1935, § 21; drawn patterns include
-    the observed one: Phipson & Smyth, Statistical Applications in Genetics and Molecular Biology 9, 2010.
+    the observed pattern: Phipson & Smyth, Statistical Applications in Genetics and Molecular Biology 9, 2010.
 
     The trained models are taken as fixed: the test does not cover the variation between trainings.
 
     `scipy.stats.permutation_test` gives the same p to the last digit where all patterns are tried (a test compares the
-    two), but takes a second for 16 patients and 4.5 for 18. This function takes milliseconds, and a report makes one
-    test for each opponent. For drawn patterns scipy doubles the smaller tail, so that its smallest p is twice as large.
+    two), but takes a second for 16 patients and 4.5 for 18. This function takes milliseconds, and a report makes a test
+    for each opponent. For drawn patterns scipy doubles the smaller tail, which makes its smallest p twice as large.
 
     Args:
         strata: the differences, by site and repeat; see `difference`.
@@ -89,15 +89,15 @@ def sign_flip_p(strata: Strata, *, seed: int, exact: int = EXACT) -> float:
 
 
 def _as_far(sums: NDArray[np.float64], observed: float) -> NDArray[np.bool_]:
-    """Return for each pattern whether its sum lies as far from zero as the observed one, up to rounding."""
+    """Return for each pattern whether its sum lies as far from zero as the observed sum, up to rounding."""
     return np.abs(sums) >= observed * (1 - 1e-9)
 
 
 def smallest_p(patients: int, *, exact: int = EXACT) -> float:
-    """Return the smallest p that `sign_flip_p` can give.
+    """Return the smallest possible p of `sign_flip_p`.
 
-    Of all 2^n patterns of signs two are as extreme as differences of one sign; among drawn patterns, at least the
-    observed one is.
+    If all differences have the same sign, two of all 2^n patterns of signs are as extreme; among drawn patterns, at
+    least the observed pattern is.
     """
     if patients < 1:
         return 1.0
@@ -105,7 +105,7 @@ def smallest_p(patients: int, *, exact: int = EXACT) -> float:
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """Return p values corrected for their number, in the same order: they control the family-wise error rate.
+    """Return p values corrected for their number, in the same order; this controls the family-wise error rate.
 
     Holm, Scandinavian Journal of Statistics 6, 1979.
     """
@@ -119,7 +119,7 @@ def holm(values: Sequence[float]) -> list[float]:
 
 
 def patient_means(repeats: Sequence[Repeat]) -> dict[str, float]:
-    """Return, for each patient of a site, the mean over the repeats that held the patient out."""
+    """Return, for each patient of a site, the mean over all repeats with this patient held out."""
     return {
         case: float(np.mean([repeat[case][0] for repeat in repeats if repeat.get(case, (0.0, 0))[1] > 0]))
         for case in patients_of(repeats)

@@ -1,4 +1,4 @@
-"""The strategies that a study may average by: one file a strategy, and its line here."""
+"""The strategies available for averages: a file for each strategy, and its entry here."""
 
 from collections.abc import Mapping
 
@@ -10,4 +10,4 @@ __all__ = ["STRATEGIES", "Strategy"]
 STRATEGIES: Mapping[str, Strategy] = {
     module.STRATEGY.key: module.STRATEGY for module in (fedavg, fedprox, fedmedian, fedtrimmedavg, krum)
 }
-"""The strategies by key, in the order in which readers see them."""
+"""The strategies by key, in their order in tables and texts."""

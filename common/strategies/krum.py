@@ -1,4 +1,4 @@
-"""Krum: the one model that lies nearest to the others (Blanchard et al., NeurIPS 2017)."""
+"""Krum: the model nearest to the other models (Blanchard et al., NeurIPS 2017)."""
 
 from common.strategies.strategy import Strategy
 

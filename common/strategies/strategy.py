@@ -1,4 +1,4 @@
-"""The declaration of a federated strategy, for the study, the plan and the coordinator that aggregates."""
+"""The declaration of a federated strategy, for the study, the plan, and the aggregation at the coordinator."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ def _none(_: int) -> Mapping[str, float]:
 
 @dataclass(frozen=True)
 class Strategy:
-    """A rule that makes one average of a round's parts, one part a site."""
+    """A rule for the average of a round's parts, with a part from each site."""
 
     key: str
     """The strategy's name in study files and results."""
     title: str
-    """The strategy's name for readers, as its authors write it."""
+    """The strategy's name for readers, in its authors' spelling."""
     flower: str
-    """The class of `flwr.serverapp.strategy` that aggregates."""
+    """The class of `flwr.serverapp.strategy` for the aggregation."""
     arguments: Callable[[int], Mapping[str, float]] = _none
-    """Returns the arguments of that class for a number of parts."""
+    """Returns the arguments of Flower's class for a number of parts."""
     fewest_parts: int = 2
-    """The fewest parts that a round needs to be averaged, and the fewest sites that a study needs."""
+    """The fewest parts of a round for an average, and the fewest sites of a study."""
     why_so_many: str = ""
-    """The end of the error for a study of fewer sites; it follows the strategy's key."""
+    """The end of the error for a study of fewer sites, after the strategy's key."""
     whole_parts: bool = False
-    """Whether the strategy compares whole models, so that all parts have to be in memory at once."""
+    """Whether the strategy compares whole models, which requires all parts in memory at once."""
     proximal: bool = False
     """Whether the sites train with FedProx's proximal term."""
     skippable: bool = True
-    """Whether a round may go on without a site that is away."""
+    """Whether a round may go on without an absent site."""
     style: str = ""
-    """The class of the report's style sheet that draws the strategy's line strongly; empty: none."""
+    """The style sheet class that draws the strategy's line strongly in the report; empty: none."""

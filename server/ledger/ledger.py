@@ -1,10 +1,10 @@
-"""The ledger: the durable record of a study, one JSON file a stage, and weights by their digest.
+"""The ledger: the durable record of a study, a JSON file for each stage, and weights by their digest.
 
 A stage's record is written after its weights, and exists completely or not at all. A stage with a record is not run
-again: this one rule gives resuming and sharing between studies, and changed data are trained on again, since they
-change the stage's key.
+again: from this rule follow resuming and sharing between studies. Changed data change the stage's key, and are
+therefore trained on again.
 
-Weights that nothing needs any more may be deleted; their record stays, and with it their digest and lineage. `examine`
+Weights needed by no row, choice or stage may be deleted; their record stays, with their digest and lineage. `examine`
 checks the content of all files; opening a ledger makes the same examination.
 """
 
@@ -28,7 +28,7 @@ from common.text import short_digest
 
 
 class Cases(BaseModel):
-    """Scores of single patients, under the random numbers that their site gave them."""
+    """Scores of single patients, under random numbers given by their site."""
 
     model_config = ConfigDict(frozen=True)
     numbers: tuple[int, ...] = ()
@@ -43,14 +43,13 @@ class StageRecord(BaseModel):
     model_config = ConfigDict(frozen=True)
     key: str
     kind: Literal["start", "fine-tune", "evaluate", "average", "absent"]
-    """The kind of stage. "absent": the study skipped the stage, and went on with the weights that it would have started
-    from."""
+    """The kind of stage. "absent": the study skipped the stage, and went on with the stage's start weights."""
     site: str = ""
     fold: int = 0
     parents: tuple[str, ...] = ()
-    """Digests of the weights that the stage started from."""
+    """Digests of the stage's start weights."""
     weights: str = ""
-    """Digest of the weights that the stage made."""
+    """Digest of the stage's resulting weights."""
     gradient_steps: int = 0
     train_slices: int = 0
     losses: tuple[float, ...] = ()
@@ -83,26 +82,27 @@ class Fault:
     path: Path
     sentence: str
     damaged: bool
-    """Whether the file's content is damaged. Otherwise the file is sound, but refers to weights that no record made."""
+    """Whether the file's content is damaged. Otherwise the file is a sound record whose parent weights come from no
+    record."""
 
 
 @dataclass(frozen=True)
 class LedgerExamination:
-    """The sound content of a ledger, and the faults that were found."""
+    """The sound content of a ledger, and the faults found."""
 
     records: dict[str, StageRecord]
     """The sound records, by key."""
     weights: frozenset[str]
     """Digests of the weights files whose content matches their name."""
     gone: frozenset[str]
-    """Digests that records name and no file holds: the weights were deleted when nothing needed them any more."""
+    """Digests named in records, but held by no file: the weights were deleted as no longer needed, lost, or damaged."""
     faults: tuple[Fault, ...]
 
 
 def examine(folder: Path, *, progress: Callable[[int, int], None] | None = None) -> LedgerExamination:
     """Check a result folder's ledger: records against their seals, weights files against their names, and lineage.
 
-    Lineage means that a record made each of the weights that another record names as its parents.
+    The lineage is sound if the parent weights of every record are the result of another record.
 
     Args:
         folder: the result folder.
@@ -137,21 +137,21 @@ def examine(folder: Path, *, progress: Callable[[int, int], None] | None = None)
 
 
 def _made_by(records: Mapping[str, StageRecord]) -> frozenset[str]:
-    """Return the digests of all weights that stages made; a skipped stage made none."""
+    """Return the digests of all weights made by stages; a skipped stage made no weights."""
     return frozenset(record.weights for record in records.values() if record.weights and record.kind != "absent")
 
 
 def _strays(records: Mapping[str, StageRecord]) -> dict[str, str]:
-    """Return, by key, the records that start from weights which no record made, with the digest of these weights."""
+    """Return, by key, the records whose start weights come from no record, with the digest of these weights."""
     made = _made_by(records)
     return {key: digest for key, record in records.items() for digest in record.parents if digest not in made}
 
 
 def _read_record(path: Path) -> StageRecord | None:
-    """Return the record in a file; None if it is damaged, has another key than its name, or does not match its seal.
+    """Return the record in a file; None if the record is damaged, or its key or seal does not match.
 
     Raises:
-        OSError: the file cannot be read, so that nothing is known of its content.
+        OSError: the file cannot be read, so nothing is known of its content.
     """
     file = path.read_bytes()
     try:
@@ -164,13 +164,12 @@ def _read_record(path: Path) -> StageRecord | None:
 
 
 class Ledger:
-    """The ledger of one study's result folder; one coordinator at a time may open it."""
+    """The ledger of a study's result folder; only a single coordinator at a time may open the folder."""
 
     def __init__(self, folder: Path, *, progress: Callable[[int, int], None] | None = None) -> None:
         """Open the ledger of a folder, which is made if need be, and set damaged files aside.
 
-        Damaged weights are deleted and made again. A damaged record is left beside the others, under a name that ends
-        in ".damaged".
+        Damaged weights are deleted and made again. A damaged record stays in the folder under the ending ".damaged".
 
         Args:
             folder: the result folder.
@@ -203,7 +202,7 @@ class Ledger:
                 f"The result folder {folder} cannot be used ({error.strerror}); what is finished in it is kept."
             ) from None
         self.faults = found.faults
-        """The faults that were found; damaged files are deleted or set aside by now."""
+        """The faults found on opening; damaged files have been deleted or set aside."""
         self._known = dict(found.records)
         self._there = set(found.weights)
 
@@ -230,10 +229,10 @@ class Ledger:
         self._known[record.key] = record
 
     def set_strays_aside(self) -> None:
-        """Set aside the records that start from weights which no record made, as damaged records are.
+        """Set aside the records whose start weights come from no record, under the ending ".damaged".
 
-        A stage whose record was damaged is made again, and on a graphics card may come to other weights; no stage will
-        ask for results made from the first weights. Call this only when nothing is left to be made.
+        A stage with a damaged record is made again, and on a graphics card may come to other weights; results made from
+        the earlier weights are then never used. Call this method only when no stage is left to be made.
         """
         while strays := _strays(self._known):
             for key in strays:
@@ -255,7 +254,7 @@ class Ledger:
         """Return the file of weights as a memory map, to be sent.
 
         Raises:
-            Damaged: the file was lost or changed since the ledger was opened; it is deleted.
+            Damaged: the file was lost or changed since the ledger was opened; a changed file is deleted.
         """
         with self.checked(digest).open("rb") as file:
             return mapped(file)
@@ -264,7 +263,7 @@ class Ledger:
         """Return the path of weights, after a check of the file against its digest.
 
         Raises:
-            Damaged: the file was lost or changed since the ledger was opened; it is deleted.
+            Damaged: the file was lost or changed since the ledger was opened; a changed file is deleted.
         """
         path = self.path_of(digest)
         with suppress(FileNotFoundError):
@@ -274,10 +273,10 @@ class Ledger:
         raise Damaged(f"the weights {path} are gone or damaged; start again, and they are made again")
 
     def drop(self, digest: str) -> None:
-        """Delete weights that nothing needs any more."""
+        """Delete the weights with a digest."""
         self._there.discard(digest)
         self.path_of(digest).unlink(missing_ok=True)
 
     def path_of(self, digest: str) -> Path:
-        """Return the path of the weights with a digest, whether they exist or not."""
+        """Return the path of the weights with a digest, even if the file does not exist."""
         return self._weights / f"{digest}.safetensors"

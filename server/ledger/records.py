@@ -14,7 +14,7 @@ def of_training(node: FineTune, reply: FineTuneReply, *, parent: str) -> StageRe
     Args:
         node: the training.
         reply: the site's last reply.
-        parent: digest of the weights that the training started from.
+        parent: digest of the weights at the start of the training.
     """
     return StageRecord(
         key=reply.key,
@@ -41,7 +41,7 @@ def of_scores(node: Evaluate, reply: EvaluateReply, *, parent: str) -> StageReco
     Args:
         node: the scoring.
         reply: the site's reply.
-        parent: digest of the weights that were scored.
+        parent: digest of the scored weights.
     """
     return StageRecord(
         key=reply.key,
@@ -63,11 +63,11 @@ def of_scores(node: Evaluate, reply: EvaluateReply, *, parent: str) -> StageReco
 
 
 def of_skipped(node: FineTune, key: str, *, parent: str) -> StageRecord:
-    """Return the record of a stage that the study skipped.
+    """Return the record of a skipped stage.
 
     Args:
         node: the skipped training.
-        key: the key of the decision to skip it.
-        parent: digest of the weights that it would have started from; the record names them as its own.
+        key: the key of the decision to skip the training.
+        parent: digest of the start weights, which the record also gives as the stage's result.
     """
     return StageRecord(key=key, kind="absent", site=node.site, fold=node.fold, parents=(parent,), weights=parent)

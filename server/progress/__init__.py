@@ -1,1 +1,1 @@
-"""The progress of a study: events, their wording, and the file that shows them."""
+"""The progress of a study: events, their wording, and the file `progress.json`."""

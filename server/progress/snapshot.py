@@ -1,6 +1,6 @@
 """The progress of a study in a file beside its results, `progress.json`, for readers during the run and afterwards.
 
-The file holds only what the coordinator knows anyway: site names, routes and scores.
+The file holds only the coordinator's own knowledge: site names, routes and scores.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from server.progress.wording import AWAY, WAITING, activity, result_of
 
 NAME = "progress.json"
 BEAT = 5.0
-"""Seconds between two writes while nothing happens: they show a reader that the study is alive."""
+"""Seconds between two writes while nothing happens; each write shows a reader the study's process at work."""
 SILENCE = 30.0
 """Seconds without a write after which a study in the state "running" counts as dead."""
 RECENT = 12
-"""How many of the last finished stages the file lists."""
+"""The number of last finished stages in the file."""
 
 
 class AtWork(BaseModel):
-    """What one site does now."""
+    """The present activity of a site."""
 
     model_config = ConfigDict(frozen=True)
     site: str
     what: str = WAITING
     """The site's activity, in words."""
     since: str = ""
-    """When the activity began: ISO 8601, UTC."""
+    """The time at which the activity began: ISO 8601, UTC."""
     done: int = 0
     """Patients prepared or epochs trained."""
     of: int = 0
@@ -47,7 +47,7 @@ class AtWork(BaseModel):
     dice: float | None = None
     """Validation Dice of the last epoch, 0 to 1."""
     finished: int = 0
-    """Stages that this run has finished at the site."""
+    """Stages finished at the site in this run."""
 
 
 class StudyProgress(BaseModel):
@@ -57,7 +57,7 @@ class StudyProgress(BaseModel):
     study: str
     state: Literal["running", "done", "stopped"] = "running"
     text: str = ""
-    """Why the study stopped; empty if it did not."""
+    """Why the study stopped; empty for a running or finished study."""
     began: str
     """When the run began."""
     at: str
@@ -65,13 +65,13 @@ class StudyProgress(BaseModel):
     stages_done: int = 0
     stages: int = 0
     variant: int = 0
-    """The plain study that is at work, counted from 0; stages are counted within it."""
+    """The number of the plain study at work, counted from 0; stages are counted within this plain study."""
     variants: int = 1
-    """How many plain studies the study consists of: one for each repeat and network."""
+    """The number of plain studies: one for each repeat and network."""
     seconds_left: float | None = None
     sites: tuple[AtWork, ...] = ()
     parked: tuple[str, ...] = ()
-    """For stages that wait for another run, the reasons, one sentence each."""
+    """The reasons of stages waiting for another run, a sentence each."""
     recent: tuple[str, ...] = ()
     """The stages finished last, the latest first."""
 
@@ -81,10 +81,10 @@ class StudyProgress(BaseModel):
 
 
 def read(folder: Path) -> StudyProgress:
-    """Read the progress of the study in a result folder.
+    """Read the progress of a study from its result folder.
 
     Raises:
-        RelayError: there is no such study, or the file is damaged.
+        RelayError: the folder holds no `progress.json`, or a damaged file.
     """
     path = folder / NAME
     try:
@@ -99,7 +99,7 @@ def read(folder: Path) -> StudyProgress:
 
 @dataclass
 class Recorder:
-    """Keeps the file up to date; `observe` may be called from any thread, and a failed write does no harm."""
+    """Keeps `progress.json` up to date; `observe` may be called from any thread, and a failed write is ignored."""
 
     folder: Path
     study: Study
@@ -148,16 +148,16 @@ class Recorder:
             sites = tuple(_at_work(line, event) if line.site == event.site else line for line in now.sites)
             changes["sites"] = sites
             if any(line.what == AWAY for line in sites):
-                changes["seconds_left"] = None  # it is unknown when the site is back
+                changes["seconds_left"] = None  # the time of the site's return is unknown
             self._progress = now.model_copy(update=changes)
             if self.clock() - self._written >= 1.0:
                 self._write()
 
     def close(self, text: str = "") -> None:
-        """Write that the study has ended.
+        """Write the end of the study into the file.
 
         Args:
-            text: why the study stopped; empty if it is done.
+            text: why the study stopped; empty for a finished study.
         """
         with self._lock:
             idle = tuple(line.model_copy(update=_IDLE) for line in self._progress.sites)
@@ -183,12 +183,12 @@ class Recorder:
 
 @contextmanager
 def recording(folder: Path, study: Study, observe: Observer) -> Iterator[Observer]:
-    """Keep the file up to date while the block runs, and mark it as done or stopped afterwards.
+    """Keep `progress.json` up to date while the block runs, and write "done" or "stopped" as the final state.
 
     Args:
         folder: the result folder.
         study: the study.
-        observe: is called with every event as well.
+        observe: another observer, called with every event as well.
 
     Yields:
         The observer to be called with every event.

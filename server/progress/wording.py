@@ -8,16 +8,16 @@ from server.progress.events import Event
 WAITING = "waiting"
 """The activity of an idle site."""
 AWAY = "away"
-"""The activity of a site that is not connected."""
+"""The activity of a disconnected site."""
 _TRAINS = "trains"
 
 
 def activity(event: Event, *, name_fold: bool = True) -> str | None:
-    """Return a site's activity after an event, as "trains B → C, fold 2"; None where the event does not change it.
+    """Return a site's activity after an event, as "trains B → C, fold 2"; None for an event without a new activity.
 
     Args:
         event: the event.
-        name_fold: whether to name the fold; a study that runs one fold does not need it.
+        name_fold: whether to name the fold; superfluous in a study with a single fold.
     """
     if event.kind == "preparing":
         return "patients prepared" if event.epoch == event.epochs else "preparing patients"
@@ -46,7 +46,7 @@ def dice_of(dice: float) -> str:
 
 
 def examined(event: Event) -> str:
-    """Return how much of a result folder has been examined."""
+    """Return the share of a result folder examined so far, in words."""
     return f"examining what is there, {100 * event.epoch // max(event.epochs, 1)} %"
 
 
@@ -55,16 +55,16 @@ def stages_of(done: int, stages: int, variant: int, variants: int) -> list[str]:
 
     Args:
         done: finished stages.
-        stages: all stages of the plain study; 0 where they are not known yet.
+        stages: all stages of the plain study; 0 if not known yet.
         variant: the plain study at work, counted from 0.
-        variants: how many plain studies the study consists of.
+        variants: the number of plain studies: one for each repeat and network.
     """
     parts = [f"study {variant + 1} of {variants}"] if variants > 1 else []
     return [*parts, f"{done} of {stages} stages"] if stages else parts
 
 
 def known_of(stages: int) -> str:
-    """Return how many stages an earlier run has finished."""
+    """Return the number of stages finished by earlier runs, in words."""
     return f"{stages} {'stage is' if stages == 1 else 'stages are'} in the ledger already"
 
 
@@ -74,7 +74,7 @@ def result_of(event: Event) -> str:
 
 
 def line_of(event: Event) -> str:
-    """Return an event as one line of plain text."""
+    """Return an event as a line of plain text."""
     where = f"{event.site}: " if event.site else ""
     if event.kind == "examining":
         return examined(event)
@@ -93,7 +93,7 @@ def line_of(event: Event) -> str:
 
 
 def _what_happened(event: Event) -> str:
-    """Return what happened to a stage or a site's patients, without the site."""
+    """Return an event of a stage or of a site's preparation in words, without the site."""
     if event.kind == "preparing":
         return f"{event.epoch} of {event.epochs} patients prepared"
     stage = _stage(event)
@@ -107,5 +107,5 @@ def _what_happened(event: Event) -> str:
 
 
 def _stage(event: Event, *, name_fold: bool = True) -> str:
-    """Return the weights that a stage is about: "B → C, fold 2"."""
+    """Return the route and fold of a stage's weights: "B → C, fold 2"."""
     return f"{event.text}, fold {event.fold + 1}" if name_fold else event.text

@@ -1,4 +1,4 @@
-"""The cost of each method: gradient steps and bytes, of the route to a target and of everything that was run for it."""
+"""The cost of each method in gradient steps and bytes: of the route to a target, and of all of the method's stages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from server.results.schema import Budget, Grown, Results, Row
 
 @dataclass(frozen=True)
 class Spent:
-    """The cost of one chain of stages, from the first weights to the target; the mean over the repeats."""
+    """The cost of a chain of stages, from the first weights to the target; the mean over the repeats."""
 
     steps: float
     bytes: float
@@ -23,19 +23,19 @@ class Spent:
 
 @dataclass(frozen=True)
 class BudgetLine:
-    """One method in the table of costs."""
+    """A method's line in the table of costs."""
 
     label: str
     routed: bool
-    """Whether the chains are routes that validation selected among."""
+    """Whether the chains are routes selected by validation."""
     chains: tuple[Spent | None, ...]
-    """For each target the cost of its chain; of several routes, of the one that validation selected."""
+    """For each target the cost of its chain; among several routes, of the route selected by validation."""
     everything: Budget | None
     """The cost of all rows of the method: folds, repeats, networks, rounds and discarded routes included."""
 
 
 def _spent(rows: tuple[Row, ...]) -> Spent | None:
-    """Return the mean cost of rows that differ in their repeat."""
+    """Return the mean cost of a cell's rows, a row for each repeat."""
     known = [(row.gradient_steps, row.bytes_moved) for row in rows]
     steps = [step for step, _ in known if step is not None]
     moved = [number for _, number in known if number is not None]
@@ -46,7 +46,7 @@ def _spent(rows: tuple[Row, ...]) -> Spent | None:
 
 
 def budget_lines(results: Results, table: Comparison) -> list[BudgetLine]:
-    """Return a line a method, in the table's order, and a last one for the whole study."""
+    """Return a line for each method, in the table's order, and a last line for the whole study."""
     whole = {budget.method: budget for budget in results.budgets}
     found = []
     for method in dict.fromkeys(cell.row.method for cell in table.cells):
@@ -55,7 +55,7 @@ def budget_lines(results: Results, table: Comparison) -> list[BudgetLine]:
         for column in range(len(table.targets)):
             cells = [cell for _, cell in table.column(column) if cell.row.method == method]
             selected = table.selected_at(column) if kind.routed else None
-            # of several sources, no one represents the others
+            # A method with several rows at a target, such as unadapted sources, has no cost of a single chain.
             cell = selected or (cells[0] if len(cells) == 1 else None)
             chains.append(_spent(cell.rows) if cell else None)
         found.append(BudgetLine(kind.title, kind.routed, tuple(chains), whole.get(method)))
@@ -66,18 +66,18 @@ def budget_lines(results: Results, table: Comparison) -> list[BudgetLine]:
 
 @dataclass(frozen=True)
 class Growth:
-    """The trainings of a route that grew, and of all routes with as many hops."""
+    """The number of trainings for a grown route, and for all routes of the permitted lengths."""
 
     target: str
     way: str
     repeat: str
-    """The number of the repeat; empty if there is only one."""
+    """The number of the repeat, counted from 1; empty in a study without repeats."""
     trainings: int
     of_all: int
 
 
 def growths(results: Results) -> list[Growth]:
-    """Return the trainings of all routes that grew."""
+    """Return the numbers of trainings for all grown routes."""
     seeds = results.seeds
     return [
         Growth(
@@ -92,6 +92,6 @@ def growths(results: Results) -> list[Growth]:
 
 
 def _way(entry: Grown) -> str:
-    """Return a route with arrows, marked if it is not complete."""
+    """Return a route with arrows, marked if incomplete."""
     complete = entry.route[-1:] == (entry.target,)
     return " → ".join(entry.route) if complete else f"{' → '.join(entry.route)} … (not complete)".strip()

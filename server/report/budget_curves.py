@@ -1,4 +1,4 @@
-"""The charts of validation Dice against cost: gradient steps in one, bytes in the other, one line a method."""
+"""The charts of validation Dice against gradient steps and against bytes, with a line for each method."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from server.results.schema import Results, Row, Stage
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 500.0, 300.0, 40.0, 488.0, 12.0, 252.0
 BELOW = 8.0
-"""How many Dice points the axis reaches below the lowest end of a line; lower values are those of first epochs."""
+"""Dice points of the axis below the lowest end of a line; lower values belong to first epochs."""
 
 Points = list[tuple[float, float]]
 """Points of a line: cost and best Dice so far, in per cent."""
@@ -22,7 +22,7 @@ Points = list[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Track:
-    """The best validation Dice of one method at the target so far, against the cost up to then."""
+    """The best validation Dice so far of a method at the target, against the cost so far."""
 
     row: Row
     by_steps: Points
@@ -47,7 +47,7 @@ class DrawnLine:
 
 @dataclass(frozen=True)
 class Chart:
-    """One chart with its axes."""
+    """A chart with its axes."""
 
     title: str
     unit: str
@@ -71,7 +71,7 @@ class KeyEntry:
 
 @dataclass(frozen=True)
 class BudgetPicture:
-    """The charts of one target."""
+    """The charts of a target."""
 
     target: str
     charts: tuple[Chart, ...]
@@ -84,8 +84,8 @@ def track(row: Row, stages: dict[str, Stage]) -> Track | None:
     """Return the track of a row along its chain of stages; None if nothing was scored at the target.
 
     A stage at another site adds cost and has no Dice at the target; a stage at the target has a Dice for each epoch; an
-    average has one for each round, on the target's validation patients. Weights cross the wire at the two ends of a
-    stage, so against bytes a stage is one point. The model of all data is scored at the target only at its end.
+    average has a Dice for each round, on the target's validation patients. Weights are sent only at the two ends of a
+    stage, so against bytes a stage is a single point. The model of all data is scored at the target only at its end.
     """
     steps = moved = 0.0
     best = -math.inf

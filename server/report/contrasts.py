@@ -1,9 +1,9 @@
-"""The planned comparison: the route that validation selected, against every other method.
+"""The planned comparison: the route selected by validation, against every other method.
 
-The family of tests is fixed beforehand, whatever the results: at each target and in each repeat, the route with the
-best validation Dice against the selected fold of each other method. There is one test for each opponent, over the test
-patients of all targets together, corrected for the number of opponents. Other routes are not opponents, since
-validation selected among them; nor are unadapted sources, of which each target has several.
+The family of tests is fixed before any result is known: at each target and in each repeat, the route with the best
+validation Dice against the selected fold of each other method. Each opponent has a single test, over the test patients
+of all targets together, corrected for the number of opponents. Other routes are not opponents, since validation
+compared them in its selection; neither are unadapted sources, of which each target has several.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ class Effect:
     better: int = 0
     """Patients for whom the route is better."""
     patients: int = 0
-    """Patients with scores of their own; 0 where a hospital does not permit scores of single patients."""
+    """Patients with scores of their own; 0 if a hospital does not permit scores of single patients."""
     same_sign: tuple[int, int] | None = None
     """The number of repeats with a difference above zero, and of all repeats; None for a single repeat."""
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """The selected routes against one opponent."""
+    """The selected routes against an opponent."""
 
     opponent: str
     at: tuple[tuple[str, Effect], ...]
@@ -51,7 +51,7 @@ class Contrast:
     standardised: float | None
     """The effect size d_z; see `common.statistics.paired.standardised`."""
     smallest: float
-    """The smallest p that so many patients can give."""
+    """The smallest possible p for this number of patients."""
     p: float | None = None
     """The p before correction; None where no test is shown."""
     corrected: float | None = None
@@ -64,19 +64,19 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Family:
-    """All contrasts of one network."""
+    """All contrasts of a network."""
 
     contrasts: tuple[Contrast, ...]
     problems: tuple[str, ...]
     """Why some targets are not compared, a sentence each."""
     without_scores: tuple[str, ...]
-    """Hospitals that do not permit scores of single patients."""
+    """Hospitals at which scores of single patients are not permitted."""
     tests: bool
     """Whether tests are shown."""
     why_none: str
-    """Why no tests are shown; empty where they are."""
+    """Why no tests are shown; empty if tests are shown."""
     attainable: float
-    """The smallest corrected p that the family's patients can give."""
+    """The smallest possible corrected p for the family's patients."""
     repeats: int
 
     @property
@@ -86,12 +86,12 @@ class Family:
 
 
 def family(results: Results, table: Comparison, *, testing: bool = True) -> Family:
-    """Return all contrasts of one network.
+    """Return all contrasts of a network.
 
     Args:
         results: the results of the network.
         table: the comparison of the network.
-        testing: whether to test; False for a network that validation did not select, which is only described.
+        testing: whether to test; False for a network not selected by validation, whose effects are only described.
     """
     problems = dict(_problems(results))
     repeats = len(results.seeds)
@@ -106,7 +106,7 @@ def family(results: Results, table: Comparison, *, testing: bool = True) -> Fami
         pairs: dict[str, list[tuple[Row, Row]]] = {}
         for cell in cells:
             target = cell.row.target
-            # A row that was made without a site does not represent its method.
+            # A row with absent sites does not represent its method.
             rows = [row for row in cell.rows if (target, row.seed) in headline and not row.absent]
             found = [(headline[target, row.seed], row) for row in rows]
             if found and target not in problems and all(r.dice is not None for pair in found for r in pair):
@@ -120,7 +120,7 @@ def family(results: Results, table: Comparison, *, testing: bool = True) -> Fami
 
 
 def _contrast(opponent: str, pairs: dict[str, list[tuple[Row, Row]]], *, seed: int, repeats: int) -> Contrast:
-    """Return the contrast with one opponent.
+    """Return the contrast with an opponent.
 
     Args:
         opponent: the name of the opponent.
@@ -194,7 +194,7 @@ def _scores(row: Row) -> Repeat:
 
 
 def _problems(results: Results) -> Iterable[tuple[str, str]]:
-    """Yield the targets whose rows cannot be compared, and why.
+    """Yield each target whose rows cannot be compared, and the reason.
 
     Rows must have been scored on the same slices of the same patients, and the Dice of a row's patients must add up to
     the row's Dice.
@@ -236,7 +236,7 @@ def _study_seed(results: Results) -> int:
 
 
 def own_interval(results: Results, rows: tuple[Row, ...]) -> tuple[float, float] | None:
-    """Return the confidence interval of one method's Dice at one target, over all its repeats, in per cent."""
+    """Return the confidence interval of a method's Dice at a target, over all its repeats, in per cent."""
     if len(rows) == 1:
         return rows[0].ci95
     if any(row.case_dice is None or row.case_slices is None for row in rows):
@@ -246,7 +246,7 @@ def own_interval(results: Results, rows: tuple[Row, ...]) -> tuple[float, float]
 
 
 def why_no_interval(family: Family) -> str:
-    """Return why some effects of a family have no interval; empty where all have one."""
+    """Return why some effects of a family have no interval; empty if every effect has an interval."""
     effects = [(target, effect) for contrast in family.contrasts for target, effect in contrast.at]
     few = dict.fromkeys(target for target, e in effects if e.patients and e.patients < FEWEST)
     reasons = []

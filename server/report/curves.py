@@ -1,4 +1,4 @@
-"""Learning curves along the routes: each stage continues where the one before it ended."""
+"""Learning curves along the routes: each stage's curve continues at the end of the stage before."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 250.0, 162.0, 30.0, 244.0, 36.0, 140.0
 
 @dataclass(frozen=True)
 class Curve:
-    """One stage's curve."""
+    """A stage's curve."""
 
     site: str
     points: str
     """The points of an SVG polyline."""
     selected: bool
     dot: tuple[float, float] | None
-    """The point of a stage with one epoch, which has no line."""
+    """The point of a stage with a single epoch, which has no line."""
 
 
 @dataclass(frozen=True)
 class Leg:
-    """The part of the horizontal axis that belongs to one stage."""
+    """A stage's part of the horizontal axis."""
 
     left: float
     right: float
     site: str
     last: str
-    """The number of epochs at its end, those of all stages so far together."""
+    """The number of epochs of all stages up to the end of this part."""
 
 
 @dataclass(frozen=True)
 class CurvePanel:
-    """The curves of one method at one target."""
+    """The curves of a method at a target."""
 
     key: str
     title: str
@@ -48,7 +48,7 @@ class CurvePanel:
 
 @dataclass(frozen=True)
 class CurveRow:
-    """All panels of one target, which share both axes."""
+    """All panels of a target, which share both axes."""
 
     target: str
     panels: tuple[CurvePanel, ...]
@@ -60,13 +60,13 @@ def _values(stage: Stage) -> list[float | None]:
 
 
 def _joined(rounds: list[Stage]) -> list[Stage]:
-    """Return averages as one stage with a point a round: an average trains nothing and has one score a round."""
+    """Return averages as a single stage with a point for each round: an average has no epochs, but a score."""
     epochs = tuple(Epoch(epoch=number, dice=stage.validation_dice) for number, stage in enumerate(rounds, start=1))
     return [Stage(id=rounds[-1].id, epochs=epochs)] if any(epoch.dice is not None for epoch in epochs) else []
 
 
 def walk(stage: str | None, stages: dict[str, Stage]) -> list[Stage]:
-    """Return a stage and its ancestors, the first one first."""
+    """Return a stage and its ancestors, the earliest ancestor first."""
     found: list[Stage] = []
     seen: set[str] = set()
     while stage is not None and stage in stages and stage not in seen:
@@ -86,13 +86,13 @@ def _chain(stage: str | None, stages: dict[str, Stage]) -> list[Stage]:
 
 
 def lowest_shown(stages: Iterable[Stage]) -> int:
-    """Return the lower end of the Dice axis, in per cent: first epochs may lie far below all that matters."""
+    """Return the lower end of the Dice axis, in per cent, from the 10 % quantile: first epochs may lie far lower."""
     values = sorted(value for stage in stages for value in _values(stage) if value is not None)
     return min(80, int(values[len(values) // 10] // 10) * 10) if values else 0
 
 
 def _same(row: Row, other: Row) -> bool:
-    """Return whether two rows are folds of one method at one target."""
+    """Return whether two rows are folds of the same method at the same target."""
     return (row.method, row.model, row.seed, row.target, sources(row)) == (
         other.method,
         other.model,
@@ -103,7 +103,7 @@ def _same(row: Row, other: Row) -> bool:
 
 
 def _panel(key: str, title: str, chains: list[tuple[Row, list[Stage]]], total: int, low: int) -> CurvePanel:
-    """Return the panel of one method.
+    """Return the panel of a method or network.
 
     Args:
         key: identifies the panel in the page.

@@ -14,12 +14,12 @@ FIRST, NEXT, GAP = 20.0, 15.0, 14.0
 LEFT, PLOT, VALUES = 190.0, 420.0, 180.0
 WIDTH = LEFT + PLOT + VALUES
 SMALLEST, WIDEST = 3.0, 20.0
-"""How many Dice points the axis reaches to each side, at least and at most."""
+"""The least and the most Dice points of the axis to each side."""
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One difference with its interval."""
+    """A difference with its interval."""
 
     y: float
     label: str
@@ -36,7 +36,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Group:
-    """The bars of one opponent."""
+    """The bars of an opponent."""
 
     opponent: str
     bars: tuple[Bar, ...]
@@ -55,7 +55,7 @@ class Forest:
 
 
 def forest(family: Family) -> Forest | None:
-    """Return all contrasts on one axis, each hospital's beneath that of all hospitals; None without contrasts."""
+    """Return all contrasts on a common axis, the hospitals' beneath the overall contrast; None without contrasts."""
     if not family.contrasts:
         return None
     effects = [effect for c in family.contrasts for effect in (c.together, *(effect for _, effect in c.at))]
@@ -84,7 +84,7 @@ def forest(family: Family) -> Forest | None:
     for contrast in family.contrasts:
         bars = [bar(contrast.together, y + FIRST / 2, contrast.opponent, "")]
         y += FIRST
-        # with one site, its difference is that of all sites together
+        # A single site's difference is the difference of all sites together.
         for target, effect in contrast.at if len(contrast.at) > 1 else ():
             bars.append(bar(effect, y + NEXT / 2, target, target))
             y += NEXT

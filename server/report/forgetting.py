@@ -10,7 +10,7 @@ from server.results.schema import Forgetting, Results
 
 @dataclass(frozen=True)
 class Kept:
-    """A model's test Dice at one site, in per cent."""
+    """A model's test Dice at a site, in per cent."""
 
     dice: float | None
     change: float | None
@@ -21,7 +21,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class HopLine:
-    """The line of one hop, with a cell a site."""
+    """The line of a hop, with a cell for each site."""
 
     site: str
     cells: tuple[Kept, ...]
@@ -29,7 +29,7 @@ class HopLine:
 
 @dataclass(frozen=True)
 class Matrix:
-    """The table of one route: a line a hop, a column a site."""
+    """The table of a route: a line for each hop, a column for each site."""
 
     target: str
     way: str
@@ -39,7 +39,7 @@ class Matrix:
     sites: tuple[str, ...]
     lines: tuple[HopLine, ...]
     sentence: str
-    """What each site lost and gained, in words."""
+    """Each site's loss or gain, in words."""
 
 
 def matrices(results: Results) -> list[Matrix]:
@@ -71,10 +71,10 @@ def _lines(entry: Forgetting, sites: tuple[str, ...]) -> tuple[HopLine, ...]:
 
 
 def _sentence(entry: Forgetting, sites: tuple[str, ...]) -> str:
-    """Return what each site lost and gained along a route, in words.
+    """Return each site's loss or gain along a route, in words.
 
-    For a site that the model left, the sentence compares the end of the route with the site's own hop; for the target,
-    it compares the last hop with the hop before.
+    For a site that the model left, the sentence compares the end of the route with the site's own hop; for the last
+    site, the last hop with the hop before.
     """
     last = entry.after[-1]
     parts = []

@@ -18,12 +18,12 @@ LETTERS = 36
 """The most characters of a label; longer labels are cut, and the whole name stands in a tooltip."""
 SELECTED = "route by validation"
 DEEP = 25.0
-"""How many Dice points below the median the axis reaches at most, so that one bad model does not squeeze the rest."""
+"""The most Dice points of the axis below the median, so that a single bad model does not squeeze all other marks."""
 
 
 @dataclass(frozen=True)
 class Mark:
-    """One method; `x` and `y` are in the picture's units."""
+    """A method's mark; `x` and `y` are in the picture's units."""
 
     y: float
     label: str
@@ -40,7 +40,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Panel:
-    """The plot of one target."""
+    """The plot of a target."""
 
     target: str
     left: float
@@ -52,11 +52,11 @@ class Panel:
     alone: float | None
     """Position of the target's training alone."""
     note: str
-    """Why intervals are missing; empty where none is."""
+    """The reason for missing intervals; empty if no interval is missing."""
 
 
 def _why_none(table: Comparison, cells: list[Cell], drawn: list[tuple[float, float] | None], target: str) -> str:
-    """Return why intervals are missing; empty where none is."""
+    """Return the reason for missing intervals; empty if no interval is missing."""
     without = [cell for cell, found in zip(cells, drawn, strict=True) if found is None]
     if not without:
         return ""
@@ -90,7 +90,7 @@ def _axis(cells: list[Cell], drawn: list[tuple[float, float] | None]) -> tuple[f
 
 
 def interval_panels(results: Results, table: Comparison) -> list[Panel]:
-    """Return a panel for each target, with marks in the table's order; all panels share one axis."""
+    """Return a panel for each target, with marks in the table's order; all panels share the same axis."""
     columns = [_named(table, column) for column in range(len(table.targets))]
     whiskers = [[own_interval(results, cell.rows) if table.tested else None for _, cell in cells] for cells in columns]
     everything = [cell for cells in columns for _, cell in cells]
@@ -103,7 +103,7 @@ def interval_panels(results: Results, table: Comparison) -> list[Panel]:
 
     step = 5 if high - low <= 30 else 10 if high - low <= 60 else 20
     ticks = tuple((x(value), str(value)) for value in range(math.ceil(low / step) * step, int(high) + 1, step))
-    # with several repeats the dot is their mean, and the selected folds are strokes like the others
+    # With several repeats the dot is the mean over repeats, and selected folds are strokes like all other folds.
     others: dict[tuple[str, tuple[str, ...], str], list[float]] = {}
     for row in results.rows:
         dice = shown_dice(row, table.tested)
@@ -148,17 +148,17 @@ def interval_panels(results: Results, table: Comparison) -> list[Panel]:
 
 
 def _kind(row: Row) -> tuple[str, tuple[str, ...], str]:
-    """Return what the rows of one method's folds and repeats have in common."""
+    """Return the properties common to a method's folds and repeats: method, route (unless grown) and target."""
     return row.method, () if row.kind.grows else row.route, row.target
 
 
 def _named(table: Comparison, column: int) -> list[tuple[str, Cell]]:
-    """Return the cells of a target that have a Dice, with their names."""
+    """Return the cells of a target with a Dice, and their names."""
     found = []
     for line in table.with_headline:
         cell = line.cells[column]
         if cell is not None and cell.dice is not None:
-            # a growing route that differs between repeats has no single name
+            # A growing route with different hops in different repeats has no single name.
             alike = len({row.route for row in cell.rows}) == 1
             name = full_name(cell.row) if alike else cell.row.kind.name((), cell.row.target)
             name = SELECTED if line is table.headline else name

@@ -12,14 +12,14 @@ from server.results.schema import Results, Spread
 
 @dataclass(frozen=True)
 class NetworkCell:
-    """One network's validation Dice, in per cent."""
+    """A network's validation Dice, in per cent."""
 
     mean: float
     """The mean over all folds and repeats."""
     std: float | None
-    """The standard deviation over all folds and repeats; None where there is only one."""
+    """The standard deviation over all folds and repeats; None for a single run."""
     runs: int
-    """How many folds and repeats there are."""
+    """The number of finished folds, over all repeats."""
     paper: tuple[float, float] | None
     """The paper's mean and standard deviation, per cent."""
     best: bool
@@ -30,7 +30,7 @@ class NetworkCell:
 
 @dataclass(frozen=True)
 class NetworkLine:
-    """The networks with one encoder."""
+    """The networks with the same encoder."""
 
     encoder: str
     cells: tuple[NetworkCell | None, ...]
@@ -38,16 +38,16 @@ class NetworkLine:
 
 @dataclass(frozen=True)
 class Networks:
-    """The table of one method at one target."""
+    """The table of a method at a target."""
 
     target: str
     method: str
     architectures: tuple[str, ...]
     lines: tuple[NetworkLine, ...]
     paper: bool
-    """Whether the paper's values stand beside."""
+    """Whether the table shows the paper's values beside this study's."""
     best: str
-    """The network with the best mean, as results.json names it."""
+    """The network with the best mean, under its name in results.json."""
 
     @property
     def cells(self) -> list[NetworkCell]:
@@ -56,9 +56,9 @@ class Networks:
 
 
 def networks(results: Results) -> list[Networks]:
-    """Return a table of validation Dice for each target; none for a study of one network.
+    """Return a table of validation Dice for each target; none for a study of a single network.
 
-    The method is the target alone if the study has it, else the study's first method.
+    The method is the baseline if the study has the baseline, else the study's first method.
     """
     if len(results.models) < 2:
         return []
@@ -76,7 +76,7 @@ def networks(results: Results) -> list[Networks]:
 
 
 def best_network(results: Results) -> str:
-    """Return the network with the best validation Dice in the mean over the targets, the first one among equals."""
+    """Return the network with the best validation Dice in the mean over the targets, the first among equals."""
     found: dict[str, list[float]] = {model: [] for model in results.models}
     for table in networks(results):
         for line in table.lines:

@@ -1,4 +1,4 @@
-"""The sentences that open table and page: whose patients, how many, how long trained, and what so few can show."""
+"""The first sentences of tables and page: sites, patients, training, and how much so few patients can show."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from server.results.schema import Results
 
 
 def test_patients(results: Results) -> dict[str, int]:
-    """Return the number of test patients of each target: as its site says, else as its rows count them."""
+    """Return the number of test patients of each target: from its site's description, else from its rows."""
     said = {site.name: site.test_patients for site in results.sites if site.test_patients is not None}
     counted = {
         target: max((row.patients or 0 for row in results.rows if row.target == target), default=0)
@@ -19,7 +19,7 @@ def test_patients(results: Results) -> dict[str, int]:
 
 
 def epochs_of(results: Results) -> int | None:
-    """Return the epochs of a stage: as the study says, else those of the longest stage."""
+    """Return the epochs of a stage: from the study's settings, else from the longest stage."""
     training = results.study.get("training")
     said = training.get("epochs") if isinstance(training, dict) else None
     if isinstance(said, int):
@@ -47,7 +47,7 @@ def _facts(results: Results) -> str:
 
 
 def opening(results: Results) -> str:
-    """Return what the results are based on, in two or three sentences."""
+    """Return the basis of the results (sites, patients, folds, repeats) in two or three sentences."""
     places = len(site_names(results))
     if results.synthetic:
         what = "A synthetic hospital" if places == 1 else "Synthetic hospitals"
@@ -85,7 +85,7 @@ def opening(results: Results) -> str:
 
 
 def synthetic_sentence(results: Results) -> str:
-    """Return the warning under results of synthetic patients; empty for real ones."""
+    """Return the warning under results of synthetic patients; empty for real patients."""
     return " The patients are synthetic: nothing here is evidence about real ones." if results.synthetic else ""
 
 

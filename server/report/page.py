@@ -1,4 +1,4 @@
-"""The page: one self-contained `report.html`, made only from the content of a result folder."""
+"""The page: a self-contained `report.html`, made only from the content of a result folder."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from server.results.schema import Results, Row, read_results
 
 @dataclass(frozen=True)
 class SiteTraffic:
-    """The traffic of one site, in bytes."""
+    """The traffic of a site, in bytes."""
 
     site: str
     sent: int
@@ -65,7 +65,7 @@ def _every_row(views: list[NetworkView], results: Results) -> list[Row]:
 
 
 def _views(results: Results) -> tuple[list[NetworkView], list[NetworkView]]:
-    """Return the networks that the page shows in full, and the networks that validation did not select."""
+    """Return the networks shown in full on the page, and the networks not selected by validation."""
     if len(results.models) < 2:
         return [NetworkView(results)], []
     if len({row.method for row in results.rows}) < 2:
@@ -109,12 +109,12 @@ def render(results: Results, run: RecordedRun | None, study_toml: str) -> str:
 
     Args:
         results: the study's results.
-        run: how the study ran, if that is known.
+        run: the record of the study's runs, if known.
         study_toml: the text of study.toml.
     """
     views, others = _views(results)
     view = views[0] if views else None
-    # all text is escaped: names of sites and studies come from files that others wrote
+    # All text is escaped, since names of sites and studies come from other people's files.
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,

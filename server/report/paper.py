@@ -1,4 +1,4 @@
-"""The paper's own results, to be shown beside a study's.
+"""The paper's own results, for display beside a study's.
 
 L. Touijer, M. Santacesaria, F. Odone, V. P. Pastore, In Domain Transfer Learning for Prostate MRI Segmentation, Tables
 II and III. Site A is NCI-ISBI 2013's Prostate-3T, B its PROSTATE-DIAGNOSIS, C the 3 T patients of I2CVB.
@@ -46,7 +46,7 @@ TABLE_3: Mapping[tuple[tuple[str, ...], str], tuple[float, float]] = {
     (("A", "B"), "C"): (89.36, 81.92), (("B", "A"), "C"): (89.94, 82.44),
     ((POOLED,), "A"): (91.13, 84.83), ((POOLED,), "B"): (90.83, 84.07), ((POOLED,), "C"): (87.68, 80.48),
 }  # fmt: skip
-"""By sources and target: test Dice and IoU, per cent, of the fold that was best in validation. Without a source: the
+"""By sources and target: test Dice and IoU, per cent, of the fold with the best validation. Without a source: the
 target alone."""
 _LINES: tuple[tuple[str, ...], ...] = (
     ("A",), ("B",), ("C",), ("B", "C"), ("C", "B"), ("A", "C"), ("C", "A"), ("A", "B"), ("B", "A"), (POOLED,),
@@ -56,7 +56,7 @@ _LINES: tuple[tuple[str, ...], ...] = (
 
 @dataclass(frozen=True)
 class Beside:
-    """One cell of the paper and ours."""
+    """A cell of the paper and the cell of this study."""
 
     paper: tuple[float, float]
     """The paper's Dice and IoU, per cent."""
@@ -73,7 +73,7 @@ class PaperLine:
 
 @dataclass(frozen=True)
 class Ranking:
-    """How often one kind of row lies above another, in the paper and in this study."""
+    """The number of pairs in which a kind of row lies above another kind, in the paper and in this study."""
 
     what: str
     """The comparison, in words."""
@@ -98,12 +98,12 @@ def paper_of(results: Results) -> str:
 
 
 def _sources(cell: Cell) -> tuple[str, ...] | None:
-    """Return a cell's sources as the keys of `TABLE_3` have them; None for a method that the paper lacks."""
+    """Return a cell's sources in the form of the keys of `TABLE_3`; None for a method without a row in the paper."""
     return sources(cell.row) if cell.row.kind.in_paper else None
 
 
 def table_3(results: Results, table: Comparison) -> Table3 | None:
-    """Return our results beside those of Table III; None unless the study repeats that table."""
+    """Return this study's results beside the paper's Table III; None unless the study repeats Table III."""
     if paper_of(results) != "table-3":
         return None
     ours = {(way, cell.row.target): cell for cell in table.cells if (way := _sources(cell)) is not None}
@@ -123,10 +123,10 @@ def _orders(
     ours: Mapping[tuple[tuple[str, ...], str], float],
     columns: tuple[str, ...],
 ) -> tuple[Ranking, ...]:
-    """Return how often each kind of row lies above another."""
+    """Return the rankings of kinds of rows, apart from rankings without a pair in this study."""
 
     def above(found: Mapping[tuple[tuple[str, ...], str], float], one: str, other: str) -> tuple[int, int]:
-        """Return the pairs at one target in which the first kind is above the second, and all such pairs."""
+        """Count the pairs at the same target with the first kind above the second, and all pairs at the same target."""
         pairs = [
             (value, found[key])
             for (way, target), value in found.items()

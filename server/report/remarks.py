@@ -1,4 +1,4 @@
-"""Remarks: what the results do and do not show, a sentence or two under each table and chart."""
+"""Remarks on the strength of the results, a sentence or two under each table and chart."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from server.results.schema import Results
 
 COVERAGE = {6: 89, 30: 92}
 """By number of patients, the per cent of 95 % intervals that contain the true mean of lognormally distributed values;
-from a simulation, which the tests repeat."""
+from a simulation, repeated in the tests."""
 
 
 def _setting(results: Results, part: str, name: str) -> Any:
@@ -33,12 +33,12 @@ def _runs(results: Results) -> str:
 
 
 def _first(results: Results) -> str:
-    """Return the note that only the first repeat is drawn, where there are several."""
+    """Return the note on drawing only the first repeat, for a study with several repeats."""
     return " The first repeat is drawn." if len(results.seeds) > 1 else ""
 
 
 def _selected_by(results: Results) -> str:
-    """Return the note on what validation patients selected, so that their own scores are too high."""
+    """Return the note on the selections by validation patients, whose own scores are therefore too high."""
     selected = ["the fold"] if results.folds > 1 else []
     if _setting(results, "training", "keep") != "last":
         selected.append("the epoch kept")
@@ -230,7 +230,7 @@ def of_maps(results: Results) -> str:
 
 
 def of_growth(results: Results, found: list[Growth]) -> str:
-    """Return the remark under the table of routes that grew."""
+    """Return the remark under the table of grown routes."""
     taken, of_all = sum(one.trainings for one in found), sum(one.of_all for one in found)
     return (
         f"{taken} trainings in place of {of_all}. A route that grows sees only the best source of each hop: a better"

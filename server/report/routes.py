@@ -1,4 +1,4 @@
-"""The route maps: each route as a path of stops, with the Dice that every hop gained or lost."""
+"""The route maps: each route as a path of stops, with the gain or loss of Dice at every hop."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ STRIP, EDGE, TOP = 78.0, 40.0, 8.0
 
 @dataclass(frozen=True)
 class Stop:
-    """One stop of a route."""
+    """A stop of a route."""
 
     x: float
     site: str
     dice: str
     gain: str
-    """Dice points against the site's training alone; empty at a route's first site, whose model is that training."""
+    """Dice points against the site's training alone; empty at a route's first site, where both models are the same."""
     sign: str
-    """The style of the hop that leads to this stop: "gain", "loss" or "even"."""
+    """The style of the hop to this stop: "gain", "loss" or "even"."""
     half: float
     """Half the width of the stop's box."""
 
 
 @dataclass(frozen=True)
 class RouteStrip:
-    """One route."""
+    """A route with its stops."""
 
     y: float
     start: float
     stops: tuple[Stop, ...]
     name: str
     shorter: str
-    """Dice points against the same route without its first hop; empty where there is no such route."""
+    """Dice points against the same route without its first hop; empty if the study has no such route."""
     shorter_name: str
     """The same route without its first hop."""
     headline: bool
@@ -43,7 +43,7 @@ class RouteStrip:
 
 @dataclass(frozen=True)
 class Map:
-    """The routes of one target."""
+    """The routes of a target."""
 
     target: str
     width: float
@@ -52,7 +52,7 @@ class Map:
 
 
 def _is_stage(row: Row, route: tuple[str, ...]) -> bool:
-    """Return whether a row's model is the one at the end of a route, or the target alone for a route of one site."""
+    """Return whether a row's model is the end of a route; for a route of a single site, the target alone."""
     if row.target != route[-1]:
         return False
     return row.kind.baseline if len(route) == 1 else row.kind.routed and row.route == route
@@ -69,14 +69,14 @@ class _Found:
         self._hops = {(entry.route, entry.target): entry.after for entry in results.forgetting if entry.seed == first}
 
     def at(self, route: tuple[str, ...], stage: str | None = None) -> float | None:
-        """Return the Dice at the end of a route: of a given stage if it is known, else of the selected row."""
+        """Return the Dice at the end of a route: of the row with a given stage, else of the selected row."""
         found = [row for row in self._rows if _is_stage(row, route)]
         exact = [row for row in found if stage is not None and row.stage == stage]
         row = next(iter(exact or [row for row in found if row.selected]), None)
         return shown_dice(row, self._tested) if row else None
 
     def along(self, row: Row) -> list[float | None]:
-        """Return the Dice at every stop of a route, of the very models that were handed on."""
+        """Return the Dice at every stop of a route, of the models handed on if results.json has their scores."""
         hops = self._hops.get((row.route, row.target))
         if hops and self._tested:
             return [hop.dice.get(hop.site) for hop in hops]
@@ -112,7 +112,7 @@ def route_maps(results: Results, table: Comparison) -> list[Map]:
     maps = []
     for column, target in enumerate(table.targets):
         cells = [cell.row for _, cell in table.column(column)]
-        # Laps, which pass the same stops again and again, are easier to read in the tables of forgetting.
+        # Laps pass the same stops repeatedly, and are easier to read in the tables of forgetting.
         routed = [row for row in cells if row.kind.baseline or (row.kind.routed and row.route)]
         if all(row.kind.baseline for row in routed):
             continue

@@ -1,4 +1,4 @@
-"""The content of `run.json`, how a study ran; keys that the report does not show are ignored."""
+"""The content of `run.json`, the record of a study's runs; keys not shown in the report are ignored."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from server.results.schema import Value, read_file
 
 
 class RecordedRun(Value):
-    """How a study ran. The coordinator counts bytes: sent to a site, received from a site."""
+    """The record of a study's runs. Bytes are counted at the coordinator: sent to a site, received from a site."""
 
     machine: str = ""
     started: str = ""
@@ -22,7 +22,7 @@ class RecordedRun(Value):
 
 
 def read_run(folder: Path) -> RecordedRun | None:
-    """Read how the study in a result folder ran; None if there is no run.json.
+    """Read the record of a study's runs from its result folder; None without a run.json.
 
     Raises:
         RelayError: run.json cannot be read.

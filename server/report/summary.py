@@ -1,4 +1,4 @@
-"""The summary: what validation selected at each target, and how it compares with the other methods."""
+"""The summary: the route selected by validation at each target, compared with the other methods."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def in_short(results: Results, table: Comparison, family: Family) -> list[str]:
 
 
 def _together(family: Family) -> list[str]:
-    """Return which methods the selected routes lie above, and which not: all of the methods, not a selection."""
+    """Return sentences on all methods below the selected routes, and on all methods not below."""
     if not family.contrasts:
         return []
     places = [target for target, _ in max((contrast.at for contrast in family.contrasts), key=len)]

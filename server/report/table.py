@@ -1,4 +1,4 @@
-"""The comparison as a table: a line a method, a column a target, in the order of the paper's Table III."""
+"""The comparison as a table: lines for methods, columns for targets, in the order of the paper's Table III."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ ABSENT_MARK = "†"
 
 @dataclass(frozen=True)
 class Cell:
-    """A method at one target."""
+    """A method at a target."""
 
     rows: tuple[Row, ...]
     """The selected row of each repeat, in the order of repeats."""
     repeats: int
-    """The repeats of the study; where there are fewer rows, some repeats could not be finished."""
+    """The number of the study's repeats; with fewer rows, some repeats could not be finished."""
     absent: tuple[str, ...] = ()
-    """Sites that should have trained and were away."""
+    """Sites whose planned training was left out in at least one row."""
     spread: Spread | None = None
     tested: bool = True
-    """Whether scores are those of test patients; otherwise they are those of validation patients."""
+    """Whether scores are of test patients; otherwise scores are of validation patients."""
     patients: int | None = None
     """Patients behind the scores of each repeat; None where the number is unknown or differs between repeats."""
 
@@ -57,7 +57,7 @@ class Cell:
 
     @property
     def headlines(self) -> int:
-        """The number of repeats in which validation selected this route."""
+        """The number of repeats with this route as the headline."""
         return sum(row.headline for row in self.rows)
 
     @property
@@ -73,12 +73,12 @@ class Cell:
 
     @property
     def finished(self) -> str:
-        """How many repeats were finished, as "2 of 3 repeats"; empty where all were."""
+        """The number of finished repeats, as "2 of 3 repeats"; empty if every repeat is finished."""
         return "" if len(self.rows) == self.repeats else f"{len(self.rows)} of {count(self.repeats, 'repeat')}"
 
     @property
     def over_all(self) -> str:
-        """Mean and deviation over all folds and repeats, as "90.2 ± 1.5"; empty where there is only one."""
+        """Mean and deviation over all folds and repeats, as "90.2 ± 1.5"; empty for a single run."""
         if self.spread is None or self.spread.runs < 2:
             return ""
         name = "dice" if self.tested else "validation_dice"
@@ -87,7 +87,7 @@ class Cell:
 
 
 def shown_dice(row: Row, tested: bool) -> float | None:
-    """Return the Dice that the study compares by: on test patients, or on validation patients if `tested` is False."""
+    """Return the Dice for the comparison: on test patients, or on validation patients if `tested` is False."""
     return row.dice if tested else row.validation_dice
 
 
@@ -102,27 +102,27 @@ class TableLine:
 
     label: str
     section: tuple[Section, int]
-    """The kind of method, and the hops of a route; lines of one section stand together."""
+    """The kind of method, and the hops of a route; lines of the same section stand together."""
     cells: tuple[Cell | None, ...]
-    """A cell a target; None where the line does not apply."""
+    """A cell for each target; None where the line does not apply."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The table of one network."""
+    """The table of a network."""
 
     targets: tuple[str, ...]
     lines: tuple[TableLine, ...]
-    """A line a method; each route has a line of its own."""
+    """A line for each method; each route has a line of its own."""
     repeats: int
     folds: int
     tested: bool
-    """Whether scores are those of test patients; otherwise they are those of validation patients."""
+    """Whether scores are of test patients; otherwise scores are of validation patients."""
     patients: tuple[int | None, ...]
     """Patients behind the scores at each target; None where the number is unknown or differs between methods or
     repeats."""
     headline: TableLine | None = None
-    """With several repeats, the line of the route that validation selected in each repeat, whichever it is."""
+    """With several repeats, the line of the routes selected by validation, which may differ between repeats."""
 
     @property
     def cells(self) -> list[Cell]:
@@ -138,14 +138,14 @@ class Comparison:
         return (*self.lines[:before], self.headline, *self.lines[before:])
 
     def column(self, index: int) -> Iterator[tuple[TableLine, Cell]]:
-        """Yield the lines that apply to a target, with their cells."""
+        """Yield each line with a cell at a target, and the cell."""
         for line in self.lines:
             cell = line.cells[index]
             if cell is not None:
                 yield line, cell
 
     def selected_at(self, index: int) -> Cell | None:
-        """Return the cell of the route that validation selected at a target, in each repeat."""
+        """Return the cell of the route selected by validation at a target, in each repeat."""
         line = self.headline
         if line is not None:
             return line.cells[index]
@@ -159,7 +159,7 @@ def _section(row: Row) -> tuple[Section, int]:
 
 
 def absent(row: Row, sites: Sequence[str]) -> tuple[str, ...]:
-    """Return the sites that a row needs and that did not train for it."""
+    """Return the sites without their planned training for a row."""
     if row.contributed is None or POOLED in row.contributed:
         return row.absent
     needed = sites if row.kind.everybody else row.route
@@ -168,10 +168,10 @@ def absent(row: Row, sites: Sequence[str]) -> tuple[str, ...]:
 
 
 def comparison(results: Results) -> Comparison:
-    """Return the table of the selected rows of each method and target, for one network.
+    """Return the table of the selected rows of each method and target, for a single network.
 
     Raises:
-        RelayError: two selected rows of one repeat belong to one cell.
+        RelayError: two selected rows of the same repeat belong to the same cell.
     """
     names, columns, repeats, tested = site_names(results), targets(results), len(results.seeds), results.tested
     order = {name: index for index, name in enumerate(names)}
@@ -224,7 +224,7 @@ def comparison(results: Results) -> Comparison:
 
 
 def _behind(results: Results, row: Row) -> int | None:
-    """Return how many patients stand behind a row's scores, or None."""
+    """Return the number of patients behind a row's scores, or None."""
     if results.tested:
         return row.patients
     site = next((site for site in results.sites if site.name == row.target), None)
@@ -234,12 +234,12 @@ def _behind(results: Results, row: Row) -> int | None:
 
 
 def _one(numbers: Sequence[int | None]) -> int | None:
-    """Return the number that all numbers are equal to, or None."""
+    """Return the common value of equal numbers, or None for different numbers."""
     return numbers[0] if len(set(numbers)) == 1 else None
 
 
 def _headline(results: Results, columns: tuple[str, ...]) -> TableLine | None:
-    """Return the line of the routes that validation selected, one a target and repeat; None where routes grow."""
+    """Return the line of the routes selected by validation, for each target and repeat; None where routes grow."""
     repeats, tested = len(results.seeds), results.tested
     cells = []
     for target in columns:
@@ -251,7 +251,7 @@ def _headline(results: Results, columns: tuple[str, ...]) -> TableLine | None:
 
 
 def notes(table: Comparison) -> list[str]:
-    """Return what the marks in a table mean; a mark that the table does not have is not explained."""
+    """Return explanations of the marks in a table; marks absent from the table are not explained."""
     found = []
     if any(cell.headlines for cell in table.cells):
         what = "and in how many of the repeats" if table.repeats > 1 else ""
@@ -282,7 +282,7 @@ def notes(table: Comparison) -> list[str]:
 
 
 def routes_taken(cell: Cell) -> str:
-    """Return the routes of a cell's repeats, with how often each was taken: "C → A (2), B → A (1)"."""
+    """Return the routes of a cell's repeats, each with its number of repeats: "C → A (2), B → A (1)"."""
     routes = [full_name(row) for row in cell.rows]
     if len(set(routes)) == 1:
         return routes[0]

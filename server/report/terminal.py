@@ -28,7 +28,7 @@ WIDTH = 100
 
 @dataclass(frozen=True)
 class TextCell:
-    """One cell of a table."""
+    """A cell of a table."""
 
     text: str
     strong: bool = False
@@ -36,18 +36,18 @@ class TextCell:
 
 @dataclass(frozen=True)
 class TextTable:
-    """A table with its title and the text beneath it."""
+    """A table with its title and the text beneath the table."""
 
     title: str
     header: tuple[str, ...]
     rows: tuple[tuple[TextCell, ...], ...]
     sections: tuple[int, ...]
-    """Rows after which a rule may stand."""
+    """Numbers of the rows after which a rule may stand."""
     beneath: tuple[str, ...]
 
 
 def caption(table: Comparison) -> str:
-    """Return what the numbers of the comparison are."""
+    """Return the meaning of the comparison's numbers."""
     if not table.tested:
         return "Dice / IoU in per cent, slice means over validation patients (how many of them in brackets)."
     if table.repeats == 1:
@@ -151,12 +151,12 @@ def _sections(table: Comparison) -> tuple[int, ...]:
 
 
 def _ends(sections: Sequence[tuple[int, int]]) -> tuple[int, ...]:
-    """Return the rows that end a section."""
+    """Return the numbers of the last rows of sections."""
     return tuple(index for index, (one, other) in enumerate(itertools.pairwise(sections)) if one != other)
 
 
 def terminal_table(results: Results) -> RenderableType:
-    """Return the tables for a terminal; three targets fit into 80 columns, with repeats into 100."""
+    """Return the tables for a terminal; three targets fit into 80 columns, and with repeats into 100 columns."""
     shown: list[RenderableType] = []
     for grid in grids(results):
         table = Table(

@@ -1,4 +1,4 @@
-"""The page's view of one network: its tables and charts, computed once."""
+"""The page's view of a network: the network's tables and charts, computed once."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from server.results.schema import Results
 
 @dataclass(frozen=True)
 class NetworkView:
-    """One network's tables and charts."""
+    """A network's tables and charts."""
 
     results: Results
     """The results of this network alone."""
     name: str = ""
-    """The network as results.json names it; empty if the study has only one."""
+    """The network's name in results.json; empty in a study of a single network."""
     main: bool = True
     """Whether validation selected this network."""
 
     def id(self, name: str) -> Markup:
-        """Return the HTML attribute that names a section.
+        """Return the HTML attribute `id` of a section.
 
-        Only the main network has it, so that a page has each name once.
+        Only the main network's sections have the attribute, so each name is unique on the page.
         """
         return Markup(' id="{}"').format(name) if self.main else Markup("")
 
     def title(self, text: str) -> str:
-        """Return a section's title, with the network's name where there are several."""
+        """Return a section's title, with the network's name in a study of several networks."""
         return f"{text}: {network_name(self.name)}" if self.name else text
 
     @cached_property
@@ -106,7 +106,7 @@ class NetworkView:
 
     @cached_property
     def growths(self) -> list[Growth]:
-        """The trainings of the routes that grew."""
+        """The numbers of trainings for grown routes."""
         return growths(self.results)
 
     @cached_property
@@ -120,7 +120,8 @@ def shades(table: Comparison) -> list[list[str]]:
     columns = []
     for column in range(len(table.targets)):
         cells = [line.cells[column] for line in table.with_headline]
-        # models that never saw the target may score far lower, and would leave one colour for all others
+        # Models without training at the target may score far lower, and would leave a single colour for all other
+        # models.
         counted = [cell.dice for cell in cells if cell and cell.row.kind.adapted]
         values = [dice for dice in counted if dice is not None]
         low, high = min(values, default=0.0), max(values, default=0.0)

@@ -7,11 +7,11 @@ from common.plan.methods.method import sources as sources_of
 from server.results.schema import Results, Row
 
 ARCHITECTURES = {"Unet": "UNet", "UnetPlusPlus": "UNet++", "MAnet": "MANet", "DeepLabV3": "DeepLabV3"}
-"""Names of the architectures as the paper writes them, in the order of its columns."""
+"""Names of the architectures in the paper's spelling, in the order of the paper's columns."""
 
 
 def sources(row: Row) -> tuple[str, ...]:
-    """Return the sites that a row's model passed before its target."""
+    """Return the sites on a row's route before its target."""
     return sources_of(row.route, row.target)
 
 
@@ -46,7 +46,7 @@ def small(value: float) -> str:
 
 
 def network_name(model: str) -> str:
-    """Return a network's name as the paper writes it: "UNet++, EfficientNetB3"."""
+    """Return a network's name in the paper's spelling: "UNet++, EfficientNetB3"."""
     architecture, _, encoder = model.partition(" ")
     return ", ".join(part for part in (ARCHITECTURES.get(architecture, architecture), encoder_name(encoder)) if part)
 

@@ -1,1 +1,1 @@
-"""results.json: its schema, and how it is made from the ledger's records."""
+"""The schema of results.json, and the conversion of the ledger's records to results.json."""

@@ -1,4 +1,4 @@
-"""Choices that the paper leaves open, and this study's settings for them; they are printed with every result."""
+"""Choices left open by the paper, and this study's settings for these choices, printed with every result."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def open_choices(study: Study, plan: Plan) -> list[tuple[str, str, str]]:
 
 
 def _rounds(plan: Plan) -> list[str]:
-    """Return the federated settings that were tried, in words."""
+    """Return the federated settings tried in the study, in words."""
     found: dict[str, None] = {}
     for node in plan.nodes:
         if isinstance(node, Average):

@@ -1,4 +1,4 @@
-"""Conversion of the ledger's records to results.json: one row a method, route, target and fold."""
+"""Conversion of the ledger's records to results.json: a row for each method, route, target and fold."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from server.scheduling.state import RunState
 
 
 def results_of(study: Study, runs: Sequence[RunState]) -> Results:
-    """Return everything that a study found; undisturbed and resumed runs give the same results.
+    """Return the results of a study; undisturbed and resumed runs give the same results.
 
-    Dice and IoU are in per cent. Every row names the sites that trained for it ("contributed") and the sites that
-    should have trained and were away ("absent"): a row with absent sites is no headline and enters no mean. A row whose
-    stages could not be finished stands under "parked" instead, with the reason.
+    Dice and IoU are in per cent. Every row lists the sites with a training for this row ("contributed") and the sites
+    whose training was skipped ("absent"): a row with absent sites is no headline and enters no mean. A row whose stages
+    could not be finished stands under "parked" instead, with the reason.
 
     Args:
-        study: the study as it was asked for.
+        study: the study with all repeats and networks.
         runs: the run of each variant of the study, in their order.
     """
     parts = [_Part(run, number) for number, run in enumerate(runs)]
@@ -68,10 +68,10 @@ def write_json(value: Any) -> bytes:
 
 
 class _Part:
-    """The findings of one variant of the study."""
+    """The findings of a single variant of the study."""
 
     def __init__(self, run: RunState, number: int) -> None:
-        """Collect the finished rows, and select among them.
+        """Collect the finished rows, and mark the selected rows and the headlines.
 
         Args:
             run: the run of the variant.
@@ -96,7 +96,7 @@ class _Part:
         )
 
     def _choices_too(self) -> None:
-        """Add to each selected row the sites that any of its folds did without, since it was selected among them."""
+        """Add the absent sites of all folds to each selected row, since the selection compared these folds."""
         if not self.run.skipped:
             return
         for selected in self.selected:
@@ -151,7 +151,7 @@ class _Part:
         return cost_of(nodes, steps=lambda node: self.run.records[node].gradient_steps, weight_bytes=self.weight_bytes)
 
     def needed(self, method: str) -> list[Node]:
-        """Return every finished stage that a method's rows need: all folds, rounds, routes and candidates."""
+        """Return every finished stage behind a method's rows: all folds, rounds, routes and candidates."""
         rows = [row for row in self.run.plan.rows if row.method == method]
         wanted: list[Node] = [node for row in rows for node in (row.test or row.model, row.validation)]
         if method == GROWING.key:
@@ -195,7 +195,7 @@ class _Part:
         return scores
 
     def grown(self) -> Iterator[schema.Grown]:
-        """Yield, for every target, the route that grew and the trainings that it took, against those of all routes."""
+        """Yield, for every target, the grown route and its number of trainings, against the trainings of all routes."""
         study, plan = self.run.study, self.run.plan
         if not plan.tried:
             return
@@ -242,7 +242,7 @@ class _Part:
         )
 
     def _round(self, node: Average) -> schema.Stage:
-        """Return an average with its Dice on every site's validation patients, and the mean of these."""
+        """Return an average with its Dice on every site's validation patients, and the mean over sites."""
         scores: dict[str, float] = {}
         for site in self.run.study.sites:
             record = self.run.records.get(Evaluate(site, node.fold, "validation", node))
@@ -267,13 +267,13 @@ class _Part:
         )
 
     def _parent(self, parent: Node) -> str | None:
-        """Return the `id` of the stage that some weights came from; None for the first weights."""
+        """Return the `id` of the stage that made some weights; None for the first weights."""
         while isinstance(parent, Best) or parent in self.run.skipped:
             parent = self.run.winner(parent) if isinstance(parent, Best) else inputs(parent)[0]
         return _stage_id(self.number, parent) if isinstance(parent, FineTune | Average) else None
 
     def parked(self) -> Iterator[schema.ParkedRow]:
-        """Yield the rows that could not be finished or are not counted, and growing routes without a next hop."""
+        """Yield the unfinished rows, the rows not counted, and the growing routes without a next hop."""
         run = self.run
         for row in run.plan.rows:
             reason = (
@@ -305,14 +305,14 @@ class _Part:
 
 
 def _stage_id(variant: int, node: Node) -> str:
-    """Return a stage's name in results.json; the variant is part of it, since variants have the same nodes."""
+    """Return a stage's name in results.json, with the variant's number, since variants have the same nodes."""
     return f"{variant}-{node.id}"
 
 
 def _selected(run: RunState, rows: list[PlannedRow]) -> Iterator[PlannedRow]:
     """Yield, for each method, route and target, the fold with the best validation Dice at the target.
 
-    Nothing is selected where a fold could not be finished: the best of some folds is not the best of all.
+    Nothing is selected without all folds finished: the best of some folds is not the best of all.
     """
     groups: dict[tuple[str, tuple[str, ...], str], list[PlannedRow]] = defaultdict(list)
     for row in rows:
@@ -324,14 +324,14 @@ def _selected(run: RunState, rows: list[PlannedRow]) -> Iterator[PlannedRow]:
 
 
 def _group(row: PlannedRow) -> tuple[str, tuple[str, ...], str]:
-    """Return what the folds of one row have in common."""
+    """Return the properties common to all folds of a row: method, route and target."""
     return row.method, row.route, row.target
 
 
 def _headline(run: RunState, rows: list[PlannedRow]) -> Iterator[PlannedRow]:
-    """Yield, for each target, the route with the best validation Dice; no test score is looked at.
+    """Yield, for each target, the route with the best validation Dice; test scores play no part.
 
-    There is no headline where a route could not be finished. A route that grew is the headline of its target.
+    A target with an unfinished route has no headline. A grown route is the headline of its target.
     """
     groups: dict[str, list[PlannedRow]] = defaultdict(list)
     for row in rows:
@@ -366,13 +366,13 @@ SPREAD = (*(score.key for score in SCORES), *(f"validation_{score.key}" for scor
 def _spread(rows: list[schema.Row]) -> Iterator[schema.Spread]:
     """Yield the mean and standard deviation over all folds and repeats of a method, network, route and target.
 
-    Rows that did without a site are left out.
+    Rows with absent sites are left out.
     """
     groups: dict[tuple[str, str, tuple[str, ...], str], list[schema.Row]] = defaultdict(list)
     for row in rows:
         if row.absent:
             continue
-        # A route that grew may differ between repeats; the spread is that of the method, whatever the route.
+        # A grown route may differ between repeats, so its spread is over all rows of the method.
         route = () if row.kind.grows else row.route
         groups[row.method, row.model, route, row.target].append(row)
     for (method, model, route, target), group in groups.items():
@@ -386,7 +386,7 @@ def _spread(rows: list[schema.Row]) -> Iterator[schema.Spread]:
 
 
 def _budgets(parts: list[_Part]) -> Iterator[schema.Budget]:
-    """Yield the cost of all rows of each method, and of the whole study: folds and discarded routes included."""
+    """Yield the cost of all rows of each method, and of the whole study, with all folds and discarded routes."""
     methods = dict.fromkeys(row.method for part in parts for row in part.run.plan.rows)
     if any(part.run.plan.tried for part in parts):
         methods[GROWING.key] = None

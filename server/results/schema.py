@@ -1,7 +1,7 @@
-"""The content of `results.json`, declared once to write it (`server.results.rows`) and to read it.
+"""The content of `results.json`, declared once for writing (`server.results.rows`) and reading.
 
-Dice and IoU are in per cent, distances in millimetres, traffic in bytes. Readers ignore unknown keys, so that a report
-can be made of the results of a later version.
+Dice and IoU are in per cent, distances in millimetres, traffic in bytes. Readers ignore unknown keys, so results of a
+later version still give a report.
 """
 
 from __future__ import annotations
@@ -32,29 +32,29 @@ class Value(BaseModel):
 
 
 class _OfVariant(Value):
-    """An entry that belongs to one network and one repeat of the study."""
+    """An entry of a single network and repeat of the study."""
 
     variant: int = 0
-    """The network and repeat that the entry belongs to, counted from 0 in the study's order."""
+    """The number of the entry's network and repeat, counted from 0 in the study's order."""
     seed: int = 0
-    """The seed of the repeat that the entry belongs to."""
+    """The seed of the entry's repeat."""
     model: str = ""
     """The network: architecture and encoder."""
 
 
 class Site(Value):
-    """A hospital, as it described its data in the first repeat."""
+    """A hospital, from its description of its data in the first repeat."""
 
     name: str
     """The site's name in the study."""
     patients: int | None = None
-    """All patients that are used, test patients included."""
+    """All used patients, test patients included."""
     test_patients: int | None = None
     """Patients held out for the test."""
     left_out: int = 0
-    """Patients that cannot be used; the site's own site.log says why."""
+    """Unusable patients; the site's own site.log gives the reasons."""
     slices: int | None = None
-    """Selected slices (with gland in the expert's mask) of all patients that are used."""
+    """Selected slices (with gland in the expert's mask) of all used patients."""
     test_slices: int | None = None
     """Selected slices of the test patients."""
     train_slices: tuple[int, ...] = ()
@@ -66,16 +66,16 @@ class Site(Value):
     torch: str = ""
     """The site's version of torch."""
     device: str = ""
-    """The kind of device that the site trains on: cpu, cuda or mps."""
+    """The kind of the site's training device: cpu, cuda or mps."""
     precision: str = ""
-    """The floating-point type that the site trains in."""
+    """The floating-point type of the site's training."""
 
 
 class Row(_OfVariant):
-    """One method at one target and fold.
+    """A method at a target, for a fold.
 
-    The test scores (`dice` to `case_slices`) are those of the target's held-out patients, and are missing where the
-    study looks at no test patient.
+    The test scores (`dice` to `case_slices`) come from the target's held-out patients, and are missing where the study
+    scores no test patients.
     """
 
     method: str
@@ -83,7 +83,7 @@ class Row(_OfVariant):
     label: str = ""
     """The row's name for people, such as "B → C → A"."""
     route: tuple[str, ...] = ()
-    """The sites that the weights were trained at, in order; for an average, all sites in the study's order."""
+    """The sites of the weights' trainings, in order; for an average, all sites in the study's order."""
     target: str
     """The site whose patients score the weights."""
     fold: int | None = None
@@ -101,13 +101,13 @@ class Row(_OfVariant):
     iou: Figure = None
     """IoU on the same slices, per cent."""
     dice_volume: Figure = None
-    """Dice over all slices of a patient, those without gland included, per cent, mean over test patients."""
+    """Dice over all slices of a patient, slices without gland included, per cent, mean over test patients."""
     hd95_mm: Figure = None
     """95 % Hausdorff distance of the surfaces, mm, mean over `surface_patients`; null where none was measured."""
     assd_mm: Figure = None
     """Average symmetric surface distance, mm, mean over `surface_patients`; null where none was measured."""
     surface_patients: int | None = None
-    """Test patients with a prediction that is not empty, so that there is a distance."""
+    """Test patients with a surface distance, for which the prediction must not be empty."""
     ci95: tuple[float, float] | None = None
     """Lower and upper end of the 95 % confidence interval of `dice` over patients, per cent; null where there is
     none."""
@@ -121,15 +121,15 @@ class Row(_OfVariant):
     case_slices: dict[str, int] | None = None
     """Selected slices of each test patient, by the same case numbers."""
     gradient_steps: int | None = None
-    """Gradient steps of all trainings that the weights come from."""
+    """Gradient steps of all trainings behind the weights."""
     bytes_moved: int | None = None
-    """Bytes of weights that these trainings and the test send and receive, counted from the plan."""
+    """Bytes of weights sent and received for these trainings and the test, counted from the plan."""
     weights: str = ""
     """The sha256 of the weights."""
     contributed: tuple[str, ...] | None = None
-    """The sites that trained the weights, in alphabetical order."""
+    """The sites with a training of the weights, in alphabetical order."""
     absent: tuple[str, ...] = ()
-    """Sites that should have trained for one of the row's rounds, folds or hops, and were away."""
+    """Absent sites whose training for any of the row's rounds, folds or hops was skipped."""
     stage: str | None = None
     """The `id` of the stage that made the weights."""
 
@@ -142,7 +142,7 @@ class Row(_OfVariant):
 class Spread(Value):
     """Mean and standard deviation of each score over all folds and repeats of a method, network, route and target.
 
-    Rows that did without a site are not counted. A deviation is null where there is one row only.
+    Rows with absent sites are not counted. The deviation of a single row is null.
     """
 
     method: str
@@ -150,7 +150,7 @@ class Spread(Value):
     model: str = ""
     """The network: architecture and encoder."""
     route: tuple[str, ...] = ()
-    """The route; empty for a route that grew, since it may differ between repeats."""
+    """The route; empty for a grown route, which may differ between repeats."""
     target: str
     """The site whose patients score the weights."""
     runs: int
@@ -201,12 +201,12 @@ class Budget(Value):
 
 
 class MeasuredHop(Value):
-    """The model after one hop of its route."""
+    """The model after a hop of its route."""
 
     site: str
-    """The site that the model was trained at last."""
+    """The site of the model's last training."""
     dice: dict[str, Figure]
-    """By site: the test Dice that the model has there after this hop, per cent."""
+    """The model's test Dice after this hop, by site, per cent."""
 
 
 class Forgetting(_OfVariant):
@@ -215,32 +215,32 @@ class Forgetting(_OfVariant):
     method: str
     """The method's key."""
     route: tuple[str, ...]
-    """The sites that the weights were trained at, in order."""
+    """The sites of the weights' trainings, in order."""
     target: str
-    """The site that the route ends at."""
+    """The last site of the route."""
     fold: int | None = None
     """The fold, counted from 0."""
     headline: bool = False
     """Whether this is the route with the best validation Dice at the target."""
     after: tuple[MeasuredHop, ...]
-    """An entry a hop, in order."""
+    """An entry for each hop, in order."""
 
 
 class Grown(_OfVariant):
-    """A route that grew, with the trainings that it took and those of all routes of the permitted lengths."""
+    """A grown route, with its number of trainings and the number for all routes of the permitted lengths."""
 
     target: str
-    """The site that the route ends at."""
+    """The last site of the route."""
     route: tuple[str, ...]
-    """The route as far as it grew, in order; it ends with the target once it is complete."""
+    """The hops selected so far, in order; a complete route ends with the target."""
     trainings: int
-    """Trainings of all candidates that were tried for this target."""
+    """Trainings of all candidates tried for this target."""
     trainings_of_all_routes: int
-    """Trainings that all routes of the permitted lengths would have taken."""
+    """Trainings for all routes of the permitted lengths."""
 
 
 class Epoch(Value):
-    """One epoch of a fine-tuning stage."""
+    """An epoch of a fine-tuning stage."""
 
     epoch: int
     """The epoch's number in its schedule, counted from 1."""
@@ -249,36 +249,36 @@ class Epoch(Value):
     loss: Figure = None
     """The mean training loss."""
     dice: Figure = None
-    """Validation Dice on the study's grid, per cent, mean over slices; it selects the epoch."""
+    """Validation Dice on the study's grid, per cent, mean over slices; the best Dice selects the epoch."""
 
 
 class Stage(Value):
-    """A training at one site, or the average of one federated round."""
+    """A training at a site, or the average of a federated round."""
 
     id: str
     """The stage's name within this file: the variant, and a digest of the stage's node."""
     kind: str = ""
     """The kind of stage: "fine-tune" or "average"."""
     site: str = ""
-    """The site that trained; empty for an average."""
+    """The site of the training; empty for an average."""
     fold: int | None = None
     """The fold, counted from 0."""
     label: str = ""
     """The route of the weights, for people."""
     parent: str | None = None
-    """The `id` of the stage that this one started from; null where it started from the first weights."""
+    """The `id` of the stage with this stage's start weights; null for the first weights."""
     epochs: tuple[Epoch, ...] = ()
-    """An entry an epoch; none for an average."""
+    """An entry for each epoch; none for an average."""
     kept_epoch: int | None = None
     """The epoch whose weights were kept; missing for an average."""
     gradient_steps: int | None = None
-    """Gradient steps; of an average, those of its parts."""
+    """Gradient steps; for an average, the sum over its parts."""
     bytes_moved: int | None = None
-    """Bytes of weights sent and received; of an average, those of its parts."""
+    """Bytes of weights sent and received; for an average, the sum over its parts."""
     contributed: tuple[str, ...] | None = None
-    """Of an average, the sites whose weights it averages."""
+    """The sites whose weights are averaged; for an average only."""
     validation: dict[str, Figure] = Field(default_factory=dict)
-    """Of an average, its Dice on every site's validation patients, per cent."""
+    """An average's Dice on every site's validation patients, per cent."""
     validation_dice: Figure = None
     """Dice of the weights on the site's validation patients, per cent; of an average, the mean over sites."""
     weights: str = ""
@@ -286,7 +286,7 @@ class Stage(Value):
 
 
 class ParkedRow(_OfVariant):
-    """A row that could not be finished, and why."""
+    """An unfinished row, and the reason."""
 
     method: str = ""
     """The method's key."""
@@ -301,34 +301,34 @@ class ParkedRow(_OfVariant):
 
 
 class Results(Value):
-    """Everything that a study found."""
+    """The results of a study."""
 
     relay: str = ""
     """The version of relay that wrote the file."""
     study: dict[str, Any] = Field(default_factory=dict)
-    """The study as it was run, with every default written out."""
+    """The study's settings, with every default written out."""
     synthetic: bool = False
     """Whether the patients are synthetic."""
     versions: dict[str, str] = Field(default_factory=dict)
     """Versions of the coordinator's libraries, by name."""
     sites: tuple[Site, ...] = ()
-    """An entry a site, in the study's order."""
+    """An entry for each site, in the study's order."""
     choices: tuple[tuple[str, ...], ...] = ()
-    """What the paper leaves open: subject, setting of this study, remark."""
+    """Choices left open by the paper: subject, setting of this study, remark."""
     rows: tuple[Row, ...]
-    """An entry a method, route, target and fold that was finished."""
+    """An entry for each finished method, route, target and fold."""
     spread: tuple[Spread, ...] = ()
-    """An entry a method, network, route and target."""
+    """An entry for each method, network, route and target."""
     budgets: tuple[Budget, ...] = ()
-    """An entry a method, and one for the whole study."""
+    """An entry for each method, and an entry for the whole study."""
     forgetting: tuple[Forgetting, ...] = ()
-    """An entry a selected route, where the study measures forgetting."""
+    """An entry for each selected route, where the study measures forgetting."""
     grown: tuple[Grown, ...] = ()
-    """An entry a target, where routes grow."""
+    """An entry for each target, where routes grow."""
     stages: tuple[Stage, ...] = ()
-    """An entry a training or average that was finished."""
+    """An entry for each finished training or average."""
     parked: tuple[ParkedRow, ...] = ()
-    """An entry a row that could not be finished."""
+    """An entry for each unfinished row."""
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -342,7 +342,7 @@ class Results(Value):
 
     @property
     def tested(self) -> bool:
-        """Whether any test patient was looked at."""
+        """Whether any test patient was scored."""
         said = self.study.get("methods")
         if isinstance(said, dict) and said.get("scored_on") == "validation":
             return False
@@ -350,11 +350,11 @@ class Results(Value):
 
     @property
     def folds(self) -> int:
-        """The number of folds that the rows have."""
+        """The number of folds in the rows."""
         return len({row.fold for row in self.rows if row.fold is not None})
 
     def of_model(self, model: str) -> Results:
-        """Return the results of one network; stages and budgets stay those of all networks."""
+        """Return the results of a single network; stages and budgets still cover all networks."""
         return self.model_copy(
             update={
                 name: tuple(entry for entry in getattr(self, name) if entry.model == model)
@@ -367,7 +367,7 @@ Model = TypeVar("Model", bound=Value)
 
 
 def dump(results: Results) -> dict[str, Any]:
-    """Return the content of results.json: the keys that were set, in the order of their declaration."""
+    """Return the content of results.json: all keys set on the results, in the order of their declaration."""
     return results.model_dump(mode="json", exclude_unset=True)
 
 
@@ -400,7 +400,7 @@ def read_results(folder: Path) -> Results:
     """Read the results of a study from its result folder.
 
     Raises:
-        RelayError: the folder holds no results.json, or one that cannot be read.
+        RelayError: the folder holds no results.json, or results.json cannot be read.
     """
     path = folder / "results.json"
     if not path.is_file():

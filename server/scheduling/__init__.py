@@ -1,1 +1,1 @@
-"""The scheduler: which stage runs next, which stages wait, which weights stay, and what happens without a site."""
+"""The scheduler: the sequence of stages, parked stages, retention of weights, and the rules for an absent site."""

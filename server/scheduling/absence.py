@@ -1,7 +1,8 @@
-"""Rules for the stages of a site that is away: how long they wait, and which may be skipped.
+"""Rules for the stages of an absent site: how long a stage waits, and which stages may be skipped.
 
-A stage may belong to rows of several methods. It waits as long as the most patient of them, and may be skipped if one
-of them goes on without a site. After a skipped stage, only the descendants that such a method needs are run.
+A stage may belong to rows of several methods. The stage waits for the longest of their waiting times, and may be
+skipped if any of these methods goes on without a site. After a skipped stage, only the descendants needed by such a
+method are run.
 """
 
 from __future__ import annotations
@@ -14,17 +15,17 @@ from common.plan.cost import all_behind, behind
 from common.plan.graph import Best, FineTune, Node
 
 LEFT_OUT = "it was away, and the study went on without it"
-"""The reason in the results for a stage that was skipped."""
+"""The reason of a skipped stage in the results."""
 
 
 class RunView(Protocol):
-    """The part of a run that this module reads."""
+    """The part of a run read by this module."""
 
     skipped: set[Node]
-    """Stages that the study went on without."""
+    """Skipped stages."""
 
     def winner(self, node: Best) -> Node:
-        """Return the candidate that a `Best` chose."""
+        """Return the candidate chosen by a `Best`."""
         ...
 
 
@@ -39,10 +40,10 @@ class Absences:
             plan: the study's plan.
         """
         self.general = 3600 * study.absence.wait_hours
-        """Seconds to wait for a site in matters that concern no stage."""
+        """Seconds to wait for a site if no stage is concerned."""
         self._hours: dict[Node, float] = {}
         self._cuttable: set[Node] = set()
-        """Nodes of rows that may do without a site."""
+        """Nodes of rows whose method goes on without a site."""
         self._skippable: set[Node] = set()
         wanted: list[tuple[AbsenceRule, Node | None, list[Node]]] = [
             (absence_rule(study, method_of(row.method)), row.model, all_behind([row.test or row.model, row.validation]))
@@ -58,7 +59,7 @@ class Absences:
                 self._skippable.update(node for node in nodes if isinstance(node, FineTune) and node != model)
 
     def patience(self, node: Node) -> float:
-        """Return the seconds that a stage waits for its site."""
+        """Return the seconds for which a stage waits for its site."""
         return 3600 * self._hours[node] if node in self._hours else self.general
 
     def may_skip(self, node: Node) -> bool:
@@ -66,15 +67,15 @@ class Absences:
         return node in self._skippable
 
     def may_use_cut(self, node: Node) -> bool:
-        """Return whether a row needs a node even after one of its ancestors was skipped."""
+        """Return whether a row needs a node even after an ancestor was skipped."""
         return node in self._cuttable
 
 
 def absent_from(model: Node, skipped: set[Node]) -> tuple[str, ...]:
-    """Return the sites that should have trained for some weights, but were skipped.
+    """Return the sites whose training for some weights was skipped.
 
-    A skipped training counts wherever it stands: on the weights' route, in one of their rounds, or among the candidates
-    of a choice.
+    Skipped trainings count everywhere: on the weights' route, in any of their rounds, and among the candidates of a
+    choice.
     """
     if not skipped:
         return ()
@@ -82,17 +83,17 @@ def absent_from(model: Node, skipped: set[Node]) -> tuple[str, ...]:
 
 
 def absence_text(absent: tuple[str, ...]) -> str:
-    """Return the reason why a result without some sites is not counted."""
+    """Return why a result without some sites is not counted."""
     return "; ".join(f"site {site}: {LEFT_OUT}" for site in absent)
 
 
 def trained_for(model: Node, run: RunView) -> list[FineTune]:
-    """Return the trainings that some weights really went through, without skipped ones."""
+    """Return the trainings behind some weights, skipped trainings left out."""
     return [node for node in behind(model, run.winner) if isinstance(node, FineTune) and node not in run.skipped]
 
 
 def why_not_counted(row: PlannedRow, study: Study, run: RunView) -> str:
-    """Return why a finished row is not part of the comparison; empty if it is part of it."""
+    """Return why a finished row is left out of the comparison; empty for a row in the comparison."""
     absent = absent_from(row.model, run.skipped)
     if not absent:
         return ""

@@ -1,4 +1,4 @@
-"""A round's average: from the weights of its parts in the ledger to those of the average."""
+"""A round's average: from the weights of the round's parts in the ledger to the averaged weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from server.transport.outcomes import Parked
 
 
 def average(node: Average, state: RunState, ledger: Ledger) -> StageRecord:
-    """Compute a round's average and put it into the ledger.
+    """Compute a round's average and add its record to the ledger.
 
     Raises:
         Parked: too few parts are left to average.

@@ -1,9 +1,9 @@
-"""Collapsed trainings: weights that arrived intact, but must not go on to the next site.
+"""Collapsed trainings: weights received intact, but unfit to go on to the next site.
 
-The check rejects a stage, so it must never fire on a healthy training. A hand-off to another scanner may begin with a
-Dice of nearly nothing, and a round of one epoch may end with one; neither is a fault. The check therefore compares the
-stage with the weights that it received, measured at the same site and in the same way, and also asks whether the loss
-on the stage's own training slices rose.
+The check rejects a stage, so a false alarm on a healthy training is unacceptable. A hand-off to another scanner may
+begin with a Dice near 0, and a round of a single epoch may end with a Dice near 0; both are normal. The check therefore
+compares the stage's weights with its received weights, measured at the same site and in the same way, and also requires
+a rise of the loss on the stage's own training slices.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from common.text import percent
 from server.transport.outcomes import TrainingFailed
 
 SOUND = 0.5
-"""Received weights with a lower validation Dice at this site are at the beginning of their training here, and are not
-compared."""
+"""The least validation Dice of received weights for a comparison; weights with a lower Dice are at the beginning of
+their training at the site."""
 
 
 def check_not_collapsed(reply: FineTuneReply, share: float) -> None:
-    """Reject a training that lost what its received weights could do.
+    """Reject a training whose weights are much worse than its received weights.
 
     Args:
-        reply: the site's reply, which has the scores of the received weights where the stage's own Dice fell below
-            `share` of theirs.
+        reply: the site's reply, with the scores of the received weights where the stage's own Dice fell below `share`
+            of their Dice.
         share: the study's `collapse`.
 
     Raises:
         TrainingFailed: the received weights had a validation Dice of at least `SOUND` at this site, the kept weights
-            have less than `share` of that Dice, and their loss over the training slices is not lower than that of the
-            received weights.
+            have less than `share` of this Dice, and the kept weights' loss over the training slices is at least the
+            received weights' loss.
     """
     dice, before = reply.dices[reply.kept_epoch - 1], reply.received_dice
     if before >= SOUND and dice < share * before and reply.kept_loss >= reply.received_loss:

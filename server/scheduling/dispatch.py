@@ -1,4 +1,4 @@
-"""One stage at one site: its order, its legs, a second try, and the resulting record or reason."""
+"""A stage at a site: its order, its legs, a second try, and the resulting record or reason."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ log = logging.getLogger("relay.coordinator")
 
 @dataclass(frozen=True)
 class Dispatcher:
-    """Sends stages to sites; the threads of several sites use one dispatcher at the same time."""
+    """Sends stages to sites; the threads of several sites use the same dispatcher at the same time."""
 
     state: RunState
     channels: Mapping[str, SiteChannel]
@@ -39,7 +39,7 @@ class Dispatcher:
         """Return the record of a stage, made at its site if need be, or the reason why there is none; never raise."""
         channel = self.channels[node.site]
         try:
-            # Two nodes may be the same work, such as the score of a round and that of the best round.
+            # Two nodes may be the same work, such as the score of a round and the score of the best round.
             if (record := self.state.known(node)) is not None:
                 return record
             began = time.monotonic()
@@ -68,7 +68,8 @@ class Dispatcher:
             if isinstance(rejected, TrainingFailed) and self.state.descriptions[node.site].device == "cpu":
                 raise Parked(f"{rejected}; a repeat could only end the same") from None
             log.warning("Site %s: %s; the stage is repeated.", node.site, rejected)
-            # Otherwise channels that repeat a stage could hold all transfer slots and each wait for another one.
+            # Without this release, channels with a repeated stage could hold all transfer slots while each waits for
+            # another slot.
             self.channels[node.site].release_slot()
             try:
                 return self._fine_tune(node, restart_token=secrets.token_hex(8))
@@ -76,7 +77,7 @@ class Dispatcher:
                 raise Parked(f"{again}, when repeated as well") from None
 
     def _fine_tune(self, node: FineTune, *, restart_token: str = "") -> StageRecord:
-        """Return the record of a training that is asked for once.
+        """Order a training from its site and return its record, without a second try.
 
         Raises:
             Parked: the site cannot finish the training.
@@ -102,7 +103,7 @@ class Dispatcher:
         """Check a reply and its weights.
 
         Raises:
-            Parked: the reply is about another training than was asked for.
+            Parked: the reply does not match the ordered training.
             RejectedWeights: the weights do not fit the network, or the training collapsed.
         """
         if reply.epoch != node.schedule.epochs:

@@ -1,4 +1,4 @@
-"""Keys of stages that the coordinator computes or decides; for stages at sites see `common.plan.stage_key`."""
+"""Keys of the coordinator's own computations and decisions; for stages at sites see `common.plan.stage_key`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def start_key(study: Study, source: str) -> str:
 
     Args:
         study: the study; its network and seed enter the key.
-        source: what the weights depend on outside the study; see `server.initial_weights.source_digest`.
+        source: the digest of the file of encoder weights, or empty; see `server.initial_weights.source_digest`.
     """
     return _hash("start", STAGE_VERSION, study.model.model_dump(mode="json"), study.seed, source, torch.__version__)
 
@@ -29,7 +29,7 @@ def average_key(node: Average, parts: Mapping[str, StageRecord], *, parent: str)
     Args:
         node: the average; its strategy enters the key.
         parts: the records of the averaged weights, by site.
-        parent: the digest of the weights that the round started from.
+        parent: the digest of the weights at the round's start.
     """
     weights = {site: record.weights for site, record in parts.items()}
     shares = {site: record.train_slices for site, record in parts.items()}
@@ -39,13 +39,12 @@ def average_key(node: Average, parts: Mapping[str, StageRecord], *, parent: str)
 def absent_key(node: FineTune | Evaluate, study: Study, *, parent: str) -> str:
     """Return the key of the decision to skip a stage.
 
-    The decision holds only for the weights that the stage would have started from, since later stages went on from
-    them.
+    The decision holds only for the stage's start weights, since later stages went on from these weights.
 
     Args:
         node: the skipped stage.
-        study: the study that decided.
-        parent: the digest of the weights that the stage would have started from.
+        study: the study of the decision.
+        parent: the digest of the stage's start weights.
     """
     return _hash("absent", STAGE_VERSION, study.digest, node.id, parent)
 

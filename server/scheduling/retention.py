@@ -1,7 +1,7 @@
-"""Retention of weights: which weights are still needed, which may be deleted, and which have to be made again.
+"""Retention of weights: needed weights, deletable weights, and weights to be made again.
 
-Weights are needed by a row of the comparison, by a stage that has not run yet, and by a choice that they may still win.
-As in garbage collection, weights that cannot be reached from any of these are collectable.
+Weights are needed by a row of the comparison, by an unfinished stage, and by a choice in which the weights may still
+win. As in garbage collection, weights unreachable from all of these are collectable.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from common.plan.graph import Average, Best, Evaluate, FineTune, Node, Start
 from server.ledger.ledger import StageRecord
 
 Dice = Callable[[Node], float | None]
-"""Returns the validation Dice (0 to 1) of a node, or None where it is not known yet."""
+"""Returns the validation Dice (0 to 1) of a node; None for a node not scored yet."""
 
 
 def winner(best: Best, dice: Dice) -> Node:
-    """Return the candidate with the best score, the first one among equals; all scores must be known."""
+    """Return the candidate with the best score, the first among equals; all scores must be known."""
     scores = [dice(ballot) or 0.0 for ballot in best.ballots]
     return best.candidates[scores.index(max(scores))]
 
 
 def inputs(node: Node) -> Sequence[Node]:
-    """Return the nodes whose weights a node is computed from; for a `Best`, its candidates."""
+    """Return the nodes whose weights enter a node's computation; for a `Best`, its candidates."""
     if isinstance(node, FineTune):
         return (node.parent,)
     if isinstance(node, Evaluate):
@@ -36,13 +36,13 @@ def inputs(node: Node) -> Sequence[Node]:
 def live_inputs(node: Node, dice: Dice) -> Sequence[Node]:
     """Return the inputs that are still needed.
 
-    Of a `Best` these are the leading candidate and those without a score yet: the others have lost.
+    Of a `Best`, the leading candidate and all candidates without a score are needed: the other candidates have lost.
     """
     return _may_win(node, dice) if isinstance(node, Best) else inputs(node)
 
 
 def _may_win(best: Best, dice: Dice) -> list[Node]:
-    """Return the candidates that may still win a choice."""
+    """Return the candidates with a chance to win a choice: the leader, and all candidates without a score."""
     scores = [dice(ballot) for ballot in best.ballots]
     highest = max((score for score in scores if score is not None), default=None)
     leader = scores.index(highest) if highest is not None else None
@@ -54,7 +54,7 @@ def _may_win(best: Best, dice: Dice) -> list[Node]:
 
 
 def roots(found: Plan) -> Iterator[Node]:
-    """Yield the nodes whose weights always stay: those of every row, and the candidates of a route's next hop."""
+    """Yield the nodes whose weights always stay: the model of every row, and the candidates of a route's next hop."""
     yield Start()
     yield from (row.model for row in found.rows)
     for candidates in found.growing.values():
@@ -92,12 +92,12 @@ def collectable(
     kept: set[Node],
     records: Mapping[Node, StageRecord],
 ) -> set[str]:
-    """Return the digests of those weights, of some nodes, that nothing needs any more.
+    """Return the digests, among some nodes' weights, that no row, choice or stage needs any more.
 
     Args:
         nodes: the nodes whose weights are examined.
         sharing: returns all nodes whose weights have a digest, since two routes may lead to the same weights.
-        users: for each node, the nodes that have it among their `inputs`.
+        users: for each node, the nodes with this node among their `inputs`.
         kept: the nodes whose weights always stay; see `roots`.
         records: the records of the finished nodes.
     """

@@ -1,8 +1,8 @@
 """The scheduler: runs a study's graph on a Flower grid, resumed from the ledger.
 
-Sites work side by side, each on one stage at a time. Nodes that the coordinator can compute are computed at once; other
-stages wait for their site, and the stage with the longest way to the end of the study goes first. How many stages one
-machine bears at the same time is up to the grid.
+Sites work side by side, each on a single stage at a time. The coordinator's own nodes are computed at once; other
+stages wait for their site, and the stage with the longest path to the end of the study goes first. The grid limits the
+number of stages running on the same machine.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from server.transport.site_channel import SiteChannel, Traffic, away_for
 
 
 class Scheduler:
-    """Runs one plan: settles finished nodes, sends stages to sites, and takes in their outcomes."""
+    """Runs a plan: settles finished nodes, sends stages to sites, and takes in their outcomes."""
 
     def __init__(
         self,
@@ -48,8 +48,8 @@ class Scheduler:
             channels: the channel of each site.
             ledger: holds records and weights.
             observe: is called with every event.
-            traffic: counts what crosses the wire.
-            keep_weights: keep all weights, even those that nothing needs any more.
+            traffic: the counts of traffic to update.
+            keep_weights: keep all weights, even after their last use.
         """
         self.state, self.keep_weights = state, keep_weights
         self._channels, self._ledger, self._observe = channels, ledger, observe
@@ -62,7 +62,7 @@ class Scheduler:
             channel.observe = observe
 
     def run(self) -> RunState:
-        """Work until nothing is left that can be done; what could not be done stands in the state's `parked`."""
+        """Work until no stage is left to run; the state's `parked` lists the stages left to another run."""
         ready = self._taken_in(self.state.plan.nodes)
         while True:
             while ready or (ready := self._grown()):
@@ -75,9 +75,9 @@ class Scheduler:
             ready += self._ended(*self._finished.get())
 
     def _taken_in(self, nodes: Sequence[Node]) -> list[Node]:
-        """Take in nodes that are new in the plan, and return those that can begin.
+        """Take in the plan's new nodes, and return the new nodes ready to begin.
 
-        Their work is counted, and the weights that the ledger has of them are noted.
+        The work of the new nodes is counted, and their weights in the ledger are noted.
         """
         for node in nodes:
             if isinstance(node, FineTune | Evaluate):
@@ -88,7 +88,7 @@ class Scheduler:
         return self.state.startable(nodes)
 
     def _grown(self) -> list[Node]:
-        """Choose the next hop of every route that can grow, and return the new nodes that can begin."""
+        """Choose the next hop of every growing route with known scores, and return the new nodes ready to begin."""
         state = self.state
         ready: list[Node] = []
         while state.changed_targets:
@@ -97,14 +97,14 @@ class Scheduler:
             if (further := state.further(state.records, targets)) is not None:
                 ready += self._taken_in(state.extend(further))
                 state.mark_lost()
-                # The scores of the new candidates may be known already, so that the route can grow at once.
+                # The ledger may hold the scores of the new candidates already, so that the route grows again at once.
                 state.changed_targets |= {
                     target for target in further.growing if state.choices.get(target) != before.get(target)
                 }
         return ready
 
     def _begun(self, node: Node) -> list[Node]:
-        """Settle a node whose parents are finished, or queue it for its site; return the nodes that can begin then."""
+        """Settle a node with finished parents, or queue the node for its site; return the nodes ready to begin."""
         if self.state.is_cut(node):
             self._park(node, absence_text(absent_from(node, self.state.skipped)))
             return []
@@ -122,13 +122,13 @@ class Scheduler:
         except (Parked, RelayError) as parked:
             self._park(node, str(parked))
         except OSError:
-            raise  # the disk failed: no more results can be kept
+            raise  # the disk failed, so no further results can be stored
         except Exception as error:  # an error of one method must not lose the results of others
             self._park(node, f"the coordinator failed ({type(error).__name__}: {error})")
         return []
 
     def _at_coordinator(self, node: Node) -> StageRecord:
-        """Return the record of a node that the coordinator computes, from the ledger or made now."""
+        """Return the record of a node of the coordinator's own, from the ledger or made now."""
         record = self.state.known(node)
         if record is None:
             assert isinstance(node, Average)
@@ -152,7 +152,7 @@ class Scheduler:
         self._finished.put((node, self._dispatcher.outcome(node)))
 
     def _ended(self, node: FineTune | Evaluate, outcome: StageRecord | Parked) -> list[Node]:
-        """Take in the outcome of a stage at its site, and return the nodes that can begin."""
+        """Take in the outcome of a stage at its site, and return the nodes ready to begin."""
         del self.state.at_work[node.site]
         if isinstance(outcome, Absent):
             return self._without(node, outcome)
@@ -166,7 +166,7 @@ class Scheduler:
         return freed
 
     def _without(self, node: FineTune | Evaluate, absent: Absent) -> list[Node]:
-        """Skip or park the stages that have waited long enough for an absent site; return the nodes that can begin."""
+        """Skip or park the stages whose waiting time for an absent site is over; return the nodes ready to begin."""
         state = self.state
         ready: list[Node] = []
         for late in state.given_up(node, absent.seconds):
@@ -176,7 +176,7 @@ class Scheduler:
             why = f"site {node.site}: {absent if left else away_for(state.absences.patience(late))}"
             if (made := state.record_of(late, state.records)) is not None:
                 # The stage has a record and was to be repeated only for its weights. The record stands, and so do
-                # the results made from it; a stage that needs the weights themselves reports that they are missing.
+                # results made from the record; a stage in need of the weights themselves reports the missing weights.
                 state.not_made_again[late] = why
                 ready += self._settle(late, made)
             elif isinstance(late, FineTune) and state.absences.may_skip(late):
@@ -189,7 +189,7 @@ class Scheduler:
         return ready
 
     def _settle(self, node: Node, record: StageRecord) -> list[Node]:
-        """Take in a node's record, and return the nodes that can begin after it."""
+        """Take in a node's record, and return the nodes ready to begin after this node."""
         of_rounds = self.state.settle(node, record)
         self._work.finish(node)
         if record.weights:
@@ -198,7 +198,7 @@ class Scheduler:
         return self.state.free(node)
 
     def _take_away(self, nodes: Iterable[Node]) -> None:
-        """Delete those weights of some nodes that nothing needs any more."""
+        """Delete the weights of some nodes, apart from weights still needed, unless all weights are kept."""
         if not self.keep_weights:
             self._owners.collect(nodes, self.state)
 
@@ -207,5 +207,5 @@ class Scheduler:
         for parked in self.state.park(node, reason):
             self._work.leave(parked)
         site = node.site if isinstance(node, FineTune | Evaluate) else ""
-        # A site that works on another stage is not shown as idle.
+        # A site at work on another stage must not be shown as idle.
         self._observe(Event("parked", "" if site in self.state.at_work else site, reason))

@@ -1,7 +1,7 @@
-"""The state of one run of a plan: what is finished, waiting, needed and parked, and what follows from that.
+"""The state of a run of a plan: finished, waiting and parked stages, needed weights, and the stages to run next.
 
-This module uses no thread, no grid and no disk. It asks two functions for the ledger's content, and computes the rest
-from the values here.
+This module uses no thread, no grid and no disk. Two functions, `lookup` and `has_weights`, give access to the ledger's
+content; all else is computed from the values in `RunState`.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ def census_of(descriptions: Mapping[str, Description]) -> Census:
 
 
 def slices_shown(node: Node, descriptions: Mapping[str, Description]) -> float:
-    """Return the work of a stage in slices shown to the network; three scored slices count as one of training."""
+    """Return a stage's work in slices shown to the network; a scored slice counts as a third of a training slice."""
     if isinstance(node, FineTune):
         return float(descriptions[node.site].train_slices[node.fold] * node.schedule.epochs)
     return descriptions[node.site].test_slices / 3 if isinstance(node, Evaluate) else 0.0
 
 
 def parts_of(node: Average, known: Records) -> dict[str, StageRecord]:
-    """Return the records that a round averages, by site; skipped parts are left out."""
+    """Return the records of a round's parts, by site; skipped parts are left out."""
     return {part.site: known[part] for part in node.parts if known[part].kind != "absent"}
 
 
 @dataclass(eq=False)
 class RunState:
-    """The state of one run; `records` grows until every stage that can be done is done."""
+    """The state of a run; `records` grows until no further stage can run."""
 
     study: Study
     plan: Plan
-    """The plan; where routes grow, as far as it is known."""
+    """The plan; where routes grow, the part known so far."""
     descriptions: Mapping[str, Description]
     """The sites' descriptions, by site."""
     start: StageRecord
@@ -61,42 +61,42 @@ class RunState:
     records: dict[Node, StageRecord] = field(default_factory=dict)
     """The records of settled nodes."""
     parked: dict[Node, str] = field(default_factory=dict)
-    """For each stage that waits for another run, the reason."""
+    """For each stage left to another run, the reason."""
     not_made_again: dict[Node, str] = field(default_factory=dict)
-    """For each stage that should have been repeated for its missing weights, but could not, the reason."""
+    """For each finished stage with missing weights whose repetition failed, the reason."""
     skipped: set[Node] = field(default_factory=set)
-    """Stages that the study went on without; their records hold the weights that they would have started from."""
+    """Skipped stages; the record of a skipped stage holds the stage's start weights."""
     stored: list[Node] = field(default_factory=list)
-    """Stages whose records this run found in the ledger."""
+    """Stages whose records were found in the ledger by this run."""
     choices: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Where routes grow, the hops selected so far, by target."""
     waiting: dict[str, list[Node]] = field(default_factory=lambda: defaultdict(list))
-    """For each site, the stages that can begin there."""
+    """For each site, the stages ready to begin there."""
     at_work: dict[str, Node] = field(default_factory=dict)
     """For each working site, its stage."""
     found: dict[Node, StageRecord] = field(default_factory=dict)
-    """Records that the ledger had of nodes when these came into the plan."""
+    """The ledger's records of nodes at the time when the nodes came into the plan."""
     missing: dict[Node, int] = field(default_factory=dict)
-    """For each node, the number of parents that are not settled yet."""
+    """For each node, the number of unsettled parents."""
     way_left: dict[Node, float] = field(default_factory=dict)
     """For each node, the work on the longest path from its beginning to the end of the study; see `slices_shown`."""
     users: dict[Node, list[Node]] = field(default_factory=lambda: defaultdict(list))
-    """For each node, the nodes that use its weights."""
+    """For each node, the nodes with this node among their `inputs`."""
     kept: set[Node] = field(default_factory=set)
     """Nodes whose weights always stay."""
     changed_targets: set[str] = field(default_factory=set)
     """Targets of growing routes for which a new score may have decided the next hop."""
     absences: Absences = field(init=False)
-    """How long stages wait for their site, and which may be skipped."""
+    """The rules for absent sites: waiting times, and stages allowed to be skipped."""
     _children: dict[Node, list[Node]] = field(default_factory=lambda: defaultdict(list))
-    """For each node, the nodes that have it as a parent."""
+    """For each node, its children in the graph."""
     _remake: set[Node] = field(default_factory=set)
-    """Stages with a record whose weights are needed, but deleted or lost."""
+    """Stages with a record whose needed weights were deleted or lost."""
     _lacking: dict[Node, bool] = field(default_factory=dict)
-    """For each node with a record, whether it or one of its ancestors was skipped."""
+    """For each node with a record, whether the node or any of its ancestors was skipped."""
 
     def __post_init__(self) -> None:
-        """Look up all that the ledger knows before anything is settled, to know which weights are needed."""
+        """Look up all records in the ledger before any node is settled, to find the needed weights."""
         self._find(self.plan.nodes)
         while (further := self.further(self.found, self.study.sites)) is not None:
             self.plan = further
@@ -107,7 +107,7 @@ class RunState:
     # The plan
 
     def extend(self, plan: Plan) -> list[Node]:
-        """Take over a plan, at first and whenever a route has grown; return the nodes that are new in it."""
+        """Take over a plan, at first and whenever a route has grown; return the plan's new nodes."""
         self.plan = plan
         fresh = [node for node in plan.nodes if node not in self.missing]
         for node in fresh:
@@ -128,11 +128,11 @@ class RunState:
         return fresh
 
     def mark_lost(self) -> None:
-        """Note the stages with a record that have to run again, since their weights are needed, but deleted or lost."""
+        """Mark the stages to run again: stages with a record whose needed weights were deleted or lost."""
         self._remake |= to_remake(self.plan, {**self.found, **self.records}, self.has_weights)
 
     def further(self, known: Records, targets: Iterable[str]) -> Plan | None:
-        """Return the plan with the next hops that can be selected now, or None if none can.
+        """Return the plan with all hops that can be selected now, or None if no hop can be selected.
 
         Args:
             known: the records by which hops are selected.
@@ -141,7 +141,7 @@ class RunState:
         growing = {target: self.plan.growing[target] for target in targets if target in self.plan.growing}
 
         def dice(node: Node) -> float | None:
-            # A score that another method obtained without a site must not choose a route's hop.
+            # A score obtained without a site, for another method, must not choose a route's hop.
             return known[node].dice if node in known and not self._lacking[node] else None
 
         choices = grown(self.study, growing, self.choices, dice)
@@ -153,12 +153,12 @@ class RunState:
     # Records
 
     def to_make(self) -> set[Node]:
-        """Return the nodes that are still to be made, as far as the ledger knows."""
+        """Return the nodes without a record, and the nodes to run again for their weights."""
         known = ChainMap(self.records, self.found)
         return {node for node in self.plan.nodes if node in self._remake or node not in known}
 
     def known(self, node: Node) -> StageRecord | None:
-        """Return the record of a node whose parents are settled, unless its weights have to be made again first."""
+        """Return the record of a node with settled parents, or None if the node has to be made first."""
         record = self.record_of(node, self.records)
         if record is None or not record.weights or self.has_weights(record.weights):
             return record
@@ -175,7 +175,7 @@ class RunState:
         return self.start
 
     def winner(self, node: Best) -> Node:
-        """Return the candidate that a `Best` chose."""
+        """Return the candidate chosen by a `Best`."""
         return winner(node, self._dice)
 
     def _dice(self, node: Node) -> float | None:
@@ -194,28 +194,28 @@ class RunState:
     def _needs_weights(self, node: Node, record: StageRecord) -> bool:
         """Return whether a node's weights are still needed.
 
-        The weights may have been deleted with those of another stage that was the same work, before this stage was
-        known to be the same work.
+        Two stages may be the same work: the weights may have been deleted after their last use by the other stage,
+        before this stage was known to be the same work.
         """
         known = ChainMap({node: record}, self.records, self.found)
         gone = collectable([node], sharing=lambda _: [node], users=self.users, kept=self.kept, records=known)
         return record.weights not in gone
 
-    # What runs next, and its outcome
+    # The next stages, and their outcomes
 
     def startable(self, nodes: Iterable[Node]) -> list[Node]:
-        """Return those nodes whose parents are all settled."""
+        """Return the nodes whose parents are all settled."""
         return [node for node in nodes if not self.missing[node]]
 
     def next_of(self, nodes: Iterable[Node], held: str) -> Node:
-        """Return the stage that a site does next.
+        """Return a site's next stage.
 
-        Scorings come first, if they score weights that the site still holds, or an average, which can be deleted after
-        its scorings. Then comes the stage with the longest path to the end of the study.
+        First come scorings of weights still at the site, and scorings of an average, which can be deleted after its
+        scorings. Then comes the stage with the longest path to the end of the study.
 
         Args:
-            nodes: the stages that can begin at the site.
-            held: the digest of the weights that the site made last.
+            nodes: the stages ready to begin at the site.
+            held: the digest of the site's last trained weights.
         """
 
         def rank(node: Node) -> tuple[bool, float]:
@@ -230,7 +230,7 @@ class RunState:
         """Take in a node's record; return the nodes of rounds whose weights may no longer be needed.
 
         A new score may decide a choice against another candidate. Weights on a route stay to the end: another path may
-        lead to the same weights later, and go on from them.
+        lead to the same weights later, and continue from there.
         """
         self.records[node] = record
         if isinstance(node, FineTune):
@@ -242,7 +242,7 @@ class RunState:
         return [other for other in (node, *node.parents, *rivals) if self._is_of_a_round(other)]
 
     def free(self, node: Node) -> list[Node]:
-        """Count a settled node for its children, and return the children that can begin."""
+        """Count a settled node for its children, and return the children ready to begin."""
         freed = []
         for child in self._children[node]:
             self.missing[child] -= 1
@@ -251,7 +251,7 @@ class RunState:
         return freed
 
     def park(self, node: Node, reason: str) -> list[Node]:
-        """Leave a node and all its descendants to another run; return those that were not parked before."""
+        """Leave a node and all its descendants to another run; return the newly parked nodes."""
         parked, stack = [], [node]
         while stack:
             current = stack.pop()
@@ -262,21 +262,21 @@ class RunState:
         return parked
 
     def is_cut(self, node: Node) -> bool:
-        """Return whether a node is not run: an ancestor was skipped, and no row goes on without that ancestor."""
+        """Return whether a node is not run: an ancestor was skipped, and no row of the node goes on without a site."""
         return any(self._lacking[parent] for parent in node.parents) and not self.absences.may_use_cut(node)
 
     def patience(self, site: str) -> float:
-        """Return the seconds that a site may be away until one of its stages needs a decision."""
+        """Return the seconds of a site's absence until any of its stages needs a decision."""
         at_work = [self.at_work[site]] if site in self.at_work else []
         nodes = (*at_work, *self.waiting.get(site, ()))
         return min(map(self.absences.patience, nodes), default=self.absences.general)
 
     def given_up(self, node: FineTune | Evaluate, away: float) -> list[FineTune | Evaluate]:
-        """Return the stages of a site that have waited long enough; the others continue to wait.
+        """Return the stages of a site whose waiting time is over; the other stages continue to wait.
 
         Args:
-            node: the stage that the site was asked for.
-            away: seconds that the site has been away.
+            node: the stage ordered from the site.
+            away: seconds of the site's absence so far.
         """
         stages = [node, *self.waiting[node.site]]
         self.waiting[node.site] = [stage for stage in stages if self.absences.patience(stage) > away]
@@ -284,18 +284,18 @@ class RunState:
         return [stage for stage in late if isinstance(stage, FineTune | Evaluate)]
 
     def _lacks(self, node: Node, record: StageRecord) -> bool:
-        """Return whether a node or one of its ancestors was skipped."""
+        """Return whether a node or any of its ancestors was skipped."""
         return record.kind == "absent" or any(self._lacking[parent] for parent in node.parents)
 
     def _is_of_a_round(self, node: Node) -> bool:
-        """Return whether a node is an average, or a training that only averages use."""
+        """Return whether a node is an average, or a training used only by averages."""
         users = self.users[node]
         return isinstance(node, Average) or (bool(users) and all(isinstance(user, Average) for user in users))
 
     # Keys and orders
 
     def input_digest(self, node: FineTune | Evaluate) -> str:
-        """Return the digest of the weights that a stage starts from."""
+        """Return the digest of a stage's start weights."""
         return self.records[node.parents[0]].weights
 
     def key(self, node: FineTune | Evaluate, known: Records) -> str:
@@ -319,16 +319,16 @@ class RunState:
 
     @cached_property
     def census_json(self) -> str:
-        """The census in the form that messages carry."""
+        """The census as JSON, for messages."""
         return json.dumps(census_of(self.descriptions), separators=(",", ":"))
 
     @property
     def choices_json(self) -> str:
-        """The hops selected so far in the form that messages carry."""
+        """The hops selected so far as JSON, for messages."""
         return json.dumps(self.choices, separators=(",", ":"))
 
     def order(self, node: FineTune | Evaluate) -> dict[str, Any]:
-        """Return the fields that orders of both kinds share."""
+        """Return the fields common to orders of both kinds."""
         return {
             "study": self.study.digest,
             "node": node.id,

@@ -1,4 +1,4 @@
-"""Owners of weights: which nodes of a run have which weights, so that shared weights are not deleted too early."""
+"""Owners of weights: all nodes of a run by their weights' digest, so that shared weights are not deleted too early."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from server.scheduling.state import RunState
 
 
 class WeightOwners:
-    """For each digest, the nodes with these weights, nodes of the ledger that are not settled yet included.
+    """For each digest, the nodes with these weights, unsettled nodes with a record in the ledger included.
 
-    A lock covers additions and deletions: the weights that a channel's thread is about to store may exist already, for
-    another stage that no longer needs them.
+    A lock covers additions and deletions: the weights about to be stored by a channel's thread may exist already, for
+    another stage with no further need of these weights.
     """
 
     def __init__(self, ledger: Ledger) -> None:
@@ -30,17 +30,17 @@ class WeightOwners:
         self._lock = threading.Lock()
 
     def add(self, node: Node, digest: str) -> None:
-        """Note that a node has weights, which then stay as long as this node's weights are needed."""
+        """Note a node as an owner of weights, which then stay as long as this node's weights are needed."""
         with self._lock:
             self._nodes[digest].add(node)
 
     def replace(self, node: Node, named: str, came: str) -> None:
-        """Undo that a node has the weights that its site named; drop those that really came unless a node has them.
+        """Remove a node as an owner of the weights named in its reply; drop received weights without an owner.
 
         Args:
             node: the training whose reply was damaged.
             named: the digest in the site's reply.
-            came: the digest of the weights that arrived.
+            came: the digest of the received weights.
         """
         with self._lock:
             self._nodes[named].discard(node)
@@ -48,7 +48,7 @@ class WeightOwners:
                 self._ledger.drop(came)
 
     def collect(self, nodes: Iterable[Node], state: RunState) -> None:
-        """Delete those weights of some nodes that nothing needs any more."""
+        """Delete the weights of some nodes, apart from weights still needed."""
         with self._lock:
             digests = collectable(
                 nodes,

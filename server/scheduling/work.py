@@ -10,7 +10,7 @@ from server.progress.events import Event, Observer
 
 
 class Work:
-    """The amount of work of all stages at sites, updated as it changes; the threads of several sites use it."""
+    """The amount of work of all stages at sites, total and finished; the threads of several sites share this object."""
 
     def __init__(self, observe: Observer) -> None:
         """Begin without work.
@@ -33,7 +33,7 @@ class Work:
         Args:
             node: the stage.
             slices: its work.
-            waits: whether the stage waits for another run, so that it is no part of the remaining time.
+            waits: whether the stage waits for another run, and is thus no part of the remaining time.
         """
         with self._counting:
             self.of[node] = slices
@@ -47,13 +47,12 @@ class Work:
     def count(self, node: FineTune | Evaluate, share: float, *, own: bool) -> None:
         """Count a share of a stage as done.
 
-        Work that a stage has to repeat, since its process died or its weights were refused, is not counted twice, so
-        that the remaining work never grows.
+        Work repeated after a dead process or refused weights is not counted twice, so the remaining work never grows.
 
         Args:
             node: the stage.
-            share: the part of the stage that is done, 0 to 1.
-            own: whether this run did it, so that it counts for the run's speed.
+            share: the finished part of the stage, 0 to 1.
+            own: whether this run did the work, which then counts for the run's speed.
         """
         with self._counting:
             before = self._share.get(node, 0.0)
@@ -63,7 +62,7 @@ class Work:
             self._own += further * own
 
     def finish(self, node: Node) -> None:
-        """Count a node as settled, by this run or an earlier one."""
+        """Count a node as settled, by this run or an earlier run."""
         if isinstance(node, FineTune | Evaluate):
             self.count(node, 1.0, own=False)
             self._finished.add(node)

@@ -37,17 +37,17 @@ def is_online(node: HasStatus) -> bool:
 def find_sites(
     grid: Grid, sites: Iterable[str], study: str, *, patience: float, known: Collection[str] = ()
 ) -> dict[str, int]:
-    """Return the node of each site that is connected.
+    """Return the node of each connected site.
 
-    A node is identified by the name under which the coordinator registered it. In Flower's simulation nodes have no
-    names: there each node is asked for its site, and its answer is trusted, since one machine plays all sites.
+    A node is identified by the name of its registration at the coordinator. In Flower's simulation nodes have no names:
+    each node is asked for its site, and the answer is trusted, since a single machine plays all sites.
 
     Args:
         grid: Flower's grid.
         sites: the names of the sites.
         study: the digest of the study, in which nodes without a name are asked to describe themselves.
-        patience: seconds to wait for a site that is not connected yet.
-        known: sites that may be away, since the coordinator has kept their descriptions.
+        patience: seconds to wait until all sites are connected.
+        known: sites allowed to be away, since the coordinator has kept their descriptions.
 
     Raises:
         SiteAbsent: a site is not connected.
@@ -62,7 +62,7 @@ def find_sites(
         nodes = {node.name: node.node_id for node in there_now if node.name}
         if there_now and not nodes:
             nodes = _ask(grid, study, refused)
-        # Only a site whose node has a name can be found later, so only then may a known site be missing.
+        # A site can be found later only by its node's name, so a known site may be missing only where nodes have names.
         spared = known if any(node.name for node in registered) else ()
         missing = [site for site in wanted if site not in nodes and site not in spared]
         if not missing:
@@ -80,19 +80,19 @@ def find_sites(
 
 
 def _ask(grid: Grid, study: str, refused: set[str]) -> dict[str, int]:
-    """Ask every node to describe itself; return the nodes by the site that each named.
+    """Ask every node for its description; return the nodes by the site named in the description.
 
     Args:
         grid: Flower's grid.
         study: the digest of the study.
-        refused: the reasons of nodes that did not describe themselves are added here.
+        refused: receives the reasons of nodes without a description.
     """
     messages = [
         Message(to_record(Describe(study=study)), dst_node_id=node_id, message_type=DESCRIBE)
         for node_id in grid.get_node_ids()
     ]
     names: dict[str, int] = {}
-    # No time limit: before it answers, a site prepares patients for up to the length of a leg.
+    # There is no time limit: before the reply, a site prepares patients for up to the length of a leg.
     for reply in grid.send_and_receive(messages, timeout=None):
         if reply.has_error():
             refused.add(refusal_text(reply.error))

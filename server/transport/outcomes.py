@@ -17,7 +17,7 @@ class Absent(Parked):
 
         Args:
             reason: the reason for readers.
-            seconds: how long the site has been away; infinite for a site that no longer takes part.
+            seconds: how long the site has been away; infinite for a site no longer in the study.
         """
         super().__init__(reason)
         self.seconds = seconds
@@ -25,7 +25,7 @@ class Absent(Parked):
 
 
 class RefusedBySite(Parked):
-    """The site refused the order, also when asked again."""
+    """The site refused the order, also in every repetition of the order."""
 
 
 class RejectedWeights(Exception):
@@ -33,4 +33,4 @@ class RejectedWeights(Exception):
 
 
 class TrainingFailed(RejectedWeights):
-    """The training itself failed; on a device that repeats results exactly, a repeat would fail in the same way."""
+    """The training itself failed; on a device with exactly repeatable results, a repeat would fail in the same way."""

@@ -10,7 +10,7 @@ from typing import TypeVar
 log = logging.getLogger("relay.coordinator")
 
 HICCUPS = 10
-"""The number of tries of one request."""
+"""The number of tries of a request."""
 
 Item = TypeVar("Item")
 
@@ -22,7 +22,7 @@ def retry_on_server_error(request: Callable[[], Iterable[Item]]) -> Iterable[Ite
         request: makes the request.
 
     Raises:
-        Exception: what the last try raised.
+        Exception: the error of the last try.
     """
     for hiccup in range(HICCUPS):
         try:

@@ -1,4 +1,4 @@
-"""The channel to one site: sends an order, receives the reply, and handles losses, absences and refusals."""
+"""The channel to a site: sends an order, receives the reply, and handles losses, absences and refusals."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ from server.transport.retry import retry_on_server_error
 log = logging.getLogger("relay.coordinator")
 
 TTL = 365 * 24 * 3600.0
-"""Seconds that Flower keeps a message. Flower's default is twelve hours, while a stage may take days."""
+"""Seconds until Flower discards a message. Flower's default is twelve hours, while a stage may take days."""
 
 TRIES = 3
-"""The number of tries of an order that the site refuses, with pauses of 1, 2, … seconds."""
+"""The number of tries of a refused order, with pauses of 1, 2, … seconds."""
 
 FINAL = frozenset(
     (
@@ -61,40 +61,40 @@ FINAL = frozenset(
         Refusal.BEYOND_APPROVAL,
     )
 )
-"""Refusals that another try would not change."""
+"""Refusals for which another try is useless."""
 
 ON_THE_WAY = frozenset((3, 4, 5))
-"""Flower's errors for a message or a reply that it no longer has, and for a node that went away. They say nothing about
-the stage itself, and the site has saved what it finished."""
+"""Flower's errors for a lost message, a lost reply, and a node gone away. Such an error says nothing about the stage
+itself, and the site has saved all finished work."""
 
 LOSSES = 10
-"""How often in a row an order may be lost before its stage is parked: otherwise a site that dies of the order would get
-it for ever."""
+"""How often in a row an order may be lost before its stage is parked: a site whose process dies of the order would
+otherwise get the same order for ever."""
 
 LOOK_EVERY = 5.0
 """Seconds between two checks of whether the site is connected; each check is a request to the SuperLink."""
 
 QUIET = 120.0
-"""Seconds without a reply after which a question is sent behind the order; see `SiteChannel._await`."""
+"""Seconds of waiting for a reply before a question is sent behind the order; see `SiteChannel._await`."""
 
 TRANSFER_SLOTS = threading.Semaphore(2)
-"""How many messages with weights all channels together may hold at a time: outgoing ones until they are sent, incoming
-ones until they are in the ledger. So the coordinator holds few copies, however many sites there are."""
+"""The number of messages with weights in memory at a time, over all channels: outgoing messages until sent, incoming
+messages until stored in the ledger. The slots keep the number of copies small for any number of sites."""
 
 Reply = TypeVar("Reply", bound=WireMessage)
 GetFile = Callable[[], File]
-"""Returns the safetensors file of weights; it is called once a transfer slot is free."""
+"""Returns the safetensors file of weights; called once a transfer slot is free."""
 Hear = Callable[[int, int, float | None], None]
 """Takes the progress of an order: done and total (epochs or patients), and the Dice of the last epoch, 0 to 1."""
 
 
 LEFT = frozenset((Refusal.UNKNOWN_STUDY, Refusal.LEFT))
-"""Refusals of a site that no longer takes part in the study."""
+"""Refusals of a site no longer in the study."""
 
 
 @dataclass
 class Traffic:
-    """Counts of what crossed the wire, by site: bytes of tensors, messages, tries.
+    """Counts of the traffic of each site: bytes of tensors, messages, tries.
 
     Each channel updates the counts of its own site only, since channels run in parallel.
     """
@@ -112,7 +112,7 @@ class Traffic:
 
 
 class SiteChannel:
-    """The channel to one site: sends an order, waits for the reply, and tries again after a failure."""
+    """The channel to a site: sends an order, waits for the reply, and tries again after a failure."""
 
     def __init__(self, grid: Grid, site: str, node_id: int | None, traffic: Traffic, *, patience: float = 60.0) -> None:
         """Set up a channel.
@@ -120,28 +120,28 @@ class SiteChannel:
         Args:
             grid: Flower's grid.
             site: the site's name.
-            node_id: Flower's node of the site; None for a site that was not seen yet, which is found by its registered
+            node_id: Flower's node of the site; None for a site not seen yet, which is found later by its registered
                 name.
             traffic: the counts to update.
-            patience: seconds that the site may be away before `Absent` is raised.
+            patience: seconds of the site's absence before `Absent` is raised.
         """
         self.grid, self.site, self.node_id, self.traffic = grid, site, node_id, traffic
         self.patience: Callable[[], float] = lambda: patience
-        """Returns the seconds that the site may be away before `Absent` is raised."""
+        """Returns the seconds of the site's absence before `Absent` is raised."""
         self.observe: Observer = lambda _: None
-        """Is called when the site goes away and when it is back."""
+        """Is called with an event when the site goes away and when the site is back."""
         self._away_since: float | None = None
         self._unacknowledged: dict[str, str] = {}  # key → digest of weights that lie at the site
         self.held = ""
-        """Digest of the weights that the site made last and still holds; empty if there are none."""
+        """Digest of the site's last trained weights while the site holds them; empty if the site holds none."""
         self._holds_slot = False
 
         self._rest: Callable[[str, float], Iterable[tuple[int, int, float | None]]] = getattr(grid, "wait_for", _sleep)
-        """Waits at most so many seconds for the reply to an order, and returns what the grid knows of the order's
-        progress."""
+        """Waits at most so many seconds for the reply to an order, and returns the order's progress as far as the grid
+        knows."""
 
     def release_slot(self) -> None:
-        """Release the transfer slot once the weights that arrived last are stored or rejected."""
+        """Release the transfer slot once the last received weights are stored or rejected."""
         if self._holds_slot:
             self._holds_slot = False
             TRANSFER_SLOTS.release()
@@ -150,7 +150,7 @@ class SiteChannel:
         """Return the site's description for a study; asks again until all patients of the site are prepared.
 
         Args:
-            study: the study; one network and one pair of seeds.
+            study: a plain study (a single network and pair of seeds).
             observe: is called with the number of prepared patients and of all patients.
 
         Raises:
@@ -181,9 +181,9 @@ class SiteChannel:
 
         Args:
             order: the training.
-            weights: returns the file of the weights that the training starts from.
-            observe: is called with the number of trained epochs and the validation Dice (0 to 1) of the last one, at
-                the end of every leg, and of every epoch where the grid knows it.
+            weights: returns the file of the weights to start from.
+            observe: is called with the number of trained epochs and the validation Dice (0 to 1) of the last epoch: at
+                the end of every leg, and of every epoch where the grid reports epochs.
 
         Returns:
             The last reply and the trained weights.
@@ -209,7 +209,8 @@ class SiteChannel:
                 continue
             send = None
             observe(reply.epoch, reply.dices[-1] if reply.dices else None)
-            # A lost checkpoint may cost a leg, but a site that makes no progress would be asked for ever.
+            # A lost checkpoint may cost a leg. A site without any progress is given up after `TRIES` legs, not asked
+            # for ever.
             idle = idle + 1 if reply.epoch <= epoch else 0
             epoch = reply.epoch
             if reply.state == "running" and idle == TRIES:
@@ -245,7 +246,7 @@ class SiteChannel:
             send = weights
 
     def deliver(self, delivery: Delivery, weights: GetFile) -> None:
-        """Deliver weights that the site may keep; they travel only if the site does not have them.
+        """Deliver weights for the site to keep; the weights travel only if the site lacks them.
 
         Args:
             delivery: the message.
@@ -265,16 +266,16 @@ class SiteChannel:
             send = weights
 
     def acknowledge(self, key: str, weights: str) -> None:
-        """Note that a result is stored at the coordinator; the next order tells the site.
+        """Note a result as stored at the coordinator; the next order tells the site.
 
         Args:
             key: the key of the stage.
-            weights: the digest of the weights that the site may then delete.
+            weights: the digest of the weights, which the site may then delete.
         """
         self._unacknowledged[key] = weights
 
     def _acknowledged(self, but: str) -> tuple[str, ...]:
-        """Return the keys of results whose weights the site may delete, apart from the weights that it needs next."""
+        """Return the keys of results whose weights the site may delete, apart from the weights of the next order."""
         keys = tuple(key for key, digest in self._unacknowledged.items() if digest != but)
         for key in keys:
             if self._unacknowledged.pop(key) == self.held:
@@ -290,11 +291,11 @@ class SiteChannel:
         group: str,
         hear: Hear = lambda *_: None,
     ) -> tuple[Reply, Weights | None]:
-        """Send a message until the site answers it, and return the answer with the weights that came along.
+        """Send a message until the site replies, and return the reply with its weights.
 
         Args:
             message: the message.
-            weights: returns the file of the weights to send along; None for none.
+            weights: returns the file of the weights to send along; None to send no weights.
             type_: Flower's type of the message.
             kind: the declared answer.
             group: Flower's group of the message, such as a stage's key.
@@ -303,8 +304,8 @@ class SiteChannel:
         Raises:
             TrainingFailed: the training diverged.
             Absent: the site is away for longer than `patience`, or has left the study.
-            RefusedBySite: the site refuses, also when asked again.
-            Parked: the answer is not the declared message, or the message is lost again and again.
+            RefusedBySite: the site refuses the order, also in every repetition of the order.
+            Parked: the reply is not the declared message, or the message is lost again and again.
         """
         reason = ""
         for attempt in range(TRIES):
@@ -334,7 +335,7 @@ class SiteChannel:
     def _send(self, message: WireMessage, weights: GetFile | None, type_: str, group: str, hear: Hear) -> Message:
         """Send an order and return its reply; a lost order is sent again, since a site runs a stage only once."""
         for loss in range(LOSSES):
-            # Flower accepts a message for a node that is away, but returns an error as its reply at once.
+            # Flower accepts a message for an absent node, but returns an error as the reply at once.
             session = self._wait_for_site()
             order = self._push_with(weights, message, type_, group)
             reply = self._await(order, session, message.study, hear) if order else None
@@ -345,7 +346,7 @@ class SiteChannel:
         raise Parked(f"an order was lost on the way {LOSSES} times in a row")
 
     def _push_with(self, weights: GetFile | None, message: WireMessage, type_: str, group: str) -> str:
-        """Push an order; its weights are read once a transfer slot is free, which is released after the push."""
+        """Push an order; its weights are read once a transfer slot is free, and the slot is released after the push."""
         if weights is None:
             return self._push(to_record(message), type_, group)
         with TRANSFER_SLOTS:
@@ -361,7 +362,7 @@ class SiteChannel:
         return next(iter(retry_on_server_error(lambda: self.grid.push_messages([out]))), "")
 
     def _pull(self, order: str) -> Message | None:
-        """Return the reply to an order, or None if it is not there yet.
+        """Return the reply to an order, or None if no reply has arrived yet.
 
         A reply with weights keeps a transfer slot until `release_slot`.
         """
@@ -379,14 +380,14 @@ class SiteChannel:
         return reply
 
     def _await(self, order: str, session: str, study: str, hear: Hear) -> Message | None:
-        """Return the reply to an order, however long it takes, or None once it is certain that no reply will come.
+        """Return the reply to an order after any length of time, or None once the order is certainly lost.
 
-        Flower does not report an order that a site held when it was restarted, or a reply that a site could not send. A
-        site handles its messages in the order in which they were pushed. So the coordinator pushes a question behind
-        the order: if the site answers the question but not the order, the order is lost. The question is pushed after
-        the site has come back, and after a long silence. A site that works for hours answers neither, and the
-        coordinator goes on waiting. A question may be lost as well, so another one follows, each time after twice as
-        long.
+        Flower reports neither an order lost in a site's restart nor a reply that a site could not send. A site handles
+        messages in the sequence of their pushes. The coordinator therefore pushes a question behind the order: if the
+        site answers the question but not the order, the order is lost. The question is pushed after the site has come
+        back, and after a long silence. A site at work for hours answers neither the order nor the question, and the
+        coordinator goes on waiting. Questions may be lost as well, so further questions follow, each after twice the
+        pause.
 
         Args:
             order: the id of the order's message.
@@ -399,7 +400,7 @@ class SiteChannel:
         ask = began + quiet
         while True:
             if (reply := self._pull(order)) is not None:
-                self._listen(order, 0.0, hear)  # progress that was reported just before the reply
+                self._listen(order, 0.0, hear)  # progress reported just before the reply
                 return reply
             now = time.monotonic()
             if question and (answer := self._pull(question)) is not None:
@@ -418,12 +419,12 @@ class SiteChannel:
             self._listen(order, min(2.0, 0.1 + (now - began) / 20), hear)
 
     def _listen(self, order: str, seconds: float, hear: Hear) -> None:
-        """Wait for a reply for some seconds, and pass on the progress that the grid reports."""
+        """Wait for a reply for some seconds, and pass on the progress reported by the grid."""
         for news in self._rest(order, seconds):
             hear(*news)
 
     def _session(self) -> str | None:
-        """Return a text that changes with every connection of the site; None while the site is away."""
+        """Return a text unique to the site's present connection; None while the site is away."""
         for node in retry_on_server_error(self.grid.get_nodes):
             known = node.name == self.site if self.node_id is None else node.node_id == self.node_id
             if known and is_online(node):
@@ -443,7 +444,7 @@ class SiteChannel:
     def _wait_for_site(self) -> str:
         """Wait until the site is connected, and return its presence; see `_session`.
 
-        The absence counts from when any stage first saw that the site was away.
+        The absence counts from the moment at which any stage first found the site away.
 
         Raises:
             Absent: the site is away for longer than `patience`.
@@ -465,19 +466,19 @@ class SiteChannel:
 
 
 def _sleep(_: str, seconds: float) -> tuple[()]:
-    """Wait on a grid that reports no progress."""
+    """Wait on a grid without reports of progress."""
     if seconds:
         time.sleep(seconds)
     return ()
 
 
 def _lost(reply: Message) -> bool:
-    """Return whether a reply says that the order or its reply was lost."""
+    """Return whether a reply is Flower's error for a lost order or a lost reply."""
     return reply.has_error() and reply.error.code in ON_THE_WAY
 
 
 def away_for(seconds: float) -> str:
-    """Return how long a site was waited for, in words."""
+    """Return the length of a site's absence in words."""
     if seconds < 60:
         return "it was away"
     return f"it was away for {duration(seconds)}"

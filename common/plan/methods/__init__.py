@@ -1,4 +1,4 @@
-"""The methods that a study may compare: one file a method, and its line in `METHODS`."""
+"""The methods available to studies: a file for each method, and its line in `METHODS`."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def asked_for(study: Study) -> list[Method]:
     """Return the methods that a study may have rows of, in the order of rows: strategies in the study's order.
 
     Raises:
-        RelayError: the study names a method that this version does not know.
+        RelayError: the study names a method unknown to this version.
     """
     optional = {method.key for method in METHODS if method.optional}
     for key in study.methods.more:

@@ -1,4 +1,4 @@
-"""The target alone, for one stage: the paper's baseline."""
+"""The target alone, for a single stage: the paper's baseline."""
 
 from collections.abc import Iterator
 

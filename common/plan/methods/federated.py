@@ -64,6 +64,6 @@ def _parts(given: Given, strategy: Strategy) -> Iterator[FederatedConfig]:
 
 
 def _best(given: Given, part: FederatedConfig, target: str) -> Iterator[tuple[int, Node]]:
-    """Yield, for each fold, the fold and the average that is best at the target."""
+    """Yield, for each fold, the fold and the best average at the target."""
     for fold, averages in zip(given.study.split.run, given.averages[part.strategy], strict=True):
         yield fold, best_of(averages, target)

@@ -1,4 +1,4 @@
-"""Greedy routes: they grow hop by hop, always by the source with the best validation Dice at the target."""
+"""Greedy routes, which grow hop by hop, always by the source with the best validation Dice at the target."""
 
 from collections.abc import Iterator
 
@@ -26,7 +26,7 @@ METHOD = Method(
     travelling=True,
     routed=True,
     grows=True,
-    # Without one source, the candidates of the next hop would be incomplete.
+    # With an absent source, the candidates of the next hop would be incomplete.
     skippable=False,
     absence="sequential",
 )

@@ -1,4 +1,4 @@
-"""The declaration of a method: its key, its names for readers, its traits, and the rows that it yields."""
+"""The declaration of a method: its key, its names for readers, its traits, and its rows."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Given:
 
     @cached_property
     def averages(self) -> Mapping[str, tuple[tuple[Average, ...], ...]]:
-        """For each strategy and fold, the averages of every round and setting, which all targets select among."""
+        """For each strategy and fold, the averages of every round and setting: the candidates of every target."""
         return {
             part.strategy: tuple(
                 tuple(averages_of(self.study, part, fold, self.census, self.rounds)) for fold in self.study.split.run
@@ -50,9 +50,9 @@ class Given:
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """One way to a model for a target.
+    """A way to a model for a target.
 
-    Other code asks these fields for a method's traits; no other code tests for a method's key.
+    Other code reads a method's traits from these fields, and never tests for a method's key.
     """
 
     key: str
@@ -60,40 +60,40 @@ class Method:
     title: str
     """The name of all the method's rows together: "Target alone", "FedAvg, then the target"."""
     name: Namer
-    """The name of one row: "A alone", "B → C → A", "FedAvg, then A". The route is empty where it is not known."""
+    """The name of a single row: "A alone", "B → C → A", "FedAvg, then A". The route is empty where unknown."""
     line: Namer | None = None
     """The name of a table line, whatever the target: "B → C →". None: the title."""
     section: Section
     rows: Callable[[Given, str], Iterable[PlannedRow]]
-    """Yields the rows of a target, for all folds; none where the study does not ask for the method. Rows are pure: the
-    same study and census give the same rows, at the coordinator and at each site."""
+    """Yields the rows of a target, for all folds; none for a study without the method. Rows are pure: the same study
+    and census give the same rows, at the coordinator and at each site."""
 
     optional: bool = False
-    """Whether the study has no settings for the method, and names it in `methods.more`."""
+    """Whether the method has no settings in the study, and is requested in `methods.more`."""
     alone: bool = False
-    """Whether the target trains alone, so that the model is the hospital's own."""
+    """Whether only the target trains, which makes the model the hospital's own."""
     baseline: bool = False
-    """Whether this is the target alone for one stage, from which gains are counted."""
+    """Whether the method is the target alone for a single stage, the reference for all gains."""
     longer: bool = False
-    """Whether this is the target alone with the gradient steps of its longest route: the control for longer
+    """Whether the method is the target alone with the gradient steps of its longest route: the control for longer
     training."""
     travelling: bool = False
-    """Whether one model is handed from site to site, so that it may forget."""
+    """Whether a model is handed from site to site, and may forget on the way."""
     routed: bool = False
     """Whether validation selects the best of the target's rows of all such methods as the target's headline."""
     grows: bool = False
-    """Whether the route becomes known only while the study runs, and may differ between repeats."""
+    """Whether the route is selected only while the study runs, and may differ between repeats."""
     own_line: bool = False
     """Whether each route to a target has its own line in the table."""
     adapted: bool = True
-    """Whether the target took part in the training. Models that never saw the target may score far lower: they set no
-    colour scale, and are no opponents of the headline."""
+    """Whether the target took part in the training. Models without training at the target may score far lower: such
+    models set no colour scale, and are no opponents of the headline."""
     everybody: bool = False
-    """Whether the method needs every site of the study, not only those of its route."""
+    """Whether the method needs every site of the study, not only the sites of its route."""
     deliverable: bool = True
     """Whether a hospital may be given the weights."""
     skippable: bool = False
-    """Whether the method may go on without a site that is away."""
+    """Whether the method may go on without an absent site."""
     absence: str = ""
     """The table of [absence.methods] with the method's rule; empty: the table of the method's key."""
     strategy: str = ""
@@ -101,7 +101,7 @@ class Method:
     in_paper: bool = False
     """Whether the paper's Table III has the method."""
     style: str = ""
-    """The class of the report's style sheet that draws the method's line strongly; empty: none."""
+    """The style sheet class that draws the method's line strongly in the report; empty: none."""
 
     def line_of(self, route: Sequence[str], target: str) -> str:
         """Return the head of the method's line in a table."""
@@ -109,7 +109,7 @@ class Method:
 
 
 def sources(route: Sequence[str], target: str) -> tuple[str, ...]:
-    """Return the sites that a model passed before its target."""
+    """Return the sites on a model's route before its target."""
     return tuple(route[:-1] if route and route[-1] == target else route)
 
 

@@ -1,4 +1,4 @@
-"""All data in one place, which no federation has: possible in simulation alone."""
+"""All data pooled at a single place: possible in simulation, never in a federation."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""All data in one place, then fine-tuned at the target."""
+"""A model of all pooled data, fine-tuned at the target."""
 
 from collections.abc import Iterator
 

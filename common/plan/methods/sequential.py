@@ -1,4 +1,4 @@
-"""Sequential transfer: one model is handed from site to site, and ends at the target."""
+"""Sequential transfer: a model is handed from site to site, and ends at the target."""
 
 from collections.abc import Iterator
 
