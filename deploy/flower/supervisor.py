@@ -182,7 +182,7 @@ def _signal_group(group: int, kind: int) -> bool:
 
 
 def end_with_parent(how: signal.Signals, parent: int | None = None) -> None:
-    """Let Linux send this process a signal when its parent's starting thread ends, as when the parent is killed.
+    """Let Linux signal this process when the thread that started the process ends, as when the parent is killed.
 
     Args:
         how: the signal.

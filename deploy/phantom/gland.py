@@ -59,8 +59,7 @@ def draw_gland(
     Args:
         grid: the grid on which the gland is drawn.
         rng: the source of the gland's random shape.
-        volume: the whole gland's volume in ml; the drawn gland meets this volume to within some per cent, for the
-            grid's sampling.
+        volume: the whole gland's volume in ml; the grid's sampling meets this volume to within some per cent.
         squash: front-to-back over left-to-right extent of a gland of 50 ml.
         height: feet-to-head over left-to-right extent.
 

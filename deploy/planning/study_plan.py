@@ -51,8 +51,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Hold seconds on this machine: totals for training and for preparing, and the times of a step and of a
-    prediction."""
+    """Hold seconds on this machine: in all for training and preparing, and for a step and a prediction."""
 
     training: float
     preparing: float
