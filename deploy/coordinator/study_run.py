@@ -119,7 +119,8 @@ def _check(study: Study, coordinator: Coordinator, out: Path) -> None:
 
 
 def _took_part(study: Study, out: Path) -> frozenset[str]:
-    """Return the sites of the study's earlier runs; a begun study may go on without a site revoked since."""
+    """Return the sites with a stored description for every variant: the study may go on if such a site was revoked
+    since."""
     from server.descriptions import kept_in, known_of  # imported here because the module imports Flower
 
     return known_of(kept_in(out, variant) for variant in study.variants)

@@ -177,7 +177,7 @@ def app_not_loadable() -> Exception:
     return LoadClientAppError()
 
 
-# The claim on a message, by which a SuperNode knows that a process is answering it.
+# The claim on a message, by which a SuperNode knows that a process is answering the message.
 
 
 def check_claims() -> None:

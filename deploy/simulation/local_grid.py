@@ -318,8 +318,8 @@ def _work(wire: Connection, node: int, settings: Mapping[str, str]) -> None:
 def _send(wire: Connection, message: Message) -> None:
     """Send a message packed by Flower, with the content of each array in a file without a name.
 
-    Flower would copy an array's content four times; in files, a reply waiting for the coordinator takes no memory. The
-    files lie in TMPDIR.
+    Flower would copy an array's content four times; a reply kept in files takes no memory while waiting for the
+    coordinator. The files lie in TMPDIR.
 
     Raises:
         DiskFull: there is no room for the files.

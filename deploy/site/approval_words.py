@@ -41,7 +41,7 @@ def words(
         surveys: the hospital's patients and slices in each variant of the study.
         disclosure: counts of the study's stages here, and of the numbers and weights that would leave.
         onward: where the hospital's weights would go.
-        largest_elsewhere: the limit of another site's training slices.
+        largest_elsewhere: the most training slices of another site in a fold.
 
     Returns:
         Lines of text.

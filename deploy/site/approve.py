@@ -21,7 +21,8 @@ from deploy.console import bar
 from deploy.site.approval_words import changes, words
 
 LARGEST_ELSEWHERE = 10_000
-"""The limit of another site's training slices unless --others sets another: the slices of about 600 patients."""
+"""The most training slices of another site in a fold, unless --others sets another limit: the slices of about 600
+patients."""
 DIGITS = 20
 """The least number of a hash's digits for a comparison over the telephone."""
 
@@ -45,7 +46,7 @@ def approve_study(
         yes: approve without asking.
         again: also approve an already approved study: each of its stages may then be answered once more.
         heard: at least 20 digits of the hash, read out by the coordinator; empty: not compared.
-        largest_elsewhere: the limit of another site's training slices.
+        largest_elsewhere: the most training slices of another site in a fold.
         as_json: print JSON; approve only together with `yes`.
         ask: asks the person in front of the screen; None where nobody sits there.
 
@@ -124,7 +125,7 @@ def leave_study(site: SiteConfig, which: str) -> int:
 
     Args:
         site: the hospital's settings.
-        which: a study file, or digits of a hash; empty: all studies of the site.
+        which: a study file, or digits of a hash; empty: all studies that the site takes part in.
 
     Returns:
         The exit code, 0.

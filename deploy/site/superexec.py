@@ -185,7 +185,7 @@ class Launchers:
         Flower calls this function several times a second.
         """
         if (self._launcher is None or not self._launcher.alive) and (self._last is None or self._last.over):
-            with suppress(OSError):  # no process can be started now, and no message needs one yet
+            with suppress(OSError):  # no process can be started now, and no message waits for a process
                 self._launcher = Launcher()
 
     def end(self) -> None:
