@@ -119,8 +119,7 @@ def _check(study: Study, coordinator: Coordinator, out: Path) -> None:
 
 
 def _took_part(study: Study, out: Path) -> frozenset[str]:
-    """Return the sites with a stored description for every variant: the study may go on if such a site was revoked
-    since."""
+    """Return the sites with a stored description for every variant; the study may go on without such sites."""
     from server.descriptions import kept_in, known_of  # imported here because the module imports Flower
 
     return known_of(kept_in(out, variant) for variant in study.variants)
