@@ -1,4 +1,4 @@
-"""Show progress bars on a terminal, and nothing of the kind in a file or a pipe."""
+"""Show progress bars on a terminal; a file or a pipe gets none."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ PATIENCE = 2.0
 
 
 def terminal(stream: IO[str] | None = None) -> Console | None:
-    """Return the console of a stream that is a terminal.
+    """Return a stream's console, if the stream is a terminal.
 
     Args:
         stream: the stream; standard output by default.
 
     Returns:
-        The console; None where the stream is a file, a pipe or a terminal that cannot move its cursor.
+        The console; None where the stream is a file, a pipe or a terminal without cursor movement.
     """
     stream = stream or sys.stdout
     console = Console(file=stream)
@@ -42,12 +42,12 @@ def bar(title: str, *, unit: str, stream: IO[str] | None = None) -> Iterator[Cal
     """Show a progress bar on a terminal while the block runs, if the block takes longer than `PATIENCE` seconds.
 
     Args:
-        title: what the bar is about.
-        unit: what is counted, in the plural, such as "patients".
+        title: the text beside the bar.
+        unit: the counted things, in the plural, such as "patients".
         stream: where the bar is shown; standard output by default. Nothing is shown unless the stream is a terminal.
 
     Yields:
-        A function that takes the number of units done and their total number, and updates the bar.
+        A function to update the bar, called with the number of units done and the total number.
     """
     console = terminal(stream)
     if console is None:

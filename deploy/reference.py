@@ -1,6 +1,6 @@
 """Generate the pages of docs/reference from the code: `python -m deploy.reference docs/reference`.
 
-A page is made of the models, the commands and the error codes themselves, so that it always says what the code takes; a
+A page is made of the models, the commands and the error codes themselves, and therefore always agrees with the code; a
 test compares the pages with the output of this module. The module works in a checkout alone, not in an installed
 package.
 """
@@ -143,7 +143,7 @@ ENVIRONMENT = {
     " command.",
     "_RELAY_COMPLETE": "Set by the shell when it asks how a word may go on.",
 }
-"""Environment variables that the program reads; the variables of the compose file are described in the compose file."""
+"""Environment variables read by the program; the variables of the compose file are described in the compose file."""
 
 
 def pages() -> dict[str, str]:
@@ -184,7 +184,7 @@ def explanations(model: type[BaseModel]) -> dict[str, str]:
 
 
 class _Untitled(GenerateJsonSchema):
-    """Leave out the titles that pydantic makes of the fields' names."""
+    """Leave out the titles made by pydantic from the fields' names."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
@@ -206,7 +206,7 @@ def results_schema() -> str:
 
 
 def allowed(annotation: Any, metadata: list[Any] | tuple[Any, ...] = ()) -> str:
-    """Describe in words the values that a field takes.
+    """Describe in words the values allowed in a field.
 
     Args:
         annotation: the field's type.
@@ -274,11 +274,11 @@ class _Form:
     heading: Callable[[str, str], str]
     """Makes a table's heading from its name and its kind ("one", "list" or "named")."""
     written_by_people: bool
-    """Whether a person writes the file, so that the page lists defaults."""
+    """Whether a person writes the file; only then the page lists defaults."""
 
 
 def _tables(model: type[BaseModel], form: _Form, name: str = "", kind: str = "one", note: str = "") -> Iterator[str]:
-    """Yield a section for a model, and one for each model that its fields hold."""
+    """Yield a section for a model, and a section for each model in the fields."""
     texts, inside, rows = explanations(model), [], []
     for key, field in model.model_fields.items():
         if found := _model_in(field.annotation):
@@ -299,7 +299,7 @@ def _tables(model: type[BaseModel], form: _Form, name: str = "", kind: str = "on
 
 
 def _row(*cells: str) -> str:
-    """Return one line of a Markdown table, in which "<name>" is escaped as text and "|" does not end a cell."""
+    """Return a line of a Markdown table, in which "<name>" is escaped as text and "|" does not end a cell."""
     safe = (re.sub("<(?=[a-z])", "&lt;", cell.replace("|", "\\|")) for cell in cells)
     return "".join(f"| {cell} " if cell else "| " for cell in safe) + "|"
 
@@ -331,7 +331,7 @@ def _layouts() -> str:
 
 
 def _commands() -> str:
-    """Return each command's help, as `relay COMMAND --help` prints it."""
+    """Return the output of `relay COMMAND --help` for each command."""
     context = click.Context(root(), info_name=PROGRAM)
     helps = _helps(root(), context)
     return "\n".join(f"## relay {' '.join(words)}\n\n```text\n{text}\n```\n" for words, text in helps)
@@ -356,7 +356,7 @@ def _environment() -> str:
 
 
 def compose_variables() -> dict[str, str]:
-    """Return the variables of docker-compose.yml with their descriptions, from the comment at the top of that file."""
+    """Return the variables of docker-compose.yml with their descriptions, from the comment at the top of the file."""
     comment = (REPO / "docker-compose.yml").read_text(encoding="utf-8").partition("\nname:")[0]
     return dict(re.findall(r"^#   (RELAY_\w+)\s+(.+)$", comment, re.MULTILINE))
 
@@ -376,7 +376,7 @@ def _codes() -> str:
 
 
 def main(argv: list[str]) -> int:
-    """Write the pages into the folder that is named.
+    """Write the pages into the named folder.
 
     Args:
         argv: the arguments of the command line: the folder alone.

@@ -1,4 +1,4 @@
-"""Hold the command `relay`: one file for each group of commands, imported when one of its commands is called."""
+"""Hold the command `relay`: a file for each group of commands, imported when a command of the group is called."""
 
 from __future__ import annotations
 

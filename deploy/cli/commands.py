@@ -1,8 +1,8 @@
-"""Provide what the commands of `relay` share: which file holds which command, and how help is written.
+"""Provide the code shared by the commands of `relay`: the table of files and commands, and the writing of help.
 
 A file of this folder holds `app`, a `typer.Typer` made by `group` (for `relay study …`) or by `top_level` (for `relay
-demo`), and one function under `@command` for each command. The function's docstring is the command's help. The function
-imports what it needs when it is called, so that help and shell completion come at once.
+demo`), and a function under `@command` for each command. The function's docstring is the command's help. The function
+imports other modules in its body, so that help and shell completion come at once.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FILES = {
     "predict": "predict",
     "phantom": "phantom",
 }
-"""The first word of a command, and the file of this folder that holds the command."""
+"""The first word of each command, and the command's file in this folder."""
 
 
 @dataclass
@@ -49,12 +49,12 @@ class Call:
 
     @property
     def line(self) -> str:
-        """Return the call as it can be typed again, for sentences that name the command to go on with."""
+        """Return the call as a shell line, for error texts with the command to go on with."""
         return shlex.join([PROGRAM, *self.words])
 
 
 def this_call() -> Call:
-    """Return the call that the running command belongs to."""
+    """Return the call of the running command."""
     return click.get_current_context().ensure_object(Call)
 
 
@@ -76,19 +76,19 @@ def group(name: str, about: str) -> typer.Typer:
 
 
 def top_level() -> typer.Typer:
-    """Make a group for commands that are called as `relay COMMAND`."""
+    """Make a group for commands called as `relay COMMAND`."""
     return group("", "")
 
 
 def command(
     app: typer.Typer, name: str, *, stopped: str = "Stopped."
 ) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """Register a function that returns an exit code as a command.
+    """Register a function as a command; the function returns the command's exit code.
 
     Args:
-        app: the group that the command belongs to.
+        app: the command's group.
         name: the word by which the command is called.
-        stopped: the sentence that a user reads after Ctrl-C, which says what is left behind.
+        stopped: the sentence printed after Ctrl-C, with the state left behind.
     """
 
     def register(function: Callable[..., int]) -> Callable[..., int]:
@@ -155,7 +155,7 @@ def _debug() -> click.Option:
 
 
 class _Command(TyperCommand):
-    """Make a command that also takes --debug."""
+    """Make a command with the additional option --debug."""
 
     def __init__(
         self,
@@ -173,7 +173,7 @@ class _Command(TyperCommand):
 
 
 class _Group(TyperGroup):
-    """Hold the commands of one file."""
+    """Hold the commands of a file."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         _write_parameters(self, ctx, formatter)
@@ -186,11 +186,11 @@ class _Group(TyperGroup):
 
 
 class _Root(TyperGroup):
-    """Hold all commands; a file is imported when one of its commands is called or asked for help."""
+    """Hold all commands, and import a command's file when the command or its help is called."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        # Click searches only here for names that resemble a mistyped one; the commands are loaded by `get_command`.
+        # Click suggests names from `commands` alone for a mistyped name; `get_command` loads the commands.
         self.commands = dict.fromkeys(FILES, click.Command(None))
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -209,7 +209,7 @@ class _Root(TyperGroup):
 def _helps(function: Callable[..., Any]) -> dict[str, str]:
     """Return the help of each parameter of a command's function.
 
-    Read here because Typer 0.20 loses the help of an argument under Click 8.5.
+    The help is read from the annotations, because Typer 0.20 loses the help of an argument under Click 8.5.
     """
     found = {}
     for name, parameter in inspect.signature(function, eval_str=True).parameters.items():
@@ -219,9 +219,9 @@ def _helps(function: Callable[..., Any]) -> dict[str, str]:
 
 
 def _write_parameters(command: click.Command, context: click.Context, formatter: click.HelpFormatter) -> None:
-    """Write a command's arguments, then its options under the headings that say what they are about.
+    """Write a command's arguments, then its options under their headings.
 
-    Typer's own function uses rich, which takes longer to import than all else that help needs.
+    Typer's own function uses rich, whose import takes longer than the rest of the help.
     """
     sections: dict[str, list[tuple[str, str]]] = {}
     for parameter in command.get_params(context):

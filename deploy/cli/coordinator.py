@@ -1,4 +1,4 @@
-"""Define `relay coordinator …`: start the programs that hospitals dial."""
+"""Define `relay coordinator …`: start the coordinator's SuperLink, SuperExec and gateway."""
 
 from __future__ import annotations
 

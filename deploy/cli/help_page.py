@@ -1,4 +1,4 @@
-"""Hold the text of `relay --help`: all commands, grouped by what the user is doing."""
+"""Hold the text of `relay --help`: all commands, grouped by the user's task."""
 
 HELP = """\
 relay – hospitals hand one segmentation model on, and no image leaves.

@@ -1,4 +1,4 @@
-"""Declare arguments and options that several commands take."""
+"""Declare the arguments and options shared by several commands."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def predict(
     from client.training.device import choose_device
     from deploy.console import bar
 
-    # Errors that can be found now are reported before minutes of work.
+    # A wrong ending of the mask's name or a missing package is reported before minutes of work.
     ending_of(out)
     if dicom_seg is not None:
         check_installed()

@@ -21,12 +21,13 @@ CODES = {
     "interrupted": "The command was stopped by Ctrl-C; what was finished is kept.",
     "out-of-memory": "There is not enough memory; what was finished is kept.",
 }
-"""The codes of errors that are not a `RelayError`, and their meanings."""
+"""The codes of errors other than `RelayError`, and the codes' meanings."""
 
 COMPLETION = f"_{PROGRAM.upper()}_COMPLETE"
-"""The environment variable in which a shell asks how a word may go on."""
+"""The environment variable in which a shell asks for completions of a word."""
 CALLED_AS = "RELAY_CALLED_AS"
-"""The environment variable that names what a person typed, where relay was started by another command."""
+"""The environment variable with the command typed by a person, such as `make demo`, if another command started
+relay."""
 
 
 def run(argv: Sequence[str]) -> int:
@@ -52,7 +53,7 @@ def run(argv: Sequence[str]) -> int:
     except KeyboardInterrupt as stop:
         _end(stop, str(stop) or "Stopped.", 130, call)
     except BrokenPipeError:
-        # The reader, such as `head`, has gone. Python would report this once more when it flushes at exit.
+        # The reader of standard output, such as `head`, has gone. Python would report the broken pipe again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
@@ -88,7 +89,7 @@ def invoke(call: Call) -> int:
 
 
 def usage_text(error: click.UsageError) -> str:
-    """Return the sentence that explains a wrong call: one line, with the command that shows the right one."""
+    """Explain a wrong call in a single line, with the command for help."""
     called = error.ctx.command_path if error.ctx else PROGRAM
     message = " ".join(error.format_message().split()).rstrip(".")
     end = "" if message.endswith("?") else ";"
@@ -96,7 +97,7 @@ def usage_text(error: click.UsageError) -> str:
 
 
 def error_text(error: Exception) -> str:
-    """Return the sentence that explains an error of a command to the user."""
+    """Explain an error of a command to the user in a sentence."""
     if isinstance(error, RelayError):
         return str(error)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
@@ -124,7 +125,7 @@ def error_code(error: BaseException) -> str:
 
 def _write_whatever_takes_it() -> None:
     """Keep a study running where standard output is closed, or a terminal cannot show arrows."""
-    # Without this, a file that is opened later would get the number of standard output.
+    # If a standard stream stayed closed, the next opened file would get the stream's number.
     sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
@@ -135,8 +136,8 @@ def _write_whatever_takes_it() -> None:
 def _end(error: BaseException, sentence: str, code: int, call: Call) -> NoReturn:
     """Print why a command ended, and end the process at once; with --json also print the error as JSON.
 
-    The process is not ended by `sys.exit`: a study that is stopped leaves threads that wait for replies, and Python
-    would tear these down while they run torch's code, which aborts the process now and then.
+    The process is not ended by `sys.exit`: a stopped study leaves threads waiting for replies, and Python would tear
+    down these threads while they run torch's code, which aborts the process now and then.
     """
     message = " ".join(sentence.split())
     print(message, file=sys.stderr, flush=True)

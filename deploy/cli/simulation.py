@@ -1,4 +1,4 @@
-"""Define `relay demo` and `relay simulate`: run a study on hospitals that all lie on this machine."""
+"""Define `relay demo` and `relay simulate`: run a study on hospitals whose files all lie on this machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from deploy.cli.study import shipped_study
 app = top_level()
 
 DEMO_PATIENTS = {"A": 6, "B": 6, "C": 6}
-"""The number of patients at each site; the volumes of C have twice as many slices as those of A and B."""
+"""The number of patients at each site; the volumes of C have twice as many slices as the volumes of A and B."""
 
 STOPPED = "Stopped; every stage that was finished is kept, and the same command goes on from there."
 

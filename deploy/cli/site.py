@@ -20,7 +20,7 @@ SURE = "Making sure"
 
 
 def _question(text: str) -> Callable[[], str] | None:
-    """Return a function that asks the person in front of the screen; None where nobody sits there."""
+    """Return a function for asking a question on the terminal; None where input or output is no terminal."""
     return (lambda: input(text)) if sys.stdin.isatty() and sys.stdout.isatty() else None
 
 

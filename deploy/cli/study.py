@@ -1,4 +1,4 @@
-"""Define `relay study …`: plan a study, run it on hospitals that are apart, follow it, verify its results."""
+"""Define `relay study …`: plan a study, run and follow a study on separate hospitals, verify results."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ HOSPITALS = "Hospitals"
 
 
 def shipped_study(given: Path) -> Path:
-    """Return the path of a study file; a bare name may be that of a study that comes with relay, such as "demo"."""
+    """Return the path of a study file; a bare name, such as "demo", may mean a study shipped with relay."""
     shipped = Path(__file__).parents[1] / "studies" / f"{given}.toml"
     return shipped if given.name == str(given) and not given.exists() and shipped.is_file() else given
 
@@ -171,7 +171,7 @@ def status(
     from deploy.coordinator.study_status import Status, lines, presences, sentence_of
     from server.progress.snapshot import read
 
-    # A study that was simulated on one machine has a result folder, and no coordinator's folder.
+    # A simulated study has a result folder, and no coordinator's folder.
     coordinator = Coordinator(folder) if folder.is_dir() or out is None else None
     if serve:
         return _serve(serve, Status(out, coordinator).now)

@@ -1,1 +1,1 @@
-"""Run what belongs to the coordinator: enrolment, its programs, studies on hospitals that are really apart."""
+"""Run the coordinator's side: enrolment, programs, and studies on separate hospitals."""

@@ -1,8 +1,9 @@
-"""Decide who may take part: the coordinator's authorities and certificates, and admission and exclusion of hospitals.
+"""Admit and exclude hospitals by the coordinator's certification authorities and certificates.
 
-There are two certification authorities, for two questions: hospitals ask whether they talk to the coordinator, and the
-gateway asks whether it talks to an enrolled hospital. A hospital has to hold two keys: the key of its TLS certificate,
-which the gateway checks, and the key of its SuperNode, which the SuperLink checks.
+There are two certification authorities: hospitals verify the coordinator with the certificate of the `server`
+authority, and the gateway verifies hospitals with the certificate of the `clients` authority. A hospital has to hold
+two keys: the key of its TLS certificate, which the gateway checks, and the key of its SuperNode, which the SuperLink
+checks.
 """
 
 from __future__ import annotations
@@ -46,32 +47,32 @@ WANTED = {
 }
 
 SUPERLINK_NAME = "superlink"
-"""The name of the SuperLink in its certificate, by which the gateway knows it on whatever machine it runs."""
+"""The SuperLink's name in its certificate, checked by the gateway on whatever machine the SuperLink runs."""
 
 HEALTH_PORT = 8081
 """The gateway's port for health checks, which is open on the gateway's own machine alone."""
 
 
 class Enrolled(BaseModel):
-    """Describe one hospital, as the coordinator's file sites/NAME.json holds it."""
+    """Describe an enrolled hospital: the content of the coordinator's file sites/NAME.json."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     site: SiteName
     fingerprint: str
     """64 hexadecimal digits: the fingerprint of the site's request."""
     compared: bool
-    """Whether the fingerprint was compared over the telephone, so that the request is known to be the hospital's."""
+    """Whether the fingerprint was compared over the telephone, which proves the request to be the hospital's."""
     node_key: str
     serials: tuple[int, ...]
-    """The serial numbers of the certificates that were signed for these keys, oldest first."""
+    """The serial numbers of the certificates signed for the site's present keys, oldest first."""
     enrolled: str
     expires: str
     node_id: str = ""
-    """The SuperLink's number for the site; empty until the site is registered there."""
+    """The SuperLink's number for the site; empty until the site is registered at the SuperLink."""
     revoked: str = ""
-    """When the site was revoked; empty while it may take part."""
+    """The time of the site's revocation; empty while the site may take part."""
     excluded: dict[str, str] = {}
-    """Serial numbers that are never valid again, with the time of their revocation, those of earlier keys included."""
+    """Serial numbers revoked for good, also of earlier keys, each with the time of its revocation."""
 
 
 def set_up(
@@ -79,17 +80,18 @@ def set_up(
 ) -> Settings:
     """Make the authorities, the certificates, the gateway's settings and the SuperExec secret.
 
-    A call that was cut off, for instance by a full disk, can be repeated: it keeps the keys that exist already.
+    A call interrupted, for instance by a full disk, can be repeated: the authorities' keys and the secret are kept
+    where they exist; the keys of the gateway and the SuperLink are made anew.
 
     Args:
         coordinator: the folder to set up.
-        host: the name or address that hospitals dial.
+        host: the gateway's name or address, dialled by hospitals.
         port: the gateway's port.
         superlink: HOST:PORT at which the SuperLink listens behind the gateway.
         health_port: the gateway's port for health checks.
 
     Returns:
-        The settings, as they were written to the coordinator's file.
+        The settings, as written to the coordinator's file.
 
     Raises:
         RelayError: a coordinator is set up in the folder already, or a name, a port or an address is invalid.
@@ -123,7 +125,7 @@ def set_up(
     for mark, value in (("SUPERLINK", superlink), ("PORT", str(port)), ("HEALTH", str(health_port))):
         conf = conf.replace(f"@{mark}@", value)
     _write(coordinator.gateway / "nginx.conf", conf.encode())
-    # Written last: where this file exists, the coordinator is set up completely.
+    # The settings file is written last: its existence marks a complete set-up.
     write_public(coordinator.settings_file, tomli_w.dumps(settings.model_dump()).encode())
     return settings
 
@@ -134,7 +136,7 @@ def renew(coordinator: Coordinator) -> float:
     Hospitals need not do anything: they trust the authority, and not a single certificate.
 
     Args:
-        coordinator: the folder of a coordinator that is set up.
+        coordinator: the folder of an existing coordinator.
 
     Returns:
         Days for which the new certificates are valid.
@@ -144,22 +146,22 @@ def renew(coordinator: Coordinator) -> float:
 
 
 def enroll(coordinator: Coordinator, name: str, request_path: Path, *, heard: str = "") -> tuple[Enrolled, Path]:
-    """Sign a hospital's request, and write the kit that goes back to the hospital.
+    """Sign a hospital's request, and write the kit for the hospital.
 
-    The same request again gives a new certificate. Another request of a site that is enrolled already is refused.
+    Signing the same request again gives a new certificate. A different request of an enrolled site is refused.
 
     Args:
         coordinator: the coordinator's folder.
         name: the site's name.
-        request_path: the request that the hospital sent.
-        heard: at least 20 digits of the fingerprint that the hospital read out over the telephone; empty: not compared.
+        request_path: the hospital's request file.
+        heard: at least 20 digits of the fingerprint, read out by the hospital over the telephone; empty: not compared.
 
     Returns:
         The site's record and the path of its kit.
 
     Raises:
         RelayError: the request is damaged or of another site, its fingerprint has other digits, or the site is enrolled
-            with other keys or was revoked with these.
+            with other keys or was revoked with the request's keys.
     """
     settings = coordinator.settings()
     request = read_enrolment_file(request_path, Request)
@@ -202,7 +204,7 @@ def enroll(coordinator: Coordinator, name: str, request_path: Path, *, heard: st
 
 
 def revoke(coordinator: Coordinator, name: str) -> Enrolled:
-    """Exclude a hospital: put its certificates on the revocation list that the gateway reads.
+    """Exclude a hospital: put its certificates on the gateway's revocation list.
 
     Args:
         coordinator: the coordinator's folder.
@@ -212,7 +214,7 @@ def revoke(coordinator: Coordinator, name: str) -> Enrolled:
         The site's record, with the time of its revocation.
 
     Raises:
-        RelayError: no such site is enrolled, or it is revoked already.
+        RelayError: no site of this name is enrolled, or the site is revoked already.
     """
     coordinator.settings()
     record = record_of(coordinator, name)
@@ -237,7 +239,8 @@ def tell_superlink(coordinator: Coordinator, tell: Callable[[str], None]) -> Non
         tell: gets a sentence for each change.
 
     Raises:
-        Unreachable: the SuperLink does not answer; `relay coordinator start` calls this again once it does.
+        Unreachable: the SuperLink does not answer; `relay coordinator start` repeats the call once the SuperLink
+            answers.
     """
     control = coordinator.control()
     nodes = control.ask("supernode", "list", "--verbose")["nodes"]
@@ -258,7 +261,7 @@ def tell_superlink(coordinator: Coordinator, tell: Callable[[str], None]) -> Non
 
 
 def tell_superlink_if_up(coordinator: Coordinator, tell: Callable[[str], None]) -> bool:
-    """Do what `tell_superlink` does, unless the SuperLink does not answer.
+    """Register and unregister sites as `tell_superlink` does; an unreachable SuperLink is no error.
 
     Args:
         coordinator: the coordinator's folder.
@@ -275,12 +278,12 @@ def tell_superlink_if_up(coordinator: Coordinator, tell: Callable[[str], None]) 
 
 
 def records(coordinator: Coordinator) -> list[Enrolled]:
-    """Return the records of all hospitals that were ever enrolled, sorted by name."""
+    """Return the records of all hospitals ever enrolled, sorted by name."""
     return [_read_record(path) for path in sorted(coordinator.sites.glob("*.json"))]
 
 
 def record_of(coordinator: Coordinator, name: str) -> Enrolled | None:
-    """Return the record of one hospital; None where it was never enrolled."""
+    """Return a hospital's record; None if the hospital was never enrolled."""
     return next((record for record in records(coordinator) if record.site == name), None)
 
 
@@ -299,7 +302,7 @@ def _compare(request: Request, heard: str) -> bool:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write a file that everybody may read, and replace the file where it exists."""
+    """Write a file readable by everybody; an existing file is replaced."""
     write_atomically(path, content, durable=True, mode=0o644)
 
 

@@ -1,12 +1,12 @@
-"""Name the coordinator's files: one folder for each purpose, so that each program is given only what it needs.
+"""Name the coordinator's files: a folder for each purpose, so that a program is given only its own files.
 
-ca/          the two authorities' private keys: used to enrol and to revoke, and by no program that keeps running
-gateway/     what nginx reads: its certificate, the clients' authority, the revocation list, its settings
-superlink/   what Flower's SuperLink reads, and the SuperLink's database
-superexec/   what Flower's SuperExec reads, and its log
-control/     the coordinator's settings, and the certificate that the SuperLink is checked with
-sites/       one record for each enrolled hospital
-kits/        the kits that are sent to the hospitals
+ca/          the two authorities' private keys, for enrolling and revoking; no long-running program reads them
+gateway/     files of nginx: its certificate, the clients' authority, the revocation list, the settings
+superlink/   files of Flower's SuperLink, and the SuperLink's database and log
+superexec/   files of Flower's SuperExec, and the SuperExec's log
+control/     the coordinator's settings, and the authority's certificate for checking the SuperLink
+sites/       a record for each enrolled hospital
+kits/        the kits for the hospitals
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     host: Host
-    """The name that hospitals dial."""
+    """The gateway's name or address, dialled by hospitals."""
     port: Port
     superlink: Address
     """HOST:PORT at which the SuperLink listens, for the gateway and for this machine."""
@@ -50,7 +50,7 @@ class Coordinator:
 
     @property
     def gateway(self) -> Path:
-        """Return the folder that nginx reads."""
+        """Return the folder of nginx's files."""
         return self.folder / "gateway"
 
     @property
@@ -65,7 +65,7 @@ class Coordinator:
 
     @property
     def control_folder(self) -> Path:
-        """Return the folder of the settings and of the certificate that the SuperLink is checked with."""
+        """Return the folder of the settings and of the authority's certificate for checking the SuperLink."""
         return self.folder / "control"
 
     @property
@@ -85,16 +85,16 @@ class Coordinator:
 
     @property
     def secret(self) -> Path:
-        """Return the path of the secret that the SuperExec shows the SuperLink."""
+        """Return the path of the secret with which the SuperExec authenticates itself to the SuperLink."""
         return self.superexec / "superexec.secret"
 
     @property
     def superlink_ca(self) -> Path:
-        """Return the path of the certificate that the SuperLink's own is checked with."""
+        """Return the path of the authority's certificate, with which the SuperLink's certificate is checked."""
         return self.control_folder / "server-ca.crt"
 
     def settings(self) -> Settings:
-        """Read the settings that the coordinator was set up with.
+        """Read the coordinator's settings.
 
         Raises:
             NotEnrolled: no coordinator is set up in this folder.
@@ -111,7 +111,7 @@ class Coordinator:
         return Control(self.settings().superlink, self.superlink_ca)
 
     def private_folders(self) -> None:
-        """Make the folders; those that hold private keys or secrets can be entered by their owner alone."""
+        """Make the folders; folders with private keys or secrets can be entered by their owner alone."""
         for path in (self.ca, self.gateway, self.superlink, self.superexec):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             if os.stat(path).st_mode & 0o077 and os.stat(path).st_uid == os.geteuid():

@@ -1,7 +1,7 @@
 """Keep the coordinator's programs running: `relay coordinator start`.
 
 The programs are Flower's SuperLink, which holds the messages, Flower's SuperExec, which runs `server.app`, and nginx as
-the gateway. On one machine all three are started together; in containers each is started alone.
+the gateway. On a single machine all three programs are started together; in containers each program is started alone.
 """
 
 from __future__ import annotations
@@ -35,8 +35,7 @@ def start(coordinator: Coordinator, parts: Sequence[str], *, health: str = "") -
     Args:
         coordinator: the coordinator's folder.
         parts: names from `PARTS`.
-        health: HOST:PORT at which a Flower program that runs alone reports over gRPC that it serves; empty: a free
-            port.
+        health: HOST:PORT of the gRPC health service of a Flower program started alone; empty: a free port.
 
     Raises:
         RelayError: the coordinator is not set up, a part is missing, or a certificate has expired.
@@ -45,7 +44,7 @@ def start(coordinator: Coordinator, parts: Sequence[str], *, health: str = "") -
         raise RelayError("--health is for one part alone; name it with --only.")
     coordinator = Coordinator(coordinator.folder.absolute())
     settings = coordinator.settings()
-    # Each part has a health address of its own. The SuperLink's is asked before the enrolled sites are registered.
+    # Each part has its own health address. The SuperLink's health is asked before the enrolled sites are registered.
     health_of = {part: health or f"127.0.0.1:{a_free_port()}" for part in parts}
     certificate = coordinator.superlink / "server.crt"
     if "superlink" in parts:
@@ -74,7 +73,7 @@ def start(coordinator: Coordinator, parts: Sequence[str], *, health: str = "") -
                     _tell("There is a new certificate; the SuperLink is started again with it.")
                     supervisor.restart("superlink")
                 if time.monotonic() - told_at > TELL_EVERY and grpc_health(health_of["superlink"], timeout=1):
-                    # Catches up on sites that were enrolled or revoked while the SuperLink was down.
+                    # Sites may have been enrolled or revoked while the SuperLink was down.
                     told_at = time.monotonic()
                     tell_superlink_if_up(coordinator, _tell)
         finally:

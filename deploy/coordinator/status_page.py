@@ -1,4 +1,4 @@
-"""Serve the study's status on a web page that updates itself: `relay study status --serve`."""
+"""Serve the study's status on a self-updating web page: `relay study status --serve`."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ HEADERS = {
 def server(host: str, port: int, status: Callable[[], dict[str, Any]]) -> ThreadingHTTPServer:
     """Make a web server for the status page at / and for the status as JSON at /status.json.
 
-    The caller starts it with `serve_forever`. A request is answered only if its Host header is the address dialled or
-    the name that was given as `host`; so a foreign web page whose own name is made to lead here (DNS rebinding) learns
-    nothing.
+    The caller starts the server with `serve_forever`. A request is answered only if its Host header is `host`, the
+    address dialled or a name of the loopback interface. A foreign web page whose own name is made to lead here (DNS
+    rebinding) therefore learns nothing.
 
     Args:
         host: the name or address at which the server listens.
-        port: the port; 0 takes any free one.
-        status: returns what /status.json shows; called from the threads of the server.
+        port: the port; 0: any free port.
+        status: returns the content of /status.json; called from the threads of the server.
 
     Raises:
-        RelayError: the address cannot be taken, or is not one of this machine's.
+        RelayError: the address cannot be taken, or is no address of this machine.
     """
     folder = resources.files("deploy").joinpath("coordinator/status_page_files")
     files = {path: (folder.joinpath(name).read_bytes(), kind) for path, (name, kind) in FILES.items()}
@@ -65,7 +65,7 @@ def server(host: str, port: int, status: Callable[[], dict[str, Any]]) -> Thread
             self.wfile.write(content)
 
         def log_message(self, format: str, *args: object) -> None:
-            """Write no line about who looks at the page."""
+            """Write no line about the page's readers."""
 
     try:
         return _Server((host, port), Handler)
@@ -82,6 +82,6 @@ def server(host: str, port: int, status: Callable[[], dict[str, Any]]) -> Thread
 
 class _Server(ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Ignore a reader that closes the connection, and report every other error."""
+        """Ignore connections closed by the reader, and report every other error."""
         if not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(request, client_address)

@@ -1,9 +1,9 @@
 """Run a study on enrolled hospitals: `relay study run`.
 
-`server.app` runs the study in Flower's ServerApp at the coordinator. This module submits the run, prints its progress,
-and submits it again if the ServerApp's process dies, which Flower never does itself. A second run does no finished
-stage again, because the ledger records every finished stage. If the process of this module dies, the study goes on, and
-the same command follows it again.
+`server.app` runs the study in Flower's ServerApp at the coordinator. This module submits the run, prints the run's
+progress, and submits a new run if the ServerApp's process dies; Flower itself never restarts a run. A second run does
+no finished stage again, because the ledger records every finished stage. If the process of this module dies, the study
+goes on, and the same command follows the study again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Answer = TypeVar("Answer")
 LOG = "study.log"
 """The file of the result folder in which `server.app` writes the progress of its run."""
 RUN = "run-id"
-"""The file of the result folder that holds the number of the run that was submitted last."""
+"""The file of the result folder with the number of the run submitted last."""
 
 LOOK_EVERY = 1.0
 """Seconds between two looks at the log."""
@@ -38,14 +38,14 @@ ASK_EVERY = 10.0
 ABSENT = 900.0
 """Seconds for which the SuperLink may be away."""
 STILL_HELD = "Another study is writing to"
-"""The beginning of the error of a run that finds the result folder locked. A run that is submitted after a death meets
-this error while the process that Flower took for dead lives on for a moment and holds the lock."""
+"""The beginning of a run's error where the result folder is locked. A run submitted after a death meets this error
+while the process taken for dead by Flower lives on for a moment and holds the lock."""
 DEATHS = 5
-"""The number of times in a row that the ServerApp's process may die without having finished a stage."""
+"""Deaths of the ServerApp's process in a row, without a finished stage between them, after which the command fails."""
 
 
 def run(path: Path, coordinator: Coordinator, out: Path, *, patience: float, tell: Callable[[str], None]) -> None:
-    """Run a study on the enrolled hospitals, or the missing rest of it, and write its results to `out`.
+    """Run a study, or its missing rest, on the enrolled hospitals, and write the results to `out`.
 
     Args:
         path: the study file.
@@ -55,7 +55,7 @@ def run(path: Path, coordinator: Coordinator, out: Path, *, patience: float, tel
         tell: gets each line of progress.
 
     Raises:
-        RelayError: the study cannot begin, or a part of it could not be finished; finished stages are kept.
+        RelayError: the study cannot begin, or a part of the study could not be finished; finished stages are kept.
     """
     study = load_study(path)
     _check(study, coordinator, out)
@@ -95,11 +95,11 @@ def run(path: Path, coordinator: Coordinator, out: Path, *, patience: float, tel
 
 
 def _check(study: Study, coordinator: Coordinator, out: Path) -> None:
-    """Check before a run is submitted that the study needs no pooled data and that all its sites are enrolled.
+    """Refuse a study with pooled data or with a site not enrolled, before a run is submitted.
 
     Raises:
-        RelayError: the study asks for all data in one place.
-        NotEnrolled: a site was never enrolled, or was revoked before the study began.
+        RelayError: the study asks for pooled data.
+        NotEnrolled: no coordinator is set up, or a site was never enrolled, or was revoked before the study began.
     """
     if study.methods.pooled:
         raise RelayError(
@@ -119,8 +119,8 @@ def _check(study: Study, coordinator: Coordinator, out: Path) -> None:
 
 
 def _took_part(study: Study, out: Path) -> frozenset[str]:
-    """Return the sites that took part in the study so far: a study that has begun may go on without them."""
-    from server.descriptions import kept_in, known_of  # imported here because it imports Flower
+    """Return the sites with a stored description for every variant; the study may go on without such sites."""
+    from server.descriptions import kept_in, known_of  # imported here because the module imports Flower
 
     return known_of(kept_in(out, variant) for variant in study.variants)
 
@@ -142,11 +142,11 @@ def _submit(control: Control, path: Path, out: Path, patience: float, tell: Call
 
 
 def _follow(control: Control, run_id: str, out: Path, tell: Callable[[str], None]) -> str | None:
-    """Pass on what the run writes to its log until the run ends.
+    """Pass on the lines of the run's log until the run ends.
 
     Returns:
-        None if the whole study was done; a sentence if some of it was not, which says why; an empty text if the process
-        died without a sentence.
+        None if the whole study was done; otherwise the run's error sentence, or an empty text if the process died
+        without an error sentence.
     """
     lines, last_look, over = _lines(out / LOG, run_id), time.monotonic(), False
     while True:
@@ -161,14 +161,14 @@ def _follow(control: Control, run_id: str, out: Path, tell: Callable[[str], None
         if over:
             return ""
         if time.monotonic() - last_look > ASK_EVERY:
-            # Not left at once: the run's last lines may have come after the log was read.
+            # The loop is not left at once: the run's last lines may have come after the log was read.
             over = _patiently(lambda: _status(control, run_id), tell).startswith("finished")
             last_look = time.monotonic()
         time.sleep(LOOK_EVERY)
 
 
 def _lines(path: Path, run_id: str) -> Iterator[tuple[str | None, str]]:
-    """Yield level and text of each line of the log that the run wrote.
+    """Yield level and text of each line written by the run into the log.
 
     Yields:
         The level and the text of a line, or (None, "") whenever the log has no further line yet.
@@ -185,7 +185,7 @@ def _lines(path: Path, run_id: str) -> Iterator[tuple[str | None, str]]:
             words = (rest + data).decode(errors="replace").strip().split(" ", 3)
             rest = b""
             if len(words) != 4 or words[2] not in ("INFO", "WARNING", "ERROR"):
-                continue  # not a line of relay's log, or the rest of a text with line ends in it
+                continue  # no line of relay's log, or a later line of a text with line ends
             if words[3].startswith("Run ") and words[2] == "INFO":
                 own = words[3] == f"Run {run_id}."
             elif own:
@@ -193,7 +193,7 @@ def _lines(path: Path, run_id: str) -> Iterator[tuple[str | None, str]]:
 
 
 def _status(control: Control, run_id: str) -> str:
-    """Return the status that Flower gives a run, such as "running" or "finished:failed"."""
+    """Return Flower's status of a run, such as "running" or "finished:failed"."""
     try:
         runs = control.ask("list", "--run-id", run_id)["runs"]
     except RelayError as error:
@@ -205,7 +205,7 @@ def _status(control: Control, run_id: str) -> str:
 
 
 def _still_running(control: Control, out: Path) -> str:
-    """Return the run that an earlier call submitted for this result folder; empty unless that run is still alive."""
+    """Return the run submitted by an earlier call for this result folder; empty unless the run is still alive."""
     try:
         run_id = (out / RUN).read_text(encoding="ascii").strip()
     except (FileNotFoundError, ValueError):
@@ -216,7 +216,7 @@ def _still_running(control: Control, out: Path) -> str:
 
 
 def _patiently(ask: Callable[[], Answer], tell: Callable[[str], None]) -> Answer:
-    """Ask the SuperLink, and ask again for up to `ABSENT` seconds while it does not answer."""
+    """Ask the SuperLink, and repeat the question for up to `ABSENT` seconds until an answer comes."""
     warned, until = False, time.monotonic() + ABSENT
     while True:
         try:

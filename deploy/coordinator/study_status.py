@@ -20,16 +20,16 @@ from server.progress.wording import count_of, dice_of, stages_of
 
 
 class Presence(TypedDict):
-    """Tell whether one enrolled hospital is connected."""
+    """Tell whether an enrolled hospital is connected."""
 
     site: str
     online: bool
     since: str
-    """When the hospital connected or disconnected, as Flower writes the time; empty if it never connected."""
+    """The time of the last connection or disconnection, in Flower's format; empty if the hospital never connected."""
 
 
 def presences(coordinator: Coordinator) -> list[Presence]:
-    """Return, for every hospital that may take part, whether it is connected.
+    """Return the presence of every enrolled hospital, without the revoked hospitals.
 
     Raises:
         Unreachable: the SuperLink does not answer.
@@ -47,14 +47,14 @@ def presences(coordinator: Coordinator) -> list[Presence]:
 
 
 def sentence_of(presence: Presence) -> str:
-    """Describe a hospital's presence in one line."""
+    """Describe a hospital's presence in a single line."""
     if presence["online"]:
         return f"{presence['site']:<12} there since {presence['since']}"
     return f"{presence['site']:<12} missing{', since ' + presence['since'] if presence['since'] else ': never seen'}"
 
 
 def headline(progress: StudyProgress, now: datetime) -> str:
-    """Describe how far a study is, in one line.
+    """Describe a study's progress in a single line.
 
     Args:
         progress: the snapshot in the result folder.
@@ -75,7 +75,7 @@ def headline(progress: StudyProgress, now: datetime) -> str:
 
 
 def site_line(site: AtWork) -> str:
-    """Describe what one site does, in one line."""
+    """Describe a site's present work in a single line."""
     parts = [site.what]
     if site.of:
         parts.append(count_of(site.what, site.done, site.of))
@@ -93,7 +93,7 @@ def clock(moment: str) -> str:
 
 
 def lines(progress: StudyProgress, now: datetime) -> list[str]:
-    """Describe a study's progress in lines: the headline, each site at work, and what is parked.
+    """Describe a study's progress in lines: the headline, each site at work, and the reasons for parked stages.
 
     Args:
         progress: the snapshot in the result folder.
@@ -113,7 +113,7 @@ ASK_EVERY = 15.0
 
 @dataclass
 class Status:
-    """Collect what the web page shows. `now` may be called from any thread."""
+    """Collect the content of the web page. `now` may be called from any thread."""
 
     out: Path | None
     coordinator: Coordinator | None
@@ -123,7 +123,7 @@ class Status:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def now(self) -> dict[str, Any]:
-        """Return the study's progress and the hospitals' presence; an error's sentence replaces what cannot be read."""
+        """Return the study's progress and the hospitals' presence; an error's sentence replaces an unreadable part."""
         status: dict[str, Any] = {}
         if self.out is not None:
             try:

@@ -1,1 +1,1 @@
-"""Hold what containers need: Dockerfile, the gateway's settings and the set-up of three hospitals."""
+"""Hold the files for containers: Dockerfile, the gateway's settings and the set-up of three hospitals."""

@@ -1,9 +1,9 @@
 """Set up a coordinator and three hospitals in containers: the service `setup` of docker-compose.yml.
 
-This module plays the coordinator and the three hospitals in turn, each in volumes of its own: it makes their keys,
+This module acts as the coordinator and the three hospitals in turn, each in volumes of its own: the module makes keys,
 exchanges requests and kits, writes synthetic patients where a hospital has none, and approves the study at each
-hospital. In a real study each of them does its part on its own machine, with the commands of `docs/how-to/`. Files that
-exist are left as they are.
+hospital. In a real study the coordinator and each hospital run the commands of `docs/how-to/` on their own machines.
+Existing files are left unchanged.
 
     python -m deploy.docker.three_hospitals STUDY.toml
 
@@ -39,7 +39,7 @@ def set_up(study: Study, root: Path = ROOT) -> None:
     """Make the coordinator and the hospitals of a study, as far as they do not exist yet.
 
     Args:
-        study: the study that every hospital approves.
+        study: the study for every hospital to approve.
         root: the folder in which the volumes are mounted.
 
     Raises:
@@ -62,12 +62,13 @@ def set_up(study: Study, root: Path = ROOT) -> None:
             keys.join(site_file, kit)
             _say(f"Hospital {name} made its keys, and the coordinator admitted it.")
         if not any(record.study == study.digest for record in approvals(site)):
-            # As `relay site approve --yes` does. A study that the hospital has left since is not approved again.
+            # The approval is the same as by `relay site approve --yes`. A study left by the hospital is not approved
+            # again.
             approve_study(_seen_from_here(site, data), study, yes=True)
 
 
 def _write_patients(name: str, site_file: Path, data: Path) -> None:
-    """Write synthetic patients, and a site file with the paths that the hospital's own container uses."""
+    """Write synthetic patients, and a site file with the data paths of the hospital's own container."""
     if any(data.iterdir()) and not (data / "phantom.json").exists():
         raise RelayError(
             f"Hospital {name} has data of its own and no site.toml; write one into its site folder, with its images"

@@ -1,6 +1,6 @@
 """Call Flower's own programs: find them, set their environment, read their answers.
 
-This module uses only commands that Flower documents, and no private name of Flower's.
+This module uses only documented commands of Flower, and no private name of Flower's.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ QUIET: Mapping[str, str] = {
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
 }
-"""Environment variables that keep Flower's processes from reaching the internet and from installing packages."""
+"""Environment variables to keep Flower's processes from reaching the internet and from installing packages."""
 
 CONNECTION = "relay"
-"""The name of the connection in the configuration file that `flwr` gets."""
+"""The name of the connection in the configuration file for `flwr`."""
 ANSWER_WITHIN = 60.0
 """Seconds within which `flwr` has to answer."""
 
 
 def program(name: str) -> str:
-    """Return the path of a command that the package flwr installed beside this Python.
+    """Return the path of a command installed beside this Python by the package flwr.
 
     Args:
         name: the command, such as "flwr".
@@ -49,13 +49,13 @@ def program(name: str) -> str:
 class Control:
     """Send commands to the control interface of a SuperLink.
 
-    The interface has no password: everybody who can reach it can command the federation.
+    The interface has no password: everybody with access to the address can command the federation.
     """
 
     address: str
     """HOST:PORT of the control interface."""
     ca: Path
-    """The certificate that the SuperLink's own is checked with."""
+    """The authority's certificate, with which the SuperLink's certificate is checked."""
 
     def ask(self, *words: str) -> dict[str, Any]:
         """Run `flwr WORDS` and return its JSON answer.
@@ -102,9 +102,9 @@ class Control:
 
 
 def grpc_health(address: str, *, timeout: float = 5.0) -> bool:
-    """Return whether the program at a gRPC health address reports that it serves.
+    """Return whether the gRPC health service of a program reports the program as serving.
 
-    Flower's messages go over HTTP; gRPC is used only for the standard health service that its programs offer.
+    Flower's messages go over HTTP; gRPC is used only for the standard health service of Flower's programs.
 
     Args:
         address: HOST:PORT of the health service.

@@ -1,4 +1,4 @@
-"""Exit with 0 if a program reports over gRPC that it serves: `python -m deploy.flower.health HOST:PORT`."""
+"""Exit with 0 if a gRPC health service reports its program as serving: `python -m deploy.flower.health HOST:PORT`."""
 
 from __future__ import annotations
 

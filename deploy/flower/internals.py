@@ -1,12 +1,12 @@
-"""Keep every private name of Flower's that relay uses, and check Flower's version once for all of them.
+"""Keep every private name of Flower's used by relay, and check Flower's version for all these names together.
 
 A hospital's safety depends on some of these names: relay replaces functions of Flower's by its own, so that Flower
-unpacks and runs nothing that the coordinator sent. What a process calls first (`set_task_identity`, `client_runtime`,
-`check_claims` or a `run_…`) therefore checks that the installed Flower is of the series that the tests attack, and that
-every name that is to be replaced exists.
+unpacks and runs no code sent by the coordinator. The first call of a process (`set_task_identity`, `client_runtime`,
+`check_claims` or a `run_…`) therefore refuses every series of Flower except the series attacked by the tests, and
+checks the names to be replaced.
 
 Each function imports Flower's modules itself, because a hospital starts a process for every message, and a command such
-as `relay --help` needs none of them.
+as `relay --help` needs none of these modules.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ USED_FOR_CLAIMS = {
 
 @functools.cache
 def check_version() -> None:
-    """Check that the installed Flower is of the series that this file was written for.
+    """Refuse an installed Flower of another series than `SERIES`.
 
     Raises:
         RelayError: another series of Flower is installed.
@@ -59,7 +59,7 @@ def private_module(name: str, *wanted: str) -> ModuleType:
 
     Args:
         name: the module.
-        *wanted: names in the module that relay uses or replaces.
+        *wanted: names in the module used or replaced by relay.
 
     Raises:
         RelayError: another series of Flower is installed, or a name is missing.
@@ -97,14 +97,14 @@ def set_message_id(message: Message, message_id: str) -> None:
 
 
 def pack(message: Message) -> bytes:
-    """Serialize a message in the form in which Flower's processes send it to each other."""
+    """Serialize a message in the format exchanged between Flower's processes."""
     from flwr.common.serde import message_to_proto
 
     return message_to_proto(message).SerializeToString()
 
 
 def unpack(content: bytes) -> Message:
-    """Deserialize a message that `pack` serialized."""
+    """Deserialize a message from the bytes of `pack`."""
     from flwr.common.serde import message_from_proto
     from flwr.proto.message_pb2 import Message as ProtoMessage
 
@@ -119,30 +119,30 @@ def online_node(node_id: int, name: str) -> NodeInfo:
 
 
 def empty_run(run_id: int) -> Run:
-    """Return a run without an app, as a Grid needs one."""
+    """Return a run without an app, for the property `run` of a Grid."""
     from flwr.supercore.run import Run
 
     return Run.create_empty(run_id)
 
 
-# The hospital's process that answers one message.
+# The hospital's process for answering a message.
 
 
 def client_runtime() -> ModuleType:
-    """Import the module in which Flower answers one message.
+    """Import Flower's module for answering a message.
 
     Raises:
-        RelayError: another series of Flower is installed, or a name that relay replaces is missing.
+        RelayError: another series of Flower is installed, or a name used or replaced by relay is missing.
     """
     return private_module(CLIENT_RUNTIME, *REPLACED_IN_CLIENT_RUNTIME, "run_clientapp")
 
 
 def confine(runtime: ModuleType, installed_app: Callable[[], Callable[[Message, Context], Message]]) -> None:
-    """Replace the functions of Flower's runtime that would unpack or load code that was sent.
+    """Replace the functions of Flower's runtime for unpacking and loading the code of a sent app.
 
     Args:
-        runtime: the module of `client_runtime`; from now on it unpacks and loads nothing that was sent.
-        installed_app: makes the app that answers in place of the app that was sent.
+        runtime: the module of `client_runtime`; from now on the module unpacks and loads nothing of a sent app.
+        installed_app: makes the app for answering in place of the sent app.
     """
     replaced: dict[str, Callable[..., object]] = {
         "install_from_fab": lambda *_, **__: None,
@@ -154,12 +154,12 @@ def confine(runtime: ModuleType, installed_app: Callable[[], Callable[[Message, 
 
 
 def answer_message(runtime: ModuleType, *, address: str, token: str) -> None:
-    """Answer one message of a SuperNode on this machine.
+    """Answer a message of a SuperNode on this machine.
 
     Args:
         runtime: the module of `client_runtime`, confined by `confine`.
         address: HOST:PORT of the SuperNode's Runtime API.
-        token: the token that stands for the claim on the message.
+        token: the token of the claim on the message.
     """
     runtime.run_clientapp(
         runtime_api_address=address,
@@ -171,17 +171,17 @@ def answer_message(runtime: ModuleType, *, address: str, token: str) -> None:
 
 
 def app_not_loadable() -> Exception:
-    """Return the error for which Flower sends a fixed text; of any other error it would send the error's own text."""
+    """Return the error for which Flower sends a fixed text; for any other error Flower would send the error's text."""
     from flwr.clientapp.client_app import LoadClientAppError
 
     return LoadClientAppError()
 
 
-# The claim on a message, by which a SuperNode knows that a process is answering it.
+# The claim on a message, by which a SuperNode knows that a process is answering the message.
 
 
 def check_claims() -> None:
-    """Check that all names exist that `send_heartbeat` and `report_failure` use.
+    """Check the existence of all names used by `send_heartbeat` and `report_failure`.
 
     Raises:
         RelayError: another series of Flower is installed, or a name is missing.
@@ -191,11 +191,11 @@ def check_claims() -> None:
 
 
 def send_heartbeat(address: str, token: str, *, timeout: float) -> bool:
-    """Send one heartbeat for the claim on a message.
+    """Send a heartbeat for the claim on a message.
 
     Args:
         address: HOST:PORT of the SuperNode's Runtime API.
-        token: the token that stands for the claim.
+        token: the token of the claim.
         timeout: seconds to wait for the answer.
 
     Returns:
@@ -212,11 +212,11 @@ def send_heartbeat(address: str, token: str, *, timeout: float) -> bool:
 
 
 def report_failure(address: str, token: str, details: str, *, timeout: float) -> None:
-    """End the claim on a message by reporting that its process failed.
+    """End the claim on a message by reporting a failure of the answering process.
 
     Args:
         address: HOST:PORT of the SuperNode's Runtime API.
-        token: the token that stands for the claim.
+        token: the token of the claim.
         details: a text for the SuperNode's log.
         timeout: seconds to wait for the answer.
 
@@ -249,12 +249,12 @@ def run_superexec(*, launch: Callable[[Any], str], reconcile: Callable[[], None]
 
     Args:
         launch: starts a process for a task, which has `task_type`, `task_id`, `runtime_api_address` and `token`;
-            returns the reason if that failed, or an empty text. Flower offers a failed task again after a minute.
+            returns the reason of a failure, or an empty text. Flower offers a failed task again after a minute.
         reconcile: called several times a second.
         close: called once, when the SuperExec ends.
 
     Raises:
-        RelayError: another series of Flower is installed, or a name that relay replaces is missing.
+        RelayError: another series of Flower is installed, or a name used or replaced by relay is missing.
     """
     executor = private_module(EXECUTOR, "SubprocessExecutor", "LaunchResult")
     result, replaced = executor.LaunchResult, executor.SubprocessExecutor
@@ -281,7 +281,7 @@ def run_supernode(*, sleep: Callable[[float], None]) -> None:
         sleep: replaces `time.sleep` in the SuperNode's loop; takes seconds.
 
     Raises:
-        RelayError: another series of Flower is installed, or a name that relay replaces is missing.
+        RelayError: another series of Flower is installed, or a name used or replaced by relay is missing.
     """
     module = private_module(SUPERNODE, "time", "_pull_and_store_message", "_push_messages")
     module.time = SimpleNamespace(sleep=sleep)  # type: ignore[attr-defined]

@@ -1,11 +1,11 @@
-"""Run Flower's SuperLink with SQLite transactions that wait for the lock.
+"""Run Flower's SuperLink, with SQLite transactions made to wait for the lock.
 
-The SuperLink reads before it writes within one transaction of SQLite. If another process has written in between, SQLite
+Within a transaction of SQLite, the SuperLink reads before writing. If another process has written in between, SQLite
 refuses at once ("database is locked"), whatever busy timeout is set, and the request fails with HTTP 500. Flower does
 not repeat such a request: a hospital's reply is dropped, and the ServerApp of a study loses its heartbeat and is taken
-for dead a minute later. Three hospitals that answer at the same time are enough to cause this. In this module every
-transaction takes the write lock when it begins, as SQLAlchemy's manual describes for SQLite; no name of Flower's is
-replaced.
+for dead a minute later. Simultaneous replies of three hospitals are enough to cause such a failure. In this module
+every transaction takes the write lock at its beginning, as SQLAlchemy's manual describes for SQLite; no name of
+Flower's is replaced.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ WAIT = 60_000
 
 
 def take_turns() -> None:
-    """Let each transaction of a database that this process opens from now on take the write lock when it begins."""
+    """Make every transaction of a database opened from now on take the write lock at its beginning."""
 
     @event.listens_for(Engine, "connect")
     def leave_beginning_to_us(connection: Any, _: object) -> None:

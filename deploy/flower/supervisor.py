@@ -18,21 +18,21 @@ from pathlib import Path
 from types import FrameType
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
-"""Seconds before the first restart of a program that ended, and the limit of the doubling pauses."""
+"""Seconds before the first restart of an ended program, and the limit of the doubling pauses."""
 SETTLED = 120.0
-"""Seconds for which a program has to run so that the pause before its next restart is short again."""
+"""Seconds of running after which the pause before a program's next restart is short again."""
 END_WITHIN = 15.0
-"""Seconds in which a program ends after SIGTERM; afterwards it gets SIGKILL."""
+"""Seconds given to a program to end after SIGTERM; afterwards the program gets SIGKILL."""
 LARGEST_LOG = 20_000_000
-"""Bytes of a log; a longer one is renamed to NAME.1 when its program starts."""
+"""The largest size of a log in bytes; a larger log is renamed to NAME.1 when its program starts."""
 LEFT_FOR = 3.0
-"""Seconds after the end of a program in which the processes that it started can end by themselves."""
+"""Seconds given to a program's child processes to end by themselves after the program's end."""
 LINUX = sys.platform == "linux"
 
 
 @dataclass(frozen=True)
 class Program:
-    """Describe a program that the supervisor keeps running."""
+    """Describe a program for the supervisor to keep running."""
 
     name: str
     command: Sequence[str]
@@ -40,7 +40,7 @@ class Program:
     """The file to which the program's output is appended; None: the output of this process."""
     environment: Mapping[str, str]
     folder: Path | None = None
-    """The working folder of the program; None: that of this process."""
+    """The working folder of the program; None: the working folder of this process."""
 
 
 class Supervisor:
@@ -62,7 +62,7 @@ class Supervisor:
         self.starts = dict.fromkeys((program.name for program in programs), 0)
 
     def tend(self) -> None:
-        """Start the programs that are due, and note the programs that ended."""
+        """Note ended programs, kill the processes left over by ended programs, and start the programs now due."""
         now = time.monotonic()
         for group in [group for group, ended in self._left.items() if now - ended > LEFT_FOR]:
             del self._left[group]
@@ -82,16 +82,16 @@ class Supervisor:
                 self._start(program)
 
     def uptime(self, name: str) -> float:
-        """Return the seconds since a program was started; 0 while it is down."""
+        """Return the seconds since a program was started; 0 while the program is down."""
         return time.monotonic() - self._since[name] if name in self._running else 0.0
 
     def restart(self, name: str) -> None:
-        """End a program that runs; the next calls of `tend` start it again."""
+        """End a running program; the next calls of `tend` start the program again."""
         if process := self._running.get(name):
             _end([process])
 
     def end(self) -> None:
-        """End all programs, the last started first, and every process that they started."""
+        """End all programs, the last started first, and every process started by the programs."""
         _end([self._running[p.name] for p in reversed(self._programs) if p.name in self._running])
         self._running.clear()
         for group in self._left:
@@ -132,7 +132,7 @@ def a_free_port() -> int:
 
 @contextmanager
 def until_stopped() -> Iterator[threading.Event]:
-    """Yield an event that SIGTERM or Ctrl-C sets while the block runs."""
+    """Yield an event, set by SIGTERM or Ctrl-C while the block runs."""
     over = threading.Event()
 
     def stop(_: int, __: FrameType | None) -> None:
@@ -182,12 +182,12 @@ def _signal_group(group: int, kind: int) -> bool:
 
 
 def end_with_parent(how: signal.Signals, parent: int | None = None) -> None:
-    """Let Linux send this process a signal when the thread that started it ends, as when its parent is killed.
+    """Let Linux signal this process when the thread that started the process ends, as when the parent is killed.
 
     Args:
         how: the signal.
-        parent: the process id of the parent. This process ends at once if its parent is already another; None: not
-            checked.
+        parent: the process id of the parent. This process ends at once if its parent is already another process; None:
+            not checked.
     """
     ctypes.CDLL(None).prctl(1, how)
     if parent is not None and os.getppid() != parent:

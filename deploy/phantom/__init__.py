@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["REAL_SHAPES", "write_hospitals"]
 
 VERSION = 1
-"""A number that is raised whenever the same arguments give other files."""
+"""A version number, raised whenever the same arguments give other files."""
 
 MARKER, UNFINISHED = "phantom.json", ".phantom-unfinished"
 _TWELVE_EACH: Mapping[str, int] = MappingProxyType({"A": 12, "B": 12, "C": 12})
@@ -37,7 +37,7 @@ REAL_SHAPES = (
     "The images are made up, but the glands have the shapes of real patients' masks: handle these files as you must"
     " handle the masks, and keep to their licence (the NCI-ISBI 2013 masks: CC BY 3.0, so name their source)."
 )
-"""What people who keep or pass on hospitals with real glands have to know."""
+"""The conditions for keeping or passing on hospitals with real glands."""
 
 
 def write_hospitals(
@@ -52,9 +52,9 @@ def write_hospitals(
 
     Args:
         folder: gets A/, B/, C/ and site-a.toml, site-b.toml, site-c.toml.
-        patients: the number of patients at each site; a site that is left out is not written.
+        patients: the number of patients at each site; a site missing here is not written.
         anatomy: site to a folder of label volumes, whose glands the site's patients get, in the order of the files'
-            names and on the masks' own grids. A site that is left out has drawn glands.
+            names and on the masks' own grids. A site missing here has drawn glands.
         seed: the same seed, patients and masks give the same pixels. A patient depends on seed, site, number and mask
             alone.
         progress: called with the number of patients done and the number of all patients.
@@ -123,7 +123,7 @@ def _site_file(site: str, about: str, own: str) -> str:
 
 
 def _already_there(folder: Path, sites: Mapping[str, Path], wanted: dict[str, object]) -> bool:
-    """Return whether the folder holds exactly the hospitals that are wanted.
+    """Return whether the folder holds exactly the wanted hospitals.
 
     Raises:
         RelayError: the folder is a file, or holds anything else.
@@ -151,7 +151,7 @@ def _already_there(folder: Path, sites: Mapping[str, Path], wanted: dict[str, ob
 
 
 def _start(folder: Path, patients: Sequence[RealGland | None]) -> None:
-    """Claim the folder, and remove the hospitals that an interrupted run left in it.
+    """Claim the folder, and remove the hospitals left by an interrupted run.
 
     Raises:
         DiskFull: the patients need more space than the disk has left.

@@ -1,4 +1,4 @@
-"""Build one patient's pelvis on a grid: a gland, and the tissues around it."""
+"""Build a patient's pelvis on a grid: a gland, and the surrounding tissues."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Anatomy:
 
 
 class _Canvas:
-    """Paint one slice, in mm of the gland's frame."""
+    """Paint a slice, in mm of the gland's frame."""
 
     def __init__(self, grid: Grid) -> None:
         self._corner = np.array([grid.corner[2], grid.corner[1]])
@@ -64,7 +64,7 @@ class _Canvas:
 
 @dataclass(frozen=True)
 class _Body:
-    """Hold one patient's measures, which are drawn once and used on all slices (mm)."""
+    """Hold a patient's measures in mm, drawn at random once and used on all slices."""
 
     size: float
     front: float
@@ -146,7 +146,7 @@ def _mirrored(points: Points) -> Points:
 
 
 def _rectum_at(body: _Body, shape: GlandShape, index: int, z: float) -> tuple[float, float, float, float]:
-    """Return the rectum on one slice, in mm: centre x, centre y, half axis x, half axis y."""
+    """Return the rectum on a slice, in mm: centre x, centre y, half axis x, half axis y."""
     radius = body.rectal_radius
     wave = np.sin(z / 13 + body.rectal_phase)
     below = np.clip((shape.apex + 4 - z) / 16, 0, 1)
@@ -217,7 +217,7 @@ def _paint_frame(canvas: _Canvas, body: _Body, z: float) -> None:
 
 
 def _paint_viscera(canvas: _Canvas, body: _Body, shape: GlandShape, index: int, z: float) -> None:
-    """Paint the pelvic floor and the organs in it, except the gland."""
+    """Paint the pelvic floor and its organs, except the gland."""
     centre, half = float(shape.centre[index]), float(shape.half_width[index])
     front, back = float(shape.front[index]), float(shape.back[index])
     x, y, rectal_x, rectal_y = _rectum_at(body, shape, index, z)
@@ -292,7 +292,7 @@ def _paint_viscera(canvas: _Canvas, body: _Body, shape: GlandShape, index: int, 
 
 
 def _put_gland(labels: NDArray[np.uint8], zones: NDArray[np.uint8], level: float) -> None:
-    """Write one slice's zones over its labels, with capsule, anterior stroma and urethra; `labels` is changed in place.
+    """Write a slice's zones over its labels, with capsule, anterior stroma and urethra; `labels` is changed in place.
 
     Args:
         labels: tissues of the slice, (rows, columns).
@@ -380,7 +380,7 @@ def surround(
         shape: the gland's outline, which the surrounding tissues follow.
         grid: the grid of `zones` and of the result.
         rng: the source of the patient's random measures and textures.
-        rectum: what the rectum holds.
+        rectum: the content of the rectum.
     """
     body = _draw_body(rng, rectum, shape)
     tissue = np.empty(grid.shape, np.uint8)

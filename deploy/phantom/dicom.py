@@ -1,4 +1,4 @@
-"""Write volumes as hospitals keep them: one DICOM file for each slice, or one label volume."""
+"""Write volumes as hospitals keep them: a DICOM file for each slice, or a label volume."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from common.digest import digest_of
 
 __all__ = ["Frame", "series_image", "uid", "write_label", "write_series"]
 
-# GDCM keeps state for the whole process, and two threads that write at the same time corrupt its memory.
+# GDCM keeps state for the whole process, and two threads writing at the same time corrupt GDCM's memory.
 _ONE_WRITER = Lock()
 
 
@@ -30,7 +30,7 @@ class Frame:
 
 
 def uid(*parts: object) -> str:
-    """Return a DICOM UID that depends on `parts` alone, of the form 2.25.<integer> with at most 44 characters."""
+    """Return a DICOM UID made from `parts` alone, of the form 2.25.<integer> with at most 44 characters."""
     digest = digest_of("/".join(str(part) for part in parts).encode())
     return f"2.25.{int(digest[:30], 16)}"
 
@@ -52,13 +52,13 @@ def series_image(values: NDArray[np.generic], frame: Frame) -> sitk.Image:
 def write_series(
     folder: Path, values: NDArray[np.uint16], frame: Frame, *, tags: dict[str, str], names: list[str]
 ) -> None:
-    """Write one DICOM series, one file for each slice.
+    """Write a DICOM series, with a file for each slice.
 
     Args:
         folder: gets the files.
         values: pixel values, (slices, rows, columns).
         frame: where the array lies in the patient.
-        tags: values that all files share, by "gggg|eeee"; at least 0020|000e, the series.
+        tags: values shared by all files, by "gggg|eeee"; at least 0020|000e, the series.
         names: a file name for each slice, in the order of `values`.
 
     Raises:
@@ -84,7 +84,7 @@ def write_series(
             "0020|0032": "\\".join(f"{value:.9g}" for value in position),
             "0020|0037": "\\".join(f"{value:.9g}" for value in (*across, *down)),
             "0028|0030": f"{frame.spacing[1]:.9g}\\{frame.spacing[0]:.9g}",
-            # without these three, the bytes that GDCM writes depend on whether the process has read a DICOM file before
+            # without these three tags, GDCM's output depends on whether the process has read a DICOM file before
             "0028|1052": "0",
             "0028|1053": "1",
             "0028|1054": "US",

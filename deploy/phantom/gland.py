@@ -28,15 +28,15 @@ class Grid:
     """Centre of voxel (0, 0, 0) in the gland's frame, in mm: z, y, x."""
 
     def axis(self, axis: int) -> NDArray[np.float32]:
-        """Return the voxel centres along one axis of the array, in mm."""
+        """Return the voxel centres along an axis of the array, in mm."""
         return (self.corner[axis] + self.spacing[axis] * np.arange(self.shape[axis])).astype(np.float32)
 
 
 @dataclass(frozen=True)
 class GlandShape:
-    """Hold what the surrounding tissues need to know of a gland, slice by slice (mm; each array has one value a slice).
+    """Hold a gland's measures for placing the surrounding tissues, in mm; each array has a value for every slice.
 
-    Beyond apex and base, the values of the last slice with gland on it are repeated.
+    Beyond apex and base, the values of the outermost slice with gland are repeated.
     """
 
     centre: NDArray[np.float64]
@@ -50,16 +50,16 @@ class GlandShape:
 def draw_gland(
     grid: Grid, rng: np.random.Generator, *, volume: float, squash: float, height: float
 ) -> NDArray[np.uint8]:
-    """Draw the zones of one gland.
+    """Draw the zones of a gland.
 
     Every slice's outline is a closed curve in polar form, a flattened oval with a dent for the rectum and low-order
-    random harmonics that drift from apex to base. A gland grows by its central gland: a large prostate is nearly all
-    central gland, a small one about half.
+    random harmonics drifting from apex to base. A prostate grows by its central gland: a large prostate is nearly all
+    central gland, a small prostate about half.
 
     Args:
         grid: the grid on which the gland is drawn.
         rng: the source of the gland's random shape.
-        volume: of the whole gland, in ml; the grid's sampling meets it to within some per cent.
+        volume: the whole gland's volume in ml; the grid's sampling meets this volume to within some per cent.
         squash: front-to-back over left-to-right extent of a gland of 50 ml.
         height: feet-to-head over left-to-right extent.
 
@@ -122,10 +122,10 @@ def draw_gland(
 
 
 def outline(zones: NDArray[np.uint8], grid: Grid) -> GlandShape:
-    """Measure a gland, whether it was drawn or comes from a mask.
+    """Measure a gland, drawn or read from a mask.
 
     Args:
-        zones: the gland's zones, (slices, rows, columns), at least one voxel above 0.
+        zones: the gland's zones, (slices, rows, columns), not all 0.
         grid: the grid of `zones`.
     """
     z, y, x = (grid.axis(axis).astype(np.float64) for axis in range(3))

@@ -21,7 +21,7 @@ __all__ = ["HOSPITALS", "Hospital", "write_patient"]
 
 @dataclass(frozen=True, kw_only=True)
 class Hospital:
-    """Hold the facts of one site."""
+    """Hold the facts of a site."""
 
     scanner: Scanner
     volume: tuple[float, float, float, float]
@@ -37,9 +37,9 @@ class Hospital:
     tilt: float
     """Standard deviation of the slices' tilt about the left-right axis, in radians."""
     rectum: tuple[tuple[Rectum, float], ...]
-    """What the rectum holds, and how often."""
+    """The contents of the rectum, each with its probability."""
     site_file: str
-    """The site's site.toml, without the keys that all sites share."""
+    """The site's site.toml, without the keys common to all sites."""
 
 
 HOSPITALS: dict[str, Hospital] = {
@@ -113,7 +113,7 @@ def _volume(hospital: Hospital, rng: np.random.Generator) -> float:
 
 
 def _grid(hospital: Hospital, volume: float, rng: np.random.Generator) -> Grid:
-    """Choose a grid that this hospital uses and that holds a gland of this volume.
+    """Choose among the hospital's grids tall enough for a gland of this volume; the tallest grid where none is.
 
     Args:
         hospital: the hospital.
@@ -220,16 +220,17 @@ def _coronal(
 
 
 def write_patient(folder: Path, site: str, index: int, seed: int, gland: RealGland | None = None) -> None:
-    """Make one patient of a site, and write the patient's files.
+    """Make a patient of a site, and write the patient's files.
 
-    The files depend on seed, site, index and gland alone, so that an additional patient changes no other.
+    The files depend on seed, site, index and gland alone, so an additional patient changes the files of no other
+    patient.
 
     Args:
         folder: the site's folder.
         site: the site's name, a key of `HOSPITALS`.
         index: the patient's number at the site, from 0.
         seed: the seed of all hospitals.
-        gland: a real gland in place of a drawn one, with its grid; its label is written as it is.
+        gland: a real gland with its grid, in place of a drawn gland; the real gland's label is written unchanged.
     """
     hospital = HOSPITALS[site]
     rng = np.random.default_rng([seed, ord(site), index])
@@ -315,7 +316,7 @@ def _write_i2cvb(
         image: pixel values, (slices, rows, columns).
         zones: the gland's zones, (slices, rows, columns).
         frame: where the arrays lie in the patient.
-        odd: whether patient 3 gets an oddity of the real data set: one mask slice is missing.
+        odd: whether patient 3 gets an oddity of the real data set: a missing mask slice.
     """
     scanner = HOSPITALS["C"].scanner
     patient = f"Patient {_DIJON[index] if index < len(_DIJON) else 2000 + index}"
@@ -325,7 +326,7 @@ def _write_i2cvb(
     write_series(folder / patient / "T2W", image, frame, tags=header, names=names)
     mask = np.where(zones > 0, 255 if index % 2 == 0 else 1023, 0).astype(np.uint16)
     header = tags(scanner, patient=patient, series="GT prostate", number=50)
-    if odd and index == 3:  # the slice that is missing lies beyond the gland
+    if odd and index == 3:  # the missing slice lies beyond the gland
         mask = mask[:-1]
     # the masks' files are numbered against the images' order, so that only positions pair them
     names = [f"{count - 1 - number:04d}.dcm" for number in range(len(mask))]

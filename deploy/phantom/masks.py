@@ -20,14 +20,14 @@ from deploy.phantom.gland import CENTRAL, PERIPHERAL, GlandShape, Grid, outline
 __all__ = ["RealGland", "digest", "mask_folders", "read_glands", "shape_of", "tissue_zones"]
 
 SMALLEST = (3, 32, 32)
-"""Slices, rows and columns that a mask needs; with fewer, no reader takes the patient for a volume."""
+"""The fewest slices, rows and columns of a mask; with fewer, no reader takes the patient for a volume."""
 SLIP = 0.01
 """A share: a connected piece below this share of the largest piece is a slip of the brush, and gets no tissue."""
 
 
 @dataclass(frozen=True, eq=False)
 class RealGland:
-    """Hold one mask on its own grid, in LPS order: slices from feet to head, rows from front to back."""
+    """Hold a mask on its own grid, in LPS order: slices from feet to head, rows from front to back."""
 
     label: NDArray[np.uint8]
     """0, 1 and 2 as the expert drew them, (slices, rows, columns), cut to the bounding box: a folder of whole masks
@@ -125,7 +125,7 @@ def _mask_files(folder: Path, site: str, patients: int) -> list[Path]:
 
 
 def read_gland(path: Path) -> RealGland:
-    """Read one label volume: 1 is the peripheral zone and 2 the central gland, or one of them alone is the whole gland.
+    """Read a label volume: 1 is the peripheral zone and 2 the central gland; a single label is the whole gland.
 
     Args:
         path: the volume.
@@ -168,10 +168,10 @@ def digest(glands: Sequence[RealGland]) -> str:
 
 
 def tissue_zones(gland: RealGland) -> NDArray[np.uint8]:
-    """Return the zones that the image shows where the gland is.
+    """Return the gland's zones as shown in the image.
 
-    They are the mask's zones without slips of the brush: stray voxels do not count as gland, and holes do. Where the
-    mask has one label alone, the zones are made up.
+    These zones are the mask's zones without slips of the brush: stray voxels do not count as gland, and holes do. Where
+    the mask has a single label, the zones are made up.
 
     Args:
         gland: the mask.
@@ -192,7 +192,7 @@ def tissue_zones(gland: RealGland) -> NDArray[np.uint8]:
 
 
 def shape_of(zones: NDArray[np.uint8], grid: Grid) -> GlandShape:
-    """Measure a real gland where the rectum touches it: behind the gland's middle, not behind its horns.
+    """Measure a real gland, its back at the contact with the rectum: behind the gland's middle, not behind its horns.
 
     Args:
         zones: the gland's zones, (slices, rows, columns).

@@ -22,7 +22,7 @@ Points = NDArray[np.float64]
 
 
 class Tissue(IntEnum):
-    """Name what a voxel is made of."""
+    """Name the tissue of a voxel."""
 
     AIR = 0
     FAT = 1
@@ -97,7 +97,7 @@ def smooth_closed(points: Points, samples: int = 48) -> Points:
     return np.asarray(_blend(len(points), samples) @ points)
 
 
-# Structures are painted in this order, later ones over earlier ones.
+# Structures are painted in this order, later structures over earlier structures.
 PAIRED = (
     Paired(  # gluteus maximus
         Tissue.MUSCLE,

@@ -19,7 +19,7 @@ __all__ = ["Scanner", "acquire", "signals"]
 
 @dataclass(frozen=True, kw_only=True)
 class Scanner:
-    """Describe one sequence on one machine."""
+    """Describe a sequence on a machine."""
 
     manufacturer: str
     model: str
@@ -37,7 +37,7 @@ class Scanner:
     scale: float
     """The stored value of a signal of 1."""
     largest: int
-    """The largest value that is stored."""
+    """The largest stored value."""
 
 
 # Proton density, T1 at 1.5 T, T1 at 3 T, T2; times in ms. After de Bazelaire et al., Radiology 2004 (pelvis) and

@@ -12,7 +12,7 @@ __all__ = ["Field"]
 
 
 class Field:
-    """Make a Gaussian field of about unit deviation that changes slowly from slice to slice.
+    """Make a Gaussian field of about unit deviation, changing slowly from slice to slice.
 
     Args:
         grid: the grid whose slices the field covers.

@@ -1,1 +1,1 @@
-"""Make keys, certificates and the files that are exchanged at enrolment."""
+"""Make keys, certificates and the files exchanged at enrolment."""

@@ -1,6 +1,6 @@
-"""Make, read and write keys and certificates; `enroll` and `site.keys` decide where they are kept.
+"""Make, read and write keys and certificates; `coordinator.enroll` and `site.keys` choose the files.
 
-All keys are ECDSA over P-384: Flower asks for that curve in a SuperNode's key, and TLS 1.2 and 1.3 both take it.
+All keys are ECDSA over P-384: Flower asks for P-384 in a SuperNode's key, and TLS 1.2 and 1.3 both take P-384.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def new_key() -> Key:
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Write a new file that its owner alone may read.
+    """Write a new file, readable by its owner alone.
 
     Raises:
         RelayError: the file exists already.
@@ -43,7 +43,7 @@ def write_private(path: Path, content: bytes) -> None:
 
 
 def write_public(path: Path, content: bytes) -> None:
-    """Write a new file that everybody may read.
+    """Write a new file, readable by everybody.
 
     Raises:
         RelayError: the file exists already.
@@ -54,7 +54,7 @@ def write_public(path: Path, content: bytes) -> None:
 def _write_new(path: Path, content: bytes, mode: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        # The file is created with its mode, so that at no moment others may read it.
+        # The file is created with its mode, so that others can read a private file at no moment.
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     except FileExistsError:
         raise RelayError(f"{path} is there already; nothing was overwritten.") from None
@@ -64,7 +64,7 @@ def _write_new(path: Path, content: bytes, mode: int) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        path.unlink()  # a file cut off would block the next try
+        path.unlink()  # a truncated file would block the next try
         raise OSError(error.errno, error.strerror, str(path)) from None
 
 
@@ -83,7 +83,7 @@ def ssh_of_key(key: Key) -> bytes:
 
 
 def ssh_public(key: Key) -> str:
-    """Serialize the public half as one line of OpenSSH, without the comment that would name a user and a machine."""
+    """Serialize the public half as a line of OpenSSH, without the usual comment naming a user and a machine."""
     return key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()
 
 
@@ -153,7 +153,7 @@ def make_server(hosts: Sequence[str], key: Key, *, ca: x509.Certificate, ca_key:
     """Make a server's certificate.
 
     Args:
-        hosts: the names and addresses that clients dial; the first is the certificate's common name.
+        hosts: the names and addresses dialled by clients; the first is the certificate's common name.
         key: the server's key.
         ca: the certificate of the authority.
         ca_key: the key of the authority.
@@ -182,7 +182,7 @@ def make_client(
 
 
 def make_request(name: str, key: Key) -> x509.CertificateSigningRequest:
-    """Make a request that the coordinator signs; its signature proves that the hospital holds the key."""
+    """Make a request for the coordinator to sign; the request's own signature proves possession of the key."""
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     return x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA384())
 
@@ -213,7 +213,7 @@ def make_crl(
 
 
 def days_left(certificate: x509.Certificate) -> float:
-    """Return the days for which a certificate is still valid; below 0 once it has expired."""
+    """Return the days for which a certificate is still valid; below 0 after the expiry."""
     return (certificate.not_valid_after_utc - _now()).total_seconds() / 86400
 
 

@@ -1,7 +1,7 @@
-"""Read and write the two files that are exchanged at enrolment: a hospital's request and the coordinator's kit.
+"""Read and write the two files exchanged at enrolment: a hospital's request and the coordinator's kit.
 
-Both are text and hold no secret, so that they may travel by mail. They have to arrive unchanged, which the fingerprints
-show: both ends read the same digits to each other over the telephone.
+Both files are text and hold no secret, and may therefore travel by mail. The request's fingerprint, read out by the
+hospital over the telephone, shows the coordinator whether the request arrived unchanged.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from common.files import write_atomically
 from deploy.pki.certificates import fingerprint
 
 LARGEST = 100_000
-"""Bytes of the longest request or kit that is read."""
+"""Bytes of the longest accepted request or kit."""
 
 Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -30,7 +30,7 @@ Text = Annotated[str, Field(max_length=20_000)]
 
 
 class EnrolmentFile(BaseModel):
-    """Declare the fields that requests and kits share."""
+    """Declare the fields shared by requests and kits."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     version: Literal[1] = 1
@@ -38,24 +38,24 @@ class EnrolmentFile(BaseModel):
 
     @property
     def fingerprint(self) -> str:
-        """Return 64 hexadecimal digits over all that the file says."""
+        """Return 64 hexadecimal digits over the file's whole content."""
         return fingerprint(self.model_dump(mode="json"))
 
 
 class Request(EnrolmentFile):
-    """Hold what a hospital sends: the public halves of its two keys."""
+    """Hold a hospital's request: the public halves of the hospital's two keys."""
 
     kind: Literal["relay request"] = "relay request"
     node_key: Text
     """The public key of the hospital's SuperNode, in OpenSSH's format."""
     tls_request: Text
-    """The request that the coordinator's authority signs, as PEM."""
+    """The certificate request for the coordinator's authority to sign, as PEM."""
 
     def tls_key(self) -> ec.EllipticCurvePublicKey:
         """Return the public key to sign a certificate for, after checking the request.
 
         Raises:
-            RelayError: a key is not of the kind that relay makes, or the request's author does not hold the key.
+            RelayError: a key is not ECDSA over P-384, or the request's signature does not prove possession of the key.
         """
         try:
             request = x509.load_pem_x509_csr(self.tls_request.encode())
@@ -71,13 +71,13 @@ class Request(EnrolmentFile):
 
 
 class Kit(EnrolmentFile):
-    """Hold what the coordinator sends: the gateway's address and authority, and the hospital's certificate."""
+    """Hold the coordinator's kit: the gateway's address and authority, and the hospital's certificate."""
 
     kind: Literal["relay kit"] = "relay kit"
     host: Host
     port: Port
     authority: Text
-    """The certificate that the gateway's own is checked with, as PEM."""
+    """The authority's certificate, with which the gateway's certificate is checked, as PEM."""
     certificate: Text
     """The hospital's certificate, as PEM."""
 

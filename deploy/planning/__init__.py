@@ -1,1 +1,1 @@
-"""Say what a study will cost before it runs: `relay study plan`."""
+"""Tell a study's cost before the study runs: `relay study plan`."""

@@ -1,4 +1,4 @@
-"""Count what a study will cost before it runs: `relay study plan`."""
+"""Count a study's cost before the study runs: `relay study plan`."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from deploy.simulation.simulate import cores
 PAPER = {"A": (30, 396), "B": (30, 384), "C": (19, 468)}
 """Patients and slices of each site, from Table I of the paper."""
 ALL, TOGETHER = "all", "Together"
-"""The names, in JSON and in the printed table, of the line that counts all methods together, each stage once."""
+"""The names, in JSON and in the printed table, of the line for all methods together, with each stage counted once."""
 STAGE_SECONDS = 1.5
-"""Seconds that a stage takes besides its network: to start a process, to read slices, to carry weights."""
+"""Seconds of a stage besides its network: for starting a process, reading slices and carrying weights."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """Count what the rows of one method need; `alone` is the number of trainings if no stage were shared."""
+    """Count the needs of a method's rows; `alone` is the number of trainings if no stage were shared."""
 
     method: str
     rows: int
@@ -51,7 +51,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Hold seconds on this machine: in all for training and preparing, and for one step and one prediction."""
+    """Hold seconds on this machine: in all for training and preparing, and for a step and a prediction."""
 
     training: float
     preparing: float
@@ -69,13 +69,13 @@ def study_plan(
     trial: bool,
     as_json: bool,
 ) -> int:
-    """Print what the stages of a study's graph cost.
+    """Print the cost of the stages in a study's graph.
 
     Args:
         study: the study.
         files: the site files of sites on this machine, whose patients are counted.
         slices: for sites elsewhere, how many slices of all their patients are selected.
-        at_once: stages that run at the same time.
+        at_once: the number of stages run at the same time.
         trial: measure this machine, and estimate the hours.
         as_json: print JSON.
 
@@ -160,7 +160,7 @@ def _to_the_end(study: Study, census: Census) -> Plan:
 
 
 def _lines(study: Study, variant: Study, found: Plan, census: Census) -> tuple[list[Line], Line]:
-    """Return one line for each method and one for all methods together, counted over all variants."""
+    """Return a line for each method and a line for all methods together, counted over all variants."""
     steps = planned_steps(variant, census)
     weight_bytes = sum(declared_bytes(one.model) for one in study.variants)
     times = len(study.variants)
@@ -254,8 +254,8 @@ def makespan(found: Plan, duration: Callable[[FineTune | Evaluate], float], *, a
 
     Args:
         found: the plan.
-        duration: returns the seconds of one stage.
-        at_once: stages that run at the same time.
+        duration: returns the seconds of a stage.
+        at_once: the number of stages run at the same time.
     """
     children: dict[Node, list[Node]] = defaultdict(list)
     missing = {}

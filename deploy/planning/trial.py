@@ -1,7 +1,7 @@
 """Measure briefly how long a gradient step, a prediction and a bias field take on this machine.
 
-The trial calls the functions that a site trains with, on random slices of the study's size. As many processes run the
-trial together as stages will run at the same time, because they share the machine's caches and memory.
+The trial calls a site's own training functions on random slices of the study's size. As many processes run the trial
+together as stages will run at the same time, because such processes share the machine's caches and memory.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ import numpy as np
 from common.config.study import Study
 
 STEPS = 3
-"""Gradient steps that are timed, after an equal number of steps that are not."""
+"""Gradient steps timed, after an equal number of untimed steps."""
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Hold seconds of the slowest of the processes that ran side by side."""
+    """Hold the seconds of the slowest among several processes run side by side."""
 
     step: float
-    """One batch: forward, backward and the update by Adam."""
+    """A batch: forward, backward and the update by Adam."""
     predict: float
-    """One slice forward."""
+    """A slice's forward pass."""
 
 
 def measure(study: Study, *, device: str, at_once: int) -> Speed:
     """Time training and prediction of a plain study's network.
 
     Args:
-        study: the study, with one network.
+        study: a study with a single network.
         device: the device, as in a site file.
-        at_once: processes that run side by side.
+        at_once: the number of processes run side by side.
     """
     with ProcessPoolExecutor(at_once, mp_context=multiprocessing.get_context("spawn")) as pool:
         found = list(pool.map(_measure_one, [study] * at_once, [device] * at_once))
@@ -44,7 +44,7 @@ def measure(study: Study, *, device: str, at_once: int) -> Speed:
 
 
 def measure_n4(site_file: Path, study: Study) -> float:
-    """Return the seconds that one patient's bias field takes on one core; 0 where the study corrects none."""
+    """Return the seconds of a patient's bias-field correction on a core; 0 where the study corrects no bias field."""
     from client.data import layouts
     from client.preprocessing.bias_field import correct_bias_field
     from client.site_config import load_site

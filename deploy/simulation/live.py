@@ -1,4 +1,4 @@
-"""Show a study's progress: one live line for each hospital on a terminal, plain lines elsewhere."""
+"""Show a study's progress: a live line for each hospital on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WIDEST = 110
 ROOM_FOR_A_BAR = 70
 """Columns below which the live lines have no bar."""
 LOG_EVERY = 20.0
-"""The least number of seconds between two plain lines about one stage that goes on."""
+"""The least number of seconds between two plain lines about a running stage."""
 
 
 @contextmanager
@@ -35,7 +35,7 @@ def watching(sites: Sequence[str], *, folds: int, quiet: bool) -> Iterator[Obser
 
     Args:
         sites: the sites' names, in the order of their lines.
-        folds: the number of folds that the study runs; a single fold is not named.
+        folds: the number of folds run by the study; a single fold is not named.
         quiet: leave standard output alone, and show nothing unless standard error is a terminal.
 
     Yields:
@@ -58,7 +58,7 @@ def watching(sites: Sequence[str], *, folds: int, quiet: bool) -> Iterator[Obser
 
 @dataclass
 class _Line:
-    """Hold what one hospital does now."""
+    """Hold a hospital's present activity."""
 
     text: str = WAITING
     done: int = 0
@@ -77,7 +77,7 @@ class Board:
     _stages: tuple[int, int] = (0, 0)
     _variant: tuple[int, int] = (0, 1)
     _first: str = "preparing"
-    """What the study does before its stages are known."""
+    """The study's activity before its stages are known."""
     _ends: float | None = None
     _began: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -158,7 +158,7 @@ class Lines:
         self._began = self.clock()
 
     def observe(self, event: Event) -> None:
-        """Take in an event; stages that earlier runs finished are counted in one line, and scorings get no line."""
+        """Take in an event; stages finished by earlier runs are counted in a single line, and scorings get no line."""
         with self._lock:
             if event.kind == "examining":
                 return

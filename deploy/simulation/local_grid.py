@@ -1,8 +1,8 @@
 """Simulate hospitals on this machine behind Flower's Grid.
 
-As in Flower, each message is handled in a fresh process, which holds the settings of one site and nothing of another
-site; a site handles one message at a time. The processes come from a fork server that has imported torch and the
-client's app and run nothing, so that a process is ready in milliseconds. CUDA cannot be forked, and needs spawned
+As in Flower, each message is handled in a fresh process, which holds the settings of a single site and nothing of
+another site; a site handles one message at a time. The processes come from a fork server, which has imported torch and
+the client's app and has run nothing, and are therefore ready in milliseconds. CUDA cannot be forked, and needs spawned
 processes. In simulation mode a worker also reports its progress, epoch by epoch.
 """
 
@@ -41,13 +41,13 @@ if TYPE_CHECKING:
     from deploy.flower.internals import NodeInfo, Run
 
 RUN_ID = 1
-"""The number of the one run that a local grid has."""
+"""The number of a local grid's only run."""
 LONGEST = 70
-"""The longest path, in characters, of a folder for temporary files that can hold a socket, whose own path is limited to
-about a hundred characters."""
+"""The longest path, in bytes, of a folder for temporary files that can hold a socket; the path of a socket is limited
+to about a hundred bytes."""
 PROGRESS = b"\0"
-"""The byte that begins a worker's report on its progress. No message of Flower's begins with it, because protobuf has
-no field 0."""
+"""The first byte of a worker's progress report. No message of Flower's begins with this byte, because protobuf has no
+field 0."""
 
 Progress = tuple[int, int, float | None]
 """Units done, units in all, and the last epoch's validation Dice; see `client.progress`."""
@@ -59,7 +59,7 @@ def enter_run(node_id: int) -> None:
 
 
 def _start_the_fork_server() -> None:
-    """Start the fork server with Ctrl-C ignored, as its workers inherit: the coordinator ends them silently.
+    """Start the fork server with Ctrl-C ignored, also by its workers: the coordinator ends the workers silently.
 
     Raises:
         DiskFull: the folder for temporary files cannot be written.
@@ -92,7 +92,7 @@ class LocalGrid(Grid):
 
     Args:
         sites: the site file of each site.
-        at_once: stages that may run at the same time.
+        at_once: the largest number of stages run at the same time.
         spawn: start each worker afresh and not from the fork server, as CUDA needs.
 
     Raises:
@@ -116,7 +116,7 @@ class LocalGrid(Grid):
         self._queues: dict[int, queue.Queue[Message | None]] = {node: queue.Queue() for node in self._nodes}
         self._replies: dict[str, Message] = {}
         self._progress: dict[str, list[Progress]] = defaultdict(list)
-        """By message id, reports of progress that `wait_for` has not returned yet."""
+        """By message id, the progress reports not yet returned by `wait_for`."""
         self._arrived = threading.Condition()
         self._alive: dict[int, BaseProcess] = {}
         self._closed = False
@@ -181,7 +181,7 @@ class LocalGrid(Grid):
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Return the replies that have arrived to some messages, each once.
+        """Return the arrived replies to some messages, each reply once.
 
         Raises:
             DiskFull: an order could not be sent, because the folder for temporary files cannot be written.
@@ -191,16 +191,16 @@ class LocalGrid(Grid):
             return [self._replies.pop(key) for key in message_ids if key in self._replies]
 
     def wait_for(self, message_id: str, seconds: float) -> list[Progress]:
-        """Wait until a message has a reply or a report of progress.
+        """Wait until a message has a reply or a progress report.
 
-        Flower's own grids have nothing of the kind: they can only be polled for a reply.
+        Flower's own grids have no such function: they can only be polled for a reply.
 
         Args:
             message_id: the message.
             seconds: the longest time to wait.
 
         Returns:
-            The reports of progress that arrived since the last call, oldest first.
+            The progress reports since the last call, oldest first.
         """
         with self._arrived:
             self._arrived.wait_for(lambda: message_id in self._replies or message_id in self._progress, seconds)
@@ -214,7 +214,7 @@ class LocalGrid(Grid):
             timeout: the longest time to wait, in seconds; None: without limit.
 
         Returns:
-            The replies that arrived in time.
+            The replies received in time.
         """
         waiting = set(self.push_messages(messages))
         until = None if timeout is None else time.monotonic() + timeout
@@ -233,14 +233,14 @@ class LocalGrid(Grid):
             raise DiskFull(self._no_room)
 
     def _serve(self, node: int) -> None:
-        """Handle a site's messages one after the other, each in a fresh worker; this is the site's thread."""
+        """Handle a site's messages in turn, each in a fresh worker; the site's thread runs this function."""
         while not self._closed and self._serve_one(node):
             pass
 
     def _serve_one(self, node: int) -> bool:
-        """Handle one message of a site, and return whether there can be more.
+        """Handle a message of a site, and return whether more messages can come.
 
-        This is a function of its own so that a message and its reply leave memory before the next message is awaited.
+        Local variables of `_serve` would keep a message and its reply in memory while the next message is awaited.
         """
         message = self._queues[node].get()
         if message is None:
@@ -262,7 +262,7 @@ class LocalGrid(Grid):
         settings = {
             "RELAY_SITE": str(self._sites[self._nodes[node]]),
             "RELAY_CORES": str(self._cores),
-            # Passed on here, because the fork server keeps the environment in which it was started.
+            # The value is passed with each message, because the fork server keeps the environment of its start.
             SIMULATION: os.environ.get(SIMULATION, ""),
         }
         process = self._processes.Process(target=_work, args=(theirs, node, settings), daemon=True)
@@ -291,7 +291,7 @@ class LocalGrid(Grid):
 
 
 def _work(wire: Connection, node: int, settings: Mapping[str, str]) -> None:
-    """Handle one message, in the worker."""
+    """Handle a message, in the worker."""
     # Ctrl-C reaches every process of a terminal, and the coordinator's process ends the workers itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_the_coordinator, daemon=True).start()
@@ -316,10 +316,10 @@ def _work(wire: Connection, node: int, settings: Mapping[str, str]) -> None:
 
 
 def _send(wire: Connection, message: Message) -> None:
-    """Send a message as Flower packs it, and the content of each array as a file without a name.
+    """Send a message packed by Flower, with the content of each array in a file without a name.
 
-    Flower would copy an array's content four times, and a reply that waits for the coordinator takes no memory this
-    way. The files lie in TMPDIR.
+    Flower would copy an array's content four times; a reply kept in files takes no memory while waiting for the
+    coordinator. The files lie in TMPDIR.
 
     Raises:
         DiskFull: there is no room for the files.
@@ -354,7 +354,7 @@ def _filed(content: bytes) -> int:
 
 
 def _no_room(error: OSError) -> DiskFull:
-    # `gettempdir` is not called, because it fails where no folder has room.
+    # `gettempdir` is not called, because the function fails where no folder has room.
     folder = tempfile.tempdir or os.environ.get("TMPDIR", "/tmp")
     return DiskFull(
         f"The folder for temporary files, {folder} (TMPDIR), cannot be written ({error.strerror}); make room there or"
@@ -363,12 +363,12 @@ def _no_room(error: OSError) -> DiskFull:
 
 
 def _send_progress(wire: Connection, done: int, of: int, dice: float | None) -> None:
-    """Send a report of progress to the grid; the grid's thread reads all the time, so that the worker does not wait."""
+    """Send a progress report to the grid, whose thread reads all the time, so the worker does not wait."""
     wire.send_bytes(PROGRESS + json.dumps([done, of, dice]).encode())
 
 
 def _receive(wire: Connection, note_progress: Callable[[Progress], None] = lambda _: None) -> Message:
-    """Receive the message that `_send` sent, and note the reports of progress that come before it."""
+    """Receive a message of `_send`, and note the progress reports before the message."""
     while (frame := wire.recv_bytes()).startswith(PROGRESS):
         done, of, dice = json.loads(frame[len(PROGRESS) :])
         note_progress((done, of, dice))

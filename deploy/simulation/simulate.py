@@ -1,4 +1,4 @@
-"""Run a study on hospitals that all lie on this machine and belong to one person."""
+"""Run a study on hospitals whose files all lie on this machine and belong to a single person."""
 
 from __future__ import annotations
 
@@ -54,18 +54,18 @@ def simulate(
     keep_weights: bool = False,
     quiet: bool = False,
 ) -> None:
-    """Run a study on sites of this machine, or the missing rest of it, and write its results to `folder`.
+    """Run a study, or its missing rest, on sites of this machine, and write the results to `folder`.
 
-    Everything that can be checked without reading an image is checked before anything starts.
+    Everything checkable without reading an image is checked before anything starts.
 
     Args:
         study: the study.
         files: the site file of each of the study's sites.
         folder: the result folder.
         beside: the folder from which a file of encoder weights is taken.
-        at_once: stages that run at the same time; by default as many as the cores allow, and no more than there are
-            sites.
-        keep_weights: also keep the weights that no row of the comparison needs.
+        at_once: the number of stages run at the same time; by default as many as the cores allow, and no more than
+            there are sites.
+        keep_weights: also keep weights needed by no row of the comparison.
         quiet: write nothing to standard output.
 
     Raises:
@@ -104,7 +104,7 @@ def simulate(
 
 
 def _checked(study: Study, files: Mapping[str, Path]) -> dict[str, SiteConfig]:
-    """Return the settings of the study's sites, in the study's order, after all checks that need no image."""
+    """Return the settings of the study's sites, in the study's order, after all checks possible without an image."""
     if POOLED in files and study.methods.pooled:
         raise RelayError(f'The site "{POOLED}" is made of the others; leave out --site {POOLED}=….')
     for name in files:
@@ -136,7 +136,7 @@ def _checked(study: Study, files: Mapping[str, Path]) -> dict[str, SiteConfig]:
 
 
 def _check_patients(site: SiteConfig, study: Study) -> None:
-    """Check that a site has enough usable patients, as far as file names and headers tell.
+    """Check a site for enough usable patients, as far as file names and headers tell.
 
     Raises:
         RelayError: a patient cannot be used and the site file asks to stop, or a split would be too small.
@@ -152,7 +152,7 @@ def _check_patients(site: SiteConfig, study: Study) -> None:
 
 
 def _pooled_file(members: Sequence[Path], sites: Mapping[str, SiteConfig], folder: Path) -> Path:
-    """Write the file of the site that unites all others, and return its path; its private folder lies beside it."""
+    """Write the pooled site's file, and return the file's path; the site's private folder lies beside the file."""
     import tomli_w
 
     devices = {site.device for site in sites.values()}
@@ -174,7 +174,7 @@ def _pooled_file(members: Sequence[Path], sites: Mapping[str, SiteConfig], folde
 
 
 def cores() -> int:
-    """Return the number of cores that this process may use, which in many a container is below the machine's."""
+    """Return the number of cores usable by this process, in many a container fewer than the machine's cores."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -192,10 +192,10 @@ def _size(path: Path) -> int:
 
 
 def _last_log_lines(sentence: str, sites: Mapping[str, SiteConfig], logs: Mapping[str, int]) -> str:
-    """Return the last errors that the sites named in a sentence have logged since the run began.
+    """Return the last errors logged since the run began by the sites named in a sentence.
 
-    A real coordinator never learns a site's errors. In a simulation one person owns all sites, and may read them at
-    once.
+    A real coordinator never learns a site's errors. In a simulation the same person owns all sites, and may read the
+    errors at once.
     """
     found = []
     for name in dict.fromkeys(SITE_NAMED.findall(sentence)):

@@ -1,4 +1,4 @@
-"""Import everything that a worker needs, and run nothing: the fork server preloads this module before it forks."""
+"""Import all modules of a worker, and run nothing: the fork server preloads this module before forking."""
 
 import client.imports
 import deploy.simulation.local_grid

@@ -1,1 +1,1 @@
-"""Run what belongs to a hospital: keys, approval, connection, audit, and what it receives."""
+"""Run a hospital's side: keys, approval, connection, audit, and receipt of results."""

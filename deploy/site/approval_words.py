@@ -1,4 +1,4 @@
-"""Say what a study would run at a hospital and what would leave it, in words for the person who approves the study."""
+"""Describe in plain words, for approval, what a study would run at a hospital and which data would leave."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WIDTH = 100
 LABEL = 12
 """Columns of a line's label."""
 SHOWN = 8
-"""The number of routes that are written out."""
+"""The largest number of routes written out."""
 
 
 def words(
@@ -33,15 +33,15 @@ def words(
     *,
     largest_elsewhere: int,
 ) -> list[str]:
-    """Describe what a person has to know before approving a study.
+    """Describe a study to the person who decides about its approval.
 
     Args:
         study: the study.
         site: the hospital's settings.
         surveys: the hospital's patients and slices in each variant of the study.
-        disclosure: what the study would run here, and how many numbers and weights would leave.
+        disclosure: counts of the study's stages here, and of the numbers and weights that would leave.
         onward: where the hospital's weights would go.
-        largest_elsewhere: training slices that another site may claim.
+        largest_elsewhere: the most training slices of another site in a fold.
 
     Returns:
         Lines of text.
@@ -68,13 +68,13 @@ def words(
 
 
 def changes(before: Approval, study: Study, disclosure: Disclosure, copy: Study | None) -> list[str]:
-    """Describe what differs from the last approval of a study of this name.
+    """Describe the differences from the last approval of a study of this name.
 
     Args:
         before: the last approval.
-        study: the study that is to be approved.
-        disclosure: what the study would run, and what would leave.
-        copy: the study as it was approved then; None where that copy is gone.
+        study: the study to be approved.
+        disclosure: counts of the study's stages here, and of the numbers and weights that would leave.
+        copy: the study at its last approval; None where the site's copy is gone.
 
     Returns:
         Lines of text.
@@ -97,7 +97,7 @@ def changes(before: Approval, study: Study, disclosure: Disclosure, copy: Study 
 
 
 def flat(content: Any, name: str = "") -> dict[str, Any]:
-    """Flatten settings into one table by their full names, such as "methods.sequential.max_hops"."""
+    """Flatten settings into a single table by their full names, such as "methods.sequential.max_hops"."""
     if isinstance(content, Mapping):
         pairs = [(f"{name}.{key}" if name else key, value) for key, value in content.items()]
     elif isinstance(content, list) and any(isinstance(value, Mapping) for value in content):
@@ -189,7 +189,7 @@ def _leaves(study: Study, counts: Disclosure) -> Iterator[str]:
 
 
 def _goes(study: Study, site: str, others: Sequence[str], onward: Onward) -> Iterator[str]:
-    """Yield sentences that say where the hospital's weights go from the coordinator."""
+    """Yield sentences about the destinations of the hospital's weights after the coordinator."""
     if not others:
         yield "To nobody."
         return

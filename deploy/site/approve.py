@@ -1,4 +1,4 @@
-"""Let a person at the hospital see what a study would do, and approve or leave it: `relay site approve` and `leave`."""
+"""Show a study to a person at the hospital, and approve or leave the study: `relay site approve` and `leave`."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ from deploy.console import bar
 from deploy.site.approval_words import changes, words
 
 LARGEST_ELSEWHERE = 10_000
-"""Training slices that another site may claim unless --others sets another limit: those of about 600 patients."""
+"""The most training slices of another site in a fold, unless --others sets another limit: the slices of about 600
+patients."""
 DIGITS = 20
-"""The least number of a hash's digits that are compared over the telephone."""
+"""The least number of a hash's digits for a comparison over the telephone."""
 
 
 def approve_study(
@@ -37,15 +38,15 @@ def approve_study(
     as_json: bool = False,
     ask: Callable[[], str] | None = None,
 ) -> int:
-    """Show a study in plain words, and approve it if the person says yes.
+    """Show a study in plain words, and approve the study if the person says yes.
 
     Args:
         site: the hospital's settings.
         study: the study.
         yes: approve without asking.
-        again: also approve a study that is approved already: each of its stages may then be answered once more.
-        heard: at least 20 digits of the hash that the coordinator read out; empty: not compared.
-        largest_elsewhere: training slices that another site may claim.
+        again: also approve an already approved study: each of its stages may then be answered once more.
+        heard: at least 20 digits of the hash, read out by the coordinator; empty: not compared.
+        largest_elsewhere: the most training slices of another site in a fold.
         as_json: print JSON; approve only together with `yes`.
         ask: asks the person in front of the screen; None where nobody sits there.
 
@@ -98,7 +99,7 @@ def approve_study(
 
 
 def list_approvals(site: SiteConfig, *, as_json: bool) -> int:
-    """Print the studies that were approved at a site, and those that the site left.
+    """Print the studies approved at a site, including studies left since.
 
     Args:
         site: the hospital's settings.
@@ -124,7 +125,7 @@ def leave_study(site: SiteConfig, which: str) -> int:
 
     Args:
         site: the hospital's settings.
-        which: a study file, or digits of a hash; empty for all studies that the site takes part in.
+        which: a study file, or digits of a hash; empty: all studies that the site takes part in.
 
     Returns:
         The exit code, 0.
@@ -171,19 +172,19 @@ def digits_of(which: str) -> str:
 
 
 def is_of(record: Approval, digits: str) -> bool:
-    """Return whether digits begin the hash of an approved study, or of one of its variants."""
+    """Return whether digits begin the hash of an approved study, or of a variant of the study."""
     return any(digest.startswith(digits) for digest in (record.study, *record.variants))
 
 
 def compare(digest: str, heard: str) -> None:
-    """Compare a study's hash with the digits that the coordinator read out.
+    """Compare a study's hash with the digits read out by the coordinator.
 
     Args:
         digest: the study's hash.
         heard: the digits; empty: nothing is compared.
 
     Raises:
-        RelayError: the digits are fewer than 20, or are not those of the hash.
+        RelayError: the digits are fewer than 20, or differ from the hash.
     """
     digits = parse_fingerprint(heard)
     if not digits:
@@ -239,7 +240,7 @@ def _check_minimum(site: SiteConfig, surveys: list[Survey]) -> None:
 
 
 def sent(site: SiteConfig, digests: Collection[str] | None = None) -> str:
-    """Describe what left a site and cannot be called back; simulations do not count.
+    """Describe the messages sent from a site, which cannot be called back; simulations do not count.
 
     Args:
         site: the hospital's settings.

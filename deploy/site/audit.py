@@ -1,4 +1,4 @@
-"""Print the log of all that left a hospital, and check that the log is unchanged: `relay site audit`."""
+"""Print the log of all messages sent from a hospital, and check the log for changes: `relay site audit`."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ KINDS = {
     ("Receipt", "needs-weights"): "asked for the weights of a delivery",
     ("Receipt", "done"): "said that a delivery has arrived",
 }
-"""What a line of the log stands for, by the kind of the message and its state."""
+"""The meaning of a log line, by the kind of the message and its state."""
 
 
 @dataclass(frozen=True)
 class _Log:
-    """Hold one of a site's two logs: of what left, and of approvals."""
+    """Hold a log of a site: the log of sent messages, or the log of approvals."""
 
     path: Path
     reading: audit_log.Reading
@@ -44,13 +44,13 @@ class _Log:
 
 
 def audit(path: Path, *, verify: bool, study: str, noted: str, as_json: bool) -> int:
-    """Print what left a site.
+    """Print the messages sent from a site.
 
     Args:
         path: the site's file.
         verify: check both audit logs line by line.
-        study: a study file or digits of a hash: print only what left for this study.
-        noted: digits of a line's digest that somebody noted elsewhere; the log has to hold this line still.
+        study: a study file or digits of a hash: print only the messages of this study.
+        noted: digits of a line's digest, noted elsewhere at an earlier audit; the log has to hold this line still.
         as_json: print JSON.
 
     Returns:
@@ -58,7 +58,7 @@ def audit(path: Path, *, verify: bool, study: str, noted: str, as_json: bool) ->
 
     Raises:
         FaultsFound: with `verify` or `noted`, a log was changed, or the noted line is missing.
-        RelayError: `noted` are no digits of a digest.
+        RelayError: `noted` has fewer than 8 digits, or `study` is no study file and no hash.
     """
     site = load_site(path)
     digits_noted = _digits_noted(noted)
@@ -146,7 +146,7 @@ def _what(line: Mapping[str, Any]) -> str:
 
 
 def _text(line: Mapping[str, Any], key: str) -> str:
-    """Return a value of a line, or "?" unless it is printable text: a changed log must not control the terminal."""
+    """Return a line's value, or "?" unless the value is printable text: a changed log must not control the terminal."""
     value = line.get(key, "")
     return value if isinstance(value, str) and value.isprintable() else "?"
 

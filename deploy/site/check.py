@@ -1,4 +1,4 @@
-"""Show what data lie at a site and what is wrong with them, for the person who keeps the data: `relay site check`."""
+"""Show a site's data and their faults to the keeper of the data: `relay site check`."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def site_check(path: Path, *, masks: Path | None = None, as_json: bool, counts: 
     """Check the data of a site, or of each member of a pooled site.
 
     The exit code says whether the site has a patient to train on, and not whether all data are right: a finding is a
-    reason to look at a patient, may be wrong, and keeps no patient from training. A script that wants to stop at a
-    finding reads "suspicious" in the output of --json.
+    reason to look at a patient, may be wrong, and keeps no patient from training. A script can stop at a finding by
+    reading "suspicious" in the output of --json.
 
     Args:
-        path: the site's file, or a folder of images that no file describes yet.
+        path: the site's file, or a folder of images without a site file.
         masks: the folder of the labels, where `path` is a folder and the layout keeps labels apart.
         as_json: print JSON.
-        counts: a file that gets the counts that may be shared (`client.data_check.counts`).
+        counts: a file for the shareable counts (`client.data_check.counts`).
 
     Returns:
         The exit code, 0.

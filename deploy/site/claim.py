@@ -1,7 +1,7 @@
 """Keep the claim on a message alive: Flower's SuperNode offers a message again when its claim lapses.
 
-A SuperNode waits half a minute for the first heartbeat of the process that is to answer, and a minute for each further
-one. Flower's own client sends the first heartbeat after all its imports, which is too late on a slow machine.
+A SuperNode waits half a minute for the first heartbeat of the answering process, and a minute for each further
+heartbeat. Flower's own client sends the first heartbeat after all its imports, which is too late on a slow machine.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ LAPSE = 60.0
 
 
 class Claim:
-    """Hold the claim on a message that a task's token stands for.
+    """Hold the claim on a message, as given by a task's token.
 
-    Flower's own heartbeat sender is not used: it ends its process when a heartbeat is refused, and retries for ever
-    when nothing answers.
+    Flower's own heartbeat sender is not used: the sender ends its process when a heartbeat is refused, and retries for
+    ever when nothing answers.
     """
 
     def __init__(self, task: Task) -> None:
         self._task = task
 
     def keep(self) -> bool | None:
-        """Send one heartbeat.
+        """Send a heartbeat.
 
         Returns:
             True: the claim holds. False: the claim has lapsed, or the message is answered. None: the SuperNode does not
@@ -42,10 +42,10 @@ class Claim:
             return False if status in (401, 403) else None
 
     def close(self) -> None:
-        """End the claim of a process that has answered its message and died before it reported that it was done.
+        """End the claim of a process that has answered its message and died before reporting completion.
 
         The SuperNode handles one message at a time. If this claim lapsed later, the SuperNode would attribute the lapse
-        to the message that it handles by then, and answer that message with an error.
+        to the message being handled by then, and answer that message with an error.
         """
         task, details = self._task, "The process ended before it said so."
         with suppress(Exception):

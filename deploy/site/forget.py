@@ -1,7 +1,7 @@
-"""Remove what a site keeps of studies and could make again, or all that relay keeps there: `relay site forget`.
+"""Remove a site's reproducible files of studies, or all files of relay at the site: `relay site forget`.
 
-Files and folders to remove are listed here by name. Links are removed and never followed. A folder that is one of the
-site's data folders, or holds one, is not entered, by whatever name it is reached.
+Files and folders to remove are listed here by name. Links are removed and never followed. A data folder of the site, or
+a folder above a data folder, is not entered, by whatever name the folder is reached.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ CAN_BE_MADE_AGAIN = {
     "page": "pages that show patients",
     "page.html": "pages that show patients",
 }
-"""Names in the private folder, and what they hold. All other names are kept: they say who this site is and what it
-approved, answered and sent, and they hold the models that the site was given."""
+"""Names in the private folder, and their contents. All other names are kept: keys, approvals, records of answers, logs,
+and the models given to the site."""
 
 REST = "keys, logs, approvals and the rest"
 
@@ -42,7 +42,7 @@ Identity = tuple[int, int]
 
 @dataclass
 class Removed:
-    """Count what was removed, and list what could not be removed."""
+    """Count removed files and bytes, and list failed removals."""
 
     files: int = 0
     bytes: int = 0
@@ -52,12 +52,12 @@ class Removed:
 def forget(
     path: Path, *, study: str = "", everything: bool = False, yes: bool = False, ask: Callable[[], str] | None = None
 ) -> int:
-    """Remove what relay keeps at a site.
+    """Remove relay's files at a site.
 
     Args:
         path: the site's file.
-        study: a study file or digits of a hash: remove only what is kept for this study.
-        everything: also remove keys, logs, approvals and the site file, as if the site had never been.
+        study: a study file or digits of a hash: remove only files kept for this study alone.
+        everything: also remove keys, logs, approvals, the request and the site file.
         yes: remove everything without asking.
         ask: asks the person in front of the screen for the site's name; None where nobody sits there.
 
@@ -129,7 +129,7 @@ def _of_all(site: SiteConfig, everything: bool) -> Iterator[tuple[Path, str]]:
 
 
 def _of_studies(site: SiteConfig, records: list[Approval]) -> list[tuple[Path, str]]:
-    """Return what is kept for some studies and for no other study that the site takes part in."""
+    """Return the files and folders kept for some studies, and for no other study of the site."""
     others = [record for record in _known(site) if not record.left and record not in records]
     stages = _stages_of(site, records) - _stages_of(site, others)
     patients = _patients_of(site, records) - _patients_of(site, others)
@@ -140,7 +140,7 @@ def _of_studies(site: SiteConfig, records: list[Approval]) -> list[tuple[Path, s
 
 
 def _stages_of(site: SiteConfig, records: list[Approval]) -> set[Path]:
-    """Return the folders of stages that were ordered or answered in some studies."""
+    """Return the folders of the stages ordered or answered in some studies."""
     digests = {digest for record in records for digest in record.variants}
     stages = site.private() / "stages"
     answered = [site.private() / ANSWERED, site.private() / SIMULATED / ANSWERED]
@@ -159,7 +159,7 @@ def _stages_of(site: SiteConfig, records: list[Approval]) -> set[Path]:
 
 
 def _patients_of(site: SiteConfig, records: list[Approval]) -> set[Path]:
-    """Return the prepared files of the site's present patients, prepared as some studies ask for it."""
+    """Return the prepared files of the site's present patients, prepared with the settings of some studies."""
     found: set[Path] = set()
     for study in filter(None, (study_of(site, record) for record in records)):
         for task in tasks_of(site, study.preprocessing, "")[0]:
@@ -168,7 +168,7 @@ def _patients_of(site: SiteConfig, records: list[Approval]) -> set[Path]:
 
 
 def _data_of(site: SiteConfig) -> frozenset[Identity]:
-    """Return the identities of the folders that must not be entered: the data folders and all folders above them."""
+    """Return the identities of the protected folders: the data folders and all folders above them."""
     plain = site.member_sites() if site.pooled else (site,)
     found = set()
     for data in (folder for one in plain for folder in (one.images, one.masks) if folder is not None):
@@ -184,7 +184,7 @@ def _identity(state: os.stat_result) -> Identity:
 
 
 def _remove(path: Path, protected: frozenset[Identity], removed: Removed) -> None:
-    """Remove a file, a link, or a folder with all that is in it."""
+    """Remove a file, a link, or a folder with its content, except protected folders."""
     try:
         state = path.lstat()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Make a hospital's keys, whose private halves never leave it, and take the coordinator's kit.
+"""Make a hospital's keys, whose private halves never leave the hospital, and take the coordinator's kit.
 
 The folder keys/ in the site's private folder holds `node.key` (the key of the SuperNode, by which Flower knows the
 site), `tls.key` (the key of the TLS certificate, by which the gateway admits the site) and, after `relay site join`,
@@ -41,7 +41,7 @@ NODE_KEY, TLS_KEY, REQUEST, KIT = "node.key", "tls.key", "request.json", "kit.js
 
 @dataclass(frozen=True)
 class Admission:
-    """Hold what a site needs to pass the coordinator's gateway."""
+    """Hold a site's kit, keys and certificate for passing the coordinator's gateway."""
 
     kit: Kit
     node_key: Path
@@ -55,14 +55,14 @@ class Admission:
 def init(path: Path, *, name: str) -> tuple[SiteConfig, Request, Path]:
     """Make a site's file and keys where they do not exist.
 
-    Called again, this function changes nothing and returns the same request.
+    A repeated call keeps the site's file and keys, and returns the same request.
 
     Args:
         path: the site's file.
         name: the site's name; may be empty where the file exists.
 
     Returns:
-        The site's settings, its request, and the path of the request that goes to the coordinator.
+        The site's settings, its request, and the path of the request for the coordinator.
 
     Raises:
         RelayError: a new file gets no valid name, or an existing file has another name.
@@ -101,14 +101,14 @@ def _is_name(name: str) -> bool:
 
 
 def _made(path: Path, write: Callable[[Key], bytes], read: Callable[[Path], Key]) -> Key:
-    """Return the key in a file, which is made if it is missing: an `init` that was cut off goes on where it stopped."""
+    """Return the key in a file, and make a missing key: a repeated `init` completes an interrupted `init`."""
     if not path.exists():
         write_private(path, write(new_key()))
     return read(path)
 
 
 def join(path: Path, kit_path: Path) -> tuple[SiteConfig, Kit]:
-    """Take the kit that the coordinator sent, after checking that it is for this site's key.
+    """Take the coordinator's kit, after comparing the kit with this site's name and key.
 
     Args:
         path: the site's file.
@@ -138,7 +138,7 @@ def join(path: Path, kit_path: Path) -> tuple[SiteConfig, Kit]:
 
 
 def admission(site: SiteConfig) -> Admission:
-    """Return the keys and the kit that `join` kept, checked again.
+    """Return the site's keys and the kit kept by `join`, after checking presence and expiry.
 
     Raises:
         NotEnrolled: a key or the kit is missing.
@@ -156,7 +156,7 @@ def admission(site: SiteConfig) -> Admission:
             f"The certificate of site {site.name} expired {-left:.0f} days ago; send the request to the coordinator"
             " again, and take the new kit with relay site join."
         )
-    # Written beside the key as PEM, because the TLS library reads certificates from files.
+    # The certificate is written beside the key as PEM, because the TLS library reads certificates from files.
     path = keys / "tls.crt"
     path.write_bytes(pem(certificate))
     return Admission(kit, keys / NODE_KEY, keys / TLS_KEY, path, left)

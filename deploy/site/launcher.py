@@ -1,14 +1,13 @@
 """Run the hospital's installed app for each message, in place of Flower's own `flwr-clientapp`.
 
-Flower's command unpacks the bundle that the coordinator sent and runs the code in it. This launcher unpacks nothing,
-writes nothing and loads `client.app:app` of the installed package, whatever was sent. There is no list of approved
+Flower's command unpacks the coordinator's bundle and runs the bundle's code. This launcher unpacks and writes nothing
+of a bundle, and loads `client.app:app` of the installed package, whatever bundle was sent. There is no list of approved
 bundles: such a list says which foreign code may run, and has to be kept and compared correctly. Here no foreign code
 may run, and the content, the name and the hash of the bundle decide nothing. The run's settings come from the
-coordinator too, and are removed before the app sees them. `client/stages/order.py` limits what the app does with an
-order.
+coordinator too, and are removed before the app is called. `client/stages/order.py` limits the app's work on an order.
 
-The launcher replaces three functions in Flower's module; `deploy.flower.internals` first checks that the installed
-Flower is of the series that was tested.
+The launcher replaces three functions in Flower's module; `deploy.flower.internals` first refuses every series of Flower
+except the tested series.
 """
 
 from __future__ import annotations
@@ -39,26 +38,27 @@ if TYPE_CHECKING:
     from flwr.app import Context, Message
 
 SLOW = 20.0
-"""Seconds of importing from which on the machine is reported as slow; a present machine needs 3."""
+"""Seconds of importing from which on the machine is reported as slow; a present-day machine needs 3."""
 SAY_EVERY = 600.0
-"""Seconds for which the report is not repeated."""
+"""The least number of seconds between two reports of a slow machine."""
 SLOW_NOTE = "RELAY_SLOW_NOTE"
-"""The environment variable that names the file in which `relay site start` looks for the report."""
+"""The environment variable with the path of the report's file, which `relay site start` reads."""
 
 NVIDIA = Path("/proc/driver/nvidia")
-"""A folder that exists where the driver of a graphics card is loaded."""
+"""A folder present where the driver of an NVIDIA graphics card is loaded."""
 
 
 def main() -> None:
-    """Import what a reply needs, and answer each message that a JSON line of standard input names (see `Task`).
+    """Import the modules for a reply, and answer each message named by a JSON line of standard input (see `Task`).
 
     Importing takes seconds, and answering often takes less. The imports are therefore done once, and every message is
-    answered by a process forked from this one, which itself never sees a message. Where a graphics card is present,
-    whose driver cannot be forked, this process answers one message itself and ends.
+    answered by a process forked from this process, which itself never sees a message. Where an NVIDIA card is present,
+    whose driver cannot be forked, and on systems other than Linux, this process answers a single message itself and
+    ends.
 
     The message is not named by an argument, because everybody on the machine sees the arguments of a process, and
-    whoever holds the token can answer in its place. Standard input ends with the SuperExec, and this process ends with
-    standard input. When the process of a message has ended, its exit code is written to standard output as one line.
+    everybody with the token can answer the message. Standard input ends with the SuperExec, and this process ends with
+    standard input. When the process of a message has ended, its exit code is written to standard output as a line.
     """
     ends = standard_output()
     source = standard_input()
@@ -87,12 +87,12 @@ def main() -> None:
 
 
 def in_child(runtime: ModuleType, task: Task, source: int) -> NoReturn:
-    """Answer a message in the process that was forked for it, and end the process.
+    """Answer a message in the process forked for the message, and end the process.
 
     Args:
         runtime: the confined module of Flower's.
         task: the message.
-        source: the descriptor of standard input; the process ends when it ends.
+        source: the descriptor of standard input; the process ends when standard input ends.
     """
     code = 1
     try:
@@ -109,12 +109,12 @@ def in_child(runtime: ModuleType, task: Task, source: int) -> NoReturn:
             sys.stdout.flush()
             sys.stderr.flush()
             logging.shutdown()
-        os._exit(code)  # skips the exit handlers, such as removing files, that belong to the parent
+        os._exit(code)  # skips the parent's exit handlers, which for instance remove files
 
 
 @dataclass(frozen=True)
 class Task:
-    """Hold what `flower-superexec` knows of a message: the address of its SuperNode and the token for it."""
+    """Hold the address of a message's SuperNode and the token of the message's claim, both from `flower-superexec`."""
 
     runtime_api_address: str
     token: str
@@ -123,7 +123,7 @@ class Task:
 def standard_input() -> int:
     """Reserve standard input for this process, and return its new descriptor.
 
-    A process that this one starts, and that reads to the end, would else wait for the end of the parent's input.
+    Otherwise a child process reading its input to the end would wait for the end of the parent's input.
     """
     taken = os.dup(0)
     with open(os.devnull, "rb") as nothing:
@@ -141,7 +141,7 @@ def standard_output() -> int:
 def listen(source: int, lines: queue.SimpleQueue[bytes]) -> None:
     """Pass on each line of `source`, and end this process when `source` ends.
 
-    `sys.stdin` is not used, because Python cannot exit in order while a thread waits in it.
+    `sys.stdin` is not used, because Python cannot exit in order while a thread waits for input from `sys.stdin`.
 
     Args:
         source: a descriptor.
@@ -156,7 +156,7 @@ def listen(source: int, lines: queue.SimpleQueue[bytes]) -> None:
 
 
 def say_if_slow(seconds: float) -> None:
-    """Report imports that took unusually long, in the SuperExec's log and for `relay site start`.
+    """Report unusually slow imports, in the SuperExec's log and for `relay site start`.
 
     Args:
         seconds: the duration of the imports.
@@ -179,7 +179,7 @@ def say_if_slow(seconds: float) -> None:
 
 
 def installed_app() -> Callable[[Message, Context], Message]:
-    """Return the installed app, which gets none of the coordinator's settings and lets no error text of its own out.
+    """Return the installed app; the app gets none of the coordinator's settings, and none of its error texts leaves.
 
     Raises:
         LoadClientAppError: the app cannot be imported; Flower answers this error with a fixed text.
@@ -188,7 +188,8 @@ def installed_app() -> Callable[[Message, Context], Message]:
         from client.app import app
         from client.governance.egress import scrub
     except Exception:
-        # Flower would send the error's text, which could hold a path. For the error raised here it sends a fixed text.
+        # Flower would send the error's text, which could hold a path. For the error raised here Flower sends a fixed
+        # text.
         traceback.print_exc()
         raise internals.app_not_loadable() from None
 

@@ -1,4 +1,4 @@
-"""List what studies brought this hospital, and write it to a folder: `relay site receive`."""
+"""List the study results received by this hospital, and write the results to a folder: `relay site receive`."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from common.text import short_digest
 
 
 def receive(path: Path, *, to: Path | None, study: str, as_json: bool) -> int:
-    """Print what studies brought a hospital, and write the weights, their cards and the letter if asked to.
+    """Print the study results received by a hospital, and on request write the weights, their cards and the letter.
 
     Args:
         path: the site's file.
-        to: the folder that gets the weights, their cards and the letter; None: only list.
+        to: the folder for the weights, their cards and the letter; None: only list.
         study: the name of a study, or the beginning of its digest; empty: all studies.
         as_json: print JSON.
 
@@ -26,7 +26,7 @@ def receive(path: Path, *, to: Path | None, study: str, as_json: bool) -> int:
         The exit code, 0.
 
     Raises:
-        RelayError: nothing has arrived, or several studies have arrived and `to` is given, which takes one study alone.
+        RelayError: nothing has arrived, or `to` is given for several studies; `to` takes a single study.
     """
     site = load_site(path)
     found = [

@@ -1,6 +1,6 @@
-"""Generate what keeps `relay site start` running on a hospital's machine: a systemd unit or a compose file.
+"""Generate a systemd unit or a compose file to keep `relay site start` running on a hospital's machine.
 
-Both are printed and not installed; their paths are those of the machine that prints them.
+The unit and the compose file are printed and not installed; all paths are paths of the printing machine.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from client.site_config import SiteConfig, load_site
 from common.errors import RelayError
 
 PLAIN = re.compile(r"[\w/.,+@=:%-]+")
-"""A word that needs no quotes in a systemd unit."""
+"""A word valid without quotes in a systemd unit."""
 
 UNIT = """\
 # /etc/systemd/system/relay-site-{name}.service
@@ -123,7 +123,7 @@ def _data(site: SiteConfig) -> list[Path]:
 
 
 def _unit_word(path: Path) -> str:
-    """Return a path as one word of a systemd unit, quoted and escaped as systemd.syntax(7) says."""
+    """Return a path as a single word of a systemd unit, quoted and escaped as systemd.syntax(7) says."""
     text = _printable(path).replace("%", "%%")
     if PLAIN.fullmatch(text):
         return text
@@ -137,7 +137,7 @@ def _mount(path: Path, *, read_only: bool) -> str:
 
 
 def _yaml_text(path: Path) -> str:
-    """Return a path as YAML's quoted text, with dollar signs doubled: compose would read one as a variable."""
+    """Return a path as YAML's quoted text, with doubled dollar signs: compose reads a single one as a variable."""
     return json.dumps(_printable(path).replace("$", "$$"), ensure_ascii=False)
 
 
@@ -145,7 +145,7 @@ def _printable(path: Path) -> str:
     """Return a path's text.
 
     Raises:
-        RelayError: the path holds a line end or another character that neither file can hold.
+        RelayError: the path holds a line end or another character allowed in neither file.
     """
     if not str(path).isprintable():
         raise RelayError(

@@ -1,8 +1,8 @@
 """Keep a hospital connected through outages of hours, and report troubles in plain words: `relay site start`.
 
 Three parts run: the tunnel (a thread), Flower's SuperNode, which fetches the coordinator's orders through the tunnel,
-and the site's own SuperExec, which lets the installed app answer the orders. They talk to each other over the loopback
-interface alone.
+and the site's own SuperExec, which lets the installed app answer the orders. The three parts talk to each other over
+the loopback interface alone.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from deploy.site.tunnel import Contact, Trouble, Tunnel, inward_context, outward
 
 SUPERNODE, SUPEREXEC = "supernode", "superexec"
 SLOW = "slow"
-"""The name of the file that `SLOW_NOTE` points to."""
+"""The name of the file whose path is passed in the environment variable `SLOW_NOTE`."""
 SILENT = 150.0
-"""Seconds without a word from the SuperNode after which it is restarted. A healthy SuperNode polls every few seconds
-and sends a heartbeat every 24; a silent one has a running process and no connection."""
+"""Seconds without a request from the SuperNode after which the SuperNode is restarted. A healthy SuperNode polls every
+few seconds and sends a heartbeat every 24 seconds; a silent SuperNode has a running process and no connection."""
 SOON = 30.0
 """Days before the site's certificate expires from which on a warning is printed."""
 PATIENCE = 5.0
-"""Seconds for which a trouble has to last before it is reported: one failed poll is no trouble."""
+"""Seconds from the beginning of a trouble to its first report: a single failed poll is no trouble."""
 REPEAT = 600.0
-"""Seconds after which a trouble that lasts is reported again."""
+"""Seconds after which a lasting trouble is reported again."""
 AT_FIRST = 60.0
-"""Seconds for which a trouble that mostly ends by itself is reported in other words."""
+"""Seconds for which `Trouble.at_first`, if any, is reported in place of `Trouble.lasting`."""
 
 
 def start(path: Path, *, health: str = "") -> None:
@@ -47,7 +47,7 @@ def start(path: Path, *, health: str = "") -> None:
 
     Args:
         path: the site's file.
-        health: HOST:PORT at which the SuperNode reports over gRPC that it serves; empty: nowhere.
+        health: HOST:PORT of the SuperNode's gRPC health service; empty: no health service.
 
     Raises:
         RelayError: the site's file, keys or kit are missing or wrong, or its certificate has expired.
@@ -88,7 +88,7 @@ def start(path: Path, *, health: str = "") -> None:
 
 
 class Words:
-    """Choose what to report of the contact with the coordinator: each change once, a lasting trouble repeatedly."""
+    """Choose the reports about the contact with the coordinator: each change once, a lasting trouble repeatedly."""
 
     def __init__(self, gateway: str) -> None:
         self._gateway = gateway
@@ -98,10 +98,10 @@ class Words:
         self._said, self._said_at = "", 0.0
 
     def about(self, contact: Contact, now: float) -> list[str]:
-        """Return the sentences that are to be printed now.
+        """Return the sentences to print now.
 
         Args:
-            contact: what the tunnel has seen.
+            contact: the tunnel's record of its contact with both sides.
             now: the time, of `time.monotonic()`.
         """
         before, self._trouble = self._trouble, contact.trouble
@@ -124,13 +124,13 @@ class Words:
 
 
 class Note:
-    """Read a file into which the site's processes write a sentence that is to be printed here."""
+    """Read a file into which the site's processes write a sentence for printing here."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._read = path, 0
 
     def news(self) -> list[str]:
-        """Return the sentence that was written since the last call, if there is one."""
+        """Return the sentence written since the last call, if any."""
         with suppress(FileNotFoundError):
             written = self._path.stat().st_mtime_ns
             if written != self._read and (sentence := self._path.read_text(encoding="utf-8")):

@@ -1,15 +1,15 @@
-"""Run Flower's SuperExec of a hospital so that it starts relay's launcher and nothing else.
+"""Run Flower's SuperExec at a hospital, confined to starting relay's launcher.
 
 Flower's own SuperExec looks up a command in PATH for each kind of task, and the coordinator names the kind. This
-SuperExec starts `deploy.site.launcher` for every kind, with the same Python: the installed app answers, whatever was
-asked for. (If a task were refused, Flower would offer it for ever, and the site, which handles one task at a time,
-would handle no other.)
+SuperExec starts `deploy.site.launcher` for every kind, with the same Python: the installed app answers a task of any
+kind. (Flower would offer a refused task for ever, and the site, which handles one task at a time, would handle no other
+task.)
 
-Every message is answered by a process of its own, so that nothing of one message is left for the next. Such a process
-would spend most of its time on importing torch; one launcher therefore imports torch once and forks a process for every
-message (see `deploy.site.launcher`). However long an answer takes, a message has one process: this module keeps its
-claim alive from the moment at which the message is given out until its process has ended. If the same message is
-offered again all the same, or another one is, the process before it is ended first.
+Every message is answered by a process of its own, so nothing of a message is left for the next message. Such a process
+would spend most of its time on importing torch; a single launcher therefore imports torch once and forks a process for
+every message (see `deploy.site.launcher`). However long an answer takes, a message has a single process: this module
+keeps the message's claim alive from handing out the message to the end of the process. If the same message is offered
+again all the same, or another message is offered, the earlier process is ended first.
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ from deploy.site.claim import LAPSE, Claim
 from deploy.site.launcher import Task
 
 LAUNCHER = (sys.executable, "-I", "-m", "deploy.site.launcher")
-"""The command of the launcher; isolated (-I), so that neither the working folder nor PYTHONPATH gives it code."""
+"""The command of the launcher; isolated (-I), so that the launcher takes no code from the working folder or
+PYTHONPATH."""
 
 BEAT = 5.0
-"""Seconds between two heartbeats; the claim of a process that died gets none."""
+"""Seconds between two heartbeats; the claim of a dead process gets no heartbeat."""
 GRACE = 10.0
-"""Seconds within which a process that has answered has to end by itself."""
+"""Seconds given to a process to end by itself after its answer, or after the lapse of its claim."""
 
 
 def main() -> None:
@@ -55,7 +56,7 @@ def main() -> None:
 
 
 class Launcher:
-    """Start a process that imports what a reply needs, and forks a process for every message that it is given.
+    """Start a launcher process, which imports the modules for a reply and forks a process for every given message.
 
     Raises:
         OSError: no process can be started.
@@ -88,13 +89,13 @@ class Launcher:
         return self.alive
 
     def exit_code(self) -> int:
-        """Wait until the process that answers the last message ends, or the launcher, and return the exit code."""
+        """Wait for the end of the last message's process, or of the launcher, and return the exit code."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         return int(line) if line else self._process.wait()
 
     def kill(self) -> None:
-        """End the launcher, and with it the process that it has forked."""
+        """End the launcher together with its forked process."""
         self._process.kill()
         with suppress(subprocess.TimeoutExpired):  # this call may have interrupted another wait for the same process
             self._process.wait(GRACE)
@@ -104,12 +105,12 @@ class Launcher:
 
 
 class Answering:
-    """Keep the claim on a message alive until the process that answers the message has ended.
+    """Keep the claim on a message alive until the end of the answering process.
 
     Args:
         task_id: Flower's number of the message.
         claim: the claim on the message.
-        launcher: the launcher that was given the message.
+        launcher: the launcher in charge of the message.
     """
 
     def __init__(self, task_id: int, claim: Claim, launcher: Launcher) -> None:
@@ -122,11 +123,11 @@ class Answering:
 
     @property
     def over(self) -> bool:
-        """Return whether the process that answers the message has ended."""
+        """Return whether the answering process has ended."""
         return self._over.is_set()
 
     def end(self, *, grace: float) -> None:
-        """Wait for the end of the process, and kill the launcher if that takes longer than `grace` seconds."""
+        """Wait at most `grace` seconds for the end of the process, and then kill the launcher."""
         if not self._over.wait(grace):
             _say("A process is ended: the SuperNode no longer waits for it to answer its message.")
             self._launcher.kill()
@@ -148,17 +149,17 @@ class Answering:
 
 
 class Launchers:
-    """Hold the launcher, which is replaced when it has ended, and the message that it answers: never two messages."""
+    """Hold the launcher, replaced after its end, and the message being answered: never two messages."""
 
     def __init__(self) -> None:
         self._launcher: Launcher | None = None
         self._last: Answering | None = None
 
     def give(self, task_id: int, task: Task) -> None:
-        """Give a message to the launcher, or to a fresh launcher where the last one has ended.
+        """Give a message to the launcher, or to a fresh launcher where the last launcher has ended.
 
         The SuperNode handles one message at a time. The message before has therefore been answered or its claim has
-        lapsed; after a lapse, the new message may be the same one.
+        lapsed; after a lapse, the new message may be the same message.
 
         Args:
             task_id: Flower's number of the message.
@@ -179,12 +180,12 @@ class Launchers:
         self._last = Answering(task_id, claim, self._launcher)
 
     def tend(self) -> None:
-        """Start a launcher where none runs, so that its imports are done before a message comes.
+        """Start a launcher where none runs, for the imports to be done before a message comes.
 
         Flower calls this function several times a second.
         """
         if (self._launcher is None or not self._launcher.alive) and (self._last is None or self._last.over):
-            with suppress(OSError):  # no process can be started now, and no message needs one yet
+            with suppress(OSError):  # no process can be started now, and no message waits for a process
                 self._launcher = Launcher()
 
     def end(self) -> None:

@@ -1,8 +1,8 @@
-"""Run Flower's SuperNode of a hospital, and poll for the next order sooner than Flower's own while a study runs.
+"""Run Flower's SuperNode at a hospital, and poll for the next order sooner than Flower does while a study runs.
 
 Flower's SuperNode polls the coordinator every 3 s and looks every half second whether a reply is ready. The next order
-mostly comes just after a reply has gone, and this SuperNode fetches it at once. A hospital that has had nothing to do
-for a quarter of a minute polls as seldom as Flower's own.
+mostly comes just after a reply has gone, and is fetched at once by this SuperNode. After a quarter of a minute without
+work, this SuperNode polls as seldom as Flower's own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SOONEST = 0.25
 LOOK = 0.05
 """Seconds between two looks whether a reply is ready; a look stays inside this process."""
 AT_HAND = 1.0
-"""Seconds: Flower sleeps for less than this only while it waits for something on this machine."""
+"""Seconds; a shorter sleep of Flower's is always a wait for something on this machine."""
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
 def paced(
     sleep: Callable[[float], None] = time.sleep, clock: Callable[[], float] = time.monotonic
 ) -> Callable[[float], None]:
-    """Return the function by which Flower's SuperNode sleeps, which never sleeps longer than it was asked to.
+    """Return the sleep function for Flower's SuperNode, which never sleeps longer than asked.
 
     Args:
         sleep: sleeps for some seconds.
@@ -44,7 +44,8 @@ def paced(
             worked = clock()
             sleep(min(seconds, LOOK))
         else:
-            # So an order that comes after a pause is noticed late by at most a fifth of the pause.
+            # A sleep lasts a fifth of the pause so far, and so an order after a pause is late by at most a fifth of the
+            # pause.
             sleep(min(seconds, max(SOONEST, (clock() - worked) / 5)))
 
     return rest

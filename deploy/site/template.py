@@ -1,4 +1,4 @@
-"""Generate the site.toml that `relay site init` writes for a new hospital, from the fields of `SiteConfig`."""
+"""Generate a new hospital's site.toml for `relay site init`, from the fields of `SiteConfig`."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ OF_A_POOLED_SITE = "members"
 FIRST_PATHS = {"images": "images", "masks": "labels", "folder": "private"}
 """Values of a new file for keys whose default cannot stay."""
 LEFT_OUT = "masks"
-"""A key that most sites do not need, and that is therefore written as a comment."""
+"""A key unneeded at most sites, and therefore written as a comment."""
 
 
 def site_template(name: str) -> str:
-    """Return the text of a site file that holds every key of a plain site, explained and with its default.
+    """Return the text of a site file with every key of a plain site, each explained and with its default.
 
     Args:
         name: the site's name.

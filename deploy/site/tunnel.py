@@ -1,8 +1,9 @@
-"""Connect a hospital to the gateway by a proxy on the loopback interface that adds the client certificate.
+"""Connect a hospital to the gateway by a proxy on the loopback interface, which adds the client certificate.
 
 Flower's SuperNode cannot show a client certificate. The SuperNode talks TLS to this proxy, whose certificate is made
-for one start, and the proxy talks mutual TLS to the coordinator's gateway. Bytes are passed on unchanged. The proxy
-notes when it last heard from either side and what went wrong, so that the site can report it in plain words.
+anew for each start, and the proxy talks mutual TLS to the coordinator's gateway. Bytes are passed on unchanged. The
+proxy notes when either side was last heard and which trouble came last, so that the site can report troubles in plain
+words.
 """
 
 from __future__ import annotations
@@ -20,31 +21,31 @@ from pathlib import Path
 CONNECT_WITHIN = 20.0
 """Seconds within which a connection to the gateway has to be made."""
 CHUNK = 1 << 16
-"""Bytes that are passed on at once."""
+"""The largest number of bytes passed on at once."""
 SETTLE_WITHIN = 10.0
 """Seconds for which `Tunnel.stop` waits for the proxy's thread."""
 
 
 @dataclass(frozen=True)
 class Trouble:
-    """Describe in plain words what is wrong."""
+    """Describe a trouble of the connection in plain words."""
 
     lasting: str
-    """The sentence for a trouble that lasts."""
+    """The sentence for a lasting trouble."""
     at_first: str = ""
-    """The sentence for the first minute of a trouble that mostly ends by then; empty: `lasting` from the beginning."""
+    """The sentence for the first minute of a mostly short trouble; empty: `lasting` from the beginning."""
 
 
 @dataclass
 class Contact:
-    """Hold what the proxy has seen; times are of `time.monotonic()`, and 0 means never."""
+    """Hold the proxy's record of both sides; times are of `time.monotonic()`, and 0 means never."""
 
     last_request: float = 0.0
     """When the SuperNode last sent something."""
     heard: float = 0.0
     """When the coordinator last answered the SuperNode with status 200."""
     trouble: Trouble | None = None
-    """What went wrong last; None once the coordinator has answered with status 200 again."""
+    """The last trouble; None once the coordinator has answered with status 200 again."""
 
 
 class Tunnel:
@@ -96,7 +97,7 @@ class Tunnel:
             self._loop.close()
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Pass on the bytes of one connection of the SuperNode's in both directions, until one side ends."""
+        """Pass on the bytes of a connection of the SuperNode's in both directions, until either side ends."""
         self.contact.last_request = time.monotonic()
         try:
             out_reader, out_writer = await asyncio.wait_for(
@@ -131,7 +132,7 @@ class Tunnel:
         self.contact.last_request = time.monotonic()
 
     def _came(self, data: bytes) -> None:
-        """Note the status of an answer; later pieces of a long answer do not begin with one and are ignored."""
+        """Note the status of an answer; later pieces of a long answer begin with no status and are ignored."""
         if not data.startswith(b"HTTP/1."):
             return
         status = data[9:12].decode("ascii", "replace")
@@ -142,7 +143,7 @@ class Tunnel:
 
 
 def trouble_of(error: Exception, gateway: str) -> str:
-    """Explain why a connection to the gateway could not be made or kept, for the person who runs the site's machine.
+    """Explain a failed or lost connection to the gateway, for the person in charge of the site's machine.
 
     Args:
         error: the error of the connection.
@@ -191,7 +192,7 @@ def trouble_of_status(status: str, answer: bytes, gateway: str) -> Trouble:
         )
     if status == "403":
         return Trouble(f"The gateway {gateway} rejected the request (HTTP 403).")
-    # A coordinator that was just started has not registered the sites yet; a site's earlier session ends by itself.
+    # A coordinator has not registered the sites yet just after its start; a site's earlier session ends by itself.
     return Trouble(
         f"The coordinator does not admit this site (HTTP {status}): it is not enrolled there, or its last session has"
         " not ended yet; ask the coordinator whether the site is enrolled.",
