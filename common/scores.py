@@ -54,5 +54,14 @@ DISTANCES = (HD95, ASSD)
 """Scores measured on test patients only."""
 SCORES = (*OVERLAPS, *DISTANCES)
 """All scores, in the order of every table."""
-SLICE_SCORES = tuple(score for score in SCORES if score.over == "slices")
-"""Scores on validation patients, measured after every training as well; Dice selects the models."""
+VALIDATED = OVERLAPS
+"""Scores that are measured on validation patients as well."""
+
+
+def deciding(slices: str) -> Score:
+    """Return the score by which a study selects models and compares methods.
+
+    Args:
+        slices: the study's `training.slices`.
+    """
+    return DICE if slices == "chosen" else DICE_VOLUME

@@ -117,7 +117,7 @@ def _dices(run: RunState, site: str) -> list[float]:
     """Return the validation Dice of every row of a site; -1 for rows left out."""
     left_out = _left_out(run, site)
     rows = enumerate(offered(run.plan, site))
-    return [-1.0 if place in left_out else run.records[row.validation].dice for place, row in rows]
+    return [-1.0 if place in left_out else run.records[row.validation].value(run.score) for place, row in rows]
 
 
 def _parcels(run: RunState, site: str) -> Iterator[Delivery]:
@@ -155,4 +155,4 @@ def _forgetting(run: RunState, row: PlannedRow) -> Iterator[float]:
     way = [node for node in behind(row.model, run.winner) if isinstance(node, FineTune)][::-1]
     scored = [Evaluate(site, node.fold, "test", node) for node in way for site in run.study.sites]
     if all(node in run.records for node in scored):
-        yield from (run.records[node].dice for node in scored)
+        yield from (run.records[node].value(run.score) for node in scored)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from client.data import layouts
+from client.data.slice_counts import SliceCounts, slices_an_epoch, total_of
 from client.data.splits import split
 from client.site_config import SiteConfig
 from common.config.study import Study
@@ -16,24 +17,25 @@ from common.errors import BadPatient, RelayError
 
 @dataclass(frozen=True)
 class Counted:
-    """The numbers of selected slices of a site's patients. The patients' names stay at the site."""
+    """The slices of a site's patients. The patients' names stay at the site."""
 
-    slices: dict[str, int]
-    """For each usable patient, the number of slices that the study would select."""
+    slices: dict[str, SliceCounts]
+    """The slices of each usable patient."""
     left_out: int
 
 
 @dataclass(frozen=True)
 class Survey:
-    """Counts of a site's patients and selected slices. Tuples have one count for each fold."""
+    """Counts of a site's patients and slices. Tuples have one count for each fold."""
 
     patients: int
     left_out: int
     test_patients: int
     test_slices: int
+    """Slices that the study trains and selects on, of the test patients."""
     train_patients: tuple[int, ...]
     train_slices: tuple[int, ...]
-    """Selected slices of each fold's training patients."""
+    """Slices that an epoch trains on."""
     validation_patients: tuple[int, ...]
     validation_slices: tuple[int, ...]
 
@@ -58,7 +60,7 @@ def survey(site: SiteConfig, study: Study, *, progress: Callable[[int, int], Non
 
 
 def count(site: SiteConfig, study: Study, *, progress: Callable[[int, int], None] | None = None) -> Counted:
-    """Read every patient of a plain site once, and count the slices that the study would select.
+    """Read every patient of a plain site once, and count the patient's slices.
 
     Args:
         site: a plain site.
@@ -69,20 +71,21 @@ def count(site: SiteConfig, study: Study, *, progress: Callable[[int, int], None
         RelayError: a folder is missing, or no patient is usable.
     """
     found = layouts.find(site)
-    selected: dict[str, int] = {}
+    counts: dict[str, SliceCounts] = {}
     for done, source in enumerate(found.sources, start=1):
         try:
             mask = layouts.read(source).mask
         except BadPatient:
             mask = np.zeros((0, 0, 0), bool)
-        slices = int((np.count_nonzero(mask, axis=(1, 2)) > study.preprocessing.minimum_mask_pixels).sum())
-        if slices:
-            selected[source.patient] = slices
+        area = np.count_nonzero(mask, axis=(1, 2))
+        selected, gland = int((area > study.preprocessing.minimum_mask_pixels).sum()), int((area > 0).sum())
+        if selected:
+            counts[source.patient] = SliceCounts(selected, gland - selected, len(area) - gland)
         if progress:
             progress(done, len(found.sources))
-    if not selected:
+    if not counts:
         raise RelayError(f"Site {site.name} has no usable patient; `relay site check` says what is wrong with each.")
-    return Counted(selected, len(found.sources) + len(found.problems) - len(selected))
+    return Counted(counts, len(found.sources) + len(found.problems) - len(counts))
 
 
 def divide(site: SiteConfig, counted: Counted, study: Study) -> Survey:
@@ -91,16 +94,24 @@ def divide(site: SiteConfig, counted: Counted, study: Study) -> Survey:
     Raises:
         RelayError: there are too few patients for the study's folds.
     """
-    part, selected = study.split, counted.slices
-    divided = split(selected, seed=part.seed, site=site.name, test_fraction=part.test_fraction, folds=part.folds)
+    part, counts = study.split, counted.slices
+    divided = split(counts, seed=part.seed, site=site.name, test_fraction=part.test_fraction, folds=part.folds)
     folds = range(part.folds)
+
+    def trained(names: Iterable[str]) -> int:
+        return slices_an_epoch((counts[name] for name in names), study.training)
+
+    def scored(names: Iterable[str]) -> int:
+        together = total_of(counts[name] for name in names)
+        return together.selected if study.training.slices == "chosen" else together.total
+
     return Survey(
-        patients=len(selected),
+        patients=len(counts),
         left_out=counted.left_out,
         test_patients=len(divided.test),
-        test_slices=sum(selected[name] for name in divided.test),
+        test_slices=scored(divided.test),
         train_patients=tuple(len(divided.train(fold)) for fold in folds),
-        train_slices=tuple(sum(selected[name] for name in divided.train(fold)) for fold in folds),
+        train_slices=tuple(trained(divided.train(fold)) for fold in folds),
         validation_patients=tuple(len(names) for names in divided.validation),
-        validation_slices=tuple(sum(selected[name] for name in names) for names in divided.validation),
+        validation_slices=tuple(scored(names) for names in divided.validation),
     )

@@ -37,12 +37,15 @@ from common.plan.stage_key import ExecutionEnvironment, stage_key
 from common.protocol.codec import BadMessage
 from common.protocol.messages import Delivery, Receipt
 from common.protocol.refusals import Refusal, Refused
+from common.scores import DICE_VOLUME, Score, deciding
 
 
 @dataclass(frozen=True)
 class _Known:
     """The site's records on every row of the plan that may be delivered here, in the plan's order."""
 
+    score: Score
+    """The score by which the study selects."""
     rows: tuple[PlannedRow, ...]
     left_out: frozenset[int]
     """The places of rows that do not count, as the coordinator reports, since a site they need was away."""
@@ -60,7 +63,7 @@ class _Known:
             elif scores is None:
                 return None
             else:
-                found.append(scores.dice)
+                found.append(scores.value(self.score))
         return found
 
 
@@ -129,6 +132,7 @@ def _known(
 
     pairs = list(zip(rows, delivery.models, strict=True))
     return _Known(
+        score=deciding(study.training.slices),
         rows=tuple(rows),
         left_out=frozenset(delivery.left_out),
         weights=delivery.models,
@@ -180,7 +184,8 @@ def _alone(known: _Known) -> Iterator[tuple[str, int]]:
     """Yield each method that trains at this site alone, with the row that validation chose among the method's folds."""
     for method in dict.fromkeys(row.method for row in known.rows if method_of(row.method).alone):
         places = [place for place, row in enumerate(known.rows) if row.method == method and place not in known.left_out]
-        dices = [scores.dice for place in places if (scores := known.validation[place]) is not None]
+        found = [known.validation[place] for place in places]
+        dices = [scores.value(known.score) for scores in found if scores is not None]
         if places and len(dices) == len(places):
             yield method, places[select(dices)]
 
@@ -193,9 +198,10 @@ def _references(known: _Known, row: int) -> Iterator[Reference]:
             method=method,
             fold=known.rows[place].fold,
             weights=known.weights[place],
-            validation_dice=100 * validation.dice if validation else None,
+            validation_dice=100 * validation.value(known.score) if validation else None,
             scores=comparison.scores(test) if test else None,
-            ahead=comparison.ahead(mine, test) if mine and test and place != row else None,
+            ahead=comparison.ahead(mine, test, known.score) if mine and test and place != row else None,
+            volume_ahead=comparison.ahead(mine, test, DICE_VOLUME) if mine and test and place != row else None,
         )
 
 
@@ -209,7 +215,7 @@ def _differences(known: _Known, row: int) -> dict[str, list[float]]:
     found = {}
     for method, place in _alone(known):
         test = known.test[place]
-        pairs = comparison.differences(mine, test) if mine and test and place != row else None
+        pairs = comparison.differences(mine, test, known.score) if mine and test and place != row else None
         if pairs:
             found[method] = sorted(value for value, _ in pairs)
     return found
@@ -226,7 +232,7 @@ def _card(
     checked: bool,
 ) -> Card:
     row = known.rows[delivery.row]
-    mean, std = statistics(cohort.train(row.fold))[site.name]
+    mean, std = statistics(cohort.train(row.fold), study.training)[site.name]
     trained = {node.site for node in all_behind([row.model]) if isinstance(node, FineTune)}
     validation, test = known.validation[delivery.row], known.test[delivery.row]
     counts = zip(study.sites, delivery.patients, delivery.test_patients, delivery.slices, strict=True)
@@ -262,7 +268,7 @@ def _card(
                 )
                 for name, patients, held_out, slices in counts
             ),
-            "validation_dice": 100 * validation.dice if validation else None,
+            "validation_dice": 100 * validation.value(known.score) if validation else None,
             "checked": checked,
             "left_out": len(delivery.left_out),
             "scores": comparison.scores(test) if test else None,

@@ -48,21 +48,26 @@ def scores(own: OwnScores) -> Scores:
 
 
 def _figure_of(score: Score, patients: Sequence[PatientScore]) -> Figure | None:
-    """Return a score over the patients with a value."""
-    pairs = [(value, one.slices) for one in patients if (value := getattr(one, score.key)) is not None]
+    """Return one score over the patients who have a value."""
+    pairs = [(value, one.weight(score)) for one in patients if (value := one.value(score)) is not None]
     return figure(
         [score.shown(value) for value, _ in pairs],
-        [slices for _, slices in pairs] if score.over == "slices" else None,
+        [weight for _, weight in pairs],
         within=score.range,
     )
 
 
-def differences(one: OwnScores, other: OwnScores) -> list[tuple[float, int]] | None:
-    """Return the difference of two models' Dice for each patient.
+def differences(one: OwnScores, other: OwnScores, score: Score) -> list[tuple[float, int]] | None:
+    """Return the difference of two models' overlap for each patient.
+
+    Args:
+        one: the first model's scores.
+        other: the second model's scores.
+        score: a kind of Dice.
 
     Returns:
-        For each patient the first model's Dice minus the second's, in points, and the number of slices; None where the
-            models were scored on different patients or different numbers of slices.
+        For each patient the first model's Dice minus the second's, in points, and the patient's weight in the mean;
+            None where the models were not scored on the same slices of the same patients.
     """
 
     def counted(patients: Sequence[PatientScore]) -> dict[int, int]:
@@ -70,16 +75,19 @@ def differences(one: OwnScores, other: OwnScores) -> list[tuple[float, int]] | N
 
     if counted(one.patients) != counted(other.patients):
         return None
-    before = {patient.number: patient.dice for patient in other.patients}
-    return [(100 * (patient.dice - before[patient.number]), patient.slices) for patient in one.patients]
+    before = {patient.number: patient.value(score) or 0.0 for patient in other.patients}
+    return [
+        (100 * ((patient.value(score) or 0.0) - before[patient.number]), patient.weight(score))
+        for patient in one.patients
+    ]
 
 
-def ahead(one: OwnScores, other: OwnScores) -> Figure | None:
-    """Return the lead of the first model over the second, in points of slice Dice.
+def ahead(one: OwnScores, other: OwnScores, score: Score) -> Figure | None:
+    """Return how far the first model lies above the second, in points of a kind of Dice.
 
     The figure is the mean of the differences over the same patients.
     """
-    found = differences(one, other)
+    found = differences(one, other, score)
     if not found:
         return None
-    return figure([value for value, _ in found], [slices for _, slices in found], within=(-100.0, 100.0))
+    return figure([value for value, _ in found], [weight for _, weight in found], within=(-100.0, 100.0))

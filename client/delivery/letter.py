@@ -17,11 +17,11 @@ from client.delivery.model_card import NO_DEVICE, Card, Figure, Reference, inter
 from client.delivery.model_card_text import SYNTHETIC, environment, score_cells
 from client.delivery.store import Outcome
 from common.plan import method_of
-from common.scores import DISTANCES, OVERLAPS, SCORES, Score
+from common.scores import DISTANCES, OVERLAPS, SCORES, Score, deciding
 from common.statistics.intervals import FEWEST
 from common.text import count
 
-Verdict = Literal["better", "worse", "own", "not-shown", "too-few", "unknown"]
+Verdict = Literal["better", "not-whole", "worse", "own", "not-shown", "too-few", "unknown"]
 
 MODEL, OWN_MODEL = "model.safetensors", "own-model.safetensors"
 WIDTH = 88
@@ -80,6 +80,8 @@ def verdict_of(card: Card, own: Reference | None) -> Verdict:
     low, high = own.ahead.low, own.ahead.high
     if low is None or high is None:
         return "too-few"
+    if low > 0 and own.volume_ahead is not None and own.volume_ahead.mean < 0:
+        return "not-whole"
     return "better" if low > 0 else "worse" if high < 0 else "not-shown"
 
 
@@ -103,7 +105,7 @@ def letter(outcome: Outcome) -> Letter:
     if reference and reference.ahead and differences:
         picture = _picture(differences, reference.ahead)
         picture_text = (
-            f"Each dot is one of your test patients: Dice of “{way}” minus that of"
+            f"Each dot is one of your test patients: {deciding(card.training.slices).title} of “{way}” minus that of"
             f" “{name_of(reference.method, (), card.site)}”, in points."
         )
     files = _files(outcome, verdict)
@@ -150,6 +152,8 @@ def _heading(verdict: Verdict, site: str) -> str:
         return "Keep your own model: taking part has not been shown to help."
     if verdict == "unknown":
         return "Keep your own model: nothing here shows that taking part helped."
+    if verdict == "not-whole":
+        return "Keep your own model: on whole volumes the study's is worse."
     return "Keep your own model: taking part brought nothing better."
 
 
@@ -168,11 +172,11 @@ def _reasons(verdict: Verdict, card: Card, own: Reference | None, differences: S
             " longer on record: so nothing can be compared."
         )
         return
-    ahead = own.ahead
+    ahead, score = own.ahead, deciding(card.training.slices)
     better = sum(value > 0 for value in differences)
     better_for = {0: "none", len(differences): "all"}.get(better, str(better))
     yield (
-        f"On your {count(ahead.patients, 'test patient')} its Dice is {number(abs(ahead.mean))} points"
+        f"On your {count(ahead.patients, 'test patient')} its {score.title} is {number(abs(ahead.mean))} points"
         f" {'higher' if ahead.mean >= 0 else 'lower'} than that of the best model trained on your patients alone,"
         f" “{name_of(own.method, (), card.site)}”; it is higher for {better_for} of them."
     )
@@ -184,9 +188,15 @@ def _reasons(verdict: Verdict, card: Card, own: Reference | None, differences: S
     else:
         meaning = {
             "better": "wholly above zero: for patients like these it is better.",
+            "not-whole": "wholly above zero, on slices with gland.",
             "worse": "wholly below zero: for patients like these your own is better.",
         }.get(verdict, "which holds zero: this may be chance. Your own model is as good a choice.")
         yield f"The 95 % interval of the difference is {interval_text(ahead, sign=True)} points, {meaning}"
+    if verdict == "not-whole" and own.volume_ahead is not None:
+        yield (
+            f"But over whole volumes its Dice is {number(abs(own.volume_ahead.mean))} points lower, and a whole volume"
+            " is what the model will draw."
+        )
     if not any(method_of(one.method).longer for one in card.references):
         yield (
             "Your own model had fewer gradient steps than a route gives: what looks like a gain may be longer training"
@@ -211,6 +221,7 @@ def _listed(scores: Sequence[Score]) -> str:
 
 
 def _decided(card: Card) -> Iterator[str]:
+    score = deciding(card.training.slices)
     checked = (
         "Your site's own record of this network's validation scores chooses the same."
         if card.checked
@@ -224,10 +235,11 @@ def _decided(card: Card) -> Iterator[str]:
         "Your validation patients chose the study's model among all methods, and your own among those trained at your"
         " hospital alone, for the epochs of one stage or for the gradient steps of the longest route. Your test"
         " patients, on whom no model was trained and who chose nothing, judge between the two, patient by patient,"
-        f" each weighted by its slices. {checked}"
+        f" by {score.title}{', each weighted by its slices' if score.over == 'slices' else ''}. {checked}"
     )
     yield (
-        "We say that taking part helped only if the 95 % interval of the mean difference lies wholly above zero; in all"
+        "We say that taking part helped only if the 95 % interval of the mean difference lies wholly above zero"
+        f"{', and the mean volume Dice is not lower either' if score.over == 'slices' else ''}; in all"
         " other cases we advise to keep your own model. The interval is a bootstrap-t (Efron and Tibshirani 1993)"
         f" and needs {FEWEST} patients. It speaks of patients like these, not of another split or another"
         " training."

@@ -61,7 +61,9 @@ class Reference(_Value):
     validation_dice: float | None
     scores: Scores | None
     ahead: Figure | None
-    """The lead of the card's model over this model, in points of Dice, on the same patients."""
+    """How far the card's model lies above this model on the same patients, in points of the Dice that decides."""
+    volume_ahead: Figure | None
+    """The same in points of volume Dice."""
 
 
 class HospitalCounts(_Value):
@@ -116,7 +118,7 @@ class Card(_Value):
     torch: str
     hospitals: tuple[HospitalCounts, ...]
     validation_dice: float | None
-    """In per cent."""
+    """The Dice that decides (`common.scores.deciding`), in per cent."""
     checked: bool
     """Whether the site chose the same model by the scores of its own record."""
     left_out: int = 0

@@ -18,7 +18,7 @@ from client.delivery.model_card import (
     number,
 )
 from common.plan import method_of
-from common.scores import SCORES
+from common.scores import SCORES, deciding
 from common.statistics.intervals import FEWEST
 from common.text import count
 
@@ -37,6 +37,7 @@ def markdown(card: Card) -> str:
             scored=_rows(card),
             longer=_longer(card),
             columns=SCORES,
+            deciding=deciding(card.training.slices),
             fewest=FEWEST,
             no_device=NO_DEVICE,
             synthetic=SYNTHETIC,

@@ -24,6 +24,10 @@ class CaseScore:
     iou: float
     dice_volume: float
     """Dice over all voxels of all slices, slices without prostate included."""
+    false_slices: int = 0
+    """The number of slices without gland in which gland was predicted."""
+    empty_slices: int = 0
+    """The number of slices without gland."""
     hd95_mm: float | None = None
     """95 % Hausdorff distance over all slices, like `assd_mm`; None where the prediction is empty, or distances were
     not measured."""
@@ -79,7 +83,7 @@ def evaluate(
             raise ValueError(f"predictions of shape {probabilities.shape} for slices of {slices.image.shape}")
         predicted = to_native(probabilities, slices) > 0.5
         expert = slices.native_mask
-        selected = np.flatnonzero(slices.selected)
+        selected, empty = np.flatnonzero(slices.selected), ~expert.any(axis=(1, 2))
         dice = [metrics.dice(predicted[k], expert[k]) for k in selected]
         distances = surface_distances(predicted, expert, slices.native_spacing) if surfaces else None
         hd95, assd = distances or (None, None)
@@ -90,6 +94,8 @@ def evaluate(
                 dice=float(np.mean(dice)),
                 iou=float(np.mean([metrics.iou(predicted[k], expert[k]) for k in selected])),
                 dice_volume=metrics.dice(predicted, expert),
+                false_slices=int(predicted[empty].any(axis=(1, 2)).sum()),
+                empty_slices=int(empty.sum()),
                 hd95_mm=hd95,
                 assd_mm=assd,
             )
@@ -121,3 +127,14 @@ def slice_mean(scores: Sequence[CaseScore]) -> tuple[float, float]:
     dice = sum(score.dice * score.slices for score in scores) / slices
     iou = sum(score.iou * score.slices for score in scores) / slices
     return dice, iou
+
+
+def volume_mean(scores: Sequence[CaseScore]) -> float:
+    """Return the mean of the patients' volume Dice, 0 to 1.
+
+    Raises:
+        ValueError: there is no patient.
+    """
+    if not scores:
+        raise ValueError("there is no patient to take a mean of")
+    return float(np.mean([score.dice_volume for score in scores]))

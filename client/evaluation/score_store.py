@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from client.preprocessing import cache
 from client.site_config import SiteConfig
-from common.scores import SCORES
+from common.scores import SCORES, Score
 
 if TYPE_CHECKING:
     from client.evaluation.evaluate import CaseScore
@@ -35,16 +35,31 @@ class PatientScore(BaseModel):
     """95 % Hausdorff distance; None where the prediction was empty, or distances were not measured."""
     assd_mm: float | None = None
 
+    def value(self, score: Score) -> float | None:
+        """Return the patient's value of a score, a share or in millimetres; None where there is none."""
+        value: float | None = getattr(self, score.key)
+        return value
+
+    def weight(self, score: Score) -> int:
+        """Return how often the patient counts in the mean of a score."""
+        return self.slices if score.over == "slices" else 1
+
 
 class OwnScores(BaseModel):
     """The scores of a model on a split."""
 
     model_config = ConfigDict(frozen=True)
     dice: float
-    """Mean over slices, as `iou`; both with the values in the reply."""
+    """Mean over slices, as `iou`; all three as they were sent in the reply."""
     iou: float
+    dice_volume: float
+    """Mean over patients."""
     patients: tuple[PatientScore, ...]
     """Sorted by number."""
+
+    def value(self, score: Score) -> float:
+        """Return the mean of an overlap, as a share."""
+        return float(getattr(self, score.key))
 
 
 def keep(site: SiteConfig, key: str, scores: Sequence[CaseScore], numbers: Mapping[str, int]) -> None:
@@ -61,6 +76,7 @@ def keep(site: SiteConfig, key: str, scores: Sequence[CaseScore], numbers: Mappi
     """
     from client.evaluation.evaluate import (
         slice_mean,  # imported here: reading stored scores needs no image libraries
+        volume_mean,
     )
 
     dice, iou = slice_mean(scores)
@@ -70,7 +86,12 @@ def keep(site: SiteConfig, key: str, scores: Sequence[CaseScore], numbers: Mappi
         )
         for case in scores
     ]
-    own = OwnScores(dice=dice, iou=iou, patients=tuple(sorted(patients, key=lambda patient: patient.number)))
+    own = OwnScores(
+        dice=dice,
+        iou=iou,
+        dice_volume=volume_mean(scores),
+        patients=tuple(sorted(patients, key=lambda patient: patient.number)),
+    )
     # Durable, as is the reply that follows: a delivery is compared with all stored scores.
     cache.write_json(site.private() / FOLDER / f"{key}.json", own.model_dump(), durable=True)
 

@@ -281,5 +281,6 @@ def _of_scoring(patients: int) -> int:
             case_slices=numbers,
             case_dices=each,
             case_ious=each,
+            case_volume_dices=each,
         )
     )

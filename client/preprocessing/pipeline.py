@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from client.data import layouts
 from client.data.layouts import Case
 from client.data.layouts.size import raise_if_short
+from client.data.slice_counts import SliceCounts
 from client.preprocessing import cache, resampling
 from client.preprocessing.bias_field import correct_bias_field
 from client.preprocessing.inventory import PROBLEMS_HOLD, PreparationTask, tasks_of
@@ -58,6 +59,11 @@ class Record:
     """sha256 over all inputs of the prepared file: content of image and mask files, parameters, versions."""
     image_digest: str
     """sha256 over the native voxels as read, whatever the file's format or header."""
+
+    @property
+    def counts(self) -> SliceCounts:
+        """The patient's slices."""
+        return SliceCounts(self.selected, self.below, self.slices - self.selected - self.below)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import asdict
 import torch
 
 from client import progress
+from client.data.slice_counts import slices_an_epoch
 from client.preprocessing.cohort import Cohort, gather
 from client.preprocessing.pipeline import Prepared, Record, fingerprint, prepare, site_key
 from client.site_config import SiteConfig
@@ -61,8 +62,13 @@ def execution_environment(site: SiteConfig, study: Study, prepared: Prepared) ->
 
 
 def train_slices(cohort: Cohort, study: Study) -> tuple[int, ...]:
-    """Return the number of selected training slices of each fold."""
-    return tuple(count_selected(cohort.train(fold)) for fold in range(study.split.folds))
+    """Return the number of slices that an epoch trains on, for each fold."""
+    return tuple(trained_slices(cohort.train(fold), study) for fold in range(study.split.folds))
+
+
+def trained_slices(records: list[Record], study: Study) -> int:
+    """Return the number of slices that an epoch trains on."""
+    return slices_an_epoch((record.counts for record in records), study.training)
 
 
 def count_selected(records: list[Record]) -> int:

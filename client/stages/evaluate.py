@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from client.evaluation import score_store
-from client.evaluation.evaluate import Example, slice_mean
+from client.evaluation.evaluate import Example, slice_mean, volume_mean
 from client.evaluation.gallery import add_to_page
 from client.evaluation.scoring import case_numbers, network_of, scores_of
 from client.stages.order import VerifiedOrder
@@ -17,7 +17,7 @@ from common.plan.graph import Evaluate, way_of
 from common.protocol.messages import EvaluateReply
 from common.scores import DISTANCES
 
-CASES = ("case_numbers", "case_slices", "case_dices", "case_ious")
+CASES = ("case_numbers", "case_slices", "case_dices", "case_ious", "case_volume_dices")
 """The fields of a reply about single patients: stored at the site, and sent only where the site's file permits."""
 
 
@@ -50,7 +50,7 @@ def score(order: VerifiedOrder[Evaluate], weights: Weights) -> EvaluateReply:
     place(network, device)
     examples: list[Example] = []
     records = cohort.test() if node.split == "test" else cohort.validation(node.fold)
-    mean_std = statistics(cohort.train(node.fold))
+    mean_std = statistics(cohort.train(node.fold), study.training)
     scores = scores_of(network, records, mean_std, device, examples, surfaces=node.split == "test")
     dice, iou = slice_mean(scores)
     numbers = case_numbers(site, cohort)
@@ -72,7 +72,9 @@ def score(order: VerifiedOrder[Evaluate], weights: Weights) -> EvaluateReply:
             "state": "done",
             "dice": dice,
             "iou": iou,
-            "dice_volume": float(np.mean([score.dice_volume for score in scores])),
+            "dice_volume": volume_mean(scores),
+            "false_slices": sum(score.false_slices for score in scores),
+            "empty_slices": sum(score.empty_slices for score in scores),
             "patients": len(scores),
             "slices": sum(score.slices for score in scores),
             **distances,
@@ -81,5 +83,6 @@ def score(order: VerifiedOrder[Evaluate], weights: Weights) -> EvaluateReply:
             "case_slices": tuple(score.slices for score in ordered),
             "case_dices": tuple(score.dice for score in ordered),
             "case_ious": tuple(score.iou for score in ordered),
+            "case_volume_dices": tuple(score.dice_volume for score in ordered),
         }
     )

@@ -6,13 +6,13 @@ import time
 
 from client import progress
 from client.evaluation import score_store
-from client.evaluation.evaluate import slice_mean
+from client.evaluation.evaluate import slice_mean, volume_mean
 from client.evaluation.scoring import case_numbers, network_of, scores_of
 from client.governance.approval import approved
-from client.stages.describe import count_selected
+from client.stages.describe import trained_slices
 from client.stages.order import VerifiedOrder
 from client.stages.store import StageStore, intact
-from client.training.batches import selected_slices, statistics
+from client.training.batches import standardised_slices, statistics
 from client.training.collapse import against_received
 from client.training.device import choose_device
 from client.training.fine_tune import Trained, fine_tune
@@ -59,9 +59,12 @@ def _train(
     began = checkpointed = time.monotonic()
     device = choose_device(site.device, study.training.precision)
     train, validation = cohort.train(node.fold), cohort.validation(node.fold)
-    mean_std = statistics(train)
+    mean_std = statistics(train, study.training)
     network = network_of(study, start, order.start_digest)
-    slices = selected_slices(train, mean_std), selected_slices(validation, mean_std)
+    slices = (
+        standardised_slices(train, mean_std, study.training),
+        standardised_slices(validation, mean_std, study.training),
+    )
     trained = resume
     legs_end = began + study.training.leg_minutes * 60
     if trained is None or trained.epoch < node.schedule.epochs:
@@ -92,7 +95,7 @@ def _train(
     network.load_state_dict(trained.kept)
     scores = scores_of(network, validation, mean_std, device)
     dice, iou = slice_mean(scores)
-    figures = {"validation_dice": dice, "validation_iou": iou}
+    figures = {"validation_dice": dice, "validation_iou": iou, "validation_dice_volume": volume_mean(scores)}
     if trained.dices[trained.kept_epoch - 1] < study.collapse and not isinstance(node.parent, Start):
         received = network_of(study, start, order.start_digest)
         figures |= against_received(network, received, *slices, training=study.training, device=device)
@@ -123,7 +126,7 @@ def _reply(order: VerifiedOrder[FineTune], trained: Trained, state: str) -> Fine
             "dices": trained.dices,
             "kept_epoch": trained.kept_epoch,
             "gradient_steps": trained.gradient_steps,
-            "train_slices": count_selected(train),
+            "train_slices": trained_slices(train, order.study),
             "train_patients": len(train),
             "validation_patients": len(validation),
         }

@@ -8,33 +8,49 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 
-from client.preprocessing.pipeline import Record, load
+from client.data.slice_counts import drawn_of
+from client.preprocessing.pipeline import PatientSlices, Record, load
+from common.config.study import TrainingConfig
 
 MeanStd = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Slices:
-    """Selected slices, standardised, in the order of patients and, within a patient, from feet to head.
-
-    `images` and `masks` are float32 tensors of the shape (slices, 1, pixels, pixels); a mask is 0 or 1.
-    """
+    """Standardised slices, in the order of patients and, within a patient, from feet to head."""
 
     images: torch.Tensor
+    """(slices, 1, pixels, pixels), float32."""
     masks: torch.Tensor
+    """The same shape, float32, 0 or 1."""
+    empty: tuple[int, ...] = ()
+    """The places of slices without gland, of which each epoch draws a share."""
+    volumes: tuple[int, ...] = ()
+    """The number of slices of each patient, in order, where a patient is scored as one volume; empty where each slice
+    is scored by itself."""
 
 
-def statistics(records: Sequence[Record]) -> dict[str, MeanStd]:
-    """Return mean and standard deviation of all pixels of the selected slices, for each site among the records.
+def _used(slices: PatientSlices, training: TrainingConfig) -> NDArray[np.bool_]:
+    """Return which slices of a patient the study trains on, of shape (slices,)."""
+    return slices.selected if training.slices == "chosen" else np.ones_like(slices.selected)
+
+
+def statistics(records: Sequence[Record], training: TrainingConfig) -> dict[str, MeanStd]:
+    """Return mean and standard deviation of all pixels of the slices that the study trains on, for each site.
 
     Pooled data keep the statistics of each member site: scanners have units of their own, and a member's patients are
-    later scored with the member's statistics.
+    later scored with that member's statistics.
+
+    Args:
+        records: the training patients.
+        training: the study's training settings.
     """
     sums: dict[str, list[float]] = {}
     for record in records:
         slices = load(record)
-        pixels = slices.image[slices.selected].astype(np.float64)
+        pixels = slices.image[_used(slices, training)].astype(np.float64)
         total = sums.setdefault(record.site, [0.0, 0.0, 0.0])
         total[0] += pixels.size
         total[1] += float(pixels.sum())
@@ -52,45 +68,68 @@ def standardised(image: np.ndarray, mean_std: MeanStd) -> np.ndarray:
     return ((image - np.float32(mean)) / np.float32(std)).astype(np.float32, copy=False)
 
 
-def selected_slices(records: Sequence[Record], mean_std: Mapping[str, MeanStd]) -> Slices:
-    """Return the selected slices of all records, standardised and in the order of the patients' names.
+def standardised_slices(records: Sequence[Record], mean_std: Mapping[str, MeanStd], training: TrainingConfig) -> Slices:
+    """Return the slices of all records that the study trains on, standardised, in the order of the patients' names.
 
     Args:
         records: the patients.
         mean_std: mean and standard deviation of each site.
+        training: the study's training settings.
     """
     images, masks = [], []
+    empty: list[int] = []
+    volumes: list[int] = []
     for record in sorted(records, key=lambda record: record.patient):
         slices = load(record)
-        images.append(standardised(slices.image[slices.selected], mean_std[record.site]))
-        masks.append(slices.mask[slices.selected].astype(np.float32))
+        used = _used(slices, training)
+        gland = np.count_nonzero(slices.native_mask, axis=(1, 2))
+        empty += (sum(volumes) + np.flatnonzero(gland[used] == 0)).tolist()
+        images.append(standardised(slices.image[used], mean_std[record.site]))
+        masks.append(slices.mask[used].astype(np.float32))
+        volumes.append(int(used.sum()))
     return Slices(
         torch.from_numpy(np.concatenate(images)).unsqueeze(1),
         torch.from_numpy(np.concatenate(masks)).unsqueeze(1),
+        empty=tuple(empty),
+        volumes=() if training.slices == "chosen" else tuple(volumes),
     )
 
 
-def batches(slices: Slices, size: int, generator: torch.Generator) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield the batches of an epoch in a random order: full batches and a smaller last batch.
+def batches(
+    slices: Slices, training: TrainingConfig, generator: torch.Generator
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield the batches of one epoch in a random order: full batches and a smaller last one.
 
-    A last batch of a single slice is joined to the batch before, since batch normalisation cannot take a single value.
+    A last batch of a single slice is joined to the batch before it, since batch normalisation cannot take one value.
+    Of the slices without gland the epoch draws the study's share.
 
     Args:
         slices: the slices to train on.
-        size: slices in a batch.
-        generator: draws the order.
+        training: the study's training settings.
+        generator: draws the order, and the slices without gland.
 
     Yields:
         Images and masks, each (slices, 1, pixels, pixels).
     """
-    count = len(slices.images)
-    order = torch.randperm(count, generator=generator)
+    places = _drawn(slices, training, generator)
+    count, size = len(places), training.batch
+    order = places[torch.randperm(count, generator=generator)]
     starts = list(range(0, count, size))
     if len(starts) > 1 and count - starts[-1] == 1:
         starts.pop()
     for start, end in zip(starts, [*starts[1:], count], strict=True):
         selected = order[start:end]
         yield slices.images[selected], slices.masks[selected]
+
+
+def _drawn(slices: Slices, training: TrainingConfig, generator: torch.Generator) -> torch.Tensor:
+    """Return the places of the slices that an epoch trains on, in ascending order."""
+    number = drawn_of(len(slices.empty), training)
+    if number == len(slices.empty):
+        return torch.arange(len(slices.images))
+    used = torch.ones(len(slices.images), dtype=torch.bool)
+    used[torch.tensor(slices.empty)[torch.randperm(len(slices.empty), generator=generator)[number:]]] = False
+    return used.nonzero().flatten()
 
 
 def augment(

@@ -23,7 +23,7 @@ class Measured(NamedTuple):
     """A model's quality at a site, on the study's grid."""
 
     dice: float
-    """Mean over the validation slices, 0 to 1."""
+    """The Dice that selects an epoch (`grid_dice`), 0 to 1."""
     loss: float
     """The loss over all training slices, without augmentation."""
 

@@ -122,7 +122,7 @@ def fine_tune(
         generator = torch.Generator().manual_seed(seed)
         network.train()
         losses = []
-        for images, masks in batches(train, training.batch, generator):
+        for images, masks in batches(train, training, generator):
             images, masks = augment(images, masks, training.augmentation, generator)
             images = images.to(device.kind, memory_format=torch.channels_last)
             masks = masks.to(device.kind)
@@ -194,10 +194,15 @@ def predicted_logits(network: nn.Module, images: torch.Tensor, device: Device) -
 
 
 def grid_dice(network: nn.Module, slices: Slices, device: Device) -> float:
-    """Return the mean Dice over slices on the study's grid, 0 to 1; an empty slice predicted as empty counts as 1."""
+    """Return the mean Dice on the study's grid, 0 to 1: over volumes where the slices name them, else over slices.
+
+    Where neither the prediction nor the mask holds gland, the Dice is 1.
+    """
     predicted = probabilities(network, slices.images, device) > 0.5
     truth = slices.masks > 0.5
     both = (predicted & truth).sum((1, 2, 3))
     sizes = predicted.sum((1, 2, 3)) + truth.sum((1, 2, 3))
+    if slices.volumes:
+        both, sizes = (torch.stack([part.sum() for part in counts.split(slices.volumes)]) for counts in (both, sizes))
     dice = torch.where(sizes > 0, 2 * both / sizes.clamp(min=1), 1.0)
     return float(dice.double().mean())

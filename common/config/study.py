@@ -32,6 +32,7 @@ Encoder = Literal[
     "resnet34",
     "resnet50",
     "mobilenet_v2",
+    "tu-mobilenetv3_small_050",
 ]
 
 
@@ -155,6 +156,12 @@ class TrainingConfig(_Config):
     """Epochs of a stage of fine-tuning."""
     batch: int = Field(default=16, ge=2)
     """Slices in a batch."""
+    slices: Literal["all", "chosen"] = "all"
+    """The slices to train and to select on. "all": every slice of a volume; the mean of the validation patients' volume
+    Dice selects epoch, round, fold and route. "chosen": the slices that the expert's mask selects (the paper's
+    protocol); their mean Dice selects."""
+    empty_share: float = Field(default=0.5, ge=0, le=1)
+    """Where slices is "all": the share of the slices without gland that an epoch trains on; each epoch draws others."""
     learning_rate: float = Field(default=1e-3, gt=0)
     """Learning rate of a stage's first step; cosine annealing leads to `final_learning_rate`."""
     final_learning_rate: float = Field(default=0.0, ge=0)

@@ -50,7 +50,7 @@ def stage_key(node: FineTune | Evaluate, *, study: Study, weights: str, environm
         stage = {
             "kind": "evaluate",
             "split": node.split,
-            "training": study.training.model_dump(mode="json", include={"precision", "threads"}),
+            "training": study.training.model_dump(mode="json", include={"precision", "threads", "slices"}),
         }
     stage |= {
         "version": STAGE_VERSION,

@@ -13,7 +13,7 @@ FINE_TUNE = "train.stage"
 EVALUATE = "evaluate.stage"
 DELIVER = "query.deliver"
 
-STAGE_VERSION = 3
+STAGE_VERSION = 4
 """Version of the stages' computation, raised whenever a stage would give another result; a golden test checks the
 results."""
 
@@ -54,7 +54,7 @@ class Description(WireMessage):
     slices: Count = 0
     test_slices: Count = 0
     train_slices: tuple[Count, ...] = ()
-    """Selected training slices, a number for each fold."""
+    """The slices that an epoch trains on, one number a fold."""
     train_patients: tuple[Count, ...] = ()
     """Training patients, a number for each fold."""
     validation_patients: tuple[Count, ...] = ()
@@ -128,7 +128,8 @@ class FineTuneReply(WireMessage):
     """Mean training loss of each epoch."""
     learning_rates: tuple[Positive, ...] = ()
     dices: tuple[Share, ...] = ()
-    """Validation Dice of each epoch, slice mean on the study's grid; the best Dice selects the epoch."""
+    """Validation Dice of each epoch on the study's grid, which selects the epoch: mean over slices or over volumes, as
+    the study's `training.slices` says."""
     kept_epoch: Count = 0
     gradient_steps: Count = 0
     train_slices: Count = 0
@@ -136,9 +137,11 @@ class FineTuneReply(WireMessage):
     weights: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
     """Digest of the weights in this message."""
     validation_dice: Share = 0.0
-    """Validation Dice of the kept weights, slice mean on the native grid; selects among folds and routes."""
+    """Validation Dice of the kept weights, slice mean on the native grid."""
     validation_iou: Share = 0.0
     """Validation IoU of the kept weights, slice mean on the native grid."""
+    validation_dice_volume: Share = 0.0
+    """Validation Dice of the kept weights over whole volumes, mean over patients on the native grid."""
     validation_patients: Count = 0
     received_dice: Share = 0.0
     """Validation Dice of the stage's start weights at this site, measured in the same way as `dices`, with batch
@@ -168,8 +171,13 @@ class EvaluateReply(WireMessage):
     dice: Share = 0.0
     iou: Share = 0.0
     dice_volume: Share = 0.0
+    false_slices: Count = 0
+    """Slices without gland, of all patients together, in which the model draws gland."""
+    empty_slices: Count = 0
+    """Slices without gland, of all patients together."""
     patients: Count = 0
     slices: Count = 0
+    """Selected slices."""
     hd95_mm: Positive = 0.0
     """95 % Hausdorff distance, mean over `surface_patients`."""
     assd_mm: Positive = 0.0
@@ -181,11 +189,15 @@ class EvaluateReply(WireMessage):
     case_slices: tuple[Count, ...] = ()
     case_dices: tuple[Share, ...] = ()
     case_ious: tuple[Share, ...] = ()
+    case_volume_dices: tuple[Share, ...] = ()
 
     @model_validator(mode="after")
     def _one_entry_a_case(self) -> Self:
-        if not len(self.case_numbers) == len(self.case_slices) == len(self.case_dices) == len(self.case_ious):
+        entries = (self.case_slices, self.case_dices, self.case_ious, self.case_volume_dices)
+        if any(len(entry) != len(self.case_numbers) for entry in entries):
             raise ValueError("every case has one entry of each kind")
+        if self.false_slices > self.empty_slices:
+            raise ValueError("gland is drawn in more slices without gland than there are")
         if len(set(self.case_numbers)) < len(self.case_numbers):
             raise ValueError("a case stands twice")
         measured = any(getattr(self, score.key) for score in DISTANCES)

@@ -90,23 +90,24 @@ def interval(
 
 
 def case_interval(
-    case_dice: Mapping[str, float], case_slices: Mapping[str, int], *, within: tuple[float, float] = ANYWHERE
+    values: Mapping[str, float], weights: Mapping[str, int], *, within: tuple[float, float] = ANYWHERE
 ) -> tuple[float, float] | None:
-    """Return the `interval` of a site's slice mean in a repeat.
+    """Return the `interval` of one site's mean in one repeat.
 
     Args:
-        case_dice: the mean Dice over a patient's slices, in any unit, by case number.
-        case_slices: the number of these slices, for the same cases; a patient without slices is left out.
+        values: a patient's value, in any unit, by case number.
+        weights: the patient's weight in the mean, such as the number of slices, for the same cases; a patient without
+            weight is left out.
         within: see `interval`.
 
     Raises:
         RelayError: the two mappings do not name the same patients, or a value is not a number.
     """
-    if case_dice.keys() != case_slices.keys():
+    if values.keys() != weights.keys():
         raise RelayError(
             "The Dice and the slices of the test patients do not name the same case numbers: score that site again."
         )
-    repeat = {case: (case_dice[case], case_slices[case]) for case in case_dice}
+    repeat = {case: (values[case], weights[case]) for case in values}
     return interval({"": [repeat]}, within=within)
 
 

@@ -27,6 +27,8 @@ ROOM_FOR_A_BAR = 70
 """Columns below which the live lines have no bar."""
 LOG_EVERY = 20.0
 """The least number of seconds between two plain lines about a running stage."""
+SILENCE = 5.0
+"""Seconds without a plain line after which a finished scoring is worth a line."""
 
 
 @contextmanager
@@ -158,7 +160,10 @@ class Lines:
         self._began = self.clock()
 
     def observe(self, event: Event) -> None:
-        """Take in an event; stages finished by earlier runs are counted in a single line, and scorings get no line."""
+        """Take in an event; stages finished by earlier runs are counted in a single line.
+
+        A finished scoring is written only after `SILENCE` seconds without any line.
+        """
         with self._lock:
             if event.kind == "examining":
                 return
@@ -176,7 +181,8 @@ class Lines:
         if event.kind == "preparing" and event.epoch == event.epochs:
             return True
         if event.kind == "done":
-            return event.stage == "fine-tune"
+            quiet = self.clock() - max(self._last_line_at.values(), default=self._began)
+            return event.stage == "fine-tune" or quiet >= SILENCE
         if event.kind == "running" and not event.epoch:
             return False
         return self.clock() - self._last_line_at.get(event.site, self._began) >= LOG_EVERY

@@ -155,12 +155,13 @@ def _leaves(study: Study, counts: Disclosure) -> Iterator[str]:
     yield from _labelled(
         "numbers",
         f"{most}{whole(counts.training_numbers)} with the trainings: of each epoch the loss, the learning rate and the"
-        " validation Dice; of each training Dice and IoU, and counts of patients, slices and steps.",
+        " validation Dice; of each training Dice, IoU and volume Dice, and counts of patients, slices and steps.",
     )
     yield from _labelled(
         "",
-        f"{most}{whole(counts.scoring_numbers)} with the scorings: Dice and IoU, of test patients also distances"
-        " between surfaces, each a mean over all patients of the split; counts of patients and slices.",
+        f"{most}{whole(counts.scoring_numbers)} with the scorings: Dice, IoU and volume Dice, of test patients also"
+        " distances between surfaces, each a mean over all patients of the split; counts of patients, of slices, and of"
+        " slices in which gland is wrongly drawn.",
     )
     yield from _labelled(
         "",
@@ -171,8 +172,8 @@ def _leaves(study: Study, counts: Disclosure) -> Iterator[str]:
     if counts.patient_numbers:
         yield from _labelled(
             "",
-            f"{most}{whole(counts.patient_numbers)} OF SINGLE PATIENTS: slices, Dice and IoU of each, under a random"
-            f' number in the place of the name; "patient_scores" is true in the site file.',
+            f"{most}{whole(counts.patient_numbers)} OF SINGLE PATIENTS: slices, Dice, IoU and volume Dice of each,"
+            f' under a random number in the place of the name; "patient_scores" is true in the site file.',
         )
     else:
         yield from _labelled("", "none of single patients.")

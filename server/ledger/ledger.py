@@ -24,6 +24,7 @@ from common.digest import digest_of_file, digest_of_json
 from common.errors import Damaged, Locked, RelayError
 from common.files import write_atomically
 from common.model.weights import Weights, mapped, save
+from common.scores import Score
 from common.text import short_digest
 
 
@@ -35,6 +36,7 @@ class Cases(BaseModel):
     slices: tuple[int, ...] = ()
     dices: tuple[float, ...] = ()
     ious: tuple[float, ...] = ()
+    volume_dices: tuple[float, ...] = ()
 
 
 class StageRecord(BaseModel):
@@ -62,12 +64,20 @@ class StageRecord(BaseModel):
     split."""
     iou: float = 0.0
     dice_volume: float = 0.0
+    false_slices: int = 0
+    """Slices without gland in which the model draws gland."""
+    empty_slices: int = 0
+    """Slices without gland."""
     patients: int = 0
     slices: int = 0
     hd95_mm: float = 0.0
     assd_mm: float = 0.0
     surface_patients: int = 0
     cases: Cases = Cases()
+
+    def value(self, score: Score) -> float:
+        """Return the value of a score, as a share or in millimetres."""
+        return float(getattr(self, score.key))
 
     @property
     def seal(self) -> str:

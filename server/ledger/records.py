@@ -31,6 +31,7 @@ def of_training(node: FineTune, reply: FineTuneReply, *, parent: str) -> StageRe
         kept_epoch=reply.kept_epoch,
         dice=reply.validation_dice,
         iou=reply.validation_iou,
+        dice_volume=reply.validation_dice_volume,
         patients=reply.validation_patients,
     )
 
@@ -53,11 +54,14 @@ def of_scores(node: Evaluate, reply: EvaluateReply, *, parent: str) -> StageReco
         slices=reply.slices,
         **{score.key: getattr(reply, score.key) for score in SCORES},
         surface_patients=reply.surface_patients,
+        false_slices=reply.false_slices,
+        empty_slices=reply.empty_slices,
         cases=Cases(
             numbers=reply.case_numbers,
             slices=reply.case_slices,
             dices=reply.case_dices,
             ious=reply.case_ious,
+            volume_dices=reply.case_volume_dices,
         ),
     )
 

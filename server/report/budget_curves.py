@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from common.scores import Score
 from common.text import short_bytes, whole
 from server.report.curves import walk
 from server.report.table import Comparison
@@ -80,12 +81,17 @@ class BudgetPicture:
     """The names of the faint lines."""
 
 
-def track(row: Row, stages: dict[str, Stage]) -> Track | None:
+def track(row: Row, stages: dict[str, Stage], score: Score) -> Track | None:
     """Return the track of a row along its chain of stages; None if nothing was scored at the target.
 
     A stage at another site adds cost and has no Dice at the target; a stage at the target has a Dice for each epoch; an
-    average has a Dice for each round, on the target's validation patients. Weights are sent only at the two ends of a
-    stage, so against bytes a stage is a single point. The model of all data is scored at the target only at its end.
+    average has one for each round, on the target's validation patients. Weights cross the wire at the two ends of a
+    stage, so against bytes a stage is one point. The model of all data is scored at the target only at its end.
+
+    Args:
+        row: the row.
+        stages: the stages by their `id`.
+        score: the Dice by which the study selects.
     """
     steps = moved = 0.0
     best = -math.inf
@@ -109,8 +115,9 @@ def track(row: Row, stages: dict[str, Stage]) -> Track | None:
         if found > best:
             best = found
             by_bytes.append((moved, best))
-    if not by_steps and row.validation_dice is not None and steps:
-        best = row.validation_dice
+    validated = row.value(score, tested=False)
+    if not by_steps and validated is not None and steps:
+        best = validated
         by_steps, by_bytes = [(steps, best)], [(moved, best)]
     if not by_steps:
         return None
@@ -124,7 +131,7 @@ def budget_pictures(results: Results, table: Comparison) -> list[BudgetPicture]:
     pictures = []
     for column, target in enumerate(table.targets):
         rows = [cell.row for _, cell in table.column(column) if cell.row.kind.adapted]
-        tracks = [found for row in rows if (found := track(row, stages))]
+        tracks = [found for row in rows if (found := track(row, stages, table.score))]
         if len(tracks) < 2 or not all(found.by_bytes[-1][0] > 0 for found in tracks):
             continue
         low = max(0.0, 5 * math.floor((min(found.best for found in tracks) - BELOW) / 5))

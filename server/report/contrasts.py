@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from common.scores import DICE, Score
 from common.seeds import seed_of
 from common.statistics.intervals import FEWEST, FEWEST_A_SITE, Repeat, Strata, interval, slice_mean
 from common.statistics.paired import LEVEL, better, difference, holm, sign_flip_p, smallest_p, standardised
@@ -109,32 +110,41 @@ def family(results: Results, table: Comparison, *, testing: bool = True) -> Fami
             # A row with absent sites does not represent its method.
             rows = [row for row in cell.rows if (target, row.seed) in headline and not row.absent]
             found = [(headline[target, row.seed], row) for row in rows]
-            if found and target not in problems and all(r.dice is not None for pair in found for r in pair):
+            if (
+                found
+                and target not in problems
+                and all(r.value(results.score) is not None for pair in found for r in pair)
+            ):
                 pairs[target] = found
         if pairs:
-            contrasts.append(_contrast(line.label, pairs, seed=seed, repeats=repeats))
+            contrasts.append(_contrast(line.label, pairs, score=results.score, seed=seed, repeats=repeats))
     without = tuple(
-        target for target in table.targets if any(row.case_dice is None for row in results.rows if row.target == target)
+        target
+        for target in table.targets
+        if any(row.cases(results.score) is None for row in results.rows if row.target == target)
     )
     return _tested(contrasts, problems, without if contrasts else (), testing=testing, repeats=repeats)
 
 
-def _contrast(opponent: str, pairs: dict[str, list[tuple[Row, Row]]], *, seed: int, repeats: int) -> Contrast:
-    """Return the contrast with an opponent.
+def _contrast(
+    opponent: str, pairs: dict[str, list[tuple[Row, Row]]], *, score: Score, seed: int, repeats: int
+) -> Contrast:
+    """Return the contrast with one opponent.
 
     Args:
         opponent: the name of the opponent.
         pairs: for each target and repeat, the row of the selected route and the row of the opponent.
+        score: the Dice by which the study compares.
         seed: the study's seed.
         repeats: the number of repeats.
     """
     at, strata, means = [], {}, []
     for target, rows in pairs.items():
-        gaps = [(one.dice or 0.0) - (other.dice or 0.0) for one, other in rows]
+        gaps = [(one.value(score) or 0.0) - (other.value(score) or 0.0) for one, other in rows]
         sign = (sum(gap > 0 for gap in gaps), len(gaps)) if repeats > 1 else None
         means.append(statistics.fmean(gaps))
-        if all(row.case_dice is not None for pair in rows for row in pair):
-            strata[target] = [difference(_scores(one), _scores(other)) for one, other in rows]
+        if all(row.cases(score) is not None for pair in rows for row in pair):
+            strata[target] = [difference(_scores(one, score), _scores(other, score)) for one, other in rows]
             at.append((target, _effect({target: strata[target]}, sign)))
         else:
             at.append((target, Effect(means[-1], same_sign=sign)))
@@ -187,10 +197,9 @@ def _tested(
     )
 
 
-def _scores(row: Row) -> Repeat:
-    """Return the Dice and the slices of a row's test patients, by case number."""
-    slices = row.case_slices or {}
-    return {case: (value, slices[case]) for case, value in (row.case_dice or {}).items() if value is not None}
+def _scores(row: Row, score: Score) -> Repeat:
+    """Return the Dice and the weight of a row's test patients, by case number."""
+    return {case: (value, weight) for case, (value, weight) in (row.cases(score) or {}).items() if value is not None}
 
 
 def _problems(results: Results) -> Iterable[tuple[str, str]]:
@@ -200,8 +209,9 @@ def _problems(results: Results) -> Iterable[tuple[str, str]]:
     the row's Dice.
     """
     by_target: dict[str, list[Row]] = defaultdict(list)
+    score = results.score
     for row in results.rows:
-        if row.dice is not None:
+        if row.value(score) is not None:
             by_target[row.target].append(row)
     for target, rows in by_target.items():
         counted: dict[int, set[tuple[int | None, int | None]]] = defaultdict(set)
@@ -209,17 +219,18 @@ def _problems(results: Results) -> Iterable[tuple[str, str]]:
         of_patient: dict[str, set[int]] = defaultdict(set)
         for row in rows:
             counted[row.seed].add((row.patients, row.slices))
-            if row.case_dice is None:
-                continue
             slices = row.case_slices or {}
-            if row.case_dice.keys() != slices.keys() or None in row.case_dice.values():
+            values = row.case_dice if score is DICE else row.case_dice_volume
+            if values is None:
+                continue
+            if values.keys() != slices.keys() or None in values.values():
                 yield target, f"{target} is not compared: a patient's Dice or slices are missing in its rows."
                 break
             cases[row.seed].add(tuple(sorted(slices.items())))
             for case, number in slices.items():
                 of_patient[case].add(number)
-            mean = slice_mean({target: [_scores(row)]})
-            if mean is not None and abs(mean - (row.dice or 0.0)) > ROUNDING:
+            mean = slice_mean({target: [_scores(row, score)]})
+            if mean is not None and abs(mean - (row.value(score) or 0.0)) > ROUNDING:
                 yield target, f"{target} is not compared: its patients' figures do not add up to the row's Dice."
                 break
         else:
@@ -239,10 +250,10 @@ def own_interval(results: Results, rows: tuple[Row, ...]) -> tuple[float, float]
     """Return the confidence interval of a method's Dice at a target, over all its repeats, in per cent."""
     if len(rows) == 1:
         return rows[0].ci95
-    if any(row.case_dice is None or row.case_slices is None for row in rows):
+    if any(row.cases(results.score) is None for row in rows):
         return None
     target = rows[0].target
-    return interval({target: [_scores(row) for row in rows]}, within=(0.0, 100.0))
+    return interval({target: [_scores(row, results.score) for row in rows]}, within=(0.0, 100.0))
 
 
 def why_no_interval(family: Family) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from common.statistics.intervals import FEWEST
 from server.report.contrasts import own_interval
-from server.report.table import Cell, Comparison, shown_dice
+from server.report.table import Cell, Comparison
 from server.report.wording import figure, full_name
 from server.results.schema import Results, Row
 
@@ -63,7 +63,7 @@ def _why_none(table: Comparison, cells: list[Cell], drawn: list[tuple[float, flo
     whom = f"{target} shows no interval" if len(without) == len(cells) else f"{len(without)} rows show no interval"
     if not table.tested:
         return f"{whom}: validation patients chose epoch and fold, so an interval over them would be too good."
-    if any(row.case_dice is None for cell in without for row in cell.rows):
+    if any(row.cases(table.score) is None for cell in without for row in cell.rows):
         return f"{whom}: the hospital does not let the figures of single patients leave."
     if all((cell.row.patients or 0) < FEWEST for cell in without):
         return f"{whom}: an interval needs {FEWEST} patients."
@@ -106,7 +106,7 @@ def interval_panels(results: Results, table: Comparison) -> list[Panel]:
     # With several repeats the dot is the mean over repeats, and selected folds are strokes like all other folds.
     others: dict[tuple[str, tuple[str, ...], str], list[float]] = {}
     for row in results.rows:
-        dice = shown_dice(row, table.tested)
+        dice = table.shown(row)
         if (table.repeats > 1 or not row.selected) and dice is not None and dice >= low:
             others.setdefault(_kind(row), []).append(dice)
     panels = []

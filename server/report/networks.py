@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from common.plan import method_of
+from common.scores import Score
 from server.report.paper import ENCODERS, TABLE_2, paper_of
 from server.report.wording import ARCHITECTURES, encoder_name, targets
 from server.results.schema import Results, Spread
@@ -68,10 +69,12 @@ def networks(results: Results) -> list[Networks]:
     for target in targets(results):
         entries: dict[str, Spread] = {}
         for entry in results.spread:
-            if (entry.method, entry.target) == (method, target) and entry.validation_dice_mean is not None:
+            if (entry.method, entry.target) == (method, target) and _mean(entry, results.score) is not None:
                 entries.setdefault(entry.model, entry)
         if entries:
-            found.append(_table(entries, target, method, paper_of(results) == "table-2" and target == "A"))
+            found.append(
+                _table(entries, target, method, results.score, paper_of(results) == "table-2" and target == "A")
+            )
     return found
 
 
@@ -88,11 +91,17 @@ def best_network(results: Results) -> str:
     return max(complete, key=complete.__getitem__, default="")
 
 
-def _table(entries: dict[str, Spread], target: str, method: str, paper: bool) -> Networks:
+def _mean(entry: Spread, score: Score) -> float | None:
+    """Return the mean validation Dice, in per cent, by which the study selects."""
+    value: float | None = getattr(entry, f"validation_{score.key}_mean")
+    return value
+
+
+def _table(entries: dict[str, Spread], target: str, method: str, score: Score, paper: bool) -> Networks:
     pairs = {tuple(model.split(" ", 1)): entry for model, entry in entries.items()}
     architectures = sorted({pair[0] for pair in pairs}, key=lambda name: _place(name, tuple(ARCHITECTURES)))
     encoders = sorted({pair[-1] for pair in pairs}, key=lambda name: _place(name, ENCODERS))
-    means = {pair: entry.validation_dice_mean or 0.0 for pair, entry in pairs.items()}
+    means = {pair: _mean(entry, score) or 0.0 for pair, entry in pairs.items()}
     low, high = min(means.values()), max(means.values())
     best = max(means, key=means.__getitem__)
 
@@ -103,7 +112,7 @@ def _table(entries: dict[str, Spread], target: str, method: str, paper: bool) ->
         mean = means[architecture, encoder]
         return NetworkCell(
             mean=mean,
-            std=entry.validation_dice_std,
+            std=getattr(entry, f"validation_{score.key}_std"),
             runs=entry.runs,
             paper=TABLE_2.get((encoder, architecture)) if paper else None,
             best=(architecture, encoder) == best,

@@ -56,7 +56,7 @@ def opening(results: Results) -> str:
     patients = test_patients(results)
     text = f"{count(len(patients), 'hospital')} ({', '.join(patients)}): {_facts(results)}"
     if results.folds > 1:
-        shown = ", of which the one with the best validation Dice is shown" if results.tested else ""
+        shown = f", of which the one with the best validation {results.score.title} is shown" if results.tested else ""
         text += f", {results.folds} folds{shown}"
     text += "."
     if not results.tested:

@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from common.errors import RelayError
-from common.scores import SCORES
+from common.scores import DICE, SCORES
 from common.statistics.intervals import RESAMPLES
 from common.text import count, duration, moment, short_bytes, whole
 from server.report import budget_curves, curves, forest, intervals, remarks, wording
@@ -21,7 +21,7 @@ from server.report.networks import best_network, networks
 from server.report.opening import opening, synthetic_sentence, test_patients
 from server.report.paper import AUTHORS
 from server.report.run_record import RecordedRun, read_run
-from server.report.table import routes_taken
+from server.report.table import routes_taken, whole_volumes
 from server.report.view import NetworkView
 from server.report.wording import site_names
 from server.results.schema import Results, Row, read_results
@@ -125,7 +125,7 @@ def render(results: Results, run: RecordedRun | None, study_toml: str) -> str:
     names = ("encoder_name", "figure", "full_name", "network_name", "probability", "signed")
     environment.filters.update({name: getattr(wording, name) for name in names})
     environment.filters.update(count=count, duration=duration, moment=moment, short_bytes=short_bytes, whole=whole)
-    environment.filters.update(routes_taken=routes_taken, shade=shade)
+    environment.filters.update(routes_taken=routes_taken, shade=shade, whole_volumes=whole_volumes)
     colours = dict(zip(site_names(results), cycle(SITE_COLOURS), strict=False))
     context: dict[str, Any] = {
         "results": results,
@@ -145,6 +145,8 @@ def render(results: Results, run: RecordedRun | None, study_toml: str) -> str:
         "remarks": remarks,
         "synthetic": synthetic_sentence(results),
         "scores": SCORES,
+        "dice": results.score.title,
+        "by_volume": results.score is not DICE,
         "scale": [shade(step / 10) for step in range(11)],
         "patients": test_patients(results),
         "resamples": whole(RESAMPLES),

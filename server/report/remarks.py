@@ -58,7 +58,7 @@ def of_comparison(results: Results, table: Comparison) -> str:
             " They serve to choose between methods and do not say how well the selected one does."
             + synthetic_sentence(results)
         )
-    which = "" if one_fold else f", that of {table.folds} folds with the best validation Dice"
+    which = "" if one_fold else f", that of {table.folds} folds with the best validation {table.score.title}"
     if table.repeats > 1:
         return (
             f"Each figure is a mean over {table.repeats} repeats, each with another split and another training seed,"
@@ -81,7 +81,7 @@ def of_spread(results: Results) -> str:
         if results.tested
         else " Each fold has validation patients of its own."
     )
-    return f"Mean ± standard deviation of the {what} Dice over {_runs(results)}.{same}"
+    return f"Mean ± standard deviation of the {what} {results.score.title} over {_runs(results)}.{same}"
 
 
 def of_networks(results: Results, table: Networks) -> str:
@@ -206,8 +206,8 @@ def of_budget_curves(results: Results) -> str:
     """Return the remark under the charts of Dice against cost."""
     mixed = any(stage.kind == "average" for stage in results.stages)
     text = (
-        "Best validation Dice so far, in the selected fold, at what had been spent by then; a route's line begins when"
-        f" the route reaches the target.{_selected_by(results)}"
+        f"Best validation {results.score.title} so far, in the selected fold, at what had been spent by then; a route's"
+        f" line begins when the route reaches the target.{_selected_by(results)}"
         " Of two lines that end close together neither is shown to be better."
     )
     if mixed:
@@ -247,8 +247,8 @@ def of_forgetting(results: Results) -> str:
         else ""
     )
     return (
-        f"Test Dice of one chain of models on {held_out(results)}.{luck} It shows what this chain kept, not what every"
-        f" model trained this way would keep.{synthetic_sentence(results)}"
+        f"Test {results.score.title} of one chain of models on {held_out(results)}.{luck} It shows what this chain"
+        f" kept, not what every model trained this way would keep.{synthetic_sentence(results)}"
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from server.report.table import Comparison, shown_dice
+from server.report.table import Comparison
 from server.report.wording import figure, full_name, signed
 from server.results.schema import Results, Row
 
@@ -61,8 +61,8 @@ def _is_stage(row: Row, route: tuple[str, ...]) -> bool:
 class _Found:
     """Looks up the Dice of the model at a stop of a route."""
 
-    def __init__(self, results: Results, tested: bool) -> None:
-        self._tested = tested
+    def __init__(self, results: Results, table: Comparison) -> None:
+        self._table = table
         first = min(results.seeds, default=0)
         self._rows = [row for row in results.rows if row.seed == first]
         self._parents = {stage.id: stage.parent for stage in results.stages}
@@ -73,14 +73,14 @@ class _Found:
         found = [row for row in self._rows if _is_stage(row, route)]
         exact = [row for row in found if stage is not None and row.stage == stage]
         row = next(iter(exact or [row for row in found if row.selected]), None)
-        return shown_dice(row, self._tested) if row else None
+        return self._table.shown(row) if row else None
 
     def along(self, row: Row) -> list[float | None]:
         """Return the Dice at every stop of a route, of the models handed on if results.json has their scores."""
         hops = self._hops.get((row.route, row.target))
-        if hops and self._tested:
+        if hops and self._table.tested:
             return [hop.dice.get(hop.site) for hop in hops]
-        stops = [shown_dice(row, self._tested)]
+        stops = [self._table.shown(row)]
         stage = row.stage
         for length in range(len(row.route) - 1, 0, -1):
             stage = self._parents.get(stage) if stage else None
@@ -108,7 +108,7 @@ def route_maps(results: Results, table: Comparison) -> list[Map]:
 
     A map has the target's training alone and then every selected route, right-aligned at the target.
     """
-    found = _Found(results, table.tested)
+    found = _Found(results, table)
     maps = []
     for column, target in enumerate(table.targets):
         cells = [cell.row for _, cell in table.column(column)]
@@ -124,7 +124,7 @@ def route_maps(results: Results, table: Comparison) -> list[Map]:
         strips = []
         for index, row in enumerate(routed):
             route = row.route or (target,)
-            along = found.along(row) if row.route else [shown_dice(row, table.tested)]
+            along = found.along(row) if row.route else [table.shown(row)]
             stops = []
             for place, (site, dice) in enumerate(zip(route, along, strict=True)):
                 gain = _difference(dice, found.at((site,))) if place else None

@@ -71,7 +71,8 @@ def _by_target(results: Results, table: Comparison) -> list[str]:
         mean = f"{figure(selected.dice)}{deviation(selected.dices)}"
         over = f" over {len(selected.rows)} repeats" if len(selected.rows) > 1 else ""
         sentences.append(
-            f"At {target}, validation chose {routes_taken(selected)}, with a {what} Dice of {mean} %{interval}{over}."
+            f"At {target}, validation chose {routes_taken(selected)},"
+            f" with a {what} {results.score.title} of {mean} %{interval}{over}."
             + (f" {beside}: {'; '.join(others)}." if others else "")
         )
     return sentences

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from common.config.study import POOLED
 from common.errors import RelayError
 from common.plan import Section, place_of
+from common.scores import DICE, DICE_VOLUME, HD95, IOU, Score
 from common.text import count
 from server.report.wording import figure, full_name, site_names, sources, targets
 from server.results.schema import Results, Row, Spread
@@ -32,6 +33,8 @@ class Cell:
     """Whether scores are of test patients; otherwise scores are of validation patients."""
     patients: int | None = None
     """Patients behind the scores of each repeat; None where the number is unknown or differs between repeats."""
+    score: Score = DICE
+    """The Dice by which the study selects and compares."""
 
     @property
     def row(self) -> Row:
@@ -41,19 +44,27 @@ class Cell:
     @property
     def dices(self) -> list[float]:
         """The Dice of each repeat, in per cent."""
-        return [value for row in self.rows if (value := shown_dice(row, self.tested)) is not None]
+        return [value for row in self.rows if (value := row.value(self.score, tested=self.tested)) is not None]
 
     @property
     def dice(self) -> float | None:
         """The mean Dice over the repeats, in per cent."""
         return statistics.fmean(self.dices) if self.dices else None
 
-    @property
-    def iou(self) -> float | None:
-        """The mean IoU over the repeats, in per cent."""
-        found = [row.iou if self.tested else row.validation_iou for row in self.rows]
-        known = [value for value in found if value is not None]
+    def mean(self, score: Score) -> float | None:
+        """Return the mean of a score over the repeats, in the unit in which it is shown."""
+        known = [value for row in self.rows if (value := row.value(score, tested=self.tested)) is not None]
         return statistics.fmean(known) if known else None
+
+    @property
+    def false_slices(self) -> tuple[int, int] | None:
+        """In how many slices without gland the model draws gland, and how many there are, over all repeats.
+
+        None where no test patient was looked at.
+        """
+        pairs = [(row.false_slices, row.empty_slices) for row in self.rows]
+        known = [(drawn, empty) for drawn, empty in pairs if drawn is not None and empty is not None]
+        return (sum(drawn for drawn, _ in known), sum(empty for _, empty in known)) if known else None
 
     @property
     def headlines(self) -> int:
@@ -61,9 +72,17 @@ class Cell:
         return sum(row.headline for row in self.rows)
 
     @property
+    def whole_volume(self) -> str:
+        """What the model does on whole volumes, as `whole_volumes` explains; empty where nothing is known."""
+        if self.false_slices is None:
+            return ""
+        dice = [] if self.score is DICE_VOLUME else [figure(self.mean(DICE_VOLUME))]
+        return " · ".join([*dice, figure(self.mean(HD95)), "/".join(map(str, self.false_slices))])
+
+    @property
     def figures(self) -> str:
-        """Dice and IoU, as "91.4 / 84.9" or over several repeats "91.4 ± 0.8 / 84.9"."""
-        return f"{figure(self.dice)}{deviation(self.dices)} / {figure(self.iou)}"
+        """The Dice that decides and the score beside it, as "91.4 / 84.9" or over repeats "91.4 ± 0.8 / 84.9"."""
+        return f"{figure(self.dice)}{deviation(self.dices)} / {figure(self.mean(beside(self.score)))}"
 
     @property
     def marks(self) -> str:
@@ -81,14 +100,20 @@ class Cell:
         """Mean and deviation over all folds and repeats, as "90.2 ± 1.5"; empty for a single run."""
         if self.spread is None or self.spread.runs < 2:
             return ""
-        name = "dice" if self.tested else "validation_dice"
+        name = self.score.key if self.tested else f"validation_{self.score.key}"
         mean, std = getattr(self.spread, f"{name}_mean"), getattr(self.spread, f"{name}_std")
         return "" if mean is None or std is None else f"{figure(mean)} ± {figure(std)}"
 
 
-def shown_dice(row: Row, tested: bool) -> float | None:
-    """Return the Dice for the comparison: on test patients, or on validation patients if `tested` is False."""
-    return row.dice if tested else row.validation_dice
+def whole_volumes(score: Score) -> str:
+    """Return what the figures of `Cell.whole_volume` are, given the Dice by which the study compares."""
+    before = "" if score is DICE_VOLUME else "Volume Dice in per cent · "
+    return f"{before}95 % Hausdorff distance in mm · slices without gland in which gland is drawn, of how many such."
+
+
+def beside(score: Score) -> Score:
+    """Return the score that a cell shows after the Dice that decides: IoU, or the slice mean after volume Dice."""
+    return IOU if score is DICE else DICE
 
 
 def deviation(values: Sequence[float]) -> str:
@@ -121,8 +146,14 @@ class Comparison:
     patients: tuple[int | None, ...]
     """Patients behind the scores at each target; None where the number is unknown or differs between methods or
     repeats."""
+    score: Score
+    """The Dice by which the study selects and compares."""
     headline: TableLine | None = None
     """With several repeats, the line of the routes selected by validation, which may differ between repeats."""
+
+    def shown(self, row: Row) -> float | None:
+        """Return the Dice that the study compares by, in per cent."""
+        return row.value(self.score, tested=self.tested)
 
     @property
     def cells(self) -> list[Cell]:
@@ -204,6 +235,7 @@ def comparison(results: Results) -> Comparison:
             spread.get((rows[0].method, route, rows[0].target)),
             tested,
             _one([_behind(results, row) for row in rows]),
+            results.score,
         )
 
     return Comparison(
@@ -219,6 +251,7 @@ def comparison(results: Results) -> Comparison:
             _one([_behind(results, row) for row in results.rows if row.selected and row.target == target])
             for target in columns
         ),
+        score=results.score,
         headline=_headline(results, columns) if repeats > 1 else None,
     )
 
@@ -246,18 +279,19 @@ def _headline(results: Results, columns: tuple[str, ...]) -> TableLine | None:
         rows = sorted((row for row in results.rows if row.headline and row.target == target), key=lambda row: row.seed)
         if any(row.kind.grows for row in rows):
             return None  # a growing route has a line of its own already
-        cells.append(Cell(tuple(rows), repeats, tested=tested) if rows else None)
+        cells.append(Cell(tuple(rows), repeats, tested=tested, score=results.score) if rows else None)
     return TableLine("Route by validation", (Section.ROUTES, 0), tuple(cells)) if any(cells) else None
 
 
 def notes(table: Comparison) -> list[str]:
-    """Return explanations of the marks in a table; marks absent from the table are not explained."""
-    found = []
+    """Return what the marks in a table mean; a mark that the table does not have is not explained."""
+    found, name = [], table.score.title
     if any(cell.headlines for cell in table.cells):
         what = "and in how many of the repeats" if table.repeats > 1 else ""
         who = "; test patients had no say in it" if table.tested else ""
         found.append(
-            f"{HEADLINE_MARK} the route with the best validation Dice at this target{', ' + what if what else ''}{who}."
+            f"{HEADLINE_MARK} the route with the best validation {name} at this target"
+            f"{', ' + what if what else ''}{who}."
         )
     if any(cell.row.kind.longer for cell in table.cells):
         routed = any(cell.row.kind.routed for cell in table.cells)

@@ -13,10 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from common.plan import method_of
+from common.scores import DICE
 from common.text import count
 from server.report import remarks
 from server.report.networks import NetworkCell, Networks, best_network, networks
-from server.report.table import HEADLINE_MARK, Comparison, comparison, notes
+from server.report.table import HEADLINE_MARK, Comparison, comparison, notes, whole_volumes
 from server.report.wording import ARCHITECTURES, encoder_name, figure, network_name
 from server.results.schema import Results
 
@@ -47,14 +48,15 @@ class TextTable:
 
 
 def caption(table: Comparison) -> str:
-    """Return the meaning of the comparison's numbers."""
-    if not table.tested:
-        return "Dice / IoU in per cent, slice means over validation patients (how many of them in brackets)."
-    if table.repeats == 1:
-        return "Dice / IoU in per cent, slice means over held-out patients (how many of them in brackets)."
+    """Return what the numbers of the comparison are."""
+    spread = f" ± standard deviation over {table.repeats} repeats" if table.repeats > 1 else ""
+    patients = "held-out patients" if table.tested else "validation patients"
+    how_many = " (how many of them in brackets)" if table.repeats == 1 else ""
+    if table.score is DICE:
+        return f"Dice{spread} / IoU in per cent, slice means over {patients}{how_many}."
     return (
-        f"Dice ± standard deviation over {table.repeats} repeats / IoU, in per cent, slice means over held-out"
-        " patients."
+        f"Volume Dice{spread}, a mean over {patients}{how_many} / Dice of their slices with gland, a mean over slices;"
+        " both in per cent."
     )
 
 
@@ -69,8 +71,10 @@ def grids(results: Results) -> Iterator[TextTable]:
         name = best_network(results)
         shown = results.of_model(name)
     table = comparison(shown)
-    title = f"{network_name(name)}, the network with the best validation Dice" if name else ""
+    title = f"{network_name(name)}, the network with the best validation {results.score.title}" if name else ""
     yield _comparison(shown, table, title)
+    if any(cell.whole_volume for cell in table.cells):
+        yield _volumes(table)
     if any(cell.over_all for cell in table.cells):
         yield _spread(shown, table)
 
@@ -99,15 +103,28 @@ def _comparison(results: Results, table: Comparison, title: str) -> TextTable:
     )
 
 
+def _volumes(table: Comparison) -> TextTable:
+    rows = tuple(
+        (TextCell(line.label), *(TextCell((cell.whole_volume or "–") if cell else "–") for cell in line.cells))
+        for line in table.lines
+    )
+    header = ("whole volumes", *(f"→ {target}" for target in table.targets))
+    return TextTable("", header, rows, _ends(_kinds(table)), (whole_volumes(table.score),))
+
+
+def _kinds(table: Comparison) -> list[tuple[int, int]]:
+    """Return the section of each line."""
+    return [line.section for line in table.lines]
+
+
 def _spread(results: Results, table: Comparison) -> TextTable:
     rows = tuple(
         (TextCell(line.label), *(TextCell((cell.over_all or "–") if cell else "–") for cell in line.cells))
         for line in table.lines
     )
     runs = count(table.folds, "fold") + (f" × {count(table.repeats, 'repeat')}" if table.repeats > 1 else "")
-    header = (f"Dice, {runs}", *(f"→ {target}" for target in table.targets))
-    sections = [line.section for line in table.lines]
-    return TextTable("", header, rows, _ends(sections), (remarks.of_spread(results),))
+    header = (f"{_capital(table.score.title)}, {runs}", *(f"→ {target}" for target in table.targets))
+    return TextTable("", header, rows, _ends(_kinds(table)), (remarks.of_spread(results),))
 
 
 def _networks(results: Results, table: Networks) -> TextTable:
@@ -125,17 +142,21 @@ def _networks(results: Results, table: Networks) -> TextTable:
                 (TextCell("  the paper"), *(TextCell(_mean(*found, digits=2) if found else "–") for found in published))
             )
     runs = max(cell.runs for cell in table.cells)
-    spread = " ± standard deviation" if runs > 1 else ""
+    spread, dice, title = " ± standard deviation" if runs > 1 else "", results.score, method_of(table.method).title
     return TextTable(
         "",
         (f"{table.target}, validation", *(ARCHITECTURES.get(name, name) for name in table.architectures)),
         tuple(rows),
         (),
         (
-            f"Validation Dice of “{method_of(table.method).title}” in per cent, slice mean{spread}; ★ the best mean.",
+            f"Validation {dice.title} of “{title}” in per cent, mean over {dice.over}{spread}; ★ the best mean.",
             remarks.of_networks(results, table),
         ),
     )
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
 def _network(cell: NetworkCell) -> str:

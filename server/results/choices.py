@@ -5,6 +5,7 @@ from __future__ import annotations
 from common.config.study import Study
 from common.plan import Plan
 from common.plan.graph import Average
+from common.scores import deciding
 from common.strategies import STRATEGIES
 
 BATCH_NORM = {
@@ -18,8 +19,9 @@ def open_choices(study: Study, plan: Plan) -> list[tuple[str, str, str]]:
     """Return for each open choice its subject, this study's setting, and a remark."""
     grid, training, split = study.preprocessing, study.training, study.split
     side = grid.pixels * grid.spacing_mm
-    rounds = ", ".join(_rounds(plan))
+    rounds, dice = ", ".join(_rounds(plan)), deciding(training.slices).title
     choices = [
+        ("slices", training.slices, _slices(study)),
         ("loss", training.loss, "the paper names none"),
         ("augmentation", training.augmentation, "the paper names none"),
         (
@@ -27,7 +29,7 @@ def open_choices(study: Study, plan: Plan) -> list[tuple[str, str, str]]:
             f"{grid.pixels} × {grid.pixels} pixels of {grid.spacing_mm:g} mm, {side:g} mm about the image's centre",
             "the paper gives neither size nor resampling",
         ),
-        ("epoch kept", training.keep, "by Dice on the validation patients; the paper does not say"),
+        ("epoch kept", training.keep, f"by {dice} of the validation patients; the paper does not say"),
         ("a source's fold handed on", split.source, "best-fold: the source's best by its own validation patients"),
         ("fold reported", "best by validation at the target", "for every method alike, before any test score is read"),
         ("pooled statistics", "each member's own", "a member's patients are standardised as they are scored"),
@@ -38,6 +40,14 @@ def open_choices(study: Study, plan: Plan) -> list[tuple[str, str, str]]:
     if rounds:
         choices.append(("federated rounds", rounds, "beyond the paper; by default the longest route's gradient steps"))
     return choices
+
+
+def _slices(study: Study) -> str:
+    """Return the remark on the slices to train on."""
+    if study.training.slices == "chosen":
+        return f"those whose mask holds more than {study.preprocessing.minimum_mask_pixels} pixels, as in the paper"
+    share = f"{100 * study.training.empty_share:g} %"
+    return f"whole volumes; an epoch draws {share} of the slices without gland; the paper has slices with gland alone"
 
 
 def _rounds(plan: Plan) -> list[str]:

@@ -16,7 +16,7 @@ from common.plan import GROWING, PlannedRow, method_of, name_of, routes_to
 from common.plan.cost import Cost, all_behind, behind, cost_of
 from common.plan.graph import Average, Best, Evaluate, FineTune, Node, way_of
 from common.protocol.messages import Description
-from common.scores import DISTANCES, OVERLAPS, SCORES, SLICE_SCORES
+from common.scores import DISTANCES, OVERLAPS, SCORES, VALIDATED, Score
 from common.statistics.intervals import case_interval
 from server.ledger.ledger import StageRecord
 from server.results import schema
@@ -121,8 +121,7 @@ class _Part:
             fold=row.fold,
             selected=row in self.selected,
             headline=row in self.headline,
-            validation_dice=_per_cent(run.records[row.validation].dice),
-            validation_iou=_per_cent(run.records[row.validation].iou),
+            **self._validated(run.records[row.validation]),
             **(self._scores(run.records[row.test]) if row.test else {}),
             gradient_steps=cost.gradient_steps,
             bytes_moved=cost.bytes,
@@ -132,17 +131,24 @@ class _Part:
             stage=_stage_id(self.number, _trained_by(run, row.model)),
         )
 
+    def _validated(self, record: StageRecord) -> dict[str, Any]:
+        """Return the validation scores of a row, by field."""
+        return {f"validation_{score.key}": _per_cent(record.value(score)) for score in VALIDATED}
+
     def _scores(self, test: StageRecord) -> dict[str, Any]:
         """Return the test scores of a row, by field."""
         measured = test.surface_patients > 0
         return {
-            **{score.key: _per_cent(getattr(test, score.key)) for score in OVERLAPS},
-            **{score.key: round(getattr(test, score.key), 4) if measured else None for score in DISTANCES},
+            **{score.key: _per_cent(test.value(score)) for score in OVERLAPS},
+            **{score.key: round(test.value(score), 4) if measured else None for score in DISTANCES},
             "surface_patients": test.surface_patients,
-            "ci95": _interval(test),
+            "false_slices": test.false_slices,
+            "empty_slices": test.empty_slices,
+            "ci95": _interval(test, self.run.score),
             "patients": test.patients,
             "slices": test.slices,
             "case_dice": _cases(test, test.cases.dices) if test.cases.numbers else None,
+            "case_dice_volume": _cases(test, test.cases.volume_dices) if test.cases.numbers else None,
             "case_slices": dict(zip(map(str, test.cases.numbers), test.cases.slices, strict=True)) or None,
         }
 
@@ -191,7 +197,7 @@ class _Part:
         for site in self.run.study.sites:
             record = self.run.records.get(Evaluate(site, node.fold, "test", node))
             if record is not None:
-                scores[site] = _per_cent(record.dice)
+                scores[site] = _per_cent(record.value(self.run.score))
         return scores
 
     def grown(self) -> Iterator[schema.Grown]:
@@ -237,7 +243,7 @@ class _Part:
             kept_epoch=first + record.kept_epoch - 1,
             gradient_steps=record.gradient_steps,
             bytes_moved=self.cost([node]).bytes,
-            validation_dice=_per_cent(record.dice),
+            validation_dice=_per_cent(record.value(self.run.score)),
             weights=record.weights,
         )
 
@@ -247,7 +253,7 @@ class _Part:
         for site in self.run.study.sites:
             record = self.run.records.get(Evaluate(site, node.fold, "validation", node))
             if record is not None:
-                scores[site] = _per_cent(record.dice)
+                scores[site] = _per_cent(record.value(self.run.score))
         parts = [part for part in node.parts if self._is_done(part)]
         cost = self.cost(parts)
         return schema.Stage(
@@ -320,7 +326,7 @@ def _selected(run: RunState, rows: list[PlannedRow]) -> Iterator[PlannedRow]:
     folds = len(run.study.split.run)
     for group in groups.values():
         if len(group) == folds:
-            yield max(group, key=lambda row: (run.records[row.validation].dice, -row.fold))
+            yield max(group, key=lambda row: (run.records[row.validation].value(run.score), -row.fold))
 
 
 def _group(row: PlannedRow) -> tuple[str, tuple[str, ...], str]:
@@ -339,7 +345,7 @@ def _headline(run: RunState, rows: list[PlannedRow]) -> Iterator[PlannedRow]:
             groups[row.target].append(row)
     for target, group in groups.items():
         if method_of(group[0].method).grows or len(group) == len(routes_to(run.study, target)):
-            yield max(group, key=lambda row: run.records[row.validation].dice)
+            yield max(group, key=lambda row: run.records[row.validation].value(run.score))
 
 
 def _site(name: str, description: Description) -> schema.Site:
@@ -359,7 +365,7 @@ def _site(name: str, description: Description) -> schema.Site:
     )
 
 
-SPREAD = (*(score.key for score in SCORES), *(f"validation_{score.key}" for score in SLICE_SCORES))
+SPREAD = (*(score.key for score in SCORES), *(f"validation_{score.key}" for score in VALIDATED))
 """The keys of a row for which `spread` has mean and standard deviation."""
 
 
@@ -413,15 +419,18 @@ def _trained_by(run: RunState, model: Node) -> Node:
     return model
 
 
-def _interval(record: StageRecord) -> tuple[float, float] | None:
+def _interval(record: StageRecord, score: Score) -> tuple[float, float] | None:
     """Return the confidence interval of a record's Dice, in per cent; None without scores of single patients."""
     cases = record.cases
     if not cases.numbers:
         return None
     numbers = [str(number) for number in cases.numbers]
-    dices = dict(zip(numbers, cases.dices, strict=True))
-    slices = dict(zip(numbers, cases.slices, strict=True))
-    found = case_interval(dices, slices, within=(0.0, 1.0))
+    values, weights = (
+        (cases.dices, cases.slices) if score.over == "slices" else (cases.volume_dices, (1,) * len(numbers))
+    )
+    found = case_interval(
+        dict(zip(numbers, values, strict=True)), dict(zip(numbers, weights, strict=True)), within=(0.0, 1.0)
+    )
     return None if found is None else (_per_cent(found[0]), _per_cent(found[1]))
 
 

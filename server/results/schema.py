@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from common.errors import RelayError
 from common.plan import Method, method_of
+from common.scores import Score, deciding
 
 
 def _finite(value: object) -> object:
@@ -89,13 +90,16 @@ class Row(_OfVariant):
     fold: int | None = None
     """The fold, counted from 0."""
     selected: bool
-    """Whether this fold has the best validation Dice of all folds of this method, route and target."""
+    """Whether this fold is the best of all folds of this method, route and target, by the validation Dice by which the
+    study selects."""
     headline: bool = False
-    """Whether this route has the best validation Dice of all routes to the target."""
+    """Whether this route is the best of all routes to the target, by the same Dice."""
     validation_dice: Figure = None
     """Dice on the target's validation patients of the fold, per cent, mean over selected slices."""
     validation_iou: Figure = None
     """IoU on the same slices, per cent."""
+    validation_dice_volume: Figure = None
+    """Dice over all slices of a validation patient, per cent, mean over patients."""
     dice: Figure = None
     """Dice on the test patients, per cent, mean over selected slices."""
     iou: Figure = None
@@ -107,10 +111,14 @@ class Row(_OfVariant):
     assd_mm: Figure = None
     """Average symmetric surface distance, mm, mean over `surface_patients`; null where none was measured."""
     surface_patients: int | None = None
-    """Test patients with a surface distance, for which the prediction must not be empty."""
+    """Test patients with a prediction that is not empty, so that there is a distance."""
+    false_slices: int | None = None
+    """Slices without gland, of all test patients together, in which the model draws gland."""
+    empty_slices: int | None = None
+    """Slices without gland, of all test patients together."""
     ci95: tuple[float, float] | None = None
-    """Lower and upper end of the 95 % confidence interval of `dice` over patients, per cent; null where there is
-    none."""
+    """Lower and upper end of the 95 % confidence interval over patients, per cent, of the Dice by which the study
+    selects: `dice_volume`, or `dice` where `training.slices` is "chosen"; null where there is none."""
     patients: int | None = None
     """Test patients behind the test scores."""
     slices: int | None = None
@@ -118,6 +126,8 @@ class Row(_OfVariant):
     case_dice: dict[str, Figure] | None = None
     """Dice of each test patient, per cent, by random case number; null where the site does not permit scores of single
     patients."""
+    case_dice_volume: dict[str, Figure] | None = None
+    """Volume Dice of each test patient, per cent, by the same case numbers."""
     case_slices: dict[str, int] | None = None
     """Selected slices of each test patient, by the same case numbers."""
     gradient_steps: int | None = None
@@ -137,6 +147,19 @@ class Row(_OfVariant):
     def kind(self) -> Method:
         """The row's method."""
         return method_of(self.method)
+
+    def value(self, score: Score, *, tested: bool = True) -> float | None:
+        """Return a score on the test patients, or on the validation patients if `tested` is False."""
+        value: float | None = getattr(self, score.key if tested else f"validation_{score.key}")
+        return value
+
+    def cases(self, score: Score) -> dict[str, tuple[float | None, int]] | None:
+        """Return each test patient's Dice with its weight in the mean; None where the site does not permit them."""
+        values: dict[str, float | None] | None = getattr(self, f"case_{score.key}")
+        if values is None or self.case_slices is None or values.keys() != self.case_slices.keys():
+            return None
+        weights = self.case_slices if score.over == "slices" else dict.fromkeys(values, 1)
+        return {case: (value, weights[case]) for case, value in values.items()}
 
 
 class Spread(Value):
@@ -183,6 +206,10 @@ class Spread(Value):
     """Mean of `validation_iou`, per cent."""
     validation_iou_std: Figure = None
     """Standard deviation of `validation_iou`, per cent."""
+    validation_dice_volume_mean: Figure = None
+    """Mean of `validation_dice_volume`, per cent."""
+    validation_dice_volume_std: Figure = None
+    """Standard deviation of `validation_dice_volume`, per cent."""
 
 
 class Budget(Value):
@@ -206,7 +233,7 @@ class MeasuredHop(Value):
     site: str
     """The site of the model's last training."""
     dice: dict[str, Figure]
-    """The model's test Dice after this hop, by site, per cent."""
+    """By site: the test Dice that the model has there after this hop, per cent; the Dice by which the study selects."""
 
 
 class Forgetting(_OfVariant):
@@ -249,7 +276,8 @@ class Epoch(Value):
     loss: Figure = None
     """The mean training loss."""
     dice: Figure = None
-    """Validation Dice on the study's grid, per cent, mean over slices; the best Dice selects the epoch."""
+    """Validation Dice on the study's grid, per cent, which selects the epoch: over volumes, or over slices where
+    `training.slices` is "chosen"."""
 
 
 class Stage(Value):
@@ -278,9 +306,10 @@ class Stage(Value):
     contributed: tuple[str, ...] | None = None
     """The sites whose weights are averaged; for an average only."""
     validation: dict[str, Figure] = Field(default_factory=dict)
-    """An average's Dice on every site's validation patients, per cent."""
+    """Of an average, its Dice on every site's validation patients, per cent, by which the study selects."""
     validation_dice: Figure = None
-    """Dice of the weights on the site's validation patients, per cent; of an average, the mean over sites."""
+    """Dice of the weights on the site's validation patients, per cent, by which the study selects; of an average, the
+    mean over sites."""
     weights: str = ""
     """The sha256 of the weights."""
 
@@ -347,6 +376,13 @@ class Results(Value):
         if isinstance(said, dict) and said.get("scored_on") == "validation":
             return False
         return not self.rows or any(row.dice is not None for row in self.rows)
+
+    @property
+    def score(self) -> Score:
+        """The score by which the study selects and compares."""
+        training = self.study.get("training")
+        slices = training.get("slices") if isinstance(training, dict) else None
+        return deciding(str(slices or "chosen"))  # results of earlier versions know selected slices alone
 
     @property
     def folds(self) -> int:

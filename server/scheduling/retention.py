@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from common.plan import Plan
 from common.plan.graph import Average, Best, Evaluate, FineTune, Node, Start
+from common.scores import Score
 from server.ledger.ledger import StageRecord
 
 Dice = Callable[[Node], float | None]
@@ -61,17 +62,18 @@ def roots(found: Plan) -> Iterator[Node]:
         yield from (model for candidate in candidates for model in candidate.models)
 
 
-def to_remake(found: Plan, records: Mapping[Node, StageRecord], has: Callable[[str], bool]) -> set[Node]:
+def to_remake(found: Plan, records: Mapping[Node, StageRecord], score: Score, has: Callable[[str], bool]) -> set[Node]:
     """Return the stages with a record whose weights are needed, but deleted or lost.
 
     Args:
         found: the plan.
         records: the records of the plan's finished nodes.
+        score: the score by which the study selects.
         has: returns whether the weights with a digest exist.
     """
 
     def dice(node: Node) -> float | None:
-        return records[node].dice if node in records else None
+        return records[node].value(score) if node in records else None
 
     needed = set(roots(found))
     again: set[Node] = set()
@@ -91,6 +93,7 @@ def collectable(
     users: Mapping[Node, Sequence[Node]],
     kept: set[Node],
     records: Mapping[Node, StageRecord],
+    score: Score,
 ) -> set[str]:
     """Return the digests, among some nodes' weights, that no row, choice or stage needs any more.
 
@@ -100,10 +103,11 @@ def collectable(
         users: for each node, the nodes with this node among their `inputs`.
         kept: the nodes whose weights always stay; see `roots`.
         records: the records of the finished nodes.
+        score: the score by which the study selects.
     """
 
     def dice(node: Node) -> float | None:
-        return records[node].dice if node in records else None
+        return records[node].value(score) if node in records else None
 
     used: dict[Node, frozenset[Node]] = {}
 

@@ -162,7 +162,7 @@ class Scheduler:
         if isinstance(node, Evaluate):
             self._work.count(node, 1.0, own=True)
         freed = self._settle(node, outcome)
-        self._work.report("done", node, dice=outcome.dice if isinstance(node, FineTune) else None)
+        self._work.report("done", node, dice=outcome.value(self.state.score) if isinstance(node, FineTune) else None)
         return freed
 
     def _without(self, node: FineTune | Evaluate, absent: Absent) -> list[Node]:

@@ -18,6 +18,7 @@ from common.plan import Census, Plan, grown, plan
 from common.plan.graph import Average, Best, Evaluate, FineTune, Node
 from common.plan.stage_key import ExecutionEnvironment, stage_key
 from common.protocol.messages import Description
+from common.scores import Score, deciding
 from server.ledger.ledger import StageRecord
 from server.scheduling.absence import Absences
 from server.scheduling.keys import absent_key, average_key
@@ -95,6 +96,11 @@ class RunState:
     _lacking: dict[Node, bool] = field(default_factory=dict)
     """For each node with a record, whether the node or any of its ancestors was skipped."""
 
+    @property
+    def score(self) -> Score:
+        """The score by which the study selects."""
+        return deciding(self.study.training.slices)
+
     def __post_init__(self) -> None:
         """Look up all records in the ledger before any node is settled, to find the needed weights."""
         self._find(self.plan.nodes)
@@ -128,8 +134,8 @@ class RunState:
         return fresh
 
     def mark_lost(self) -> None:
-        """Mark the stages to run again: stages with a record whose needed weights were deleted or lost."""
-        self._remake |= to_remake(self.plan, {**self.found, **self.records}, self.has_weights)
+        """Note the stages with a record that have to run again, since their weights are needed, but deleted or lost."""
+        self._remake |= to_remake(self.plan, {**self.found, **self.records}, self.score, self.has_weights)
 
     def further(self, known: Records, targets: Iterable[str]) -> Plan | None:
         """Return the plan with all hops that can be selected now, or None if no hop can be selected.
@@ -141,8 +147,8 @@ class RunState:
         growing = {target: self.plan.growing[target] for target in targets if target in self.plan.growing}
 
         def dice(node: Node) -> float | None:
-            # A score obtained without a site, for another method, must not choose a route's hop.
-            return known[node].dice if node in known and not self._lacking[node] else None
+            # A score that another method obtained without a site must not choose a route's hop.
+            return known[node].value(self.score) if node in known and not self._lacking[node] else None
 
         choices = grown(self.study, growing, self.choices, dice)
         if choices == self.choices:
@@ -171,7 +177,7 @@ class RunState:
         if isinstance(node, Average):
             return self.lookup(self.average_key(node, known))
         if isinstance(node, Best):
-            return known[winner(node, lambda ballot: known[ballot].dice)]
+            return known[winner(node, lambda ballot: known[ballot].value(self.score))]
         return self.start
 
     def winner(self, node: Best) -> Node:
@@ -179,7 +185,7 @@ class RunState:
         return winner(node, self._dice)
 
     def _dice(self, node: Node) -> float | None:
-        return self.records[node].dice if node in self.records else None
+        return self.records[node].value(self.score) if node in self.records else None
 
     def _find(self, nodes: Iterable[Node]) -> None:
         """Look up nodes' records in the ledger, parents first, without computing anything."""
@@ -198,7 +204,9 @@ class RunState:
         before this stage was known to be the same work.
         """
         known = ChainMap({node: record}, self.records, self.found)
-        gone = collectable([node], sharing=lambda _: [node], users=self.users, kept=self.kept, records=known)
+        gone = collectable(
+            [node], sharing=lambda _: [node], users=self.users, kept=self.kept, records=known, score=self.score
+        )
         return record.weights not in gone
 
     # The next stages, and their outcomes

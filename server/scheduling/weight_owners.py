@@ -56,6 +56,7 @@ class WeightOwners:
                 users=state.users,
                 kept=state.kept,
                 records=state.records,
+                score=state.score,
             )
             for digest in sorted(digests):
                 self._ledger.drop(digest)

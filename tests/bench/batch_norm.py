@@ -22,7 +22,7 @@ from client.preprocessing.cohort import gather
 from client.preprocessing.pipeline import prepare
 from client.site_config import load_site
 from client.training.batch_norm import estimate_statistics
-from client.training.batches import Slices, selected_slices, statistics
+from client.training.batches import Slices, standardised_slices, statistics
 from client.training.device import Device
 from client.training.fine_tune import fine_tune, grid_dice
 from common.config.study import ModelConfig, Study, load_study
@@ -41,8 +41,12 @@ def slices_of(study: Study, path: Path) -> tuple[Slices, Slices]:
     """Training and validation slices of the first fold."""
     site = load_site(path)
     cohort = gather(prepare(site, study.preprocessing).records, site, study.split)
-    mean_std = statistics(cohort.train(0))
-    return selected_slices(cohort.train(0), mean_std), selected_slices(cohort.validation(0), mean_std)
+    training = study.training
+    mean_std = statistics(cohort.train(0), training)
+    return (
+        standardised_slices(cohort.train(0), mean_std, training),
+        standardised_slices(cohort.validation(0), mean_std, training),
+    )
 
 
 def scored_twice(

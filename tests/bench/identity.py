@@ -112,7 +112,7 @@ if STEPS in os.environ:
     watch(client.app, "verify_order", "the order against the approved study and data")
     watch(client.evaluation.scoring, "digest_of", "the digest of what came")
     watch(client.stages.fine_tune, "network_of", "build, check and load the network")
-    watch(client.stages.fine_tune, "selected_slices", "read the slices")
+    watch(client.stages.fine_tune, "standardised_slices", "read the slices")
     watch(client.app, "release", "the egress filter, Flower's record")
     watch(client.stages.store.StageStore, "save_weights", "keep the result")  # type: ignore[arg-type]
     watch(deploy.simulation.local_grid, "_send", LAST)

@@ -30,9 +30,10 @@ Tensors = dict[str, torch.Tensor]
 @dataclass(frozen=True)
 class Patient:
     image: NDArray[np.float32]
+    """The slices that the study trains on."""
     mask: NDArray[np.float32]
     native: NDArray[np.bool_]
-    """The expert's mask of the selected slices, on the patient's own grid."""
+    """The expert's mask of these slices, on the patient's own grid."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +66,9 @@ class PlainLoop:
             self.patients[name] = {}
             for record in prepare(load_site(path), study.preprocessing).records:
                 slices = load(record)
+                used = slices.selected | (study.training.slices == "all")
                 self.patients[name][record.patient] = Patient(
-                    slices.image[slices.selected],
-                    slices.mask[slices.selected].astype(np.float32),
-                    slices.native_mask[slices.selected],
+                    slices.image[used], slices.mask[used].astype(np.float32), slices.native_mask[used]
                 )
 
     def network(self) -> torch.nn.Module:
@@ -111,7 +111,8 @@ class PlainLoop:
         images = tensor([(patient.image - mean) / std for patient in train])
         masks = tensor([patient.mask for patient in train])
         seen = tensor([(patient.image - mean) / std for patient in validation])
-        truth = np.concatenate([patient.mask for patient in validation]) > 0.5
+        truth = [patient.mask > 0.5 for patient in validation]
+        empty = [not plane.any() for patient in train for plane in patient.native]
 
         network = self.network()
         network.load_state_dict(parent)
@@ -130,7 +131,7 @@ class PlainLoop:
             generator = torch.Generator().manual_seed(seed)
             network.train()
             batch_losses = []
-            for selected in self._batches(len(images), generator):
+            for selected in self._batches(empty, generator):
                 x, y = images[selected], masks[selected]
                 if rules.augmentation == "light":
                     x, y = augmented(x, y, generator)
@@ -150,18 +151,41 @@ class PlainLoop:
             if rules.batch_norm == "precise":
                 with self._precision():
                     estimate_anew(network, images)
-            dices.append(slice_dice(self._predict(network, seen) > 0.5, truth))
+            dices.append(self._dice(self._predict(network, seen) > 0.5, truth))
             if keep == "last" or dices[-1] > max(dices[:-1], default=-1.0):
                 kept = {name: value.clone() for name, value in network.state_dict().items()}
         network.load_state_dict(kept)
-        native = np.concatenate([patient.native for patient in validation])
+        native = [patient.native for patient in validation]
         spacing = self.study.preprocessing.spacing_mm
-        on_native = enlarge(self._predict(network, seen), spacing, native.shape[1:])
-        return Stage(kept, losses, dices, slice_dice(on_native > 0.5, native))
+        on_native = enlarge(self._predict(network, seen), spacing, native[0].shape[1:])
+        return Stage(kept, losses, dices, self._dice(on_native > 0.5, native))
 
-    def _batches(self, count: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
+    def _dice(self, predicted: NDArray[np.bool_], truth: list[NDArray[np.bool_]]) -> float:
+        """Of slices, or of volumes: each patient's slices laid side by side are one picture."""
+        ends = np.cumsum([len(mask) for mask in truth])[:-1]
+        if self.study.training.slices == "chosen":
+            return slice_dice(predicted, np.concatenate(truth))
+        return float(
+            np.mean(
+                [
+                    slice_dice(one[None], other[None])
+                    for one, other in zip(np.split(predicted, ends), truth, strict=True)
+                ]
+            )
+        )
+
+    def _batches(self, empty: list[bool], generator: torch.Generator) -> Iterator[torch.Tensor]:
+        """All slices with gland and the study's share of the others, drawn first, in a random order."""
         size = self.study.training.batch
-        order = torch.randperm(count, generator=generator)
+        places = [place for place, without in enumerate(empty) if without]
+        wanted = round(self.study.training.empty_share * len(places))
+        left_out: set[int] = set()
+        if wanted < len(places):
+            shuffled = torch.randperm(len(places), generator=generator).tolist()
+            left_out = {places[k] for k in shuffled[wanted:]}
+        shown = torch.tensor([place for place in range(len(empty)) if place not in left_out])
+        count = len(shown)
+        order = shown[torch.randperm(count, generator=generator)]
         whole = count // size - (count % size == 1 and count > size)
         for k in range(whole):
             yield order[k * size : (k + 1) * size]

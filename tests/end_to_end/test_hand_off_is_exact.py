@@ -74,7 +74,8 @@ def assert_exact(study: Study, hospitals: dict[str, Path], out: Path, results: d
         assert record["weights"] == digest(stage.weights), f"stage {key[:2]} gave other weights"
         assert record["losses"] == stage.losses
         assert record["dices"] == pytest.approx(stage.dices, abs=1e-6)
-        assert record.get("dice", 0.0) == pytest.approx(stage.native_dice, abs=1e-6)
+        deciding = "dice" if study.training.slices == "chosen" else "dice_volume"
+        assert record.get(deciding, 0.0) == pytest.approx(stage.native_dice, abs=1e-6)
         assert record["kept_epoch"] == stage.dices.index(max(stage.dices)) + 1
     at_target = {record["weights"] for key, record in recorded.items() if key[0] == "A"}
     assert {row["weights"] for row in results["rows"]} == at_target
@@ -85,6 +86,16 @@ def test_a_route_gives_the_weights_of_a_plain_loop(hospitals: dict[str, Path], t
     """With the defaults of a study: light augmentation, the best epoch, the best fold of a source."""
     study = route_study(precision="float32")
     assert (study.training.augmentation, study.training.keep, study.split.source) == ("light", "best", "best-fold")
+    results, _ = run_on_grid(study, hospitals, tmp_path, at_once=3)
+    assert_exact(study, hospitals, tmp_path, results)
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_whole_volumes_give_the_weights_of_a_plain_loop(
+    hospitals: dict[str, Path], tmp_path: Path, share: float
+) -> None:
+    """Every slice of a volume, the study's share of those without gland, and the volume Dice of the patients."""
+    study = route_study(precision="float32", slices="all", empty_share=share, epochs=2)
     results, _ = run_on_grid(study, hospitals, tmp_path, at_once=3)
     assert_exact(study, hospitals, tmp_path, results)
 

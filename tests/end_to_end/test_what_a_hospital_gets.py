@@ -30,6 +30,7 @@ STUDY = small_study(
     sites=("A", "B"),
     preprocessing={"pixels": 32, "spacing_mm": 1.5, "n4": {"shrink": 2, "iterations": (4, 3)}},
     split={"folds": 2, "use_folds": 1, "test_fraction": 0.4},
+    training={"slices": "all"},
     methods={
         "baseline": True,
         "longer_baseline": True,
@@ -66,8 +67,10 @@ def rows_of(results: dict[str, Any], site: str) -> list[dict[str, Any]]:
     return [row for row in results["rows"] if row["target"] == site]
 
 
-def recorded(sites: dict[str, Path], results: dict[str, Any], name: str, card: dict[str, Any]) -> dict[str, float]:
-    """Each test patient's Dice under the card's weights, as the site kept it, by the patient's name."""
+def recorded(
+    sites: dict[str, Path], results: dict[str, Any], name: str, card: dict[str, Any]
+) -> dict[str, tuple[float, float]]:
+    """Each test patient's slice Dice and volume Dice, as the site kept them for the card's weights, by name."""
     site = load_site(sites[name])
     records = prepare(site, STUDY.preprocessing).records
     cohort = gather(records, site, STUDY.split)
@@ -84,7 +87,7 @@ def recorded(sites: dict[str, Path], results: dict[str, Any], name: str, card: d
     kept = score_store.kept(site, stage_key(node, study=STUDY, weights=card["weights"], environment=environment))
     assert kept is not None
     numbers = {number: patient for patient, number in case_numbers(site, cohort).items()}
-    return {numbers[entry.number]: entry.dice for entry in kept.patients}
+    return {numbers[entry.number]: (entry.dice, entry.dice_volume) for entry in kept.patients}
 
 
 def slice_dice(drawn: np.ndarray, expert: np.ndarray) -> float:
@@ -97,6 +100,12 @@ def slice_dice(drawn: np.ndarray, expert: np.ndarray) -> float:
     return float(np.mean(found))
 
 
+def volume_dice(drawn: np.ndarray, expert: np.ndarray) -> float:
+    """Over all slices, by counting."""
+    both = np.count_nonzero(drawn & expert)
+    return float(2 * both / (np.count_nonzero(drawn) + np.count_nonzero(expert)))
+
+
 def test_each_site_has_the_weights_that_validation_chose(
     federation: tuple[dict[str, Path], Path, dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -106,10 +115,10 @@ def test_each_site_has_the_weights_that_validation_chose(
         done = relay("site", "receive", site, "--to", tmp_path / name, "--json")
         assert done.returncode == 0, done.stderr
         (outcome,) = json.loads(done.stdout)["received"]
-        best = max(rows_of(results, name), key=lambda row: row["validation_dice"])
+        best = max(rows_of(results, name), key=lambda row: row["validation_dice_volume"])
         assert outcome["selected"]["weights"] == best["weights"] == delivered[name]["selected"]
         assert outcome["selected"]["checked"], "by the site's own record"
-        assert outcome["selected"]["validation_dice"] == pytest.approx(best["validation_dice"], abs=1e-6)
+        assert outcome["selected"]["validation_dice"] == pytest.approx(best["validation_dice_volume"], abs=1e-6)
         scores = outcome["selected"]["scores"]
         for mine, theirs in (("dice", "dice"), ("iou", "iou"), ("dice_volume", "dice_volume")):
             assert scores[mine]["mean"] == pytest.approx(best[theirs], abs=1e-5)
@@ -117,16 +126,16 @@ def test_each_site_has_the_weights_that_validation_chose(
             assert scores[distance]["mean"] == pytest.approx(best[distance], abs=1e-3)
         alone = max(
             (row for row in rows_of(results, name) if row["method"] in ("baseline", "longer")),
-            key=lambda row: row["validation_dice"],
+            key=lambda row: row["validation_dice_volume"],
         )
         if best["method"] not in ("baseline", "longer"):
             assert outcome["own"]["weights"] == alone["weights"] == delivered[name]["own"]
-        selected = {(row["method"], row["dice"]) for row in rows_of(results, name) if row["selected"]}
+        selected = {(row["method"], row["dice_volume"]) for row in rows_of(results, name) if row["selected"]}
         for reference in outcome["selected"]["references"]:
             (expected,) = {dice for method, dice in selected if method == reference["method"]}
-            assert reference["scores"]["dice"]["mean"] == pytest.approx(expected, abs=1e-5)
+            assert reference["scores"]["dice_volume"]["mean"] == pytest.approx(expected, abs=1e-5)
             if reference["ahead"]:
-                assert reference["ahead"]["mean"] == pytest.approx(best["dice"] - expected, abs=1e-5)
+                assert reference["ahead"]["mean"] == pytest.approx(best["dice_volume"] - expected, abs=1e-5)
 
 
 def test_predicting_draws_what_the_site_was_scored_by(
@@ -141,7 +150,7 @@ def test_predicting_draws_what_the_site_was_scored_by(
         expected = recorded(sites, results, name, card)
         assert len(expected) == card["scores"]["dice"]["patients"] >= 2
         sources = {source.patient: source for source in find(load_site(site)).sources}
-        for person, dice in expected.items():
+        for person, (dice, volume) in expected.items():
             source = sources[person]
             scan = source.image[0].parent if name == "A" else source.image[0]
             mask = folder / f"{person}.nrrd"
@@ -149,7 +158,10 @@ def test_predicting_draws_what_the_site_was_scored_by(
             assert capsys.readouterr().out.startswith(f"{mask}: ")
             drawn = sitk.GetArrayFromImage(sitk.ReadImage(str(mask))).astype(bool)
             expert = sitk.GetArrayFromImage(sitk.ReadImage(str(source.mask[0]))) > 0
-            assert slice_dice(drawn, expert) == dice
+            assert (slice_dice(drawn, expert), volume_dice(drawn, expert)) == (dice, volume)
+        mean = card["scores"]["dice_volume"]["mean"]
+        assert mean == pytest.approx(100 * np.mean([volume for _, volume in expected.values()])), "as the letter says"
+        assert f"{mean:.1f}" in (folder / "letter.txt").read_text(encoding="utf-8")
 
 
 def test_a_segmentation_comes_with_the_mask(

@@ -225,7 +225,7 @@ def put_in_place(patch: pytest.MonkeyPatch) -> None:
     for module in (client.governance.approval, server.study_run):
         patch.setattr(module, "load_study", study_from)
     for module in (client.stages.fine_tune, client.stages.evaluate):
-        patch.setattr(module, "statistics", lambda _: {})
+        patch.setattr(module, "statistics", lambda *_: {})
     digest = Study.digest.fget
     assert digest is not None
 
@@ -240,7 +240,7 @@ def put_in_place(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(client.evaluation.scoring, "build_undrawn", lambda _: Network())
     patch.setattr(client.stages.evaluate, "place", lambda *_: None)
     patch.setattr(client.stages.evaluate, "add_to_page", lambda *_, **__: None)
-    patch.setattr(client.stages.fine_tune, "selected_slices", lambda *_: None)
+    patch.setattr(client.stages.fine_tune, "standardised_slices", lambda *_: None)
     patch.setattr(server.study_run, "write_report", lambda _: None)
     patch.setattr(server.study_run, "deliver", lambda *_: Deliveries())
     patch.setattr(server.study_run, "recording", lambda folder, study, observe: nullcontext(observe))

@@ -32,10 +32,16 @@ def scores(dice: float, patients: int = 6, *, drawn: int | None = None) -> Score
     )
 
 
-def reference(method: str, ahead: Figure | None, patients: int = 6) -> Reference:
+def reference(method: str, ahead: Figure | None, patients: int = 6, volume_ahead: Figure | None = None) -> Reference:
     weights = BASELINE if method == "baseline" else LONGER
     return Reference(
-        method=method, fold=0, weights=weights, validation_dice=90.0, scores=scores(88.5, patients), ahead=ahead
+        method=method,
+        fold=0,
+        weights=weights,
+        validation_dice=90.0,
+        scores=scores(88.5, patients),
+        ahead=ahead,
+        volume_ahead=volume_ahead or ahead,
     )
 
 
@@ -85,11 +91,17 @@ HOPS = (
 
 
 def outcome(
-    ahead: Figure, differences: Sequence[float], *, methods: Sequence[str] = ("baseline", "longer"), **changes: Any
+    ahead: Figure,
+    differences: Sequence[float],
+    *,
+    methods: Sequence[str] = ("baseline", "longer"),
+    volume_ahead: Figure | None = None,
+    **changes: Any,
 ) -> Outcome:
     """A route against the hospital's own: the last of the methods, ahead of which it is by so much."""
     references = tuple(
-        reference(method, ahead if method == methods[-1] else figure(3.0, None), ahead.patients) for method in methods
+        reference(method, ahead if method == methods[-1] else figure(3.0, None), ahead.patients, volume_ahead)
+        for method in methods
     )
     own = references[-1]
     selected = card(references=references, scores=scores(91.4, ahead.patients), **changes)

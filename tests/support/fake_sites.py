@@ -66,7 +66,7 @@ def study_of(**methods: Any) -> Study:
         {
             "sites": ("A", "B", "C"),
             "split": {"folds": 2},
-            "training": {"epochs": 2, "batch": 4},
+            "training": {"epochs": 2, "batch": 4, "slices": "chosen"},
             "collapse": 0.0,  # scores are drawn, and fall by chance
             "methods": {**none, **sequential, **methods},
         }
@@ -186,6 +186,7 @@ class FakeGrid(Grid):
             train_patients=4,
             weights=digest_of(serialised(moved)),
             validation_dice=self.score(node, order.weights),
+            validation_dice_volume=self.score(node, order.weights) / 4,
             validation_patients=3,
         )
         return reply, moved
@@ -213,12 +214,15 @@ class FakeGrid(Grid):
             dice=score,
             iou=score / 2,
             dice_volume=score / 4,
+            false_slices=3,
+            empty_slices=7,
             patients=5,
             slices=6,
             case_numbers=(1, 2, 3, 5, 8),
             case_slices=(1, 1, 1, 1, 2),
             case_dices=(score,) * 5,
             case_ious=(score / 2,) * 5,
+            case_volume_dices=(score / 4,) * 5,
         )
         return reply, None
 

@@ -31,7 +31,7 @@ SMALL: dict[str, Any] = {
     "model": {"architecture": "Unet", "encoder": "mobilenet_v2", "encoder_weights": "none"},
     "preprocessing": {"pixels": 32, "spacing_mm": 2.0, "n4": {"enabled": False}},
     "split": {"folds": 2},
-    "training": {"epochs": 2, "batch": 8, "learning_rate": 3e-3},
+    "training": {"epochs": 2, "batch": 8, "learning_rate": 3e-3, "slices": "chosen"},
     "methods": {
         "baseline": False,
         "longer_baseline": False,

@@ -117,6 +117,7 @@ class PlausibleGrid(FakeGrid):
             weights=digest,
             validation_dice=dices[best],
             validation_iou=dices[best] / (2 - dices[best]),
+            validation_dice_volume=max(0.0, dices[best] - 0.01),
             validation_patients=3,
         )
         return reply, moved
@@ -128,6 +129,7 @@ class PlausibleGrid(FakeGrid):
         level = skill(node.weights, node.site) + draw.gauss(0, 0.004)
         dices = [min(0.99, max(0.0, level + hardness(node.site, case) + draw.gauss(0, 0.012))) for case in cases]
         slices = [slices_of(node.site, case) for case in cases]
+        volumes = [max(0.0, dice - 0.01 - draw.random() / 50) for dice in dices]
         mean = sum(d * s for d, s in zip(dices, slices, strict=True)) / sum(slices)
         test = node.split == "test"
         named = test and self.scores_leave
@@ -137,7 +139,9 @@ class PlausibleGrid(FakeGrid):
             state="done",
             dice=mean,
             iou=mean / (2 - mean) - 0.005,
-            dice_volume=mean - 0.01,
+            dice_volume=sum(volumes) / len(volumes),
+            false_slices=len(cases) if test else 0,
+            empty_slices=4 * len(cases),
             patients=len(cases),
             slices=sum(slices),
             hd95_mm=40 * (1 - mean) if test else 0.0,
@@ -147,6 +151,7 @@ class PlausibleGrid(FakeGrid):
             case_slices=tuple(slices) if named else (),
             case_dices=tuple(dices) if named else (),
             case_ious=tuple(d / (2 - d) for d in dices) if named else (),
+            case_volume_dices=tuple(volumes) if named else (),
         )
         return reply, None
 

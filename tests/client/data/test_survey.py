@@ -9,14 +9,16 @@ import pytest
 
 from client.data.survey import survey
 from client.preprocessing.cohort import gather
-from client.preprocessing.pipeline import prepare
+from client.preprocessing.pipeline import load, prepare
 from client.site_config import load_site
+from client.stages.describe import train_slices
 from common.errors import RelayError
 from tests.support.hospitals import patient, small_study, write_pair, write_site
 
 
-def test_the_counts_are_those_of_the_prepared_patients(tmp_path: Path) -> None:
-    study = small_study(sites=("A", "B"), split={"folds": 3})
+@pytest.mark.parametrize("which", ["chosen", "all"])
+def test_the_counts_are_those_of_the_prepared_patients(tmp_path: Path, which: str) -> None:
+    study = small_study(sites=("A", "B"), split={"folds": 3}, training={"slices": which, "empty_share": 0.4})
     for number in range(8):
         image, mask = patient(number, slices=5 + number % 3)
         write_pair(tmp_path / "images", f"Case{number:02}", image, mask)
@@ -36,10 +38,21 @@ def test_the_counts_are_those_of_the_prepared_patients(tmp_path: Path) -> None:
     cohort = gather(prepared.records, site, study.split)
     assert (found.patients, found.left_out) == (8, 2)
     assert found.test_patients == len(cohort.test())
-    assert found.test_slices == sum(record.selected for record in cohort.test())
+    assert found.train_slices == train_slices(cohort, study)
+    scored = [found.test_slices, *found.validation_slices]
+    parts = [cohort.test(), *(cohort.validation(fold) for fold in range(3))]
+    if which == "chosen":
+        assert scored == [sum(record.selected for record in part) for part in parts]
+    else:
+        assert scored == [sum(record.slices for record in part) for part in parts]
     for fold in range(3):
-        assert found.train_slices[fold] == sum(record.selected for record in cohort.train(fold))
-        assert found.validation_slices[fold] == sum(record.selected for record in cohort.validation(fold))
+        training = cohort.train(fold)
+        masks = [load(record).native_mask for record in training]
+        gland = sum(int(mask.any(axis=(1, 2)).sum()) for mask in masks)
+        empty = sum(map(len, masks)) - gland
+        assert empty and gland >= sum(record.selected for record in training)
+        expected = sum(record.selected for record in training) if which == "chosen" else gland + round(0.4 * empty)
+        assert found.train_slices[fold] == expected
 
 
 def test_too_few_patients_are_told(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from client.delivery.comparison import ahead, differences, scores
 from client.evaluation.score_store import OwnScores, PatientScore
+from common.scores import DICE, DICE_VOLUME
 from common.statistics.intervals import case_interval
 
 
@@ -18,7 +19,7 @@ def of(*patients: tuple[float, ...]) -> OwnScores:
         else PatientScore(number=k, slices=int(p[0]), dice=p[1], iou=p[2], dice_volume=p[3])
         for k, p in enumerate(patients, start=1)
     )
-    return OwnScores(dice=0.0, iou=0.0, patients=made)
+    return OwnScores(dice=0.0, iou=0.0, dice_volume=0.0, patients=made)
 
 
 def test_scores_are_means_over_slices_or_patients_as_they_are_called() -> None:
@@ -37,13 +38,21 @@ def test_scores_are_means_over_slices_or_patients_as_they_are_called() -> None:
 def test_a_difference_is_that_of_the_same_patients_or_there_is_none() -> None:
     one = of((10, 0.9, 0.8, 0.7), (30, 0.5, 0.4, 0.6))
     other = of((10, 0.8, 0.8, 0.7), (30, 0.6, 0.4, 0.6))
-    assert differences(one, other) == [(pytest.approx(10), 10), (pytest.approx(-10), 30)]
-    found = ahead(one, other)
+    assert differences(one, other, DICE) == [(pytest.approx(10), 10), (pytest.approx(-10), 30)]
+    found = ahead(one, other, DICE)
     assert found is not None and found.mean == pytest.approx((10 * 10 - 10 * 30) / 40)
-    back = ahead(other, one)
+    back = ahead(other, one, DICE)
     assert back is not None and back.mean == pytest.approx(-found.mean)
-    assert ahead(one, of((10, 0.8, 0.8, 0.7), (29, 0.6, 0.4, 0.6))) is None
-    assert ahead(one, of((10, 0.8, 0.8, 0.7))) is None
+    assert ahead(one, of((10, 0.8, 0.8, 0.7), (29, 0.6, 0.4, 0.6)), DICE) is None
+    assert ahead(one, of((10, 0.8, 0.8, 0.7)), DICE) is None
+
+
+def test_over_whole_volumes_every_patient_counts_alike() -> None:
+    one = of((10, 0.9, 0.8, 0.7), (30, 0.5, 0.4, 0.6))
+    other = of((10, 0.8, 0.8, 0.6), (30, 0.6, 0.4, 0.8))
+    assert differences(one, other, DICE_VOLUME) == [(pytest.approx(10), 1), (pytest.approx(-20), 1)]
+    found = ahead(one, other, DICE_VOLUME)
+    assert found is not None and found.mean == pytest.approx(-5)
 
 
 def test_the_hospital_has_the_interval_that_the_report_has() -> None:

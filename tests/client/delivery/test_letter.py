@@ -14,6 +14,7 @@ from client.delivery.letter import MODEL, OWN_MODEL, Letter, html, letter, text,
 from client.delivery.model_card import Figure
 from client.delivery.model_card_text import markdown
 from client.delivery.store import Arrival, Outcome
+from common.config.study import TrainingConfig
 from common.strategies import STRATEGIES, Strategy
 from tests.support.cards import card, figure, outcome, reference
 
@@ -25,7 +26,22 @@ OWN = Outcome(
     Arrival(card(method="longer", route=("A",), references=(reference("baseline", None),)), Path("x"), {}), None
 )
 UNKNOWN = Outcome(Arrival(card(), Path("x"), {}), None)
-ALL = {"better": BETTER, "not-shown": PERHAPS, "worse": WORSE, "too-few": FEW, "own": OWN, "unknown": UNKNOWN}
+CHOSEN = TrainingConfig(slices="chosen")
+NOT_WHOLE = outcome(
+    Figure(mean=1.9, low=0.4, high=3.9, patients=6),
+    (0.4, 0.9, 1.8, 2.2, 3.1, 3.9),
+    volume_ahead=figure(-2.5, 1.0),
+    training=CHOSEN,
+)
+ALL = {
+    "not-whole": NOT_WHOLE,
+    "better": BETTER,
+    "not-shown": PERHAPS,
+    "worse": WORSE,
+    "too-few": FEW,
+    "own": OWN,
+    "unknown": UNKNOWN,
+}
 
 
 def plain(page: str) -> str:
@@ -69,6 +85,13 @@ def test_taking_part_has_helped_only_if_the_whole_interval_lies_above_zero(low: 
     found = verdict_of(card(), reference("longer", ahead))
     assert (found == "better") == (low > 0)
     assert (found == "worse") == (low + width < 0)
+
+
+def test_a_model_that_is_worse_on_whole_volumes_is_not_advised_however_good_its_slices_are() -> None:
+    told = " ".join(text(letter(NOT_WHOLE)).split())
+    assert "its Dice is 1.9 points higher" in told and "over whole volumes its Dice is 2.5 points lower" in told
+    better = NOT_WHOLE.selected.card.references[-1].model_copy(update={"volume_ahead": figure(0.1, 1.0)})
+    assert verdict_of(card(training=CHOSEN), better) == "better"
 
 
 def test_however_large_a_difference_is_with_few_patients_nothing_is_claimed() -> None:
@@ -133,7 +156,7 @@ def test_an_average_is_announced_by_its_strategys_name_and_never_as_a_route(stra
 
 def test_figures_are_those_of_the_card_with_their_signs() -> None:
     told = " ".join(text(letter(PERHAPS)).split())
-    assert "its Dice is 0.3 points higher than that of the best model trained on your patients alone" in told
+    assert "its volume Dice is 0.3 points higher than that of the best model trained on your patients alone" in told
     assert "it is higher for 4 of them" in told
     assert "The 95 % interval of the difference is −1.4 to +1.9 points" in told
     assert "is 1.9 points lower" in " ".join(text(letter(WORSE)).split())
@@ -150,7 +173,7 @@ def test_an_unchecked_choice_is_called_the_coordinators() -> None:
         text(letter(BETTER)).split()
     )
     unchecked = outcome(figure(1.0, 0.5), (1.0,) * 6, checked=False)
-    assert "The choice is the coordinator's" in text(letter(unchecked))
+    assert "The choice is the coordinator's" in " ".join(text(letter(unchecked)).split())
 
 
 def test_synthetic_patients_are_called_so() -> None:

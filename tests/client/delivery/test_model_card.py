@@ -75,7 +75,7 @@ def test_the_card_names_way_data_grid_and_digests() -> None:
         "field strengths",
         "b" * 64,
         "a" * 64,
-        "Validation Dice: 92.2 %",
+        "Validation, volume Dice: 92.2 %",
     ):
         assert said in told, said
     plain = card(preprocessing=PreprocessingConfig(n4=N4Config(enabled=False)))
@@ -87,7 +87,7 @@ def test_scores_stand_beside_those_of_the_hospital_alone() -> None:
     assert "| **this model** | 91.4 (89.4 to 93.4) | 84.4 (82.4 to 86.4) | 89.4 (87.4 to 91.4) | 6.2" in told
     assert "| A alone | 88.5 (86.5 to 90.5)" in told
     assert "| A alone, longer | 88.5" in told
-    assert "against A alone, longer: +1.5 (+1.0 to +2.0) points of Dice" in told
+    assert "against A alone, longer: +1.5 (+1.0 to +2.0) points of volume Dice" in told
     assert "“A alone, longer” was trained there for as many gradient steps as the longest route has." in told
     assert "On 6 test patients of hospital A (77 slices with gland)" in told
 
@@ -113,7 +113,8 @@ def test_what_was_forgotten_is_shown_where_it_was_measured() -> None:
     assert "forgot" not in markdown(card())
     told = markdown(card(forgetting=HOPS))
     assert (
-        "| after training at | test Dice at A | test Dice at B | test Dice at C |\n| --- | --- | --- | --- |\n" in told
+        "| after training at | test volume Dice at A | test volume Dice at B | test volume Dice at C |\n"
+        "| --- | --- | --- | --- |\n" in told
     )
     assert "| A | 91.4 | 75.0 | 70.5 |\n" in told
 

@@ -11,7 +11,7 @@ import pytest
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from client.evaluation.evaluate import CaseScore, Example, evaluate, slice_mean
+from client.evaluation.evaluate import CaseScore, Example, evaluate, slice_mean, volume_mean
 from client.preprocessing.pipeline import Record, prepare
 from client.site_config import SiteConfig
 from common.config.study import N4Config, PreprocessingConfig
@@ -86,6 +86,21 @@ def test_slices_count_by_the_experts_mask_and_the_volume_counts_them_all(tmp_pat
     # The native slice is 96 x 96, and the grid of 64 mm covers its 48 mm whole.
     expected = 2 * (16 + 1024) / (16 + 1024 + 2 * 96 * 96 + 1024)
     assert score.dice_volume == pytest.approx(expected, abs=0.005)
+    assert (score.false_slices, score.empty_slices) == (1, 1), "the small gland is gland all the same"
+
+
+def test_slices_without_gland_are_counted_and_those_in_which_gland_is_drawn(tmp_path: Path) -> None:
+    records = make(tmp_path, [squares(0, 0, 32, 0, 0), squares(40, 40, 36)])
+
+    def predict(slices: NDArray[np.float32]) -> NDArray[np.float32]:
+        result = (slices > 0.5).astype(np.float32)
+        if len(slices) == 5:
+            result[[0, 4], 30, 30] = 1.0
+        return result
+
+    scores = evaluate(predict, records, lambda _: (0.0, 100.0))
+    assert [(score.false_slices, score.empty_slices) for score in scores] == [(2, 4), (0, 0)]
+    assert volume_mean(scores) == pytest.approx((scores[0].dice_volume + scores[1].dice_volume) / 2)
 
 
 def test_what_lies_beyond_the_grid_counts_as_missed(tmp_path: Path) -> None:

@@ -204,7 +204,13 @@ def test_numbers_of_too_few_patients_stay(site: SiteConfig, answer: Any) -> None
 
 
 def test_scores_of_single_patients_need_the_sites_word(site: SiteConfig) -> None:
-    answer = score(case_numbers=(1, 2), case_slices=(4, 5), case_dices=(0.4, 0.6), case_ious=(0.3, 0.5))
+    answer = score(
+        case_numbers=(1, 2),
+        case_slices=(4, 5),
+        case_dices=(0.4, 0.6),
+        case_ious=(0.3, 0.5),
+        case_volume_dices=(0.2, 0.6),
+    )
     assert refusal(answer, None, site) == Refusal.BLOCKED
     release(answer, None, site=site.model_copy(update={"patient_scores": True}), model=MODEL)
 
@@ -270,7 +276,11 @@ def test_of_what_is_blocked_the_coordinator_gets_a_code_and_the_site_a_line_in_i
         (done(weights, state="running"), weights, Refusal.BLOCKED),
         (Richer(study=A, key=B, state="needs-weights"), None, Refusal.BLOCKED),
         (done(losses=("Smith",)), None, Refusal.BLOCKED),
-        (score(case_numbers=(1,), case_slices=(1,), case_dices=(0.5,), case_ious=(0.5,)), None, Refusal.BLOCKED),
+        (
+            score(case_numbers=(1,), case_slices=(1,), case_dices=(0.5,), case_ious=(0.5,), case_volume_dices=(0.5,)),
+            None,
+            Refusal.BLOCKED,
+        ),
         (score(patients=1), None, Refusal.TOO_FEW_PATIENTS),
         (Description(study=A, site="A", patients_found=1, prepared=0), None, Refusal.TOO_FEW_PATIENTS),
     ]

@@ -101,6 +101,7 @@ def evaluate_replies(draw: st.DrawFn) -> EvaluateReply:
         case_slices=draw(many(COUNT, len(numbers))),
         case_dices=draw(many(SHARE, len(numbers))),
         case_ious=draw(many(SHARE, len(numbers))),
+        case_volume_dices=draw(many(SHARE, len(numbers))),
     )
 
 
@@ -424,6 +425,7 @@ def test_an_answer_that_contradicts_itself_is_none(fields: dict[str, Any]) -> No
 
 def test_scores_of_cases_stand_side_by_side_or_not_at_all() -> None:
     whole = {"case_numbers": (1, 2), "case_slices": (3, 4), "case_dices": (0.5, 0.6), "case_ious": (0.4, 0.5)}
+    whole["case_volume_dices"] = (0.3, 0.7)
     EvaluateReply.model_validate({"study": A, "key": B, "state": "done", **whole})
     for change in [*({field: values[:1]} for field, values in whole.items()), {"case_numbers": (1, 1)}]:
         with pytest.raises(ValidationError):

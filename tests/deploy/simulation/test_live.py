@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from deploy.console import bar, terminal
-from deploy.simulation.live import LOG_EVERY, Board, Lines
+from deploy.simulation.live import LOG_EVERY, SILENCE, Board, Lines
 from server.progress.events import Event
 
 
@@ -125,6 +125,16 @@ def test_plain_lines_tell_of_a_long_training_now_and_then() -> None:
     lines = told([(LOG_EVERY / 4, replace(TRAINING, epoch=epoch)) for epoch in range(13)])
     assert len(lines) == 3
     assert lines[0] == "  0:20 [20/80] B: A → C → B, fold 2, epoch 3 of 12, validation Dice 71.2 %"
+
+
+def test_scorings_are_told_where_nothing_else_is() -> None:
+    """The end of a study is scorings alone: half a minute without a line looks as if it hung."""
+    scoring = replace(TRAINING, kind="done", stage="test", epoch=0, epochs=0, dice=None)
+    lines = told([(SILENCE / 4, replace(scoring, stages_done=21 + k)) for k in range(12)])
+    assert [line.split()[1] for line in lines] == ["[24/80]", "[28/80]", "[32/80]"]
+    assert lines[0] == "  0:05 [24/80] B: test of A → C → B, fold 2, done"
+    fast = [(0.1, replace(TRAINING, kind="done")), (0.1, scoring), (0.1, scoring)]
+    assert len(told(fast)) == 1
 
 
 def test_plain_lines_count_what_is_in_the_ledger_already() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from common.scores import DICE
 from server.report import read_results
 from server.report.budget import growths
 from server.report.budget_curves import budget_pictures, track
@@ -81,7 +82,7 @@ def test_a_line_of_dice_ends_at_what_its_row_had_spent_and_never_falls(folder: P
     stages = {stage.id: stage for stage in results.stages}
     seen = set()
     for row in (row for row in results.rows if row.selected):
-        found = track(row, stages)
+        found = track(row, stages, DICE)
         assert found is not None, row.method
         seen.add(row.method)
         assert found.by_steps[-1][0] == row.gradient_steps
@@ -97,7 +98,7 @@ def test_a_routes_line_begins_when_its_hops_before_are_paid_for(folder: Path) ->
     row = next(row for row in results.rows if row.headline and row.target == "A")
     last = stages[str(row.stage)]
     before = (row.gradient_steps or 0) - (last.gradient_steps or 0)
-    found = track(row, stages)
+    found = track(row, stages, DICE)
     assert found is not None and len(row.route) == 3 and before > 0
     an_epoch = (last.gradient_steps or 0) / len(last.epochs)
     assert found.by_steps[0] == (before + an_epoch, last.epochs[0].dice)
@@ -119,7 +120,7 @@ def test_an_averages_line_has_a_point_a_round_of_the_targets_own_patients(folder
     for target in "ABC":
         row = selected(results, "fedavg", target)
         rounds = [stages[name] for name in reversed(chain(row, stages))]
-        found = track(row, stages)
+        found = track(row, stages, DICE)
         assert found is not None
         steps, best, expected = 0, -1.0, []
         for stage in rounds:
