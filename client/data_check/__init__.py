@@ -27,6 +27,7 @@ from client.data_check.swaps import elsewhere, laid_over
 from client.data_check.trials import Outlined, outlined
 from client.data_check.verdicts import looked, outline_findings, together_sentence
 from client.site_config import SiteConfig
+from common.config.study import PreprocessingConfig
 from common.errors import BadPatient
 from common.text import count
 
@@ -89,36 +90,47 @@ class _Examined:
 
 
 def check(
-    site: SiteConfig, *, minimum_pixels: int = 200, progress: Callable[[int, int], None] | None = None
+    site: SiteConfig,
+    *,
+    minimum_pixels: int = 200,
+    grid: PreprocessingConfig | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Checkup:
     """Check a site's data as `examine` does, and return the results without the pictures.
 
     Args:
         site: a plain site.
         minimum_pixels: a slice counts where its mask holds more pixels than this.
+        grid: a study's grid, beyond which no gland should reach; None: any grid.
         progress: called after each patient with the number of patients done and the number in all.
 
     Raises:
         RelayError: a folder is missing, or no patient lies in the folder at all.
     """
-    return examine(site, minimum_pixels=minimum_pixels, progress=progress).checkup
+    return examine(site, minimum_pixels=minimum_pixels, grid=grid, progress=progress).checkup
 
 
 def examine(
-    site: SiteConfig, *, minimum_pixels: int = 200, progress: Callable[[int, int], None] | None = None
+    site: SiteConfig,
+    *,
+    minimum_pixels: int = 200,
+    grid: PreprocessingConfig | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Examination:
     """Read every patient of a site once, patients side by side, and compare the patients with each other.
 
     Args:
         site: a plain site; the pooled site's members are checked one by one.
         minimum_pixels: a slice counts where its mask holds more pixels than this.
+        grid: a study's grid, beyond which no gland should reach; None: any grid.
         progress: called after each patient with the number of patients done and the number in all.
 
     Raises:
         RelayError: a folder is missing, or no patient lies in the folder at all.
     """
     found = layouts.find(site)
-    known, unread = _examine_all(found.sources, minimum_pixels, site.cores or os.cpu_count() or 1, progress)
+    cores = site.cores or os.cpu_count() or 1
+    known, unread = _examine_all(found.sources, minimum_pixels, grid, cores, progress)
     patients = [one.patient for one in known]
     views = {one.patient.patient: one.view for one in known}
     prints = {one.patient.patient: one.fingerprint for one in known}
@@ -178,6 +190,7 @@ def _notes(verdict: Verdict, patients: int) -> tuple[str, ...]:
 def _examine_all(
     sources: tuple[Source, ...],
     minimum_pixels: int,
+    grid: PreprocessingConfig | None,
     cores: int,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[list[_Examined], dict[str, str]]:
@@ -191,7 +204,7 @@ def _examine_all(
         def begin() -> None:
             source = next(waiting, None)
             if source is not None:
-                running[pool.submit(_examine, source, minimum_pixels)] = source.patient
+                running[pool.submit(_examine, source, minimum_pixels, grid)] = source.patient
 
         for _ in range(cores):
             begin()
@@ -208,7 +221,7 @@ def _examine_all(
     return [examined[source.patient] for source in sources if source.patient in examined], unread
 
 
-def _examine(source: Source, minimum_pixels: int) -> _Examined:
+def _examine(source: Source, minimum_pixels: int, grid: PreprocessingConfig | None) -> _Examined:
     from client.data_check import headers  # imported here: SimpleITK is loaded only where images are read
 
     with _READING:
@@ -218,7 +231,7 @@ def _examine(source: Source, minimum_pixels: int) -> _Examined:
     image = view(case)
     return _Examined(
         patient=patient,
-        oddities=oddities(case, patient, minimum_pixels=minimum_pixels),
+        oddities=oddities(case, patient, minimum_pixels=minimum_pixels, grid=grid),
         view=image,
         outlined=outlined(case, image),
         fingerprint=fingerprint(case.image),

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from client.data.layouts import Case
 from client.data_check.findings import Finding, Kind
 from client.preprocessing.cache import digest_of_voxels
+from client.preprocessing.grid_loss import beyond_grid
+from common.config.study import PreprocessingConfig
 from common.text import count, listed, percent
 
 GLAND_ML = (10.0, 350.0)
@@ -86,8 +88,17 @@ def measure(case: Case, *, minimum_pixels: int, stored: str, mask_stored: str) -
     )
 
 
-def oddities(case: Case, patient: Patient, *, minimum_pixels: int) -> list[Finding]:
-    """Return the oddities of the mask's extent and of the image's values, without a comparison of patients."""
+def oddities(
+    case: Case, patient: Patient, *, minimum_pixels: int, grid: PreprocessingConfig | None = None
+) -> list[Finding]:
+    """Return the oddities of the mask's extent and of the image's values, without a comparison of patients.
+
+    Args:
+        case: the patient's image and mask.
+        patient: the patient's measurements.
+        minimum_pixels: see `measure`.
+        grid: a study's grid, beyond which no gland should reach; None: any grid.
+    """
     mask, name = case.mask, case.patient
     sentences = []
     least, most = GLAND_ML
@@ -99,6 +110,12 @@ def oddities(case: Case, patient: Patient, *, minimum_pixels: int) -> list[Findi
         sentences.append("The mask reaches the first or last slice; the gland may be cut off.")
     if mask[:, [0, -1]].any() or mask[:, :, [0, -1]].any():
         sentences.append("The mask touches the edge of its slices.")
+    if grid is not None and (share := beyond_grid(mask, case.spacing[1:], grid)):
+        side = grid.pixels * grid.spacing_mm
+        sentences.append(
+            f"{percent(share, 1)} of the gland lie beyond the study's grid of {side:g} × {side:g} mm about the image's"
+            " centre, and cannot be segmented."
+        )
     filled = np.flatnonzero(mask.any(axis=(1, 2)))
     gaps = sorted(set(range(filled[0], filled[-1])) - set(filled.tolist()))
     if gaps:

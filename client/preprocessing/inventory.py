@@ -24,7 +24,7 @@ FOUND_VERSION = 1
 """Must be raised whenever a layout lists a site's patients in another way than before."""
 CORRECTED_VERSION = 1
 """Must be raised whenever a corrected volume comes out differently than before; part of every key."""
-SLICES_VERSION = 1
+SLICES_VERSION = 2
 
 PROBLEMS_HOLD = 3600.0
 """Seconds during which a problem of unchanged files is believed: a fault of a network drive may pass."""

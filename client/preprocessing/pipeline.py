@@ -32,12 +32,13 @@ from client.data.layouts.size import raise_if_short
 from client.data.slice_counts import SliceCounts
 from client.preprocessing import cache, resampling
 from client.preprocessing.bias_field import correct_bias_field
+from client.preprocessing.grid_loss import grid_loss
 from client.preprocessing.inventory import PROBLEMS_HOLD, PreparationTask, tasks_of
 from client.site_config import SiteConfig
 from common.config.study import N4Config, PreprocessingConfig
 from common.digest import keyed_digest
 from common.errors import BadData, BadPatient, Damaged, RelayError
-from common.text import listed
+from common.text import listed, percent
 
 _READING = threading.Lock()
 """GDCM keeps state for the whole process, and reads DICOM one file after the other anyway."""
@@ -57,6 +58,10 @@ class Record:
     """The number of slices with some mask, but not more pixels than the minimum."""
     digest: str
     """sha256 over all inputs of the prepared file: content of image and mask files, parameters, versions."""
+    beyond: float
+    """The share of the gland's voxels beyond the study's grid, 0 to 1."""
+    ceiling: float
+    """Dice of the mask, taken to the study's grid and back, with the mask itself."""
     image_digest: str
     """sha256 over the native voxels as read, whatever the file's format or header."""
 
@@ -336,11 +341,13 @@ def _prepare_one(task: PreparationTask, preprocessing: PreprocessingConfig) -> R
     native = case.spacing[1:]
     shape = (preprocessing.pixels, preprocessing.pixels)
     spacing = (preprocessing.spacing_mm, preprocessing.spacing_mm)
+    on_grid = resampling.resample_mask(case.mask, native, shape, spacing)
+    lost = grid_loss(case.mask, on_grid, native, preprocessing)
     cache.write_tensors(
         task.slices,
         {
             "image": onto_grid(corrected, native, preprocessing),
-            "mask": resampling.resample_mask(case.mask, native, shape, spacing),
+            "mask": on_grid,
             "selected": selected,
             "native_mask": case.mask,
             "native_spacing": np.array(case.spacing, dtype=np.float64),
@@ -351,6 +358,8 @@ def _prepare_one(task: PreparationTask, preprocessing: PreprocessingConfig) -> R
             "below": str(int(((area > 0) & ~selected).sum())),
             "spacing_mm": repr(preprocessing.spacing_mm),
             "voxels": voxels,
+            "beyond": repr(lost.beyond),
+            "ceiling": repr(lost.ceiling),
         },
     )
     record = _record(task)
@@ -393,6 +402,8 @@ def _record(task: PreparationTask) -> Record | None:
             selected=int(metadata["selected"]),
             below=int(metadata["below"]),
             digest=task.digest,
+            beyond=float(metadata["beyond"]),
+            ceiling=float(metadata["ceiling"]),
             image_digest=metadata["voxels"],
         )
     except (KeyError, ValueError):
@@ -453,13 +464,17 @@ def _stop_if_asked(state: _State) -> None:
 
 
 def _log(state: _State) -> None:
-    """Name the patients left out in each site's own log, once for as long as the list stays the same."""
+    """Name in each site's own log the patients left out, and the patients whose gland reaches beyond the grid.
+
+    A line is written once for as long as the list stays the same.
+    """
+    said = {name: f"left out: {name}: {' '.join(sentence.split())}" for name, sentence in state.problems.items()}
+    for name, record in state.records.items():
+        if record.beyond:
+            share = percent(record.beyond, 1)
+            said[name] = f"cut: {name}: {share} of the gland lies beyond the study's grid and cannot be segmented."
     for home in {home.folder: home for home in state.homes.values()}.values():
-        lines = sorted(
-            f"left out: {name}: {' '.join(sentence.split())}"
-            for name, sentence in state.problems.items()
-            if state.homes[name] is home
-        )
+        lines = sorted(line for name, line in said.items() if state.homes[name] is home)
         logged_path = home.private() / "cache" / "left_out.json"
         logged = cache.read_json(logged_path).get("lines", [])
         if lines == logged:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict
+from statistics import fmean
 
 import torch
 
@@ -42,6 +43,9 @@ def describe_patients(site: SiteConfig, study: Study) -> Description:
             "test_patients": len(cohort.test()),
             "slices": count_selected(list(cohort.records.values())),
             "test_slices": count_selected(cohort.test()),
+            "below": sum(record.below for record in cohort.records.values()),
+            "cut_patients": sum(record.beyond > 0 for record in cohort.records.values()),
+            "ceiling": fmean(record.ceiling for record in cohort.test()),
             "train_slices": train_slices(cohort, study),
             "train_patients": tuple(len(cohort.train(fold)) for fold in folds),
             "validation_patients": tuple(len(cohort.validation(fold)) for fold in folds),

@@ -53,6 +53,12 @@ class Description(WireMessage):
     test_patients: Count = 0
     slices: Count = 0
     test_slices: Count = 0
+    below: Count = 0
+    """Slices with some gland, but too little to be selected."""
+    cut_patients: Count = 0
+    """Patients whose gland reaches beyond the study's grid."""
+    ceiling: Share = 0.0
+    """Dice of the test patients' masks, taken to the study's grid and back, with the masks themselves: their mean."""
     train_slices: tuple[Count, ...] = ()
     """The slices that an epoch trains on, one number a fold."""
     train_patients: tuple[Count, ...] = ()

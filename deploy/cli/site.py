@@ -43,6 +43,15 @@ def check(
             help="With a folder of images: the labels, if kept apart.",
         ),
     ] = None,
+    study: Annotated[
+        Path | None,
+        typer.Option(
+            "--study",
+            metavar="STUDY.toml",
+            parser=Path,
+            help="Hold the glands against this study's grid, and count slices by its rule.",
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="For a script at the site: patients are named.", rich_help_panel=RESULTS)
     ] = False,
@@ -61,9 +70,12 @@ def check(
 
     The data that lie there are listed too. Nothing is changed, and nothing is sent.
     """
+    from common.config.study import load_study
+    from deploy.cli.study import shipped_study
     from deploy.site.check import site_check
 
-    return site_check(site, masks=masks, as_json=as_json, counts=counts)
+    grid = load_study(shipped_study(study)).preprocessing if study else None
+    return site_check(site, masks=masks, grid=grid, as_json=as_json, counts=counts)
 
 
 @command(app, "init")

@@ -13,7 +13,7 @@ from client.data_check.others import shared
 from client.data_check.page import write_page
 from client.data_check.words import kind_table, lines, patient_table, remarks, summary, to_json
 from client.site_config import SiteConfig, load_site
-from common.config.study import POOLED
+from common.config.study import POOLED, PreprocessingConfig
 from common.errors import FaultsFound, RelayError
 from deploy.console import bar, terminal
 
@@ -21,7 +21,14 @@ LONGEST = 32
 """Characters of the longest site name (`common.config.study.SiteName`)."""
 
 
-def site_check(path: Path, *, masks: Path | None = None, as_json: bool, counts: Path | None = None) -> int:
+def site_check(
+    path: Path,
+    *,
+    masks: Path | None = None,
+    grid: PreprocessingConfig | None = None,
+    as_json: bool,
+    counts: Path | None = None,
+) -> int:
     """Check the data of a site, or of each member of a pooled site.
 
     The exit code says whether the site has a patient to train on, and not whether all data are right: a finding is a
@@ -31,6 +38,7 @@ def site_check(path: Path, *, masks: Path | None = None, as_json: bool, counts: 
     Args:
         path: the site's file, or a folder of images without a site file.
         masks: the folder of the labels, where `path` is a folder and the layout keeps labels apart.
+        grid: a study's grid, which the glands are held against; None: any grid.
         as_json: print JSON.
         counts: a file for the shareable counts (`client.data_check.counts`).
 
@@ -46,7 +54,7 @@ def site_check(path: Path, *, masks: Path | None = None, as_json: bool, counts: 
     if counts is not None and not counts.absolute().parent.is_dir():
         raise RelayError(f"There is no folder {counts.parent} to write {counts.name} to; make it, or name another one.")
     members = site.member_sites() if site.pooled else (site,)
-    found = [(member, _examined(member)) for member in members]
+    found = [(member, _examined(member, grid)) for member in members]
     pages = [write_page(member, examination) for member, examination in found]
     between = shared({member.name: examination.checkup.patients for member, examination in found})
     if as_json:
@@ -83,9 +91,10 @@ def _undescribed(images: Path, masks: Path | None) -> SiteConfig:
     )
 
 
-def _examined(site: SiteConfig) -> Examination:
+def _examined(site: SiteConfig, grid: PreprocessingConfig | None) -> Examination:
     with bar(f"Reading site {site.name}", unit="patients", stream=sys.stderr) as progress:
-        return examine(site, progress=progress)
+        minimum = (grid or PreprocessingConfig()).minimum_mask_pixels
+        return examine(site, minimum_pixels=minimum, grid=grid, progress=progress)
 
 
 def _print(examination: Examination) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from common.plan import Section
+from common.scores import DICE
 from common.text import count, listed
 from server.report.budget import Growth
 from server.report.contrasts import Family
@@ -12,7 +13,7 @@ from server.report.networks import Networks
 from server.report.opening import held_out, synthetic_sentence
 from server.report.paper import Table3
 from server.report.table import Comparison
-from server.report.wording import small
+from server.report.wording import figure, small
 from server.results.schema import Results
 
 COVERAGE = {6: 89, 30: 92}
@@ -70,6 +71,29 @@ def of_comparison(results: Results, table: Comparison) -> str:
         f"Each figure is one trained model{which}, on {held_out(results)}. It does not show what another split of the"
         f" patients or another training would have given.{synthetic_sentence(results)}"
     )
+
+
+def of_grid(results: Results) -> list[str]:
+    """Return what the study's grid and its rule for slices take from the glands, a sentence each."""
+    found = []
+    limits = [f"{figure(site.ceiling)} % at {site.name}" for site in results.sites if site.ceiling]
+    if limits and results.tested:
+        found.append(
+            "The expert's own masks, taken to the study's grid and back, reach a volume Dice of"
+            f" {listed(limits)}: no model on this grid can be expected to do better."
+        )
+    cut = [f"{site.cut_patients} at {site.name}" for site in results.sites if site.cut_patients]
+    if cut:
+        found.append(f"The gland of some patients reaches beyond the study's grid and is cut off there: {listed(cut)}.")
+    below = sum(site.below or 0 for site in results.sites)
+    if below:
+        pixels = _setting(results, "preprocessing", "minimum_mask_pixels")
+        rule = "no model was trained on them, and they" if results.score is DICE else "they"
+        found.append(
+            f"{count(below, 'slice')} with gland of at most {pixels} pixels:"
+            f" {rule} count in the volume Dice alone, in no mean over slices."
+        )
+    return found
 
 
 def of_spread(results: Results) -> str:

@@ -99,7 +99,7 @@ def _comparison(results: Results, table: Comparison, title: str) -> TextTable:
         ("", *(f"→ {target}" for target in table.targets)),
         tuple(rows),
         _sections(table),
-        (caption(table), *notes(table), remarks.of_comparison(results, table)),
+        (caption(table), *notes(table), *remarks.of_grid(results), remarks.of_comparison(results, table)),
     )
 
 

@@ -58,6 +58,12 @@ class Site(Value):
     """Selected slices (with gland in the expert's mask) of all used patients."""
     test_slices: int | None = None
     """Selected slices of the test patients."""
+    below: int | None = None
+    """Slices with some gland, but too little to be selected, of all patients that are used."""
+    cut_patients: int | None = None
+    """Patients whose gland reaches beyond the study's grid, so that no model can segment the whole gland."""
+    ceiling: Figure = None
+    """Volume Dice of the test patients' own masks, taken to the study's grid and back, per cent, mean over patients."""
     train_slices: tuple[int, ...] = ()
     """Selected slices of the training patients, a number a fold."""
     train_patients: tuple[int, ...] = ()

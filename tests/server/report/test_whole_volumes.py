@@ -13,6 +13,7 @@ import pytest
 from common.statistics.intervals import case_interval
 from server.report import read_results
 from server.report.contrasts import family
+from server.report.remarks import of_grid
 from server.report.table import comparison
 from server.report.terminal import text_lines
 from tests.support.hospitals import small_study
@@ -106,12 +107,25 @@ def test_terminal_and_page_show_the_score_that_decides_and_what_happens_on_whole
         assert ("best validation Dice" in told) == (key == "dice")
 
 
+def test_what_grid_and_rule_take_from_the_glands_stands_under_the_table(folder: Path) -> None:
+    page = " ".join(" ".join(page_of(folder).words).split())
+    for told in (" ".join("\n".join(text_lines(read_results(folder))).split()), page):
+        assert "reach a volume Dice of 97.0 % at A, 97.0 % at B and 97.0 % at C" in told
+        assert "reaches beyond the study's grid and is cut off there: 1 at B" in told
+        assert "9 slices with gland of at most 200 pixels" in told
+        assert ("no model was trained on them" in told) == (deciding(folder) == "dice")
+
+
 def test_results_of_earlier_versions_are_of_selected_slices(folder: Path, tmp_path: Path) -> None:
     content = json.loads(put_text(folder))
     del content["study"]["training"]["slices"]
     for row in content["rows"]:
         for key in ("case_dice_volume", "false_slices", "empty_slices", "validation_dice_volume"):
             del row[key]
+    for site in content["sites"]:
+        for key in ("below", "cut_patients", "ceiling"):
+            del site[key]
     results = read_results(put(tmp_path, content))
+    assert of_grid(results) == []
     assert results.score.key == "dice"
     assert all(cell.whole_volume == "" for cell in comparison(results).cells)
