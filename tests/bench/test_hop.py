@@ -5,7 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
 
+
+@pytest.mark.slow
 def test_a_hop_is_measured_step_by_step() -> None:
     command = [sys.executable, "-m", "tests.bench.hop", "1"]
     out = subprocess.run(command, stdout=subprocess.PIPE, encoding="utf-8", check=True).stdout

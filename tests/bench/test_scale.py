@@ -7,10 +7,13 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 MB = 64
 SITES = 8
 
 
+@pytest.mark.slow
 def test_the_coordinator_holds_a_few_copies_of_the_weights_however_many_sites_answer() -> None:
     """Its own memory's peak, in a process of its own, while eight real workers send it their weights at once."""
     case = {"sites": SITES, "methods": {"federated": [{"rounds": 1, "then_target": False}]}}

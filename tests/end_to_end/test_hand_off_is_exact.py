@@ -82,6 +82,7 @@ def assert_exact(study: Study, hospitals: dict[str, Path], out: Path, results: d
     assert len(results["rows"]) == 2
 
 
+@pytest.mark.slow
 def test_a_route_gives_the_weights_of_a_plain_loop(hospitals: dict[str, Path], tmp_path: Path) -> None:
     """With the defaults of a study: light augmentation, the best epoch, the best fold of a source."""
     study = route_study(precision="float32")
@@ -90,7 +91,7 @@ def test_a_route_gives_the_weights_of_a_plain_loop(hospitals: dict[str, Path], t
     assert_exact(study, hospitals, tmp_path, results)
 
 
-@pytest.mark.parametrize("share", [0.5, 1.0])
+@pytest.mark.parametrize("share", [0.5, pytest.param(1.0, marks=pytest.mark.slow)])
 def test_whole_volumes_give_the_weights_of_a_plain_loop(
     hospitals: dict[str, Path], tmp_path: Path, share: float
 ) -> None:

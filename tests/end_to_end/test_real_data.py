@@ -72,6 +72,7 @@ def test_real_series_are_read_whole(hospitals: dict[str, Path]) -> None:
     assert {patient.patient: patient.slices for patient in checkup.patients} == selected_in_the_label_files()
 
 
+@pytest.mark.slow
 def test_a_real_gland_lies_where_its_mask_says(hospitals: dict[str, Path]) -> None:
     """In front of the rectum and behind the pubis: about the middle of the image, after N4 and resampling too."""
     site = load_site(hospitals["A"])

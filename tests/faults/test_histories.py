@@ -20,7 +20,7 @@ from tests.faults.trial import lived, tried, undisturbed_ending
 
 SEEDS = 1000
 AT_ONCE = 50
-QUICK = 100
+QUICK = 50
 """The histories with a seed below this are lived through in the quick tests too."""
 once = functools.cache(tried)
 """A seed's history, lived through by the first test that asks for it."""

@@ -116,6 +116,7 @@ def test_other_packages_in_the_folder_or_on_the_path_are_not_imported(
     assert not here.imported and not there.imported
 
 
+@pytest.mark.slow
 def test_every_process_of_a_study_runs_its_own_code(installed: Path, tmp_path: Path) -> None:
     here, there = Elsewhere(tmp_path / "here"), Elsewhere(tmp_path / "there")
     sites = write_hospitals(tmp_path / "hospitals", {"A": 4, "B": 4}, slices=5)

@@ -151,6 +151,7 @@ def test_the_readers_find_as_many_slices_over_200_pixels_as_in_the_expert_masks(
     assert sum(patient.slices for patient in checkup.patients) == slices
 
 
+@pytest.mark.slow
 @needs_masks
 def test_the_rectum_lies_right_behind_every_real_gland(real: Path) -> None:
     """Gas, stool, the balloon or the rectum's wall are dark: within 9 mm behind the gland's middle it gets so."""

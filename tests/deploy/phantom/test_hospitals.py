@@ -71,6 +71,7 @@ def array(image: sitk.Image) -> NDArray[np.float64]:
     return np.asarray(sitk.GetArrayFromImage(image), dtype=np.float64)
 
 
+@pytest.mark.slow
 def test_same_seed_same_bytes_and_another_seed_other_pixels(hospitals: Path, tmp_path: Path) -> None:
     write_hospitals(tmp_path / "again", patients=TWO_EACH, seed=3)
     assert digests(tmp_path / "again") == digests(hospitals)

@@ -315,6 +315,7 @@ def alive(group: int) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_the_path_of_tmpdir_may_be_long(sites: dict[str, Path], tmp_path: Path) -> None:
     folder = tmp_path / ("a-folder-as-clusters-have-them" * 4)
     folder.mkdir()
@@ -322,6 +323,7 @@ def test_the_path_of_tmpdir_may_be_long(sites: dict[str, Path], tmp_path: Path) 
     assert out.split()[-1:] == ["False"], err
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_the_fork_server_starts_is_told_once(sites: dict[str, Path], tmp_path: Path) -> None:
     running = begin(sites, tmp_path)
     assert running.stdout and running.stdout.readline() == "begun\n"

@@ -211,6 +211,7 @@ def test_a_process_that_dies_before_its_answer_has_a_follower_soon(tmp_path: Pat
         assert len(site.begun()) == 2
 
 
+@pytest.mark.slow
 def test_where_the_machine_slept_a_message_that_comes_again_finds_the_first_process_ended(tmp_path: Path) -> None:
     with hospital(tmp_path, importing=2.0) as site:
         site.node.order()
