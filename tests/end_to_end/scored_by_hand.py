@@ -1,0 +1,143 @@
+"""Scores of weights on raw files, worked out without any code of `client/`: SimpleITK, numpy, scipy and torch alone.
+
+The oracle of the evaluation. Rules are taken from the docstrings of the study, of the splits and of the scores.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import SimpleITK as sitk
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from client.data.splits import split
+from common.config.study import Study
+from common.model.network import segmentation_models
+
+CHOSEN_PIXELS = 200
+
+
+@dataclass(frozen=True)
+class Patient:
+    image: NDArray[np.float32]
+    mask: NDArray[np.bool_]
+    spacing: tuple[float, float, float]
+    """Millimetres: slice, row, column."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Of one model at one hospital: overlaps in per cent, the distance in mm."""
+
+    dice: float
+    dice_volume: float
+    hd95_mm: float
+    false_slices: int
+    empty_slices: int
+    patients: int
+
+
+def read(folder: Path) -> dict[str, Patient]:
+    """Pairs of NIfTI, with slices from the feet to the head, rows from front to back and columns from right to left."""
+    found = {}
+    for path in sorted(folder.glob("*_segmentation.nii.gz")):
+        name = path.name.removesuffix("_segmentation.nii.gz")
+        image = sitk.DICOMOrient(sitk.ReadImage(str(folder / f"{name}.nii.gz"), sitk.sitkFloat32), "LPS")
+        mask = sitk.DICOMOrient(sitk.ReadImage(str(path)), "LPS")
+        column, row, slices = image.GetSpacing()
+        found[name] = Patient(sitk.GetArrayFromImage(image), sitk.GetArrayFromImage(mask) > 0, (slices, row, column))
+    return found
+
+
+def matrix(old: int, spacing: float, new: int, new_spacing: float) -> NDArray[np.float32]:
+    """The weights of old pixels in each new one: a tent as wide as the wider of both pixels, about a common centre."""
+    ratio = new_spacing / spacing
+    at = (np.arange(new) - (new - 1) / 2) * ratio + (old - 1) / 2
+    weights = np.maximum(0.0, 1 - np.abs(np.arange(old)[None, :] - at[:, None]) / max(1.0, ratio))
+    beyond = (at < -0.5 - 1e-6) | (at > old - 0.5 + 1e-6)
+    total = weights.sum(axis=1, keepdims=True)
+    weights = np.where(beyond[:, None], 0.0, weights / np.where(total > 0, total, 1))
+    return weights.astype(np.float32)
+
+
+def resampled(
+    slices: NDArray[np.float32], plane: tuple[float, float], shape: tuple[int, int], new_plane: tuple[float, float]
+) -> NDArray[np.float64]:
+    rows = matrix(slices.shape[1], plane[0], shape[0], new_plane[0]).astype(np.float64)
+    columns = matrix(slices.shape[2], plane[1], shape[1], new_plane[1]).astype(np.float64)
+    return np.einsum("ir,krc,jc->kij", rows, slices.astype(np.float64), columns, optimize=True)
+
+
+def hd95(one: NDArray[np.bool_], other: NDArray[np.bool_], spacing: tuple[float, float, float]) -> float | None:
+    """The larger of the two 95th percentiles of the distances between the surfaces, from distance maps."""
+    if not one.any() or not other.any():
+        return None
+    # Beyond the volume there is nothing: a mask at its edge has a surface there.
+    surfaces = [mask & ~ndimage.binary_erosion(mask) for mask in (one, other)]
+    ways = []
+    for here, there in (surfaces, surfaces[::-1]):
+        ways.append(np.percentile(ndimage.distance_transform_edt(~there, sampling=spacing)[here], 95))
+    return float(max(ways))
+
+
+def dice(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+    total = int(one.sum()) + int(other.sum())
+    return 2 * int((one & other).sum()) / total if total else 1.0
+
+
+def figures(study: Study, site: str, folder: Path, fold: int, weights: Path) -> Figures:
+    """The scores of weights on a hospital's test patients, standardised as the fold's training patients say."""
+    patients = read(folder)
+    part, grid = study.split, study.preprocessing
+    divided = split(patients, seed=part.seed, site=site, test_fraction=part.test_fraction, folds=part.folds)
+    training = [name for k, names in enumerate(divided.validation) if k != fold for name in names]
+    shape, new = (grid.pixels, grid.pixels), (grid.spacing_mm, grid.spacing_mm)
+
+    def on_grid(patient: Patient) -> NDArray[np.float32]:
+        return resampled(patient.image, patient.spacing[1:], shape, new).astype(np.float32)
+
+    pixels = []
+    for name in training:
+        used = np.ones(len(patients[name].mask), bool)
+        if study.training.slices == "chosen":
+            used = patients[name].mask.sum(axis=(1, 2)) > CHOSEN_PIXELS
+        pixels.append(on_grid(patients[name])[used].ravel())
+    everything = np.concatenate(pixels).astype(np.float64)
+    mean, std = np.float32(everything.mean()), np.float32(everything.std())
+
+    network = getattr(segmentation_models(), study.model.architecture)(
+        encoder_name=study.model.encoder, encoder_weights=None, in_channels=1, classes=1
+    )
+    network.load_state_dict(safetensors.torch.load_file(weights))
+    network.eval().to(memory_format=torch.channels_last)
+    slice_dices, volumes, distances, false, empty = [], [], [], 0, 0
+    for name in divided.test:
+        patient = patients[name]
+        shown = torch.from_numpy((on_grid(patient) - mean) / std)[:, None]
+        with torch.no_grad():
+            logits = torch.cat([network(part.to(memory_format=torch.channels_last)) for part in shown.split(32)])
+        share = torch.sigmoid(logits.float())[:, 0].numpy()
+        drawn = resampled(share, new, (patient.mask.shape[1], patient.mask.shape[2]), patient.spacing[1:]) > 0.5
+        for k in range(len(drawn)):
+            if patient.mask[k].sum() > CHOSEN_PIXELS:
+                slice_dices.append(dice(drawn[k], patient.mask[k]))
+            elif not patient.mask[k].any():
+                empty += 1
+                false += bool(drawn[k].any())
+        volumes.append(dice(drawn, patient.mask))
+        distance = hd95(drawn, patient.mask, patient.spacing)
+        if distance is not None:
+            distances.append(distance)
+    return Figures(
+        dice=100 * float(np.mean(slice_dices)),
+        dice_volume=100 * float(np.mean(volumes)),
+        hd95_mm=float(np.mean(distances)) if distances else float("nan"),
+        false_slices=false,
+        empty_slices=empty,
+        patients=len(divided.test),
+    )

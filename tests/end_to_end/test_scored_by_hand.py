@@ -1,0 +1,68 @@
+"""The figures of the results are those of the weights and the raw files, worked out by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.config.study import Study
+from tests.end_to_end.scored_by_hand import figures
+from tests.support.hospitals import REAL_DATA, run_on_grid, small_study, write_hospitals, write_site
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+REAL = REAL_DATA / "hospitals"
+HOSPITALS = {"A": "runmc", "B": "bmc", "C": "ucl"}
+
+
+def study_of(which: str, **changes: Any) -> Study:
+    return small_study(
+        training={"slices": which, "precision": "float32", "epochs": 2, **changes.pop("training", {})},
+        split={"folds": 2, "use_folds": 1},
+        methods={"baseline": True, "sequential": {"routes": (("B", "A"), ("C", "A"))}},
+        **changes,
+    )
+
+
+def assert_as_by_hand(study: Study, images: dict[str, Path], results: dict[str, Any], out: Path) -> None:
+    assert len(results["rows"]) == 5 and not results["parked"]
+    for row in results["rows"]:
+        target = row["target"]
+        found = figures(study, target, images[target], row["fold"], out / "weights" / f"{row['weights']}.safetensors")
+        assert (row["patients"], row["empty_slices"]) == (found.patients, found.empty_slices)
+        assert row["dice"] == pytest.approx(found.dice, abs=2e-6)
+        assert row["dice_volume"] == pytest.approx(found.dice_volume, abs=2e-6)
+        assert row["false_slices"] == found.false_slices
+        if row["surface_patients"] == row["patients"]:
+            assert row["hd95_mm"] == pytest.approx(found.hd95_mm, abs=2e-4)
+
+
+@pytest.mark.parametrize("which", ["all", "chosen"])
+def test_scores_of_synthetic_hospitals(tmp_path: Path, which: str) -> None:
+    sites = write_hospitals(tmp_path / "hospitals", {"A": 6, "B": 6, "C": 6})
+    study = study_of(which, training={"epochs": 3})
+    results, _ = run_on_grid(study, sites, tmp_path / "out", at_once=2)
+    assert_as_by_hand(study, {name: path.parent / "images" for name, path in sites.items()}, results, tmp_path / "out")
+
+
+@pytest.mark.nightly
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"no real data here: {REAL} absent")
+@pytest.mark.parametrize("which", ["all", "chosen"])
+def test_scores_of_three_real_hospitals(tmp_path: Path, which: str) -> None:
+    """72 patients with their experts' masks: read, trained on and scored, at a small size and without N4."""
+    sites = {
+        name: write_site(tmp_path / name, name, images=str(REAL / folder), cores=2)
+        for name, folder in HOSPITALS.items()
+    }
+    study = study_of(
+        which,
+        synthetic=False,
+        model={"encoder": "tu-mobilenetv3_small_050"},
+        preprocessing={"pixels": 64, "spacing_mm": 1.875},
+    )
+    results, _ = run_on_grid(study, sites, tmp_path / "out", at_once=2)
+    assert [(site["patients"], site["left_out"]) for site in results["sites"]] == [(29, 0), (30, 0), (13, 0)]
+    assert results["sites"][0]["slices"] == 404, "slices over 200 pixels of hospital A"
+    assert_as_by_hand(study, {name: REAL / folder for name, folder in HOSPITALS.items()}, results, tmp_path / "out")
