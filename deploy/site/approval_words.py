@@ -166,8 +166,9 @@ def _leaves(study: Study, counts: Disclosure) -> Iterator[str]:
     yield from _labelled(
         "",
         f"{whole(counts.description_numbers)} about the data, each time that the coordinator asks: counts of patients"
-        " and slices, in each split. With them go a fingerprint of the data, under a key that stays here, this"
-        " machine's kind of processor, and the version of torch.",
+        " and slices, in each split; in how many patients the gland reaches beyond the study's grid, and the mean Dice"
+        " that this grid allows. With them go a fingerprint of the data, under a key that stays here, this machine's"
+        " kind of processor, and the version of torch.",
     )
     if counts.patient_numbers:
         yield from _labelled(

@@ -160,7 +160,7 @@ def render(results: Results, run: RecordedRun | None, study_toml: str) -> str:
         "colours": colours,
         "traffic": _traffic(results, run),
         "every_row": _every_row([*views, *others], results),
-        "versions": {**results.versions, **(run.versions if run else {})},
+        "versions": results.versions,
     }
     return environment.get_template("page.html.j2").render(context)
 

@@ -18,7 +18,6 @@ class RecordedRun(Value):
     bytes_sent: dict[str, int] = Field(default_factory=dict)
     bytes_received: dict[str, int] = Field(default_factory=dict)
     messages: int | None = None
-    versions: dict[str, str] = Field(default_factory=dict)
 
 
 def read_run(folder: Path) -> RecordedRun | None:
