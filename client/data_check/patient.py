@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from client.data.layouts import Case
 from client.data_check.findings import Finding, Kind
 from client.preprocessing.cache import digest_of_voxels
-from client.preprocessing.grid_loss import beyond_grid
+from client.preprocessing.grid_loss import CUT, beyond_grid
 from common.config.study import PreprocessingConfig
 from common.text import count, listed, percent
 
@@ -110,7 +110,7 @@ def oddities(
         sentences.append("The mask reaches the first or last slice; the gland may be cut off.")
     if mask[:, [0, -1]].any() or mask[:, :, [0, -1]].any():
         sentences.append("The mask touches the edge of its slices.")
-    if grid is not None and (share := beyond_grid(mask, case.spacing[1:], grid)):
+    if grid is not None and (share := beyond_grid(mask, case.spacing[1:], grid)) > CUT:
         side = grid.pixels * grid.spacing_mm
         sentences.append(
             f"{percent(share, 1)} of the gland lie beyond the study's grid of {side:g} × {side:g} mm about the image's"

@@ -268,6 +268,7 @@ def _card(
                 )
                 for name, patients, held_out, slices in counts
             ),
+            "cleaned": validation.cleaned if validation else test.cleaned if test else False,
             "validation_dice": 100 * validation.value(known.score) if validation else None,
             "checked": checked,
             "left_out": len(delivery.left_out),

@@ -44,7 +44,10 @@ def scores(own: OwnScores) -> Scores:
     if not own.patients:
         raise ValueError("there is no patient to score")
     figures = {score.key: _figure_of(score, own.patients) for score in SCORES}
-    return Scores.model_validate({"slices": sum(patient.slices for patient in own.patients), **figures})
+    counts = ("slices", "false_slices", "empty_slices")
+    return Scores.model_validate(
+        {**figures, **{name: sum(getattr(patient, name) for patient in own.patients) for name in counts}}
+    )
 
 
 def _figure_of(score: Score, patients: Sequence[PatientScore]) -> Figure | None:

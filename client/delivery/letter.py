@@ -3,8 +3,8 @@
 The rule was fixed before any figure was known, and is stated in the letter. Validation chooses the study's model and,
 among the models trained at this hospital alone, the hospital's own. The hospital's test patients judge between the two,
 patient by patient. The letter says that taking part helped only if the interval of the difference lies wholly above
-zero. In every other case the letter advises the hospital's own model, which has not been shown to be worse and needs no
-other hospital.
+zero, and the mean volume Dice is not lower either. In every other case the letter advises the hospital's own model,
+which has not been shown to be worse and needs no other hospital.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from client.delivery.model_card import NO_DEVICE, Card, Figure, Reference, interval_text, name_of, number
+from client.delivery.model_card import NO_DEVICE, Card, Figure, Reference, Scores, interval_text, name_of, number
 from client.delivery.model_card_text import SYNTHETIC, environment, score_cells
 from client.delivery.store import Outcome
 from common.plan import method_of
@@ -118,7 +118,7 @@ def letter(outcome: Outcome) -> Letter:
         reasons=tuple(_reasons(verdict, card, reference, differences)),
         columns=SCORES,
         rows=tuple((name, score_cells(scores)) for name, scores in models if scores),
-        below=_below(card) if card.scores else "",
+        below=f"{_below(card)} {_false_slices(models)}".strip() if card.scores else "",
         picture=picture,
         picture_text=picture_text,
         decided=tuple(_decided(card)),
@@ -188,7 +188,7 @@ def _reasons(verdict: Verdict, card: Card, own: Reference | None, differences: S
     else:
         meaning = {
             "better": "wholly above zero: for patients like these it is better.",
-            "not-whole": "wholly above zero, on slices with gland.",
+            "not-whole": "wholly above zero, on selected slices.",
             "worse": "wholly below zero: for patients like these your own is better.",
         }.get(verdict, "which holds zero: this may be chance. Your own model is as good a choice.")
         yield f"The 95 % interval of the difference is {interval_text(ahead, sign=True)} points, {meaning}"
@@ -206,12 +206,21 @@ def _reasons(verdict: Verdict, card: Card, own: Reference | None, differences: S
 
 def _below(card: Card) -> str:
     scores = card.scores
-    behind = f"{count(scores.dice.patients, 'test patient')}, {scores.slices} slices with gland. " if scores else ""
+    behind = f"{count(scores.dice.patients, 'test patient')}, {scores.slices} selected slices. " if scores else ""
     intervals = "With 95 % intervals over patients." if scores and scores.dice.low is not None else ""
     return (
         f"{behind}{_listed(OVERLAPS)} in per cent: overlap with your experts' outlines, 100 is perfect."
         f" {_listed(DISTANCES)} in mm: distance of the surfaces, 0 is perfect. {intervals}".strip()
     )
+
+
+def _false_slices(models: Sequence[tuple[str, Scores | None]]) -> str:
+    """Return in how many slices without gland each model draws gland; empty where it is not on record."""
+    known = [(name, scores) for name, scores in models if scores and scores.empty_slices]
+    if not known:
+        return ""
+    drawn = ", ".join(f"“{name}” in {scores.false_slices}" for name, scores in known)
+    return f"Of {known[0][1].empty_slices} slices without gland, gland is drawn by {drawn}."
 
 
 def _listed(scores: Sequence[Score]) -> str:

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -42,7 +44,7 @@ class Scores(_Value):
 
     slices: int
     dice: Figure
-    """Mean over slices with gland, like IoU."""
+    """Mean over selected slices, like IoU."""
     iou: Figure
     dice_volume: Figure
     """Over all slices of a patient, then a mean over patients, like the distances."""
@@ -50,6 +52,10 @@ class Scores(_Value):
     """95 % Hausdorff distance; None where the model segmented nothing in any patient."""
     assd_mm: Figure | None = None
     """Average symmetric surface distance."""
+    false_slices: int = 0
+    """Slices without gland, of all test patients together, in which the model draws gland."""
+    empty_slices: int = 0
+    """Slices without gland, of all test patients together; 0 where they were not counted."""
 
 
 class Reference(_Value):
@@ -62,7 +68,7 @@ class Reference(_Value):
     scores: Scores | None
     ahead: Figure | None
     """How far the card's model lies above this model on the same patients, in points of the Dice that decides."""
-    volume_ahead: Figure | None
+    volume_ahead: Figure | None = None
     """The same in points of volume Dice."""
 
 
@@ -117,6 +123,8 @@ class Card(_Value):
     precision: Literal["float32", "bfloat16"]
     torch: str
     hospitals: tuple[HospitalCounts, ...]
+    cleaned: bool = False
+    """Whether segmentations are cleaned up (`client.evaluation.clean_up`), as the validation patients decided."""
     validation_dice: float | None
     """The Dice that decides (`common.scores.deciding`), in per cent."""
     checked: bool
@@ -144,7 +152,7 @@ def load_card(path: Path) -> Card:
         RelayError: the card is missing, or in a format unknown to this program.
     """
     try:
-        return Card.model_validate_json(path.read_bytes())
+        return Card.model_validate_json(_with_slices(path.read_bytes()))
     except OSError as error:
         raise RelayError(
             f"The model card {path} cannot be read ({error.strerror}); it belongs beside the weights:"
@@ -155,6 +163,18 @@ def load_card(path: Path) -> Card:
         raise RelayError(
             f"{path} is no model card that this program knows (at {where}); give the right file."
         ) from None
+
+
+def _with_slices(card: bytes) -> bytes:
+    """Return a card's JSON with the slices that its model was trained on: cards of version 0.1 name none.
+
+    Their models were trained on selected slices alone.
+    """
+    with suppress(ValueError, AttributeError, TypeError):
+        content = json.loads(card)
+        content["training"].setdefault("slices", "chosen")
+        return json.dumps(content).encode()
+    return card
 
 
 def card_beside(weights: Path) -> Path:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from client.evaluation.clean_up import clean_up
 from client.evaluation.surface_distance import surface_distances
-from client.preprocessing.pipeline import Record, load, to_native
+from client.preprocessing.pipeline import PatientSlices, Record, load, to_native
 from common import metrics
 
 
@@ -49,70 +50,129 @@ class Example:
     """The slice's Dice on the native grid, as in the scores."""
 
 
+Predict = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+"""Takes standardised slices (n, pixels, pixels) and returns probabilities of the same shape."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Drawn:
+    """A patient with a model's segmentation."""
+
+    record: Record
+    slices: PatientSlices
+    probabilities: NDArray[np.float32]
+    """(slices, pixels, pixels), on the study's grid."""
+    mask: NDArray[np.bool_]
+    """(slices, rows, columns), on the native grid."""
+
+
 def evaluate(
-    predict: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+    predict: Predict,
     records: Sequence[Record],
     mean_std: Callable[[Record], tuple[float, float]],
     *,
+    cleaned: bool = False,
     surfaces: bool = False,
     keep: Callable[[Example], None] | None = None,
 ) -> list[CaseScore]:
     """Score a model on patients.
 
-    Predictions are resampled to the native grid and thresholded at 0.5 there, before they are compared with the masks.
+    Predictions are resampled to the native grid and thresholded at 0.5 there, before a comparison with the masks.
 
     Args:
-        predict: takes standardised slices (n, pixels, pixels) and returns probabilities of the same shape.
+        predict: the model.
         records: the patients, from `client.preprocessing.pipeline.prepare`.
-        mean_std: returns the mean and standard deviation with which a patient's image is standardised.
+        mean_std: returns the mean and standard deviation for the standardisation of a patient's image.
+        cleaned: whether segmentations are cleaned up (`client.evaluation.clean_up`).
         surfaces: whether distances between surfaces are measured as well.
         keep: is called with every selected slice, for the site's own page.
 
     Returns:
-        A score for each patient, in the order of `records`.
+        One score for each patient, in the order of `records`.
 
     Raises:
         ValueError: `predict` returns another shape.
     """
     scores = []
+    for drawn in _drawn(predict, records, mean_std):
+        scores.append(_scored(drawn, clean_up(drawn.mask) if cleaned else drawn.mask, surfaces=surfaces, keep=keep))
+    return scores
+
+
+def evaluate_both(
+    predict: Predict, records: Sequence[Record], mean_std: Callable[[Record], tuple[float, float]]
+) -> tuple[list[CaseScore], list[CaseScore]]:
+    """Score a model on patients without and with a clean-up, of the same predictions.
+
+    Args:
+        predict: the model.
+        records: the patients.
+        mean_std: see `evaluate`.
+    """
+    plain, cleaned = [], []
+    for drawn in _drawn(predict, records, mean_std):
+        plain.append(_scored(drawn, drawn.mask))
+        cleaned.append(_scored(drawn, clean_up(drawn.mask)))
+    return plain, cleaned
+
+
+def _drawn(
+    predict: Predict, records: Sequence[Record], mean_std: Callable[[Record], tuple[float, float]]
+) -> Iterator[_Drawn]:
+    """Yield each patient with the model's segmentation."""
     for record in records:
         slices = load(record)
         mean, std = mean_std(record)
         probabilities = predict((slices.image - np.float32(mean)) / np.float32(std))
         if probabilities.shape != slices.image.shape:
             raise ValueError(f"predictions of shape {probabilities.shape} for slices of {slices.image.shape}")
-        predicted = to_native(probabilities, slices) > 0.5
-        expert = slices.native_mask
-        selected, empty = np.flatnonzero(slices.selected), ~expert.any(axis=(1, 2))
-        dice = [metrics.dice(predicted[k], expert[k]) for k in selected]
-        distances = surface_distances(predicted, expert, slices.native_spacing) if surfaces else None
-        hd95, assd = distances or (None, None)
-        scores.append(
-            CaseScore(
-                patient=record.patient,
-                slices=len(selected),
-                dice=float(np.mean(dice)),
-                iou=float(np.mean([metrics.iou(predicted[k], expert[k]) for k in selected])),
-                dice_volume=metrics.dice(predicted, expert),
-                false_slices=int(predicted[empty].any(axis=(1, 2)).sum()),
-                empty_slices=int(empty.sum()),
-                hd95_mm=hd95,
-                assd_mm=assd,
-            )
-        )
-        if keep is not None:
-            for k, value in zip(selected, dice, strict=True):
-                keep(
-                    Example(
-                        patient=record.patient,
-                        number=int(k),
-                        image=slices.image[k],
-                        expert=slices.mask[k],
-                        predicted=probabilities[k] > 0.5,
-                        dice=value,
-                    )
+        yield _Drawn(record, slices, probabilities, to_native(probabilities, slices) > 0.5)
+
+
+def _scored(
+    drawn: _Drawn,
+    predicted: NDArray[np.bool_],
+    *,
+    surfaces: bool = False,
+    keep: Callable[[Example], None] | None = None,
+) -> CaseScore:
+    """Return the scores of a patient's segmentation.
+
+    Args:
+        drawn: the patient.
+        predicted: the segmentation to score, (slices, rows, columns).
+        surfaces: see `evaluate`.
+        keep: see `evaluate`.
+    """
+    slices = drawn.slices
+    expert = slices.native_mask
+    selected, empty = np.flatnonzero(slices.selected), ~expert.any(axis=(1, 2))
+    dice = [metrics.dice(predicted[k], expert[k]) for k in selected]
+    distances = surface_distances(predicted, expert, slices.native_spacing) if surfaces else None
+    hd95, assd = distances or (None, None)
+    if keep is not None:
+        for k, value in zip(selected, dice, strict=True):
+            keep(
+                Example(
+                    patient=drawn.record.patient,
+                    number=int(k),
+                    image=slices.image[k],
+                    expert=slices.mask[k],
+                    predicted=drawn.probabilities[k] > 0.5,
+                    dice=value,
                 )
-    return scores
+            )
+    return CaseScore(
+        patient=drawn.record.patient,
+        slices=len(selected),
+        dice=float(np.mean(dice)),
+        iou=float(np.mean([metrics.iou(predicted[k], expert[k]) for k in selected])),
+        dice_volume=metrics.dice(predicted, expert),
+        false_slices=int(predicted[empty].any(axis=(1, 2)).sum()),
+        empty_slices=int(empty.sum()),
+        hd95_mm=hd95,
+        assd_mm=assd,
+    )
 
 
 def slice_mean(scores: Sequence[CaseScore]) -> tuple[float, float]:

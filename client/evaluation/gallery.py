@@ -55,7 +55,7 @@ def add_to_page(site: SiteConfig, *, title: str, stage: str, examples: Iterable[
         "at": datetime.now().astimezone().isoformat(timespec="seconds"),
         "rows": [
             {"heading": heading, "pictures": [_picture(example) for example in selected]}
-            for heading, selected in (("Worst", worst), ("Best", best))
+            for heading, selected in (("Worst selected slices", worst), ("Best selected slices", best))
             if selected
         ],
     }

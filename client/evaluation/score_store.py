@@ -34,6 +34,10 @@ class PatientScore(BaseModel):
     hd95_mm: float | None = None
     """95 % Hausdorff distance; None where the prediction was empty, or distances were not measured."""
     assd_mm: float | None = None
+    false_slices: int = 0
+    """Slices without gland in which gland was drawn."""
+    empty_slices: int = 0
+    """Slices without gland."""
 
     def value(self, score: Score) -> float | None:
         """Return the patient's value of a score, a share or in millimetres; None where there is none."""
@@ -54,6 +58,8 @@ class OwnScores(BaseModel):
     iou: float
     dice_volume: float
     """Mean over patients."""
+    cleaned: bool
+    """Whether the segmentations were cleaned up."""
     patients: tuple[PatientScore, ...]
     """Sorted by number."""
 
@@ -62,7 +68,7 @@ class OwnScores(BaseModel):
         return float(getattr(self, score.key))
 
 
-def keep(site: SiteConfig, key: str, scores: Sequence[CaseScore], numbers: Mapping[str, int]) -> None:
+def keep(site: SiteConfig, key: str, scores: Sequence[CaseScore], numbers: Mapping[str, int], *, cleaned: bool) -> None:
     """Store scores under the key of their stage.
 
     Args:
@@ -70,6 +76,7 @@ def keep(site: SiteConfig, key: str, scores: Sequence[CaseScore], numbers: Mappi
         key: the stage's key.
         scores: a score for each patient.
         numbers: the random number of each patient, by name.
+        cleaned: whether the segmentations were cleaned up.
 
     Raises:
         RelayError: the file cannot be written.
@@ -82,7 +89,11 @@ def keep(site: SiteConfig, key: str, scores: Sequence[CaseScore], numbers: Mappi
     dice, iou = slice_mean(scores)
     patients = [
         PatientScore(
-            number=numbers[case.patient], slices=case.slices, **{one.key: getattr(case, one.key) for one in SCORES}
+            number=numbers[case.patient],
+            slices=case.slices,
+            false_slices=case.false_slices,
+            empty_slices=case.empty_slices,
+            **{one.key: getattr(case, one.key) for one in SCORES},
         )
         for case in scores
     ]
@@ -90,6 +101,7 @@ def keep(site: SiteConfig, key: str, scores: Sequence[CaseScore], numbers: Mappi
         dice=dice,
         iou=iou,
         dice_volume=volume_mean(scores),
+        cleaned=cleaned,
         patients=tuple(sorted(patients, key=lambda patient: patient.number)),
     )
     # Durable, as is the reply that follows: a delivery is compared with all stored scores.

@@ -17,6 +17,7 @@ from torch import nn
 from client.data.layouts import dicom, folder, volumes
 from client.data.layouts.size import raise_if_short
 from client.delivery.model_card import Card
+from client.evaluation.clean_up import clean_up
 from client.preprocessing.bias_field import correct_bias_field
 from client.preprocessing.pipeline import off_grid, onto_grid
 from client.training.batches import standardised
@@ -160,6 +161,7 @@ def draw(
     found = probabilities(network, torch.from_numpy(slices).unsqueeze(1), device).squeeze(1).numpy()
     shape = values.shape[1], values.shape[2]
     gland = off_grid(found, part.spacing_mm, shape, (y, x)) > 0.5
+    gland = clean_up(gland) if card.cleaned else gland
     return Drawn(
         mask=_as_it_lay(gland, image, scan.image),
         ml=float(gland.sum()) * x * y * z / 1000,

@@ -11,6 +11,10 @@ from client.preprocessing.resampling import Plane, resample
 from common import metrics
 from common.config.study import PreprocessingConfig
 
+CUT = 0.001
+"""A gland is cut off if more than this share of its voxels lies beyond the grid: an expert's brush leaves single voxels
+behind."""
+
 
 @dataclass(frozen=True)
 class GridLoss:
@@ -19,23 +23,22 @@ class GridLoss:
     beyond: float
     """The share of the gland's voxels whose centre lies beyond the grid, 0 to 1."""
     ceiling: float
-    """Dice of the mask, taken to the grid and back, with the mask itself: no model on this grid can be expected to do
-    better."""
+    """Dice of the mask, taken to the grid and back, with the mask itself: what a model on this grid can hope for."""
 
 
-def grid_loss(
-    mask: NDArray[np.bool_], on_grid: NDArray[np.bool_], plane: Plane, preprocessing: PreprocessingConfig
-) -> GridLoss:
+def grid_loss(mask: NDArray[np.bool_], plane: Plane, preprocessing: PreprocessingConfig) -> GridLoss:
     """Return what a study's grid takes from a patient's mask.
+
+    The mask is taken to the grid and back as a model's probabilities are: interpolated, and cut at 0.5 at the end.
 
     Args:
         mask: the expert's mask, (slices, rows, columns).
-        on_grid: the same on the study's grid, (slices, pixels, pixels).
         plane: millimetres a pixel of the mask: row, column.
         preprocessing: the study's settings.
     """
-    spacing = (preprocessing.spacing_mm, preprocessing.spacing_mm)
-    back = resample(on_grid.astype(np.float32), spacing, (mask.shape[1], mask.shape[2]), plane) > 0.5
+    spacing, shape = (preprocessing.spacing_mm,) * 2, (preprocessing.pixels,) * 2
+    on_grid = resample(mask.astype(np.float32), plane, shape, spacing)
+    back = resample(on_grid, spacing, (mask.shape[1], mask.shape[2]), plane) > 0.5
     return GridLoss(beyond=beyond_grid(mask, plane, preprocessing), ceiling=metrics.dice(back, mask))
 
 

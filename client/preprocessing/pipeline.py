@@ -32,11 +32,11 @@ from client.data.layouts.size import raise_if_short
 from client.data.slice_counts import SliceCounts
 from client.preprocessing import cache, resampling
 from client.preprocessing.bias_field import correct_bias_field
-from client.preprocessing.grid_loss import grid_loss
+from client.preprocessing.grid_loss import CUT, grid_loss
 from client.preprocessing.inventory import PROBLEMS_HOLD, PreparationTask, tasks_of
 from client.site_config import SiteConfig
 from common.config.study import N4Config, PreprocessingConfig
-from common.digest import keyed_digest
+from common.digest import digest_of_json, keyed_digest
 from common.errors import BadData, BadPatient, Damaged, RelayError
 from common.text import listed, percent
 
@@ -64,6 +64,11 @@ class Record:
     """Dice of the mask, taken to the study's grid and back, with the mask itself."""
     image_digest: str
     """sha256 over the native voxels as read, whatever the file's format or header."""
+
+    @property
+    def cut(self) -> bool:
+        """Whether the study's grid cuts off a part of the gland worth telling."""
+        return self.beyond > CUT
 
     @property
     def counts(self) -> SliceCounts:
@@ -105,6 +110,9 @@ class PatientSlices:
 class _State:
     """The results so far, by patient."""
 
+    pooled: bool
+    """Whether names begin with their member's name."""
+    preprocessing: PreprocessingConfig
     homes: dict[str, SiteConfig] = field(default_factory=dict)
     records: dict[str, Record] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
@@ -139,7 +147,7 @@ def prepare(
             same patient, or the disk is full.
     """
     began = time.monotonic()
-    state = _State()
+    state = _State(site.pooled, preprocessing)
     pending: list[PreparationTask] = []
     for home in site.member_sites() if site.pooled else (site,):
         prefix = f"{home.name}/" if site.pooled else ""
@@ -341,13 +349,12 @@ def _prepare_one(task: PreparationTask, preprocessing: PreprocessingConfig) -> R
     native = case.spacing[1:]
     shape = (preprocessing.pixels, preprocessing.pixels)
     spacing = (preprocessing.spacing_mm, preprocessing.spacing_mm)
-    on_grid = resampling.resample_mask(case.mask, native, shape, spacing)
-    lost = grid_loss(case.mask, on_grid, native, preprocessing)
+    lost = grid_loss(case.mask, native, preprocessing)
     cache.write_tensors(
         task.slices,
         {
             "image": onto_grid(corrected, native, preprocessing),
-            "mask": on_grid,
+            "mask": resampling.resample_mask(case.mask, native, shape, spacing),
             "selected": selected,
             "native_mask": case.mask,
             "native_spacing": np.array(case.spacing, dtype=np.float64),
@@ -466,17 +473,26 @@ def _stop_if_asked(state: _State) -> None:
 def _log(state: _State) -> None:
     """Name in each site's own log the patients left out, and the patients whose gland reaches beyond the grid.
 
-    A line is written once for as long as the list stays the same.
+    A line is written once for as long as the list of these preprocessing settings stays the same.
     """
-    said = {name: f"left out: {name}: {' '.join(sentence.split())}" for name, sentence in state.problems.items()}
+
+    def own_name(name: str) -> str:
+        return name.removeprefix(f"{state.homes[name].name}/") if state.pooled else name
+
+    said = {
+        name: f"left out: {own_name(name)}: {' '.join(sentence.split())}" for name, sentence in state.problems.items()
+    }
     for name, record in state.records.items():
-        if record.beyond:
+        if record.cut:
             share = percent(record.beyond, 1)
-            said[name] = f"cut: {name}: {share} of the gland lies beyond the study's grid and cannot be segmented."
+            lies = f"{share} of the gland lies beyond the study's grid and cannot be segmented."
+            said[name] = f"cut: {own_name(name)}: {lies}"
+    settings = digest_of_json(state.preprocessing.model_dump(mode="json"))
     for home in {home.folder: home for home in state.homes.values()}.values():
         lines = sorted(line for name, line in said.items() if state.homes[name] is home)
         logged_path = home.private() / "cache" / "left_out.json"
-        logged = cache.read_json(logged_path).get("lines", [])
+        known = cache.read_json(logged_path)
+        logged = known.get(settings, [])
         if lines == logged:
             continue
         now = datetime.now().astimezone().isoformat(timespec="seconds")
@@ -487,7 +503,7 @@ def _log(state: _State) -> None:
                 file.writelines(f"{now} {line}\n" for line in lines if line not in logged)
         except OSError as error:
             raise RelayError(f"{_log_path(home)} cannot be written ({error.strerror}); free it.") from None
-        cache.write_json(logged_path, {"lines": lines})
+        cache.write_json(logged_path, {**known, settings: lines})
 
 
 def _log_path(home: SiteConfig) -> Path:

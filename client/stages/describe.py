@@ -32,6 +32,8 @@ def describe_patients(site: SiteConfig, study: Study) -> Description:
         return Description(study=study.digest, site=site.name, patients_found=prepared.total, prepared=prepared.done)
     cohort = gather(prepared.records, site, study.split)
     folds = range(study.split.folds)
+    # As few patients as that could be told apart by two studies with slightly different grids.
+    cut = sum(record.cut for record in cohort.records.values())
     return Description.model_validate(
         {
             "study": study.digest,
@@ -44,8 +46,8 @@ def describe_patients(site: SiteConfig, study: Study) -> Description:
             "slices": count_selected(list(cohort.records.values())),
             "test_slices": count_selected(cohort.test()),
             "below": sum(record.below for record in cohort.records.values()),
-            "cut_patients": sum(record.beyond > 0 for record in cohort.records.values()),
-            "ceiling": fmean(record.ceiling for record in cohort.test()),
+            "cut_patients": cut if cut >= site.minimum_patients else 0,
+            "ceiling": round(fmean(record.ceiling for record in cohort.records.values()), 3),
             "train_slices": train_slices(cohort, study),
             "train_patients": tuple(len(cohort.train(fold)) for fold in folds),
             "validation_patients": tuple(len(cohort.validation(fold)) for fold in folds),

@@ -7,13 +7,14 @@ import numpy as np
 from client.evaluation import score_store
 from client.evaluation.evaluate import Example, slice_mean, volume_mean
 from client.evaluation.gallery import add_to_page
-from client.evaluation.scoring import case_numbers, network_of, scores_of
+from client.evaluation.scoring import case_numbers, network_of, scores_of, validated
 from client.stages.order import VerifiedOrder
 from client.stages.store import StageStore, intact
 from client.training.batches import statistics
 from client.training.device import choose_device, place
 from common.model.weights import Weights
 from common.plan.graph import Evaluate, way_of
+from common.plan.stage_key import stage_key
 from common.protocol.messages import EvaluateReply
 from common.scores import DISTANCES
 
@@ -49,12 +50,19 @@ def score(order: VerifiedOrder[Evaluate], weights: Weights) -> EvaluateReply:
     network = network_of(study, weights, order.start_digest)
     place(network, device)
     examples: list[Example] = []
-    records = cohort.test() if node.split == "test" else cohort.validation(node.fold)
     mean_std = statistics(cohort.train(node.fold), study.training)
-    scores = scores_of(network, records, mean_std, device, examples, surfaces=node.split == "test")
-    dice, iou = slice_mean(scores)
     numbers = case_numbers(site, cohort)
-    score_store.keep(site, order.key, scores, numbers)
+    key = validation_key(order)
+    known = score_store.kept(site, key) if node.split == "test" else None
+    cleaned = known is not None and known.cleaned
+    if known is None:
+        # The test patients choose nothing: whether this model is cleaned up after, its validation patients say.
+        scores, cleaned = validated(network, cohort.validation(node.fold), mean_std, device, study)
+        score_store.keep(site, key, scores, numbers, cleaned=cleaned)
+    if node.split == "test":
+        scores = scores_of(network, cohort.test(), mean_std, device, examples, cleaned=cleaned, surfaces=True)
+        score_store.keep(site, order.key, scores, numbers, cleaned=cleaned)
+    dice, iou = slice_mean(scores)
     ordered = sorted(scores, key=lambda score: numbers[score.patient])
     if node.split == "test":
         add_to_page(site, title=f"{way_of(node.weights)}, fold {node.fold + 1}", stage=node.id, examples=examples)
@@ -75,6 +83,7 @@ def score(order: VerifiedOrder[Evaluate], weights: Weights) -> EvaluateReply:
             "dice_volume": volume_mean(scores),
             "false_slices": sum(score.false_slices for score in scores),
             "empty_slices": sum(score.empty_slices for score in scores),
+            "cleaned": cleaned,
             "patients": len(scores),
             "slices": sum(score.slices for score in scores),
             **distances,
@@ -83,6 +92,12 @@ def score(order: VerifiedOrder[Evaluate], weights: Weights) -> EvaluateReply:
             "case_slices": tuple(score.slices for score in ordered),
             "case_dices": tuple(score.dice for score in ordered),
             "case_ious": tuple(score.iou for score in ordered),
-            "case_volume_dices": tuple(score.dice_volume for score in ordered),
+            "case_volume_dices": tuple(round(score.dice_volume, 6) for score in ordered),
         }
     )
+
+
+def validation_key(order: VerifiedOrder[Evaluate]) -> str:
+    """Return the key of the same weights' scoring on the fold's validation patients."""
+    node = Evaluate(order.node.site, order.node.fold, "validation", order.node.weights)
+    return stage_key(node, study=order.study, weights=order.start_digest, environment=order.environment)

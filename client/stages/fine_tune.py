@@ -7,7 +7,7 @@ import time
 from client import progress
 from client.evaluation import score_store
 from client.evaluation.evaluate import slice_mean, volume_mean
-from client.evaluation.scoring import case_numbers, network_of, scores_of
+from client.evaluation.scoring import case_numbers, network_of, validated
 from client.governance.approval import approved
 from client.stages.describe import trained_slices
 from client.stages.order import VerifiedOrder
@@ -93,7 +93,7 @@ def _train(
                 checkpointed = now
     assert trained is not None
     network.load_state_dict(trained.kept)
-    scores = scores_of(network, validation, mean_std, device)
+    scores, cleaned = validated(network, validation, mean_std, device, study)
     dice, iou = slice_mean(scores)
     figures = {"validation_dice": dice, "validation_iou": iou, "validation_dice_volume": volume_mean(scores)}
     if trained.dices[trained.kept_epoch - 1] < study.collapse and not isinstance(node.parent, Start):
@@ -108,6 +108,7 @@ def _train(
         stage_key(scored, study=study, weights=digest, environment=order.environment),
         scores,
         case_numbers(site, cohort),
+        cleaned=cleaned,
     )
     store.finish(reply)
     return reply, trained.kept

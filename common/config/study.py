@@ -122,6 +122,14 @@ class PreprocessingConfig(_Config):
     n4: N4Config = N4Config()
 
 
+class PostprocessingConfig(_Config):
+    """From a network's output to a mask."""
+
+    clean_up: bool = True
+    """Whether a clean-up is tried: only the largest part of a segmentation in 3-D is kept, and its holes are filled. A
+    model is cleaned up after where the mean volume Dice of its validation patients gains."""
+
+
 class SplitConfig(_Config):
     """How each site divides its patients."""
 
@@ -347,6 +355,7 @@ class Study(_Config):
     model: ModelConfig = ModelConfig()
     models: ModelsConfig = ModelsConfig()
     preprocessing: PreprocessingConfig = PreprocessingConfig()
+    postprocessing: PostprocessingConfig = PostprocessingConfig()
     split: SplitConfig = SplitConfig()
     training: TrainingConfig = TrainingConfig()
     methods: MethodsConfig = MethodsConfig()
@@ -396,6 +405,12 @@ class Study(_Config):
     def _the_papers_sites(self) -> Study:
         if self.paper and not set(self.sites) <= {"A", "B", "C"}:
             raise ValueError("the paper's sites are named A, B and C; name this study's so, or leave out paper")
+        return self
+
+    @model_validator(mode="after")
+    def _the_papers_slices(self) -> Study:
+        if self.paper and self.training.slices != "chosen":
+            raise ValueError('the paper trains on selected slices; set training.slices = "chosen", or leave out paper')
         return self
 
     @property

@@ -58,6 +58,7 @@ def stage_key(node: FineTune | Evaluate, *, study: Study, weights: str, environm
         "fold": node.fold,
         "model": study.model.model_dump(mode="json", exclude={"encoder_weights"}),
         "preprocessing": study.preprocessing.model_dump(mode="json"),
+        "postprocessing": study.postprocessing.model_dump(mode="json"),
         "splits": study.split.model_dump(mode="json", include={"seed", "test_fraction", "folds"}),
         "weights": weights,
         "data": environment.fingerprint,

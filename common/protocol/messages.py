@@ -56,9 +56,10 @@ class Description(WireMessage):
     below: Count = 0
     """Slices with some gland, but too little to be selected."""
     cut_patients: Count = 0
-    """Patients whose gland reaches beyond the study's grid."""
+    """Patients whose gland reaches beyond the study's grid; 0 if they are fewer than the site's `minimum_patients`."""
     ceiling: Share = 0.0
-    """Dice of the test patients' masks, taken to the study's grid and back, with the masks themselves: their mean."""
+    """Dice of the masks, taken to the study's grid and back, with the masks themselves: mean over all patients, to
+    three decimal places."""
     train_slices: tuple[Count, ...] = ()
     """The slices that an epoch trains on, one number a fold."""
     train_patients: tuple[Count, ...] = ()
@@ -181,6 +182,8 @@ class EvaluateReply(WireMessage):
     """Slices without gland, of all patients together, in which the model draws gland."""
     empty_slices: Count = 0
     """Slices without gland, of all patients together."""
+    cleaned: bool = False
+    """Whether the segmentations were cleaned up, as the model's validation patients decided."""
     patients: Count = 0
     slices: Count = 0
     """Selected slices."""

@@ -74,7 +74,7 @@ def study_plan(
     Args:
         study: the study.
         files: the site files of sites on this machine, whose patients are counted.
-        slices: for sites elsewhere, how many slices of all their patients are selected.
+        slices: for sites elsewhere, how many slices of all their patients an epoch would train on.
         at_once: the number of stages run at the same time.
         trial: measure this machine, and estimate the hours.
         as_json: print JSON.

@@ -68,6 +68,8 @@ class StageRecord(BaseModel):
     """Slices without gland in which the model draws gland."""
     empty_slices: int = 0
     """Slices without gland."""
+    cleaned: bool = False
+    """Whether the segmentations were cleaned up."""
     patients: int = 0
     slices: int = 0
     hd95_mm: float = 0.0

@@ -56,6 +56,7 @@ def of_scores(node: Evaluate, reply: EvaluateReply, *, parent: str) -> StageReco
         surface_patients=reply.surface_patients,
         false_slices=reply.false_slices,
         empty_slices=reply.empty_slices,
+        cleaned=reply.cleaned,
         cases=Cases(
             numbers=reply.case_numbers,
             slices=reply.case_slices,

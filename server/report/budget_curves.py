@@ -138,8 +138,17 @@ def budget_pictures(results: Results, table: Comparison) -> list[BudgetPicture]:
         high = min(100.0, 5 * math.ceil((max(found.best for found in tracks) + 0.5) / 5))
         tracks.sort(key=lambda found: (_style(found.row) != "s-other", found.row.headline))
         charts = (
-            _chart(target, "gradient steps", [(f.row, f.by_steps) for f in tracks], (low, high), logarithmic=False),
-            _chart(target, "bytes moved", [(f.row, f.by_bytes) for f in tracks], (low, high), logarithmic=True),
+            _chart(
+                target,
+                "gradient steps",
+                [(f.row, f.by_steps) for f in tracks],
+                (low, high),
+                table.score,
+                logarithmic=False,
+            ),
+            _chart(
+                target, "bytes moved", [(f.row, f.by_bytes) for f in tracks], (low, high), table.score, logarithmic=True
+            ),
         )
         strong = [found for found in tracks if _style(found.row) != "s-other"]
         pictures.append(
@@ -166,7 +175,13 @@ def _entry(found: Track) -> KeyEntry:
 
 
 def _chart(
-    target: str, unit: str, tracks: list[tuple[Row, Points]], dice: tuple[float, float], *, logarithmic: bool
+    target: str,
+    unit: str,
+    tracks: list[tuple[Row, Points]],
+    dice: tuple[float, float],
+    score: Score,
+    *,
+    logarithmic: bool,
 ) -> Chart:
     low, high = dice
     spent = [x for _, points in tracks for x, _ in points]
@@ -190,7 +205,7 @@ def _chart(
     ticks = _log_ticks(10**left, 10**right) if logarithmic else _ticks(last)
     step = 5 if high - low <= 30 else 10
     return Chart(
-        title=f"Validation Dice at {target} against {unit}",
+        title=f"Validation {score.title} at {target} against {unit}",
         unit=unit,
         lines=tuple(lines),
         across=tuple((x(value), short_bytes(value) if logarithmic else whole(value)) for value in ticks),

@@ -23,7 +23,7 @@ from server.report.paper import AUTHORS
 from server.report.run_record import RecordedRun, read_run
 from server.report.table import routes_taken, whole_volumes
 from server.report.view import NetworkView
-from server.report.wording import site_names
+from server.report.wording import capital, site_names
 from server.results.schema import Results, Row, read_results
 
 
@@ -146,6 +146,7 @@ def render(results: Results, run: RecordedRun | None, study_toml: str) -> str:
         "synthetic": synthetic_sentence(results),
         "scores": SCORES,
         "dice": results.score.title,
+        "dice_as_title": capital(results.score.title),
         "by_volume": results.score is not DICE,
         "scale": [shade(step / 10) for step in range(11)],
         "patients": test_patients(results),

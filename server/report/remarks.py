@@ -77,10 +77,10 @@ def of_grid(results: Results) -> list[str]:
     """Return what the study's grid and its rule for slices take from the glands, a sentence each."""
     found = []
     limits = [f"{figure(site.ceiling)} % at {site.name}" for site in results.sites if site.ceiling]
-    if limits and results.tested:
+    if limits:
         found.append(
-            "The expert's own masks, taken to the study's grid and back, reach a volume Dice of"
-            f" {listed(limits)}: no model on this grid can be expected to do better."
+            "The experts' own masks, taken to the study's grid and back as a model's output is, reach a volume Dice of"
+            f" {listed(limits)}: a model on this grid can hardly do better."
         )
     cut = [f"{site.cut_patients} at {site.name}" for site in results.sites if site.cut_patients]
     if cut:
@@ -88,10 +88,12 @@ def of_grid(results: Results) -> list[str]:
     below = sum(site.below or 0 for site in results.sites)
     if below:
         pixels = _setting(results, "preprocessing", "minimum_mask_pixels")
-        rule = "no model was trained on them, and they" if results.score is DICE else "they"
+        one = below == 1
+        them, they = ("it", "it counts") if one else ("them", "they count")
+        rule = f"no model was trained on {them}, and {they}" if results.score is DICE else they
         found.append(
             f"{count(below, 'slice')} with gland of at most {pixels} pixels:"
-            f" {rule} count in the volume Dice alone, in no mean over slices."
+            f" {rule} in the volume Dice alone, in no mean over slices."
         )
     return found
 

@@ -11,10 +11,10 @@ from server.results.schema import Results
 
 def in_short(results: Results, table: Comparison, family: Family) -> list[str]:
     """Return sentences on all targets together, and a sentence for each target."""
-    return [*_together(family), *_by_target(results, table)]
+    return [*_together(results, family), *_by_target(results, table)]
 
 
-def _together(family: Family) -> list[str]:
+def _together(results: Results, family: Family) -> list[str]:
     """Return sentences on all methods below the selected routes, and on all methods not below."""
     if not family.contrasts:
         return []
@@ -24,7 +24,8 @@ def _together(family: Family) -> list[str]:
     for words, above in (("lies above", True), ("does not lie above", False)):
         found = [_gap(contrast, places) for contrast in family.contrasts if _above(contrast) == above]
         if found:
-            sentences.append(f"{where}, the route that validation chose {words}, in Dice points: {'; '.join(found)}.")
+            points = f"in points of {results.score.title}"
+            sentences.append(f"{where}, the route that validation chose {words}, {points}: {'; '.join(found)}.")
     return sentences
 
 

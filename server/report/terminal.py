@@ -18,7 +18,7 @@ from common.text import count
 from server.report import remarks
 from server.report.networks import NetworkCell, Networks, best_network, networks
 from server.report.table import HEADLINE_MARK, Comparison, comparison, notes, whole_volumes
-from server.report.wording import ARCHITECTURES, encoder_name, figure, network_name
+from server.report.wording import ARCHITECTURES, capital, encoder_name, figure, network_name
 from server.results.schema import Results
 
 NAMES = 12
@@ -55,7 +55,7 @@ def caption(table: Comparison) -> str:
     if table.score is DICE:
         return f"Dice{spread} / IoU in per cent, slice means over {patients}{how_many}."
     return (
-        f"Volume Dice{spread}, a mean over {patients}{how_many} / Dice of their slices with gland, a mean over slices;"
+        f"Volume Dice{spread}, a mean over {patients}{how_many} / Dice of their selected slices, a mean over slices;"
         " both in per cent."
     )
 
@@ -123,7 +123,7 @@ def _spread(results: Results, table: Comparison) -> TextTable:
         for line in table.lines
     )
     runs = count(table.folds, "fold") + (f" × {count(table.repeats, 'repeat')}" if table.repeats > 1 else "")
-    header = (f"{_capital(table.score.title)}, {runs}", *(f"→ {target}" for target in table.targets))
+    header = (f"{capital(table.score.title)}, {runs}", *(f"→ {target}" for target in table.targets))
     return TextTable("", header, rows, _ends(_kinds(table)), (remarks.of_spread(results),))
 
 
@@ -153,10 +153,6 @@ def _networks(results: Results, table: Networks) -> TextTable:
             remarks.of_networks(results, table),
         ),
     )
-
-
-def _capital(text: str) -> str:
-    return text[0].upper() + text[1:]
 
 
 def _network(cell: NetworkCell) -> str:

@@ -10,6 +10,11 @@ ARCHITECTURES = {"Unet": "UNet", "UnetPlusPlus": "UNet++", "MAnet": "MANet", "De
 """Names of the architectures in the paper's spelling, in the order of the paper's columns."""
 
 
+def capital(text: str) -> str:
+    """Return a text with a capital as its first letter; the other letters stay as they are."""
+    return text[:1].upper() + text[1:]
+
+
 def sources(row: Row) -> tuple[str, ...]:
     """Return the sites on a row's route before its target."""
     return sources_of(row.route, row.target)

@@ -29,6 +29,7 @@ def open_choices(study: Study, plan: Plan) -> list[tuple[str, str, str]]:
             f"{grid.pixels} × {grid.pixels} pixels of {grid.spacing_mm:g} mm, {side:g} mm about the image's centre",
             "the paper gives neither size nor resampling",
         ),
+        ("clean-up", *_clean_up(study)),
         ("epoch kept", training.keep, f"by {dice} of the validation patients; the paper does not say"),
         ("a source's fold handed on", split.source, "best-fold: the source's best by its own validation patients"),
         ("fold reported", "best by validation at the target", "for every method alike, before any test score is read"),
@@ -47,7 +48,14 @@ def _slices(study: Study) -> str:
     if study.training.slices == "chosen":
         return f"those whose mask holds more than {study.preprocessing.minimum_mask_pixels} pixels, as in the paper"
     share = f"{100 * study.training.empty_share:g} %"
-    return f"whole volumes; an epoch draws {share} of the slices without gland; the paper has slices with gland alone"
+    return f"all slices with gland, and in each epoch {share} of those without; the paper has selected slices alone"
+
+
+def _clean_up(study: Study) -> tuple[str, str]:
+    """Return the setting of the clean-up, and the remark on it."""
+    if not study.postprocessing.clean_up:
+        return "none", "segmentations are scored as the network draws them; the paper names no clean-up"
+    return "tried", "largest part, holes filled; kept for a model where its validation patients gain by it"
 
 
 def _rounds(plan: Plan) -> list[str]:

@@ -144,6 +144,7 @@ class _Part:
             "surface_patients": test.surface_patients,
             "false_slices": test.false_slices,
             "empty_slices": test.empty_slices,
+            "cleaned": test.cleaned,
             "ci95": _interval(test, self.run.score),
             "patients": test.patients,
             "slices": test.slices,

@@ -61,11 +61,12 @@ class Site(Value):
     below: int | None = None
     """Slices with some gland, but too little to be selected, of all patients that are used."""
     cut_patients: int | None = None
-    """Patients whose gland reaches beyond the study's grid, so that no model can segment the whole gland."""
+    """Patients whose gland reaches beyond the study's grid, so that no model can segment the whole gland; 0 if they are
+    fewer than the site's `minimum_patients`."""
     ceiling: Figure = None
-    """Volume Dice of the test patients' own masks, taken to the study's grid and back, per cent, mean over patients."""
+    """Volume Dice of the experts' own masks, taken to the study's grid and back, per cent, mean over all patients."""
     train_slices: tuple[int, ...] = ()
-    """Selected slices of the training patients, a number a fold."""
+    """The slices that an epoch trains on, a number a fold."""
     train_patients: tuple[int, ...] = ()
     """Training patients, a number a fold."""
     validation_patients: tuple[int, ...] = ()
@@ -122,6 +123,8 @@ class Row(_OfVariant):
     """Slices without gland, of all test patients together, in which the model draws gland."""
     empty_slices: int | None = None
     """Slices without gland, of all test patients together."""
+    cleaned: bool | None = None
+    """Whether the segmentations were cleaned up (largest part, holes filled), as the validation patients decided."""
     ci95: tuple[float, float] | None = None
     """Lower and upper end of the 95 % confidence interval over patients, per cent, of the Dice by which the study
     selects: `dice_volume`, or `dice` where `training.slices` is "chosen"; null where there is none."""

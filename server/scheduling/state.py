@@ -28,7 +28,7 @@ Records = Mapping[Node, StageRecord]
 
 
 def census_of(descriptions: Mapping[str, Description]) -> Census:
-    """Return the selected training slices by site and fold."""
+    """Return the slices that an epoch trains on, by site and fold."""
     return {site: description.train_slices for site, description in descriptions.items()}
 
 

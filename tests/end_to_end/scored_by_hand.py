@@ -40,6 +40,7 @@ class Figures:
     false_slices: int
     empty_slices: int
     patients: int
+    cleaned: bool
 
 
 def read(folder: Path) -> dict[str, Patient]:
@@ -85,6 +86,15 @@ def hd95(one: NDArray[np.bool_], other: NDArray[np.bool_], spacing: tuple[float,
     return float(max(ways))
 
 
+def largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The largest part, of voxels that share a face, with what it encloses."""
+    labels, parts = ndimage.label(mask)
+    if not parts:
+        return mask
+    filled: NDArray[np.bool_] = ndimage.binary_fill_holes(labels == 1 + np.argmax(np.bincount(labels.ravel())[1:]))
+    return filled
+
+
 def dice(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
     total = int(one.sum()) + int(other.sum())
     return 2 * int((one & other).sum()) / total if total else 1.0
@@ -115,14 +125,23 @@ def figures(study: Study, site: str, folder: Path, fold: int, weights: Path) -> 
     )
     network.load_state_dict(safetensors.torch.load_file(weights))
     network.eval().to(memory_format=torch.channels_last)
-    slice_dices, volumes, distances, false, empty = [], [], [], 0, 0
-    for name in divided.test:
-        patient = patients[name]
+
+    def draw(patient: Patient) -> NDArray[np.bool_]:
         shown = torch.from_numpy((on_grid(patient) - mean) / std)[:, None]
         with torch.no_grad():
             logits = torch.cat([network(part.to(memory_format=torch.channels_last)) for part in shown.split(32)])
         share = torch.sigmoid(logits.float())[:, 0].numpy()
-        drawn = resampled(share, new, (patient.mask.shape[1], patient.mask.shape[2]), patient.spacing[1:]) > 0.5
+        return resampled(share, new, (patient.mask.shape[1], patient.mask.shape[2]), patient.spacing[1:]) > 0.5
+
+    cleaned = False
+    if study.postprocessing.clean_up:
+        pairs = [(draw(patients[name]), patients[name].mask) for name in divided.validation[fold]]
+        before = np.mean([dice(drawn, mask) for drawn, mask in pairs])
+        cleaned = bool(np.mean([dice(largest(drawn), mask) for drawn, mask in pairs]) > before)
+    slice_dices, volumes, distances, false, empty = [], [], [], 0, 0
+    for name in divided.test:
+        patient = patients[name]
+        drawn = largest(draw(patient)) if cleaned else draw(patient)
         for k in range(len(drawn)):
             if patient.mask[k].sum() > CHOSEN_PIXELS:
                 slice_dices.append(dice(drawn[k], patient.mask[k]))
@@ -140,4 +159,5 @@ def figures(study: Study, site: str, folder: Path, fold: int, weights: Path) -> 
         false_slices=false,
         empty_slices=empty,
         patients=len(divided.test),
+        cleaned=cleaned,
     )

@@ -21,6 +21,7 @@ def study_of(which: str, **changes: Any) -> Study:
     return small_study(
         training={"slices": which, "precision": "float32", "epochs": 2, **changes.pop("training", {})},
         split={"folds": 2, "use_folds": 1},
+        postprocessing={"clean_up": which == "all"},
         methods={"baseline": True, "sequential": {"routes": (("B", "A"), ("C", "A"))}},
         **changes,
     )
@@ -32,6 +33,7 @@ def assert_as_by_hand(study: Study, images: dict[str, Path], results: dict[str, 
         target = row["target"]
         found = figures(study, target, images[target], row["fold"], out / "weights" / f"{row['weights']}.safetensors")
         assert (row["patients"], row["empty_slices"]) == (found.patients, found.empty_slices)
+        assert row["cleaned"] == found.cleaned
         assert row["dice"] == pytest.approx(found.dice, abs=2e-6)
         assert row["dice_volume"] == pytest.approx(found.dice_volume, abs=2e-6)
         assert row["false_slices"] == found.false_slices

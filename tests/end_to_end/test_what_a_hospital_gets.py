@@ -31,6 +31,7 @@ STUDY = small_study(
     preprocessing={"pixels": 32, "spacing_mm": 1.5, "n4": {"shrink": 2, "iterations": (4, 3)}},
     split={"folds": 2, "use_folds": 1, "test_fraction": 0.4},
     training={"slices": "all"},
+    postprocessing={"clean_up": True},
     methods={
         "baseline": True,
         "longer_baseline": True,
@@ -148,6 +149,8 @@ def test_predicting_draws_what_the_site_was_scored_by(
         assert relay("site", "receive", site, "--to", folder).returncode == 0
         card = json.loads((folder / "model-card.json").read_text(encoding="utf-8"))
         expected = recorded(sites, results, name, card)
+        (row,) = (row for row in rows_of(results, name) if row["weights"] == card["weights"] and row["selected"])
+        assert card["cleaned"] == row["cleaned"], "cleaned up after as it was scored"
         assert len(expected) == card["scores"]["dice"]["patients"] >= 2
         sources = {source.patient: source for source in find(load_site(site)).sources}
         for person, (dice, volume) in expected.items():

@@ -30,6 +30,7 @@ SMALL: dict[str, Any] = {
     "sites": ("A", "B", "C"),
     "model": {"architecture": "Unet", "encoder": "mobilenet_v2", "encoder_weights": "none"},
     "preprocessing": {"pixels": 32, "spacing_mm": 2.0, "n4": {"enabled": False}},
+    "postprocessing": {"clean_up": False},
     "split": {"folds": 2},
     "training": {"epochs": 2, "batch": 8, "learning_rate": 3e-3, "slices": "chosen"},
     "methods": {

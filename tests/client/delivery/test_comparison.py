@@ -19,7 +19,7 @@ def of(*patients: tuple[float, ...]) -> OwnScores:
         else PatientScore(number=k, slices=int(p[0]), dice=p[1], iou=p[2], dice_volume=p[3])
         for k, p in enumerate(patients, start=1)
     )
-    return OwnScores(dice=0.0, iou=0.0, dice_volume=0.0, patients=made)
+    return OwnScores(dice=0.0, iou=0.0, dice_volume=0.0, cleaned=False, patients=made)
 
 
 def test_scores_are_means_over_slices_or_patients_as_they_are_called() -> None:

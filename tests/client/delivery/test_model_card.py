@@ -144,3 +144,19 @@ def test_names_of_methods_and_numbers_are_a_readers() -> None:
     assert (number(-0.04), number(-1.25, sign=True), number(0.06, sign=True)) == ("0.0", "−1.2", "+0.1")
     assert figure_text(None) == "–"
     assert isinstance(card(), Card)
+
+
+def test_a_card_of_version_0_1_is_read_as_one_of_selected_slices(tmp_path: Path) -> None:
+    """Such a card knows no slices, no clean-up and no volume Dice of differences; its model is used all the same."""
+    content = json.loads(outcome(figure(1.0, 0.5), (1.0,) * 6).selected.card.model_dump_json())
+    del content["training"]["slices"], content["training"]["empty_share"], content["cleaned"]
+    for reference in content["references"]:
+        del reference["volume_ahead"]
+        del reference["scores"]["false_slices"], reference["scores"]["empty_slices"]
+    path = tmp_path / "card.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    found = load_card(path)
+    assert (found.training.slices, found.cleaned) == ("chosen", False)
+    told = flat(markdown(found))
+    assert "selected slices alone: those whose mask holds more than 200 pixels" in told
+    assert "it may draw gland where there is none" in told

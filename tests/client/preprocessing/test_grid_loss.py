@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from client.data_check import Kind, check
 from client.preprocessing.grid_loss import beyond_grid, grid_loss
 from client.preprocessing.pipeline import prepare
-from client.preprocessing.resampling import resample_mask
+from client.preprocessing.resampling import resample
 from client.site_config import load_site
 from client.stages.describe import describe_patients
 from common.config.study import PreprocessingConfig
@@ -42,9 +42,8 @@ def test_voxels_beyond_the_grid_are_counted_by_their_centres() -> None:
 def test_the_ceiling_is_the_dice_of_the_mask_after_the_grid(row: int, column: int, size: int, spacing: float) -> None:
     """Worked out with numpy's own interpolation, axis by axis, as anybody would."""
     mask, part = square(64, (row, column), size), grid(64, spacing)
-    on_grid = resample_mask(mask, (1.0, 1.0), (64, 64), (spacing, spacing))
-    found = grid_loss(mask, on_grid, (1.0, 1.0), part)
-    back = on_grid.astype(float)
+    found = grid_loss(mask, (1.0, 1.0), part)
+    back = resample(mask.astype(np.float32), (1.0, 1.0), (64, 64), (spacing, spacing)).astype(float)
     for axis in (1, 2):
         old, new = (np.arange(64) - 31.5) * spacing, np.arange(64) - 31.5
 

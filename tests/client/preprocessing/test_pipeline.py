@@ -532,7 +532,7 @@ def test_one_patient_at_two_members_is_refused_whatever_its_file_is(tmp_path: Pa
     with pytest.raises(RelayError, match="A and B hold the same patient") as caught:
         prepare(pooled_site(tmp_path, a, b), NO_N4)
     assert "Case" not in str(caught.value)
-    assert any("B/Case00" in line and "A/Case01" in line for line in log_of(b))
+    assert any("left out: Case00: " in line and "A/Case01" in line for line in log_of(b))
 
 
 # What may be told of the data ----------------------------------------------------------------------------------

