@@ -90,7 +90,8 @@ class SiteConfig(BaseModel):
             raise ValueError(f'only a site named "{POOLED}" has "members"; rename it, or remove the key')
         if self.patient_scores and self.minimum_patients > 1:
             raise ValueError(
-                'a score of a single patient has fewer behind it than "minimum_patients"; set "patient_scores" to false'
+                f'"patient_scores" lets scores of one patient leave, but "minimum_patients" is {self.minimum_patients};'
+                ' set "patient_scores" to false, or "minimum_patients" to 1'
             )
         if "images" not in given:
             raise ValueError('the key "images" is missing; add it')

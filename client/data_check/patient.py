@@ -35,7 +35,7 @@ class Patient:
     spacing: tuple[float, float, float]
     """Millimetres: slice, row, column."""
     slices: int
-    """Slices whose mask has more pixels than the minimum on the native grid; training uses these slices alone."""
+    """Slices whose mask has more pixels than the minimum on the native grid; such slices are selected."""
     slices_at: int
     """Slices whose mask has exactly the minimum. The paper's rule is "larger than", which leaves such slices out."""
     slices_below: int
@@ -127,7 +127,7 @@ def oddities(
             f" in {count(parts, 'part')}."
         )
     if not patient.slices:
-        sentences.append(f"No slice has more than {minimum_pixels} mask pixels: nothing to train on.")
+        sentences.append(f"No slice has more than {minimum_pixels} mask pixels: the patient is left out.")
     found = [Finding(Kind.MASK_EXTENT, name, sentence) for sentence in sentences]
     flat = np.flatnonzero(case.image.min(axis=(1, 2)) == case.image.max(axis=(1, 2)))
     if len(flat):

@@ -61,13 +61,14 @@ def remarks(checkup: Checkup) -> Iterator[tuple[str, str, str]]:
 
 def patient_table(checkup: Checkup) -> Table:
     """Return a table of the usable patients, a row each."""
-    grid = Table(box=box.SIMPLE_HEAD)
-    grid.add_column("patient", no_wrap=True)
+    names = [patient.patient for patient in checkup.patients]
+    grid = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    grid.add_column("patient", overflow="fold", min_width=min(24, max(map(len, names), default=0)))
     minimum = checkup.minimum_pixels
-    titles = ("slices × rows × columns", "spacing mm", f"> {minimum} px", f"= {minimum}", f"< {minimum}", "gland ml")
+    titles = ("voxels", "mm", f">{minimum}", f"={minimum}", f"<{minimum}", "ml")
     for title in titles:
         grid.add_column(title, justify="right", no_wrap=True)
-    grid.add_column("to look at", justify="right")
+    grid.add_column("look at", justify="right", no_wrap=True)
     for patient in checkup.patients:
         findings = len(checkup.about(patient.patient))
         grid.add_row(

@@ -118,7 +118,8 @@ class PreprocessingConfig(_Config):
     spacing_mm: float = Field(default=0.625, gt=0, le=5)
     """Millimetres a pixel. The grid is centred on the image: pixels × spacing_mm is its field of view."""
     minimum_mask_pixels: int = Field(default=200, ge=0)
-    """A slice is selected if its mask holds more pixels than this, on the native grid (the paper's rule)."""
+    """A slice is selected if its mask holds more pixels than this, on the native grid (the paper's rule). Dice and IoU
+    are means over selected slices, and a patient without one is left out, whatever training.slices says."""
     n4: N4Config = N4Config()
 
 
@@ -165,11 +166,13 @@ class TrainingConfig(_Config):
     batch: int = Field(default=16, ge=2)
     """Slices in a batch."""
     slices: Literal["all", "chosen"] = "all"
-    """The slices to train and to select on. "all": every slice of a volume; the mean of the validation patients' volume
-    Dice selects epoch, round, fold and route. "chosen": the slices that the expert's mask selects (the paper's
-    protocol); their mean Dice selects."""
+    """The slices to train on, and the validation Dice that selects epoch, round, settings, fold, route and each
+    hospital's model. "all": every slice of a volume; volume Dice, a mean over patients. "chosen": only slices whose
+    mask holds more than `minimum_mask_pixels` pixels (the paper's protocol); the mean Dice of these slices. Test
+    patients are scored on whole volumes in either case."""
     empty_share: float = Field(default=0.5, ge=0, le=1)
-    """Where slices is "all": the share of the slices without gland that an epoch trains on; each epoch draws others."""
+    """Where slices is "all": of the slices without any gland, the share that one epoch trains on, drawn anew each epoch
+    (0.5: half of them). Slices with a little gland are always trained on. No effect where slices is "chosen"."""
     learning_rate: float = Field(default=1e-3, gt=0)
     """Learning rate of a stage's first step; cosine annealing leads to `final_learning_rate`."""
     final_learning_rate: float = Field(default=0.0, ge=0)

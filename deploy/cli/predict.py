@@ -20,7 +20,10 @@ MODEL = "Model and image"
 @command(app, "predict")
 def predict(
     weights: Annotated[
-        Path, typer.Argument(metavar="WEIGHTS", parser=Path, help="A model.safetensors, its card beside it.")
+        Path,
+        typer.Argument(
+            metavar="WEIGHTS", parser=Path, help="A .safetensors file of `relay site receive --to`, its card beside it."
+        ),
     ],
     scan: Annotated[
         Path,

@@ -296,7 +296,8 @@ def _compare(request: Request, heard: str) -> bool:
     if not request.fingerprint.startswith(digits):
         raise RelayError(
             f"The fingerprint of this request is another than the hospital's: it was changed on its way, or it is not"
-            f" site {request.site}'s. Nothing was signed."
+            f" site {request.site}'s. Nothing was signed; have the hospital read it again, and if it still differs,"
+            " have it send the request another way."
         )
     return True
 

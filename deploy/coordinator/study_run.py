@@ -108,12 +108,14 @@ def _check(study: Study, coordinator: Coordinator, out: Path) -> None:
         )
     coordinator.settings()  # raises where no coordinator is set up: the sentence about missing sites would mislead
     enrolled = {record.site: record for record in records(coordinator)}
+    missing = [site for site in study.sites if site not in enrolled]
+    if missing:
+        known = ", ".join(sorted(enrolled)) or "none"
+        raise NotEnrolled(
+            f"Not all sites of the study are enrolled (missing: {', '.join(missing)}; enrolled: {known}); for each"
+            f" missing one: relay enroll site {missing[0]} {missing[0]}.request."
+        )
     for site in study.sites:
-        if site not in enrolled:
-            known = ", ".join(sorted(enrolled)) or "none"
-            raise NotEnrolled(
-                f"Site {site} of the study is not enrolled (enrolled: {known}); enrol it: relay enroll site."
-            )
         if enrolled[site].revoked and site not in _took_part(study, out):
             raise NotEnrolled(f"Site {site} of the study was revoked on {enrolled[site].revoked[:10]}; leave it out.")
 

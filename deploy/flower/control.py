@@ -97,7 +97,9 @@ class Control:
         reason = str(answer.get("error-message", "")) if isinstance(answer, dict) else ""
         reason = " ".join((reason or error_text).split())
         if any(sign in reason.lower() for sign in ("unavailable", "connect", "timed out", "disconnected", "reset")):
-            raise Unreachable(f"The SuperLink at {self.address} does not answer; is it started?")
+            raise Unreachable(
+                f"The SuperLink at {self.address} does not answer; start it on this machine: relay coordinator start."
+            )
         raise RelayError(f"The SuperLink at {self.address} refused: {reason[-400:] or 'it gave no reason'}.")
 
 

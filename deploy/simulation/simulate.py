@@ -117,7 +117,7 @@ def _checked(study: Study, files: Mapping[str, Path]) -> dict[str, SiteConfig]:
     if missing:
         raise RelayError(
             f"The study is about the sites {', '.join(study.sites)}, and no file is given for"
-            f" {listed(missing)}; add --site {missing[0]}=PATH."
+            f" {listed(missing)}; add {' '.join(f'--site {name}=PATH' for name in missing)}."
         )
     sites = {name: load_site(files[name]) for name in study.sites}
     owners: dict[Path, str] = {}

@@ -146,6 +146,11 @@ def admission(site: SiteConfig) -> Admission:
     """
     keys = site.private() / FOLDER
     for name, make in ((NODE_KEY, "relay site init"), (TLS_KEY, "relay site init"), (KIT, "relay site join")):
+        if not (keys / name).exists() and name == KIT:
+            raise NotEnrolled(
+                f"Site {site.name} has not joined ({keys} has no {name}): send {site.name}.request to the coordinator,"
+                f" and take the kit that comes back with `relay site join SITE.toml {site.name}.kit`."
+            )
         if not (keys / name).exists():
             raise NotEnrolled(f"Site {site.name} has no {name} in {keys}; make it first: {make}.")
     kit = read_enrolment_file(keys / KIT, Kit)

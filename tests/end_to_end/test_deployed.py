@@ -171,7 +171,10 @@ def test_what_keeps_a_study_from_beginning_is_one_sentence(
     """Nothing need run for it to be told."""
     other = bench.folder / "other.toml"
     for study, sentence in (
-        (Study.model_validate({**STUDY.model_dump(), "sites": ("A", "B", "D")}), "Site D of the study is not enrolled"),
+        (
+            Study.model_validate({**STUDY.model_dump(), "sites": ("A", "B", "D")}),
+            "Not all sites of the study are enrolled (missing: D;",
+        ),
         (small_study(sites=("A", "B"), methods={"pooled": True}), "set pooled = false"),
     ):
         other.write_text(study_toml(study), encoding="utf-8")

@@ -98,7 +98,7 @@ def test_slices_above_at_and_below_the_minimum_are_counted_apart(
     result = data_check.check(site, minimum_pixels=minimum)
     for patient in result.patients:
         assert (patient.slices, patient.slices_at, patient.slices_below, patient.gland_slices) == (above, at, below, 8)
-    assert ("nothing to train on" in sentences(result, "p0")) == (above == 0)
+    assert ("the patient is left out" in sentences(result, "p0")) == (above == 0)
 
 
 def test_two_patients_with_one_image_are_told(site: SiteConfig) -> None:

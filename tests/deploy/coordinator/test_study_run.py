@@ -31,7 +31,7 @@ class FakeControl:
     def ask(self, *words: str) -> dict[str, Any]:
         if self.away:
             self.away -= 1
-            raise Unreachable("The SuperLink at x does not answer; is it started?")
+            raise Unreachable("The SuperLink at x does not answer; start it on this machine: relay coordinator start.")
         if words[0] == "run":
             self.bundles.append(sorted(path.name for path in Path(words[1]).rglob("*")))
             self.submitted.append(words[3])
@@ -124,7 +124,10 @@ def test_one_that_dies_each_time_is_given_up(follow: Any) -> None:
 
 def test_a_superlink_that_is_started_again_is_waited_for(follow: Any) -> None:
     _, told = follow((line("Done."), "running"), away=4)
-    assert told[0] == "The SuperLink at x does not answer; is it started? Waiting for it."
+    assert (
+        told[0]
+        == "The SuperLink at x does not answer; start it on this machine: relay coordinator start. Waiting for it."
+    )
     assert told[1:] == ["Submitted as run 101."]
 
 
