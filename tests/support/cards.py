@@ -24,6 +24,8 @@ def scores(dice: float, patients: int = 6, *, drawn: int | None = None) -> Score
     distances = [figure(mean, spread and 0.5, drawn or patients) for mean in (6.25, 1.75)]
     return Scores(
         slices=77,
+        false_slices=3,
+        empty_slices=41,
         dice=figure(dice, spread, patients),
         iou=figure(dice - 7, spread, patients),
         dice_volume=figure(dice - 2, spread, patients),

@@ -176,6 +176,18 @@ def test_an_unchecked_choice_is_called_the_coordinators() -> None:
     assert "The choice is the coordinator's" in " ".join(text(letter(unchecked)).split())
 
 
+def test_in_how_many_slices_without_gland_each_model_draws_some_is_told() -> None:
+    told = " ".join(text(letter(BETTER)).split())
+    assert (
+        "Of 41 slices without gland, gland is drawn by “B → C → A” in 3, “A alone” in 3, “A alone, longer” in 3."
+        in told
+    )
+    card_told = " ".join(markdown(BETTER.selected.card).split())
+    assert "In 3 of 41 slices without gland this model draws gland." in card_told
+    uncounted = card(scores=BETTER.selected.card.scores.model_copy(update={"empty_slices": 0, "false_slices": 0}))  # type: ignore[union-attr]
+    assert "without gland this model" not in markdown(uncounted)
+
+
 def test_synthetic_patients_are_called_so() -> None:
     assert "synthetic" not in text(letter(BETTER))
     assert "synthetic" in text(letter(outcome(figure(1.0, 0.5), (1.0,) * 6, synthetic=True)))
