@@ -55,7 +55,7 @@ def score(order: VerifiedOrder[Evaluate], weights: Weights) -> EvaluateReply:
     key = validation_key(order)
     known = score_store.kept(site, key) if node.split == "test" else None
     cleaned = known is not None and known.cleaned
-    if known is None:
+    if node.split == "validation" or (known is None and study.postprocessing.clean_up):
         # The test patients choose nothing: whether this model is cleaned up after, its validation patients say.
         scores, cleaned = validated(network, cohort.validation(node.fold), mean_std, device, study)
         score_store.keep(site, key, scores, numbers, cleaned=cleaned)

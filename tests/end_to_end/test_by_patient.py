@@ -66,7 +66,18 @@ def empty_sites(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Sit
 
 def records(site: str, names: list[str]) -> list[Record]:
     return [
-        Record(name, site, Path("nowhere"), slices=9, selected=5, below=1, digest=f"{site}{name}", image_digest=name)
+        Record(
+            name,
+            site,
+            Path("nowhere"),
+            slices=9,
+            selected=5,
+            below=1,
+            digest=f"{site}{name}",
+            beyond=0.0,
+            ceiling=0.99,
+            image_digest=name,
+        )
         for name in names
     ]
 

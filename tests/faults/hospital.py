@@ -163,6 +163,8 @@ def records_of(site: str) -> tuple[Record, ...]:
             selected=4 + seed_of(site, k) % 4,
             below=1,
             digest=f"{seed_of(site, k, 'digest'):064x}",
+            beyond=0.0,
+            ceiling=0.99,
             image_digest=f"{seed_of(site, k, 'image'):064x}",
         )
         for k in range(PATIENTS[site])
