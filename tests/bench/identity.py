@@ -75,7 +75,7 @@ def scores(network: nn.Module, records: list[Record], *_: object, **__: object) 
     """Each hop gains, or no route would grow."""
     hops = max(int(buffer.max()) for buffer in network.buffers() if not buffer.is_floating_point())
     dice = 1 - 0.5 ** (hops + 1)
-    return [CaseScore(record.patient, slices=1, dice=dice, iou=0.4, dice_volume=0.5) for record in records]
+    return [CaseScore(record.patient, slices=1, dice=dice, iou=0.4, dice_volume=dice) for record in records]
 
 
 class Toy(nn.Module):
@@ -105,7 +105,9 @@ if "RELAY_BENCH_MB" in os.environ:
 
 if STEPS in os.environ:
     client.stages.fine_tune.fine_tune = identity  # type: ignore[assignment]
-    client.stages.fine_tune.scores_of = client.stages.evaluate.scores_of = scores  # type: ignore[assignment]
+    client.stages.evaluate.scores_of = scores  # type: ignore[assignment]
+    for stage in (client.stages.fine_tune, client.stages.evaluate):
+        stage.validated = lambda *given: (scores(*given), False)  # type: ignore[assignment]
     torch.set_num_threads(1)
     watch(client.app, "app", "everything")
     watch(client.app, "from_record", "weights from Flower's record")
