@@ -20,8 +20,8 @@ from tests.faults.trial import lived, tried, undisturbed_ending
 
 SEEDS = 1000
 AT_ONCE = 50
-QUICK = 50
-"""The histories with a seed below this are lived through in the quick tests too."""
+QUICK, SLOW = 50, 300
+"""Histories with a seed below the first are lived through in the quick tests, below the second in the slow ones."""
 once = functools.cache(tried)
 """A seed's history, lived through by the first test that asks for it."""
 
@@ -29,7 +29,10 @@ once = functools.cache(tried)
 @pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize(
     "first",
-    [first if first < QUICK else pytest.param(first, marks=pytest.mark.slow) for first in range(0, SEEDS, AT_ONCE)],
+    [
+        first if first < QUICK else pytest.param(first, marks=pytest.mark.slow if first < SLOW else pytest.mark.nightly)
+        for first in range(0, SEEDS, AT_ONCE)
+    ],
 )
 def test_a_study_that_is_struck_ends_as_if_nothing_had_happened(first: int) -> None:
     for seed in range(first, first + AT_ONCE):
