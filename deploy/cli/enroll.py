@@ -91,7 +91,7 @@ def enroll_site(
     hospital is written.
     """
     from common.fingerprint import format_fingerprint
-    from deploy.coordinator.enroll import enroll, tell_superlink_if_up
+    from deploy.coordinator.enroll import enroll, update_superlink_if_up
     from deploy.coordinator.folder import Coordinator
 
     coordinator = Coordinator(folder)
@@ -103,7 +103,7 @@ def enroll_site(
             "It was not compared. Have the hospital read its own out to you before you send the kit; if it is another:"
             f" relay enroll revoke {record.site}."
         )
-    if not tell_superlink_if_up(coordinator, print):
+    if not update_superlink_if_up(coordinator, print):
         print("The SuperLink is down; it gets to know of the site when it is started.")
     print(f"Send the hospital {kit}. It holds no secret.")
     return 0
@@ -137,13 +137,13 @@ def revoke_site(name: Name, folder: CoordinatorFolder = DEFAULT_COORDINATOR) -> 
 
     The other hospitals notice nothing.
     """
-    from deploy.coordinator.enroll import revoke, tell_superlink_if_up
+    from deploy.coordinator.enroll import revoke, update_superlink_if_up
     from deploy.coordinator.folder import Coordinator
 
     coordinator = Coordinator(folder)
     record = revoke(coordinator, name)
     print(f"Site {record.site} is revoked: the gateway turns it away within a minute. The others notice nothing.")
-    if not tell_superlink_if_up(coordinator, print):
+    if not update_superlink_if_up(coordinator, print):
         print("The SuperLink is down; it is told when it is started.")
     return 0
 

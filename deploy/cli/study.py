@@ -133,7 +133,7 @@ def run(
     def notify(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    follow(study, Coordinator(folder), results, patience=3600.0 * wait, tell=notify)
+    follow(study, Coordinator(folder), results, patience=3600.0 * wait, notify=notify)
     return show_results(results, as_json=as_json)
 
 

@@ -231,12 +231,12 @@ def revoke(coordinator: Coordinator, name: str) -> Enrolled:
     return record
 
 
-def tell_superlink(coordinator: Coordinator, tell: Callable[[str], None]) -> None:
+def update_superlink(coordinator: Coordinator, notify: Callable[[str], None]) -> None:
     """Register enrolled sites at the SuperLink, and unregister revoked sites there.
 
     Args:
         coordinator: the coordinator's folder.
-        tell: gets a sentence for each change.
+        notify: gets a sentence for each change.
 
     Raises:
         Unreachable: the SuperLink does not answer; `relay coordinator start` repeats the call once the SuperLink
@@ -248,7 +248,7 @@ def tell_superlink(coordinator: Coordinator, tell: Callable[[str], None]) -> Non
     for record in records(coordinator):
         if record.revoked and record.node_id in known:
             control.ask("supernode", "unregister", record.node_id)
-            tell(f"Site {record.site} was taken off the SuperLink.")
+            notify(f"Site {record.site} was taken off the SuperLink.")
         elif not record.revoked and record.node_id not in known:
             key = coordinator.superlink / f".{record.site}.pub"
             try:
@@ -257,21 +257,21 @@ def tell_superlink(coordinator: Coordinator, tell: Callable[[str], None]) -> Non
             finally:
                 key.unlink(missing_ok=True)
             _write_record(coordinator, record.model_copy(update={"node_id": str(answer["node-id"])}))
-            tell(f"Site {record.site} was made known to the SuperLink.")
+            notify(f"Site {record.site} was made known to the SuperLink.")
 
 
-def tell_superlink_if_up(coordinator: Coordinator, tell: Callable[[str], None]) -> bool:
-    """Register and unregister sites as `tell_superlink` does; an unreachable SuperLink is no error.
+def update_superlink_if_up(coordinator: Coordinator, notify: Callable[[str], None]) -> bool:
+    """Register and unregister sites as `update_superlink` does; an unreachable SuperLink is no error.
 
     Args:
         coordinator: the coordinator's folder.
-        tell: gets a sentence for each change.
+        notify: gets a sentence for each change.
 
     Returns:
         Whether the SuperLink answered.
     """
     try:
-        tell_superlink(coordinator, tell)
+        update_superlink(coordinator, notify)
     except Unreachable:
         return False
     return True

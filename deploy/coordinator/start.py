@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.errors import Expired, RelayError
-from deploy.coordinator.enroll import tell_superlink_if_up
+from deploy.coordinator.enroll import update_superlink_if_up
 from deploy.coordinator.folder import Coordinator
 from deploy.flower.control import QUIET, grpc_health, program
 from deploy.flower.supervisor import Program, Supervisor, a_free_port, until_stopped
@@ -52,15 +52,15 @@ def start(coordinator: Coordinator, parts: Sequence[str], *, health: str = "") -
         if left < 0:
             raise Expired(f"The certificate {certificate} expired {-left:.0f} days ago; renew: relay enroll renew.")
         if left < SOON:
-            _tell(f"The coordinator's certificates expire in {left:.0f} days; renew them: relay enroll renew.")
+            _print_line(f"The coordinator's certificates expire in {left:.0f} days; renew them: relay enroll renew.")
     with tempfile.TemporaryDirectory(prefix="relay-coordinator-") as scratch, until_stopped() as over:
         programs = {
             "superlink": lambda: _superlink(coordinator, settings.superlink, health_of["superlink"]),
             "superexec": lambda: _superexec(coordinator, settings.superlink, Path(scratch), health_of["superexec"]),
             "gateway": lambda: _gateway(coordinator),
         }
-        supervisor = Supervisor([programs[part]() for part in parts], _tell)
-        _tell(f"Starting {', '.join(parts)}; hospitals dial {settings.host}:{settings.port}.")
+        supervisor = Supervisor([programs[part]() for part in parts], _print_line)
+        _print_line(f"Starting {', '.join(parts)}; hospitals dial {settings.host}:{settings.port}.")
         told_at = 0.0
         stamp = _stamp(certificate)
         try:
@@ -70,15 +70,15 @@ def start(coordinator: Coordinator, parts: Sequence[str], *, health: str = "") -
                     continue
                 if _stamp(certificate) != stamp:
                     stamp = _stamp(certificate)
-                    _tell("There is a new certificate; the SuperLink is started again with it.")
+                    _print_line("There is a new certificate; the SuperLink is started again with it.")
                     supervisor.restart("superlink")
                 if time.monotonic() - told_at > TELL_EVERY and grpc_health(health_of["superlink"], timeout=1):
                     # Sites may have been enrolled or revoked while the SuperLink was down.
                     told_at = time.monotonic()
-                    tell_superlink_if_up(coordinator, _tell)
+                    update_superlink_if_up(coordinator, _print_line)
         finally:
             supervisor.end()
-    _tell("Stopped.")
+    _print_line("Stopped.")
 
 
 def _superlink(coordinator: Coordinator, address: str, health: str) -> Program:
@@ -121,5 +121,5 @@ def _stamp(path: Path) -> int:
     return path.stat().st_mtime_ns if path.exists() else 0
 
 
-def _tell(sentence: str) -> None:
+def _print_line(sentence: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {sentence}", file=sys.stderr, flush=True)

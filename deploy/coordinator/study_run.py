@@ -44,7 +44,7 @@ DEATHS = 5
 """Deaths of the ServerApp's process in a row, without a finished stage between them, after which the command fails."""
 
 
-def run(path: Path, coordinator: Coordinator, out: Path, *, patience: float, tell: Callable[[str], None]) -> None:
+def run(path: Path, coordinator: Coordinator, out: Path, *, patience: float, notify: Callable[[str], None]) -> None:
     """Run a study, or its missing rest, on the enrolled hospitals, and write the results to `out`.
 
     Args:
@@ -52,14 +52,14 @@ def run(path: Path, coordinator: Coordinator, out: Path, *, patience: float, tel
         coordinator: the coordinator's folder.
         out: the result folder, under the same path for this process and for the SuperExec.
         patience: seconds to wait for hospitals before the study has begun; afterwards the study's own setting counts.
-        tell: gets each line of progress.
+        notify: gets each line of progress.
 
     Raises:
         RelayError: the study cannot begin, or a part of the study could not be finished; finished stages are kept.
     """
     study = load_study(path)
     _check(study, coordinator, out)
-    tell(
+    notify(
         f'Study "{study.name}", hash {format_fingerprint(study.digest)}: every hospital has to have approved'
         " the one of this hash."
     )
@@ -72,11 +72,11 @@ def run(path: Path, coordinator: Coordinator, out: Path, *, patience: float, tel
     deaths, finished = 0, _finished(out)
     run_id = _still_running(control, out)
     if run_id:
-        tell(f"Run {run_id} of this study is under way; following it.")
+        notify(f"Run {run_id} of this study is under way; following it.")
     while True:
         if not run_id:
-            run_id = _submit(control, path, out, patience, tell)
-        verdict = _follow(control, run_id, out, tell)
+            run_id = _submit(control, path, out, patience, notify)
+        verdict = _follow(control, run_id, out, notify)
         if verdict is None:
             (out / RUN).unlink(missing_ok=True)
             return
@@ -90,7 +90,7 @@ def run(path: Path, coordinator: Coordinator, out: Path, *, patience: float, tel
                 f"The coordinator's program died {DEATHS} times without finishing a stage; its logs lie in"
                 f" {coordinator.superexec}. What is finished is kept in {out}; {GO_ON}."
             )
-        tell("The coordinator's program died; the study is submitted again and goes on from what is finished.")
+        notify("The coordinator's program died; the study is submitted again and goes on from what is finished.")
         time.sleep(min(60.0, 2.0**deaths))
 
 
@@ -127,7 +127,7 @@ def _took_part(study: Study, out: Path) -> frozenset[str]:
     return known_of(kept_in(out, variant) for variant in study.variants)
 
 
-def _submit(control: Control, path: Path, out: Path, patience: float, tell: Callable[[str], None]) -> str:
+def _submit(control: Control, path: Path, out: Path, patience: float, notify: Callable[[str], None]) -> str:
     settings = {"study": str(path.absolute()), "out": str(out.absolute()), "patience": float(patience)}
     for value in settings.values():
         if isinstance(value, str) and ('"' in value or "\\" in value or "'" in value):
@@ -136,14 +136,14 @@ def _submit(control: Control, path: Path, out: Path, patience: float, tell: Call
     with TemporaryDirectory(prefix="relay-bundle-") as folder:
         bundle = resources.files("deploy").joinpath("flower/bundle/pyproject.toml").read_text(encoding="utf-8")
         (Path(folder) / "pyproject.toml").write_text(bundle, encoding="utf-8")
-        answer = _patiently(lambda: control.ask("run", folder, "--run-config", written), tell)
+        answer = _patiently(lambda: control.ask("run", folder, "--run-config", written), notify)
     run_id = str(answer["run-id"])
     write_atomically(out / RUN, run_id.encode(), durable=True)
-    tell(f"Submitted as run {run_id}.")
+    notify(f"Submitted as run {run_id}.")
     return run_id
 
 
-def _follow(control: Control, run_id: str, out: Path, tell: Callable[[str], None]) -> str | None:
+def _follow(control: Control, run_id: str, out: Path, notify: Callable[[str], None]) -> str | None:
     """Pass on the lines of the run's log until the run ends.
 
     Returns:
@@ -159,12 +159,12 @@ def _follow(control: Control, run_id: str, out: Path, tell: Callable[[str], None
                 return text
             if text == "Done.":
                 return None
-            tell(text)
+            notify(text)
         if over:
             return ""
         if time.monotonic() - last_look > ASK_EVERY:
             # The loop is not left at once: the run's last lines may have come after the log was read.
-            over = _patiently(lambda: _status(control, run_id), tell).startswith("finished")
+            over = _patiently(lambda: _status(control, run_id), notify).startswith("finished")
             last_look = time.monotonic()
         time.sleep(LOOK_EVERY)
 
@@ -217,7 +217,7 @@ def _still_running(control: Control, out: Path) -> str:
     return "" if _patiently(lambda: _status(control, run_id), lambda _: None).startswith("finished") else run_id
 
 
-def _patiently(ask: Callable[[], Answer], tell: Callable[[str], None]) -> Answer:
+def _patiently(ask: Callable[[], Answer], notify: Callable[[str], None]) -> Answer:
     """Ask the SuperLink, and repeat the question for up to `ABSENT` seconds until an answer comes."""
     warned, until = False, time.monotonic() + ABSENT
     while True:
@@ -227,7 +227,7 @@ def _patiently(ask: Callable[[], Answer], tell: Callable[[str], None]) -> Answer
             if time.monotonic() > until:
                 raise
             if not warned:
-                tell(f"{error} Waiting for it.")
+                notify(f"{error} Waiting for it.")
             warned = True
             time.sleep(5.0)
 

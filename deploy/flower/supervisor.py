@@ -48,12 +48,12 @@ class Supervisor:
 
     Args:
         programs: the programs, in the order in which they are started.
-        tell: gets a sentence for each end of a program and each failed start.
+        notify: gets a sentence for each end of a program and each failed start.
     """
 
-    def __init__(self, programs: Sequence[Program], tell: Callable[[str], None]) -> None:
+    def __init__(self, programs: Sequence[Program], notify: Callable[[str], None]) -> None:
         self._programs = list(programs)
-        self._tell = tell
+        self._notify = notify
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._since: dict[str, float] = {}
         self._left: dict[int, float] = {}
@@ -74,7 +74,7 @@ class Supervisor:
                 self._left[process.pid] = now
                 self._wait_before(name, now)
                 log = f" Its log: {program.log}" if program.log else ""
-                self._tell(
+                self._notify(
                     f"{name} ended ({_ending(process.returncode)}); it is started again in"
                     f" {self._next[name] - now:.0f} s.{log}"
                 )
@@ -115,7 +115,7 @@ class Supervisor:
                 )
             except OSError as error:
                 self._wait_before(program.name, time.monotonic())
-                self._tell(f"{program.name} cannot be started ({error.strerror}).")
+                self._notify(f"{program.name} cannot be started ({error.strerror}).")
 
     def _wait_before(self, name: str, now: float) -> None:
         pause = FIRST_PAUSE if now - self._since[name] > SETTLED else self._pause[name]

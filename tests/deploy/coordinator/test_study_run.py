@@ -68,7 +68,7 @@ def follow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tup
         monkeypatch.setattr(Coordinator, "control", lambda _: control)
         prepare(out)
         told: list[str] = []
-        study_run.run(study, coordinator, out, patience=7200, tell=told.append)
+        study_run.run(study, coordinator, out, patience=7200, notify=told.append)
         assert format_fingerprint(load_study(study).digest) in told[0], "hospitals compare the hash"
         return control, told[1:]
 
@@ -79,7 +79,7 @@ def test_a_folder_without_a_coordinator_is_named(tmp_path: Path) -> None:
     study = tmp_path / "study.toml"
     study.write_text(study_toml(small_study(sites=("A", "B"), methods={"baseline": True})), encoding="utf-8")
     with pytest.raises(RelayError, match="No coordinator is set up in .*none"):
-        study_run.run(study, Coordinator(tmp_path / "none"), tmp_path / "out", patience=1, tell=print)
+        study_run.run(study, Coordinator(tmp_path / "none"), tmp_path / "out", patience=1, notify=print)
 
 
 def test_a_run_that_is_done_is_told_to_its_end(follow: Any) -> None:
