@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from common.plan.graph import Average
+from common.plan.graph import Average, Node
 from server.aggregation import LEAST, Contribution, aggregate
 from server.ledger.ledger import Ledger, StageRecord
 from server.scheduling.absence import absence_text, absent_from
@@ -36,4 +36,13 @@ def average(node: Average, state: RunState, ledger: Ledger) -> StageRecord:
         weights=ledger.put_weights(weights),
     )
     ledger.put(record)
+    return record
+
+
+def at_coordinator(node: Node, state: RunState, ledger: Ledger) -> StageRecord:
+    """Return the record of a node of the coordinator's own, from the ledger or made now."""
+    record = state.known(node)
+    if record is None:
+        assert isinstance(node, Average)
+        record = average(node, state, ledger)
     return record

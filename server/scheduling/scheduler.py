@@ -1,8 +1,7 @@
 """The scheduler: runs a study's graph on a Flower grid, resumed from the ledger.
 
-Sites work side by side, each on a single stage at a time. The coordinator's own nodes are computed at once; other
-stages wait for their site, and the stage with the longest path to the end of the study goes first. The grid limits the
-number of stages running on the same machine.
+Sites work side by side, each on one stage at a time. The coordinator's own nodes are computed at once; other stages wait
+for their site, longest path to the study's end first. The grid limits the stages running on the same machine.
 """
 
 from __future__ import annotations
@@ -14,12 +13,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 from common.errors import RelayError
-from common.plan.graph import Average, Evaluate, FineTune, Node
+from common.plan.graph import Evaluate, FineTune, Node
 from server.ledger.ledger import Ledger, StageRecord
 from server.ledger.records import of_skipped
 from server.progress.events import Event, Observer
 from server.scheduling.absence import absence_text, absent_from
-from server.scheduling.averaging import average
+from server.scheduling.averaging import at_coordinator
 from server.scheduling.dispatch import Dispatcher
 from server.scheduling.state import RunState, slices_shown
 from server.scheduling.weight_owners import WeightOwners
@@ -75,14 +74,11 @@ class Scheduler:
             ready += self._ended(*self._finished.get())
 
     def _taken_in(self, nodes: Sequence[Node]) -> list[Node]:
-        """Take in the plan's new nodes, and return the new nodes ready to begin.
-
-        The work of the new nodes is counted, and their weights in the ledger are noted.
-        """
+        """Count the work of the plan's new nodes, note their weights in the ledger; return the nodes ready to begin."""
         for node in nodes:
             if isinstance(node, FineTune | Evaluate):
-                waits = node in self.state.parked
-                self._work.add(node, slices_shown(node, self.state.descriptions), waits=waits)
+                shown = slices_shown(node, self.state.descriptions)
+                self._work.add(node, shown, waits=node in self.state.parked)
             if node in self.state.found:
                 self._owners.add(node, self.state.found[node].weights)
         return self.state.startable(nodes)
@@ -118,7 +114,7 @@ class Scheduler:
             self._work.report("known", node)
             return freed
         try:
-            return self._settle(node, self._at_coordinator(node))
+            return self._settle(node, at_coordinator(node, self.state, self._ledger))
         except (Parked, RelayError) as parked:
             self._park(node, str(parked))
         except OSError:
@@ -126,14 +122,6 @@ class Scheduler:
         except Exception as error:  # an error of one method must not lose the results of others
             self._park(node, f"the coordinator failed ({type(error).__name__}: {error})")
         return []
-
-    def _at_coordinator(self, node: Node) -> StageRecord:
-        """Return the record of a node of the coordinator's own, from the ledger or made now."""
-        record = self.state.known(node)
-        if record is None:
-            assert isinstance(node, Average)
-            record = average(node, self.state, self._ledger)
-        return record
 
     def _dispatch(self) -> None:
         """Start the next stage of every idle site, each in a thread of its own."""
