@@ -1,7 +1,7 @@
 """The scheduler: runs a study's graph on a Flower grid, resumed from the ledger.
 
-Sites work side by side, each on one stage at a time. The coordinator's own nodes are computed at once; other stages wait
-for their site, longest path to the study's end first. The grid limits the stages running on the same machine.
+Sites work side by side, each on one stage at a time. The coordinator's own nodes are computed at once; others wait for
+their site, longest path to the study's end first. The grid limits the stages running on the same machine.
 """
 
 from __future__ import annotations
