@@ -157,7 +157,7 @@ def compose(study: Study, tmp_path: Path) -> Iterator[Compose]:
 
 def comparable(row: dict[str, Any]) -> dict[str, Any]:
     """A row without what each site draws for itself: the numbers in patients' places, and so the stage's key."""
-    cases = {name: sorted(row[name].values()) for name in ("case_dice", "case_slices")}
+    cases = {name: sorted(row[name].values()) for name in ("case_dice", "case_dice_volume", "case_slices")}
     return {name: value for name, value in row.items() if name != "stage"} | cases
 
 
