@@ -181,7 +181,7 @@ def test_up_ends_with_the_table_of_the_embedded_run_and_down_leaves_nothing(
     run = compose("up", "--no-color", "--exit-code-from", "study", seconds=1500)
     assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
     assert_equal(compose, embedded)
-    assert "Dice / IoU in per cent" in run.stdout
+    assert "Volume Dice, a mean over held-out patients" in run.stdout
     assert (compose.out / "report.html").stat().st_size > 10_000
     compose.down()
     for kind in ("volume", "network", "container"):
