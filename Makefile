@@ -13,8 +13,8 @@ test test-slow test-all test-compose: export OMP_NUM_THREADS = 1
 
 help:
 	@echo "make demo      three synthetic hospitals, a whole study, its table and page (relay-demo/)"
-	@echo "make test      ruff, mypy and the quick tests: at most ten minutes"
-	@echo "make test-slow the tests marked slow: as long again"
+	@echo "make test      ruff, mypy and the quick tests: ten minutes, on a slow machine more"
+	@echo "make test-slow the tests marked slow: about twice as long"
 	@echo "make test-all  ruff, mypy and all tests but the containers: hours, for whole studies with many seeds are among them"
 	@echo "make test-compose  three hospitals in containers, against a Docker engine"
 	@echo "make wheels    the packages that the containers' image is made of, into deploy/wheels/"

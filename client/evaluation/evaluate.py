@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from client.evaluation.clean_up import clean_up
 from client.evaluation.surface_distance import surface_distances
 from client.preprocessing.pipeline import PatientSlices, Record, load, to_native
+from client.preprocessing.resampling import resample_mask
 from common import metrics
 
 
@@ -46,6 +47,7 @@ class Example:
     """(pixels, pixels), on the study's grid, bias field corrected, not standardised."""
     expert: NDArray[np.bool_]
     predicted: NDArray[np.bool_]
+    """The segmentation that was scored, taken to the same grid as the expert's mask is."""
     dice: float
     """The slice's Dice on the native grid, as in the scores."""
 
@@ -60,8 +62,6 @@ class _Drawn:
 
     record: Record
     slices: PatientSlices
-    probabilities: NDArray[np.float32]
-    """(slices, pixels, pixels), on the study's grid."""
     mask: NDArray[np.bool_]
     """(slices, rows, columns), on the native grid."""
 
@@ -126,7 +126,7 @@ def _drawn(
         probabilities = predict((slices.image - np.float32(mean)) / np.float32(std))
         if probabilities.shape != slices.image.shape:
             raise ValueError(f"predictions of shape {probabilities.shape} for slices of {slices.image.shape}")
-        yield _Drawn(record, slices, probabilities, to_native(probabilities, slices) > 0.5)
+        yield _Drawn(record, slices, to_native(probabilities, slices) > 0.5)
 
 
 def _scored(
@@ -151,6 +151,8 @@ def _scored(
     distances = surface_distances(predicted, expert, slices.native_spacing) if surfaces else None
     hd95, assd = distances or (None, None)
     if keep is not None:
+        side = slices.image.shape[1], slices.image.shape[2]
+        shown = resample_mask(predicted, slices.native_spacing[1:], side, (slices.spacing_mm, slices.spacing_mm))
         for k, value in zip(selected, dice, strict=True):
             keep(
                 Example(
@@ -158,7 +160,7 @@ def _scored(
                     number=int(k),
                     image=slices.image[k],
                     expert=slices.mask[k],
-                    predicted=drawn.probabilities[k] > 0.5,
+                    predicted=shown[k],
                     dice=value,
                 )
             )

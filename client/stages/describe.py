@@ -32,7 +32,7 @@ def describe_patients(site: SiteConfig, study: Study) -> Description:
         return Description(study=study.digest, site=site.name, patients_found=prepared.total, prepared=prepared.done)
     cohort = gather(prepared.records, site, study.split)
     folds = range(study.split.folds)
-    # As few patients as that could be told apart by two studies with slightly different grids.
+    # A smaller number would single out patients, by two studies whose grids differ a little.
     cut = sum(record.cut for record in cohort.records.values())
     return Description.model_validate(
         {

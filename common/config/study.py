@@ -171,8 +171,9 @@ class TrainingConfig(_Config):
     mask holds more than `minimum_mask_pixels` pixels (the paper's protocol); the mean Dice of these slices. Test
     patients are scored on whole volumes in either case."""
     empty_share: float = Field(default=0.5, ge=0, le=1)
-    """Where slices is "all": of the slices without any gland, the share that one epoch trains on, drawn anew each epoch
-    (0.5: half of them). Slices with a little gland are always trained on. No effect where slices is "chosen"."""
+    """Where slices is "all": of the slices without any gland, the share that one epoch trains on (0.5: half of them);
+    each epoch makes a draw of its own. Slices with a little gland are always trained on. No effect where slices is
+    "chosen"."""
     learning_rate: float = Field(default=1e-3, gt=0)
     """Learning rate of a stage's first step; cosine annealing leads to `final_learning_rate`."""
     final_learning_rate: float = Field(default=0.0, ge=0)

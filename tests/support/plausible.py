@@ -120,7 +120,8 @@ class PlausibleGrid(FakeGrid):
             weights=digest,
             validation_dice=dices[best],
             validation_iou=dices[best] / (2 - dices[best]),
-            validation_dice_volume=max(0.0, dices[best] - 0.01),
+            # now and then another order than that of the slices, or nobody would miss who selects by which
+            validation_dice_volume=max(0.0, dices[best] - 0.08 * noise.random()),
             validation_patients=3,
         )
         return reply, moved

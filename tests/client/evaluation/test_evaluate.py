@@ -140,6 +140,21 @@ def test_examples_are_the_selected_slices_with_their_scores(tmp_path: Path) -> N
         assert example.image.shape == example.expert.shape == example.predicted.shape == (64, 64)
 
 
+def test_pictures_show_the_segmentation_that_was_scored(tmp_path: Path) -> None:
+    records = make(tmp_path, [squares(32, 32, 32)])
+
+    def predict(slices: NDArray[np.float32]) -> NDArray[np.float32]:
+        result = (slices > 0.5).astype(np.float32)
+        result[1, 12:16, 12:16] = 1.0  # a stain in a corner, apart from the square
+        return result
+
+    for cleaned in (False, True):
+        kept: list[Example] = []
+        evaluate(predict, records, lambda _: (0.0, 100.0), cleaned=cleaned, keep=kept.append)
+        assert kept[1].predicted[28:36, 28:36].all()
+        assert kept[1].predicted[10:18, 10:18].any() != cleaned
+
+
 def test_the_headline_weighs_slices_not_patients() -> None:
     scores = [CaseScore("a", 1, 0.2, 0.1, 0.5), CaseScore("b", 3, 0.6, 0.5, 0.5)]
     assert slice_mean(scores) == (pytest.approx(0.5), pytest.approx(0.4))

@@ -12,6 +12,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 from torch import nn
 
 from client.delivery.model_card import Card
@@ -111,6 +112,21 @@ def test_ml_and_slices_are_counted(tmp_path: Path) -> None:
     mask = sitk.GetArrayFromImage(found.mask)
     assert found.ml == pytest.approx(mask.sum() * 3.0 * 0.5 * 0.75 / 1000)
     assert found.slices == 3 and found.remarks == ()
+
+
+def test_a_segmentation_is_cleaned_up_if_the_card_says_so(tmp_path: Path) -> None:
+    """As the hospital's validation patients decided; a card without that word leaves all that is drawn."""
+    image = bright_block()
+    image[0, :3, :3] = 260  # bright, and apart from the block
+    path = write_volume(tmp_path / "scan.nrrd", image)
+    _, as_drawn = drawn(path)
+    _, cleaned = drawn(path, using=CARD.model_copy(update={"cleaned": True}))
+    everything, rest = (sitk.GetArrayFromImage(one.mask).astype(bool) for one in (as_drawn, cleaned))
+    labels, parts = ndimage.label(everything)
+    assert parts > 1, "or this image shows nothing"
+    largest = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
+    assert np.array_equal(rest, ndimage.binary_fill_holes(largest))
+    assert cleaned.ml == pytest.approx(rest.sum() * 3.0 * 0.5 * 0.75 / 1000)
 
 
 def test_beyond_the_studys_field_of_view_the_mask_is_0_and_that_is_said(tmp_path: Path) -> None:

@@ -54,6 +54,10 @@ def test_fold_and_route_are_selected_by_the_validation_score_that_decides(folder
             r for r in rows if (r["method"], r["route"], r["target"]) == (row["method"], row["route"], row["target"])
         ]
         assert row["selected"] == (row is max(rivals, key=lambda r: r[key]))
+    other = "validation_dice" if deciding(folder) == "dice_volume" else "validation_dice_volume"
+    groups = {(r["method"], tuple(r["route"]), r["target"]) for r in rows}
+    folds = [[r for r in rows if (r["method"], tuple(r["route"]), r["target"]) == group] for group in groups]
+    assert any(max(g, key=lambda r: r[key]) is not max(g, key=lambda r: r[other]) for g in folds), "or nothing is shown"
     for target in "ABC":
         routes = [r for r in rows if r["method"] == "sequential" and r["target"] == target and r["selected"]]
         (headline,) = (r for r in rows if r["headline"] and r["target"] == target)
