@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Literal
 
 from common.config.study import Study
@@ -62,7 +61,7 @@ def deliver(
     def give(site: str, parcels: Sequence[Delivery], text: str) -> None:
         try:
             for parcel in parcels:
-                channels[site].deliver(parcel, partial(ledger.file, parcel.models[parcel.row]))
+                channels[site].deliver(parcel, ledger.file)
             given: dict[str, str] = {parcel.role: parcel.models[parcel.row] for parcel in parcels}
             result.done[site] = {"study": parcels[0].study, **given}
             observe(Event("delivered", site, text))
@@ -132,6 +131,7 @@ def _parcels(run: RunState, site: str) -> Iterator[Delivery]:
 def _delivery(run: RunState, site: str, role: Role, rows: Sequence[PlannedRow], place: int) -> Delivery:
     descriptions = [run.descriptions[name] for name in run.study.sites]
     left_out = _left_out(run, site)
+    files = run.records[rows[place].model].files
     return Delivery(
         study=run.study.digest,
         census=run.census_json,
@@ -141,6 +141,7 @@ def _delivery(run: RunState, site: str, role: Role, rows: Sequence[PlannedRow], 
         models=tuple(NONE if other in left_out else run.records[row.model].weights for other, row in enumerate(rows)),
         left_out=left_out,
         row=place,
+        members=files if len(files) > 1 else (),
         patients=tuple(description.patients for description in descriptions),
         test_patients=tuple(description.test_patients for description in descriptions),
         slices=tuple(description.slices for description in descriptions),

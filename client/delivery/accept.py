@@ -14,14 +14,26 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from client.delivery import comparison
-from client.delivery.model_card import Card, Hop, HospitalCounts, Reference, load_card, network_named, weights_digest
+from client.delivery.model_card import (
+    Card,
+    Hop,
+    HospitalCounts,
+    Member,
+    Reference,
+    load_card,
+    network_named,
+    weights_digest,
+    weights_files,
+)
 from client.delivery.store import FOLDER, PATIENTS
 from client.evaluation import score_store
+from client.evaluation.ensemble import shown_fold
 from client.evaluation.score_store import OwnScores
 from client.evaluation.scoring import check_named
 from client.preprocessing import cache
 from client.preprocessing.cohort import Cohort
 from client.site_config import SiteConfig
+from client.stages.order import models_named
 from client.stages.store import StageStore
 from client.training.batches import statistics
 from common.config.study import Study
@@ -31,7 +43,7 @@ from common.files import write_atomically
 from common.model.weights import UnfitWeights, Weights, load, serialize_chunks
 from common.plan import Plan, PlannedRow, method_of
 from common.plan.cost import all_behind
-from common.plan.graph import Evaluate, FineTune, SplitName
+from common.plan.graph import Evaluate, FineTune, SplitName, ensemble_in
 from common.plan.selection import may_be_left_out, offered, own, select
 from common.plan.stage_key import ExecutionEnvironment, stage_key
 from common.protocol.codec import BadMessage
@@ -93,7 +105,8 @@ def take(
     Raises:
         Refused: the delivery is not about this study's rows, its weights have another digest or do not fit the
             network, or this site's own validation scores choose another row.
-        BadMessage: the delivery's numbers do not match the study's sites or the route's hops.
+        BadMessage: the delivery's numbers do not match the study's sites or the route's hops, or its members the
+            ensemble.
     """
     rows = offered(plan, site.name)
     if len(rows) != len(delivery.models) or (delivery.role == "own" and not method_of(rows[delivery.row].method).alone):
@@ -105,18 +118,13 @@ def take(
         raise BadMessage("numbers of other sites or hops than the study's")
     known = _known(site, study, rows, delivery, environment)
     checked = _check_choice(known, delivery)
-    digest = delivery.models[delivery.row]
+    models = models_named(rows[delivery.row].model, delivery.models[delivery.row], delivery.members)
     folder = site.private() / FOLDER / study.digest
-    file = folder / f"{delivery.role}.safetensors"
-    if weights is None:
-        weights = _held(site, file, digest)
-    if weights is None:
-        return Receipt(study=study.digest, state="needs-weights")
-    check_named(study, weights, digest)
-    card = _card(site, study, cohort, environment, delivery, known, checked=checked)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not file.exists() or weights_digest(file) != digest:
-        write_atomically(file, serialize_chunks(weights), durable=True, mode=0o600)
+    for number, file in enumerate(weights_files(folder / f"{delivery.role}.safetensors", len(models))):
+        came = weights if number == delivery.member else None
+        if not _store(site, study, file, models[number], came):
+            return Receipt(study=study.digest, state="needs-weights", member=number)
+    card = _card(site, study, cohort, environment, delivery, known, models, checked=checked)
     cache.write_json(folder / f"{delivery.role}{PATIENTS}", _differences(known, delivery.row))
     if not _has(folder / f"{delivery.role}.json", card):
         cache.write_bytes(folder / f"{delivery.role}.json", card.model_dump_json(indent=1).encode())
@@ -156,6 +164,22 @@ def _check_choice(known: _Known, delivery: Delivery) -> bool:
     place = select(dices) if delivery.role == "selected" else own(known.rows, dices)
     if place != delivery.row:
         raise Refused(Refusal.NOT_SELECTED)
+    return True
+
+
+def _store(site: SiteConfig, study: Study, file: Path, digest: str, came: Weights | None) -> bool:
+    """Store weights under a path, from a message or from this site's disk; return False where they are nowhere.
+
+    Raises:
+        Refused: the weights of the message have another digest, or do not fit the network.
+    """
+    weights = came if came is not None else _held(site, file, digest)
+    if weights is None:
+        return False
+    check_named(study, weights, digest)
+    if not file.exists() or weights_digest(file) != digest:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_atomically(file, serialize_chunks(weights), durable=True, mode=0o600)
     return True
 
 
@@ -228,11 +252,17 @@ def _card(
     environment: ExecutionEnvironment,
     delivery: Delivery,
     known: _Known,
+    models: tuple[str, ...],
     *,
     checked: bool,
 ) -> Card:
     row = known.rows[delivery.row]
     mean, std = statistics(cohort.train(row.fold), study.training)[site.name]
+    ensemble = ensemble_in(row.model)
+    members = []
+    for model, digest in zip(ensemble.members if ensemble else (), models, strict=ensemble is not None):
+        of_fold = statistics(cohort.train(shown_fold(model, site.name, row.fold)), study.training)[site.name]
+        members.append(Member(weights=digest, mean=of_fold[0], std=of_fold[1]))
     trained = {node.site for node in all_behind([row.model]) if isinstance(node, FineTune)}
     validation, test = known.validation[delivery.row], known.test[delivery.row]
     counts = zip(study.sites, delivery.patients, delivery.test_patients, delivery.slices, strict=True)
@@ -254,6 +284,7 @@ def _card(
             "fold": row.fold,
             "folds": len(study.split.run),
             "weights": delivery.models[delivery.row],
+            "members": tuple(members),
             "model": network_named(study.model),
             "preprocessing": study.preprocessing,
             "training": study.training,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from client.delivery.letter import MODEL, OWN_MODEL, html, letter, text
-from client.delivery.model_card import card_beside
+from client.delivery.model_card import card_beside, weights_files
 from client.delivery.model_card_text import markdown
 from client.delivery.store import Arrival, Outcome
 from common.errors import RelayError
@@ -41,8 +41,9 @@ def hand_out(outcome: Outcome, folder: Path) -> list[Path]:
 
 def _model(name: str, arrival: Arrival) -> dict[str, bytes]:
     card = card_beside(Path(name))
+    names = weights_files(Path(name), len(arrival.files))
     return {
-        name: arrival.weights.read_bytes(),
+        **{to.name: held.read_bytes() for to, held in zip(names, arrival.files, strict=True)},
         card.with_suffix(".md").name: markdown(arrival.card).encode(),
         card.name: (arrival.card.model_dump_json(indent=1) + "\n").encode(),
     }

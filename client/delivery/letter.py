@@ -11,11 +11,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
-from client.delivery.model_card import NO_DEVICE, Card, Figure, Reference, Scores, interval_text, name_of, number
+from client.delivery.model_card import (
+    NO_DEVICE,
+    Card,
+    Figure,
+    Reference,
+    Scores,
+    interval_text,
+    name_of,
+    number,
+    weights_files,
+)
 from client.delivery.model_card_text import SYNTHETIC, environment, score_cells
-from client.delivery.store import Outcome
+from client.delivery.store import Arrival, Outcome
 from common.plan import method_of
 from common.scores import DISTANCES, OVERLAPS, SCORES, Score, deciding
 from common.statistics.intervals import FEWEST
@@ -132,10 +143,10 @@ def _files(outcome: Outcome, verdict: Verdict) -> tuple[tuple[str, str], ...]:
     """Return the files beside the letter, each with its description; the weights that the letter advises come first."""
     way = name_of(outcome.selected.card.method, outcome.selected.card.route, outcome.selected.card.site)
     whose = "your own" if verdict == "own" else "the study's"
-    weights = [(MODEL, f"{whose} model: {way}")]
+    weights = [(_names(MODEL, outcome.selected), f"{whose} model: {way}")]
     if outcome.own:
         own = name_of(outcome.own.card.method, (), outcome.own.card.site)
-        weights.append((OWN_MODEL, f"your own model: {own}"))
+        weights.append((_names(OWN_MODEL, outcome.own), f"your own model: {own}"))
     if verdict != "better":
         weights.reverse()
     return (
@@ -143,6 +154,11 @@ def _files(outcome: Outcome, verdict: Verdict) -> tuple[tuple[str, str], ...]:
         ("*-card.md, *-card.json", "the model card of each, for people and for programs; keep it beside the weights"),
         ("letter.html, letter.txt", "this letter; it stays at your hospital"),
     )
+
+
+def _names(name: str, arrival: Arrival) -> str:
+    """Return the names of the files of a model's weights, several of an ensemble."""
+    return " ".join(file.name for file in weights_files(Path(name), len(arrival.files)))
 
 
 def _heading(verdict: Verdict, site: str) -> str:

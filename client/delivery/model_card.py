@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -90,6 +91,16 @@ class Hop(_Value):
     dice: dict[str, float]
 
 
+class Member(_Value):
+    """One of the models of an ensemble."""
+
+    weights: str
+    """sha256 of the safetensors file."""
+    mean: float
+    """See `Card.mean`: images are standardised for each member by its own figures."""
+    std: float = Field(gt=0)
+
+
 class Card(_Value):
     """All facts about one weights file. Folds are counted from 0; a value of None is not on record at the site."""
 
@@ -110,7 +121,9 @@ class Card(_Value):
     fold: int
     folds: int
     weights: str
-    """sha256 of the safetensors file."""
+    """sha256 of the safetensors file; of an ensemble, a digest of its members' (`common.plan.stage_key`)."""
+    members: tuple[Member, ...] = ()
+    """The models whose probabilities are averaged, each in a file of its own; empty for a single model."""
     model: ModelConfig
     preprocessing: PreprocessingConfig
     training: TrainingConfig
@@ -134,6 +147,21 @@ class Card(_Value):
     scores: Scores | None
     references: tuple[Reference, ...]
     forgetting: tuple[Hop, ...]
+
+
+def models_of(card: Card) -> tuple[Member, ...]:
+    """Return a card's models: the members of an ensemble, or the single model."""
+    return card.members or (Member(weights=card.weights, mean=card.mean, std=card.std),)
+
+
+def weights_files(path: Path, models: int) -> tuple[Path, ...]:
+    """Return the paths of a card's weights files: model.safetensors, or model-1.safetensors, model-2.safetensors, ….
+
+    Args:
+        path: the path of the only file.
+        models: the number of models on the card.
+    """
+    return (path,) if models == 1 else tuple(path.with_stem(f"{path.stem}-{number + 1}") for number in range(models))
 
 
 def network_named(model: ModelConfig) -> ModelConfig:
@@ -178,8 +206,13 @@ def _with_slices(card: bytes) -> bytes:
 
 
 def card_beside(weights: Path) -> Path:
-    """Return the path of a weights file's card: model.safetensors has model-card.json beside it."""
-    return weights.with_name(f"{weights.stem}-card.json")
+    """Return the path of a weights file's card: model.safetensors has model-card.json beside it.
+
+    The files of an ensemble, such as model-1.safetensors, have one card together.
+    """
+    card = weights.with_name(f"{weights.stem}-card.json")
+    together = weights.with_name(f"{re.sub(r'-[0-9]+$', '', weights.stem)}-card.json")
+    return together if together.exists() and not card.exists() else card
 
 
 def weights_digest(path: Path) -> str:

@@ -14,6 +14,7 @@ from client.delivery.model_card import (
     Scores,
     figure_text,
     interval_text,
+    models_of,
     name_of,
     number,
 )
@@ -32,6 +33,7 @@ def markdown(card: Card) -> str:
         .get_template("card.md.j2")
         .render(
             card=card,
+            models=models_of(card),
             way=name_of(card.method, card.route, card.site),
             side=card.preprocessing.pixels * card.preprocessing.spacing_mm,
             scored=_rows(card),

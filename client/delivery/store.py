@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from client.delivery.model_card import Card, load_card, weights_digest
+from client.delivery.model_card import Card, load_card, models_of, weights_digest, weights_files
 from client.preprocessing import cache
 from client.site_config import SiteConfig
 from common.errors import RelayError
@@ -27,9 +27,15 @@ class Arrival:
 
     card: Card
     weights: Path
+    """The path of the weights file; of an ensemble, the path from which its `files` are named."""
     differences: Mapping[str, tuple[float, ...]]
     """The lead in Dice of the model over the site's own models, in points, a value for each test patient, by the own
     model's method."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The weights files, several of an ensemble."""
+        return weights_files(self.weights, len(models_of(self.card)))
 
 
 @dataclass(frozen=True)
@@ -56,11 +62,13 @@ def outcomes(site: SiteConfig) -> list[Outcome]:
 
 
 def _arrival(path: Path) -> Arrival:
-    card, weights = load_card(path), path.with_suffix(".safetensors")
-    if not weights.exists() or weights_digest(weights) != card.weights:
-        raise RelayError(
-            f"{weights} is gone or is not what its card says; ask the coordinator to run the study once more into the"
-            " same folder: it is sent again, and nothing else is done."
-        )
     patients = cache.read_json(path.with_name(f"{path.stem}{PATIENTS}"))
-    return Arrival(card, weights, {method: tuple(values) for method, values in patients.items()})
+    differences = {method: tuple(values) for method, values in patients.items()}
+    arrival = Arrival(load_card(path), path.with_suffix(".safetensors"), differences)
+    for file, model in zip(arrival.files, models_of(arrival.card), strict=True):
+        if not file.exists() or weights_digest(file) != model.weights:
+            raise RelayError(
+                f"{file} is gone or is not what its card says; ask the coordinator to run the study once more into the"
+                " same folder: it is sent again, and nothing else is done."
+            )
+    return arrival

@@ -54,6 +54,8 @@ class Example:
 
 Predict = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """Takes standardised slices (n, pixels, pixels) and returns probabilities of the same shape."""
+Probabilities = Callable[[Record, PatientSlices], NDArray[np.float32]]
+"""Takes a patient and returns the probability of gland, (slices, pixels, pixels), on the study's grid."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,10 +68,24 @@ class _Drawn:
     """(slices, rows, columns), on the native grid."""
 
 
+def standardised_first(predict: Predict, mean_std: Callable[[Record], tuple[float, float]]) -> Probabilities:
+    """Return a model's probabilities for patients whose slices are standardised.
+
+    Args:
+        predict: the model.
+        mean_std: returns the mean and standard deviation for the standardisation of a patient's image.
+    """
+
+    def probabilities(record: Record, slices: PatientSlices) -> NDArray[np.float32]:
+        mean, std = mean_std(record)
+        return predict((slices.image - np.float32(mean)) / np.float32(std))
+
+    return probabilities
+
+
 def evaluate(
-    predict: Predict,
+    probabilities: Probabilities,
     records: Sequence[Record],
-    mean_std: Callable[[Record], tuple[float, float]],
     *,
     cleaned: bool = False,
     surfaces: bool = False,
@@ -80,9 +96,8 @@ def evaluate(
     Predictions are resampled to the native grid and thresholded at 0.5 there, before a comparison with the masks.
 
     Args:
-        predict: the model.
+        probabilities: the model.
         records: the patients, from `client.preprocessing.pipeline.prepare`.
-        mean_std: returns the mean and standard deviation for the standardisation of a patient's image.
         cleaned: whether segmentations are cleaned up (`client.evaluation.clean_up`).
         surfaces: whether distances between surfaces are measured as well.
         keep: is called with every selected slice, for the site's own page.
@@ -91,42 +106,36 @@ def evaluate(
         One score for each patient, in the order of `records`.
 
     Raises:
-        ValueError: `predict` returns another shape.
+        ValueError: `probabilities` returns another shape.
     """
     scores = []
-    for drawn in _drawn(predict, records, mean_std):
+    for drawn in _drawn(probabilities, records):
         scores.append(_scored(drawn, clean_up(drawn.mask) if cleaned else drawn.mask, surfaces=surfaces, keep=keep))
     return scores
 
 
-def evaluate_both(
-    predict: Predict, records: Sequence[Record], mean_std: Callable[[Record], tuple[float, float]]
-) -> tuple[list[CaseScore], list[CaseScore]]:
+def evaluate_both(probabilities: Probabilities, records: Sequence[Record]) -> tuple[list[CaseScore], list[CaseScore]]:
     """Score a model on patients without and with a clean-up, of the same predictions.
 
     Args:
-        predict: the model.
+        probabilities: the model.
         records: the patients.
-        mean_std: see `evaluate`.
     """
     plain, cleaned = [], []
-    for drawn in _drawn(predict, records, mean_std):
+    for drawn in _drawn(probabilities, records):
         plain.append(_scored(drawn, drawn.mask))
         cleaned.append(_scored(drawn, clean_up(drawn.mask)))
     return plain, cleaned
 
 
-def _drawn(
-    predict: Predict, records: Sequence[Record], mean_std: Callable[[Record], tuple[float, float]]
-) -> Iterator[_Drawn]:
+def _drawn(probabilities: Probabilities, records: Sequence[Record]) -> Iterator[_Drawn]:
     """Yield each patient with the model's segmentation."""
     for record in records:
         slices = load(record)
-        mean, std = mean_std(record)
-        probabilities = predict((slices.image - np.float32(mean)) / np.float32(std))
-        if probabilities.shape != slices.image.shape:
-            raise ValueError(f"predictions of shape {probabilities.shape} for slices of {slices.image.shape}")
-        yield _Drawn(record, slices, to_native(probabilities, slices) > 0.5)
+        found = probabilities(record, slices)
+        if found.shape != slices.image.shape:
+            raise ValueError(f"predictions of shape {found.shape} for slices of {slices.image.shape}")
+        yield _Drawn(record, slices, to_native(found, slices) > 0.5)
 
 
 def _scored(

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from client.evaluation.evaluate import CaseScore, Example, Predict, evaluate, evaluate_both, volume_mean
+from client.evaluation.evaluate import (
+    CaseScore,
+    Probabilities,
+    evaluate,
+    evaluate_both,
+    standardised_first,
+    volume_mean,
+)
 from client.preprocessing.cohort import Cohort
 from client.preprocessing.pipeline import Record, site_key
 from client.site_config import SiteConfig
@@ -22,64 +31,37 @@ from common.protocol.refusals import Refusal, Refused
 from common.seeds import seed_of
 
 
-def scores_of(
-    network: nn.Module,
-    records: list[Record],
-    mean_std: dict[str, MeanStd],
-    device: Device,
-    examples: list[Example] | None = None,
-    *,
-    cleaned: bool = False,
-    surfaces: bool = False,
-) -> list[CaseScore]:
-    """Return a network's scores on some patients, each standardised with the statistics of the patient's site.
+def predictions(network: nn.Module, device: Device, mean_std: dict[str, MeanStd]) -> Probabilities:
+    """Return a network's probabilities for patients, each standardised with the statistics of the patient's site.
 
     Args:
         network: the network, on its device.
-        records: the patients.
-        mean_std: mean and standard deviation of each site.
         device: the device and precision to predict in.
-        examples: a list to which every selected slice is appended; None if no slices are needed.
-        cleaned: whether segmentations are cleaned up.
-        surfaces: whether distances between surfaces are measured as well.
+        mean_std: mean and standard deviation of each site.
     """
-    return evaluate(
-        _predict(network, device),
-        records,
-        lambda record: mean_std[record.site],
-        cleaned=cleaned,
-        surfaces=surfaces,
-        keep=None if examples is None else examples.append,
-    )
+
+    def predict(images: NDArray[np.float32]) -> NDArray[np.float32]:
+        return probabilities(network, torch.from_numpy(images).unsqueeze(1), device).squeeze(1).numpy()
+
+    return standardised_first(predict, lambda record: mean_std[record.site])
 
 
-def validated(
-    network: nn.Module, records: list[Record], mean_std: dict[str, MeanStd], device: Device, study: Study
-) -> tuple[list[CaseScore], bool]:
-    """Return a network's scores on validation patients, and whether the network is cleaned up after.
+def validated(model: Probabilities, records: Sequence[Record], study: Study) -> tuple[list[CaseScore], bool]:
+    """Return a model's scores on validation patients, and whether the model is cleaned up after.
 
     A study with `postprocessing.clean_up` scores without and with a clean-up; the clean-up stays where the mean volume
     Dice gains, and the scores are those of the segmentations that stay.
 
     Args:
-        network: the network, on its device.
+        model: the model.
         records: the validation patients.
-        mean_std: mean and standard deviation of each site.
-        device: the device and precision to predict in.
         study: the study.
     """
     if not study.postprocessing.clean_up:
-        return scores_of(network, records, mean_std, device), False
-    plain, cleaned = evaluate_both(_predict(network, device), records, lambda record: mean_std[record.site])
+        return evaluate(model, records), False
+    plain, cleaned = evaluate_both(model, records)
     gains = volume_mean(cleaned) > volume_mean(plain)
     return (cleaned if gains else plain), gains
-
-
-def _predict(network: nn.Module, device: Device) -> Predict:
-    def predict(images: NDArray[np.float32]) -> NDArray[np.float32]:
-        return probabilities(network, torch.from_numpy(images).unsqueeze(1), device).squeeze(1).numpy()
-
-    return predict
 
 
 def network_of(study: Study, weights: Weights, digest: str) -> nn.Module:

@@ -9,7 +9,7 @@ sizes are. The epochs have no largest number and are counted for the largest siz
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -21,7 +21,7 @@ from common.config.study import Study
 from common.model.network import declared_bytes, declared_shapes
 from common.plan import GROWING, Choices, Method, batches_per_epoch, most_rounds, plan
 from common.plan.cost import made_at
-from common.plan.graph import Average, Best, Evaluate, FineTune, Node
+from common.plan.graph import Average, Best, Evaluate, FineTune, Node, ensemble_in, validation_folds
 from common.protocol.messages import Description, EvaluateReply, FineTuneReply
 
 ANY = "0" * 64
@@ -64,6 +64,8 @@ class Onward:
     """The routes on which other sites train from the weights; the site is on each route, and another site is its end.
     """
     scored_at: tuple[str, ...]
+    together_at: tuple[tuple[str, int], ...]
+    """Pairs (another site, number of the site's models that go there as members of ensembles)."""
     averaged: tuple[str, ...]
     """The strategies to whose averages the weights contribute. An average goes to every site of the study."""
 
@@ -74,17 +76,17 @@ class _Tally:
 
     trainings: Counter[int] = field(default_factory=Counter)
     """The number of trainings, by epochs."""
-    validations: Counter[int] = field(default_factory=Counter)
-    """The number of evaluations on a fold's validation patients, by fold."""
+    validated: Counter[int] = field(default_factory=Counter)
+    """How often a fold's validation patients are scored, by fold; an ensemble of folds scores all at once."""
     other: Counter[str] = field(default_factory=Counter)
-    """The numbers of tests and of gradient steps."""
+    """The numbers of evaluations on validation patients, of tests and of gradient steps."""
 
     def __add__(self, more: _Tally) -> _Tally:
-        return _Tally(self.trainings + more.trainings, self.validations + more.validations, self.other + more.other)
+        return _Tally(self.trainings + more.trainings, self.validated + more.validated, self.other + more.other)
 
     def __or__(self, rival: _Tally) -> _Tally:
         """Return the larger of every count."""
-        return _Tally(self.trainings | rival.trainings, self.validations | rival.validations, self.other | rival.other)
+        return _Tally(self.trainings | rival.trainings, self.validated | rival.validated, self.other | rival.other)
 
 
 def disclosure_of(
@@ -103,8 +105,8 @@ def disclosure_of(
     total: Counter[str] = Counter()
     for variant, survey in zip(study.variants, surveys, strict=True):
         tally = _most(site, variant, survey, largest_elsewhere)
-        trainings, validations, tests = tally.trainings.total(), tally.validations.total(), tally.other["tests"]
-        shown = sum(survey.validation_patients[fold] * count for fold, count in tally.validations.items())
+        trainings, validations, tests = tally.trainings.total(), tally.other["validations"], tally.other["tests"]
+        shown = sum(survey.validation_patients[fold] * count for fold, count in tally.validated.items())
         shown += survey.test_patients * tests
         of_epochs += tally.trainings
         total += Counter(
@@ -144,10 +146,16 @@ def onward_of(site: str, study: Study) -> Onward:
         for node in nodes
         if isinstance(node, Evaluate) and node.site != site and made_at(node.weights) == site
     }
+    together: dict[str, set[Node]] = defaultdict(set)
+    for node in nodes:
+        ensemble = ensemble_in(node.weights) if isinstance(node, Evaluate) and node.site != site else None
+        if ensemble is not None and isinstance(node, Evaluate):
+            together[node.site].update(member for member in ensemble.members if made_at(member) == site)
     strategies = {node.strategy: None for node in nodes if isinstance(node, Average)}
     return Onward(
         routes=tuple(sorted(routes, key=len)),
         scored_at=tuple(name for name in study.sites if name in scored),
+        together_at=tuple((name, len(together[name])) for name in study.sites if together[name]),
         averaged=tuple(strategies),
     )
 
@@ -177,7 +185,8 @@ def _most(site: str, variant: Study, survey: Survey, largest_elsewhere: int) -> 
             elif node.split == "test":
                 found.other["tests"] += 1
             else:
-                found.validations[node.fold] += 1
+                found.other["validations"] += 1
+                found.validated.update(validation_folds(node))
         return found
 
     total = tally(own({}))
@@ -198,7 +207,7 @@ def _own(site: str, nodes: Iterable[Node]) -> Iterator[FineTune | Evaluate]:
             continue
         if isinstance(node, Evaluate) and isinstance(node.weights, Best):
             scored = (node.site, node.fold, node.split)
-            ballots = [ballot for ballot in node.weights.ballots if isinstance(ballot, Evaluate)]
+            ballots = [ballot for of_one in node.weights.ballots for ballot in of_one if isinstance(ballot, Evaluate)]
             if ballots and all((ballot.site, ballot.fold, ballot.split) == scored for ballot in ballots):
                 continue
         yield node

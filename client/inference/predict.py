@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -16,8 +17,9 @@ from torch import nn
 
 from client.data.layouts import dicom, folder, volumes
 from client.data.layouts.size import raise_if_short
-from client.delivery.model_card import Card
+from client.delivery.model_card import Card, models_of, weights_digest
 from client.evaluation.clean_up import clean_up
+from client.evaluation.ensemble import mean_of
 from client.preprocessing.bias_field import correct_bias_field
 from client.preprocessing.pipeline import off_grid, onto_grid
 from client.training.batches import standardised
@@ -60,23 +62,51 @@ class Drawn:
     ml: float
     slices: int
     """The number of slices with gland."""
+    disagreement: sitk.Image
+    """Standard deviation of the models' probabilities, 0 to 0.5, float32, on the scan's own grid; 0 for one model."""
     remarks: tuple[str, ...]
     """Warnings about the mask for the user, one sentence each."""
 
 
-def load_network(weights: Path, card: Card) -> nn.Module:
+def in_order(weights: Sequence[Path], card: Card) -> list[Path]:
+    """Return a card's weights files in the order of the card's models.
+
+    Args:
+        weights: the weights files, in any order.
+        card: the weights' model card.
+
+    Raises:
+        RelayError: a file cannot be read, a file is not of the card, or a file of the card is missing.
+    """
+    models = models_of(card)
+    if len(models) == 1 and len(weights) == 1:
+        return list(weights)
+    found = {weights_digest(path): path for path in weights}
+    for digest, path in found.items():
+        if digest not in {model.weights for model in models}:
+            raise RelayError(f"{path} does not hold weights that its card is about; give the files that belong.")
+    if len(found) < len({model.weights for model in models}):
+        raise RelayError(
+            f"The card is about {len(models)} models together, and {len(found)} of their weights files are given;"
+            " give all of them."
+        )
+    return [found[model.weights] for model in models]
+
+
+def load_network(weights: Path, card: Card, number: int = 0) -> nn.Module:
     """Return a card's network with its weights.
 
     Args:
         weights: the weights file.
         card: the weights' model card.
+        number: the model's place on the card, where the card is about several.
 
     Raises:
         RelayError: the file cannot be read, or holds other weights than the card describes.
     """
     try:
         tensors = load(weights)
-        if digest_of(serialize_chunks(tensors)) != card.weights:
+        if digest_of(serialize_chunks(tensors)) != models_of(card)[number].weights:
             raise RelayError(f"{weights} does not hold the weights that its card is about; give the two that belong.")
         network = build_undrawn(card.model)
         check_fit(tensors, card.model)
@@ -125,7 +155,7 @@ def _series(path: Path, pattern: str) -> tuple[Path, ...]:
 def draw(
     scan: Scan,
     card: Card,
-    network: nn.Module,
+    networks: Iterable[nn.Module],
     device: Device,
     *,
     progress: Callable[[int, int], None] | None = None,
@@ -135,7 +165,8 @@ def draw(
     Args:
         scan: the image.
         card: the model card of the network's weights.
-        network: the network, of `load_network`.
+        networks: the network of each of the card's models, of `load_network`; one is in memory at a time where the
+            iterable makes them.
         device: the device and precision to predict in.
         progress: is called with the number of finished iterations of the bias field's fit, and the greatest number.
 
@@ -156,23 +187,41 @@ def draw(
             raise_if_short(str(error))
             reason = str(error).strip().splitlines()[-1]
             raise RelayError(f"N4 finds no bias field for {volumes.place(scan.files)} ({reason}).") from None
-    slices = standardised(onto_grid(values, (y, x), part), (card.mean, card.std))
-    place(network, device)
-    found = probabilities(network, torch.from_numpy(slices).unsqueeze(1), device).squeeze(1).numpy()
+    gridded = onto_grid(values, (y, x), part)
+    found, spread = _predicted(gridded, card, networks, device)
     shape = values.shape[1], values.shape[2]
     gland = off_grid(found, part.spacing_mm, shape, (y, x)) > 0.5
     gland = clean_up(gland) if card.cleaned else gland
     return Drawn(
-        mask=_as_it_lay(gland, image, scan.image),
+        mask=_as_it_lay(gland.astype(np.uint8), image, scan.image),
         ml=float(gland.sum()) * x * y * z / 1000,
         slices=int(gland.any(axis=(1, 2)).sum()),
-        remarks=tuple(_remarks(gland, slices, card, (shape[0] * y, shape[1] * x))),
+        disagreement=_as_it_lay(off_grid(spread, part.spacing_mm, shape, (y, x)), image, scan.image),
+        remarks=tuple(
+            _remarks(gland, standardised(gridded, (card.mean, card.std)), card, (shape[0] * y, shape[1] * x))
+        ),
     )
 
 
-def _as_it_lay(gland: NDArray[np.bool_], upright: sitk.Image, raw: sitk.Image) -> sitk.Image:
-    """Turn a mask's axes from the upright image back to the axes of the image's own grid."""
-    mask = sitk.GetImageFromArray(gland.astype(np.uint8))
+def _predicted(
+    gridded: NDArray[np.float32], card: Card, networks: Iterable[nn.Module], device: Device
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return mean and standard deviation of the models' probabilities, (slices, pixels, pixels), on the card's grid."""
+    total, squares = np.zeros(gridded.shape), np.zeros(gridded.shape)
+    models = models_of(card)
+    for model, network in zip(models, networks, strict=True):
+        slices = standardised(gridded, (model.mean, model.std))
+        place(network, device)
+        found = probabilities(network, torch.from_numpy(slices).unsqueeze(1), device).squeeze(1).numpy()
+        total += found
+        squares += np.square(found, dtype=np.float64)
+    variance = squares / len(models) - np.square(total / len(models))
+    return mean_of(total, len(models)), np.sqrt(np.maximum(variance, 0.0)).astype(np.float32)
+
+
+def _as_it_lay(values: NDArray[Any], upright: sitk.Image, raw: sitk.Image) -> sitk.Image:
+    """Turn a mask's or map's axes from the upright image back to the axes of the image's own grid."""
+    mask = sitk.GetImageFromArray(values)
     mask.CopyInformation(upright)
     code = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(raw.GetDirection())
     back = sitk.DICOMOrient(mask, code)
@@ -213,7 +262,7 @@ def ending_of(path: Path) -> str:
 
 
 def write_mask(mask: sitk.Image, path: Path) -> None:
-    """Write a mask, whole or not at all.
+    """Write a mask or a map, whole or not at all.
 
     Raises:
         RelayError: the file cannot be written.

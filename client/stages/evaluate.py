@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 
 from client.evaluation import score_store
-from client.evaluation.evaluate import Example, slice_mean, volume_mean
+from client.evaluation.ensemble import MeanProbabilities, shown_fold
+from client.evaluation.evaluate import CaseScore, Example, Probabilities, evaluate, slice_mean, volume_mean
 from client.evaluation.gallery import add_to_page
-from client.evaluation.scoring import case_numbers, network_of, scores_of, validated
+from client.evaluation.scoring import case_numbers, network_of, predictions, validated
+from client.preprocessing.pipeline import Record
 from client.stages.order import VerifiedOrder
 from client.stages.store import StageStore, intact
 from client.training.batches import statistics
 from client.training.device import choose_device, place
 from common.model.weights import Weights
-from common.plan.graph import Evaluate, way_of
+from common.plan.graph import Evaluate, Node, ensemble_in, validation_folds, way_of
 from common.plan.stage_key import stage_key
 from common.protocol.messages import EvaluateReply
 from common.scores import DISTANCES
@@ -25,57 +30,121 @@ CASES = ("case_numbers", "case_slices", "case_dices", "case_ious", "case_volume_
 def answer_evaluate(order: VerifiedOrder[Evaluate], store: StageStore) -> EvaluateReply:
     """Score weights, or reply from the disk where the stage is finished.
 
+    The members of an ensemble arrive one after the other: the reply names the next member needed.
+
     Raises:
         Refused: the weights differ from the order's digest.
     """
     reply = store.reply(order.key, EvaluateReply)
     if reply is None:
-        weights = order.start or intact(store.weights(order.start_digest), order.start_digest)
-        if weights is None:
-            return EvaluateReply(study=order.study.digest, key=order.key, state="needs-weights")
-        reply = score(order, weights)
+        model = _ensemble_model(order, store) if len(order.models) > 1 else _single_model(order, store)
+        if isinstance(model, int):
+            return EvaluateReply(study=order.study.digest, key=order.key, state="needs-weights", member=model)
+        reply = score(order, model)
         store.finish(reply)
+        shutil.rmtree(store.beside(order.key), ignore_errors=True)
     store.forget(order.acknowledged)
     return reply if order.site.patient_scores else reply.model_copy(update=dict.fromkeys(CASES, ()))
 
 
-def score(order: VerifiedOrder[Evaluate], weights: Weights) -> EvaluateReply:
-    """Score weights on the patients of a split, and show the worst and best slices of a test on the site's own page.
+def _single_model(order: VerifiedOrder[Evaluate], store: StageStore) -> Probabilities | int:
+    """Return the model to score, or 0 where its weights are needed."""
+    weights = _weights(order, store, 0)
+    return 0 if weights is None else _model(order, weights, 0, order.node.fold)
+
+
+def _ensemble_model(order: VerifiedOrder[Evaluate], store: StageStore) -> Probabilities | int:
+    """Return the ensemble to score, or the place of the member whose weights are needed next.
+
+    Each member segments its patients once its weights are here, and is then dropped: at any time, one model is in
+    memory.
+    """
+    mean = MeanProbabilities(store.beside(order.key))
+    ensemble = ensemble_in(order.node.weights)
+    assert ensemble is not None
+    for number in range(mean.added, len(ensemble.members)):
+        weights, member = _weights(order, store, number), ensemble.members[number]
+        if weights is None:
+            return number
+        fold = shown_fold(member, order.site.name, order.node.fold)
+        mean.add(number, _model(order, weights, number, fold), _patients(order, member))
+    return mean.of
+
+
+def _weights(order: VerifiedOrder[Evaluate], store: StageStore, number: int) -> Weights | None:
+    """Return the weights of a model of the order, from the order or from this site's disk; None where they are needed.
+
+    Weights from the order are not yet compared with their digest.
+    """
+    if order.start is not None and order.came == number:
+        return order.start
+    return intact(store.weights(order.models[number]), order.models[number])
+
+
+def _model(order: VerifiedOrder[Evaluate], weights: Weights, number: int, fold: int) -> Probabilities:
+    """Return a model of the order, which standardises by the training patients of a fold.
 
     Raises:
         Refused: the weights differ from the order's digest.
     """
-    site, study, node, cohort = order.site, order.study, order.node, order.cohort
-    device = choose_device(site.device, study.training.precision)
-    network = network_of(study, weights, order.start_digest)
+    device = choose_device(order.site.device, order.study.training.precision)
+    network = network_of(order.study, weights, order.models[number])
     place(network, device)
+    return predictions(network, device, statistics(order.cohort.train(fold), order.study.training))
+
+
+def _patients(order: VerifiedOrder[Evaluate], member: Node) -> Iterator[Record]:
+    """Yield the patients that a member segments: on a validation split, no patient of the member's training."""
+    if order.node.split == "test":
+        yield from order.cohort.test()
+    if order.node.split == "validation" or _decides_clean_up(order):
+        for fold in validation_folds(order.node):
+            if shown_fold(member, order.site.name, fold) == fold:
+                yield from order.cohort.validation(fold)
+
+
+def _decides_clean_up(order: VerifiedOrder[Evaluate]) -> bool:
+    """Return whether a test has to segment validation patients too, to decide on the clean-up.
+
+    The test patients choose nothing: whether this model is cleaned up after, its validation patients say.
+    """
+    return order.study.postprocessing.clean_up and score_store.kept(order.site, validation_key(order)) is None
+
+
+def score(order: VerifiedOrder[Evaluate], model: Probabilities) -> EvaluateReply:
+    """Score a model on the patients of a split, and show the worst and best slices of a test on the site's own page."""
+    site, study, node, cohort = order.site, order.study, order.node, order.cohort
     examples: list[Example] = []
-    mean_std = statistics(cohort.train(node.fold), study.training)
     numbers = case_numbers(site, cohort)
     key = validation_key(order)
     known = score_store.kept(site, key) if node.split == "test" else None
     cleaned = known is not None and known.cleaned
-    if node.split == "validation" or (known is None and study.postprocessing.clean_up):
-        # The test patients choose nothing: whether this model is cleaned up after, its validation patients say.
-        scores, cleaned = validated(network, cohort.validation(node.fold), mean_std, device, study)
+    if node.split == "validation" or _decides_clean_up(order):
+        patients = [record for fold in validation_folds(node) for record in cohort.validation(fold)]
+        scores, cleaned = validated(model, patients, study)
         score_store.keep(site, key, scores, numbers, cleaned=cleaned)
     if node.split == "test":
-        scores = scores_of(network, cohort.test(), mean_std, device, examples, cleaned=cleaned, surfaces=True)
+        scores = evaluate(model, cohort.test(), cleaned=cleaned, surfaces=True, keep=examples.append)
         score_store.keep(site, order.key, scores, numbers, cleaned=cleaned)
+        add_to_page(site, title=f"{way_of(node.weights)}, fold {node.fold + 1}", stage=node.id, examples=examples)
+    return _reply(order, scores, numbers, cleaned=cleaned)
+
+
+def _reply(
+    order: VerifiedOrder[Evaluate], scores: Sequence[CaseScore], numbers: dict[str, int], *, cleaned: bool
+) -> EvaluateReply:
     dice, iou = slice_mean(scores)
     ordered = sorted(scores, key=lambda score: numbers[score.patient])
-    if node.split == "test":
-        add_to_page(site, title=f"{way_of(node.weights)}, fold {node.fold + 1}", stage=node.id, examples=examples)
     # Distances of fewer patients than the minimum are omitted, so that the rest of the reply may leave.
     drawn = [score for score in scores if score.hd95_mm is not None]
-    if len(drawn) < site.minimum_patients:
+    if len(drawn) < order.site.minimum_patients:
         drawn = []
     keys = [one.key for one in DISTANCES]
     means = np.mean([[getattr(score, key) for key in keys] for score in drawn], axis=0).tolist() if drawn else ()
     distances = dict(zip(keys, means, strict=bool(drawn)))
     return EvaluateReply.model_validate(
         {
-            "study": study.digest,
+            "study": order.study.digest,
             "key": order.key,
             "state": "done",
             "dice": dice,

@@ -7,7 +7,7 @@ import time
 from client import progress
 from client.evaluation import score_store
 from client.evaluation.evaluate import slice_mean, volume_mean
-from client.evaluation.scoring import case_numbers, network_of, validated
+from client.evaluation.scoring import case_numbers, network_of, predictions, validated
 from client.governance.approval import approved
 from client.stages.describe import trained_slices
 from client.stages.order import VerifiedOrder
@@ -93,7 +93,7 @@ def _train(
                 checkpointed = now
     assert trained is not None
     network.load_state_dict(trained.kept)
-    scores, cleaned = validated(network, validation, mean_std, device, study)
+    scores, cleaned = validated(predictions(network, device, mean_std), validation, study)
     dice, iou = slice_mean(scores)
     figures = {"validation_dice": dice, "validation_iou": iou, "validation_dice_volume": volume_mean(scores)}
     if trained.dices[trained.kept_epoch - 1] < study.collapse and not isinstance(node.parent, Start):

@@ -22,10 +22,10 @@ from common.config.study import Study
 from common.errors import RelayError
 from common.model.weights import Weights
 from common.plan import Census, Choices, Plan, plan
-from common.plan.graph import Evaluate, FineTune
-from common.plan.stage_key import ExecutionEnvironment, stage_key
+from common.plan.graph import Evaluate, FineTune, Node, models_in
+from common.plan.stage_key import ExecutionEnvironment, ensemble_digest, stage_key
 from common.protocol.codec import BadMessage
-from common.protocol.messages import Count, Delivery, FineTuneOrder, Order, Planned
+from common.protocol.messages import Count, Delivery, EvaluateOrder, FineTuneOrder, Order, Planned
 from common.protocol.refusals import Refusal, Refused
 
 _CENSUS = TypeAdapter(dict[str, tuple[Count, ...]])
@@ -48,8 +48,12 @@ class VerifiedOrder(Generic[Stage]):
     environment: ExecutionEnvironment
     start_digest: str
     """The digest of the weights from which the stage starts, or which the stage scores."""
+    models: tuple[str, ...]
+    """The digests of the weights files: several of an ensemble, else `start_digest` alone."""
     start: Weights | None
-    """The weights that came with the order, or None; not yet compared with `start_digest`."""
+    """The weights that came with the order, or None; not yet compared with their digest."""
+    came: int
+    """The place in `models` of the weights that came with the order."""
     acknowledged: tuple[str, ...]
     """The keys of other stages whose results the coordinator has."""
     restart_token: str
@@ -90,7 +94,7 @@ def verify_order(site: SiteConfig, order: Order, weights: Weights | None, kind: 
     Raises:
         Refused: the study is unknown, the stage is not this site's in the study, the site's data have changed since
             their description, or the census, a route or the start weights differ from earlier orders.
-        BadMessage: the key is not the stage's.
+        BadMessage: the key is not the stage's, or the members are not those of the ensemble.
     """
     rebuilt = _rebuild(site, order)
     study = rebuilt.study
@@ -100,6 +104,8 @@ def verify_order(site: SiteConfig, order: Order, weights: Weights | None, kind: 
     cohort, environment = _gather(site, rebuilt, order)
     if order.key != stage_key(node, study=study, weights=order.weights, environment=environment):
         raise BadMessage("the key is not the stage's")
+    members = order.members if isinstance(order, EvaluateOrder) else ()
+    models = models_named(node.weights if isinstance(node, Evaluate) else node.parent, order.weights, members)
     pin_census(site, study, rebuilt.census)
     check_routes_extend(site, study, rebuilt.choices)
     bind_stage(site, study, node, order.key)
@@ -111,10 +117,30 @@ def verify_order(site: SiteConfig, order: Order, weights: Weights | None, kind: 
         cohort=cohort,
         environment=environment,
         start_digest=order.weights,
+        models=models,
         start=weights,
+        came=order.member if isinstance(order, EvaluateOrder) else 0,
         acknowledged=tuple(key for key in order.acknowledged if key != order.key),
         restart_token=order.restart_token if isinstance(order, FineTuneOrder) else "",
     )
+
+
+def models_named(model: Node, weights: str, members: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the digests of the weights files named in a message: several of an ensemble.
+
+    Args:
+        model: the node of the weights.
+        weights: the digest of the weights in the message.
+        members: the digests of an ensemble's members in the message.
+
+    Raises:
+        BadMessage: the members are not as many as the ensemble has, or not those that its digest is made of.
+    """
+    if models_in(model) == 1 and not members:
+        return (weights,)
+    if len(members) != models_in(model) or ensemble_digest(members) != weights:
+        raise BadMessage("the members are not those of the ensemble")
+    return members
 
 
 def verify_delivery(site: SiteConfig, delivery: Delivery) -> VerifiedDelivery:

@@ -99,6 +99,10 @@ class StageStore:
             )
             return None
 
+    def beside(self, key: str) -> Path:
+        """Return the folder for an ensemble's unfinished scoring."""
+        return self.folder / key / "ensemble"
+
     def forget(self, keys: tuple[str, ...]) -> None:
         """Delete stages whose results the coordinator has acknowledged."""
         for key in keys:

@@ -1,4 +1,4 @@
-"""The graph of stages: every method is a graph over five kinds of node.
+"""The graph of stages: every method is a graph over six kinds of node.
 
 A node is a frozen value with its parents as fields. Nodes with equal content are the same node, so a common prefix of
 two routes is trained only once, without any search for common prefixes.
@@ -138,6 +138,28 @@ class Average(Node):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
+class Ensemble(Node):
+    """Several models whose probabilities are averaged: scored at sites, trained nowhere."""
+
+    members: tuple[Node, ...]
+    """The models, two at least; a `Best` stands for the model chosen."""
+
+    @property
+    def parents(self) -> tuple[Node, ...]:
+        """The members."""
+        return self.members
+
+    def is_of_folds_at(self, site: str) -> bool:
+        """Return whether every member was trained at a site last, each on a fold of its own.
+
+        Each of the site's validation patients was then held out by exactly one member at most, and is scored by that
+        member alone; all other members were trained on the patient.
+        """
+        own = [member for member in self.members if isinstance(member, FineTune) and member.site == site]
+        return len({member.fold for member in own}) == len(self.members)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Best(Node):
     """The candidate with the best score at a named site; the first among equals."""
 
@@ -149,13 +171,12 @@ class Best(Node):
     @property
     def parents(self) -> tuple[Node, ...]:
         """The candidates, and the nodes with their scores."""
-        candidates = set(self.candidates)
-        return (*self.candidates, *(ballot for ballot in self.ballots if ballot not in candidates))
+        return tuple(dict.fromkeys((*self.candidates, *(node for nodes in self.ballots for node in nodes))))
 
     @cached_property
-    def ballots(self) -> tuple[Node, ...]:
-        """For each candidate, in their order, the node with the candidate's score."""
-        return tuple(ballot(candidate, self.at) for candidate in self.candidates)
+    def ballots(self) -> tuple[tuple[Node, ...], ...]:
+        """For each candidate, in their order, the nodes whose mean score is the candidate's score."""
+        return tuple(_ballots(candidate, self.at) for candidate in self.candidates)
 
 
 def ballot(candidate: Node, at: str, fold: int | None = None) -> FineTune | Evaluate:
@@ -173,13 +194,47 @@ def ballot(candidate: Node, at: str, fold: int | None = None) -> FineTune | Eval
     return Evaluate(at, fold_of(candidate) if fold is None else fold, "validation", candidate)
 
 
+def _ballots(candidate: Node, at: str) -> tuple[Node, ...]:
+    """Return the nodes whose mean score is a candidate's score at a site.
+
+    The members of an ensemble of folds were scored in their training, each on the patients held out by its fold.
+    """
+    if isinstance(candidate, Ensemble) and candidate.is_of_folds_at(at):
+        return candidate.members
+    return (ballot(candidate, at),)
+
+
 def fold_of(node: Node) -> int:
-    """Return the fold that weights were trained on; for a `Best`, the fold of its first candidate."""
+    """Return the fold that weights were trained on; for a `Best` or an `Ensemble`, the fold of its first."""
     if isinstance(node, FineTune | Average | Evaluate):
         return node.fold
-    if isinstance(node, Best):
-        return fold_of(node.candidates[0])
+    if isinstance(node, Best | Ensemble):
+        return fold_of(node.parents[0])
     return 0
+
+
+def ensemble_in(node: Node) -> Ensemble | None:
+    """Return the ensemble that a node is; of a choice among ensembles, which differ in routes alone, the first one."""
+    if isinstance(node, Best):
+        return ensemble_in(node.candidates[0])
+    return node if isinstance(node, Ensemble) else None
+
+
+def models_in(node: Node) -> int:
+    """Return the number of models whose probabilities are averaged: 1 unless the node is or chooses an ensemble."""
+    ensemble = ensemble_in(node)
+    return 1 if ensemble is None else len(ensemble.members)
+
+
+def validation_folds(node: Evaluate) -> tuple[int, ...]:
+    """Return the folds whose validation patients are scored: of an ensemble of folds, the folds of all its members.
+
+    Of these patients each is segmented by the one member whose training held it out.
+    """
+    ensemble = ensemble_in(node.weights)
+    if ensemble is not None and ensemble.is_of_folds_at(node.site):
+        return tuple(fold_of(member) for member in ensemble.members)
+    return (node.fold,)
 
 
 def best_of(candidates: tuple[Node, ...], at: str) -> Node:
@@ -203,7 +258,7 @@ def parents_first(wanted: Iterable[Node]) -> Iterator[Node]:
 
 
 def way_of(node: Node) -> str:
-    """Return the origin of weights in words: "B → C → A", "FedAvg, round 3"."""
+    """Return the origin of weights in words: "B → C → A", "FedAvg, round 3", "A + B + C"."""
     if isinstance(node, FineTune):
         before = way_of(node.parent)
         return f"{before} → {node.site}" if before else node.site
@@ -216,4 +271,7 @@ def way_of(node: Node) -> str:
         return f"{STRATEGIES[first.strategy].title}, best round" if isinstance(first, Average) else way_of(first)
     if isinstance(node, Evaluate):
         return f"{way_of(node.weights)} at {node.site}"
+    if isinstance(node, Ensemble):
+        ways = list(dict.fromkeys(map(way_of, node.members)))
+        return " + ".join(ways) if len(ways) > 1 else f"{ways[0]}, {len(node.members)} folds"
     return ""

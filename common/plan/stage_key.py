@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +34,7 @@ def stage_key(node: FineTune | Evaluate, *, study: Study, weights: str, environm
     Args:
         node: the stage.
         study: the study; only the settings relevant to the stage enter the key.
-        weights: the digest of the stage's start weights.
+        weights: the digest of the stage's start weights; of an ensemble, its `ensemble_digest`.
         environment: the site's data and machine.
     """
     stage: dict[str, Any]
@@ -65,3 +66,12 @@ def stage_key(node: FineTune | Evaluate, *, study: Study, weights: str, environm
         "machine": [environment.torch, environment.device, environment.precision],
     }
     return digest_of_json(stage)
+
+
+def ensemble_digest(members: Sequence[str]) -> str:
+    """Return the digest by which an ensemble goes in place of a weights file's digest.
+
+    Args:
+        members: the digests of the members' weights files, in the order of the members.
+    """
+    return digest_of_json(["ensemble", *members])

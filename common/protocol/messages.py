@@ -121,7 +121,16 @@ class FineTuneOrder(Order):
 
 
 class EvaluateOrder(Order):
-    """To a site: score weights, which travel with the order unless the site has them."""
+    """To a site: score weights, which travel with the order unless the site has them.
+
+    The members of an ensemble travel one after the other, each with the same order.
+    """
+
+    members: tuple[Digest, ...] = Field(default=(), max_length=1000)
+    """Digests of the weights of an ensemble's members, in their order; empty for a single model. `weights` is then
+    `common.plan.stage_key.ensemble_digest` of the members."""
+    member: Count = 0
+    """The place among `members` of the weights that travel with this message."""
 
 
 class FineTuneReply(WireMessage):
@@ -175,6 +184,8 @@ class EvaluateReply(WireMessage):
 
     key: Digest
     state: Literal["needs-weights", "done"]
+    member: Count = 0
+    """The member of an ensemble whose weights are needed next; 0 for a single model, and once the scoring is done."""
     dice: Share = 0.0
     iou: Share = 0.0
     dice_volume: Share = 0.0
@@ -212,8 +223,10 @@ class EvaluateReply(WireMessage):
         measured = any(getattr(self, score.key) for score in DISTANCES)
         if self.surface_patients > self.patients or (measured and not self.surface_patients):
             raise ValueError("distances need patients behind them")
-        if self.state == "needs-weights" and not self._nothing_but("key", "state"):
+        if self.state == "needs-weights" and not self._nothing_but("key", "state", "member"):
             raise ValueError("nothing was scored")
+        if self.state == "done" and self.member:
+            raise ValueError("no further member is needed")
         return self
 
 
@@ -228,12 +241,17 @@ class Delivery(Planned):
     """The role of the weights. "selected": selected by validation for this site (`common.plan.selection`). "own": the
     best by validation among models of this site alone, sent if the selected model is another."""
     models: tuple[Digest, ...] = Field(max_length=100_000)
-    """Digests of the weights of every row of the selection, in the plan's order."""
+    """Digests of the weights of every row of the selection, in the plan's order; of a row that is an ensemble,
+    `common.plan.stage_key.ensemble_digest`."""
     left_out: tuple[Count, ...] = Field(default=(), max_length=100_000)
     """Places of rows left out of the selection because of an absent site; their entries in `models` mean nothing."""
     row: Count
     """The place of the delivered weights in `models`; the weights travel with the message if the site asked for
     them."""
+    members: tuple[Digest, ...] = Field(default=(), max_length=1000)
+    """Digests of the weights of the delivered ensemble's members, in their order; empty for a single model."""
+    member: Count = 0
+    """The place among `members` of the weights that travel with this message."""
     patients: tuple[Count, ...]
     """Patients used at each site, test patients included."""
     test_patients: tuple[Count, ...]
@@ -256,6 +274,8 @@ class Receipt(WireMessage):
     """From a site: the delivered weights are stored, or are requested. A receipt has no other content."""
 
     state: Literal["needs-weights", "done"]
+    member: Count = 0
+    """The member of an ensemble whose weights are requested; 0 for a single model, and once all are stored."""
 
 
 ToSite = Describe | FineTuneOrder | EvaluateOrder | Delivery

@@ -20,9 +20,11 @@ MODEL = "Model and image"
 @command(app, "predict")
 def predict(
     weights: Annotated[
-        Path,
+        list[Path],
         typer.Argument(
-            metavar="WEIGHTS", parser=Path, help="A .safetensors file of `relay site receive --to`, its card beside it."
+            metavar="WEIGHTS...",
+            parser=Path,
+            help="The .safetensors file of `relay site receive --to`, its card beside it; of an ensemble, all.",
         ),
     ],
     scan: Annotated[
@@ -52,6 +54,16 @@ def predict(
             rich_help_panel=RESULTS,
         ),
     ] = None,
+    uncertainty: Annotated[
+        Path | None,
+        typer.Option(
+            "--uncertainty",
+            metavar="MAP",
+            parser=Path,
+            help="Also write where an ensemble's models disagree: standard deviation of their probabilities.",
+            rich_help_panel=RESULTS,
+        ),
+    ] = None,
     card: Annotated[
         Path | None,
         typer.Option(
@@ -78,37 +90,47 @@ def predict(
 ) -> int:
     """Draw the prostate gland in a DICOM series or a volume.
 
-    The weights are those that a study brought, and draw exactly as the study scored them. The mask has the image's own
-    grid. Research software, not a medical device.
+    The weights are those that a study brought, and draw exactly as the study scored them: of an ensemble, all files
+    together. The mask has the image's own grid. Research software, not a medical device.
     """
     from client.delivery.model_card import card_beside, load_card
     from client.inference.dicom_seg import check_installed, read_series, write_segmentation
-    from client.inference.predict import draw, ending_of, find_scan, load_network, write_mask
+    from client.inference.predict import draw, ending_of, find_scan, in_order, load_network, write_mask
     from client.training.device import choose_device
     from deploy.console import bar
 
     # A wrong ending of the mask's name or a missing package is reported before minutes of work.
-    ending_of(out)
+    for path in (out, uncertainty):
+        if path is not None:
+            ending_of(path)
     if dicom_seg is not None:
         check_installed()
-    model_card = load_card(card or card_beside(weights))
-    network = load_network(weights, model_card)
+    model_card = load_card(card or card_beside(weights[0]))
+    if uncertainty is not None and not model_card.members:
+        raise RelayError(f"{weights[0]} is a single model, so there is no disagreement that --uncertainty could show.")
+    files = in_order(weights, model_card)
+    for number, path in enumerate(files):  # wrong weights are reported before minutes of work
+        load_network(path, model_card, number)
     found = find_scan(scan, series)
     if dicom_seg is not None and not found.is_series:
         raise RelayError(f"{scan} is no DICOM series, so there is nothing that --dicom-seg could refer to.")
-    for path in (out, dicom_seg):
-        if path is not None and path.exists() and any(path.samefile(file) for file in (*found.files, weights)):
+    for path in (out, dicom_seg, uncertainty):
+        if path is not None and path.exists() and any(path.samefile(file) for file in (*found.files, *weights)):
             raise RelayError(f"{path} is what is read; give another path for what is written.")
     images = read_series(found.files) if dicom_seg is not None else []
     selected = choose_device(device, model_card.precision)
     with bar("Correcting the bias field, drawing", unit="iterations", stream=sys.stderr) as progress:
-        drawn = draw(found, model_card, network, selected, progress=progress)
+        networks = (load_network(path, model_card, number) for number, path in enumerate(files))
+        drawn = draw(found, model_card, networks, selected, progress=progress)
     write_mask(drawn.mask, out)
+    if uncertainty is not None:
+        write_mask(drawn.disagreement, uncertainty)
     if dicom_seg is not None:
         write_segmentation(drawn.mask, images, model_card, dicom_seg)
     for remark in drawn.remarks:
         print(remark, file=sys.stderr)
     print(f"{out}: {drawn.ml:.1f} ml in {drawn.slices} of {drawn.mask.GetSize()[2]} slices")
-    if dicom_seg is not None:
-        print(dicom_seg)
+    for path in (dicom_seg, uncertainty):
+        if path is not None:
+            print(path)
     return 0

@@ -22,7 +22,7 @@ from common.fingerprint import format_fingerprint
 from common.model.network import declared_bytes
 from common.plan import GROWING, Census, Plan, grown, method_of, plan
 from common.plan.cost import all_behind, cost_of, planned_steps
-from common.plan.graph import Evaluate, FineTune, Node, way_of
+from common.plan.graph import Evaluate, FineTune, Node, models_in, validation_folds, way_of
 from common.text import between, count, duration, short_bytes
 from deploy.console import bar, terminal
 from deploy.planning.trial import Speed, measure, measure_n4
@@ -239,7 +239,11 @@ def _duration(
 
     def seconds(node: FineTune | Evaluate) -> float:
         if isinstance(node, Evaluate):
-            return STAGE_SECONDS + 3 * held_out(node.site, node.fold, node.split) * speed.predict
+            folds = validation_folds(node) if node.split == "validation" else (node.fold,)
+            # Of an ensemble of folds, each member segments the patients of its own fold alone.
+            models = models_in(node.weights) if len(folds) == 1 else 1
+            slices = models * sum(held_out(node.site, fold, node.split) for fold in folds)
+            return STAGE_SECONDS + 3 * slices * speed.predict
         validated = (node.schedule.epochs + 3) * held_out(node.site, node.fold, "validation")
         return STAGE_SECONDS + steps(node) * speed.step + validated * speed.predict
 

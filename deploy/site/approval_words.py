@@ -209,10 +209,16 @@ def _goes(study: Study, site: str, others: Sequence[str], onward: Onward) -> Ite
         )
     if onward.scored_at:
         yield f"To {listed(onward.scored_at)}, where they are scored."
+    if onward.together_at:
+        shown = ", ".join(f"{models} to {name}" for name, models in onward.together_at)
+        yield (
+            f"As models beside those of other sites, whose probabilities are averaged: {shown}. A hospital for which"
+            " such an ensemble is selected gets all its models for good."
+        )
     if onward.averaged:
         titles = ", ".join(STRATEGIES[key].title for key in onward.averaged)
         yield f"Into averages with those of {listed(others)} ({titles}), which go to every site of the study."
-    if not (onward.routes or onward.scored_at or onward.averaged):
+    if not (onward.routes or onward.scored_at or onward.together_at or onward.averaged):
         yield "Nowhere: they stay at the coordinator."
     else:
         yield (

@@ -44,14 +44,15 @@ class StageRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True)
     key: str
-    kind: Literal["start", "fine-tune", "evaluate", "average", "absent"]
-    """The kind of stage. "absent": the study skipped the stage, and went on with the stage's start weights."""
+    kind: Literal["start", "fine-tune", "evaluate", "average", "absent", "ensemble"]
+    """The kind of stage. "absent": the study skipped the stage, and went on with the stage's start weights. "ensemble":
+    several models together; such a record is made from its members' records whenever needed, and is never stored."""
     site: str = ""
     fold: int = 0
     parents: tuple[str, ...] = ()
     """Digests of the stage's start weights."""
     weights: str = ""
-    """Digest of the stage's resulting weights."""
+    """Digest of the stage's resulting weights; of an ensemble, `common.plan.stage_key.ensemble_digest`."""
     gradient_steps: int = 0
     train_slices: int = 0
     losses: tuple[float, ...] = ()
@@ -80,6 +81,13 @@ class StageRecord(BaseModel):
     def value(self, score: Score) -> float:
         """Return the value of a score, as a share or in millimetres."""
         return float(getattr(self, score.key))
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The digests of the weights files of the result: none of a scoring, several of an ensemble."""
+        if self.kind == "ensemble":
+            return self.parents
+        return (self.weights,) if self.weights else ()
 
     @property
     def seal(self) -> str:

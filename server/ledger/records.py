@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from common.plan.graph import Evaluate, FineTune
+from common.plan.stage_key import ensemble_digest
 from common.protocol.messages import EvaluateReply, FineTuneReply
 from common.scores import SCORES
 from server.ledger.ledger import Cases, StageRecord
@@ -36,20 +39,20 @@ def of_training(node: FineTune, reply: FineTuneReply, *, parent: str) -> StageRe
     )
 
 
-def of_scores(node: Evaluate, reply: EvaluateReply, *, parent: str) -> StageRecord:
+def of_scores(node: Evaluate, reply: EvaluateReply, *, models: tuple[str, ...]) -> StageRecord:
     """Return the record of a scoring.
 
     Args:
         node: the scoring.
         reply: the site's reply.
-        parent: digest of the scored weights.
+        models: digests of the scored weights files: several of an ensemble.
     """
     return StageRecord(
         key=reply.key,
         kind="evaluate",
         site=node.site,
         fold=node.fold,
-        parents=(parent,),
+        parents=models,
         patients=reply.patients,
         slices=reply.slices,
         **{score.key: getattr(reply, score.key) for score in SCORES},
@@ -65,6 +68,18 @@ def of_scores(node: Evaluate, reply: EvaluateReply, *, parent: str) -> StageReco
             volume_dices=reply.case_volume_dices,
         ),
     )
+
+
+def of_ensemble(fold: int, members: Sequence[StageRecord]) -> StageRecord:
+    """Return the record of an ensemble.
+
+    Args:
+        fold: the fold of the ensemble's first member.
+        members: the records of the members, in their order.
+    """
+    models = tuple(member.weights for member in members)
+    digest = ensemble_digest(models)
+    return StageRecord(key=digest, kind="ensemble", fold=fold, parents=models, weights=digest)
 
 
 def of_skipped(node: FineTune, key: str, *, parent: str) -> StageRecord:

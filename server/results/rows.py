@@ -6,7 +6,7 @@ import importlib.metadata
 import json
 import platform
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -14,7 +14,7 @@ from common.config.study import Study
 from common.model.network import declared_bytes
 from common.plan import GROWING, PlannedRow, method_of, name_of, routes_to
 from common.plan.cost import Cost, all_behind, behind, cost_of
-from common.plan.graph import Average, Best, Evaluate, FineTune, Node, way_of
+from common.plan.graph import Average, Best, Evaluate, FineTune, Node, ensemble_in, way_of
 from common.protocol.messages import Description
 from common.scores import DISTANCES, OVERLAPS, SCORES, VALIDATED, Score
 from common.statistics.intervals import case_interval
@@ -115,7 +115,7 @@ class _Part:
         return schema.Row(
             **self.labels,
             method=row.method,
-            label=name_of(row),
+            label=_label(row, run),
             route=row.route,
             target=row.target,
             fold=row.fold,
@@ -126,9 +126,10 @@ class _Part:
             gradient_steps=cost.gradient_steps,
             bytes_moved=cost.bytes,
             weights=run.records[row.model].weights,
+            members=run.records[row.model].parents if ensemble_in(row.model) else (),
             contributed=tuple(sorted({node.site for node in trained})),
             absent=self.absent[row],
-            stage=_stage_id(self.number, _trained_by(run, row.model)),
+            stage=None if ensemble_in(row.model) else _stage_id(self.number, _trained_by(run, row.model)),
         )
 
     def _validated(self, record: StageRecord) -> dict[str, Any]:
@@ -316,6 +317,13 @@ def _stage_id(variant: int, node: Node) -> str:
     return f"{variant}-{node.id}"
 
 
+def _label(row: PlannedRow, run: RunState) -> str:
+    """Return a row's name for people; of a choice among ensembles, the name of the ensemble chosen."""
+    if isinstance(row.model, Best) and ensemble_in(row.model):
+        return way_of(run.winner(row.model))
+    return name_of(row)
+
+
 def _selected(run: RunState, rows: list[PlannedRow]) -> Iterator[PlannedRow]:
     """Yield, for each method, route and target, the fold with the best validation Dice at the target.
 
@@ -324,9 +332,9 @@ def _selected(run: RunState, rows: list[PlannedRow]) -> Iterator[PlannedRow]:
     groups: dict[tuple[str, tuple[str, ...], str], list[PlannedRow]] = defaultdict(list)
     for row in rows:
         groups[_group(row)].append(row)
-    folds = len(run.study.split.run)
-    for group in groups.values():
-        if len(group) == folds:
+    planned = Counter(map(_group, run.plan.rows))
+    for key, group in groups.items():
+        if len(group) == planned[key]:
             yield max(group, key=lambda row: (run.records[row.validation].value(run.score), -row.fold))
 
 

@@ -144,13 +144,15 @@ class Row(_OfVariant):
     bytes_moved: int | None = None
     """Bytes of weights sent and received for these trainings and the test, counted from the plan."""
     weights: str = ""
-    """The sha256 of the weights."""
+    """The sha256 of the weights; of an ensemble, a digest of its members' digests."""
+    members: tuple[str, ...] = ()
+    """The sha256 of the weights of each of an ensemble's members; empty for a single model."""
     contributed: tuple[str, ...] | None = None
     """The sites with a training of the weights, in alphabetical order."""
     absent: tuple[str, ...] = ()
     """Absent sites whose training for any of the row's rounds, folds or hops was skipped."""
     stage: str | None = None
-    """The `id` of the stage that made the weights."""
+    """The `id` of the stage that made the weights; null for an ensemble."""
 
     @property
     def kind(self) -> Method:

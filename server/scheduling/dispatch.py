@@ -92,7 +92,7 @@ class Dispatcher:
 
         reply, weights = self.channels[node.site].fine_tune(order, lambda: self.ledger.file(order.weights), observe)
         self._check(node, reply, weights)
-        self.owners.add(node, reply.weights)
+        self.owners.add(node, (reply.weights,))
         digest = self.ledger.put_weights(weights)
         if digest != reply.weights:
             self.owners.replace(node, named=reply.weights, came=digest)
@@ -118,7 +118,8 @@ class Dispatcher:
 
     def _evaluate(self, node: Evaluate) -> StageRecord:
         """Return the record of a scoring."""
-        order = EvaluateOrder(**self.state.order(node))
+        models = self.state.records[node.weights].files
+        order = EvaluateOrder(**self.state.order(node), members=models if len(models) > 1 else ())
         self.work.report("running", node)
-        reply = self.channels[node.site].evaluate(order, lambda: self.ledger.file(order.weights))
-        return of_scores(node, reply, parent=order.weights)
+        reply = self.channels[node.site].evaluate(order, self.ledger.file)
+        return of_scores(node, reply, models=models)

@@ -6,10 +6,11 @@ win. As in garbage collection, weights unreachable from all of these are collect
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from common.plan import Plan
-from common.plan.graph import Average, Best, Evaluate, FineTune, Node, Start
+from common.plan.graph import Average, Best, Ensemble, Evaluate, FineTune, Node, Start
 from common.scores import Score
 from server.ledger.ledger import StageRecord
 
@@ -19,8 +20,17 @@ Dice = Callable[[Node], float | None]
 
 def winner(best: Best, dice: Dice) -> Node:
     """Return the candidate with the best score, the first among equals; all scores must be known."""
-    scores = [dice(ballot) or 0.0 for ballot in best.ballots]
+    scores = [score or 0.0 for score in _scores(best, dice)]
     return best.candidates[scores.index(max(scores))]
+
+
+def _scores(best: Best, dice: Dice) -> list[float | None]:
+    """Return each candidate's score, the mean over its ballots; None where a ballot is not scored yet."""
+    found = []
+    for ballots in best.ballots:
+        scores = [score for ballot in ballots if (score := dice(ballot)) is not None]
+        found.append(statistics.fmean(scores) if len(scores) == len(ballots) else None)
+    return found
 
 
 def inputs(node: Node) -> Sequence[Node]:
@@ -31,6 +41,8 @@ def inputs(node: Node) -> Sequence[Node]:
         return (node.weights,)
     if isinstance(node, Average):
         return (*node.parts, node.parts[0].parent)
+    if isinstance(node, Ensemble):
+        return node.members
     return node.candidates if isinstance(node, Best) else ()
 
 
@@ -44,7 +56,7 @@ def live_inputs(node: Node, dice: Dice) -> Sequence[Node]:
 
 def _may_win(best: Best, dice: Dice) -> list[Node]:
     """Return the candidates with a chance to win a choice: the leader, and all candidates without a score."""
-    scores = [dice(ballot) for ballot in best.ballots]
+    scores = _scores(best, dice)
     highest = max((score for score in scores if score is not None), default=None)
     leader = scores.index(highest) if highest is not None else None
     return [
@@ -62,14 +74,16 @@ def roots(found: Plan) -> Iterator[Node]:
         yield from (model for candidate in candidates for model in candidate.models)
 
 
-def to_remake(found: Plan, records: Mapping[Node, StageRecord], score: Score, has: Callable[[str], bool]) -> set[Node]:
+def to_remake(
+    found: Plan, records: Mapping[Node, StageRecord], score: Score, has: Callable[[StageRecord], bool]
+) -> set[Node]:
     """Return the stages with a record whose weights are needed, but deleted or lost.
 
     Args:
         found: the plan.
         records: the records of the plan's finished nodes.
         score: the score by which the study selects.
-        has: returns whether the weights with a digest exist.
+        has: returns whether the weights of a record exist.
     """
 
     def dice(node: Node) -> float | None:
@@ -78,8 +92,8 @@ def to_remake(found: Plan, records: Mapping[Node, StageRecord], score: Score, ha
     needed = set(roots(found))
     again: set[Node] = set()
     for node in reversed(found.nodes):
-        lacking = node in records and node in needed and not has(records[node].weights)
-        if lacking and not isinstance(node, Best):
+        lacking = node in records and node in needed and not has(records[node])
+        if lacking and not isinstance(node, Best | Ensemble):
             again.add(node)
         if lacking or node not in records:
             needed.update(live_inputs(node, dice))
@@ -119,5 +133,5 @@ def collectable(
     def wanted(node: Node) -> bool:
         return node in kept or any(needs(user, node) for user in users.get(node, ()))
 
-    digests = {records[node].weights for node in nodes if node in records and records[node].weights}
+    digests = {digest for node in nodes if node in records for digest in records[node].files}
     return {digest for digest in digests if not any(wanted(node) for node in sharing(digest))}

@@ -80,7 +80,7 @@ class Scheduler:
                 shown = slices_shown(node, self.state.descriptions)
                 self._work.add(node, shown, waits=node in self.state.parked)
             if node in self.state.found:
-                self._owners.add(node, self.state.found[node].weights)
+                self._owners.add(node, self.state.found[node].files)
         return self.state.startable(nodes)
 
     def _grown(self) -> list[Node]:
@@ -180,8 +180,7 @@ class Scheduler:
         """Take in a node's record, and return the nodes ready to begin after this node."""
         of_rounds = self.state.settle(node, record)
         self._work.finish(node)
-        if record.weights:
-            self._owners.add(node, record.weights)
+        self._owners.add(node, record.files)
         self._take_away(of_rounds)
         return self.state.free(node)
 

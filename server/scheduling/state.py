@@ -15,11 +15,12 @@ from typing import Any
 
 from common.config.study import Study
 from common.plan import Census, Plan, grown, plan
-from common.plan.graph import Average, Best, Evaluate, FineTune, Node
+from common.plan.graph import Average, Best, Ensemble, Evaluate, FineTune, Node, fold_of, models_in
 from common.plan.stage_key import ExecutionEnvironment, stage_key
 from common.protocol.messages import Description
 from common.scores import Score, deciding
 from server.ledger.ledger import StageRecord
+from server.ledger.records import of_ensemble
 from server.scheduling.absence import Absences
 from server.scheduling.keys import absent_key, average_key
 from server.scheduling.retention import collectable, inputs, roots, to_remake, winner
@@ -36,7 +37,9 @@ def slices_shown(node: Node, descriptions: Mapping[str, Description]) -> float:
     """Return a stage's work in slices shown to the network; a scored slice counts as a third of a training slice."""
     if isinstance(node, FineTune):
         return float(descriptions[node.site].train_slices[node.fold] * node.schedule.epochs)
-    return descriptions[node.site].test_slices / 3 if isinstance(node, Evaluate) else 0.0
+    if isinstance(node, Evaluate):
+        return models_in(node.weights) * descriptions[node.site].test_slices / 3
+    return 0.0
 
 
 def parts_of(node: Average, known: Records) -> dict[str, StageRecord]:
@@ -135,7 +138,7 @@ class RunState:
 
     def mark_lost(self) -> None:
         """Note the stages with a record that have to run again, since their weights are needed, but deleted or lost."""
-        self._remake |= to_remake(self.plan, {**self.found, **self.records}, self.score, self.has_weights)
+        self._remake |= to_remake(self.plan, {**self.found, **self.records}, self.score, self._has)
 
     def further(self, known: Records, targets: Iterable[str]) -> Plan | None:
         """Return the plan with all hops that can be selected now, or None if no hop can be selected.
@@ -166,7 +169,7 @@ class RunState:
     def known(self, node: Node) -> StageRecord | None:
         """Return the record of a node with settled parents, or None if the node has to be made first."""
         record = self.record_of(node, self.records)
-        if record is None or not record.weights or self.has_weights(record.weights):
+        if record is None or self._has(record):
             return record
         return None if node in self._remake or self._needs_weights(node, record) else record
 
@@ -176,9 +179,15 @@ class RunState:
             return self.lookup(self.absent_key(node, known)) or self.lookup(self.key(node, known))
         if isinstance(node, Average):
             return self.lookup(self.average_key(node, known))
+        if isinstance(node, Ensemble):
+            return of_ensemble(fold_of(node), [known[member] for member in node.members])
         if isinstance(node, Best):
             return known[winner(node, lambda ballot: known[ballot].value(self.score))]
         return self.start
+
+    def _has(self, record: StageRecord) -> bool:
+        """Return whether all weights of a record exist."""
+        return all(map(self.has_weights, record.files))
 
     def winner(self, node: Best) -> Node:
         """Return the candidate chosen by a `Best`."""
@@ -207,7 +216,7 @@ class RunState:
         gone = collectable(
             [node], sharing=lambda _: [node], users=self.users, kept=self.kept, records=known, score=self.score
         )
-        return record.weights not in gone
+        return not gone.issuperset(record.files)
 
     # The next stages, and their outcomes
 

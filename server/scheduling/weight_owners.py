@@ -29,10 +29,11 @@ class WeightOwners:
         self._nodes: dict[str, set[Node]] = defaultdict(set)
         self._lock = threading.Lock()
 
-    def add(self, node: Node, digest: str) -> None:
+    def add(self, node: Node, digests: Iterable[str]) -> None:
         """Note a node as an owner of weights, which then stay as long as this node's weights are needed."""
         with self._lock:
-            self._nodes[digest].add(node)
+            for digest in digests:
+                self._nodes[digest].add(node)
 
     def replace(self, node: Node, named: str, came: str) -> None:
         """Remove a node as an owner of the weights named in its reply; drop received weights without an owner.

@@ -6,8 +6,9 @@ import logging
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 from flwr.app import Message, RecordDict
@@ -82,6 +83,7 @@ TRANSFER_SLOTS = threading.Semaphore(2)
 messages until stored in the ledger. The slots keep the number of copies small for any number of sites."""
 
 Reply = TypeVar("Reply", bound=WireMessage)
+Finished = TypeVar("Finished", EvaluateReply, Receipt)
 GetFile = Callable[[], File]
 """Returns the safetensors file of weights; called once a transfer slot is free."""
 Hear = Callable[[int, int, float | None], None]
@@ -193,7 +195,7 @@ class SiteChannel:
             Absent: the site is away for longer than `patience`, or has left the study.
             Parked: the training cannot be finished for another reason.
         """
-        order = order.model_copy(update={"acknowledged": self._acknowledged(order.weights)})
+        order = order.model_copy(update={"acknowledged": self._acknowledged((order.weights,))})
         send = None if order.weights == self.held else weights
         epoch = idle = 0
         while True:
@@ -222,48 +224,38 @@ class SiteChannel:
                 return reply, arrived
             self.release_slot()
 
-    def evaluate(self, order: EvaluateOrder, weights: GetFile) -> EvaluateReply:
-        """Order a scoring, and return the site's reply.
+    def evaluate(self, order: EvaluateOrder, weights: Callable[[str], File]) -> EvaluateReply:
+        """Order a scoring, and return the site's reply; an ensemble's members travel one after the other.
 
         Args:
             order: the scoring.
-            weights: returns the file of the weights to score.
+            weights: returns the file of the weights with a digest.
 
         Raises:
             Absent: the site is away for longer than `patience`, or has left the study.
             Parked: the scoring cannot be finished for another reason.
         """
-        order = order.model_copy(update={"acknowledged": self._acknowledged(order.weights)})
-        send = None if order.weights == self.held else weights
-        while True:
-            reply, _ = self._ask(order, send, EVALUATE, EvaluateReply, order.key)
-            if reply.key != order.key:
-                raise Parked("it answered another stage than it was asked for")
-            if reply.state == "done":
-                return reply
-            if send is not None:
-                raise Parked("it asks for weights that came along")
-            send = weights
+        models = order.members or (order.weights,)
+        order = order.model_copy(update={"acknowledged": self._acknowledged(models)})
+        sends = models[0] != self.held
+        reply = self._ask_with_each(order, models, weights, EVALUATE, EvaluateReply, order.key, sends=sends)
+        if reply.key != order.key:
+            raise Parked("it answered another stage than it was asked for")
+        return reply
 
-    def deliver(self, delivery: Delivery, weights: GetFile) -> None:
+    def deliver(self, delivery: Delivery, weights: Callable[[str], File]) -> None:
         """Deliver weights for the site to keep; the weights travel only if the site lacks them.
 
         Args:
             delivery: the message.
-            weights: returns the file of the weights.
+            weights: returns the file of the weights with a digest.
 
         Raises:
             Absent: the site is away for longer than `patience`, or has left the study.
             Parked: the delivery failed for another reason.
         """
-        send: GetFile | None = None
-        while True:
-            receipt, _ = self._ask(delivery, send, DELIVER, Receipt, delivery.models[delivery.row])
-            if receipt.state == "done":
-                return
-            if send is not None:
-                raise Parked("it asks for weights that came along")
-            send = weights
+        digest = delivery.models[delivery.row]
+        self._ask_with_each(delivery, delivery.members or (digest,), weights, DELIVER, Receipt, digest, sends=False)
 
     def acknowledge(self, key: str, weights: str) -> None:
         """Note a result as stored at the coordinator; the next order tells the site.
@@ -274,13 +266,48 @@ class SiteChannel:
         """
         self._unacknowledged[key] = weights
 
-    def _acknowledged(self, but: str) -> tuple[str, ...]:
+    def _acknowledged(self, but: tuple[str, ...]) -> tuple[str, ...]:
         """Return the keys of results whose weights the site may delete, apart from the weights of the next order."""
-        keys = tuple(key for key, digest in self._unacknowledged.items() if digest != but)
+        keys = tuple(key for key, digest in self._unacknowledged.items() if digest not in but)
         for key in keys:
             if self._unacknowledged.pop(key) == self.held:
                 self.held = ""
         return keys
+
+    def _ask_with_each(
+        self,
+        message: EvaluateOrder | Delivery,
+        models: Sequence[str],
+        weights: Callable[[str], File],
+        type_: str,
+        kind: type[Finished],
+        group: str,
+        *,
+        sends: bool,
+    ) -> Finished:
+        """Send a message until the site has all weights it needs, and return the last reply.
+
+        Args:
+            message: the message, which is sent again for each weights file that the site requests.
+            models: the digests of the weights files: several of an ensemble.
+            weights: returns the file of the weights with a digest.
+            type_: see `_ask`.
+            kind: see `_ask`.
+            group: see `_ask`.
+            sends: whether the first message brings the first file; otherwise the site is asked whether it has it.
+
+        Raises:
+            Parked: the site requests a file that came before, or see `_ask`.
+        """
+        member = 0
+        while True:
+            file = partial(weights, models[member]) if sends else None
+            reply, _ = self._ask(message.model_copy(update={"member": member}), file, type_, kind, group)
+            if reply.state == "done":
+                return reply
+            if not member + sends <= reply.member < len(models):
+                raise Parked("it asks for weights that came along")
+            member, sends = reply.member, True
 
     def _ask(
         self,

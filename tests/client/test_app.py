@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,26 +14,34 @@ import pytest
 import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
-import client.evaluation.scoring
+import client.stages.evaluate
 import client.stages.fine_tune
 import client.stages.order
 import client.training.collapse
 from client.app import app
 from client.data.survey import survey
+from client.evaluation.evaluate import evaluate, volume_mean
+from client.evaluation.scoring import predictions, validated
 from client.governance.approval import approvals, approve, leave
 from client.governance.disclosure import disclosure_of
+from client.preprocessing.cohort import gather
+from client.preprocessing.pipeline import prepare
 from client.site_config import load_site
+from client.training.batches import statistics
+from client.training.device import choose_device, place
 from common.digest import digest_of
 from common.model.network import build
 from common.model.weights import Weights, serialised
 from common.plan import plan
-from common.plan.graph import Evaluate, FineTune, Start
+from common.plan.graph import Ensemble, Evaluate, FineTune, Start
+from common.plan.stage_key import ExecutionEnvironment, ensemble_digest, stage_key
 from common.protocol.codec import from_record, to_record
 from common.protocol.messages import (
     DESCRIBE,
     EVALUATE,
     FINE_TUNE,
     Describe,
+    EvaluateOrder,
     EvaluateReply,
     FineTuneOrder,
     FineTuneReply,
@@ -177,7 +186,7 @@ def test_a_score_that_is_asked_for_twice_is_not_worked_out_twice(
 ) -> None:
     order = order_of(first(Evaluate), start)
     once = from_record(send(order, start).content, EvaluateReply)
-    monkeypatch.setattr(client.evaluation.scoring, "evaluate", lambda *_, **__: pytest.fail("it was worked out again"))
+    monkeypatch.setattr(client.stages.evaluate, "evaluate", lambda *_, **__: pytest.fail("it was worked out again"))
     assert from_record(send(order, None).content, EvaluateReply) == once
 
 
@@ -249,7 +258,7 @@ class TestWhatIsNotInTheStudy:
 
     def test_a_score_in_a_trainings_place(self, home: Path, start: Weights) -> None:
         order = order_of(first(Evaluate), start)
-        fine = FineTuneOrder.model_validate(order.model_dump())
+        fine = FineTuneOrder.model_validate(order.model_dump(exclude={"members", "member"}))
         assert refused(send(fine, start), Refusal.NOT_IN_STUDY)
 
     def test_another_key(self, home: Path, start: Weights, trainings: list[int]) -> None:
@@ -383,13 +392,13 @@ def test_a_score_that_is_worked_out_while_the_site_leaves_is_not_sent(
     home: Path, start: Weights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site = load_site(home / "site.toml")
-    order, real = order_of(first(Evaluate), start), client.evaluation.scoring.evaluate
+    order, real = order_of(first(Evaluate), start), client.stages.evaluate.evaluate
 
     def left_meanwhile(*args: Any, **more: Any) -> Any:
         leave(site, next(record for record in approvals(site) if STUDY.digest in record.variants))
         return real(*args, **more)
 
-    monkeypatch.setattr(client.evaluation.scoring, "evaluate", left_meanwhile)
+    monkeypatch.setattr(client.stages.evaluate, "evaluate", left_meanwhile)
     before = log_of_what_left(home)
     assert refused(send(order, start), Refusal.LEFT)
     assert log_of_what_left(home) == before
@@ -524,3 +533,89 @@ def test_the_sites_present_will_decides_whether_single_patients_scores_leave(hom
     assert cases(withdrawn) == 0
     assert cases(permitted) > 0  # the same answer, from disk
     assert cases(withdrawn) == 0
+
+
+ENSEMBLES = small_study(
+    name="ensembles",
+    methods={"more": ("consensus", "target-folds")},
+    split={"folds": 2},
+    postprocessing={"clean_up": True},
+)
+
+
+@pytest.fixture
+def several(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Weights]:
+    """A hospital that approved a study with ensembles, and weights of three models."""
+    folder = tmp_path / "A"
+    shutil.copytree(prepared, folder)
+    approve_everywhere({"A": folder / "site.toml"}, ENSEMBLES)
+    monkeypatch.setenv("RELAY_SITE", str(folder / "site.toml"))
+    enter_run(1)
+    models = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        models.append(build(ENSEMBLES.model).state_dict())
+    return models
+
+
+def ensemble_order(models: list[Weights], method: str, split: str = "test", **changes: Any) -> EvaluateOrder:
+    """The order for the scoring of an ensemble at A, as an honest coordinator sends it, with changes."""
+    row = next(row for row in planned(ENSEMBLES)[0].rows if (row.method, row.target) == (method, "A"))
+    node = Evaluate("A", row.fold, split, row.model)  # type: ignore[arg-type]
+    digests = tuple(digest_of(serialised(model)) for model in models)
+    found = described(ENSEMBLES)
+    environment = ExecutionEnvironment(found.fingerprint, found.torch, found.device, found.precision)
+    weights = changes.pop("weights", ensemble_digest(digests))
+    key = stage_key(node, study=ENSEMBLES, weights=weights, environment=environment)
+    order = order_of(node, models[0], ENSEMBLES, members=digests, key=key, **changes)
+    assert isinstance(order, EvaluateOrder)
+    return order.model_copy(update={"weights": weights})
+
+
+def scored(reply: Message) -> EvaluateReply:
+    assert not reply.has_error(), reply.error
+    return from_record(reply.content, EvaluateReply)[0]
+
+
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_members_of_an_ensemble_are_asked_for_one_by_one(several: list[Weights], split: str) -> None:
+    order = ensemble_order(several, "consensus", split)
+    assert scored(send(order, None)).member == 0
+    for number in (0, 1):
+        reply = scored(send(order.model_copy(update={"member": number}), several[number]))
+        assert (reply.state, reply.member) == ("needs-weights", number + 1)
+        again = scored(send(order.model_copy(update={"member": number}), several[number]))
+        assert again == reply, "the same message twice counts once"
+    done = scored(send(order.model_copy(update={"member": 2}), several[2]))
+    assert done.state == "done" and done.patients > 0
+    assert scored(send(order, None)) == done, "answered from the disk"
+
+
+def test_an_ensemble_of_equal_members_has_the_members_scores(several: list[Weights]) -> None:
+    equal = [several[0]] * 3
+    order = ensemble_order(equal, "consensus")
+    for number in range(3):
+        reply = scored(send(order.model_copy(update={"member": number}), several[0]))
+    row = next(row for row in planned(ENSEMBLES)[0].rows if (row.method, row.target) == ("consensus", "A"))
+    assert isinstance(row.model, Ensemble)
+    site = load_site(Path(os.environ["RELAY_SITE"]))
+    cohort = gather(prepare(site, ENSEMBLES.preprocessing).records, site, ENSEMBLES.split)
+    network = build(ENSEMBLES.model)
+    network.load_state_dict(several[0])
+    device = choose_device("cpu", "auto")
+    place(network, device)
+    model = predictions(network, device, statistics(cohort.train(0), ENSEMBLES.training))
+    _, cleaned = validated(model, cohort.validation(0), ENSEMBLES)
+    alone = evaluate(model, cohort.test(), cleaned=cleaned, surfaces=True)
+    assert reply.state == "done" and reply.dice_volume == volume_mean(alone) and reply.cleaned == cleaned
+    assert sorted(reply.case_dices) == sorted(score.dice for score in alone)
+
+
+def test_nothing_but_the_stages_ensemble_is_scored(several: list[Weights]) -> None:
+    order = ensemble_order(several, "consensus")
+    assert refused(send(ensemble_order(several[:2], "consensus"), several[0]), Refusal.BAD_MESSAGE), "a member less"
+    assert refused(send(ensemble_order(several, "target-folds"), several[0]), Refusal.BAD_MESSAGE), "a member more"
+    other = digest_of(serialised(several[0]))
+    assert refused(send(ensemble_order(several, "consensus", weights=other), several[0]), Refusal.BAD_MESSAGE)
+    assert refused(send(order, several[1]), Refusal.BAD_WEIGHTS), "another member than the message says"
+    assert scored(send(order, None)).member == 0, "and nothing of it was counted"

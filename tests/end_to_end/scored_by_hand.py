@@ -5,6 +5,7 @@ The oracle of the evaluation. Rules are taken from the docstrings of the study, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,42 +101,62 @@ def dice(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
     return 2 * int((one & other).sum()) / total if total else 1.0
 
 
-def figures(study: Study, site: str, folder: Path, fold: int, weights: Path) -> Figures:
-    """The scores of weights on a hospital's test patients, standardised as the fold's training patients say."""
+def figures(
+    study: Study, site: str, folder: Path, fold: int, weights: Sequence[Path], folds: Sequence[int] | None = None
+) -> Figures:
+    """The scores of weights on a hospital's test patients, standardised as the fold's training patients say.
+
+    Several weights are an ensemble. With `folds` each of them is of a fold of the hospital's own: it sees images as in
+    its training, and a validation patient is segmented by the one that did not train on it.
+    """
     patients = read(folder)
     part, grid = study.split, study.preprocessing
     divided = split(patients, seed=part.seed, site=site, test_fraction=part.test_fraction, folds=part.folds)
-    training = [name for k, names in enumerate(divided.validation) if k != fold for name in names]
     shape, new = (grid.pixels, grid.pixels), (grid.spacing_mm, grid.spacing_mm)
 
     def on_grid(patient: Patient) -> NDArray[np.float32]:
         return resampled(patient.image, patient.spacing[1:], shape, new).astype(np.float32)
 
-    pixels = []
-    for name in training:
-        used = np.ones(len(patients[name].mask), bool)
-        if study.training.slices == "chosen":
-            used = patients[name].mask.sum(axis=(1, 2)) > CHOSEN_PIXELS
-        pixels.append(on_grid(patients[name])[used].ravel())
-    everything = np.concatenate(pixels).astype(np.float64)
-    mean, std = np.float32(everything.mean()), np.float32(everything.std())
+    def mean_std(of_fold: int) -> tuple[np.float32, np.float32]:
+        pixels = []
+        for name in (name for k, names in enumerate(divided.validation) if k != of_fold for name in names):
+            used = np.ones(len(patients[name].mask), bool)
+            if study.training.slices == "chosen":
+                used = patients[name].mask.sum(axis=(1, 2)) > CHOSEN_PIXELS
+            pixels.append(on_grid(patients[name])[used].ravel())
+        everything = np.concatenate(pixels).astype(np.float64)
+        return np.float32(everything.mean()), np.float32(everything.std())
 
-    network = getattr(segmentation_models(), study.model.architecture)(
-        encoder_name=study.model.encoder, encoder_weights=None, in_channels=1, classes=1
-    )
-    network.load_state_dict(safetensors.torch.load_file(weights))
-    network.eval().to(memory_format=torch.channels_last)
+    def network_of(path: Path) -> torch.nn.Module:
+        network = getattr(segmentation_models(), study.model.architecture)(
+            encoder_name=study.model.encoder, encoder_weights=None, in_channels=1, classes=1
+        )
+        network.load_state_dict(safetensors.torch.load_file(path))
+        return network.eval().to(memory_format=torch.channels_last)
 
-    def draw(patient: Patient) -> NDArray[np.bool_]:
-        shown = torch.from_numpy((on_grid(patient) - mean) / std)[:, None]
-        with torch.no_grad():
-            logits = torch.cat([network(part.to(memory_format=torch.channels_last)) for part in shown.split(32)])
-        share = torch.sigmoid(logits.float())[:, 0].numpy()
+    members = [
+        (network_of(path), *mean_std(of_fold))
+        for path, of_fold in zip(weights, folds or [fold] * len(weights), strict=True)
+    ]
+
+    def draw(patient: Patient, alone: int | None = None) -> NDArray[np.bool_]:
+        shares = []
+        for network, mean, std in members if alone is None else [members[alone]]:
+            shown = torch.from_numpy((on_grid(patient) - mean) / std)[:, None]
+            with torch.no_grad():
+                logits = torch.cat([network(part.to(memory_format=torch.channels_last)) for part in shown.split(32)])
+            shares.append(torch.sigmoid(logits.float())[:, 0].numpy())
+        share = np.mean(shares, axis=0, dtype=np.float64).astype(np.float32)
         return resampled(share, new, (patient.mask.shape[1], patient.mask.shape[2]), patient.spacing[1:]) > 0.5
 
     cleaned = False
     if study.postprocessing.clean_up:
-        pairs = [(draw(patients[name]), patients[name].mask) for name in divided.validation[fold]]
+        judged = [(fold, None)] if folds is None else [(of_fold, number) for number, of_fold in enumerate(folds)]
+        pairs = [
+            (draw(patients[name], alone), patients[name].mask)
+            for of_fold, alone in judged
+            for name in divided.validation[of_fold]
+        ]
         before = np.mean([dice(drawn, mask) for drawn, mask in pairs])
         cleaned = bool(np.mean([dice(largest(drawn), mask) for drawn, mask in pairs]) > before)
     slice_dices, volumes, distances, false, empty = [], [], [], 0, 0

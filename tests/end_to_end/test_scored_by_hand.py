@@ -28,10 +28,12 @@ def study_of(which: str, **changes: Any) -> Study:
 
 
 def assert_as_by_hand(study: Study, images: dict[str, Path], results: dict[str, Any], out: Path) -> None:
-    assert len(results["rows"]) == 5 and not results["parked"]
+    assert not results["parked"]
     for row in results["rows"]:
         target = row["target"]
-        found = figures(study, target, images[target], row["fold"], out / "weights" / f"{row['weights']}.safetensors")
+        files = [out / "weights" / f"{digest}.safetensors" for digest in row["members"] or [row["weights"]]]
+        folds = list(study.split.run) if row["method"] in ("target-folds", "route-folds") else None
+        found = figures(study, target, images[target], row["fold"], files, folds)
         assert (row["patients"], row["empty_slices"]) == (found.patients, found.empty_slices)
         assert row["cleaned"] == found.cleaned
         assert row["dice"] == pytest.approx(found.dice, abs=2e-6)
@@ -46,6 +48,27 @@ def test_scores_of_synthetic_hospitals(tmp_path: Path, which: str) -> None:
     sites = write_hospitals(tmp_path / "hospitals", {"A": 6, "B": 6, "C": 6})
     study = study_of(which, training={"epochs": 3})
     results, _ = run_on_grid(study, sites, tmp_path / "out", at_once=2)
+    assert len(results["rows"]) == 5
+    assert_as_by_hand(study, {name: path.parent / "images" for name, path in sites.items()}, results, tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_scores_of_ensembles(tmp_path: Path) -> None:
+    """Of the target's folds, of the best route's, and of all sites' own models; their members are in the results."""
+    sites = write_hospitals(tmp_path / "hospitals", {"A": 7, "B": 6, "C": 6})
+    study = small_study(
+        training={"slices": "all", "precision": "float32", "epochs": 3},
+        split={"folds": 3, "use_folds": 2},
+        postprocessing={"clean_up": True},
+        methods={
+            "sequential": {"routes": (("B", "A"), ("C", "A"))},
+            "more": ("target-folds", "route-folds", "consensus"),
+        },
+    )
+    results, _ = run_on_grid(study, sites, tmp_path / "out", at_once=2)
+    rows = [row for row in results["rows"] if row["members"]]
+    assert [len(row["members"]) for row in rows if row["method"] == "consensus"] == [3] * 6
+    assert [len(row["members"]) for row in rows if row["method"] != "consensus"] == [2] * 4, "a route to A alone"
     assert_as_by_hand(study, {name: path.parent / "images" for name, path in sites.items()}, results, tmp_path / "out")
 
 
@@ -66,5 +89,6 @@ def test_scores_of_three_real_hospitals(tmp_path: Path, which: str) -> None:
     )
     results, _ = run_on_grid(study, sites, tmp_path / "out", at_once=2)
     assert [(site["patients"], site["left_out"]) for site in results["sites"]] == [(29, 0), (30, 0), (13, 0)]
+    assert len(results["rows"]) == 5
     assert results["sites"][0]["slices"] == 404, "slices over 200 pixels of hospital A"
     assert_as_by_hand(study, {name: REAL / folder for name, folder in HOSPITALS.items()}, results, tmp_path / "out")

@@ -93,6 +93,8 @@ class FakeGrid(Grid):
         self.held: dict[str, dict[str, Weights]] = defaultdict(dict)
         self.asked: list[tuple[str, WireMessage, bool]] = []
         """Site, order, and whether weights came along."""
+        self.gathered: Counter[tuple[str, str]] = Counter()
+        """By site and stage or role, how many members of an ensemble have arrived."""
         self.received: dict[str, dict[str, str]] = defaultdict(dict)
         """By site and role, the digest of the weights that were delivered."""
         self.busy: Counter[str] = Counter()
@@ -128,19 +130,33 @@ class FakeGrid(Grid):
             self.asked.append((site, order, weights is not None))
         for key in order.acknowledged:
             self.held[site].pop(key, None)
-        if weights is None:
-            held = [w for w in self.held[site].values() if digest_of(serialised(w)) == order.weights]
-            if not held:
-                fine = isinstance(order, FineTuneOrder)
-                reply = (FineTuneReply if fine else EvaluateReply)(
-                    study=order.study, key=order.key, state="needs-weights"
-                )
-                return (reply, None) if self.change is None else self.change(site, order, (reply, None))
-            weights = held[0]
-        assert digest_of(serialised(weights)) == order.weights
+        if isinstance(order, EvaluateOrder):
+            missing = self.missing(site, order.key, order.members or (order.weights,), order.member, weights)
+            lacks = EvaluateReply(study=order.study, key=order.key, state="needs-weights", member=missing or 0)
+        else:
+            weights = weights or self.at(site, order.weights)
+            missing = 0 if weights is None else None
+            lacks = FineTuneReply(study=order.study, key=order.key, state="needs-weights")
+            assert weights is None or digest_of(serialised(weights)) == order.weights
+        if missing is not None:
+            return (lacks, None) if self.change is None else self.change(site, order, (lacks, None))
         node = self.planned(order.choices).by_id[order.node]
         answer = self.train(node, order, weights) if isinstance(node, FineTune) else self.evaluate(node, order)
         return answer if self.change is None else self.change(site, order, answer)
+
+    def at(self, site: str, digest: str) -> Weights | None:
+        """Weights that a site has trained and not yet put away."""
+        return next((w for w in self.held[site].values() if digest_of(serialised(w)) == digest), None)
+
+    def missing(self, site: str, what: str, models: tuple[str, ...], came: int, weights: Weights | None) -> int | None:
+        """The place of the next weights that a site needs; None where all have arrived."""
+        for number in range(self.gathered[site, what], len(models)):
+            found = weights if weights is not None and number == came else self.at(site, models[number])
+            if found is None:
+                return number
+            assert digest_of(serialised(found)) == models[number]
+            self.gathered[site, what] = number + 1
+        return None
 
     def describe(self, site: str) -> Description:
         count = len(SLICES[site])
@@ -195,9 +211,11 @@ class FakeGrid(Grid):
         with self._lock:
             self.asked.append((site, delivery, weights is not None))
         digest = delivery.models[delivery.row]
-        if weights is None and digest not in self.received[site].values():
-            return Receipt(study=delivery.study, state="needs-weights"), None
-        assert weights is None or digest_of(serialised(weights)) == digest
+        if digest not in self.received[site].values():
+            models = delivery.members or (digest,)
+            missing = self.missing(site, f"{delivery.role} {digest}", models, delivery.member, weights)
+            if missing is not None:
+                return Receipt(study=delivery.study, state="needs-weights", member=missing), None
         answer: Answer = (Receipt(study=delivery.study, state="done"), None)
         answer = answer if self.change is None else self.change(site, delivery, answer)
         if not isinstance(answer, Error):

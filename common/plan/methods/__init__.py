@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from common.config.study import AbsenceRule, Study
 from common.errors import RelayError
-from common.plan.methods import baseline, cyclic, greedy, longer, pooled, pooled_then_target, sequential, unadapted
+from common.plan.methods import (
+    baseline,
+    consensus,
+    cyclic,
+    folds,
+    greedy,
+    longer,
+    pooled,
+    pooled_then_target,
+    sequential,
+    unadapted,
+)
 from common.plan.methods.federated import averaged, then_target
 from common.plan.methods.method import Given, Method, Section
 from common.plan.values import PlannedRow
@@ -26,12 +37,15 @@ __all__ = [
 METHODS: tuple[Method, ...] = (
     baseline.METHOD,
     longer.METHOD,
+    folds.OF_TARGET,
     sequential.METHOD,
     greedy.METHOD,
     cyclic.METHOD,
     unadapted.METHOD,
     *(averaged(strategy) for strategy in STRATEGIES.values()),
     *(then_target(strategy) for strategy in STRATEGIES.values()),
+    folds.OF_ROUTE,
+    consensus.METHOD,
     pooled.METHOD,
     pooled_then_target.METHOD,
 )

@@ -24,7 +24,8 @@ class Section(IntEnum):
     LAPS = 2
     UNADAPTED = 3
     AVERAGES = 4
-    ALL_DATA = 5
+    ENSEMBLES = 5
+    ALL_DATA = 6
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,9 @@ from client.governance.approval import approved
 from client.preprocessing.cohort import gather
 from client.preprocessing.pipeline import load, prepare
 from client.site_config import SiteConfig, load_site
-from client.stages.evaluate import score
+from client.stages.evaluate import answer_evaluate
 from client.stages.order import VerifiedOrder
+from client.stages.store import StageStore
 from common.config.study import Study
 from common.digest import digest_of
 from common.errors import RelayError
@@ -72,7 +73,7 @@ def state_of(reply: Any) -> str:
     assert not reply.has_error(), reply.error
     receipt, weights = from_record(reply.content, Receipt)
     assert weights is None
-    assert set(reply.content.config_records["message"]) == {"study", "state"}, "a receipt says nothing else"
+    assert set(reply.content.config_records["message"]) == {"study", "state", "member"}, "no more"
     return receipt.state
 
 
@@ -158,7 +159,8 @@ def test_a_training_keeps_the_very_scores_that_scoring_its_weights_gives(
     kept = score_store.kept(site, key)
     assert kept is not None
     cohort = gather(prepare(site, study.preprocessing).records, site, study.split)
-    reply = score(VerifiedOrder(site, study, node, key, cohort, environment(), digest, weights, (), ""), weights)
+    order = VerifiedOrder(site, study, node, key, cohort, environment(), digest, (digest,), weights, 0, (), "")
+    reply = answer_evaluate(order, StageStore(site.private() / "elsewhere"))
     assert (reply.dice, reply.iou) == (kept.dice, kept.iou)
     assert score_store.kept(site, key) == kept
     assert reply.case_dices == tuple(patient.dice for patient in kept.patients)

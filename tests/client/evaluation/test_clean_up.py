@@ -12,8 +12,8 @@ from scipy import ndimage
 from torch import nn
 
 from client.evaluation.clean_up import clean_up
-from client.evaluation.evaluate import volume_mean
-from client.evaluation.scoring import scores_of, validated
+from client.evaluation.evaluate import evaluate, volume_mean
+from client.evaluation.scoring import predictions, validated
 from client.preprocessing.pipeline import Record, prepare
 from client.site_config import load_site
 from client.training.device import Device
@@ -81,9 +81,8 @@ def test_validation_patients_decide_and_the_scores_are_those_of_what_stays(
     records: list[Record], share: float, stain: int, gains: bool
 ) -> None:
     """A stain beside the gland is taken away; of a gland in many pieces a large stain or one piece would stay."""
-    network, mean_std = Threshold(share, stain), {"A": (2.0, 1.0)}
-    plain = scores_of(network, records, mean_std, CPU)
-    cleaned = scores_of(network, records, mean_std, CPU, cleaned=True)
+    model = predictions(Threshold(share, stain), CPU, {"A": (2.0, 1.0)})
+    plain, cleaned = evaluate(model, records), evaluate(model, records, cleaned=True)
     assert (volume_mean(cleaned) > volume_mean(plain)) == gains, "or this case shows nothing"
-    assert validated(network, records, mean_std, CPU, study(True)) == (cleaned if gains else plain, gains)
-    assert validated(network, records, mean_std, CPU, study(False)) == (plain, False)
+    assert validated(model, records, study(True)) == (cleaned if gains else plain, gains)
+    assert validated(model, records, study(False)) == (plain, False)

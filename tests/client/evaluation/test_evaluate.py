@@ -11,7 +11,7 @@ import pytest
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from client.evaluation.evaluate import CaseScore, Example, evaluate, slice_mean, volume_mean
+from client.evaluation.evaluate import CaseScore, Example, evaluate, slice_mean, standardised_first, volume_mean
 from client.preprocessing.pipeline import Record, prepare
 from client.site_config import SiteConfig
 from common.config.study import N4Config, PreprocessingConfig
@@ -51,7 +51,7 @@ def threshold(at: float) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 def test_a_perfect_prediction_scores_close_to_one(tmp_path: Path) -> None:
     records = make(tmp_path, [squares(0, 32, 40), squares(20, 20, 0, 0)])
-    scores = evaluate(threshold(0.5), records, lambda record: (0.0, 100.0))
+    scores = evaluate(standardised_first(threshold(0.5), lambda record: (0.0, 100.0)), records)
     assert [score.patient for score in scores] == ["Case00", "Case01"]
     assert [score.slices for score in scores] == [2, 2]
     for score in scores:
@@ -65,7 +65,7 @@ def test_a_shifted_prediction_scores_as_worked_out_by_hand(tmp_path: Path) -> No
         # The square is 20 mm wide; 5 mm are 5 pixels here.
         return np.roll((slices > 0.5).astype(np.float32), 5, axis=2)
 
-    (score,) = evaluate(predict, [record], lambda _: (0.0, 100.0))
+    (score,) = evaluate(standardised_first(predict, lambda _: (0.0, 100.0)), [record])
     assert score.dice == pytest.approx(15 / 20, abs=0.01)
     assert score.iou == pytest.approx(15 / 25, abs=0.01)
     assert score.dice_volume == pytest.approx(15 / 20, abs=0.01)
@@ -80,7 +80,7 @@ def test_slices_count_by_the_experts_mask_and_the_volume_counts_them_all(tmp_pat
         result[:2] = 1.0
         return result
 
-    (score,) = evaluate(predict, [record], lambda _: (0.0, 100.0))
+    (score,) = evaluate(standardised_first(predict, lambda _: (0.0, 100.0)), [record])
     assert (record.selected, record.below, score.slices) == (1, 1, 1)
     assert score.dice > 0.97
     # The native slice is 96 x 96, and the grid of 64 mm covers its 48 mm whole.
@@ -98,7 +98,7 @@ def test_slices_without_gland_are_counted_and_those_in_which_gland_is_drawn(tmp_
             result[[0, 4], 30, 30] = 1.0
         return result
 
-    scores = evaluate(predict, records, lambda _: (0.0, 100.0))
+    scores = evaluate(standardised_first(predict, lambda _: (0.0, 100.0)), records)
     assert [(score.false_slices, score.empty_slices) for score in scores] == [(2, 4), (0, 0)]
     assert volume_mean(scores) == pytest.approx((scores[0].dice_volume + scores[1].dice_volume) / 2)
 
@@ -106,7 +106,7 @@ def test_slices_without_gland_are_counted_and_those_in_which_gland_is_drawn(tmp_
 def test_what_lies_beyond_the_grid_counts_as_missed(tmp_path: Path) -> None:
     small = PLAIN.model_copy(update={"pixels": 32})
     (record,) = make(tmp_path, [squares(80, 80, 80)], small)  # 40 mm of prostate, 32 mm of grid
-    (score,) = evaluate(lambda slices: np.ones_like(slices), [record], lambda _: (0.0, 1.0))
+    (score,) = evaluate(standardised_first(lambda slices: np.ones_like(slices), lambda _: (0.0, 1.0)), [record])
     assert score.iou == pytest.approx(32**2 / 40**2, abs=0.01)
 
 
@@ -120,7 +120,9 @@ def test_each_patient_is_standardised_with_its_own_figures(tmp_path: Path) -> No
         seen.append((float(middle.mean()), float(np.median(slices))))
         return np.zeros_like(slices)
 
-    evaluate(predict, records, lambda record: (50.0, 25.0) if record.patient == "Case00" else (0.0, 10.0))
+    evaluate(
+        standardised_first(predict, lambda record: (50.0, 25.0) if record.patient == "Case00" else (0.0, 10.0)), records
+    )
     assert seen[0] == (pytest.approx(2.0, abs=0.05), pytest.approx(-2.0, abs=0.05))
     assert seen[1] == (pytest.approx(10.0, abs=0.1), pytest.approx(0.0, abs=0.1))
 
@@ -128,7 +130,7 @@ def test_each_patient_is_standardised_with_its_own_figures(tmp_path: Path) -> No
 def test_examples_are_the_selected_slices_with_their_scores(tmp_path: Path) -> None:
     records = make(tmp_path, [squares(0, 32, 40), squares(20, 20, 0)])
     kept: list[Example] = []
-    scores = evaluate(threshold(0.5), records, lambda _: (0.0, 100.0), keep=kept.append)
+    scores = evaluate(standardised_first(threshold(0.5), lambda _: (0.0, 100.0)), records, keep=kept.append)
     assert [(example.patient, example.number) for example in kept] == [
         ("Case00", 1),
         ("Case00", 2),
@@ -150,7 +152,7 @@ def test_pictures_show_the_segmentation_that_was_scored(tmp_path: Path) -> None:
 
     for cleaned in (False, True):
         kept: list[Example] = []
-        evaluate(predict, records, lambda _: (0.0, 100.0), cleaned=cleaned, keep=kept.append)
+        evaluate(standardised_first(predict, lambda _: (0.0, 100.0)), records, cleaned=cleaned, keep=kept.append)
         assert kept[1].predicted[28:36, 28:36].all()
         assert kept[1].predicted[10:18, 10:18].any() != cleaned
 
@@ -165,4 +167,4 @@ def test_the_headline_weighs_slices_not_patients() -> None:
 def test_predictions_of_another_shape_are_refused(tmp_path: Path) -> None:
     records = make(tmp_path, [squares(30, 30, 30)])
     with pytest.raises(ValueError, match="shape"):
-        evaluate(lambda slices: slices[:, ::2], records, lambda _: (0.0, 1.0))
+        evaluate(standardised_first(lambda slices: slices[:, ::2], lambda _: (0.0, 1.0)), records)

@@ -48,7 +48,7 @@ def bright_block() -> NDArray[np.int16]:
 
 def drawn(path: Path, *, using: Card = CARD, pattern: str = "") -> tuple[Scan, Drawn]:
     scan = find_scan(path, pattern)
-    return scan, draw(scan, using, Bright(), CPU)
+    return scan, draw(scan, using, [Bright()], CPU)
 
 
 def same_grid(one: sitk.Image, other: sitk.Image) -> bool:
@@ -157,7 +157,7 @@ def test_the_bias_field_is_fitted_with_the_studys_settings_and_tells_how_far_it_
     scan = find_scan(write_volume(tmp_path / "scan.nrrd", bright_block()))
     told: list[tuple[int, int]] = []
     using = card(preprocessing=PLAIN.model_copy(update={"n4": n4}), mean=100.0, std=50.0)
-    draw(scan, using, Bright(), CPU, progress=lambda done, of: told.append((done, of)))
+    draw(scan, using, [Bright()], CPU, progress=lambda done, of: told.append((done, of)))
     assert [of for _, of in told] == [7] * len(told)
     assert [done for done, _ in told] == list(range(1, 8))
 

@@ -21,6 +21,7 @@ EVERYTHING: dict[str, Any] = {
     "training": {"epochs": 2},
     "methods": {
         "unadapted": True,
+        "more": ("target-folds", "route-folds", "consensus"),
         "cyclic": {"laps": 2},
         "federated": tuple({"strategy": key, "rounds": 2} for key in reversed(STRATEGIES)),
     },
@@ -38,6 +39,7 @@ def test_every_method_has_rows_of_its_own_under_one_name() -> None:
     assert rows_of(EVERYTHING) == [
         ("baseline", "A alone"),
         ("longer", "A alone, longer"),
+        ("target-folds", "A alone, its folds together"),
         ("sequential", "B → A"),
         ("sequential", "C → A"),
         ("sequential", "B → C → A"),
@@ -56,6 +58,8 @@ def test_every_method_has_rows_of_its_own_under_one_name() -> None:
         ("fedprox-then-target", "FedProx, then A"),
         ("fedavg", "FedAvg"),
         ("fedavg-then-target", "FedAvg, then A"),
+        ("route-folds", "best route to A, its folds together"),
+        ("consensus", "All sites' own models together"),
         ("pooled", "All data"),
         ("pooled-then-target", "All data, then A"),
     ]
@@ -94,7 +98,10 @@ def test_a_method_that_is_not_known_is_called_by_its_key() -> None:
 
 def test_a_study_that_names_a_method_that_is_not_known_is_told() -> None:
     study = Study.model_validate({"sites": SITES, "methods": {"more": ("swarm",)}})
-    with pytest.raises(RelayError, match=r"names swarm, which this relay lacks \(it knows none\); leave it out"):
+    with pytest.raises(
+        RelayError,
+        match=r"names swarm, which this relay lacks \(it knows consensus, route-folds, target-folds\); leave it out",
+    ):
         plan(study, dict.fromkeys((*SITES, "pooled"), (10,) * 5))
 
 

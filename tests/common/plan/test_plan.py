@@ -142,7 +142,7 @@ def test_best_fold_hands_the_sources_best_to_every_fold() -> None:
     assert [fold_of(node) for node in best.candidates] == [0, 1, 2]
     assert all(isinstance(node, FineTune) and node.site == "B" for node in best.candidates)
     # Training at B gave each candidate's score for nothing.
-    assert best.ballots == best.candidates
+    assert best.ballots == tuple((candidate,) for candidate in best.candidates)
 
 
 def test_same_fold_hands_on_the_same_fold() -> None:
@@ -284,7 +284,7 @@ def test_a_federated_round_is_selected_at_the_target_by_validation() -> None:
             assert row.model.at == row.target and row.model.split == "validation"
             assert {fold_of(node) for node in row.model.candidates} == {row.fold}
             assert len(row.model.candidates) == 4
-            for ballot in row.model.ballots:
+            for (ballot,) in row.model.ballots:
                 assert isinstance(ballot, Evaluate)
                 assert (ballot.site, ballot.fold, ballot.split) == (row.target, row.fold, "validation")
         if row.method == "fedavg-then-target":
@@ -321,6 +321,9 @@ def studies(draw: st.DrawFn) -> tuple[Study, Census]:
             "baseline": draw(st.booleans()),
             "longer_baseline": draw(st.booleans()),
             "unadapted": draw(st.booleans()),
+            "more": draw(
+                st.lists(st.sampled_from(["target-folds", "route-folds", "consensus"]), unique=True).map(tuple)
+            ),
             "pooled": draw(st.booleans()),
             "pooled_then_target": draw(st.booleans()),
             "forgetting": draw(st.booleans()),
@@ -390,7 +393,8 @@ def test_every_plan_holds_together(example: tuple[Study, Census]) -> None:
         assert not isinstance(row.validation, Evaluate) or row.validation.split == "validation"
         groups.setdefault((row.method, row.route, row.target), []).append(row)
     for rows in groups.values():
-        assert [row.fold for row in rows] == sorted(folds)
+        together = rows[0].method in ("target-folds", "route-folds")  # a single row for all folds
+        assert [row.fold for row in rows] == sorted(folds)[: 1 if together else None]
     # Nothing is trained that no row needs, and nothing scored beside the rows but travelling models.
     needed: set[Node] = set()
     stack: list[Node] = [node for row in found.rows for node in (row.test or row.model, row.validation)]
@@ -432,8 +436,16 @@ def test_the_rows_are_those_that_were_asked_for(example: tuple[Study, Census]) -
             expected.add((part.strategy, sites, target))
             if part.then_target:
                 expected.add((f"{part.strategy}-then-target", (*sites, target), target))
+        if "consensus" in methods.more:
+            expected.add(("consensus", (*(site for site in sites if site != target), target), target))
+        if len(study.split.run) > 1 and "target-folds" in methods.more:
+            expected.add(("target-folds", (target,), target))
+        ways = [route for route in wanted if route[-1] == target]
+        if len(study.split.run) > 1 and "route-folds" in methods.more and ways:
+            expected.add(("route-folds", ways[0] if len(ways) == 1 else (target,), target))
     rows = grown_to_the_end(study, census).rows
-    assert {(row.method, row.route, row.target) for row in rows if row.method != "greedy"} == expected
+    grows = ("greedy", "route-folds") if routes == "greedy" else ()  # how far, the scores decide
+    assert {(row.method, row.route, row.target) for row in rows if row.method not in grows} == expected
     assert {row.target for row in rows if row.method == "greedy"} == (set(sites) if routes == "greedy" else set())
 
 
