@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -82,9 +82,9 @@ class StageRecord(BaseModel):
         return float(getattr(self, score.key))
 
     @property
-    def seal(self) -> str:
-        """The sha256 of the record's content."""
-        return digest_of_json(self.model_dump(mode="json"))
+    def content(self) -> dict[str, Any]:
+        """The content to write: every value that is not its field's default."""
+        return self.model_dump(mode="json", exclude_defaults=True)
 
 
 @dataclass(frozen=True)
@@ -169,10 +169,12 @@ def _read_record(path: Path) -> StageRecord | None:
     try:
         content = json.loads(file)
         seal = content.pop("seal")
+        # The seal is of the content as written: a record from before a field was added is sound, without that field.
+        sound = seal == digest_of_json(content)
         record = StageRecord.model_validate_json(json.dumps(content))
     except (ValueError, TypeError, KeyError, AttributeError):  # no JSON, no object, no seal, no record
         return None
-    return record if record.key == path.stem and record.seal == seal else None
+    return record if sound and record.key == path.stem else None
 
 
 class Ledger:
@@ -236,7 +238,7 @@ class Ledger:
 
     def put(self, record: StageRecord) -> None:
         """Write a record; its weights must have been written before."""
-        content = record.model_dump(mode="json", exclude_defaults=True) | {"seal": record.seal}
+        content = record.content | {"seal": digest_of_json(record.content)}
         write_atomically(self._records / f"{record.key}.json", json.dumps(content, indent=1).encode(), durable=True)
         self._known[record.key] = record
 
