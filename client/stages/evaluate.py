@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from client.evaluation import score_store
+from client.evaluation.counted_means import counted_means
 from client.evaluation.evaluate import Example, slice_mean, volume_mean
 from client.evaluation.gallery import add_to_page
 from client.evaluation.scoring import case_numbers, network_of, scores_of, validated
@@ -16,7 +15,6 @@ from common.model.weights import Weights
 from common.plan.graph import Evaluate, way_of
 from common.plan.stage_key import stage_key
 from common.protocol.messages import EvaluateReply
-from common.scores import DISTANCES
 
 CASES = ("case_numbers", "case_slices", "case_dices", "case_ious", "case_volume_dices")
 """The fields of a reply about single patients: stored at the site, and sent only where the site's file permits."""
@@ -66,13 +64,6 @@ def score(order: VerifiedOrder[Evaluate], weights: Weights) -> EvaluateReply:
     ordered = sorted(scores, key=lambda score: numbers[score.patient])
     if node.split == "test":
         add_to_page(site, title=f"{way_of(node.weights)}, fold {node.fold + 1}", stage=node.id, examples=examples)
-    # Distances of fewer patients than the minimum are omitted, so that the rest of the reply may leave.
-    drawn = [score for score in scores if score.hd95_mm is not None]
-    if len(drawn) < site.minimum_patients:
-        drawn = []
-    keys = [one.key for one in DISTANCES]
-    means = np.mean([[getattr(score, key) for key in keys] for score in drawn], axis=0).tolist() if drawn else ()
-    distances = dict(zip(keys, means, strict=bool(drawn)))
     return EvaluateReply.model_validate(
         {
             "study": study.digest,
@@ -86,8 +77,7 @@ def score(order: VerifiedOrder[Evaluate], weights: Weights) -> EvaluateReply:
             "cleaned": cleaned,
             "patients": len(scores),
             "slices": sum(score.slices for score in scores),
-            **distances,
-            "surface_patients": len(drawn),
+            **(counted_means(scores, minimum_patients=site.minimum_patients) if node.split == "test" else {}),
             "case_numbers": tuple(numbers[score.patient] for score in ordered),
             "case_slices": tuple(score.slices for score in ordered),
             "case_dices": tuple(score.dice for score in ordered),

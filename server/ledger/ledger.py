@@ -40,7 +40,7 @@ class Cases(BaseModel):
 
 
 class StageRecord(BaseModel):
-    """The record of a finished stage. Dice and IoU are shares, 0 to 1; distances are in millimetres."""
+    """The record of a finished stage. Dice and IoU are shares, 0 to 1; distances are in mm, volumes in ml."""
 
     model_config = ConfigDict(frozen=True)
     key: str
@@ -75,10 +75,19 @@ class StageRecord(BaseModel):
     hd95_mm: float = 0.0
     assd_mm: float = 0.0
     surface_patients: int = 0
+    volume_error_ml: float = 0.0
+    absolute_volume_error_ml: float = 0.0
+    volume_patients: int = 0
+    """Patients behind the volume errors; 0 where they were not measured."""
+    dice_apex: float = 0.0
+    dice_middle: float = 0.0
+    dice_base: float = 0.0
+    thirds_patients: int = 0
+    """Patients behind the Dice of apex, middle and base; 0 where they were not measured."""
     cases: Cases = Cases()
 
     def value(self, score: Score) -> float:
-        """Return the value of a score, as a share or in millimetres."""
+        """Return the value of a score, as a share, in millimetres or in millilitres."""
         return float(getattr(self, score.key))
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from common.plan.graph import Evaluate, FineTune
 from common.protocol.messages import EvaluateReply, FineTuneReply
-from common.scores import SCORES
+from common.scores import COUNTED, GLAND, SCORES
 from server.ledger.ledger import Cases, StageRecord
 
 
@@ -52,8 +52,8 @@ def of_scores(node: Evaluate, reply: EvaluateReply, *, parent: str) -> StageReco
         parents=(parent,),
         patients=reply.patients,
         slices=reply.slices,
-        **{score.key: getattr(reply, score.key) for score in SCORES},
-        surface_patients=reply.surface_patients,
+        **{score.key: getattr(reply, score.key) for score in (*SCORES, *GLAND)},
+        **{name: getattr(reply, name) for name in COUNTED},
         false_slices=reply.false_slices,
         empty_slices=reply.empty_slices,
         cleaned=reply.cleaned,
