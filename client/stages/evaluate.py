@@ -38,7 +38,7 @@ def answer_evaluate(order: VerifiedOrder[Evaluate], store: StageStore) -> Evalua
 
 
 def score(order: VerifiedOrder[Evaluate], weights: Weights) -> EvaluateReply:
-    """Score weights on the patients of a split, and show the worst and best slices of a test on the site's own page.
+    """Score weights on the patients of a split, and show a test's worst patients and slices on the site's page.
 
     Raises:
         Refused: the weights differ from the order's digest.
@@ -63,7 +63,8 @@ def score(order: VerifiedOrder[Evaluate], weights: Weights) -> EvaluateReply:
     dice, iou = slice_mean(scores)
     ordered = sorted(scores, key=lambda score: numbers[score.patient])
     if node.split == "test":
-        add_to_page(site, title=f"{way_of(node.weights)}, fold {node.fold + 1}", stage=node.id, examples=examples)
+        title = f"{way_of(node.weights)}, fold {node.fold + 1}"
+        add_to_page(site, title=title, stage=node.id, examples=examples, scores=scores)
     return EvaluateReply.model_validate(
         {
             "study": study.digest,
