@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,13 @@ EXPERT, PREDICTED, BOTH = drawing.FIRST, drawing.SECOND, drawing.BOTH
 
 
 def add_to_page(
-    site: SiteConfig, *, title: str, stage: str, examples: Sequence[Example], scores: Sequence[CaseScore]
+    site: SiteConfig,
+    *,
+    title: str,
+    stage: str,
+    examples: Sequence[Example],
+    scores: Sequence[CaseScore],
+    numbers: Mapping[str, int],
 ) -> Path:
     """Show a model on the site's page, in the place of the same stage's earlier pictures.
 
@@ -45,6 +51,7 @@ def add_to_page(
         stage: the key of the scored stage.
         examples: the model's slices; the worst and the best by Dice are drawn.
         scores: the model's scores, a patient each; patients below a volume Dice of `LOW` stand first, the worst first.
+        numbers: the random number of each patient, by name, under which the study's report lists the patient.
 
     Returns:
         The path of the page: page.html in the site's private folder, mode 0600.
@@ -60,7 +67,7 @@ def add_to_page(
         "stage": stage,
         "at": datetime.now().astimezone().isoformat(timespec="seconds"),
         "scored": len(scores),
-        "low": _low(scores, ordered),
+        "low": _low(scores, ordered, numbers),
         "rows": [
             {"heading": heading, "pictures": [_picture(example) for example in selected]}
             for heading, selected in (("Worst selected slices", worst), ("Best selected slices", best))
@@ -80,19 +87,21 @@ def add_to_page(
     return page
 
 
-def _low(scores: Sequence[CaseScore], ordered: Sequence[Example]) -> list[dict[str, Any]]:
+def _low(scores: Sequence[CaseScore], ordered: Sequence[Example], numbers: Mapping[str, int]) -> list[dict[str, Any]]:
     """Return the patients below a volume Dice of `LOW`, the worst first, each with figures and its worst slices.
 
     Args:
         scores: a score for each patient.
         ordered: the slices of all patients, the worst first.
+        numbers: the random number of each patient.
     """
     low = sorted((case for case in scores if case.dice_volume < LOW), key=lambda case: (case.dice_volume, case.patient))
     found = []
     for place, case in enumerate(low):
         worst = [example for example in ordered if example.patient == case.patient][:OF_EACH]
         pictures = [_picture(example) for example in worst] if place < PICTURED else []
-        found.append({"patient": case.patient, "figures": _figures(case), "pictures": pictures})
+        figures = f"no. {numbers[case.patient]} in reports, {_figures(case)}"
+        found.append({"patient": case.patient, "figures": figures, "pictures": pictures})
     return found
 
 

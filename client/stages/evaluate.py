@@ -64,7 +64,7 @@ def score(order: VerifiedOrder[Evaluate], weights: Weights) -> EvaluateReply:
     ordered = sorted(scores, key=lambda score: numbers[score.patient])
     if node.split == "test":
         title = f"{way_of(node.weights)}, fold {node.fold + 1}"
-        add_to_page(site, title=title, stage=node.id, examples=examples, scores=scores)
+        add_to_page(site, title=title, stage=node.id, examples=examples, scores=scores, numbers=numbers)
     return EvaluateReply.model_validate(
         {
             "study": study.digest,

@@ -22,6 +22,7 @@ from client.evaluation.gallery import add_to_page, draw
 from client.site_config import SiteConfig
 
 SIZE = 64
+NUMBERS = {"Abel": 1, "Kain": 2, "Mueller": 3, **{f"patient {k}": 10 + k for k in range(20)}}
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def add(
     more: Sequence[Example] = (),
 ) -> str:
     examples = [*(example(dice, number=k) for k, dice in enumerate(dices)), *more]
-    page = add_to_page(site, title=title, stage=stage, examples=examples, scores=scores)
+    page = add_to_page(site, title=title, stage=stage, examples=examples, scores=scores, numbers=NUMBERS)
     return page.read_text(encoding="utf-8")
 
 
@@ -82,10 +83,10 @@ def test_patients_below_seventy_per_cent_stand_first_with_their_worst_slices_the
     told = words(text)
     assert "Patients below a volume Dice of 70 %: 2 of 3, the worst first" in told
     assert (
-        "Kain : volume Dice 12.5 %, volume error −12.3 ml, Dice of the apex 25.0 %, Dice of the middle 50.0 %,"
-        " Dice of the base 0.0 %; gland drawn in 3 of 9 slices without gland" in told
+        "Kain : no. 2 in reports, volume Dice 12.5 %, volume error −12.3 ml, Dice of the apex 25.0 %,"
+        " Dice of the middle 50.0 %, Dice of the base 0.0 %; gland drawn in 3 of 9 slices without gland" in told
     )
-    assert "Mueller : volume Dice 69.5 %, volume error +2.2 ml; gland drawn in 0 of 0" in told
+    assert "Mueller : no. 3 in reports, volume Dice 69.5 %, volume error +2.2 ml; gland drawn in 0 of 0" in told
     assert "99.0 ml" not in told, "70 % is not below 70 %"
     shown = [value for value in captions(text) if value not in (12.5, 69.5)]
     assert shown[:6] == [31.0, 32.0, 33.0, 80.0, 90.0, 95.0], "each patient's own slices, the worst patient first"
@@ -159,7 +160,14 @@ def test_only_its_owner_may_read_it(site: SiteConfig) -> None:
 
 def test_a_name_with_markup_in_it_is_shown_as_text(site: SiteConfig) -> None:
     name = "<script>x</script>"
-    page = add_to_page(site, title="a<b>", stage="<i>", examples=[example(0.5, patient=name)], scores=[case(name, 0.5)])
+    page = add_to_page(
+        site,
+        title="a<b>",
+        stage="<i>",
+        examples=[example(0.5, patient=name)],
+        scores=[case(name, 0.5)],
+        numbers={name: 7},
+    )
     text = page.read_text(encoding="utf-8")
     assert "<script>" not in text and "<i>" not in text and "&lt;script&gt;" in text
 
