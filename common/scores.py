@@ -2,7 +2,7 @@
 
 Messages, the ledger, results.json, a hospital's own records and its model card declare a field for each score, under
 the score's key; a test compares their fields with this table. Sites and the ledger keep overlaps as shares (0 to 1),
-results and model cards show overlaps in per cent; distances are in millimetres everywhere.
+results and model cards show overlaps in per cent; distances are in millimetres and volumes in millilitres everywhere.
 """
 
 from __future__ import annotations
@@ -20,17 +20,21 @@ class Score:
     """The name of the score's field."""
     title: str
     """The score's name in tables and texts."""
-    unit: Literal["%", "mm"]
+    unit: Literal["%", "mm", "ml"]
     """The unit in which the score is shown."""
     digits: int
     """Decimal places in a table."""
     over: Literal["slices", "patients"]
     """The items that the score averages: all selected slices, or all patients for whom the score has a value."""
+    signed: bool = False
+    """Whether a value may be negative."""
 
     @property
     def range(self) -> tuple[float, float]:
         """The least and the greatest value, in `unit`."""
-        return (0.0, 100.0) if self.unit == "%" else (0.0, math.inf)
+        if self.unit == "%":
+            return 0.0, 100.0
+        return -math.inf if self.signed else 0.0, math.inf
 
     def shown(self, value: float) -> float:
         """Return a measured value in the unit in which the score is shown: shares become per cent."""
@@ -47,15 +51,37 @@ HD95 = Score("hd95_mm", "HD95", "mm", digits=1, over="patients")
 """95 % Hausdorff distance of the surfaces; a patient with an empty prediction has none."""
 ASSD = Score("assd_mm", "ASSD", "mm", digits=2, over="patients")
 """Average symmetric surface distance; a patient with an empty prediction has none."""
+VOLUME_ERROR = Score("volume_error_ml", "volume error", "ml", digits=1, over="patients", signed=True)
+"""Predicted minus expert volume of a patient; errors of opposite sign cancel in the mean, which shows whether a model
+draws too much or too little."""
+ABSOLUTE_VOLUME_ERROR = Score("absolute_volume_error_ml", "absolute volume error", "ml", digits=1, over="patients")
+"""The volume error without its sign; the mean shows how far the volume of a single patient is off."""
+DICE_APEX = Score("dice_apex", "Dice of the apex", "%", digits=1, over="patients")
+"""Dice over all voxels of the lowest third of the slices from the first to the last slice with gland; a gland of fewer
+than three slices has no thirds."""
+DICE_MIDDLE = Score("dice_middle", "Dice of the middle", "%", digits=1, over="patients")
+"""Dice of the middle third."""
+DICE_BASE = Score("dice_base", "Dice of the base", "%", digits=1, over="patients")
+"""Dice of the highest third."""
 
 OVERLAPS = (DICE, IOU, DICE_VOLUME)
 """Scores measured on every split."""
 DISTANCES = (HD95, ASSD)
 """Scores measured on test patients only."""
 SCORES = (*OVERLAPS, *DISTANCES)
-"""All scores, in the order of every table."""
+"""The scores of every table, in the tables' order."""
+VOLUME_ERRORS = (VOLUME_ERROR, ABSOLUTE_VOLUME_ERROR)
+THIRDS = (DICE_APEX, DICE_MIDDLE, DICE_BASE)
+GLAND = (*VOLUME_ERRORS, *THIRDS)
+"""Scores measured on test patients only, which stand in a section of their own."""
+COUNTED = {"surface_patients": DISTANCES, "volume_patients": VOLUME_ERRORS, "thirds_patients": THIRDS}
+"""The scores measured on test patients only, by the field that counts the patients behind them; 0 where they were not
+measured."""
 VALIDATED = OVERLAPS
 """Scores that are measured on validation patients as well."""
+
+LOW = 0.7
+"""Patients below this volume Dice are listed: on the site's own page, and in the report where the site permits."""
 
 
 def deciding(slices: str) -> Score:

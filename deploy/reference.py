@@ -67,10 +67,10 @@ RESULTS_PAGE = """\
 # results.json
 
 `results.json` in a result folder holds everything that a study found. Dice and IoU are in per cent, distances are in
-millimetres. "The Dice by which the study selects" is the volume Dice, or the mean over selected slices where
-`training.slices` is "chosen". The report and the table are made from the file; `relay simulate --json` prints it. The
-tables list every key; [results.schema.json](results.schema.json) is the same as a JSON Schema, for a program that reads
-the file.
+millimetres, volumes in millilitres. "The Dice by which the study selects" is the volume Dice, or the mean over selected
+slices where `training.slices` is "chosen". The report and the table are made from the file; `relay simulate --json`
+prints it. The tables list every key; [results.schema.json](results.schema.json) is the same as a JSON Schema, for a
+program that reads the file.
 
 {tables}"""
 COMMANDS_PAGE = """\

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.evaluation.clean_up import clean_up
+from client.evaluation.gland import dice_of_thirds, volume_error_ml
 from client.evaluation.surface_distance import surface_distances
 from client.preprocessing.pipeline import PatientSlices, Record, load, to_native
 from client.preprocessing.resampling import resample_mask
@@ -34,6 +35,18 @@ class CaseScore:
     """95 % Hausdorff distance over all slices, like `assd_mm`; None where the prediction is empty, or distances were
     not measured."""
     assd_mm: float | None = None
+    volume_error_ml: float | None = None
+    """Predicted minus expert volume; None where it was not measured."""
+    dice_apex: float | None = None
+    """Dice of the lowest third of the gland's slices, like `dice_middle` and `dice_base`; None for fewer than three
+    slices."""
+    dice_middle: float | None = None
+    dice_base: float | None = None
+
+    @property
+    def absolute_volume_error_ml(self) -> float | None:
+        """The volume error without its sign."""
+        return None if self.volume_error_ml is None else abs(self.volume_error_ml)
 
 
 @dataclass(frozen=True)
@@ -159,6 +172,7 @@ def _scored(
     dice = [metrics.dice(predicted[k], expert[k]) for k in selected]
     distances = surface_distances(predicted, expert, slices.native_spacing) if surfaces else None
     hd95, assd = distances or (None, None)
+    apex, middle, base = dice_of_thirds(predicted, expert)
     if keep is not None:
         side = slices.image.shape[1], slices.image.shape[2]
         shown = resample_mask(predicted, slices.native_spacing[1:], side, (slices.spacing_mm, slices.spacing_mm))
@@ -183,6 +197,10 @@ def _scored(
         empty_slices=int(empty.sum()),
         hd95_mm=hd95,
         assd_mm=assd,
+        volume_error_ml=volume_error_ml(predicted, expert, slices.native_spacing),
+        dice_apex=apex,
+        dice_middle=middle,
+        dice_base=base,
     )
 
 

@@ -1,8 +1,8 @@
-"""The site's own page of its worst and best segmentations, drawn on the slices. The page stays at the site."""
+"""The site's own page of its worst patients, and its worst and best slices, with pictures. It stays at the site."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from client import drawing
-from client.evaluation.evaluate import Example
+from client.evaluation.evaluate import CaseScore, Example
 from client.preprocessing import cache
 from client.site_config import SiteConfig
 from common.digest import digest_of
+from common.scores import LOW, THIRDS
 from common.text import percent
 
 OF_EACH = 3
-"""The number of a model's worst slices on the page, and of its best."""
+"""The number of a model's worst slices on the page, of its best, and of the worst of a patient below `LOW`."""
+PICTURED = 6
+"""The most patients below `LOW` with pictures, the worst ones; of the others the page has the figures alone."""
 MODELS = 100
 """The most models on the page: the models scored last."""
 SIDE = 240
@@ -31,7 +34,15 @@ WINDOW = (1.0, 99.0)
 EXPERT, PREDICTED, BOTH = drawing.FIRST, drawing.SECOND, drawing.BOTH
 
 
-def add_to_page(site: SiteConfig, *, title: str, stage: str, examples: Iterable[Example]) -> Path:
+def add_to_page(
+    site: SiteConfig,
+    *,
+    title: str,
+    stage: str,
+    examples: Sequence[Example],
+    scores: Sequence[CaseScore],
+    numbers: Mapping[str, int],
+) -> Path:
     """Show a model on the site's page, in the place of the same stage's earlier pictures.
 
     Args:
@@ -39,6 +50,8 @@ def add_to_page(site: SiteConfig, *, title: str, stage: str, examples: Iterable[
         title: the model's name for readers, such as "B → C → A, fold 1".
         stage: the key of the scored stage.
         examples: the model's slices; the worst and the best by Dice are drawn.
+        scores: the model's scores, a patient each; patients below a volume Dice of `LOW` stand first, the worst first.
+        numbers: the random number of each patient, by name, under which the study's report lists the patient.
 
     Returns:
         The path of the page: page.html in the site's private folder, mode 0600.
@@ -53,6 +66,8 @@ def add_to_page(site: SiteConfig, *, title: str, stage: str, examples: Iterable[
         "title": title,
         "stage": stage,
         "at": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "scored": len(scores),
+        "low": _low(scores, ordered, numbers),
         "rows": [
             {"heading": heading, "pictures": [_picture(example) for example in selected]}
             for heading, selected in (("Worst selected slices", worst), ("Best selected slices", best))
@@ -70,6 +85,36 @@ def add_to_page(site: SiteConfig, *, title: str, stage: str, examples: Iterable[
         sections = [known for file in newest[:MODELS] if (known := cache.read_json(file))]
         cache.write_bytes(page, _render(site.name, sections).encode())
     return page
+
+
+def _low(scores: Sequence[CaseScore], ordered: Sequence[Example], numbers: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Return the patients below a volume Dice of `LOW`, the worst first, each with figures and its worst slices.
+
+    Args:
+        scores: a score for each patient.
+        ordered: the slices of all patients, the worst first.
+        numbers: the random number of each patient.
+    """
+    low = sorted((case for case in scores if case.dice_volume < LOW), key=lambda case: (case.dice_volume, case.patient))
+    found = []
+    for place, case in enumerate(low):
+        worst = [example for example in ordered if example.patient == case.patient][:OF_EACH]
+        pictures = [_picture(example) for example in worst] if place < PICTURED else []
+        figures = f"no. {numbers[case.patient]} in reports, {_figures(case)}"
+        found.append({"patient": case.patient, "figures": figures, "pictures": pictures})
+    return found
+
+
+def _figures(case: CaseScore) -> str:
+    """Return a patient's figures in words."""
+    parts = [f"volume Dice {percent(case.dice_volume)}"]
+    if case.volume_error_ml is not None:
+        parts.append(f"volume error {case.volume_error_ml:+.1f} ml".replace("-", "−"))
+    for third in THIRDS:
+        value: float | None = getattr(case, third.key)
+        if value is not None:
+            parts.append(f"{third.title} {percent(value)}")
+    return f"{', '.join(parts)}; gland drawn in {case.false_slices} of {case.empty_slices} slices without gland"
 
 
 def draw(example: Example) -> Image.Image:
@@ -106,6 +151,7 @@ def _window_on(region: NDArray[np.bool_]) -> tuple[slice, slice]:
 def _render(name: str, sections: Sequence[dict[str, Any]]) -> str:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters["percent"] = percent
+    environment.globals.update(low=percent(LOW, 0), pictured=PICTURED)
     colours = {"expert": EXPERT, "predicted": PREDICTED}
     return environment.from_string(_PAGE).render(
         name=name,
@@ -114,7 +160,17 @@ def _render(name: str, sections: Sequence[dict[str, Any]]) -> str:
     )
 
 
-_PAGE = """<!doctype html>
+_PAGE = """{% macro row_of(pictures) %}
+<div class="row">
+{% for picture in pictures %}
+<figure><img alt="slice {{ picture.slice }} of patient {{ picture.patient }}"
+src="data:image/png;base64,{{ picture.png }}">
+<figcaption>{{ picture.patient }}, slice {{ picture.slice }}: Dice {{ picture.dice | percent }}</figcaption>
+</figure>
+{% endfor %}
+</div>
+{% endmacro %}
+<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width">
@@ -126,6 +182,7 @@ _PAGE = """<!doctype html>
   h3 { font-size: 1rem; margin: .8rem 0 .3rem; }
   .stays { border-left: .3rem solid #e69f00; padding: .5rem 1rem; background: #24262b; }
   .stage { color: #9a9a96; font-size: .8rem; overflow-wrap: anywhere; }
+  .figures { margin: .6rem 0 .3rem; }
   .row { display: flex; flex-wrap: wrap; gap: 1rem; }
   figure { margin: 0; width: 240px; } img { display: block; width: 240px; height: 240px; border-radius: .3rem; }
   figcaption { font-size: .85rem; overflow-wrap: anywhere; }
@@ -143,16 +200,22 @@ front at the top, the patient's right on the left</p>
 <section>
 <h2>{{ section.title }}</h2>
 <div class="stage">stage {{ section.stage }} · {{ section.at }}</div>
+{% if section.low is defined %}{# earlier versions did not list them #}
+{% if section.low %}
+<h3>Patients below a volume Dice of {{ low }}: {{ section.low | length }} of {{ section.scored }}, the worst first</h3>
+<p class="figures">The figures are of the whole volume; the pictures show the worst selected slices of each
+{{- " of the first " ~ pictured if section.low | length > pictured }}.</p>
+{% for patient in section.low %}
+<p class="figures"><strong>{{ patient.patient }}</strong>: {{ patient.figures }}</p>
+{% if patient.pictures %}{{ row_of(patient.pictures) }}{% endif %}
+{% endfor %}
+{% else %}
+<p class="figures">No patient is below a volume Dice of {{ low }}.</p>
+{% endif %}
+{% endif %}
 {% for row in section.rows %}
 <h3>{{ row.heading }}</h3>
-<div class="row">
-{% for picture in row.pictures %}
-<figure><img alt="slice {{ picture.slice }} of patient {{ picture.patient }}"
-src="data:image/png;base64,{{ picture.png }}">
-<figcaption>{{ picture.patient }}, slice {{ picture.slice }}: Dice {{ picture.dice | percent }}</figcaption>
-</figure>
-{% endfor %}
-</div>
+{{ row_of(row.pictures) }}
 {% endfor %}
 </section>
 {% endfor %}

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from client.preprocessing import cache
 from client.site_config import SiteConfig
-from common.scores import SCORES, Score
+from common.scores import SCORES, THIRDS, VOLUME_ERROR, Score
 
 if TYPE_CHECKING:
     from client.evaluation.evaluate import CaseScore
@@ -38,6 +38,12 @@ class PatientScore(BaseModel):
     """Slices without gland in which gland was drawn."""
     empty_slices: int = 0
     """Slices without gland."""
+    volume_error_ml: float | None = None
+    """Predicted minus expert volume; None where it was not measured."""
+    dice_apex: float | None = None
+    """Dice of the lowest third of the gland's slices, like `dice_middle` and `dice_base`; None where there is none."""
+    dice_middle: float | None = None
+    dice_base: float | None = None
 
     def value(self, score: Score) -> float | None:
         """Return the patient's value of a score, a share or in millimetres; None where there is none."""
@@ -93,7 +99,7 @@ def keep(site: SiteConfig, key: str, scores: Sequence[CaseScore], numbers: Mappi
             slices=case.slices,
             false_slices=case.false_slices,
             empty_slices=case.empty_slices,
-            **{one.key: getattr(case, one.key) for one in SCORES},
+            **{one.key: getattr(case, one.key) for one in (*SCORES, VOLUME_ERROR, *THIRDS)},
         )
         for case in scores
     ]

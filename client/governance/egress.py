@@ -28,6 +28,7 @@ from common.model.weights import UnfitWeights, Weights, check_fit, size_in_bytes
 from common.protocol.codec import BadMessage, to_record
 from common.protocol.messages import Description, EvaluateReply, FineTuneReply, FromSite, Receipt, WireMessage
 from common.protocol.refusals import Refusal, Refused, refusal_error
+from common.scores import COUNTED
 
 Handler = Callable[[Message, Context], Message]
 LOG = "egress.jsonl"
@@ -87,7 +88,7 @@ def _patients_behind(answer: FromSite) -> tuple[int, ...]:
         return ()
     if isinstance(answer, FineTuneReply):
         return (answer.train_patients, answer.validation_patients)
-    return (answer.patients, *([answer.surface_patients] if answer.surface_patients else []))
+    return (answer.patients, *(patients for name in COUNTED if (patients := getattr(answer, name))))
 
 
 def numbers_in(message: WireMessage) -> int:

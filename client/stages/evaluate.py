@@ -5,9 +5,8 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-
 from client.evaluation import score_store
+from client.evaluation.counted_means import counted_means
 from client.evaluation.ensemble import MeanProbabilities, shown_fold
 from client.evaluation.evaluate import CaseScore, Example, Probabilities, evaluate, slice_mean, volume_mean
 from client.evaluation.gallery import add_to_page
@@ -21,7 +20,6 @@ from common.model.weights import Weights
 from common.plan.graph import Evaluate, Node, ensemble_in, validation_folds, way_of
 from common.plan.stage_key import stage_key
 from common.protocol.messages import EvaluateReply
-from common.scores import DISTANCES
 
 CASES = ("case_numbers", "case_slices", "case_dices", "case_ious", "case_volume_dices")
 """The fields of a reply about single patients: stored at the site, and sent only where the site's file permits."""
@@ -112,7 +110,7 @@ def _decides_clean_up(order: VerifiedOrder[Evaluate]) -> bool:
 
 
 def score(order: VerifiedOrder[Evaluate], model: Probabilities) -> EvaluateReply:
-    """Score a model on the patients of a split, and show the worst and best slices of a test on the site's own page."""
+    """Score a model on the patients of a split, and show a test's worst patients and slices on the site's own page."""
     site, study, node, cohort = order.site, order.study, order.node, order.cohort
     examples: list[Example] = []
     numbers = case_numbers(site, cohort)
@@ -126,7 +124,8 @@ def score(order: VerifiedOrder[Evaluate], model: Probabilities) -> EvaluateReply
     if node.split == "test":
         scores = evaluate(model, cohort.test(), cleaned=cleaned, surfaces=True, keep=examples.append)
         score_store.keep(site, order.key, scores, numbers, cleaned=cleaned)
-        add_to_page(site, title=f"{way_of(node.weights)}, fold {node.fold + 1}", stage=node.id, examples=examples)
+        title = f"{way_of(node.weights)}, fold {node.fold + 1}"
+        add_to_page(site, title=title, stage=node.id, examples=examples, scores=scores, numbers=numbers)
     return _reply(order, scores, numbers, cleaned=cleaned)
 
 
@@ -135,13 +134,7 @@ def _reply(
 ) -> EvaluateReply:
     dice, iou = slice_mean(scores)
     ordered = sorted(scores, key=lambda score: numbers[score.patient])
-    # Distances of fewer patients than the minimum are omitted, so that the rest of the reply may leave.
-    drawn = [score for score in scores if score.hd95_mm is not None]
-    if len(drawn) < order.site.minimum_patients:
-        drawn = []
-    keys = [one.key for one in DISTANCES]
-    means = np.mean([[getattr(score, key) for key in keys] for score in drawn], axis=0).tolist() if drawn else ()
-    distances = dict(zip(keys, means, strict=bool(drawn)))
+    tested = order.node.split == "test"
     return EvaluateReply.model_validate(
         {
             "study": order.study.digest,
@@ -155,8 +148,7 @@ def _reply(
             "cleaned": cleaned,
             "patients": len(scores),
             "slices": sum(score.slices for score in scores),
-            **distances,
-            "surface_patients": len(drawn),
+            **(counted_means(scores, minimum_patients=order.site.minimum_patients) if tested else {}),
             "case_numbers": tuple(numbers[score.patient] for score in ordered),
             "case_slices": tuple(score.slices for score in ordered),
             "case_dices": tuple(score.dice for score in ordered),

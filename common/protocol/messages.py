@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from common.scores import DISTANCES
+from common.scores import COUNTED
 
 DESCRIBE = "query.describe"
 FINE_TUNE = "train.stage"
@@ -204,6 +204,18 @@ class EvaluateReply(WireMessage):
     """Average symmetric surface distance, mean over `surface_patients`."""
     surface_patients: Count = 0
     """Test patients with a non-empty prediction; 0 if distances were not measured."""
+    volume_error_ml: float = 0.0
+    """Predicted minus expert volume, mean over `volume_patients`."""
+    absolute_volume_error_ml: Positive = 0.0
+    """The same without the sign of each patient's error, mean over `volume_patients`."""
+    volume_patients: Count = 0
+    """Test patients with a volume error; 0 if it was not measured."""
+    dice_apex: Share = 0.0
+    """Dice of the lowest third of the gland's slices, mean over `thirds_patients`, like the next two."""
+    dice_middle: Share = 0.0
+    dice_base: Share = 0.0
+    thirds_patients: Count = 0
+    """Test patients whose gland has three slices or more; 0 if the thirds were not measured."""
     case_numbers: tuple[Count, ...] = ()
     """Random numbers in place of patients' names; empty if the site does not permit scores of single patients."""
     case_slices: tuple[Count, ...] = ()
@@ -220,9 +232,10 @@ class EvaluateReply(WireMessage):
             raise ValueError("gland is drawn in more slices without gland than there are")
         if len(set(self.case_numbers)) < len(self.case_numbers):
             raise ValueError("a case stands twice")
-        measured = any(getattr(self, score.key) for score in DISTANCES)
-        if self.surface_patients > self.patients or (measured and not self.surface_patients):
-            raise ValueError("distances need patients behind them")
+        for name, scores in COUNTED.items():
+            behind, measured = getattr(self, name), any(getattr(self, score.key) for score in scores)
+            if behind > self.patients or (measured and not behind):
+                raise ValueError("distances, volume errors and thirds need patients behind them")
         if self.state == "needs-weights" and not self._nothing_but("key", "state", "member"):
             raise ValueError("nothing was scored")
         if self.state == "done" and self.member:

@@ -160,8 +160,8 @@ def _leaves(study: Study, counts: Disclosure) -> Iterator[str]:
     yield from _labelled(
         "",
         f"{most}{whole(counts.scoring_numbers)} with the scorings: Dice, IoU and volume Dice, of test patients also"
-        " distances between surfaces, each a mean over all patients of the split; counts of patients, of slices, and of"
-        " slices in which gland is wrongly drawn.",
+        " distances between surfaces, errors of the gland's volume, and Dice of its apex, middle and base, each a mean"
+        " over patients of the split; counts of patients, of slices, and of slices in which gland is wrongly drawn.",
     )
     yield from _labelled(
         "",

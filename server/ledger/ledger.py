@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -40,7 +40,7 @@ class Cases(BaseModel):
 
 
 class StageRecord(BaseModel):
-    """The record of a finished stage. Dice and IoU are shares, 0 to 1; distances are in millimetres."""
+    """The record of a finished stage. Dice and IoU are shares, 0 to 1; distances are in mm, volumes in ml."""
 
     model_config = ConfigDict(frozen=True)
     key: str
@@ -76,10 +76,19 @@ class StageRecord(BaseModel):
     hd95_mm: float = 0.0
     assd_mm: float = 0.0
     surface_patients: int = 0
+    volume_error_ml: float = 0.0
+    absolute_volume_error_ml: float = 0.0
+    volume_patients: int = 0
+    """Patients behind the volume errors; 0 where they were not measured."""
+    dice_apex: float = 0.0
+    dice_middle: float = 0.0
+    dice_base: float = 0.0
+    thirds_patients: int = 0
+    """Patients behind the Dice of apex, middle and base; 0 where they were not measured."""
     cases: Cases = Cases()
 
     def value(self, score: Score) -> float:
-        """Return the value of a score, as a share or in millimetres."""
+        """Return the value of a score, as a share, in millimetres or in millilitres."""
         return float(getattr(self, score.key))
 
     @property
@@ -90,9 +99,9 @@ class StageRecord(BaseModel):
         return (self.weights,) if self.weights else ()
 
     @property
-    def seal(self) -> str:
-        """The sha256 of the record's content."""
-        return digest_of_json(self.model_dump(mode="json"))
+    def content(self) -> dict[str, Any]:
+        """The content to write: every value that is not its field's default."""
+        return self.model_dump(mode="json", exclude_defaults=True)
 
 
 @dataclass(frozen=True)
@@ -177,10 +186,12 @@ def _read_record(path: Path) -> StageRecord | None:
     try:
         content = json.loads(file)
         seal = content.pop("seal")
+        # The seal is of the content as written: a record from before a field was added is sound, without that field.
+        sound = seal == digest_of_json(content)
         record = StageRecord.model_validate_json(json.dumps(content))
     except (ValueError, TypeError, KeyError, AttributeError):  # no JSON, no object, no seal, no record
         return None
-    return record if record.key == path.stem and record.seal == seal else None
+    return record if sound and record.key == path.stem else None
 
 
 class Ledger:
@@ -244,7 +255,7 @@ class Ledger:
 
     def put(self, record: StageRecord) -> None:
         """Write a record; its weights must have been written before."""
-        content = record.model_dump(mode="json", exclude_defaults=True) | {"seal": record.seal}
+        content = record.content | {"seal": digest_of_json(record.content)}
         write_atomically(self._records / f"{record.key}.json", json.dumps(content, indent=1).encode(), durable=True)
         self._known[record.key] = record
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from common.plan.graph import Evaluate, FineTune
 from common.plan.stage_key import ensemble_digest
 from common.protocol.messages import EvaluateReply, FineTuneReply
-from common.scores import SCORES
+from common.scores import COUNTED, GLAND, SCORES
 from server.ledger.ledger import Cases, StageRecord
 
 
@@ -55,8 +55,8 @@ def of_scores(node: Evaluate, reply: EvaluateReply, *, models: tuple[str, ...]) 
         parents=models,
         patients=reply.patients,
         slices=reply.slices,
-        **{score.key: getattr(reply, score.key) for score in SCORES},
-        surface_patients=reply.surface_patients,
+        **{score.key: getattr(reply, score.key) for score in (*SCORES, *GLAND)},
+        **{name: getattr(reply, name) for name in COUNTED},
         false_slices=reply.false_slices,
         empty_slices=reply.empty_slices,
         cleaned=reply.cleaned,

@@ -90,6 +90,8 @@ def _contents(results: Results, view: NetworkView | None, *, several: bool, othe
         if view.family.shown:
             yield "contrasts", "Patient by patient"
         yield "intervals", "Intervals"
+        if view.gland.shown:
+            yield "gland", "Volume and parts"
         if view.budget:
             yield "budget", "Cost"
         if view.maps:

@@ -9,6 +9,7 @@ from common.scores import DICE
 from common.text import count, listed
 from server.report.budget import Growth
 from server.report.contrasts import Family
+from server.report.gland import Gland
 from server.report.networks import Networks
 from server.report.opening import held_out, synthetic_sentence
 from server.report.paper import Table3
@@ -209,6 +210,25 @@ def of_intervals(results: Results, table: Comparison) -> str:
         f" patients, such intervals hold the true mean in {numbers}, instead of 95 %. Overlapping intervals do not mean"
         f" that two methods are equal, for the same patients stand behind both.{synthetic_sentence(results)}"
     )
+
+
+def of_gland(results: Results, gland: Gland) -> str:
+    """Return the remark under errors of volume, thirds and patients with a low Dice."""
+    sentences = []
+    if gland.measured:
+        sentences.append(
+            "Errors of opposite sign cancel in the mean error. What a model draws below the apex or above the base is"
+            " in none of the thirds; it counts in the volume error, the volume Dice and the slices without gland."
+        )
+    if gland.without_thirds:
+        sentences.append(f"A gland of fewer than three slices has no thirds: {gland.without_thirds}.")
+    if gland.listed:
+        sentences.append(
+            f"{gland.below} % is a mark to look at a patient, not a limit for use: a small gland loses more Dice by the"
+            " same error."
+        )
+    sentences.append(f"No interval is given: the figures describe {held_out(results)}.")
+    return " ".join(sentences) + synthetic_sentence(results)
 
 
 def of_budget(results: Results) -> str:

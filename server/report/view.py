@@ -7,7 +7,7 @@ from functools import cached_property
 
 from markupsafe import Markup
 
-from server.report import budget_curves, contrasts, forgetting, intervals, paper, routes
+from server.report import budget_curves, contrasts, forgetting, gland, intervals, paper, routes
 from server.report.budget import BudgetLine, Growth, budget_lines, growths
 from server.report.colours import shade
 from server.report.forest import Forest, forest
@@ -88,6 +88,11 @@ class NetworkView:
     def intervals(self) -> list[intervals.Panel]:
         """The dot plot of each target."""
         return intervals.interval_panels(self.results, self.table)
+
+    @cached_property
+    def gland(self) -> gland.Gland:
+        """The errors of volume, Dice of thirds, and patients with a low Dice."""
+        return gland.gland(self.results, self.table)
 
     @cached_property
     def budget(self) -> list[BudgetLine]:

@@ -16,7 +16,7 @@ from common.plan import GROWING, PlannedRow, method_of, name_of, routes_to
 from common.plan.cost import Cost, all_behind, behind, cost_of
 from common.plan.graph import Average, Best, Evaluate, FineTune, Node, ensemble_in, way_of
 from common.protocol.messages import Description
-from common.scores import DISTANCES, OVERLAPS, SCORES, VALIDATED, Score
+from common.scores import COUNTED, OVERLAPS, SCORES, VALIDATED, Score
 from common.statistics.intervals import case_interval
 from server.ledger.ledger import StageRecord
 from server.results import schema
@@ -138,11 +138,13 @@ class _Part:
 
     def _scores(self, test: StageRecord) -> dict[str, Any]:
         """Return the test scores of a row, by field."""
-        measured = test.surface_patients > 0
+        counted: dict[str, Any] = {}
+        for name, scores in COUNTED.items():
+            patients: int = getattr(test, name)
+            counted |= {score.key: _shown(test, score) if patients else None for score in scores} | {name: patients}
         return {
-            **{score.key: _per_cent(test.value(score)) for score in OVERLAPS},
-            **{score.key: round(test.value(score), 4) if measured else None for score in DISTANCES},
-            "surface_patients": test.surface_patients,
+            **{score.key: _shown(test, score) for score in OVERLAPS},
+            **counted,
             "false_slices": test.false_slices,
             "empty_slices": test.empty_slices,
             "cleaned": test.cleaned,
@@ -449,6 +451,11 @@ def _interval(record: StageRecord, score: Score) -> tuple[float, float] | None:
 def _cases(record: StageRecord, values: tuple[float, ...]) -> dict[str, float]:
     """Return the patients' scores in per cent, by case number."""
     return {str(number): _per_cent(value) for number, value in zip(record.cases.numbers, values, strict=True)}
+
+
+def _shown(record: StageRecord, score: Score) -> float:
+    """Return a score in the unit in which it is shown."""
+    return round(score.shown(record.value(score)), 6 if score.unit == "%" else 4)
 
 
 def _per_cent(share: float) -> float:

@@ -1,7 +1,7 @@
 """The content of `results.json`, declared once for writing (`server.results.rows`) and reading.
 
-Dice and IoU are in per cent, distances in millimetres, traffic in bytes. Readers ignore unknown keys, so results of a
-later version still give a report.
+Dice and IoU are in per cent, distances in millimetres, volumes in millilitres, traffic in bytes. Readers ignore unknown
+keys, so results of a later version still give a report.
 """
 
 from __future__ import annotations
@@ -119,6 +119,22 @@ class Row(_OfVariant):
     """Average symmetric surface distance, mm, mean over `surface_patients`; null where none was measured."""
     surface_patients: int | None = None
     """Test patients with a prediction that is not empty, so that there is a distance."""
+    volume_error_ml: Figure = None
+    """Predicted minus expert volume, ml, mean over `volume_patients`: below zero where a model draws too little. Errors
+    of opposite sign cancel. Null where it was not measured, like the next figure."""
+    absolute_volume_error_ml: Figure = None
+    """The volume error without the sign of each patient's error, ml, mean over `volume_patients`."""
+    volume_patients: int | None = None
+    """Test patients behind the volume errors."""
+    dice_apex: Figure = None
+    """Dice of the apex, per cent, mean over `thirds_patients`: over all voxels of the lowest third of the slices from
+    the first to the last slice with gland. Null where it was not measured, like the next two."""
+    dice_middle: Figure = None
+    """Dice of the middle third, per cent."""
+    dice_base: Figure = None
+    """Dice of the base, the highest third, per cent."""
+    thirds_patients: int | None = None
+    """Test patients whose gland has three slices or more, so that there are thirds."""
     false_slices: int | None = None
     """Slices without gland, of all test patients together, in which the model draws gland."""
     empty_slices: int | None = None

@@ -48,6 +48,7 @@ from common.protocol.messages import (
     WireMessage,
 )
 from common.protocol.refusals import REFUSALS, Refusal
+from common.scores import GLAND
 from deploy.simulation.local_grid import enter_run
 from tests.support.hospitals import approve_everywhere, small_study, write_hospitals
 from tests.support.site_calls import CENSUS, STUDY, call, described, first, order_of, planned, refused, send, trained
@@ -130,6 +131,20 @@ def test_a_stage_is_trained_and_scored(home: Path, start: Weights) -> None:
     assert score.state == "done" and score.patients == 1 and nothing is None
     assert 0 <= score.iou <= score.dice <= 1
     assert len(score.case_numbers) == 1
+
+
+def test_figures_of_the_gland_are_of_test_patients_alone(home: Path, start: Weights) -> None:
+    study = small_study(methods={"baseline": False, "federated": ({"strategy": "fedavg", "rounds": 1},)})
+    approve_everywhere({"A": home / "site.toml"}, study)
+    nodes = [node for node in planned(study)[0].nodes if isinstance(node, Evaluate) and node.site == "A"]
+    for split in ("validation", "test"):
+        node = next(node for node in nodes if node.split == split)
+        reply, _ = from_record(send(order_of(node, start, study), start).content, EvaluateReply)
+        assert reply.state == "done"
+        found = {name: getattr(reply, name) for name in ("volume_patients", "thirds_patients")}
+        assert found == dict.fromkeys(found, reply.patients if split == "test" else 0)
+        values = [getattr(reply, score.key) for score in GLAND]
+        assert any(values) == (split == "test")
 
 
 def test_without_the_weights_a_stage_asks_for_them(home: Path, start: Weights, trainings: list[int]) -> None:

@@ -10,11 +10,12 @@ from client.delivery.model_card import Scores
 from client.evaluation.evaluate import CaseScore
 from client.evaluation.score_store import PatientScore
 from common.protocol.messages import EvaluateReply, FineTuneReply
-from common.scores import DISTANCES, OVERLAPS, SCORES, VALIDATED
+from common.scores import COUNTED, DISTANCES, GLAND, OVERLAPS, SCORES, THIRDS, VALIDATED, VOLUME_ERROR, VOLUME_ERRORS
 from server.ledger.ledger import StageRecord
 from server.results.schema import Row, Spread
 
 KEYS = [score.key for score in SCORES]
+GLAND_KEYS = [score.key for score in GLAND]
 
 
 @pytest.mark.parametrize("model", [EvaluateReply, StageRecord, PatientScore, Scores, Row])
@@ -25,12 +26,25 @@ def test_what_holds_scores_has_a_field_for_each_under_its_one_name(
     assert [key for key in fields if key in KEYS] == KEYS
     others = {"received_dice", "validation_dice", "validation_iou", "case_dice", "case_dices", "case_ious", "dices"}
     others |= {"validation_dice_volume", "case_volume_dices", "case_dice_volume"}
+    others |= {*GLAND_KEYS, "volume_patients"}
     alike = {name for name in fields if any(part in name for part in ("dice", "iou", "hd95", "assd", "volume"))}
     assert alike - others == set(KEYS)
 
 
+@pytest.mark.parametrize("model", [EvaluateReply, StageRecord, Row])
+def test_what_holds_test_scores_has_a_field_for_each_figure_of_the_gland_and_for_the_patients_behind_it(
+    model: type[EvaluateReply | StageRecord | Row],
+) -> None:
+    fields = list(model.model_fields)
+    assert [key for key in fields if key in GLAND_KEYS] == GLAND_KEYS
+    for patients, scores in COUNTED.items():
+        assert fields.index(patients) == fields.index(scores[-1].key) + 1
+
+
 def test_a_patients_scores_at_the_site_have_the_same_names() -> None:
-    assert set(KEYS) <= {field.name for field in dataclasses.fields(CaseScore)}
+    own = {*KEYS, *(score.key for score in (VOLUME_ERROR, *THIRDS))}
+    assert own <= {field.name for field in dataclasses.fields(CaseScore)}
+    assert own <= PatientScore.model_fields.keys()
 
 
 def test_scores_that_select_are_on_every_row_of_validation_and_in_every_answer_of_a_training() -> None:
@@ -46,5 +60,10 @@ def test_results_sum_up_every_score() -> None:
 
 
 def test_overlaps_are_shown_in_per_cent_and_distances_as_they_are() -> None:
-    assert {score.shown(0.5) for score in OVERLAPS} == {50.0}
-    assert {score.shown(0.5) for score in DISTANCES} == {0.5}
+    assert {score.shown(0.5) for score in (*OVERLAPS, *THIRDS)} == {50.0}
+    assert {score.shown(0.5) for score in (*DISTANCES, *VOLUME_ERRORS)} == {0.5}
+
+
+def test_a_volume_error_alone_may_be_negative() -> None:
+    assert [score for score in (*SCORES, *GLAND) if score.range[0] < 0] == [VOLUME_ERROR]
+    assert {score.range for score in (*OVERLAPS, *THIRDS)} == {(0.0, 100.0)}

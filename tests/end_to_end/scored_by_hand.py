@@ -33,13 +33,18 @@ class Patient:
 
 @dataclass(frozen=True)
 class Figures:
-    """Of one model at one hospital: overlaps in per cent, the distance in mm."""
+    """Of one model at one hospital: overlaps in per cent, the distance in mm, volumes in ml."""
 
     dice: float
     dice_volume: float
     hd95_mm: float
     false_slices: int
     empty_slices: int
+    volume_error_ml: float
+    absolute_volume_error_ml: float
+    thirds: tuple[float, ...]
+    """Dice of apex, middle and base; empty where no gland has three slices."""
+    thirds_patients: int
     patients: int
     cleaned: bool
 
@@ -101,6 +106,18 @@ def dice(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
     return 2 * int((one & other).sum()) / total if total else 1.0
 
 
+def dice_by_height(drawn: NDArray[np.bool_], mask: NDArray[np.bool_]) -> list[float] | None:
+    """Dice of apex, middle and base: a slice belongs to the third in which its middle lies, counted from the feet."""
+    inside = [k for k in range(len(mask)) if mask[k].any()]
+    height = inside[-1] - inside[0] + 1
+    if height < 3:
+        return None
+    thirds: list[list[int]] = [[], [], []]
+    for k in range(inside[0], inside[-1] + 1):
+        thirds[int((2 * (k - inside[0]) + 1) * 3 / (2 * height))].append(k)
+    return [dice(drawn[third], mask[third]) for third in thirds]
+
+
 def figures(
     study: Study, site: str, folder: Path, fold: int, weights: Sequence[Path], folds: Sequence[int] | None = None
 ) -> Figures:
@@ -159,7 +176,7 @@ def figures(
         ]
         before = np.mean([dice(drawn, mask) for drawn, mask in pairs])
         cleaned = bool(np.mean([dice(largest(drawn), mask) for drawn, mask in pairs]) > before)
-    slice_dices, volumes, distances, false, empty = [], [], [], 0, 0
+    slice_dices, volumes, distances, errors, heights, false, empty = [], [], [], [], [], 0, 0
     for name in divided.test:
         patient = patients[name]
         drawn = largest(draw(patient)) if cleaned else draw(patient)
@@ -170,6 +187,11 @@ def figures(
                 empty += 1
                 false += bool(drawn[k].any())
         volumes.append(dice(drawn, patient.mask))
+        voxels = float(drawn.sum()) - float(patient.mask.sum())
+        errors.append(voxels * patient.spacing[0] * patient.spacing[1] * patient.spacing[2] / 1000)
+        by_height = dice_by_height(drawn, patient.mask)
+        if by_height is not None:
+            heights.append(by_height)
         distance = hd95(drawn, patient.mask, patient.spacing)
         if distance is not None:
             distances.append(distance)
@@ -179,6 +201,10 @@ def figures(
         hd95_mm=float(np.mean(distances)) if distances else float("nan"),
         false_slices=false,
         empty_slices=empty,
+        volume_error_ml=float(np.mean(errors)),
+        absolute_volume_error_ml=float(np.mean(np.abs(errors))),
+        thirds=tuple(100 * np.mean(heights, axis=0)) if heights else (),
+        thirds_patients=len(heights),
         patients=len(divided.test),
         cleaned=cleaned,
     )

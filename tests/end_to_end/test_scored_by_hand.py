@@ -39,6 +39,10 @@ def assert_as_by_hand(study: Study, images: dict[str, Path], results: dict[str, 
         assert row["dice"] == pytest.approx(found.dice, abs=2e-6)
         assert row["dice_volume"] == pytest.approx(found.dice_volume, abs=2e-6)
         assert row["false_slices"] == found.false_slices
+        assert (row["volume_patients"], row["thirds_patients"]) == (found.patients, found.thirds_patients)
+        assert row["volume_error_ml"] == pytest.approx(found.volume_error_ml, abs=1e-4)
+        assert row["absolute_volume_error_ml"] == pytest.approx(found.absolute_volume_error_ml, abs=1e-4)
+        assert (row["dice_apex"], row["dice_middle"], row["dice_base"]) == pytest.approx(found.thirds, abs=2e-6)
         if row["surface_patients"] == row["patients"]:
             assert row["hd95_mm"] == pytest.approx(found.hd95_mm, abs=2e-4)
 

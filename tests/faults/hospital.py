@@ -147,6 +147,8 @@ class Hospitals:
                 dice_volume=drawn("volume", record.patient, content),
                 hd95_mm=3.5 if surfaces else None,
                 assd_mm=1.25 if surfaces else None,
+                volume_error_ml=drawn("error", record.patient, content) - 0.5,
+                **{key: drawn(key, record.patient, content) for key in ("dice_apex", "dice_middle", "dice_base")},
             )
             for record in records
         ]

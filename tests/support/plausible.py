@@ -151,6 +151,7 @@ class PlausibleGrid(FakeGrid):
             hd95_mm=40 * (1 - mean) if test else 0.0,
             assd_mm=9 * (1 - mean) if test else 0.0,
             surface_patients=len(cases) if test else 0,
+            **(gland_of(mean, len(cases), draw) if test else {}),
             case_numbers=tuple(cases) if named else (),
             case_slices=tuple(slices) if named else (),
             case_dices=tuple(dices) if named else (),
@@ -158,6 +159,20 @@ class PlausibleGrid(FakeGrid):
             case_volume_dices=tuple(volumes) if named else (),
         )
         return reply, None
+
+
+def gland_of(mean: float, patients: int, draw: random.Random) -> dict[str, Any]:
+    """Apex and base are harder than the middle, and a poor model draws too little."""
+    error = 30 * (1 - mean) * draw.uniform(0.5, 1)
+    return {
+        "volume_error_ml": -error,
+        "absolute_volume_error_ml": error + draw.random(),
+        "volume_patients": patients,
+        "dice_apex": mean * draw.uniform(0.7, 0.9),
+        "dice_middle": min(1.0, mean * draw.uniform(0.99, 1.05)),
+        "dice_base": mean * draw.uniform(0.75, 0.95),
+        "thirds_patients": patients,
+    }
 
 
 def slices_of(site: str, case: int) -> int:

@@ -103,6 +103,27 @@ def test_slices_without_gland_are_counted_and_those_in_which_gland_is_drawn(tmp_
     assert volume_mean(scores) == pytest.approx((scores[0].dice_volume + scores[1].dice_volume) / 2)
 
 
+def test_volume_and_thirds_are_those_of_the_segmentation_that_is_scored(tmp_path: Path) -> None:
+    (record,) = make(tmp_path, [squares(0, 32, 32, 32, 0, 0)])
+
+    def predict(slices: NDArray[np.float32]) -> NDArray[np.float32]:
+        result = (slices > 0.5).astype(np.float32)
+        result[1] = 0.0  # the slice nearest to the feet
+        result[5, 28:32, 28:32] = 1.0  # 4 x 4 mm apart from the gland, which the clean-up removes
+        return result
+
+    (plain,) = evaluate(predict, [record], lambda _: (0.0, 100.0))
+    (cleaned,) = evaluate(predict, [record], lambda _: (0.0, 100.0), cleaned=True)
+    # A slice of the gland is 16 x 16 x 3 mm, 0.768 ml.
+    assert cleaned.volume_error_ml == pytest.approx(-0.768, abs=0.02)
+    assert plain.volume_error_ml == pytest.approx(-0.768 + 0.048, abs=0.02)
+    for score in (plain, cleaned):
+        assert score.dice_apex == 0.0
+        assert score.dice_middle is not None and score.dice_base is not None
+        assert min(score.dice_middle, score.dice_base) > 0.97
+    assert plain.absolute_volume_error_ml == -(plain.volume_error_ml or 0.0)
+
+
 def test_what_lies_beyond_the_grid_counts_as_missed(tmp_path: Path) -> None:
     small = PLAIN.model_copy(update={"pixels": 32})
     (record,) = make(tmp_path, [squares(80, 80, 80)], small)  # 40 mm of prostate, 32 mm of grid

@@ -140,9 +140,21 @@ def test_weights_that_are_not_the_declared_networks_stay(site: SiteConfig, weigh
         {"assd_mm": 1.0},
         {"surface_patients": 2, "hd95_mm": -1.0},
         {"surface_patients": 2, "hd95_mm": float("inf")},
+        {"volume_patients": 3, "volume_error_ml": -4.0, "absolute_volume_error_ml": 5.0},
+        {"volume_error_ml": -4.0},
+        {"absolute_volume_error_ml": 4.0},
+        {"volume_patients": 2, "absolute_volume_error_ml": -4.0},
+        {"volume_patients": 2, "volume_error_ml": float("-inf")},
+        {"thirds_patients": 3, "dice_apex": 0.5},
+        {"dice_apex": 0.5},
+        {"surface_patients": 2, "volume_patients": 2, "dice_middle": 0.5},
+        {"dice_base": 0.5},
+        {"thirds_patients": 2, "dice_base": 1.5},
     ],
 )
-def test_a_distance_leaves_with_those_behind_it_alone(site: SiteConfig, changes: dict[str, Any]) -> None:
+def test_a_figure_that_only_some_patients_have_leaves_with_those_behind_it_alone(
+    site: SiteConfig, changes: dict[str, Any]
+) -> None:
     assert refusal(score(**changes), None, site) == Refusal.BLOCKED
 
 
@@ -194,6 +206,8 @@ def test_a_text_in_a_numbers_place_stays(site: SiteConfig, changes: dict[str, An
         done(state="running", validation_patients=0),
         score(patients=1),
         score(surface_patients=1, hd95_mm=4.0, assd_mm=1.0),
+        score(volume_patients=1, volume_error_ml=-4.0, absolute_volume_error_ml=4.0),
+        score(thirds_patients=1, dice_apex=0.5, dice_middle=0.5, dice_base=0.5),
         description(test_patients=1),
         description(train_patients=(3, 1)),
         description(validation_patients=(1, 2)),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from client.training.fine_tune import Trained
 from common.digest import digest_of
 from common.model.weights import serialised
 from common.protocol.messages import EvaluateReply, FineTuneReply
+from common.scores import GLAND
 
 KEY, OTHER = "a" * 64, "b" * 64
 WEIGHTS = {"layer": torch.arange(6.0).reshape(2, 3), "seen": torch.tensor(3)}
@@ -138,6 +141,20 @@ def test_an_answer_of_one_kind_is_none_of_the_other(store: StageStore) -> None:
     assert store.reply(KEY, EvaluateReply) is not None
     finished(store, OTHER)
     assert store.reply(OTHER, EvaluateReply) is None
+
+
+def test_an_answer_of_an_earlier_version_reads_as_without_the_figures_that_it_does_not_have(store: StageStore) -> None:
+    store.finish(EvaluateReply(study="c" * 64, key=KEY, state="done", dice=0.5, patients=3))
+    path = store.folder / KEY / "reply.json"
+    content = json.loads(path.read_bytes()[:-32])
+    for score in GLAND:
+        del content[score.key]
+    del content["volume_patients"], content["thirds_patients"]
+    earlier = json.dumps(content).encode()
+    path.write_bytes(earlier + hashlib.sha256(earlier).digest())
+    found = store.reply(KEY, EvaluateReply)
+    assert found is not None and found.dice == 0.5
+    assert (found.volume_patients, found.thirds_patients) == (0, 0), "not measured"
 
 
 def test_a_finished_stage_needs_its_checkpoint_no_longer(store: StageStore) -> None:

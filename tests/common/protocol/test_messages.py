@@ -88,6 +88,8 @@ def evaluate_replies(draw: st.DrawFn) -> EvaluateReply:
     if draw(st.booleans()):
         return EvaluateReply(study=draw(DIGEST), key=draw(DIGEST), state="needs-weights")
     numbers = draw(st.lists(COUNT, unique=True, max_size=6).map(tuple))
+    patients = draw(COUNT)
+    volumes, thirds = draw(st.integers(0, patients)), draw(st.integers(0, patients))
     return EvaluateReply(
         study=draw(DIGEST),
         key=draw(DIGEST),
@@ -95,8 +97,13 @@ def evaluate_replies(draw: st.DrawFn) -> EvaluateReply:
         dice=draw(SHARE),
         iou=draw(SHARE),
         dice_volume=draw(SHARE),
-        patients=draw(COUNT),
+        patients=patients,
         slices=draw(COUNT),
+        volume_error_ml=draw(st.floats(-1e300, 1e300)) if volumes else 0.0,
+        absolute_volume_error_ml=draw(st.floats(0, 1e300)) if volumes else 0.0,
+        volume_patients=volumes,
+        **{key: draw(SHARE) for key in ("dice_apex", "dice_middle", "dice_base") if thirds},
+        thirds_patients=thirds,
         case_numbers=numbers,
         case_slices=draw(many(COUNT, len(numbers))),
         case_dices=draw(many(SHARE, len(numbers))),

@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 import server.ledger.ledger
 from common import files
@@ -59,6 +60,25 @@ FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 def test_a_record_is_read_back_to_the_bit(ledger: Ledger, record: StageRecord) -> None:
     ledger.put(record)
     assert ledger.get(KEY) == record
+
+
+class EarlierRecord(BaseModel):
+    """A record of a version that knew fewer figures."""
+
+    key: str
+    kind: str
+    dice: float
+
+
+def test_a_record_from_before_a_figure_was_added_is_sound_without_that_figure(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    earlier = StageRecord(key=KEY, kind="evaluate", dice=0.5)
+    with monkeypatch.context() as patch:
+        patch.setattr(StageRecord, "model_dump", lambda self, **how: EarlierRecord(**dict(self)).model_dump(**how))
+        ledger.put(earlier)
+    later = again(ledger)
+    assert later.faults == () and later.get(KEY) == earlier
 
 
 def test_nothing_is_known_of_what_was_never_put(ledger: Ledger) -> None:
