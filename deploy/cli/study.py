@@ -75,7 +75,7 @@ def plan(
         ),
     ] = None,
     sd: Annotated[
-        float,
+        float | None,
         typer.Option(
             "--sd",
             metavar="POINTS",
@@ -84,7 +84,7 @@ def plan(
             " default: 2.",
             rich_help_panel=GAIN,
         ),
-    ] = 2.0,
+    ] = None,
     earlier: Annotated[
         Path | None,
         typer.Option(
@@ -109,6 +109,7 @@ def plan(
     hours on this machine after a short trial, and for each target the smallest gain that the study could show.
     """
     from common.config.study import load_study
+    from deploy.planning.power_plan import DEVIATION
     from deploy.planning.study_plan import numbers_of, study_plan
     from deploy.simulation.simulate import cores, site_files
 
@@ -118,7 +119,7 @@ def plan(
         site_files(site or []),
         numbers_of("--slices", slices or []),
         patients=numbers_of("--patients", patients or []),
-        sd=sd,
+        sd=sd or DEVIATION,
         earlier=earlier,
         at_once=at_once or max(1, cores() // loaded.training.threads),
         trial=not no_trial,

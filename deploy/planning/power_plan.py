@@ -17,6 +17,8 @@ from server.report.networks import best_network
 from server.report.verdicts import measured_sd
 from server.results.schema import read_results
 
+DEVIATION = 2.0
+"""The standard deviation of paired differences where none was measured, in Dice points."""
 POINT = 1.0
 """The gain, in Dice points, for which the number of patients is told."""
 

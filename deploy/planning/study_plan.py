@@ -27,7 +27,15 @@ from common.statistics.paired import LEVEL
 from common.statistics.power import POWER
 from common.text import between, count, duration, short_bytes
 from deploy.console import bar, terminal
-from deploy.planning.power_plan import Patients, TargetPower, measured_in, patients_elsewhere, power_lines, power_text
+from deploy.planning.power_plan import (
+    DEVIATION,
+    Patients,
+    TargetPower,
+    measured_in,
+    patients_elsewhere,
+    power_lines,
+    power_text,
+)
 from deploy.planning.trial import Speed, measure, measure_n4
 from deploy.simulation.simulate import cores
 
@@ -68,12 +76,12 @@ def study_plan(
     files: Mapping[str, Path],
     slices: Mapping[str, int],
     *,
-    patients: Mapping[str, int],
-    sd: float,
-    earlier: Path | None,
     at_once: int,
     trial: bool,
     as_json: bool,
+    patients: Mapping[str, int] | None = None,
+    sd: float = DEVIATION,
+    earlier: Path | None = None,
 ) -> int:
     """Print the cost of the stages in a study's graph, and the gains that the study could show.
 
@@ -81,12 +89,12 @@ def study_plan(
         study: the study.
         files: the site files of sites on this machine, whose patients are counted.
         slices: for sites elsewhere, how many slices of all their patients an epoch would train on.
-        patients: for sites elsewhere, the number of all their usable patients, where known.
-        sd: the standard deviation of paired differences where none was measured, in Dice points.
-        earlier: the result folder of an earlier study, whose standard deviations are used.
         at_once: the number of stages run at the same time.
         trial: measure this machine, and estimate the hours.
         as_json: print JSON.
+        patients: for sites elsewhere, the number of all their usable patients, where known.
+        sd: the standard deviation of paired differences where none was measured, in Dice points.
+        earlier: the result folder of an earlier study, whose standard deviations are used.
 
     Returns:
         The exit code, 0.
@@ -101,7 +109,7 @@ def study_plan(
     census, assumed = _census(variant, surveys, slices)
     found = _to_the_end(variant, census)
     lines, together = _lines(study, variant, found, census)
-    counted = _patients(variant, surveys, patients)
+    counted = _patients(variant, surveys, patients or {})
     targets = [site for site in study.sites if any(row.target == site for row in found.rows)]
     powers = power_lines(study, targets, counted, sd=sd, measured=measured)
     estimate = _estimate(study, found, census, surveys, sites, files, at_once) if trial else None

@@ -125,17 +125,7 @@ def test_a_site_of_which_nothing_is_known_is_told(
     from deploy.planning.study_plan import study_plan
 
     with pytest.raises(RelayError, match=r"Nothing is known of site B; add --site B=PATH, or --slices B=N"):
-        study_plan(
-            small_study(sites=("A", "B")),
-            {},
-            {"A": 100},
-            patients={},
-            sd=2.0,
-            earlier=None,
-            at_once=1,
-            trial=False,
-            as_json=False,
-        )
+        study_plan(small_study(sites=("A", "B")), {}, {"A": 100}, at_once=1, trial=False, as_json=False)
 
 
 def stages(*nodes: FineTune | Evaluate | Average | Start) -> Plan:
