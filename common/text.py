@@ -19,6 +19,14 @@ def count(number: int, noun: str) -> str:
     return f"{whole(number)} {noun}{'' if number == 1 else 's'}"
 
 
+def signed(value: float, digits: int = 1) -> str:
+    """Return a difference with its sign: "+1.2", "−0.4", or "±0.0" where rounding leaves none."""
+    text = f"{abs(value):.{digits}f}"
+    if not float(text):
+        return f"±{text}"
+    return f"{'+' if value > 0 else '−'}{text}"
+
+
 def between(counts: Sequence[int]) -> str:
     """Return the range of some counts: "4 to 6", or "4" if all counts are equal."""
     least, most = min(counts), max(counts)

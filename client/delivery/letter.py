@@ -20,7 +20,6 @@ from client.delivery.model_card import (
     Figure,
     Reference,
     Scores,
-    interval_text,
     name_of,
     number,
     weights_files,
@@ -28,8 +27,9 @@ from client.delivery.model_card import (
 from client.delivery.model_card_text import SYNTHETIC, environment, score_cells
 from client.delivery.store import Arrival, Outcome
 from common.plan import method_of
-from common.scores import DISTANCES, OVERLAPS, SCORES, Score, deciding
-from common.statistics.intervals import FEWEST
+from common.scores import DICE, DISTANCES, OVERLAPS, SCORES, Score, deciding
+from common.statistics.intervals import FEWEST, METHOD
+from common.statistics.verdict import Gain, judged, untold, verdict_sentence
 from common.text import count
 
 Verdict = Literal["better", "not-whole", "worse", "own", "not-shown", "too-few", "unknown"]
@@ -88,12 +88,13 @@ def verdict_of(card: Card, own: Reference | None) -> Verdict:
         return "own"
     if own is None or own.ahead is None:
         return "unknown"
-    low, high = own.ahead.low, own.ahead.high
-    if low is None or high is None:
+    ends = _ends(own.ahead)
+    if ends is None:
         return "too-few"
-    if low > 0 and own.volume_ahead is not None and own.volume_ahead.mean < 0:
+    found = judged(ends)
+    if found == "helped" and own.volume_ahead is not None and own.volume_ahead.mean < 0:
         return "not-whole"
-    return "better" if low > 0 else "worse" if high < 0 else "not-shown"
+    return "better" if found == "helped" else "worse" if found == "hurt" else "not-shown"
 
 
 def reference_of(outcome: Outcome) -> Reference | None:
@@ -181,14 +182,18 @@ def _reasons(verdict: Verdict, card: Card, own: Reference | None, differences: S
             f" alone, “{way}”. None in which another hospital had a part did better there."
         )
         return
-    yield f"Of all models of the study, your own validation patients chose “{way}”."
+    what = "handing on" if method_of(card.method).travelling else "taking part"
     if own is None or own.ahead is None:
+        yield untold(card.site, what)
+        yield f"Of all models of the study, your own validation patients chose “{way}”."
         yield (
             "The study trained no model on your patients alone or looked at no test patient, or the scores are no"
             " longer on record: so nothing can be compared."
         )
         return
     ahead, score = own.ahead, deciding(card.training.slices)
+    yield verdict_sentence(card.site, what, _gain(ahead, own.volume_ahead, score), score.title)
+    yield f"Of all models of the study, your own validation patients chose “{way}”."
     better = sum(value > 0 for value in differences)
     better_for = {0: "none", len(differences): "all"}.get(better, str(better))
     yield (
@@ -203,11 +208,11 @@ def _reasons(verdict: Verdict, card: Card, own: Reference | None, differences: S
         )
     else:
         meaning = {
-            "better": "wholly above zero: for patients like these it is better.",
-            "not-whole": "wholly above zero, on selected slices.",
-            "worse": "wholly below zero: for patients like these your own is better.",
-        }.get(verdict, "which holds zero: this may be chance. Your own model is as good a choice.")
-        yield f"The 95 % interval of the difference is {interval_text(ahead, sign=True)} points, {meaning}"
+            "better": "lies wholly above zero: for patients like these it is better.",
+            "not-whole": "lies wholly above zero, on selected slices.",
+            "worse": "lies wholly below zero: for patients like these your own is better.",
+        }.get(verdict, "holds zero: this may be chance. Your own model is as good a choice.")
+        yield f"The interval of the difference {meaning}"
     if verdict == "not-whole" and own.volume_ahead is not None:
         yield (
             f"But over whole volumes its Dice is {number(abs(own.volume_ahead.mean))} points lower, and a whole volume"
@@ -218,6 +223,17 @@ def _reasons(verdict: Verdict, card: Card, own: Reference | None, differences: S
             "Your own model had fewer gradient steps than a route gives: what looks like a gain may be longer training"
             " alone."
         )
+
+
+def _gain(ahead: Figure, volume_ahead: Figure | None, score: Score) -> Gain:
+    """Return a difference in the form of the report's first paragraph."""
+    volume = volume_ahead.mean if volume_ahead and score is DICE else None
+    return Gain(ahead.mean, _ends(ahead), ahead.patients, volume)
+
+
+def _ends(ahead: Figure) -> tuple[float, float] | None:
+    """Return the ends of a difference's interval, or None."""
+    return None if ahead.low is None or ahead.high is None else (ahead.low, ahead.high)
 
 
 def _below(card: Card) -> str:
@@ -265,8 +281,8 @@ def _decided(card: Card) -> Iterator[str]:
     yield (
         "We say that taking part helped only if the 95 % interval of the mean difference lies wholly above zero"
         f"{', and the mean volume Dice is not lower either' if score.over == 'slices' else ''}; in all"
-        " other cases we advise to keep your own model. The interval is a bootstrap-t (Efron and Tibshirani 1993)"
-        f" and needs {FEWEST} patients. It speaks of patients like these, not of another split or another"
+        " other cases we advise to keep your own model. The interval needs"
+        f" {FEWEST} patients; it is {METHOD}. It speaks of patients like these, not of another split or another"
         " training."
     )
     took = ", ".join(f"{one.name} ({count(one.patients, 'patient')})" for one in card.hospitals)

@@ -20,7 +20,7 @@ from client.delivery.model_card import (
 )
 from common.plan import method_of
 from common.scores import SCORES, deciding
-from common.statistics.intervals import FEWEST
+from common.statistics.intervals import FEWEST, METHOD
 from common.text import count
 
 SYNTHETIC = "The study's data are synthetic: no patient stands behind any figure here, and the model fits no patient."
@@ -41,6 +41,7 @@ def markdown(card: Card) -> str:
             columns=SCORES,
             deciding=deciding(card.training.slices),
             fewest=FEWEST,
+            interval_method=METHOD,
             no_device=NO_DEVICE,
             synthetic=SYNTHETIC,
             no_licence=NO_LICENCE,

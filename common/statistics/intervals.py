@@ -1,6 +1,6 @@
-"""The confidence interval of a mean over patients: the same method for the report, the letter and the model card.
+"""The confidence interval of a mean over patients: the same function for the report, the letter and the model card.
 
-The bootstrap draws patients, since slices of the same patient resemble each other. An interval covers the choice of
+The unit is the patient, since slices of the same patient resemble each other. An interval covers the choice of
 held-out patients, but not the variation between trainings.
 """
 
@@ -15,14 +15,22 @@ from numpy.typing import NDArray
 
 from common.errors import RelayError
 
+COVER = 0.95
+"""The share of intervals that should contain the true mean."""
 FEWEST = 6
-"""The fewest patients for an interval, however alike the patients are."""
+"""The fewest patients for an interval, however alike the patients are; so many have the interval of typical values."""
 FEWEST_A_SITE = 4
 """The fewest patients of each hospital for an interval over several hospitals."""
 RESAMPLES = 9_999
 """The number of bootstrap resamples."""
 ANYWHERE = (-math.inf, math.inf)
 """The bounds for a mean that may have any value."""
+
+METHOD = (
+    f"with {FEWEST} patients from the lowest of them to the highest (typical values, Hartigan 1969), with more patients"
+    " a bootstrap-t (Efron and Tibshirani 1993)"
+)
+"""What an interval is, in words for the report, the letter and the model card."""
 
 Repeat = Mapping[str, tuple[float, float]]
 """The test patients of a site in a repeat of the study: by case number a value, in any unit, and its weight, such as
@@ -49,21 +57,27 @@ def patients_of(repeats: Sequence[Repeat]) -> list[str]:
     return sorted({case for repeat in repeats for case, (_, slices) in repeat.items() if slices > 0})
 
 
-def interval(
-    strata: Strata, *, level: float = 0.95, within: tuple[float, float] = ANYWHERE
-) -> tuple[float, float] | None:
-    """Return the bootstrap-t interval of a `slice_mean`, with patients drawn within each site.
+def interval(strata: Strata, *, within: tuple[float, float] = ANYWHERE) -> tuple[float, float] | None:
+    """Return the 95 % interval of a `slice_mean`.
 
-    Each resample draws, with replacement, as many patients of each site as the site has; a drawn patient counts with
-    the values and weights of all repeats with this patient held out. The deviation of a resample's mean from the
-    observed mean is divided by the resample's own standard error, which widens the interval as needed for few or skewed
-    patients: Efron & Tibshirani, An Introduction to the Bootstrap, 1993, ch. 12.5. The formula of the standard error is
-    for a ratio of two sums over patients (Cochran, Sampling Techniques, 1977, ch. 6). docs/explanation/statistics.md
-    compares the method with others. Every call makes the same draws, so equal values have equal intervals everywhere.
+    A simulation chose the method by the number of patients: `tests/bench/coverage.py`, whose table stands in
+    docs/explanation/statistics.md.
+
+    With `FEWEST` patients the interval reaches from the lowest patient to the highest. It is the interval of typical
+    values (Hartigan, Journal of the American Statistical Association 64, 1969): of the means of all subsets of six
+    patients, the lowest and the highest are patients, and the interval contains the mean of symmetric values in
+    1 - 2 / 2^6 = 96.9 % of samples. One patient far from the others cannot widen it beyond that patient.
+
+    With more patients it is the bootstrap-t interval (Efron & Tibshirani, An Introduction to the Bootstrap, 1993,
+    ch. 12.5), with patients drawn within each site. Each resample draws, with replacement, as many patients of each
+    site as the site has; a drawn patient counts with the values and weights of all repeats with this patient held out.
+    The deviation of a resample's mean from the observed mean is divided by the resample's own standard error, which
+    widens the interval as needed for few or skewed patients. The formula of the standard error is for a ratio of two
+    sums over patients (Cochran, Sampling Techniques, 1977, ch. 6). `scipy.stats.bootstrap` has no such interval. Every
+    call makes the same draws, so equal values have equal intervals everywhere.
 
     Args:
         strata: values and weights, by site and repeat.
-        level: the share of intervals that should contain the true mean.
         within: the least and the greatest possible value of the mean, at which the interval is cut.
 
     Returns:
@@ -78,15 +92,28 @@ def interval(
         return None
     if not all(np.isfinite(values).all() for values, _ in samples):
         raise RelayError("The Dice of a test patient is not a number: score that site again.")
-    ones = [np.ones((1, size)) for size in sizes]
+    low, high = np.clip(_typical_values(samples) if sum(sizes) == FEWEST else _bootstrap_t(samples), *within)
+    return float(low), float(high)
+
+
+def _typical_values(samples: Sequence[Sample]) -> tuple[float, float]:
+    """Return the interval of `FEWEST` patients, who are of one site, since each of several has `FEWEST_A_SITE`."""
+    ((values, _),) = samples
+    return values[0], values[-1]
+
+
+def _bootstrap_t(samples: Sequence[Sample]) -> tuple[float, float]:
+    """Return the bootstrap-t interval of more patients."""
+    ones = [np.ones((1, len(values))) for values, _ in samples]
     ((mean,), (error,)) = _means_and_errors(samples, ones)
     if error == 0:
-        return float(mean), float(mean)
-    means, errors = _means_and_errors(samples, [_drawn(size, place) for place, size in enumerate(sizes)])
+        return mean, mean
+    drawn = [_drawn(len(values), place) for place, (values, _) in enumerate(samples)]
+    means, errors = _means_and_errors(samples, drawn)
     usable = errors > 1e-9 * error  # all other resamples drew one patient a site, with standard error 0
-    ends = np.quantile((means[usable] - mean) / errors[usable], [(1 + level) / 2, (1 - level) / 2])
-    low, high = np.clip(mean - error * ends, *within)
-    return float(low), float(high)
+    ends = np.quantile((means[usable] - mean) / errors[usable], [(1 + COVER) / 2, (1 - COVER) / 2])
+    low, high = mean - error * ends
+    return low, high
 
 
 def case_interval(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -34,6 +35,21 @@ def whole_number(least: int) -> Callable[[str | int], int]:
         return number
 
     return read
+
+
+def number_above_zero(given: str | float) -> float:
+    """Parse an option whose value is a number above zero.
+
+    Raises:
+        typer.BadParameter: the value is no such number.
+    """
+    try:
+        number = float(given)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise typer.BadParameter(f'"{given}" is no number above 0')
+    return number
 
 
 AtOnce = Annotated[

@@ -24,6 +24,7 @@ from deploy.cli.options import (
     CoordinatorFolder,
     Results,
     ResultsAsJson,
+    number_above_zero,
     whole_number,
 )
 from deploy.cli.results import show_results
@@ -31,6 +32,7 @@ from deploy.cli.results import show_results
 app = group("study", "Plan, run, follow and verify a study.")
 
 HOSPITALS = "Hospitals"
+GAIN = "What it could show"
 
 
 def shipped_study(given: Path) -> Path:
@@ -63,6 +65,37 @@ def plan(
             rich_help_panel=HOSPITALS,
         ),
     ] = None,
+    patients: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--patients",
+            metavar="NAME=N",
+            help="For a site elsewhere: how many usable patients it has.",
+            rich_help_panel=HOSPITALS,
+        ),
+    ] = None,
+    sd: Annotated[
+        float | None,
+        typer.Option(
+            "--sd",
+            metavar="POINTS",
+            parser=number_above_zero,
+            help="The standard deviation, over patients, of the difference between two methods, in Dice points;"
+            " default: 2.",
+            rich_help_panel=GAIN,
+        ),
+    ] = None,
+    earlier: Annotated[
+        Path | None,
+        typer.Option(
+            "--earlier",
+            metavar="DIR",
+            parser=Path,
+            help="The result folder of an earlier study: the standard deviations measured there, where a target has six"
+            " test patients, are used in place of --sd.",
+            rich_help_panel=GAIN,
+        ),
+    ] = None,
     at_once: AtOnce = None,
     no_trial: Annotated[
         bool,
@@ -72,18 +105,22 @@ def plan(
 ) -> int:
     """Say what a study will ask for before anything runs.
 
-    The answer names the trainings of the study's graph, what sharing them saves, gradient steps, bytes to and fro, and
-    the hours on this machine after a short trial.
+    The answer names the trainings of the study's graph, what sharing them saves, gradient steps, bytes to and fro, the
+    hours on this machine after a short trial, and for each target the smallest gain that the study could show.
     """
     from common.config.study import load_study
-    from deploy.planning.study_plan import slices_of, study_plan
+    from deploy.planning.power_plan import DEVIATION
+    from deploy.planning.study_plan import numbers_of, study_plan
     from deploy.simulation.simulate import cores, site_files
 
     loaded = load_study(shipped_study(study))
     return study_plan(
         loaded,
         site_files(site or []),
-        slices_of(slices or []),
+        numbers_of("--slices", slices or []),
+        patients=numbers_of("--patients", patients or []),
+        sd=sd or DEVIATION,
+        earlier=earlier,
         at_once=at_once or max(1, cores() // loaded.training.threads),
         trial=not no_trial,
         as_json=as_json,

@@ -23,8 +23,19 @@ from common.model.network import declared_bytes
 from common.plan import GROWING, Census, Plan, grown, method_of, plan
 from common.plan.cost import all_behind, cost_of, planned_steps
 from common.plan.graph import Evaluate, FineTune, Node, models_in, validation_folds, way_of
+from common.statistics.paired import LEVEL
+from common.statistics.power import POWER
 from common.text import between, count, duration, short_bytes
 from deploy.console import bar, terminal
+from deploy.planning.power_plan import (
+    DEVIATION,
+    Patients,
+    TargetPower,
+    measured_in,
+    patients_elsewhere,
+    power_lines,
+    power_text,
+)
 from deploy.planning.trial import Speed, measure, measure_n4
 from deploy.simulation.simulate import cores
 
@@ -68,8 +79,11 @@ def study_plan(
     at_once: int,
     trial: bool,
     as_json: bool,
+    patients: Mapping[str, int] | None = None,
+    sd: float = DEVIATION,
+    earlier: Path | None = None,
 ) -> int:
-    """Print the cost of the stages in a study's graph.
+    """Print the cost of the stages in a study's graph, and the gains that the study could show.
 
     Args:
         study: the study.
@@ -78,48 +92,57 @@ def study_plan(
         at_once: the number of stages run at the same time.
         trial: measure this machine, and estimate the hours.
         as_json: print JSON.
+        patients: for sites elsewhere, the number of all their usable patients, where known.
+        sd: the standard deviation of paired differences where none was measured, in Dice points.
+        earlier: the result folder of an earlier study, whose standard deviations are used.
 
     Returns:
         The exit code, 0.
 
     Raises:
-        RelayError: a site has neither a file nor a number of slices.
+        RelayError: a site has neither a file nor a number of slices, or the earlier results cannot be read.
     """
     variant = study.variants[0]
+    measured = measured_in(earlier)
     sites = {name: load_site(path) for name, path in files.items()}
     surveys = {name: _surveyed(site, variant) for name, site in sites.items()}
     census, assumed = _census(variant, surveys, slices)
     found = _to_the_end(variant, census)
     lines, together = _lines(study, variant, found, census)
+    counted = _patients(variant, surveys, patients or {})
+    targets = [site for site in study.sites if any(row.target == site for row in found.rows)]
+    powers = power_lines(study, targets, counted, sd=sd, measured=measured)
     estimate = _estimate(study, found, census, surveys, sites, files, at_once) if trial else None
     if as_json:
-        print(json.dumps(_as_values(study, census, lines, together, estimate), indent=1))
+        print(json.dumps(_as_values(study, census, lines, together, estimate, powers), indent=1))
     else:
         _print(study, census, assumed, lines, together, estimate)
+        print(*power_text(study, powers), sep="\n")
     return 0
 
 
-def slices_of(given: Sequence[str]) -> dict[str, int]:
-    """Read the values of --slices, each "NAME=N".
+def numbers_of(option: str, given: Sequence[str]) -> dict[str, int]:
+    """Read the values of an option that names sites, each "NAME=N".
 
     Args:
+        option: the option, such as --slices.
         given: the values.
 
     Returns:
-        Site name to number of slices.
+        Site name to number.
 
     Raises:
         RelayError: a value has another form, or a name is given twice.
     """
-    slices: dict[str, int] = {}
+    numbers: dict[str, int] = {}
     for entry in given:
         name, _, number = entry.partition("=")
         if not name or not number.isdecimal() or not int(number):
-            raise RelayError(f'--slices wants NAME=N, such as A=396, and got "{entry}".')
-        if name in slices:
-            raise RelayError(f"--slices names {name} twice ({slices[name]} and {number}); give each site one number.")
-        slices[name] = int(number)
-    return slices
+            raise RelayError(f'{option} wants NAME=N, such as A=30, and got "{entry}".')
+        if name in numbers:
+            raise RelayError(f"{option} names {name} twice ({numbers[name]} and {number}); give each site one number.")
+        numbers[name] = int(number)
+    return numbers
 
 
 def _surveyed(site: SiteConfig, study: Study) -> Survey:
@@ -147,6 +170,18 @@ def _census(study: Study, surveys: Mapping[str, Survey], slices: Mapping[str, in
     if study.methods.pooled:
         census[POOLED] = tuple(sum(counts) for counts in zip(*census.values(), strict=True))
     return census, assumed
+
+
+def _patients(study: Study, surveys: Mapping[str, Survey], elsewhere: Mapping[str, int]) -> dict[str, Patients]:
+    """Return the patients of each site where they are known."""
+    known = {site: patients for site, (patients, _) in PAPER.items()} if study.paper else {}
+    found = {}
+    for site in study.sites:
+        if site in surveys:
+            found[site] = Patients(surveys[site].patients, surveys[site].test_patients)
+        elif site in elsewhere or site in known:
+            found[site] = patients_elsewhere(elsewhere.get(site) or known[site], study, site)
+    return found
 
 
 def _to_the_end(study: Study, census: Census) -> Plan:
@@ -309,7 +344,12 @@ def _freed(node: Node, children: Mapping[Node, list[Node]], missing: dict[Node, 
 
 
 def _as_values(
-    study: Study, census: Census, lines: list[Line], together: Line, estimate: Estimate | None
+    study: Study,
+    census: Census,
+    lines: list[Line],
+    together: Line,
+    estimate: Estimate | None,
+    powers: list[TargetPower],
 ) -> dict[str, Any]:
     return {
         "study": study.name,
@@ -319,6 +359,7 @@ def _as_values(
         "methods": [asdict(line) for line in lines],
         "together": asdict(together),
         "estimate": asdict(estimate) if estimate else None,
+        "power": {"power": POWER, "level": LEVEL, "targets": [asdict(one) for one in powers]},
     }
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from common.scores import DICE, Score
@@ -94,7 +94,7 @@ def family(results: Results, table: Comparison, *, testing: bool = True) -> Fami
         table: the comparison of the network.
         testing: whether to test; False for a network not selected by validation, whose effects are only described.
     """
-    problems = dict(_problems(results))
+    problems = dict(not_compared(results))
     repeats = len(results.seeds)
     seed = _study_seed(results)
     headline = {(row.target, row.seed): row for row in results.rows if row.headline}
@@ -143,23 +143,39 @@ def _contrast(
         gaps = [(one.value(score) or 0.0) - (other.value(score) or 0.0) for one, other in rows]
         sign = (sum(gap > 0 for gap in gaps), len(gaps)) if repeats > 1 else None
         means.append(statistics.fmean(gaps))
-        if all(row.cases(score) is not None for pair in rows for row in pair):
-            strata[target] = [difference(_scores(one, score), _scores(other, score)) for one, other in rows]
-            at.append((target, _effect({target: strata[target]}, sign)))
+        found = differences(rows, score)
+        if found is not None:
+            strata[target] = found
+            at.append((target, effect_of({target: found}, sign)))
         else:
             at.append((target, Effect(means[-1], same_sign=sign)))
     whole = len(strata) == len(pairs)
     return Contrast(
         opponent=opponent,
         at=tuple(at),
-        together=_effect(strata) if whole else Effect(statistics.fmean(means)),
+        together=effect_of(strata) if whole else Effect(statistics.fmean(means)),
         standardised=standardised(strata) if whole else None,
         smallest=smallest_p(better(strata)[1]) if whole else 1.0,
         p=sign_flip_p(strata, seed=seed_of(seed, opponent, "signs")) if whole else None,
     )
 
 
-def _effect(strata: Strata, sign: tuple[int, int] | None = None) -> Effect:
+def differences(pairs: Sequence[tuple[Row, Row]], score: Score) -> list[Repeat] | None:
+    """Return the patients' differences between two rows, for each repeat.
+
+    None where a hospital does not permit scores of single patients.
+
+    Args:
+        pairs: for each repeat, two rows of a target.
+        score: the Dice by which the study compares.
+    """
+    if any(row.cases(score) is None for pair in pairs for row in pair):
+        return None
+    return [difference(_scores(one, score), _scores(other, score)) for one, other in pairs]
+
+
+def effect_of(strata: Strata, sign: tuple[int, int] | None = None) -> Effect:
+    """Return the effect with its interval, from the patients' differences by site."""
     wins, patients = better(strata)
     return Effect(slice_mean(strata), interval(strata, within=(-100.0, 100.0)), wins, patients, sign)
 
@@ -202,7 +218,7 @@ def _scores(row: Row, score: Score) -> Repeat:
     return {case: (value, weight) for case, (value, weight) in (row.cases(score) or {}).items() if value is not None}
 
 
-def _problems(results: Results) -> Iterable[tuple[str, str]]:
+def not_compared(results: Results) -> Iterable[tuple[str, str]]:
     """Yield each target whose rows cannot be compared, and the reason.
 
     Rows must have been scored on the same slices of the same patients, and the Dice of a row's patients must add up to
@@ -248,10 +264,8 @@ def _study_seed(results: Results) -> int:
 
 def own_interval(results: Results, rows: tuple[Row, ...]) -> tuple[float, float] | None:
     """Return the confidence interval of a method's Dice at a target, over all its repeats, in per cent."""
-    if len(rows) == 1:
-        return rows[0].ci95
     if any(row.cases(results.score) is None for row in rows):
-        return None
+        return rows[0].ci95 if len(rows) == 1 else None
     target = rows[0].target
     return interval({target: [_scores(row, results.score) for row in rows]}, within=(0.0, 100.0))
 

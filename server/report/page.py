@@ -13,15 +13,17 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from common.errors import RelayError
 from common.scores import DICE, SCORES
-from common.statistics.intervals import RESAMPLES
+from common.statistics.intervals import METHOD
 from common.text import count, duration, moment, short_bytes, whole
 from server.report import budget_curves, curves, forest, intervals, remarks, wording
 from server.report.colours import SITE_COLOURS, shade
+from server.report.contrasts import own_interval
 from server.report.networks import best_network, networks
 from server.report.opening import opening, synthetic_sentence, test_patients
 from server.report.paper import AUTHORS
 from server.report.run_record import RecordedRun, read_run
 from server.report.table import routes_taken, whole_volumes
+from server.report.verdicts import verdicts
 from server.report.view import NetworkView
 from server.report.wording import capital, site_names
 from server.results.schema import Results, Row, read_results
@@ -136,6 +138,7 @@ def render(results: Results, run: RecordedRun | None, study_toml: str) -> str:
         "name": str(results.study.get("name") or "Study"),
         "about": str(results.study.get("about") or ""),
         "opening": opening(results),
+        "verdicts": verdicts(view.results if view else results),
         "contents": list(_contents(results, view, several=len(results.models) > 1, others=bool(others))),
         "view": view,
         "others": others,
@@ -152,7 +155,8 @@ def render(results: Results, run: RecordedRun | None, study_toml: str) -> str:
         "by_volume": results.score is not DICE,
         "scale": [shade(step / 10) for step in range(11)],
         "patients": test_patients(results),
-        "resamples": whole(RESAMPLES),
+        "interval_method": METHOD,
+        "interval_of": lambda row: own_interval(results, (row,)),
         "dot": intervals,
         "bars": forest,
         "spent": budget_curves,

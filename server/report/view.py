@@ -10,6 +10,7 @@ from markupsafe import Markup
 from server.report import budget_curves, contrasts, forgetting, gland, intervals, paper, routes
 from server.report.budget import BudgetLine, Growth, budget_lines, growths
 from server.report.colours import shade
+from server.report.disagreements import disagreements
 from server.report.forest import Forest, forest
 from server.report.summary import in_short
 from server.report.table import Comparison, comparison, notes
@@ -58,6 +59,11 @@ class NetworkView:
     def no_interval(self) -> str:
         """Why some contrasts have no interval."""
         return contrasts.why_no_interval(self.family)
+
+    @property
+    def disagreements(self) -> list[str]:
+        """Why the interval and the corrected p of a contrast say different things."""
+        return disagreements(self.family)
 
     @cached_property
     def shades(self) -> list[list[str]]:

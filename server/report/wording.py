@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from common import text
 from common.config.study import POOLED
 from common.plan.methods.method import sources as sources_of
 from server.results.schema import Results, Row
@@ -10,9 +11,9 @@ ARCHITECTURES = {"Unet": "UNet", "UnetPlusPlus": "UNet++", "MAnet": "MANet", "De
 """Names of the architectures in the paper's spelling, in the order of the paper's columns."""
 
 
-def capital(text: str) -> str:
+def capital(words: str) -> str:
     """Return a text with a capital as its first letter; the other letters stay as they are."""
-    return text[:1].upper() + text[1:]
+    return words[:1].upper() + words[1:]
 
 
 def sources(row: Row) -> tuple[str, ...]:
@@ -32,12 +33,7 @@ def figure(value: float | None, digits: int = 1) -> str:
 
 def signed(value: float | None, digits: int = 1) -> str:
     """Return a difference with its sign, or a dash for None."""
-    if value is None:
-        return "–"
-    text = f"{abs(value):.{digits}f}"
-    if not float(text):
-        return f"±{text}"
-    return f"{'+' if value > 0 else '−'}{text}"
+    return "–" if value is None else text.signed(value, digits)
 
 
 def probability(value: float | None) -> str:

@@ -87,6 +87,28 @@ def test_taking_part_has_helped_only_if_the_whole_interval_lies_above_zero(low: 
     assert (found == "worse") == (low + width < 0)
 
 
+UNTOLD = "At A, it cannot be told from this study whether handing on helped"
+FIRST = {
+    "better": "At A, handing on helped: +1.9 points of volume Dice (95 % interval +0.4 to +3.9; 6 test patients).",
+    "worse": "At A, handing on hurt: −1.9 points of volume Dice (95 % interval −3.9 to −0.3; 6 test patients).",
+    "not-shown": f"{UNTOLD}: +0.3 points of volume Dice (95 % interval −1.4 to +1.9; 6 test patients).",
+    "too-few": f"{UNTOLD}: +4.2 points of volume Dice (4 test patients; an interval needs 6).",
+    "unknown": f"{UNTOLD}.",
+    "not-whole": "At A, handing on helped on selected slices, but not on whole volumes: +1.9 points of Dice"
+    " (95 % interval +0.4 to +3.9; 6 test patients), −2.5 points of volume Dice.",
+}
+
+
+@pytest.mark.parametrize("verdict", FIRST)
+def test_the_letter_begins_with_the_verdict_in_the_words_of_the_report(verdict: str) -> None:
+    assert letter(ALL[verdict]).reasons[0] == FIRST[verdict]
+
+
+def test_of_an_average_taking_part_is_judged_and_not_handing_on() -> None:
+    averaged = outcome(figure(1.0, 0.5), (1.0,) * 6, method="fedavg", route=())
+    assert letter(averaged).reasons[0].startswith("At A, taking part helped: +1.0 points")
+
+
 def test_a_model_that_is_worse_on_whole_volumes_is_not_advised_however_good_its_slices_are() -> None:
     told = " ".join(text(letter(NOT_WHOLE)).split())
     assert "its Dice is 1.9 points higher" in told and "over whole volumes its Dice is 2.5 points lower" in told
@@ -158,7 +180,8 @@ def test_figures_are_those_of_the_card_with_their_signs() -> None:
     told = " ".join(text(letter(PERHAPS)).split())
     assert "its volume Dice is 0.3 points higher than that of the best model trained on your patients alone" in told
     assert "it is higher for 4 of them" in told
-    assert "The 95 % interval of the difference is −1.4 to +1.9 points" in told
+    assert "whether handing on helped: +0.3 points of volume Dice (95 % interval −1.4 to +1.9; 6 test patients)" in told
+    assert "The interval of the difference holds zero" in told
     assert "is 1.9 points lower" in " ".join(text(letter(WORSE)).split())
 
 

@@ -112,8 +112,8 @@ def test_volume_and_thirds_are_those_of_the_segmentation_that_is_scored(tmp_path
         result[5, 28:32, 28:32] = 1.0  # 4 x 4 mm apart from the gland, which the clean-up removes
         return result
 
-    (plain,) = evaluate(predict, [record], lambda _: (0.0, 100.0))
-    (cleaned,) = evaluate(predict, [record], lambda _: (0.0, 100.0), cleaned=True)
+    (plain,) = evaluate(standardised_first(predict, lambda _: (0.0, 100.0)), [record])
+    (cleaned,) = evaluate(standardised_first(predict, lambda _: (0.0, 100.0)), [record], cleaned=True)
     # A slice of the gland is 16 x 16 x 3 mm, 0.768 ml.
     assert cleaned.volume_error_ml == pytest.approx(-0.768, abs=0.02)
     assert plain.volume_error_ml == pytest.approx(-0.768 + 0.048, abs=0.02)

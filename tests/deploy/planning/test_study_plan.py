@@ -13,7 +13,7 @@ from common.errors import RelayError
 from common.plan import Plan
 from common.plan.graph import Average, Evaluate, FineTune, Schedule, Start
 from deploy.cli import main
-from deploy.planning.study_plan import makespan, slices_of
+from deploy.planning.study_plan import makespan, numbers_of
 from tests.support.hospitals import small_study, write_hospitals
 
 EPOCH = Schedule(1, 0, 1, "best")
@@ -111,12 +111,12 @@ def test_the_papers_tables_are_asked_for_whole(capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize("given", ["A", "A=", "=5", "A=x", "A=-1", "A=0"])
 def test_a_count_that_is_none_is_told(given: str) -> None:
     with pytest.raises(RelayError, match="--slices wants NAME=N"):
-        slices_of([given])
+        numbers_of("--slices", [given])
 
 
 def test_a_site_is_given_one_number_of_slices() -> None:
     with pytest.raises(RelayError, match="--slices names A twice"):
-        slices_of(["A=10", "B=10", "A=20"])
+        numbers_of("--slices", ["A=10", "B=10", "A=20"])
 
 
 def test_a_site_of_which_nothing_is_known_is_told(
