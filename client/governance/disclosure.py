@@ -19,7 +19,7 @@ from client.data.survey import Survey
 from client.governance.egress import numbers_in
 from common.config.study import Study
 from common.model.network import declared_bytes, declared_shapes
-from common.plan import GROWING, Choices, Method, batches_per_epoch, most_rounds, plan
+from common.plan import GROWING, Choices, Method, asked_for, batches_per_epoch, most_rounds, plan
 from common.plan.cost import made_at
 from common.plan.graph import Average, Best, Evaluate, FineTune, Node, ensemble_in, validation_folds
 from common.protocol.messages import Description, EvaluateReply, FineTuneReply
@@ -191,11 +191,12 @@ def _most(site: str, variant: Study, survey: Survey, largest_elsewhere: int) -> 
 
     total = tally(own({}))
     if variant.methods.sequential.grows:
-        first = own({}, GROWING)
+        growing = (GROWING, *(method for method in asked_for(variant) if method.of_grown))
+        first = own({}, *growing)
         for target in variant.sites:
             most = _Tally()
             for route in _routes_that_matter(site, variant, target):
-                most |= tally(own({target: route}, GROWING) - first)
+                most |= tally(own({target: route}, *growing) - first)
             total += most
     return total
 

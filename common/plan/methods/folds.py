@@ -54,5 +54,6 @@ OF_ROUTE = Method(
     section=Section.ENSEMBLES,
     rows=_of_route,
     optional=True,
+    of_grown=True,
     absence="sequential",
 )

@@ -42,6 +42,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "greedy, one hop": {"sequential": {"routes": "greedy", "max_hops": 1}, "longer_baseline": True},
     "laps": {"cyclic": {"laps": 2}, "baseline": True},
     "averages": {"federated": ({"strategy": "fedavg", "rounds": 2},), "sequential": {"routes": (("B", "A"),)}},
+    "ensembles": {"more": ("target-folds", "route-folds", "consensus"), "sequential": {"routes": "all", "max_hops": 1}},
+    "greedy, folds": {"sequential": {"routes": "greedy", "max_hops": 2}, "more": ("route-folds", "consensus")},
     "averages without a number": {
         "federated": ({"strategy": "fedavg", "local_epochs": (1, 2)}, {"strategy": "fedprox", "then_target": True}),
         "sequential": {"routes": (("B", "A", "B", "A"),)},
@@ -150,5 +152,17 @@ def test_where_weights_go_is_told() -> None:
     assert onward.routes == (("B", "A"), ("B", "A", "C"))
     assert onward.scored_at == ("A", "C") and onward.averaged == ()
     assert onward_of("A", STUDIES["averages, best-fold"]).averaged == ("fedavg",)
+    together = onward_of("B", STUDIES["ensembles, best-fold"])
+    assert together.together_at == (("A", 1), ("C", 1)), "of two folds the best by its own validation"
+    assert dict(onward_of("B", STUDIES["ensembles, same-fold"]).together_at) == {"A": 2, "C": 2}
     nowhere = onward_of("A", STUDIES["alone, best-fold"])
-    assert (nowhere.routes, nowhere.scored_at, nowhere.averaged) == ((), (), ())
+    assert (nowhere.routes, nowhere.scored_at, nowhere.together_at, nowhere.averaged) == ((), (), (), ())
+
+
+def test_an_ensemble_of_folds_shows_the_validation_patients_of_all_folds() -> None:
+    alone = disclosed(STUDIES["alone, best-fold"])
+    ensembles = small_study(training={"epochs": 3}, methods={"baseline": True, "more": ("target-folds",)})
+    found = disclosed(ensembles)
+    assert (found.trainings, found.validations - alone.validations, found.tests - alone.tests) == (2, 1, 1)
+    # Number, slices, Dice, IoU and volume Dice: of three test patients, and of four validation patients a fold.
+    assert found.patient_numbers - alone.patient_numbers == 5 * (3 + 2 * 4)

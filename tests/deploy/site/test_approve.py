@@ -93,6 +93,12 @@ def test_what_runs_and_what_leaves_is_counted_in_plain_words(site: SiteConfig, s
     assert "Approved. Site A answers" in text
 
 
+def test_models_that_travel_into_ensembles_are_told(site: SiteConfig, shown: Shown) -> None:
+    text = shown(STUDY.model_copy(update={"methods": STUDY.methods.model_copy(update={"more": ("consensus",)})}))
+    assert "As models beside those of other sites, whose probabilities are averaged: 1 to B, 1 to C." in text
+    assert "gets all its models for good" in text
+
+
 def test_what_the_site_permits_of_single_patients_is_told(site: SiteConfig, capsys: pytest.CaptureFixture[str]) -> None:
     approve_study(site.model_copy(update={"patient_scores": True}), STUDY, yes=True)
     assert "OF SINGLE PATIENTS" in capsys.readouterr().out
