@@ -17,7 +17,7 @@ from common.errors import Damaged
 from common.plan import PlannedRow, method_of, name_of
 from common.plan.cost import behind
 from common.plan.graph import Evaluate, FineTune
-from common.plan.selection import may_be_left_out, offered, own, select
+from common.plan.selection import may_be_left_out, means, offered, own, select
 from common.protocol.messages import Delivery
 from server.ledger.ledger import Ledger
 from server.progress.events import Event, Observer
@@ -93,7 +93,7 @@ def _run_for(site: str, study: Study, runs: Sequence[RunState]) -> RunState | No
     first = runs[: len(runs) // study.repeats]
     if not first or not all(_is_finished(run, site) for run in first):
         return None
-    return first[select([max(_dices(run, site)) for run in first])]
+    return max(first, key=lambda run: max(means(offered(run.plan, site), _dices(run, site)).values()))
 
 
 def _is_finished(run: RunState, site: str) -> bool:
@@ -122,8 +122,9 @@ def _dices(run: RunState, site: str) -> list[float]:
 def _parcels(run: RunState, site: str) -> Iterator[Delivery]:
     """Yield the deliveries to a site; the selected weights come last."""
     rows, dices = offered(run.plan, site), _dices(run, site)
-    place, alone = select(dices), own(rows, dices)
-    if alone is not None and dices[alone] >= 0 and not method_of(rows[place].method).alone:
+    place, alone = select(rows, dices), own(rows, dices)
+    assert place is not None, "a site without any counted row is not finished"
+    if alone is not None and not method_of(rows[place].method).alone:
         yield _delivery(run, site, "own", rows, alone)
     yield _delivery(run, site, "selected", rows, place)
 

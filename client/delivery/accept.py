@@ -161,7 +161,7 @@ def _check_choice(known: _Known, delivery: Delivery) -> bool:
     dices = known.dices
     if dices is None:
         raise Refused(Refusal.NOT_SELECTED)
-    place = select(dices) if delivery.role == "selected" else own(known.rows, dices)
+    place = (select if delivery.role == "selected" else own)(known.rows, dices)
     if place != delivery.row:
         raise Refused(Refusal.NOT_SELECTED)
     return True
@@ -210,8 +210,8 @@ def _alone(known: _Known) -> Iterator[tuple[str, int]]:
         places = [place for place, row in enumerate(known.rows) if row.method == method and place not in known.left_out]
         found = [known.validation[place] for place in places]
         dices = [scores.value(known.score) for scores in found if scores is not None]
-        if places and len(dices) == len(places):
-            yield method, places[select(dices)]
+        if len(dices) == len(places) and (best := select([known.rows[place] for place in places], dices)) is not None:
+            yield method, places[best]
 
 
 def _references(known: _Known, row: int) -> Iterator[Reference]:

@@ -5,11 +5,15 @@ The coordinator selects by this rule, and the site repeats the selection with it
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 
 from common.config.study import Study
 from common.plan.methods import absence_rule, method_of
 from common.plan.values import Plan, PlannedRow
+
+Group = tuple[str, tuple[str, ...], str]
+"""What all folds of a row have in common: method, route and target."""
 
 
 def offered(plan: Plan, site: str) -> tuple[PlannedRow, ...]:
@@ -30,12 +34,44 @@ def may_be_left_out(study: Study, row: PlannedRow) -> bool:
     return absence_rule(study, method_of(row.method)).then == "skip"
 
 
-def select(validation_dices: Sequence[float]) -> int:
-    """Return the index of the row with the best validation Dice at the site, the first (simplest) among equals."""
-    return max(range(len(validation_dices)), key=validation_dices.__getitem__)
+def group_of(row: PlannedRow) -> Group:
+    """Return the group of a row."""
+    return row.method, row.route, row.target
+
+
+def means(rows: Sequence[PlannedRow], validation_dices: Sequence[float]) -> dict[Group, float]:
+    """Return the mean validation Dice over the folds of each method and route, in the order of the rows.
+
+    Args:
+        rows: the rows.
+        validation_dices: the validation Dice of each row; a negative number for a row left out, which does not count.
+    """
+    groups: dict[Group, list[float]] = {}
+    for row, dice in zip(rows, validation_dices, strict=True):
+        if dice >= 0:
+            groups.setdefault(group_of(row), []).append(dice)
+    return {group: statistics.fmean(dices) for group, dices in groups.items()}
+
+
+def select(rows: Sequence[PlannedRow], validation_dices: Sequence[float]) -> int | None:
+    """Return the index of the selected row; None if all rows are left out.
+
+    The method and route have the best validation Dice at the site in the mean over the folds, the first (simplest)
+    among equals: the easiest fold must not choose the route. Of their folds, the fold's own validation Dice decides.
+
+    Args:
+        rows: the rows of a target.
+        validation_dices: see `means`.
+    """
+    by_group = means(rows, validation_dices)
+    if not by_group:
+        return None
+    best = max(by_group, key=by_group.__getitem__)
+    places = [place for place, row in enumerate(rows) if group_of(row) == best and validation_dices[place] >= 0]
+    return max(places, key=validation_dices.__getitem__)
 
 
 def own(rows: Sequence[PlannedRow], validation_dices: Sequence[float]) -> int | None:
-    """Return the index of the best row among models of the site alone; None if the study has no such models."""
-    places = [place for place, row in enumerate(rows) if method_of(row.method).alone]
-    return max(places, key=validation_dices.__getitem__, default=None)
+    """Return the index of the row selected among models of the site alone; None if there are no such models."""
+    alone = [method_of(row.method).alone for row in rows]
+    return select(rows, [dice if own else -1.0 for dice, own in zip(validation_dices, alone, strict=True)])

@@ -291,7 +291,7 @@ def notes(table: Comparison) -> list[str]:
         who = "; test patients had no say in it" if table.tested else ""
         found.append(
             f"{HEADLINE_MARK} the route with the best validation {name} at this target"
-            f"{', ' + what if what else ''}{who}."
+            f"{', in the mean over folds' if table.folds > 1 else ''}{', ' + what if what else ''}{who}."
         )
     if any(cell.row.kind.longer for cell in table.cells):
         routed = any(cell.row.kind.routed for cell in table.cells)

@@ -15,6 +15,7 @@ from common.model.network import declared_bytes
 from common.plan import GROWING, PlannedRow, method_of, name_of, routes_to
 from common.plan.cost import Cost, all_behind, behind, cost_of
 from common.plan.graph import Average, Best, Evaluate, FineTune, Node, ensemble_in, way_of
+from common.plan.selection import group_of, means
 from common.protocol.messages import Description
 from common.scores import COUNTED, OVERLAPS, SCORES, VALIDATED, Score
 from common.statistics.intervals import case_interval
@@ -100,7 +101,7 @@ class _Part:
         if not self.run.skipped:
             return
         for selected in self.selected:
-            folds = [row for row in self.finished if _group(row) == _group(selected)]
+            folds = [row for row in self.finished if group_of(row) == group_of(selected)]
             self.absent[selected] = tuple(sorted({site for row in folds for site in self.absent[row]}))
 
     def rows(self) -> Iterator[schema.Row]:
@@ -333,20 +334,15 @@ def _selected(run: RunState, rows: list[PlannedRow]) -> Iterator[PlannedRow]:
     """
     groups: dict[tuple[str, tuple[str, ...], str], list[PlannedRow]] = defaultdict(list)
     for row in rows:
-        groups[_group(row)].append(row)
-    planned = Counter(map(_group, run.plan.rows))
+        groups[group_of(row)].append(row)
+    planned = Counter(map(group_of, run.plan.rows))
     for key, group in groups.items():
         if len(group) == planned[key]:
             yield max(group, key=lambda row: (run.records[row.validation].value(run.score), -row.fold))
 
 
-def _group(row: PlannedRow) -> tuple[str, tuple[str, ...], str]:
-    """Return the properties common to all folds of a row: method, route and target."""
-    return row.method, row.route, row.target
-
-
 def _headline(run: RunState, rows: list[PlannedRow]) -> Iterator[PlannedRow]:
-    """Yield, for each target, the route with the best validation Dice; test scores play no part.
+    """Yield, for each target, the route with the best mean validation Dice over its folds; test scores play no part.
 
     A target with an unfinished route has no headline. A grown route is the headline of its target.
     """
@@ -356,7 +352,9 @@ def _headline(run: RunState, rows: list[PlannedRow]) -> Iterator[PlannedRow]:
             groups[row.target].append(row)
     for target, group in groups.items():
         if method_of(group[0].method).grows or len(group) == len(routes_to(run.study, target)):
-            yield max(group, key=lambda row: run.records[row.validation].value(run.score))
+            folds = [row for row in run.plan.rows if row.target == target and row.validation in run.records]
+            by_group = means(folds, [run.records[row.validation].value(run.score) for row in folds])
+            yield max(group, key=lambda row: by_group[group_of(row)])
 
 
 def _site(name: str, description: Description) -> schema.Site:

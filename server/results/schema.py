@@ -100,7 +100,7 @@ class Row(_OfVariant):
     """Whether this fold is the best of all folds of this method, route and target, by the validation Dice by which the
     study selects."""
     headline: bool = False
-    """Whether this route is the best of all routes to the target, by the same Dice."""
+    """Whether this route is the best of all routes to the target, by the mean of the same Dice over the folds."""
     validation_dice: Figure = None
     """Dice on the target's validation patients of the fold, per cent, mean over selected slices."""
     validation_iou: Figure = None

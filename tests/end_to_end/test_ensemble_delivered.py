@@ -16,6 +16,7 @@ from client.site_config import load_site
 from common.errors import RelayError
 from tests.support.commands import relay_here
 from tests.support.hospitals import run_on_grid, small_study, write_hospitals
+from tests.support.selected import best_row
 
 STUDY = small_study(
     sites=("A", "B"),
@@ -53,8 +54,8 @@ def test_the_files_of_an_ensemble_draw_what_the_hospital_was_scored_by(
     sites, results, _ = federation
     card, files = received(federation, tmp_path)
     (row,) = (row for row in results["rows"] if row["weights"] == card["weights"] and row["target"] == "A")
-    best = max((one for one in results["rows"] if one["target"] == "A"), key=lambda one: one["validation_dice_volume"])
-    assert row["validation_dice_volume"] == best["validation_dice_volume"], "selected by validation"
+    best = best_row((one for one in results["rows"] if one["target"] == "A"), "validation_dice_volume")
+    assert row == best, "selected by validation"
     assert [member["weights"] for member in card["members"]] == row["members"] and len(files) == 2
     site = load_site(sites["A"])
     sources = {source.patient: source for source in find(site).sources}

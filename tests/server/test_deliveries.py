@@ -19,6 +19,7 @@ from common.seeds import seed_of
 from server.progress.events import Event
 from server.study_run import run_study
 from tests.support.fake_sites import START, Answer, FakeGrid, quick, study_of
+from tests.support.selected import best_row
 
 __all__ = ["quick"]
 pytestmark = pytest.mark.usefixtures("quick")
@@ -56,7 +57,7 @@ def best(results: dict[str, Any], site: str, methods: set[str] | None = None) ->
     """Of the rows in results.json, by hand."""
     rows = [row for row in results["rows"] if row["target"] == site and not row["method"].startswith("pooled")]
     rows = [row for row in rows if methods is None or row["method"] in methods]
-    return max(rows, key=lambda row: row["validation_dice"])
+    return best_row(rows)
 
 
 def test_every_site_gets_the_weights_with_its_best_validation_dice_and_its_own_beside(tmp_path: Path) -> None:

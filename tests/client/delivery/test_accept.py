@@ -38,6 +38,7 @@ from common.protocol.messages import DELIVER, Delivery, FineTuneReply, Receipt
 from common.protocol.refusals import Refusal
 from deploy.simulation.local_grid import enter_run
 from tests.support.hospitals import approve_everywhere, small_study, write_hospitals
+from tests.support.selected import best_row
 from tests.support.site_calls import CENSUS, STUDY, call, described, order_of, planned, refused, send
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -142,7 +143,8 @@ def best(site: SiteConfig, models: list[Weights], *, alone: bool = False) -> int
     dices = validation_dices(site, models)
     rows = offered(planned()[0], "A")
     places = [k for k, row in enumerate(rows) if not alone or method_of(row.method).alone]
-    return max(places, key=lambda k: dices[k])
+    entries = [{"method": rows[k].method, "route": rows[k].route, "dice": dices[k], "place": k} for k in places]
+    return int(best_row(entries, "dice")["place"])
 
 
 def nothing_was_written(home: Path) -> bool:

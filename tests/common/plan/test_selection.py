@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from common.config.study import Study
-from common.plan import method_of, plan
+from common.plan import PlannedRow, method_of, plan
 from common.plan.selection import offered, own, select
+from tests.support.selected import best_row
 
 STUDY = Study.model_validate(
     {
@@ -31,21 +35,40 @@ def test_every_method_that_moves_no_image_is_offered_and_the_simple_ones_come_fi
     assert {"pooled", "pooled-then-target"} < {row.method for row in PLAN.rows}, "or nothing was left out"
 
 
-@given(st.lists(st.sampled_from([0.5, 0.75, 0.875, 0.9]), min_size=1, max_size=12))
-def test_the_best_by_validation_is_selected_and_the_first_among_equals(dices: list[float]) -> None:
-    place = select(dices)
-    assert all(dice <= dices[place] for dice in dices)
-    assert all(dice < dices[place] for dice in dices[:place])
+DICES = st.lists(st.sampled_from([-1.0, 0.5, 0.75, 0.875, 0.9]), min_size=60, max_size=60)
 
 
-@given(st.data())
-def test_a_sites_own_is_the_best_of_those_trained_there_alone(data: st.DataObject) -> None:
+def entries(rows: Sequence[PlannedRow], dices: Sequence[float]) -> list[dict[str, Any]]:
+    """The rows that count, as results.json would have them."""
+    return [
+        {"method": row.method, "route": row.route, "validation_dice": dice, "place": place}
+        for place, (row, dice) in enumerate(zip(rows, dices, strict=True))
+        if dice >= 0
+    ]
+
+
+@given(DICES)
+def test_the_best_in_the_mean_over_folds_is_selected_and_of_it_the_best_fold(dices: list[float]) -> None:
     rows = offered(PLAN, "A")
-    dices = data.draw(st.lists(st.sampled_from([0.5, 0.75, 0.9]), min_size=len(rows), max_size=len(rows)))
-    place = own(rows, dices)
-    assert place is not None
-    alone = [k for k, row in enumerate(rows) if row.route == ("A",)]
-    assert {rows[k].method for k in alone} == {"baseline", "longer"}
-    assert place == next(k for k in alone if dices[k] == max(dices[j] for j in alone))
+    dices = dices[: len(rows)]
+    place, expected = select(rows, dices), entries(rows, dices)
+    assert place == (best_row(expected)["place"] if expected else None)
+
+
+def test_the_easiest_fold_does_not_choose_the_route() -> None:
+    rows = [row for row in offered(PLAN, "A") if row.method == "sequential"]
+    dices = [0.8] * len(rows)
+    dices[2:4] = [0.95, 0.6]  # the second route's folds
+    dices[4:6] = [0.81, 0.85]
+    assert select(rows, dices) == 5
+    assert select(rows, [0.8] * len(rows)) == 0, "the simplest among equals"
+
+
+@given(DICES)
+def test_a_sites_own_is_selected_among_those_trained_there_alone(dices: list[float]) -> None:
+    rows = offered(PLAN, "A")
+    dices = dices[: len(rows)]
+    alone = [row for row in entries(rows, dices) if row["method"] in ("baseline", "longer")]
+    assert own(rows, dices) == (best_row(alone)["place"] if alone else None)
     elsewhere = [row for row in rows if not method_of(row.method).alone]
-    assert own(elsewhere, dices[: len(elsewhere)]) is None
+    assert own(elsewhere, [0.5] * len(elsewhere)) is None
