@@ -43,7 +43,7 @@ from common.files import write_atomically
 from common.model.weights import UnfitWeights, Weights, load, serialize_chunks
 from common.plan import Plan, PlannedRow, method_of
 from common.plan.cost import all_behind
-from common.plan.graph import Evaluate, FineTune, SplitName, ensemble_in
+from common.plan.graph import Best, Evaluate, FineTune, Node, SplitName, ensemble_in, travelled
 from common.plan.selection import may_be_left_out, offered, own, select
 from common.plan.stage_key import ExecutionEnvironment, stage_key
 from common.protocol.codec import BadMessage
@@ -245,6 +245,18 @@ def _differences(known: _Known, row: int) -> dict[str, list[float]]:
     return found
 
 
+def _chosen(known: _Known, row: PlannedRow, models: tuple[str, ...]) -> Node:
+    """Return the node of a row's weights; of a choice among ensembles of routes, the ensemble whose weights came.
+
+    Its members are the models of rows of their own, whose weights the delivery names.
+    """
+    named = {other.model: digest for other, digest in zip(known.rows, known.weights, strict=True)}
+    for candidate in row.model.candidates if isinstance(row.model, Best) and ensemble_in(row.model) else ():
+        if [named.get(member) for member in candidate.parents] == list(models):
+            return candidate
+    return row.model
+
+
 def _card(
     site: SiteConfig,
     study: Study,
@@ -263,7 +275,8 @@ def _card(
     for model, digest in zip(ensemble.members if ensemble else (), models, strict=ensemble is not None):
         of_fold = statistics(cohort.train(shown_fold(model, site.name, row.fold)), study.training)[site.name]
         members.append(Member(weights=digest, mean=of_fold[0], std=of_fold[1]))
-    trained = {node.site for node in all_behind([row.model]) if isinstance(node, FineTune)}
+    model = _chosen(known, row, models)
+    trained = {node.site for node in all_behind([model]) if isinstance(node, FineTune)}
     validation, test = known.validation[delivery.row], known.test[delivery.row]
     counts = zip(study.sites, delivery.patients, delivery.test_patients, delivery.slices, strict=True)
     width = len(study.sites)
@@ -280,7 +293,7 @@ def _card(
             "site": site.name,
             "role": delivery.role,
             "method": row.method,
-            "route": row.route,
+            "route": travelled(model) if method_of(row.method).of_grown else row.route,
             "fold": row.fold,
             "folds": len(study.split.run),
             "weights": delivery.models[delivery.row],

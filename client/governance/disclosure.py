@@ -21,7 +21,7 @@ from common.config.study import Study
 from common.model.network import declared_bytes, declared_shapes
 from common.plan import GROWING, Choices, Method, asked_for, batches_per_epoch, most_rounds, plan
 from common.plan.cost import made_at
-from common.plan.graph import Average, Best, Evaluate, FineTune, Node, ensemble_in, validation_folds
+from common.plan.graph import Average, Best, Evaluate, FineTune, Node, ensemble_in, travelled, validation_folds
 from common.protocol.messages import Description, EvaluateReply, FineTuneReply
 
 ANY = "0" * 64
@@ -65,7 +65,7 @@ class Onward:
     """
     scored_at: tuple[str, ...]
     together_at: tuple[tuple[str, int], ...]
-    """Pairs (another site, number of the site's models that go there as members of ensembles)."""
+    """Pairs (another site, number of the site's models that go there as members of ensembles, of all variants)."""
     averaged: tuple[str, ...]
     """The strategies to whose averages the weights contribute. An average goes to every site of the study."""
 
@@ -138,7 +138,7 @@ def onward_of(site: str, study: Study) -> Onward:
     routes: dict[tuple[str, ...], None] = {}
     for node in nodes:
         if isinstance(node, FineTune) and node.site != site:
-            way = _way(node)
+            way = travelled(node)
             if site in way:
                 routes[way] = None
     scored = {
@@ -155,16 +155,9 @@ def onward_of(site: str, study: Study) -> Onward:
     return Onward(
         routes=tuple(sorted(routes, key=len)),
         scored_at=tuple(name for name in study.sites if name in scored),
-        together_at=tuple((name, len(together[name])) for name in study.sites if together[name]),
+        together_at=tuple((name, len(study.variants) * len(together[name])) for name in study.sites if together[name]),
         averaged=tuple(strategies),
     )
-
-
-def _way(node: Node) -> tuple[str, ...]:
-    """Return the sites on which weights have travelled, without the sites before an average."""
-    if isinstance(node, FineTune):
-        return (*_way(node.parent), node.site)
-    return _way(node.candidates[0]) if isinstance(node, Best) else ()
 
 
 def _most(site: str, variant: Study, survey: Survey, largest_elsewhere: int) -> _Tally:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from client.evaluation import score_store
 from client.evaluation.counted_means import counted_means
-from client.evaluation.ensemble import MeanProbabilities, shown_fold
+from client.evaluation.ensemble import Incomplete, MeanProbabilities, shown_fold
 from client.evaluation.evaluate import CaseScore, Example, Probabilities, evaluate, slice_mean, volume_mean
 from client.evaluation.gallery import add_to_page
 from client.evaluation.scoring import case_numbers, network_of, predictions, validated
@@ -35,12 +35,16 @@ def answer_evaluate(order: VerifiedOrder[Evaluate], store: StageStore) -> Evalua
     """
     reply = store.reply(order.key, EvaluateReply)
     if reply is None:
-        model = _ensemble_model(order, store) if len(order.models) > 1 else _single_model(order, store)
-        if isinstance(model, int):
-            return EvaluateReply(study=order.study.digest, key=order.key, state="needs-weights", member=model)
-        reply = score(order, model)
+        try:
+            model = _ensemble_model(order, store) if len(order.models) > 1 else _single_model(order, store)
+            if isinstance(model, int):
+                return EvaluateReply(study=order.study.digest, key=order.key, state="needs-weights", member=model)
+            reply = score(order, model)
+        except Incomplete:
+            shutil.rmtree(store.beside(order.key), ignore_errors=True)
+            return EvaluateReply(study=order.study.digest, key=order.key, state="needs-weights")
         store.finish(reply)
-        shutil.rmtree(store.beside(order.key), ignore_errors=True)
+    shutil.rmtree(store.beside(order.key), ignore_errors=True)
     store.forget(order.acknowledged)
     return reply if order.site.patient_scores else reply.model_copy(update=dict.fromkeys(CASES, ()))
 
@@ -58,6 +62,7 @@ def _ensemble_model(order: VerifiedOrder[Evaluate], store: StageStore) -> Probab
     memory.
     """
     mean = MeanProbabilities(store.beside(order.key))
+    mean.begin(validates=order.node.split == "validation" or _decides_clean_up(order))
     ensemble = ensemble_in(order.node.weights)
     assert ensemble is not None
     for number in range(mean.added, len(ensemble.members)):
@@ -65,7 +70,8 @@ def _ensemble_model(order: VerifiedOrder[Evaluate], store: StageStore) -> Probab
         if weights is None:
             return number
         fold = shown_fold(member, order.site.name, order.node.fold)
-        mean.add(number, _model(order, weights, number, fold), _patients(order, member))
+        patients = _patients(order, member, validates=mean.validates)
+        mean.add(number, _model(order, weights, number, fold), patients)
     return mean.of
 
 
@@ -91,11 +97,11 @@ def _model(order: VerifiedOrder[Evaluate], weights: Weights, number: int, fold: 
     return predictions(network, device, statistics(order.cohort.train(fold), order.study.training))
 
 
-def _patients(order: VerifiedOrder[Evaluate], member: Node) -> Iterator[Record]:
+def _patients(order: VerifiedOrder[Evaluate], member: Node, *, validates: bool) -> Iterator[Record]:
     """Yield the patients that a member segments: on a validation split, no patient of the member's training."""
     if order.node.split == "test":
         yield from order.cohort.test()
-    if order.node.split == "validation" or _decides_clean_up(order):
+    if validates:
         for fold in validation_folds(order.node):
             if shown_fold(member, order.site.name, fold) == fold:
                 yield from order.cohort.validation(fold)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from common.config.study import Study
-from common.plan.graph import Best, Evaluate, FineTune, Node, ensemble_in
+from common.plan.graph import Best, Evaluate, FineTune, Node, models_in
 from common.plan.rounds import batches_per_epoch
 from common.plan.values import Census
 
@@ -42,9 +42,9 @@ def cost_of(nodes: Iterable[Node], *, steps: Callable[[FineTune], int], weight_b
             transfers += 1 + (made_at(node.parent) != node.site)
         elif isinstance(node, Evaluate):
             scorings += 1
-            ensemble = ensemble_in(node.weights)
-            models = ensemble.members if ensemble else (node.weights,)
-            transfers += sum(made_at(model) != node.site for model in models)
+            # A site has put its own models away by the time at which an ensemble needs them together.
+            several = models_in(node.weights) > 1
+            transfers += models_in(node.weights) if several else made_at(node.weights) != node.site
     return Cost(trainings, scorings, gradient_steps, transfers * weight_bytes)
 
 

@@ -257,6 +257,16 @@ def parents_first(wanted: Iterable[Node]) -> Iterator[Node]:
             stack += [(parent, False) for parent in reversed(node.parents) if parent not in seen]
 
 
+def travelled(node: Node) -> tuple[str, ...]:
+    """Return the sites on which weights have travelled, without the sites before an average.
+
+    All members of an ensemble of folds have travelled alike; of other ensembles, the first member counts.
+    """
+    if isinstance(node, FineTune):
+        return (*travelled(node.parent), node.site)
+    return travelled(node.parents[0]) if isinstance(node, Best | Ensemble) else ()
+
+
 def way_of(node: Node) -> str:
     """Return the origin of weights in words: "B → C → A", "FedAvg, round 3", "A + B + C"."""
     if isinstance(node, FineTune):
@@ -268,6 +278,8 @@ def way_of(node: Node) -> str:
         return f"{STRATEGIES[node.strategy].title}, round {part.schedule.last // part.schedule.epochs}{setting}"
     if isinstance(node, Best):
         first = node.candidates[0]
+        if isinstance(first, Ensemble):
+            return f"best of {len(node.candidates)} routes, {len(first.members)} folds"
         return f"{STRATEGIES[first.strategy].title}, best round" if isinstance(first, Average) else way_of(first)
     if isinstance(node, Evaluate):
         return f"{way_of(node.weights)} at {node.site}"

@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Sequence
 
 from common.config.study import Study
-from common.plan.methods import absence_rule, method_of
+from common.plan.methods import method_of
 from common.plan.values import Plan, PlannedRow
 
 Group = tuple[str, tuple[str, ...], str]
@@ -29,9 +29,10 @@ def may_be_left_out(study: Study, row: PlannedRow) -> bool:
     """Return whether a row may be missing from the selection because of an absent site.
 
     Only the approved study's rule for absent sites permits a missing row; otherwise a coordinator could leave out the
-    better row.
+    better row. A method that cannot do without a site has no row then; the hospital gets the best of the other rows.
     """
-    return absence_rule(study, method_of(row.method)).then == "skip"
+    method = method_of(row.method)
+    return study.absence.rule_of(method.absence or method.key).then == "skip"
 
 
 def group_of(row: PlannedRow) -> Group:

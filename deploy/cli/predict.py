@@ -105,6 +105,9 @@ def predict(
             ending_of(path)
     if dicom_seg is not None:
         check_installed()
+    named = [path.absolute() for path in (out, dicom_seg, uncertainty) if path is not None]
+    if len(set(named)) < len(named):
+        raise RelayError(f"Two results would be written to {out}; give each a path of its own.")
     model_card = load_card(card or card_beside(weights[0]))
     if uncertainty is not None and not model_card.members:
         raise RelayError(f"{weights[0]} is a single model, so there is no disagreement that --uncertainty could show.")

@@ -182,8 +182,9 @@ def _leaves(study: Study, counts: Disclosure) -> Iterator[str]:
     yield from _labelled(
         "besides",
         f"a training that takes longer than {minutes} says every {minutes} how far it is, with the numbers of its"
-        " epochs so far; an answer that was lost is sent again; a refusal is a code and a fixed text; at the end, that"
-        " the weights selected for this site have arrived.",
+        " epochs so far; a scoring of several models names the next one that it needs; an answer that was lost is sent"
+        " again; a refusal is a code and a fixed text; at the end, that the weights selected for this site have"
+        " arrived.",
     )
     yield from _labelled(
         "never", "images, masks, names, dates, paths, headers, texts of errors: no message has a place for them."

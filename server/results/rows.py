@@ -14,7 +14,7 @@ from common.config.study import Study
 from common.model.network import declared_bytes
 from common.plan import GROWING, PlannedRow, method_of, name_of, routes_to
 from common.plan.cost import Cost, all_behind, behind, cost_of
-from common.plan.graph import Average, Best, Evaluate, FineTune, Node, ensemble_in, way_of
+from common.plan.graph import Average, Best, Evaluate, FineTune, Node, ensemble_in, travelled, way_of
 from common.plan.selection import group_of, means
 from common.protocol.messages import Description
 from common.scores import COUNTED, OVERLAPS, SCORES, VALIDATED, Score
@@ -321,10 +321,12 @@ def _stage_id(variant: int, node: Node) -> str:
 
 
 def _label(row: PlannedRow, run: RunState) -> str:
-    """Return a row's name for people; of a choice among ensembles, the name of the ensemble chosen."""
-    if isinstance(row.model, Best) and ensemble_in(row.model):
-        return way_of(run.winner(row.model))
-    return name_of(row)
+    """Return a row's name for people; of folds together, with the route that was chosen."""
+    method = method_of(row.method)
+    if not method.of_grown:
+        return name_of(row)
+    model = run.winner(row.model) if isinstance(row.model, Best) else row.model
+    return method.name(travelled(model), row.target)
 
 
 def _selected(run: RunState, rows: list[PlannedRow]) -> Iterator[PlannedRow]:

@@ -169,7 +169,8 @@ class RunState:
     def known(self, node: Node) -> StageRecord | None:
         """Return the record of a node with settled parents, or None if the node has to be made first."""
         record = self.record_of(node, self.records)
-        if record is None or self._has(record):
+        # A choice or an ensemble has no work of its own: what still needs lost weights says so itself.
+        if record is None or self._has(record) or isinstance(node, Best | Ensemble):
             return record
         return None if node in self._remake or self._needs_weights(node, record) else record
 

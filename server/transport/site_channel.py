@@ -238,10 +238,7 @@ class SiteChannel:
         models = order.members or (order.weights,)
         order = order.model_copy(update={"acknowledged": self._acknowledged(models)})
         sends = models[0] != self.held
-        reply = self._ask_with_each(order, models, weights, EVALUATE, EvaluateReply, order.key, sends=sends)
-        if reply.key != order.key:
-            raise Parked("it answered another stage than it was asked for")
-        return reply
+        return self._ask_with_each(order, models, weights, EVALUATE, EvaluateReply, order.key, sends=sends)
 
     def deliver(self, delivery: Delivery, weights: Callable[[str], File]) -> None:
         """Deliver weights for the site to keep; the weights travel only if the site lacks them.
@@ -299,13 +296,17 @@ class SiteChannel:
         Raises:
             Parked: the site requests a file that came before, or see `_ask`.
         """
-        member = 0
+        member = restarts = 0
         while True:
             file = partial(weights, models[member]) if sends else None
             reply, _ = self._ask(message.model_copy(update={"member": member}), file, type_, kind, group)
+            if isinstance(reply, EvaluateReply) and reply.key != group:
+                raise Parked("it answered another stage than it was asked for")
             if reply.state == "done":
                 return reply
-            if not member + sends <= reply.member < len(models):
+            # A site that lost what it had begins with the first member again.
+            restarts += reply.member < member
+            if reply.member >= len(models) or (sends and reply.member == member) or restarts == TRIES:
                 raise Parked("it asks for weights that came along")
             member, sends = reply.member, True
 

@@ -634,3 +634,20 @@ def test_nothing_but_the_stages_ensemble_is_scored(several: list[Weights]) -> No
     assert refused(send(ensemble_order(several, "consensus", weights=other), several[0]), Refusal.BAD_MESSAGE)
     assert refused(send(order, several[1]), Refusal.BAD_WEIGHTS), "another member than the message says"
     assert scored(send(order, None)).member == 0, "and nothing of it was counted"
+
+
+def test_an_ensemble_whose_sums_are_lost_begins_again_and_comes_to_the_same(several: list[Weights]) -> None:
+    order = ensemble_order(several, "consensus")
+    messages = [order.model_copy(update={"member": number}) for number in range(3)]
+    for message, weights in zip(messages[:2], several, strict=False):
+        send(message, weights)
+    (folder,) = Path(os.environ["RELAY_SITE"]).parent.glob("private/stages/*/ensemble")
+    next(folder.glob("*.npz")).unlink()
+    again = scored(send(messages[2], several[2]))
+    assert (again.state, again.member) == ("needs-weights", 0)
+    replies = [scored(send(message, weights)) for message, weights in zip(messages, several, strict=True)]
+    assert replies[-1].state == "done" and not folder.exists()
+    home = Path(os.environ["RELAY_SITE"]).parent
+    shutil.rmtree(home / "private" / "stages")
+    undisturbed = [scored(send(message, weights)) for message, weights in zip(messages, several, strict=True)]
+    assert undisturbed[-1] == replies[-1]

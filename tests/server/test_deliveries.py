@@ -243,3 +243,20 @@ def test_of_several_networks_validation_chooses_one_for_each_site(tmp_path: Path
         assert sent == study.variants[row["variant"]].digest
         assert grid.received[site]["selected"] == row["weights"]
     assert digests <= {variant.digest for variant in study.variants}
+
+
+def test_an_absent_site_keeps_no_model_from_a_hospital_though_ensembles_need_it(tmp_path: Path) -> None:
+    """The consensus of all sites is left out, as the study's rule says, and the best of the other rows is delivered."""
+
+    def away(site: str, order: WireMessage, answer: Answer) -> Answer:
+        return refusal_error(Refusal.LEFT) if site == "C" and isinstance(order, FineTuneOrder) else answer
+
+    methods = {"baseline": True, "more": ("consensus",), "sequential": {"routes": (("C", "B", "A"), ("A", "B"))}}
+    study = study_of(**methods).model_copy(update={"absence": AbsenceConfig(wait_hours=0, then="skip")})
+    grid = FakeGrid(study, away)
+    with pytest.raises(RelayError):
+        run(grid, tmp_path / "out")
+    results = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
+    assert {row["method"] for row in results["parked"]} >= {"consensus"}
+    for site in "AB":
+        assert grid.received[site]["selected"] == best(results, site)["weights"]

@@ -1,4 +1,4 @@
-"""The own models of all sites together, as an ensemble: nothing is trained together, and every model travels once.
+"""The own models of all sites together, as an ensemble: nothing is trained together.
 
 The target's own model is of the row's fold; of every other site comes the fold that the site's validation chose, or the
 same fold, as the study's `split.source` says for the source of a route.

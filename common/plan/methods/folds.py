@@ -6,11 +6,11 @@ model alone. The route is chosen by the mean of its folds' validation scores.
 Source: Isensee et al., nnU-Net, Nature Methods 2021, which segments with the models of its five folds together.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from common.config.study import Study
 from common.plan.graph import Ensemble, Node, best_of
-from common.plan.methods.method import Given, Method, Section
+from common.plan.methods.method import Given, Method, Section, arrows
 from common.plan.routes import along, routes_to
 from common.plan.values import PlannedRow, row_of
 
@@ -20,21 +20,31 @@ def together(study: Study, route: tuple[str, ...]) -> Ensemble:
     return Ensemble(tuple(along(study, route, fold) for fold in study.split.run))
 
 
-def _row(given: Given, key: str, route: tuple[str, ...], target: str, model: Node) -> PlannedRow:
-    return row_of(given.study, key, route, target, given.study.split.run[0], model)
+def _row(given: Given, key: str, target: str, model: Node) -> PlannedRow:
+    return row_of(given.study, key, (target,), target, given.study.split.run[0], model)
+
+
+def _has_rows(study: Study) -> bool:
+    """Return whether a study has ensembles of folds; on validation patients they would be no more than means."""
+    return len(study.split.run) > 1 and study.methods.scored_on == "test"
 
 
 def _of_target(given: Given, target: str) -> Iterator[PlannedRow]:
-    if len(given.study.split.run) > 1:
-        yield _row(given, OF_TARGET.key, (target,), target, together(given.study, (target,)))
+    if _has_rows(given.study):
+        yield _row(given, OF_TARGET.key, target, together(given.study, (target,)))
 
 
 def _of_route(given: Given, target: str) -> Iterator[PlannedRow]:
     study, grown = given.study, given.choices.get(target, ())
     routes = [grown] if grown[-1:] == (target,) else routes_to(study, target)
-    if len(study.split.run) > 1 and routes:
-        model = best_of(tuple(together(study, route) for route in routes), target)
-        yield _row(given, OF_ROUTE.key, routes[0] if len(routes) == 1 else (target,), target, model)
+    if _has_rows(study) and routes:
+        # The route is no part of the row, since it may differ between repeats.
+        yield _row(given, OF_ROUTE.key, target, best_of(tuple(together(study, route) for route in routes), target))
+
+
+def _name_of_route(route: Sequence[str], target: str) -> str:
+    """Return the name with the route, where it is known."""
+    return f"{arrows(route, target) if len(route) > 1 else f'best route to {target}'}, its folds together"
 
 
 OF_TARGET = Method(
@@ -50,7 +60,7 @@ OF_TARGET = Method(
 OF_ROUTE = Method(
     key="route-folds",
     title="Best route, its folds together",
-    name=lambda _, target: f"best route to {target}, its folds together",
+    name=_name_of_route,
     section=Section.ENSEMBLES,
     rows=_of_route,
     optional=True,

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from client.evaluation.ensemble import MeanProbabilities, mean_of
+from client.evaluation.ensemble import Incomplete, MeanProbabilities, mean_of
 from client.evaluation.evaluate import Probabilities, evaluate
 from client.preprocessing.pipeline import PatientSlices, Record, load, prepare
 from client.site_config import load_site
@@ -32,6 +32,12 @@ def member(seed: int) -> Probabilities:
     return probabilities
 
 
+def begun(folder: Path) -> MeanProbabilities:
+    mean = MeanProbabilities(folder)
+    mean.begin(validates=False)
+    return mean
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.floats(0, 1, width=32), st.integers(1, 1000))
 def test_the_mean_of_equal_probabilities_is_exactly_this_probability(share: float, models: int) -> None:
@@ -42,7 +48,7 @@ def test_the_mean_of_equal_probabilities_is_exactly_this_probability(share: floa
 
 
 def test_an_ensemble_of_equal_members_scores_as_the_member(tmp_path: Path, records: list[Record]) -> None:
-    mean = MeanProbabilities(tmp_path)
+    mean = begun(tmp_path / "mean")
     for number in range(3):
         mean.add(number, member(7), records)
     assert evaluate(mean.of, records, surfaces=True) == evaluate(member(7), records, surfaces=True)
@@ -54,6 +60,7 @@ def test_members_count_once_each_whatever_breaks_off(
     tmp_path_factory: pytest.TempPathFactory, records: list[Record], seeds: list[int], data: st.DataObject
 ) -> None:
     folder = tmp_path_factory.mktemp("mean")
+    begun(folder)
     for number, seed in enumerate(seeds):
         broken_off = data.draw(st.integers(0, len(records)))
         if broken_off:  # the process dies after some patients, before it says that the member is done
@@ -75,10 +82,34 @@ def test_members_count_once_each_whatever_breaks_off(
 
 
 def test_a_patient_is_segmented_by_the_members_that_were_added_for_it(tmp_path: Path, records: list[Record]) -> None:
-    mean = MeanProbabilities(tmp_path)
+    mean = begun(tmp_path / "mean")
     mean.add(0, member(1), records[:1])
     mean.add(1, member(2), records[1:])
     assert (mean.of(records[0], load(records[0])) == member(1)(records[0], load(records[0]))).all()
     assert (mean.of(records[2], load(records[2])) == member(2)(records[2], load(records[2]))).all()
-    with pytest.raises(ValueError, match="no member"):
-        MeanProbabilities(tmp_path / "empty").of(records[0], load(records[0]))
+    with pytest.raises(Incomplete):
+        begun(tmp_path / "empty").of(records[0], load(records[0]))
+
+
+@pytest.mark.parametrize("harm", ["gone", "empty", "changed", "of an earlier member", "state gone"])
+def test_what_was_damaged_or_lost_is_never_taken_for_the_mean(tmp_path: Path, records: list[Record], harm: str) -> None:
+    mean = begun(tmp_path / "mean")
+    mean.add(0, member(1), records)
+    path = next(mean.folder.glob("*.npz"))
+    earlier = path.read_bytes()
+    mean.add(1, member(2), records)
+    if harm == "state gone":
+        (mean.folder / "state.json").unlink()
+    elif harm == "gone":
+        path.unlink()
+    else:
+        content = path.read_bytes()
+        changed = content[:-2000] + bytes([content[-2000] ^ 1]) + content[-1999:]
+        path.write_bytes({"empty": b"", "changed": changed}.get(harm, earlier))
+    with pytest.raises(Incomplete):
+        evaluate(mean.of, records)
+    if harm != "state gone":
+        with pytest.raises(Incomplete):
+            mean.add(2, member(3), records)
+    begun(mean.folder)
+    assert mean.added == (0 if harm == "state gone" else 2)

@@ -10,7 +10,8 @@ import pytest
 
 from common.plan import PlannedRow
 from common.plan.graph import Best, Ensemble, Evaluate, FineTune, ensemble_in, fold_of, way_of
-from common.protocol.messages import EvaluateOrder, EvaluateReply, WireMessage
+from common.protocol.messages import EvaluateOrder, EvaluateReply, FineTuneOrder, WireMessage
+from common.protocol.refusals import Refusal, refusal_error
 from server.results.rows import results_of
 from server.scheduling.state import RunState
 from tests.support.fake_sites import Answer, FakeGrid, go, quick, study_of
@@ -59,7 +60,8 @@ def test_a_route_is_chosen_by_the_mean_over_its_folds(tmp_path: Path) -> None:
         (result,) = (
             one for one in results_of(run.study, [run]).rows if (one.method, one.target) == (row.method, target)
         )
-        assert result.label == f"{way_of(max(means, key=lambda one: means[one]).members[0])}, 2 folds"
+        best = max(means, key=lambda one: means[one])
+        assert result.label == f"{way_of(best.members[0])}, its folds together"
         assert result.members == run.records[row.model].parents and result.selected and result.stage is None
 
 
@@ -106,7 +108,7 @@ def test_a_member_that_was_lost_is_made_again_and_nothing_is_scored_again(tmp_pa
     assert resumed.records[row.model] == run.records[row.model]
 
 
-@pytest.mark.parametrize("ask", [0, 5], ids=["for what came", "for what is not there"])
+@pytest.mark.parametrize("ask", [1, 5], ids=["for what came", "for what is not there"])
 def test_a_site_that_asks_for_the_wrong_member_is_parked(tmp_path: Path, ask: int) -> None:
     def change(site: str, order: WireMessage, answer: Answer) -> Answer:
         if isinstance(order, EvaluateOrder) and order.members and order.member == 1:
@@ -119,11 +121,54 @@ def test_a_site_that_asks_for_the_wrong_member_is_parked(tmp_path: Path, ask: in
 
 
 def test_bytes_are_those_of_the_members_that_travel(tmp_path: Path) -> None:
-    """Of a row alone: B's and C's trainings come and go, A's own model is scored at A, the others travel to it."""
+    """Of a row alone: three trainings come and go, and three models are scored at A, which has put its own away."""
     run = go(FakeGrid(study_of(more=("consensus",))), tmp_path)
     row = next(one for one in results_of(run.study, [run]).rows if (one.method, one.target) == ("consensus", "A"))
     weights = 8 + 6 * 4  # a count and a layer of 2 × 3
     assert row.contributed == ("A", "B", "C")
     trained = [node for node in run.plan.nodes if isinstance(node, FineTune)]
     assert len(trained) == 6, "two folds at three sites"
-    assert row.bytes_moved == (3 * 2 + 2) * weights
+    assert row.bytes_moved == (3 * 2 + 3) * weights
+
+
+def test_scores_stand_where_a_lost_member_cannot_be_made_again(tmp_path: Path) -> None:
+    """Nothing finished is lost: the site of a lost member is away, and the ensemble's scores are on record."""
+    run = go(FakeGrid(study_of(**ALL)), tmp_path)
+    before = {(row.method, row.target, row.fold) for row in results_of(run.study, [run]).rows}
+    (row,) = rows_of(run, "target-folds", "B")
+    for member in row.model.parents:
+        (tmp_path / "weights" / f"{run.records[member].weights}.safetensors").unlink()
+
+    def away(site: str, order: WireMessage, answer: Answer) -> Answer:
+        return refusal_error(Refusal.LEFT) if isinstance(order, FineTuneOrder) else answer
+
+    resumed = go(FakeGrid(study_of(**ALL), away), tmp_path)
+    assert {(row.method, row.target, row.fold) for row in results_of(resumed.study, [resumed]).rows} == before
+    assert resumed.not_made_again and not resumed.parked
+
+
+def test_a_site_that_lost_what_it_had_gets_all_members_again(tmp_path: Path) -> None:
+    lost: set[str] = set()
+
+    def change(site: str, order: WireMessage, answer: Answer) -> Answer:
+        if isinstance(order, EvaluateOrder) and order.member == 2 and order.key not in lost:
+            lost.add(order.key)
+            grid.gathered[site, order.key] = 0
+            return EvaluateReply(study=order.study, key=order.key, state="needs-weights"), None
+        return answer
+
+    grid = FakeGrid(study_of(more=("consensus",)), change)
+    run = go(grid, tmp_path)
+    assert run.parked == {} and lost
+    undisturbed = go(FakeGrid(study_of(more=("consensus",))), tmp_path / "undisturbed")
+    assert results_of(run.study, [run]).rows == results_of(undisturbed.study, [undisturbed]).rows
+
+
+def test_a_site_without_end_is_given_up(tmp_path: Path) -> None:
+    def change(site: str, order: WireMessage, answer: Answer) -> Answer:
+        if isinstance(order, EvaluateOrder) and order.members:
+            return EvaluateReply(study=order.study, key=order.key, state="needs-weights", member=1 - order.member), None
+        return answer
+
+    run = go(FakeGrid(study_of(more=("consensus",)), change), tmp_path)
+    assert any("asks for weights that came along" in reason for reason in run.parked.values())
