@@ -48,7 +48,7 @@ def _gap(contrast: Contrast, places: list[str]) -> str:
     if here != places:
         known.append(f"at {listed(here)} alone")
     name = contrast.opponent
-    name = name[0].lower() + name[1:] if name.startswith(("Target", "All")) else name
+    name = name[0].lower() + name[1:] if name.startswith(("Target", "All", "Best")) else name
     return f"{name} ({', '.join([signed(whole.difference), *known])})"
 
 

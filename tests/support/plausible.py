@@ -18,7 +18,7 @@ from common.config.study import Study
 from common.digest import digest_of
 from common.model.weights import Weights, serialised
 from common.plan import Plan, batches_per_epoch, plan
-from common.plan.graph import Average, Best, Evaluate, FineTune, Node
+from common.plan.graph import Average, Best, Ensemble, Evaluate, FineTune, Node
 from common.protocol.messages import (
     Description,
     EvaluateOrder,
@@ -203,6 +203,8 @@ def _visits(node: Node) -> list[tuple[str, float]]:
     while True:
         if isinstance(node, Best):
             node = node.candidates[len(node.candidates) // 2]
+        elif isinstance(node, Ensemble):
+            node = node.members[0]
         elif isinstance(node, FineTune):
             found.append((node.site, float(node.schedule.epochs)))
             node = node.parent

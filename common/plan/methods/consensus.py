@@ -26,8 +26,8 @@ def _rows(given: Given, target: str) -> Iterator[PlannedRow]:
 
 METHOD = Method(
     key=KEY,
-    title="All sites' own models together",
-    name=lambda _, __: "All sites' own models together",
+    title="All sites' own models",
+    name=lambda _, __: "All sites' own models",
     section=Section.ENSEMBLES,
     rows=_rows,
     optional=True,

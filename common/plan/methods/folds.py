@@ -44,13 +44,13 @@ def _of_route(given: Given, target: str) -> Iterator[PlannedRow]:
 
 def _name_of_route(route: Sequence[str], target: str) -> str:
     """Return the name with the route, where it is known."""
-    return f"{arrows(route, target) if len(route) > 1 else f'best route to {target}'}, its folds together"
+    return f"{arrows(route, target) if len(route) > 1 else f'best route to {target}'}, all folds"
 
 
 OF_TARGET = Method(
     key="target-folds",
-    title="Target alone, its folds together",
-    name=lambda _, target: f"{target} alone, its folds together",
+    title="Target alone, all folds",
+    name=lambda _, target: f"{target} alone, all folds",
     section=Section.ALONE,
     rows=_of_target,
     optional=True,
@@ -59,7 +59,7 @@ OF_TARGET = Method(
 
 OF_ROUTE = Method(
     key="route-folds",
-    title="Best route, its folds together",
+    title="Best route, all folds",
     name=_name_of_route,
     section=Section.ENSEMBLES,
     rows=_of_route,

@@ -39,7 +39,7 @@ def test_every_method_has_rows_of_its_own_under_one_name() -> None:
     assert rows_of(EVERYTHING) == [
         ("baseline", "A alone"),
         ("longer", "A alone, longer"),
-        ("target-folds", "A alone, its folds together"),
+        ("target-folds", "A alone, all folds"),
         ("sequential", "B → A"),
         ("sequential", "C → A"),
         ("sequential", "B → C → A"),
@@ -58,8 +58,8 @@ def test_every_method_has_rows_of_its_own_under_one_name() -> None:
         ("fedprox-then-target", "FedProx, then A"),
         ("fedavg", "FedAvg"),
         ("fedavg-then-target", "FedAvg, then A"),
-        ("route-folds", "best route to A, its folds together"),
-        ("consensus", "All sites' own models together"),
+        ("route-folds", "best route to A, all folds"),
+        ("consensus", "All sites' own models"),
         ("pooled", "All data"),
         ("pooled-then-target", "All data, then A"),
     ]

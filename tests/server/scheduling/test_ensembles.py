@@ -61,7 +61,7 @@ def test_a_route_is_chosen_by_the_mean_over_its_folds(tmp_path: Path) -> None:
             one for one in results_of(run.study, [run]).rows if (one.method, one.target) == (row.method, target)
         )
         best = max(means, key=lambda one: means[one])
-        assert result.label == f"{way_of(best.members[0])}, its folds together"
+        assert result.label == f"{way_of(best.members[0])}, all folds"
         assert result.members == run.records[row.model].parents and result.selected and result.stage is None
 
 
