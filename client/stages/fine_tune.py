@@ -17,7 +17,7 @@ from client.training.collapse import against_received
 from client.training.device import choose_device
 from client.training.fine_tune import Trained, fine_tune
 from common.model.weights import Weights
-from common.plan.graph import Evaluate, FineTune, Start
+from common.plan.graph import Evaluate, FineTune, Start, visit_of
 from common.plan.stage_key import stage_key
 from common.protocol.messages import FineTuneReply
 
@@ -73,7 +73,7 @@ def _train(
             *slices,
             training=study.training,
             schedule=node.schedule,
-            seed_names=(study.seed, site.name, node.fold),
+            seed_names=(study.seed, site.name, node.fold, *([f"visit {visit}"] if (visit := visit_of(node)) else [])),
             device=device,
             proximal_mu=node.proximal_mu,
             resume=resume,

@@ -273,7 +273,8 @@ class MethodsConfig(_Config):
     cyclic: CyclicConfig = CyclicConfig()
     federated: tuple[FederatedConfig, ...] = (FederatedConfig(),)
     more: tuple[MethodKey, ...] = Field(default=(), exclude_if=lambda keys: not keys)
-    """Methods without settings of their own, by their keys in `common.plan.methods`: the ensembles "target-folds" (the
+    """Methods without settings of their own, by their keys in `common.plan.methods`: "restarts" (the target alone, for
+    as many stages as its longest route has), and the ensembles "target-folds" (the
     target's models of all folds), "route-folds" (the best route's) and "consensus" (all sites' own models)."""
     pooled: bool = True
     """Whether a model is trained on all data in one place; possible in simulation alone, so a federation sets

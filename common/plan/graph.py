@@ -257,6 +257,25 @@ def parents_first(wanted: Iterable[Node]) -> Iterator[Node]:
             stack += [(parent, False) for parent in reversed(node.parents) if parent not in seen]
 
 
+def visit_of(node: FineTune) -> int:
+    """Return how often weights were trained at a training's site before; the rounds of one annealing are one visit.
+
+    No visit repeats the batches and the augmentation of an earlier one: the number enters the stage's random seeds.
+    """
+    earlier, parent = -(node.schedule.first > 0), node.parent  # a later round belongs to the visit of the first round
+    while True:
+        parts: tuple[FineTune, ...] = ()
+        if isinstance(parent, Best):
+            parent = parent.candidates[0]  # the other candidates have visited the same sites
+        elif isinstance(parent, Average):
+            parts, parent = parent.parts, parent.parts[0].parent
+        elif isinstance(parent, FineTune):
+            parts, parent = (parent,), parent.parent
+        else:
+            return earlier
+        earlier += any(part.site == node.site and part.schedule.first == 0 for part in parts)
+
+
 def travelled(node: Node) -> tuple[str, ...]:
     """Return the sites on which weights have travelled, without the sites before an average.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from common.config.study import Study
 from common.digest import digest_of_json
-from common.plan.graph import Evaluate, FineTune
+from common.plan.graph import Evaluate, FineTune, visit_of
 from common.protocol.messages import STAGE_VERSION
 
 
@@ -47,6 +47,8 @@ def stage_key(node: FineTune | Evaluate, *, study: Study, weights: str, environm
             "seed": study.seed,
             "training": study.training.model_dump(mode="json", exclude={"leg_minutes", "epochs", "keep"}),
         }
+        if visit := visit_of(node):
+            stage["visit"] = visit
     else:
         stage = {
             "kind": "evaluate",

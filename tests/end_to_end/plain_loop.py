@@ -98,6 +98,7 @@ class PlainLoop:
         total: int | None = None,
         keep: str = "best",
         mu: float = 0.0,
+        visit: int = 0,
     ) -> Stage:
         rules = self.study.training
         total = total or rules.epochs
@@ -126,7 +127,7 @@ class PlainLoop:
         for epoch in epochs or range(total):
             for group in adam.param_groups:
                 group["lr"] = low + (high - low) * (1 + math.cos(math.pi * epoch / total)) / 2
-            seed = seed_of(self.study.seed, site, fold, epoch)
+            seed = seed_of(self.study.seed, site, fold, *([f"visit {visit}"] if visit else []), epoch)
             torch.manual_seed(seed)
             generator = torch.Generator().manual_seed(seed)
             network.train()

@@ -34,13 +34,13 @@ MAY_NAME = ("common/plan/methods/", "common/strategies/", "common/config/study.p
 def rows(given: Given, target: str) -> Iterator[PlannedRow]:
     route = (target,) * 3
     for fold in given.study.split.run:
-        yield row_of(given.study, "restarts", route, target, fold, along(given.study, route, fold))
+        yield row_of(given.study, "threefold", route, target, fold, along(given.study, route, fold))
 
 
-RESTARTS = Method(
-    key="restarts",
-    title="Target alone, restarted",
-    name=lambda _, target: f"{target} alone, restarted",
+THREEFOLD = Method(
+    key="threefold",
+    title="Target alone, three times",
+    name=lambda _, target: f"{target} alone, three times",
     section=Section.ALONE,
     rows=rows,
     optional=True,
@@ -51,7 +51,7 @@ RESTARTS = Method(
 
 @pytest.fixture
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(methods, "METHODS", (*METHODS[:2], RESTARTS, *METHODS[2:]))
+    monkeypatch.setattr(methods, "METHODS", (*METHODS[:2], THREEFOLD, *METHODS[2:]))
 
 
 def study_of(*more: str) -> Study:
@@ -65,53 +65,53 @@ CENSUS = {"A": (10, 11), "B": (20, 21), "C": (33, 34), "pooled": (60, 61)}
 
 @pytest.mark.usefixtures("registered")
 def test_a_method_is_planned_where_a_study_names_it() -> None:
-    found = plan(study_of("restarts"), CENSUS)
-    own = [row for row in found.rows if row.method == "restarts"]
+    found = plan(study_of("threefold"), CENSUS)
+    own = [row for row in found.rows if row.method == "threefold"]
     assert [(row.target, row.fold, row.route) for row in own] == [(s, fold, (s,) * 3) for s in "ABC" for fold in (0, 1)]
     assert {row.model for row in own} <= set(found.nodes)
-    assert plan(study_of(), CENSUS).rows == tuple(row for row in found.rows if row.method != "restarts")
+    assert plan(study_of(), CENSUS).rows == tuple(row for row in found.rows if row.method != "threefold")
     assert list(dict.fromkeys(row.method for row in offered(found, "A")))[:4] == [
-        "baseline", "longer", "restarts", "sequential",
+        "baseline", "longer", "threefold", "sequential",
     ]  # fmt: skip
 
 
 def test_without_its_file_the_study_is_refused() -> None:
-    with pytest.raises(RelayError, match="restarts"):
-        plan(study_of("restarts"), CENSUS)
+    with pytest.raises(RelayError, match="threefold"):
+        plan(study_of("threefold"), CENSUS)
 
 
 @pytest.mark.usefixtures("registered")
 def test_a_method_stands_in_the_results_and_in_the_report(tmp_path: Path) -> None:
-    (tmp_path / "results.json").write_text(json.dumps(plausible(study_of("restarts"), tmp_path / "run")))
+    (tmp_path / "results.json").write_text(json.dumps(plausible(study_of("threefold"), tmp_path / "run")))
     results = read_results(tmp_path)
-    assert {row.label for row in results.rows if row.method == "restarts" and row.target == "B"} == {
-        "B alone, restarted"
+    assert {row.label for row in results.rows if row.method == "threefold" and row.target == "B"} == {
+        "B alone, three times"
     }
-    assert "restarts" in {budget.method for budget in results.budgets}
+    assert "threefold" in {budget.method for budget in results.budgets}
     heads = [re.split(r"\s{2,}", line)[0] for line in text_lines(results)]
-    assert heads[1:5] == ["Target alone", "Target alone, longer", "Target alone, restarted", "A →"]
+    assert heads[1:5] == ["Target alone", "Target alone, longer", "Target alone, three times", "A →"]
     page = write_report(tmp_path).read_text(encoding="utf-8")
-    assert '<th scope="row">Target alone, restarted</th>' in page and "A alone, restarted" in page
-    settings = re.compile(r"<pre.*?</pre>|<td>restarts</td>", re.DOTALL)
-    assert "restarts" not in settings.sub("", page), "but for the study's settings, readers are shown no key"
+    assert '<th scope="row">Target alone, three times</th>' in page and "A alone, three times" in page
+    settings = re.compile(r"<pre.*?</pre>|<td>threefold</td>", re.DOTALL)
+    assert "threefold" not in settings.sub("", page), "but for the study's settings, readers are shown no key"
 
 
 @pytest.mark.usefixtures("registered")
 def test_a_method_stands_in_the_letter_and_on_the_card() -> None:
-    brought = outcome(figure(1.5, 0.5), (1.5,) * 6, methods=("baseline", "restarts"))
+    brought = outcome(figure(1.5, 0.5), (1.5,) * 6, methods=("baseline", "threefold"))
     for told in (text(letter(brought)), markdown(brought.selected.card)):
-        assert "A alone, restarted" in " ".join(told.split())
-    assert brought.own is not None and name_of(brought.own.card.method, (), "A") == "A alone, restarted"
-    kept = outcome(figure(1.5, 0.5), (1.5,) * 6, method="restarts", route=("A", "A", "A"))
+        assert "A alone, three times" in " ".join(told.split())
+    assert brought.own is not None and name_of(brought.own.card.method, (), "A") == "A alone, three times"
+    kept = outcome(figure(1.5, 0.5), (1.5,) * 6, method="threefold", route=("A", "A", "A"))
     assert letter(kept).verdict == "own", "it was trained at the hospital alone"
 
 
 @pytest.mark.usefixtures("registered")
 def test_a_method_is_counted_before_anything_runs(capsys: pytest.CaptureFixture[str]) -> None:
     slices = dict.fromkeys("ABC", 100)
-    assert study_plan(study_of("restarts"), {}, slices, at_once=1, trial=False, as_json=False) == 0
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Target alone, restarted")]
-    assert line.split()[3:5] == ["6", "18"], "three sites, two folds, three stages each"
+    assert study_plan(study_of("threefold"), {}, slices, at_once=1, trial=False, as_json=False) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Target alone, three times")]
+    assert line.split()[4:6] == ["6", "18"], "three sites, two folds, three stages each"
 
 
 def test_nobody_else_knows_a_method_by_its_key() -> None:

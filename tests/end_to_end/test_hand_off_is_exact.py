@@ -241,3 +241,25 @@ def all_records(out: Path) -> list[dict[str, Any]]:
 
 def read(out: Path, name: str) -> Tensors:
     return safetensors.torch.load_file(out / "weights" / f"{name}.safetensors")
+
+
+def test_a_later_visit_draws_batches_and_augmentation_of_its_own(hospitals: dict[str, Path], tmp_path: Path) -> None:
+    """A → A, and B → A → B → A: the second visit to a site repeats nothing of the first."""
+    study = small_study(
+        split={"use_folds": 1},
+        training={"epochs": 2, "precision": "float32"},
+        methods={"more": ("restarts",), "cyclic": {"laps": 2, "epochs": 1}, "sequential": {"routes": (("B", "A"),)}},
+        sites=("A", "B"),
+    )
+    sites = {name: hospitals[name] for name in study.sites}
+    results, _ = run_on_grid(study, sites, tmp_path)
+    made = {(row["method"], row["target"]): row["weights"] for row in results["rows"]}
+    loop = PlainLoop(study, sites)
+    start = loop.start()
+    once = loop.fine_tune("A", 0, start)
+    assert made["restarts", "A"] == digest(loop.fine_tune("A", 0, once.weights, visit=1).weights)
+    assert made["restarts", "A"] != digest(loop.fine_tune("A", 0, once.weights).weights), "or nothing is shown"
+    weights = start
+    for visit, site in ((0, "B"), (0, "A"), (1, "B"), (1, "A")):
+        weights = loop.fine_tune(site, 0, weights, epochs=range(1), total=1, visit=visit).weights
+    assert made["cyclic", "A"] == digest(weights)

@@ -13,6 +13,7 @@ from common.plan.methods import (
     longer,
     pooled,
     pooled_then_target,
+    restarts,
     sequential,
     unadapted,
 )
@@ -37,6 +38,7 @@ __all__ = [
 METHODS: tuple[Method, ...] = (
     baseline.METHOD,
     longer.METHOD,
+    restarts.METHOD,
     folds.OF_TARGET,
     sequential.METHOD,
     greedy.METHOD,

@@ -21,7 +21,7 @@ EVERYTHING: dict[str, Any] = {
     "training": {"epochs": 2},
     "methods": {
         "unadapted": True,
-        "more": ("target-folds", "route-folds", "consensus"),
+        "more": ("restarts", "target-folds", "route-folds", "consensus"),
         "cyclic": {"laps": 2},
         "federated": tuple({"strategy": key, "rounds": 2} for key in reversed(STRATEGIES)),
     },
@@ -39,6 +39,7 @@ def test_every_method_has_rows_of_its_own_under_one_name() -> None:
     assert rows_of(EVERYTHING) == [
         ("baseline", "A alone"),
         ("longer", "A alone, longer"),
+        ("restarts", "A alone, restarted"),
         ("target-folds", "A alone, all folds"),
         ("sequential", "B → A"),
         ("sequential", "C → A"),
@@ -100,7 +101,7 @@ def test_a_study_that_names_a_method_that_is_not_known_is_told() -> None:
     study = Study.model_validate({"sites": SITES, "methods": {"more": ("swarm",)}})
     with pytest.raises(
         RelayError,
-        match=r"names swarm, which this relay lacks \(it knows consensus, route-folds, target-folds\); leave it out",
+        match=r"names swarm, which this relay lacks \(it knows consensus, restarts, route-folds, target-folds\);",
     ):
         plan(study, dict.fromkeys((*SITES, "pooled"), (10,) * 5))
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from common.config.study import Study
 from common.errors import RelayError
 from common.plan import Choices, Plan, PlannedRow, batches_per_epoch, grown, plan, routes_to
-from common.plan.graph import Average, Best, Evaluate, FineTune, Node, Schedule, Start, fold_of, way_of
+from common.plan.graph import Average, Best, Evaluate, FineTune, Node, Schedule, Start, fold_of, visit_of, way_of
 
 NAMES = ("A", "B", "C", "D")
 Census = dict[str, tuple[int, ...]]
@@ -294,6 +294,40 @@ def test_a_federated_round_is_selected_at_the_target_by_validation() -> None:
             assert isinstance(row.model, FineTune) and row.model.site == row.target
 
 
+def test_a_visit_is_counted_by_the_annealings_that_a_site_began_before() -> None:
+    study = study_of(
+        training={"epochs": 4},
+        split={"folds": 2},
+        methods={
+            "more": ("restarts",),
+            "cyclic": {"laps": 3},
+            "federated": ({"strategy": "fedavg", "rounds": 3, "then_target": True},),
+        },
+    )
+    visits: dict[str, set[tuple[str, tuple[int, ...]]]] = {}
+    for row in planned(study).rows:
+        way: list[FineTune] = []
+        node = row.model
+        while not isinstance(node, Start):
+            if isinstance(node, Best):
+                node = node.candidates[-1]
+            elif isinstance(node, Average):
+                (node,) = (part for part in node.parts if part.site == row.target)
+            else:
+                assert isinstance(node, FineTune)
+                way.insert(0, node)
+                node = node.parent
+        visits.setdefault(row.method, set()).add(
+            (row.target, tuple(visit_of(stage) for stage in way if stage.site == row.target))
+        )
+    assert {counts for _, counts in visits["restarts"]} == {(0, 1, 2)}
+    assert {counts for _, counts in visits["cyclic"]} == {(0, 1, 2)}
+    assert {counts for _, counts in visits["fedavg"]} == {(0, 0, 0)}, "rounds are parts of one annealing"
+    assert {counts for _, counts in visits["fedavg-then-target"]} == {(0, 0, 0, 1)}
+    assert {counts for _, counts in (*visits["sequential"], *visits["baseline"])} == {(0,)}
+
+
+MORE = ("restarts", "target-folds", "route-folds", "consensus")
 CENSUS_COUNTS = st.integers(min_value=1, max_value=2000)
 
 
@@ -321,9 +355,7 @@ def studies(draw: st.DrawFn) -> tuple[Study, Census]:
             "baseline": draw(st.booleans()),
             "longer_baseline": draw(st.booleans()),
             "unadapted": draw(st.booleans()),
-            "more": draw(
-                st.lists(st.sampled_from(["target-folds", "route-folds", "consensus"]), unique=True).map(tuple)
-            ),
+            "more": draw(st.lists(st.sampled_from(MORE), unique=True).map(tuple)),
             "pooled": draw(st.booleans()),
             "pooled_then_target": draw(st.booleans()),
             "forgetting": draw(st.booleans()),
@@ -438,6 +470,11 @@ def test_the_rows_are_those_that_were_asked_for(example: tuple[Study, Census]) -
                 expected.add((f"{part.strategy}-then-target", (*sites, target), target))
         if "consensus" in methods.more:
             expected.add(("consensus", (*(site for site in sites if site != target), target), target))
+        stages = max((len(route) for route in wanted if route[-1] == target), default=0)
+        if routes == "greedy":
+            stages = min(methods.sequential.max_hops, len(sites) - 1) + 1
+        if "restarts" in methods.more and stages > 1:
+            expected.add(("restarts", (target,) * stages, target))
         folds = len(study.split.run) > 1 and methods.scored_on == "test"
         if folds and "target-folds" in methods.more:
             expected.add(("target-folds", (target,), target))
