@@ -11,9 +11,10 @@ from pathlib import Path
 
 from common.config.study import Study
 from common.digest import digest_of
-from common.errors import SiteAbsent
+from common.errors import RelayError, SiteAbsent
 from common.files import write_atomically
 from common.protocol.messages import Description
+from common.text import listed
 from server.progress.events import Event, Observer
 from server.transport.outcomes import Absent, Parked, RefusedBySite
 from server.transport.site_channel import SiteChannel
@@ -41,6 +42,7 @@ def describe_all(
 
     Raises:
         SiteAbsent: a site cannot take part; the error text gives the reason of each such site.
+        RelayError: the sites would compute in different precisions.
     """
     descriptions: dict[str, Description] = {}
     reasons: dict[str, str] = {}
@@ -78,7 +80,25 @@ def describe_all(
     if reasons:
         each = "; ".join(f"site {site}: {reason}" for site, reason in sorted(dict(reasons).items()))
         raise SiteAbsent(f"The study cannot begin – {each}.")
+    _check_precision(descriptions)
     return {site: descriptions[site] for site in channels}
+
+
+def _check_precision(descriptions: Descriptions) -> None:
+    """Refuse a study whose sites would compute in different precisions: methods would differ by the machines' luck.
+
+    Raises:
+        RelayError: the sites' precisions differ.
+    """
+    sites: dict[str, list[str]] = {}
+    for name, description in sorted(descriptions.items()):
+        sites.setdefault(description.precision, []).append(name)
+    if len(sites) > 1:
+        each = "; ".join(f"{precision} at {listed(names)}" for precision, names in sites.items())
+        raise RelayError(
+            f'The sites would compute in different precisions ({each}); write precision = "float32" under [training] of'
+            " the study, and have it approved again."
+        )
 
 
 def keep(folder: Path, study: Study, descriptions: Descriptions) -> None:

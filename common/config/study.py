@@ -191,7 +191,8 @@ class TrainingConfig(_Config):
     time before an epoch is scored and before weights leave (Wu and Johnson, arXiv 2105.07576). "running": torch's
     averages over the training steps; after only a few dozen steps these averages still belong to earlier weights."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """"auto" is bfloat16 autocast on devices with bfloat16, float32 elsewhere."""
+    """"auto" is bfloat16 autocast on devices with bfloat16, float32 elsewhere; all sites of a study have to come to the
+    same."""
     threads: int = Field(default=1, ge=1)
     """Threads of each stage, whatever runs beside the stage. The number of threads changes the last bits of a
     result."""

@@ -397,6 +397,18 @@ def test_a_site_that_cannot_take_part_is_named_before_anything_is_trained(
     assert grid.asked == []
 
 
+def test_a_study_whose_sites_would_compute_in_different_precisions_is_refused(tmp_path: Path) -> None:
+    class Odd(FakeGrid):
+        def describe(self, site: str) -> Description:
+            plain = super().describe(site)
+            return plain.model_copy(update={"precision": "bfloat16"}) if site == "B" else plain
+
+    grid = Odd(study_of(baseline=True))
+    with pytest.raises(RelayError, match=r"\(float32 at A and C; bfloat16 at B\); write precision = \"float32\""):
+        go(grid, tmp_path)
+    assert grid.asked == []
+
+
 def test_a_site_that_cannot_answer_at_a_later_start_keeps_nobody_else_from_going_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
