@@ -91,8 +91,10 @@ __all__ = [
     "Folders",
     "Found",
     "Layout",
+    "NOTHING_STATED",
     "Problem",
     "Source",
+    "Statement",
     "find",
     "known",
     "layout",
@@ -103,6 +105,32 @@ __all__ = [
 
 AUTO = "auto"
 """The value of "layout" in site.toml with which the layout is recognised from the files."""
+
+
+@dataclass(frozen=True)
+class Statement:
+    """What the site file states about files that do not state it themselves, and about the values of masks."""
+
+    spacing_mm: tuple[float, float, float] | None = None
+    """Millimetres between voxel centres for files without spacing: feet to head, front to back, right to left."""
+    orientation: str = ""
+    """The directions in which columns, rows and slices of files without orientation run, such as "LPS"."""
+    labels: tuple[int, ...] = ()
+    """The values of a mask that are gland; if empty, every value above 0."""
+    mask_threshold: float | None = None
+    """The value of a mask above which a voxel is gland; None: masks hold whole numbers."""
+
+    def axes(self) -> NDArray[np.float64]:
+        """Return unit vectors along columns and rows of files without orientation, and their normal, as rows."""
+        unit = {"L": (0, 1), "R": (0, -1), "P": (1, 1), "A": (1, -1), "S": (2, 1), "I": (2, -1)}
+        rows = np.zeros((3, 3))
+        for row, (axis, sign) in enumerate(unit[letter] for letter in self.orientation):
+            rows[row, axis] = sign
+        rows[2] = np.cross(rows[0], rows[1])
+        return rows
+
+
+NOTHING_STATED = Statement()
 
 
 @dataclass(frozen=True)
@@ -118,6 +146,8 @@ class Source:
     """The mask's files, in the same form."""
     channel: int | None = None
     """The number of the T2 volume in an image file of four axes, counted from 0; None where the file has three axes."""
+    stated: Statement = NOTHING_STATED
+    """The site's statements about its files, filled in by `find`."""
 
 
 @dataclass(frozen=True)

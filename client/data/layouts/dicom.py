@@ -17,11 +17,31 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
+from client.data.layouts import NOTHING_STATED, Statement, multiframe
+from client.data.layouts.multiframe import Plane
 from client.data.layouts.size import MOST_BYTES, MOST_PACKED, check_steps, check_voxels, raise_if_short
 from common.errors import RelayError
 from common.text import count
 
-PATIENT_ID, SERIES_UID, DESCRIPTION, POSITION = "0010|0020", "0020|000e", "0008|103e", "0020|0032"
+PATIENT_ID, SERIES_UID, DESCRIPTION, SOP_CLASS = "0010|0020", "0020|000e", "0008|103e", "0008|0016"
+POSITION, ORIENTATION, FRAMES, GAP_STATED = "0020|0032", "0020|0037", "0028|0008", "0018|0088"
+PHOTOMETRIC, SAMPLES = "0028|0004", "0028|0002"
+SPACINGS = {
+    "0028|0030": "PixelSpacing",
+    "0018|1164": "ImagerPixelSpacing",
+    "0018|2010": "NominalScannedPixelSpacing",
+}
+"""The fields with the distances between pixels; which one counts depends on the kind of image."""
+TOLD_APART = {
+    "0018|0081": "EchoTime",
+    "0018|9087": "DiffusionBValue",
+    "0020|0012": "AcquisitionNumber",
+    "0020|0100": "TemporalPositionIdentifier",
+    "0008|0008": "ImageType",
+}
+"""The fields by which several images at one place may differ."""
+ENHANCED = {f"1.2.840.10008.5.1.4.1.1.{kind}" for kind in ("4.1", "4.3", "4.4", "2.1", "2.2", "66.4", "128.1")}
+"""SOP classes that state geometry frame by frame, even for a single frame: enhanced MR, CT and PET, segmentations."""
 
 SAME_DIRECTION = 1e-3
 """The largest difference of two direction cosines that count as equal: 0.06 degrees."""
@@ -61,7 +81,10 @@ class FoundSeries:
 
 
 def scan(paths: Iterable[Path]) -> FoundSeries:
-    """List the DICOM series among some files from headers alone (about 1 ms a file)."""
+    """List the DICOM series among some files from headers alone (about 1 ms a file).
+
+    Objects without pixels, such as reports, contours and presentation states, are passed over by their SOP class.
+    """
     first: dict[tuple[str, str], Series] = {}
     files: dict[tuple[str, str], list[Path]] = defaultdict(list)
     damaged = []
@@ -69,15 +92,24 @@ def scan(paths: Iterable[Path]) -> FoundSeries:
         if not looks_like_dicom(path):
             continue
         try:
-            header = _header(path)
+            header = _header_if_known(path)
         except RelayError:
             damaged.append(path)
             continue
-        patient = tag(header, PATIENT_ID)
-        key = patient, tag(header, SERIES_UID)
+        if header is not None:
+            found = Series(tag(header, PATIENT_ID), tag(header, DESCRIPTION), is_axial(_axes(header)[2]), ())
+            key = found.patient, tag(header, SERIES_UID)
+        else:
+            entries = multiframe.top(path)
+            if entries.get("SOPClassUID") not in ENHANCED:
+                if not multiframe.without_pixels(entries):
+                    damaged.append(path)
+                continue
+            # GDCM refuses a file whose geometry is incomplete; which field is missing is told when the file is read.
+            found = Series(entries.get("PatientID", ""), entries.get("SeriesDescription", ""), True, ())
+            key = found.patient, entries.get("SeriesInstanceUID", "")
         files[key].append(path)
-        if key not in first:
-            first[key] = Series(patient, tag(header, DESCRIPTION), is_axial(_axes(header)[2]), ())
+        first.setdefault(key, found)
     return FoundSeries(tuple(replace(first[key], files=tuple(files[key])) for key in first), tuple(damaged))
 
 
@@ -117,22 +149,23 @@ def choose(candidates: Sequence[Series], pattern: str, *, place: str, key: str =
     return fitting[0]
 
 
-def read_image(files: Sequence[Path]) -> sitk.Image:
+def read_image(files: Sequence[Path], stated: Statement = NOTHING_STATED) -> sitk.Image:
     """Return a DICOM series as a float32 volume, its slices in order along the slice normal.
 
+    Args:
+        files: all files of the series, in any order; one file may hold several slices.
+        stated: the site's statements, used where the files lack a field.
+
     Raises:
-        RelayError: a file cannot be read, the slices are no axial stack, or a slice is missing.
+        RelayError: a file cannot be read or lacks geometry, the slices are no axial stack, or a slice is missing.
     """
-    stack = _stack(files)
+    stack = _stack(files, stated)
     place = files[0].parent
-    axes = _axes(stack) if isinstance(stack, sitk.Image) else stack.axes
-    if not is_axial(axes[2]):
+    if not is_axial(stack.axes[2]):
         raise RelayError(f"The series in {place} is not axial; give the axial T2 series.")
-    if isinstance(stack, sitk.Image):
-        return stack
-    if len(stack.files) < 3:
+    if len(stack.planes) < 3:
         raise RelayError(
-            f"The series in {place} has {count(len(stack.files), 'slice')}, no volume; add the missing files."
+            f"The series in {place} has {count(len(stack.planes), 'slice')}, no volume; add the missing files."
         )
     gaps = np.diff(stack.heights)
     usual = float(np.median(gaps))
@@ -142,29 +175,31 @@ def read_image(files: Sequence[Path]) -> sitk.Image:
             f"The series in {place} is incomplete: slices lie {usual:.2f} mm apart, "
             f"but {gaps[where]:.2f} mm after slice {where + 1}; add the missing files."
         )
-    return _volume(_pixels(stack.files), stack, step=float(gaps.mean()))
+    _check_gap(str(place), usual, stack.planes[0].gap)
+    return _volume(_pixels(stack.planes), stack, step=float(gaps.mean()))
 
 
-def read_mask(files: Sequence[Path], *, step: float) -> sitk.Image:
+def read_mask(files: Sequence[Path], *, step: float, stated: Statement = NOTHING_STATED) -> sitk.Image:
     """Return a DICOM series of mask slices as a float32 volume, with missing slices empty.
 
     Args:
         files: all files of the series, in any order.
         step: the image's distance between slices in mm, with which the mask's gaps are compared first.
+        stated: the site's statements, used where the files lack a field.
 
     Raises:
-        RelayError: a file cannot be read, or the slices are no stack.
+        RelayError: a file cannot be read or lacks geometry, or the slices are no stack.
     """
-    stack = _stack(files)
-    if isinstance(stack, sitk.Image):
-        return stack
+    stack = _stack(files, stated)
     offsets = stack.heights - stack.heights[0]
     steps = [step, *np.diff(stack.heights)[:1]]
+    if len(files) == 1 and stack.planes[0].gap:  # a segmentation leaves empty slices out, and states the distance
+        steps.append(stack.planes[0].gap)
     for candidate in steps:
         places = np.rint(offsets / candidate).astype(int)
         regular = np.all(np.abs(offsets - places * candidate) <= GAP * candidate * np.maximum(1, places / 10))
         if regular and len(set(places)) == len(places):
-            slices = _pixels(stack.files)
+            slices = _pixels(stack.planes)
             check_voxels(files[0].parent, [int(places[-1]) + 1, *slices.shape[1:]])
             filled = np.zeros((int(places[-1]) + 1, *slices.shape[1:]), np.float32)
             filled[places] = slices
@@ -188,67 +223,160 @@ def is_axial(normal: Vector) -> bool:
     return int(np.argmax(np.abs(normal))) == 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Stack:
-    files: tuple[Path, ...]
+    planes: tuple[Plane, ...]
+    """The slices in ascending order along the normal."""
     heights: Vector
     """Positions along the normal in mm, ascending."""
-    origin: Vector
     axes: Vector
     """Three unit vectors as rows: along columns, along rows, the normal."""
-    spacing: tuple[float, float]
-    """Millimetres within a slice: x, y."""
 
 
-def _stack(files: Sequence[Path]) -> _Stack | sitk.Image:
-    """Order a series' files along the slice normal; a single file with a whole volume is returned as an image."""
+def _stack(files: Sequence[Path], stated: Statement) -> _Stack:
+    """Order a series' slices along the slice normal, whether each file holds one slice or several."""
     place = files[0].parent
-    headers = [_header(path) for path in files]
-    if len(files) == 1 and headers[0].GetSize()[2] > 1:
-        check_voxels(files[0], headers[0].GetSize())
-        return _read(files[0])
-    first = headers[0]
-    axes, size = _axes(first), first.GetSize()
-    check_voxels(place, [*size, len(files)])
-    check_steps(str(place), first.GetSpacing()[:2])
-    for path, header in zip(files, headers, strict=True):
-        if not tag(header, POSITION):
-            raise RelayError(f"{path} does not say where its slice lies (ImagePositionPatient); export it again.")
+    planes = [plane for path in files for plane in _planes(path, stated)]
+    first = planes[0]
+    check_voxels(place, [*first.size, len(planes)])
+    check_steps(str(place), first.spacing)
+    for plane in planes:
         if (
-            header.GetSize() != size
-            or np.abs(_axes(header) - axes).max() > SAME_DIRECTION
-            or not np.allclose(header.GetSpacing()[:2], first.GetSpacing()[:2], rtol=1e-3)
+            plane.size != first.size
+            or np.abs(plane.axes - first.axes).max() > SAME_DIRECTION
+            or not np.allclose(plane.spacing, first.spacing, rtol=1e-3)
         ):
             raise RelayError(f"The slices in {place} differ in size or direction; give one series in one folder.")
-    origins = np.array([header.GetOrigin() for header in headers])
-    if not np.isfinite(origins).all() or not np.isfinite(axes).all():
+    origins = np.array([plane.origin for plane in planes])
+    if not np.isfinite(origins).all() or not np.isfinite(first.axes).all():
         raise RelayError(f"The slices in {place} lie at places that are no numbers; export them again.")
-    heights = origins @ axes[2]
+    heights = origins @ first.axes[2]
     order = np.argsort(heights, kind="stable")
     origins, heights = origins[order], heights[order]
-    drift = (origins - origins[0]) @ axes[:2].T
+    drift = (origins - origins[0]) @ first.axes[:2].T
     if np.abs(drift).max() > DRIFT_MM:
         raise RelayError(f"The slices in {place} do not lie above each other; give one series in one folder.")
+    ordered = tuple(planes[i] for i in order)
     close = np.flatnonzero(np.diff(heights) < 0.01)
     if close.size:
-        one, other = files[order[close[0]]], files[order[close[0] + 1]]
-        raise RelayError(f"{one} and {other.name} are slices at the same place; keep one series, once.")
-    spacing = first.GetSpacing()
-    return _Stack(tuple(files[i] for i in order), heights, origins[0], axes, (spacing[0], spacing[1]))
+        raise _same_place(
+            [plane for plane, high in zip(ordered, heights, strict=True) if abs(high - heights[close[0]]) < 0.01]
+        )
+    return _Stack(ordered, heights, first.axes)
+
+
+def _same_place(planes: Sequence[Plane]) -> RelayError:
+    """Return the error about several images at one place, with what tells them apart."""
+    differ = multiframe.differences(planes)
+    what = f", which differ in {differ}" if differ else ""
+    if len({plane.file for plane in planes}) == 1:
+        return RelayError(
+            f"{planes[0].file} holds {len(planes)} images at the same place{what}; export the T2 volume alone."
+        )
+    return RelayError(
+        f"{planes[0].file} and {planes[1].file.name} are slices at the same place{what}; keep one series, once."
+    )
+
+
+def _planes(path: Path, stated: Statement) -> list[Plane]:
+    """Return the slices of a file with the geometry that the file states; a field that is missing is never assumed."""
+    header = _header_if_known(path)
+    if header is None:
+        if multiframe.sop_class(path) in ENHANCED:
+            return multiframe.planes(path)
+        raise RelayError(f"{path} cannot be read; it is damaged or no DICOM image: copy it again.")
+    if tag(header, FRAMES) not in ("", "1") or tag(header, SOP_CLASS) in ENHANCED:
+        return multiframe.planes(path)
+    multiframe.grey(path, tag(header, PHOTOMETRIC), int(tag(header, SAMPLES) or 1))
+    size = header.GetSize()
+    origin = np.array(header.GetOrigin()) if tag(header, POSITION) else multiframe.position_of(path, None)
+    orientation = tag(header, ORIENTATION)
+    if orientation or not stated.orientation:
+        axes = _axes(header) if np.abs(multiframe.axes_of(path, orientation) - _axes(header)).max() < 1e-4 else None
+        if axes is None:
+            raise RelayError(
+                f"{path} states ImageOrientationPatient ({orientation}) in a way that is not read; export it again."
+            )
+    else:
+        axes = stated.axes()
+    apart = {name: said for key, name in TOLD_APART.items() if (said := tag(header, key))}
+    gap = tag(header, GAP_STATED)
+    return [
+        Plane(
+            file=path,
+            size=size[:2],
+            origin=origin,
+            axes=axes,
+            spacing=_spacing(path, header, stated),
+            gap=float(gap) if re.fullmatch(r"[0-9.]+", gap) and float(gap) > 0 else None,
+            told_apart=apart,
+        )
+    ]
+
+
+def _spacing(path: Path, header: sitk.ImageFileReader, stated: Statement) -> tuple[float, float]:
+    """Return the millimetres between pixels, x and y, as the file states them, or else the site.
+
+    Raises:
+        RelayError: neither states them, or GDCM reads another spacing than the file states.
+    """
+    read = header.GetSpacing()[:2]
+    for key, field in SPACINGS.items():
+        if not tag(header, key):
+            continue
+        x, y = multiframe.spacing_of(path, tag(header, key))
+        if not np.allclose((x, y), read, rtol=1e-4):
+            raise RelayError(
+                f"{path} states {field} {y:g} × {x:g} mm, and is read with {read[1]:g} × {read[0]:g} mm;"
+                " export it again."
+            )
+        return read[0], read[1]
+    if stated.spacing_mm is None:
+        return multiframe.spacing_of(path, None)
+    return stated.spacing_mm[2], stated.spacing_mm[1]
+
+
+def _check_gap(place: str, step: float, gap: float | None) -> None:
+    """Check the distance between slices against SpacingBetweenSlices.
+
+    Some scanners state the empty space between slices there, so only a multiple of the stated distance is an error:
+    slices that are missing at equal distances.
+
+    Raises:
+        RelayError: the slices lie two or more of the stated distances apart.
+    """
+    if gap is None:
+        return
+    times = step / gap
+    if 1.5 < times < 20 and abs(times - round(times)) < 0.02 * times:
+        raise RelayError(
+            f"The series in {place} is incomplete: its slices lie {step:.2f} mm apart, and SpacingBetweenSlices says"
+            f" {gap:.2f} mm; add the missing files."
+        )
 
 
 def _volume(pixels: NDArray[np.float32], stack: _Stack, *, step: float) -> sitk.Image:
     volume = sitk.GetImageFromArray(pixels)
-    volume.SetSpacing((*stack.spacing, step))
-    volume.SetOrigin(stack.origin.tolist())
+    volume.SetSpacing((*stack.planes[0].spacing, step))
+    volume.SetOrigin(stack.planes[0].origin.tolist())
     volume.SetDirection(stack.axes.T.ravel().tolist())
     return volume
 
 
-def _pixels(files: Iterable[Path]) -> NDArray[np.float32]:
+def _pixels(planes: Sequence[Plane]) -> NDArray[np.float32]:
     # Each file is read separately: a series reader takes the pixel type of the first slice for all slices, and rounds
     # where another slice has a rescale slope of its own.
-    return np.concatenate([sitk.GetArrayFromImage(_read(path)) for path in files])
+    parts: dict[Path, NDArray[np.float32]] = {}
+    framed: dict[Path, list[Plane]] = defaultdict(list)
+    for plane in planes:
+        if plane.frame is None:
+            parts[plane.file] = sitk.GetArrayFromImage(_read(plane.file))
+        else:
+            framed[plane.file].append(plane)
+    for path, chosen in framed.items():
+        parts[path] = multiframe.pixels(path, chosen)
+    taken = {path: iter(slices) for path, slices in parts.items()}
+    return np.stack([next(taken[plane.file]) for plane in planes])
 
 
 def _read(path: Path) -> sitk.Image:
@@ -263,6 +391,18 @@ def _read(path: Path) -> sitk.Image:
 
 
 def _header(path: Path) -> sitk.ImageFileReader:
+    header = _header_if_known(path)
+    if header is None:
+        raise RelayError(f"{path} cannot be read; it is damaged or no DICOM image: copy it again.")
+    return header
+
+
+def _header_if_known(path: Path) -> sitk.ImageFileReader | None:
+    """Return a file's header; None where GDCM makes no image of the file.
+
+    Raises:
+        RelayError: GDCM must not see the file.
+    """
     if _ends_gdcm(path):
         raise RelayError(f"{path} cannot be read; it is deflated or damaged: export it again, uncompressed.")
     reader = sitk.ImageFileReader()
@@ -274,7 +414,7 @@ def _header(path: Path) -> sitk.ImageFileReader:
     except RuntimeError:
         # The error's text is not used: a damaged length asks for any amount of memory.
         raise_if_short("", _bytes(path))
-        raise RelayError(f"{path} cannot be read; it is damaged or no DICOM image: copy it again.") from None
+        return None
     return reader
 
 
@@ -316,7 +456,7 @@ def _ends_gdcm(path: Path) -> bool:
     return False
 
 
-def _axes(header: sitk.ImageFileReader | sitk.Image) -> Vector:
+def _axes(header: sitk.ImageFileReader) -> Vector:
     """Return unit vectors along columns and rows, and the slice normal, as rows."""
     return np.array(header.GetDirection()).reshape(3, 3).T
 

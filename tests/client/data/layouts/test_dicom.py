@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 
 from client.data import layouts
 from client.data.layouts import dicom
+from tests.support.enhanced import empty_file
 from tests.support.layout_files import (
     OBLIQUE,
     Writer,
@@ -121,3 +123,83 @@ def test_a_shortage_of_memory_is_not_the_files_fault_unless_it_claims_what_it_do
         layouts.read(source)
     monkeypatch.setattr(dicom, "MOST_PACKED", 0)
     assert "cannot be read" in bad(source)
+
+
+WITHOUT_PIXELS = {
+    "report": "1.2.840.10008.5.1.4.1.1.88.11",
+    "contours": "1.2.840.10008.5.1.4.1.1.481.3",
+    "presentation state": "1.2.840.10008.5.1.4.1.1.11.1",
+    "key objects": "1.2.840.10008.5.1.4.1.1.88.59",
+    "document": "1.2.840.10008.5.1.4.1.1.104.1",
+    "raw data": "1.2.840.10008.5.1.4.1.1.66",
+    "registration": "1.2.840.10008.5.1.4.1.1.66.1",
+    "of a maker's own": "1.3.46.670589.11.0.0.12.1",
+}
+
+
+@pytest.mark.parametrize("kind", WITHOUT_PIXELS.values(), ids=WITHOUT_PIXELS)
+@pytest.mark.parametrize("place", ["beside the slices", "in a folder of its own"])
+def test_objects_without_pixels_are_passed_over(tmp_path: Path, kind: str, place: str) -> None:
+    image, mask = truth()
+    config = as_nci_isbi(tmp_path, image, mask)
+    folder = tmp_path / "images" / "P1" / "1.2" / ("1.2.3" if place.startswith("beside") else "1.2.9")
+    folder.mkdir(exist_ok=True)
+    empty_file(kind, series="1.2.9").save_as(folder / "9000.dcm", enforce_file_format=True)
+    same(layouts.read(only(layouts.find(config))), image, mask)
+
+
+def test_a_slice_cut_short_before_its_pixels_is_no_object_without_pixels(tmp_path: Path) -> None:
+    """The slice would be passed over, and a series that ends with it would be read without it."""
+    config = as_nci_isbi(tmp_path, *truth())
+    path = tmp_path / "images" / "P1" / "1.2" / "1.2.3" / "000007.dcm"
+    for left in range(0, path.stat().st_size - 2 * 32 * 28, 37):
+        content = path.read_bytes()
+        path.write_bytes(content[:left])
+        assert "000007.dcm cannot be read" in problem(layouts.find(config), "P1"), left
+        path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("PixelSpacing", None, "PixelSpacing"),
+        ("PixelSpacing", "", "PixelSpacing"),
+        ("PixelSpacing", ["0.5"], "PixelSpacing"),
+        ("ImageOrientationPatient", None, "ImageOrientationPatient"),
+        ("ImageOrientationPatient", "", "ImageOrientationPatient"),
+        ("ImageOrientationPatient", ["0"] * 6, "ImageOrientationPatient"),
+        ("ImagePositionPatient", None, "ImagePositionPatient"),
+        ("PhotometricInterpretation", "MONOCHROME1", "MONOCHROME1"),
+    ],
+)
+@pytest.mark.parametrize("slices", [slice(None), slice(4, 5)], ids=["in all slices", "in one"])
+def test_geometry_that_a_series_does_not_state_is_told_by_the_fields_name(
+    tmp_path: Path, key: str, value: Any, told: str, slices: slice
+) -> None:
+    config = as_nci_isbi(tmp_path, *truth())
+    for path in sorted((tmp_path / "images" / "P1" / "1.2" / "1.2.3").iterdir())[slices]:
+        header = pydicom.dcmread(path)
+        if value is None:
+            delattr(header, key)
+        else:
+            setattr(header, key, value)
+        header.save_as(path)
+    assert told in bad(only(layouts.find(config)))
+
+
+def test_slices_missing_at_equal_distances_are_told_by_the_stated_distance(tmp_path: Path) -> None:
+    config = as_nci_isbi(tmp_path, *truth(), without=(1, 3, 5, 7))
+    assert "incomplete" in (told := bad(only(layouts.find(config)))) and "6.00" in told and "3.00" in told
+
+
+def test_two_images_at_each_place_are_told_with_what_differs(tmp_path: Path) -> None:
+    image, mask = truth()
+    config = as_nci_isbi(tmp_path, image, mask)
+    series = tmp_path / "images" / "P1" / "1.2" / "1.2.3"
+    write_series(series, image, uid="1.2.3.4", numbers=range(20, 28))
+    for path in series.iterdir():
+        header = pydicom.dcmread(path)
+        header.EchoTime = "80" if path.name < "00001" else "160"
+        header.save_as(path)
+    told = bad(only(layouts.find(config)))
+    assert "same place" in told and "EchoTime 80, 160" in told
