@@ -64,6 +64,10 @@ class Record:
     """Dice of the mask, taken to the study's grid and back, with the mask itself."""
     image_digest: str
     """sha256 over the native voxels as read, whatever the file's format or header."""
+    person: str = ""
+    """The person whose visits include this patient, see `client.data.layouts.Source`; empty for a single visit."""
+    remarks: str = ""
+    """What was taken from the site file's statements; empty where the files state everything."""
 
     @property
     def cut(self) -> bool:
@@ -255,14 +259,17 @@ def off_grid(
 
 
 def fingerprint(records: Iterable[Record], key: bytes) -> str:
-    """Return an HMAC-SHA256, in hex, over the names and data of the patients.
+    """Return an HMAC-SHA256, in hex, over the names and data of the patients, and over the persons with several visits.
 
     Args:
         records: the patients.
         key: the site's secret, which stays at the site, so that nobody can test guesses of patients' names or files.
     """
-    pairs = sorted((record.patient, record.digest) for record in records)
-    return keyed_digest(key, json.dumps(pairs).encode())
+    known = list(records)
+    pairs = sorted((record.patient, record.digest) for record in known)
+    # Which patients are visits of one person decides on the split, and so on every result.
+    visits = sorted((record.patient, record.person) for record in known if record.person)
+    return keyed_digest(key, json.dumps([pairs, visits] if visits else pairs).encode())
 
 
 def site_key(site: SiteConfig) -> bytes:
@@ -367,6 +374,7 @@ def _prepare_one(task: PreparationTask, preprocessing: PreprocessingConfig) -> R
             "voxels": voxels,
             "beyond": repr(lost.beyond),
             "ceiling": repr(lost.ceiling),
+            **({"remarks": " ".join(case.remarks)} if case.remarks else {}),
         },
     )
     record = _record(task)
@@ -412,6 +420,8 @@ def _record(task: PreparationTask) -> Record | None:
             beyond=float(metadata["beyond"]),
             ceiling=float(metadata["ceiling"]),
             image_digest=metadata["voxels"],
+            person=task.source.person,
+            remarks=metadata.get("remarks", ""),
         )
     except (KeyError, ValueError):
         return None
@@ -483,13 +493,15 @@ def _log(state: _State) -> None:
         name: f"left out: {own_name(name)}: {' '.join(sentence.split())}" for name, sentence in state.problems.items()
     }
     for name, record in state.records.items():
+        if record.remarks:
+            said[f"{name}\0stated"] = f"stated: {own_name(name)}: {record.remarks}"
         if record.cut:
             share = percent(record.beyond, 1)
             lies = f"{share} of the gland lies beyond the study's grid and cannot be segmented."
             said[name] = f"cut: {own_name(name)}: {lies}"
     settings = digest_of_json(state.preprocessing.model_dump(mode="json"))
     for home in {home.folder: home for home in state.homes.values()}.values():
-        lines = sorted(line for name, line in said.items() if state.homes[name] is home)
+        lines = sorted(line for name, line in said.items() if state.homes[name.partition("\0")[0]] is home)
         logged_path = home.private() / "cache" / "left_out.json"
         known = cache.read_json(logged_path)
         logged = known.get(settings, [])

@@ -15,7 +15,10 @@ axes        (slices, rows, columns): slices run from feet to head, rows from fro
 spacing     millimetres between voxel centres, (slice, row, column).
 image       float32, the values of the scanner after the file's own rescaling; finite, not constant. The
             same image read from two formats has the same voxels.
-mask        bool, the image's shape. The whole gland is every label above 0: zones are merged.
+mask        bool, the image's shape. The whole gland is every label above 0, or those that the site's file names
+            (`labels`): zones are merged. Values between whole numbers are refused unless the file states a threshold.
+geometry    is what the files state. A missing spacing or orientation, or two statements that contradict each other,
+            make a patient unusable, unless the site's file states what is missing.
 space       image and mask are brought together in physical space, by the positions in their headers,
             never by file order or array index. The mask is taken to the image's grid by nearest
             neighbour; the mask's own grid may be cropped, finer or coarser.
@@ -120,13 +123,31 @@ class Statement:
     mask_threshold: float | None = None
     """The value of a mask above which a voxel is gland; None: masks hold whole numbers."""
 
+    @property
+    def masks(self) -> bool:
+        """Whether the site says which values of a mask are gland."""
+        return bool(self.labels) or self.mask_threshold is not None
+
+    def sentences(self) -> tuple[str, ...]:
+        """Return the statements in words, for a model card."""
+        said = []
+        if self.spacing_mm is not None:
+            steps = " × ".join(f"{step:g}" for step in self.spacing_mm)
+            said.append(f"For image files without a spacing the hospital stated {steps} mm (slices, rows, columns).")
+        if self.orientation:
+            said.append(f"For image files without an orientation the hospital stated {self.orientation}.")
+        if self.labels:
+            said.append(f"As gland the hospital named the values {listed(map(str, self.labels))} of its masks.")
+        if self.mask_threshold is not None:
+            said.append(f"As gland the hospital named the values above {self.mask_threshold:g} of its masks.")
+        return tuple(said)
+
     def axes(self) -> NDArray[np.float64]:
-        """Return unit vectors along columns and rows of files without orientation, and their normal, as rows."""
+        """Return unit vectors along columns, rows and slices of files without orientation, as rows."""
         unit = {"L": (0, 1), "R": (0, -1), "P": (1, 1), "A": (1, -1), "S": (2, 1), "I": (2, -1)}
         rows = np.zeros((3, 3))
         for row, (axis, sign) in enumerate(unit[letter] for letter in self.orientation):
             rows[row, axis] = sign
-        rows[2] = np.cross(rows[0], rows[1])
         return rows
 
 
@@ -148,6 +169,9 @@ class Source:
     """The number of the T2 volume in an image file of four axes, counted from 0; None where the file has three axes."""
     stated: Statement = NOTHING_STATED
     """The site's statements about its files, filled in by `find`."""
+    person: str = ""
+    """From a layout, the DICOM PatientID where it is not the patient's name. From `find`, where a person has several
+    visits, the name of the first visit; else empty. A split keeps visits together."""
 
 
 @dataclass(frozen=True)
@@ -184,6 +208,10 @@ class Case:
     """The centre of voxel (0, 0, 0) in millimetres, LPS: x, y, z, in SimpleITK's order."""
     direction: tuple[float, ...]
     """Nine direction cosines in SimpleITK's order: row by row, for the axes columns, rows, slices."""
+    values: tuple[tuple[float, int], ...] = ()
+    """The values above and below 0 in the mask's file, ascending, each with its number of voxels there."""
+    remarks: tuple[str, ...] = ()
+    """What was taken from the site file's statements in reading, one sentence each."""
 
 
 @dataclass(frozen=True)
@@ -262,7 +290,8 @@ def recognise(images: Path, masks: Path | None = None) -> str:
 def find(site: SiteConfig) -> Found:
     """List a site's patients from names and headers alone, and recognise the layout where site.toml names none.
 
-    A patient with a `Problem` is never among the sources. A site may have problems and no sources.
+    Visits of one person are marked (`visits.py`). A patient with a `Problem` is never among the sources. A site may
+    have problems and no sources.
 
     Raises:
         RelayError: a folder is missing, no patient lies in the folder at all, the layout is not recognised, or the
@@ -270,6 +299,8 @@ def find(site: SiteConfig) -> Found:
     """
     if site.pooled:
         raise RelayError("The pooled site has no patients of its own; list those of its members.")
+    from client.data.layouts import visits  # imported here, since it imports `Source`
+
     try:
         images = _listed("images", site.images)
         masks = None if site.masks is None else _listed("masks", site.masks)
@@ -292,11 +323,16 @@ def find(site: SiteConfig) -> Found:
         if len(images) > 1
     ]
     sentences = {writable(problem.patient): writable(problem.sentence) for problem in reversed(problems)}
-    sources = (replace(source, patient=writable(source.patient)) for source in found.sources)
+    sources = (replace(source, patient=writable(source.patient), stated=site.statement()) for source in found.sources)
+    usable = sorted((s for s in sources if s.patient not in sentences), key=lambda s: s.patient)
+    try:
+        persons, remarks = visits.grouped(usable, site.patient)
+    except RelayError as error:
+        raise RelayError(writable(f"Site {site.name}: {error}")) from None
     return Found(
-        sources=tuple(sorted((s for s in sources if s.patient not in sentences), key=lambda s: s.patient)),
+        sources=persons,
         problems=tuple(Problem(patient, sentences[patient]) for patient in sorted(sentences)),
-        notes=tuple(map(writable, found.notes)),
+        notes=tuple(map(writable, (*found.notes, *remarks))),
         layout=name,
     )
 

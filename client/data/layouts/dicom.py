@@ -18,6 +18,8 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from client.data.layouts import NOTHING_STATED, Statement, multiframe
+from client.data.layouts.geometry import ORIENTATION as AXES
+from client.data.layouts.geometry import SPACING, check_stated_step
 from client.data.layouts.multiframe import Plane
 from client.data.layouts.size import MOST_BYTES, MOST_PACKED, check_steps, check_voxels, raise_if_short
 from common.errors import RelayError
@@ -176,6 +178,8 @@ def read_image(files: Sequence[Path], stated: Statement = NOTHING_STATED) -> sit
             f"but {gaps[where]:.2f} mm after slice {where + 1}; add the missing files."
         )
     _check_gap(str(place), usual, stack.planes[0].gap)
+    if stated.spacing_mm is not None and SPACING in lacking(files, stated):
+        check_stated_step(str(place), usual, stated)
     return _volume(_pixels(stack.planes), stack, step=float(gaps.mean()))
 
 
@@ -208,6 +212,23 @@ def read_mask(files: Sequence[Path], *, step: float, stated: Statement = NOTHING
     raise RelayError(
         f"The mask slices in {files[0].parent} lie at irregular distances; check that they are of one series."
     )
+
+
+def lacking(files: Sequence[Path], stated: Statement) -> tuple[str, ...]:
+    """Return what a series does not state and the site does: "spacing", "orientation", both or neither.
+
+    Args:
+        files: all files of the series.
+        stated: the site's statements.
+    """
+    missing = []
+    for what, without in ((SPACING, replace(stated, spacing_mm=None)), (AXES, replace(stated, orientation=""))):
+        try:
+            for path in files:
+                _planes(path, without)
+        except RelayError:
+            missing.append(what)
+    return tuple(missing)
 
 
 def tag(header: sitk.ImageFileReader, key: str) -> str:
@@ -283,22 +304,17 @@ def _planes(path: Path, stated: Statement) -> list[Plane]:
     header = _header_if_known(path)
     if header is None:
         if multiframe.sop_class(path) in ENHANCED:
-            return multiframe.planes(path)
+            return multiframe.planes(path, stated)
         raise RelayError(f"{path} cannot be read; it is damaged or no DICOM image: copy it again.")
     if tag(header, FRAMES) not in ("", "1") or tag(header, SOP_CLASS) in ENHANCED:
-        return multiframe.planes(path)
+        return multiframe.planes(path, stated)
     multiframe.grey(path, tag(header, PHOTOMETRIC), int(tag(header, SAMPLES) or 1))
     size = header.GetSize()
     origin = np.array(header.GetOrigin()) if tag(header, POSITION) else multiframe.position_of(path, None)
     orientation = tag(header, ORIENTATION)
-    if orientation or not stated.orientation:
-        axes = _axes(header) if np.abs(multiframe.axes_of(path, orientation) - _axes(header)).max() < 1e-4 else None
-        if axes is None:
-            raise RelayError(
-                f"{path} states ImageOrientationPatient ({orientation}) in a way that is not read; export it again."
-            )
-    else:
-        axes = stated.axes()
+    axes = multiframe.axes_of(path, orientation, stated)
+    if orientation and np.abs(axes - _axes(header)).max() > SAME_DIRECTION:
+        raise RelayError(f"{path} states ImageOrientationPatient so that it is not understood; export it again.")
     apart = {name: said for key, name in TOLD_APART.items() if (said := tag(header, key))}
     gap = tag(header, GAP_STATED)
     return [
@@ -306,7 +322,8 @@ def _planes(path: Path, stated: Statement) -> list[Plane]:
             file=path,
             size=size[:2],
             origin=origin,
-            axes=axes,
+            # GDCM's own numbers: those of earlier readings, to the last bit
+            axes=_axes(header) if orientation else axes,
             spacing=_spacing(path, header, stated),
             gap=float(gap) if re.fullmatch(r"[0-9.]+", gap) and float(gap) > 0 else None,
             told_apart=apart,
@@ -331,9 +348,7 @@ def _spacing(path: Path, header: sitk.ImageFileReader, stated: Statement) -> tup
                 " export it again."
             )
         return read[0], read[1]
-    if stated.spacing_mm is None:
-        return multiframe.spacing_of(path, None)
-    return stated.spacing_mm[2], stated.spacing_mm[1]
+    return multiframe.spacing_of(path, None, stated)
 
 
 def _check_gap(place: str, step: float, gap: float | None) -> None:

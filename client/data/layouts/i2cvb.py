@@ -28,15 +28,16 @@ def find(folders: Folders) -> Found:
         if not (patient.named(*IMAGE) or patient.named("GT") or patient.name.lower().startswith("patient")):
             continue
         try:
-            sources.append(Source(patient.name, _image(patient, folders.series), _mask(patient)))
+            image = _image(patient, folders.series)
+            sources.append(Source(patient.name, image.files, _mask(patient), person=image.patient))
         except RelayError as error:
             problems.append(Problem(patient.name, str(error)))
     return Found(tuple(sources), tuple(problems))
 
 
-def _image(patient: Folder, pattern: str) -> tuple[Path, ...]:
+def _image(patient: Folder, pattern: str) -> dicom.Series:
     folder = _inside(patient, IMAGE, "image", "mask")
-    return dicom.choose(_series(folder), pattern, place=str(folder.path)).files
+    return dicom.choose(_series(folder), pattern, place=str(folder.path))
 
 
 def _mask(patient: Folder) -> tuple[Path, ...]:

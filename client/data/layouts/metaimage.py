@@ -54,6 +54,12 @@ def check(path: Path) -> None:
         raise _damaged(voxels.file)
 
 
+def states_orientation(path: Path) -> bool:
+    """Return whether a MetaImage says how its axes lie in the body."""
+    keys, _ = _header(path)
+    return any(key in keys for key in ("TransformMatrix", "Rotation", "Orientation"))
+
+
 @dataclass(frozen=True)
 class _Voxels:
     file: Path

@@ -7,6 +7,7 @@ C.7.6.16) by pydicom. GDCM is left with the decompression that pydicom has no de
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from client.data.layouts.size import check_voxels
+from client.data.layouts import NOTHING_STATED, Statement
+from client.data.layouts.size import MOST_BYTES, check_voxels
 from common.errors import RelayError
 
 if TYPE_CHECKING:
@@ -98,8 +100,12 @@ def without_pixels(entries: Mapping[str, str]) -> bool:
     return any(kind == one or (one.endswith(".") and kind.startswith(one)) for one in PIXELLESS)
 
 
-def planes(path: Path) -> list[Plane]:
+def planes(path: Path, stated: Statement = NOTHING_STATED) -> list[Plane]:
     """Return the frames of a multi-frame file, in the order of the file; no pixel is read.
+
+    Args:
+        path: the file.
+        stated: the site's statements, used where the file lacks a field.
 
     Raises:
         RelayError: the file cannot be read, or does not state the geometry of every frame.
@@ -119,11 +125,11 @@ def planes(path: Path) -> list[Plane]:
         )
     with _reading(path):
         if not groups and shared is None:
-            return _from_the_top(path, header, frames, size)
+            return _from_the_top(path, header, frames, size, stated)
         found = []
         for number in range(frames):
             items = [item for item in (groups[number] if groups else None, shared) if item is not None]
-            found.append(_plane(path, header, items, number, size))
+            found.append(_plane(path, header, items, number, size, stated))
     return found
 
 
@@ -179,10 +185,15 @@ def _dataset(path: Path, *, pixels: bool) -> pydicom.Dataset:
     # Its warnings quote values of the file, and would go to stderr.
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     pydicom.config.logger.setLevel("ERROR")
-    return pydicom.dcmread(path, stop_before_pixels=not pixels, force=True)
+    if path.stat().st_size > MOST_BYTES:
+        raise RelayError(f"{path} is larger than any image that is read; copy it again.")
+    # From memory: a length that the file only claims would be allocated in reading from the disk.
+    return pydicom.dcmread(io.BytesIO(path.read_bytes()), stop_before_pixels=not pixels, force=True)
 
 
-def _plane(path: Path, header: Any, items: Sequence[Any], number: int, size: tuple[int, int]) -> Plane:
+def _plane(
+    path: Path, header: Any, items: Sequence[Any], number: int, size: tuple[int, int], stated: Statement
+) -> Plane:
     """Return a frame from its functional groups: its own first, then those of all frames, then the file's top."""
     position = _field(items, "PlanePositionSequence", "ImagePositionPatient")
     if position is None and int(header.get("NumberOfFrames") or 1) == 1:
@@ -208,8 +219,8 @@ def _plane(path: Path, header: Any, items: Sequence[Any], number: int, size: tup
         file=path,
         size=size,
         origin=position_of(path, position, number),
-        axes=axes_of(path, orientation if orientation is not None else header.get("ImageOrientationPatient")),
-        spacing=spacing_of(path, spacing if spacing is not None else header.get("PixelSpacing")),
+        axes=axes_of(path, orientation if orientation is not None else header.get("ImageOrientationPatient"), stated),
+        spacing=spacing_of(path, spacing if spacing is not None else header.get("PixelSpacing"), stated),
         gap=_positive(gap),
         frame=number,
         rescale=(
@@ -220,11 +231,11 @@ def _plane(path: Path, header: Any, items: Sequence[Any], number: int, size: tup
     )
 
 
-def _from_the_top(path: Path, header: Any, frames: int, size: tuple[int, int]) -> list[Plane]:
+def _from_the_top(path: Path, header: Any, frames: int, size: tuple[int, int], stated: Statement) -> list[Plane]:
     """Return the frames of a file that states the geometry of its first frame and the distance to the others."""
     origin = position_of(path, header.get("ImagePositionPatient"), 0)
-    axes = axes_of(path, header.get("ImageOrientationPatient"))
-    spacing = spacing_of(path, header.get("PixelSpacing"))
+    axes = axes_of(path, header.get("ImageOrientationPatient"), stated)
+    spacing = spacing_of(path, header.get("PixelSpacing"), stated)
     gap = _positive(header.get("SpacingBetweenSlices"))
     offsets = header.get("GridFrameOffsetVector")
     if offsets is not None:
@@ -258,15 +269,17 @@ def position_of(path: Path, value: Any, number: int | None = None) -> Vector:
     return np.array(numbers)
 
 
-def axes_of(path: Path, value: Any) -> Vector:
+def axes_of(path: Path, value: Any, stated: Statement = NOTHING_STATED) -> Vector:
     """Return unit vectors along columns and rows, and their normal, as rows, from ImageOrientationPatient.
 
     Raises:
-        RelayError: the field is missing, or its vectors are not at right angles.
+        RelayError: neither the file nor the site states it, or its vectors are not at right angles.
     """
     numbers = _numbers(value)
+    if not numbers and stated.orientation:
+        numbers = stated.axes()[:2].ravel().tolist()
     if not numbers:
-        raise _missing(path, "ImageOrientationPatient")
+        raise _missing(path, "ImageOrientationPatient", "orientation")
     pair = np.array(numbers).reshape(2, 3) if len(numbers) == 6 else np.zeros((2, 3))
     lengths = np.linalg.norm(pair, axis=1)
     if np.abs(lengths - 1).max() > FEW or abs(pair[0] @ pair[1]) > FEW:
@@ -276,23 +289,26 @@ def axes_of(path: Path, value: Any) -> Vector:
     return np.stack([*pair, np.cross(*pair)])
 
 
-def spacing_of(path: Path, value: Any) -> tuple[float, float]:
+def spacing_of(path: Path, value: Any, stated: Statement = NOTHING_STATED) -> tuple[float, float]:
     """Return the millimetres between pixels, x and y, from PixelSpacing, which has y first.
 
     Raises:
-        RelayError: the field is missing or impossible.
+        RelayError: neither the file nor the site states it, or it is impossible.
     """
     numbers = _numbers(value)
+    if not numbers and stated.spacing_mm is not None:
+        numbers = list(stated.spacing_mm[1:])
     if not numbers:
-        raise _missing(path, "PixelSpacing")
+        raise _missing(path, "PixelSpacing", "spacing_mm")
     if len(numbers) != 2 or min(numbers) <= 0:
         said = " × ".join(f"{number:g}" for number in numbers)
         raise RelayError(f"The pixels of {path} lie {said} mm apart by PixelSpacing, which cannot be; export it again.")
     return numbers[1], numbers[0]
 
 
-def _missing(path: Path, field: str) -> RelayError:
-    return RelayError(f"{path} does not state {field}, which no other field replaces; export it again.")
+def _missing(path: Path, field: str, key: str = "") -> RelayError:
+    state = f', or state what is true with "{key}" in the site file' if key else ""
+    return RelayError(f"{path} does not state {field}; export it again{state}.")
 
 
 def _field(items: Sequence[Any], group: str, field: str) -> Any:

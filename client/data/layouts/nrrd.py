@@ -53,6 +53,13 @@ def check(path: Path) -> None:
         raise damaged from None
 
 
+def states_orientation(path: Path) -> bool:
+    """Return whether a .nrrd file says how its axes lie in the body."""
+    with path.open("rb") as file:
+        header = file.read(_HEADER_BYTES).partition(b"\n\n")[0].partition(b"\r\n\r\n")[0].lower()
+    return re.search(rb"^space directions:", header, re.MULTILINE) is not None
+
+
 def _long(header: bytes) -> bool:
     """Return whether a line is too long for NRRD's own fields; comments and users' "key:=value" pairs may be long."""
     return any(len(line) > _FIELD_BYTES and not re.match(rb"#|[^:]*:=", line) for line in header.splitlines())

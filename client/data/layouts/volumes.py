@@ -9,7 +9,19 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from client.data.layouts import Case, Source, dicom, metaimage, nifti, nrrd, writable
+from client.data.layouts import (
+    NOTHING_STATED,
+    Case,
+    Source,
+    Statement,
+    dicom,
+    geometry,
+    mask_values,
+    metaimage,
+    nifti,
+    nrrd,
+    writable,
+)
 from client.data.layouts.size import check_steps, check_voxels, raise_if_short
 from common.errors import BadPatient, RelayError
 from common.text import count, percent
@@ -31,14 +43,17 @@ def read_case(source: Source) -> Case:
     Raises:
         BadPatient: the image or mask cannot be used.
     """
+    stated = source.stated
     try:
-        image = read_image(source.image, channel=source.channel)
-        mask = read_mask(source.mask, step=image.GetSpacing()[2])
+        image = read_image(source.image, channel=source.channel, stated=stated)
+        mask, values = _read_mask(source.mask, step=image.GetSpacing()[2], stated=stated)
         with _header_errors(place(source.mask)):
             mask = on_grid(mask, image, place=place(source.mask))
+        missing = _lacking(source.image, source.channel, stated)
     except RelayError as error:
         raise BadPatient(source.patient, writable(str(error))) from None
     x, y, z = image.GetSpacing()
+    said = geometry.remark(missing, stated)
     return Case(
         patient=source.patient,
         image=sitk.GetArrayFromImage(image),
@@ -46,46 +61,69 @@ def read_case(source: Source) -> Case:
         spacing=(z, y, x),
         origin=image.GetOrigin(),
         direction=image.GetDirection(),
+        values=values,
+        remarks=(said,) if said else (),
     )
 
 
-def read_image(files: Sequence[Path], *, channel: int | None = None) -> sitk.Image:
+def read_image(files: Sequence[Path], *, channel: int | None = None, stated: Statement = NOTHING_STATED) -> sitk.Image:
     """Return an axial volume as float32 in LPS order, finite and not constant.
 
     Args:
         files: one volume file, or all files of one DICOM series.
         channel: the number of the volume in a file of four axes, counted from 0; None for a file of three axes.
+        stated: the site's statements, used where the files lack geometry.
 
     Raises:
         RelayError: the files cannot be read, or hold no such volume.
     """
-    return upright(read_as_it_lies(files, channel=channel), place(files))
+    return upright(read_as_it_lies(files, channel=channel, stated=stated), place(files), stated)
 
 
-def read_as_it_lies(files: Sequence[Path], *, channel: int | None = None) -> sitk.Image:
+def read_as_it_lies(
+    files: Sequence[Path], *, channel: int | None = None, stated: Statement = NOTHING_STATED
+) -> sitk.Image:
     """Return an axial volume on its own grid, with the axes and values of its file or series.
 
     Args:
         files: one volume file, or all files of one DICOM series.
         channel: the number of the volume in a file of four axes, counted from 0; None for a file of three axes.
+        stated: the site's statements, used where the files lack geometry.
 
     Raises:
-        RelayError: the files cannot be read.
+        RelayError: the files cannot be read, or neither they nor the site states their geometry.
     """
     _there(files)
     with _header_errors(place(files)):
-        return read_volume(files[0], channel) if is_volume_file(files[0]) else dicom.read_image(files)
+        if not is_volume_file(files[0]):
+            return dicom.read_image(files, stated)
+        image = read_volume(files[0], channel)
+        missing = geometry.lacking(files[0], image)
+        if geometry.SPACING in missing and stated == NOTHING_STATED:
+            return image  # `upright` tells it, after what else is wrong with the image
+        geometry.check(place(files), missing, stated)
+        return geometry.restated(image, missing, stated) if missing else image
 
 
-def upright(raw: sitk.Image, place: str) -> sitk.Image:
+def _lacking(files: Sequence[Path], channel: int | None, stated: Statement) -> tuple[str, ...]:
+    """Return what an image's files do not state and the site does; nothing is read where the site states nothing."""
+    if stated.spacing_mm is None and not stated.orientation:
+        return ()
+    if is_volume_file(files[0]):
+        return geometry.lacking(files[0], read_volume(files[0], channel))
+    return dicom.lacking(files, stated)
+
+
+def upright(raw: sitk.Image, place: str, stated: Statement = NOTHING_STATED) -> sitk.Image:
     """Return a volume as float32 in LPS order, checked for unusable content.
 
     Args:
         raw: the volume with the axes and values of its file or series.
         place: the name of its file or folder in an error's sentence.
+        stated: the site's statements.
 
     Raises:
-        RelayError: the image is not axial, no volume, constant, or holds NaN or infinity.
+        RelayError: the image is not axial, no volume, constant, holds NaN or infinity, or has no geometry.
     """
     check_steps(place, raw.GetSpacing())
     with _header_errors(place):
@@ -101,27 +139,47 @@ def upright(raw: sitk.Image, place: str) -> sitk.Image:
         raise RelayError(f"{place} holds {wrong} values that are no numbers (NaN or infinite); export it again.")
     if values.min() == values.max():
         raise RelayError(f"{place} is the same value ({values.min():g}) everywhere; export it again.")
+    if geometry.is_blank(raw):
+        geometry.check(place, (geometry.SPACING, geometry.ORIENTATION), stated)
     return image
 
 
-def read_mask(files: Sequence[Path], *, step: float = 0.0) -> sitk.Image:
-    """Return a mask on its own grid in LPS order: uint8, 1 wherever the label is above 0, else 0.
+def read_mask(files: Sequence[Path], *, step: float = 0.0, stated: Statement = NOTHING_STATED) -> sitk.Image:
+    """Return a mask on its own grid in LPS order: uint8, 1 wherever the value is gland, else 0.
 
     Args:
         files: one volume file, or all files of one DICOM series.
         step: the image's distance between slices in mm, used for a DICOM series of masks, which may lack slices.
+        stated: the site's statements on the values of masks and on missing geometry.
 
     Raises:
-        RelayError: the mask cannot be read, or holds no label above 0.
+        RelayError: the mask cannot be read, holds values that are no labels, or holds no gland.
     """
+    return _read_mask(files, step=step, stated=stated)[0]
+
+
+def _read_mask(files: Sequence[Path], *, step: float, stated: Statement) -> tuple[sitk.Image, mask_values.Counts]:
     _there(files)
     with _header_errors(place(files)):
-        raw = read_volume(files[0]) if is_volume_file(files[0]) else dicom.read_mask(files, step=step)
+        if is_volume_file(files[0]):
+            raw = read_volume(files[0])
+            # A mask that states no orientation must lie as its image does, which `on_grid` checks.
+            missing = geometry.lacking(files[0], raw) if stated.orientation else ()
+            if geometry.SPACING not in missing or stated.spacing_mm is not None:
+                raw = geometry.restated(raw, missing, stated) if missing else raw
+        else:
+            raw = dicom.read_mask(files, step=step, stated=stated)
         check_steps(place(files), raw.GetSpacing())
-        mask = sitk.DICOMOrient(raw > 0, "LPS")
+        counts = mask_values.counts(sitk.GetArrayViewFromImage(raw))
+        mask = sitk.DICOMOrient(mask_values.gland(raw, counts, place(files), stated), "LPS")
     if not sitk.GetArrayViewFromImage(mask).any():
-        raise RelayError(f"The mask {place(files)} is empty (no label above 0); draw it, or remove the patient.")
-    return mask
+        listed = mask_values.words(counts)
+        what = f"no label above 0 but {listed}" if listed and not stated.labels else "no label above 0"
+        if stated.labels:
+            wanted = ", ".join(map(str, stated.labels))
+            what = f'none of the labels {wanted}, but {listed or "0 alone"}; correct "labels" in the site file'
+        raise RelayError(f"The mask {place(files)} is empty ({what}); draw it, or remove the patient.")
+    return mask, counts
 
 
 def on_grid(mask: sitk.Image, image: sitk.Image, *, place: str) -> sitk.Image:
@@ -230,6 +288,8 @@ def read_volume(path: Path, channel: int | None = None) -> sitk.Image:
         image = image[:, :, :, channel or 0]
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         raise RelayError(f"{path} is no plain volume of three dimensions; give one value a voxel, three axes.")
+    if name.endswith(nifti.ENDINGS):
+        nifti.check_placement(path)
     return image
 
 
