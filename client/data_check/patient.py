@@ -12,7 +12,7 @@ from client.data_check.findings import Finding, Kind
 from client.preprocessing.cache import digest_of_voxels
 from client.preprocessing.grid_loss import CUT, beyond_grid
 from common.config.study import PreprocessingConfig
-from common.text import count, listed, percent, whole
+from common.text import count, listed, percent
 
 GLAND_ML = (10.0, 350.0)
 """Volumes outside of this range are rare enough to look at; the expert masks of NCI-ISBI have 17 to 313 ml."""
@@ -203,7 +203,7 @@ def _odd_values(values: tuple[tuple[float, int], ...]) -> str:
         return ""
     if {value for value, _ in values} == ZONES:
         return ""
-    shown = [f"{value:g} ({whole(number)} voxels)" for value, number in values[:MOST_SHOWN]]
+    shown = [f"{value:g} ({number} voxel{'' if number == 1 else 's'})" for value, number in values[:MOST_SHOWN]]
     if len(values) > MOST_SHOWN:
         shown.append(f"{len(values) - MOST_SHOWN} more")
     return (

@@ -21,11 +21,14 @@ from client.data.layouts import NOTHING_STATED, Statement, multiframe
 from client.data.layouts.geometry import ORIENTATION as AXES
 from client.data.layouts.geometry import SPACING, check_stated_step
 from client.data.layouts.multiframe import Plane
+from client.data.layouts.series import Series
 from client.data.layouts.size import MOST_BYTES, MOST_PACKED, check_steps, check_voxels, raise_if_short
 from common.errors import RelayError
 from common.text import count
 
 PATIENT_ID, SERIES_UID, DESCRIPTION, SOP_CLASS = "0010|0020", "0020|000e", "0008|103e", "0008|0016"
+SERIES_NUMBER, SERIES_DATE, STUDY_DATE, MODALITY = "0020|0011", "0008|0021", "0008|0020", "0008|0060"
+IMAGE_TYPE, ECHO_TIME, B_VALUE, SCANNING_SEQUENCE = "0008|0008", "0018|0081", "0018|9087", "0018|0020"
 POSITION, ORIENTATION, FRAMES, GAP_STATED = "0020|0032", "0020|0037", "0028|0008", "0018|0088"
 PHOTOMETRIC, SAMPLES = "0028|0004", "0028|0002"
 SPACINGS = {
@@ -64,16 +67,6 @@ Vector = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Series:
-    """All files found of a DICOM series, sorted by path."""
-
-    patient: str
-    description: str
-    axial: bool
-    files: tuple[Path, ...]
-
-
-@dataclass(frozen=True)
 class FoundSeries:
     """The DICOM series among some files, and the unreadable files."""
 
@@ -99,8 +92,7 @@ def scan(paths: Iterable[Path]) -> FoundSeries:
             damaged.append(path)
             continue
         if header is not None:
-            found = Series(tag(header, PATIENT_ID), tag(header, DESCRIPTION), is_axial(_axes(header)[2]), ())
-            key = found.patient, tag(header, SERIES_UID)
+            found = _series(header, path)
         else:
             entries = multiframe.top(path)
             if entries.get("SOPClassUID") not in ENHANCED:
@@ -108,47 +100,37 @@ def scan(paths: Iterable[Path]) -> FoundSeries:
                     damaged.append(path)
                 continue
             # GDCM refuses a file whose geometry is incomplete; which field is missing is told when the file is read.
-            found = Series(entries.get("PatientID", ""), entries.get("SeriesDescription", ""), True, ())
-            key = found.patient, entries.get("SeriesInstanceUID", "")
+            names = ("PatientID", "SeriesDescription", "SeriesInstanceUID", "Modality")
+            patient, description, uid, modality = (entries.get(name, "") for name in names)
+            found = Series(patient, description, True, (), uid=uid, modality=modality)
+        key = found.patient, found.uid
         files[key].append(path)
         first.setdefault(key, found)
     return FoundSeries(tuple(replace(first[key], files=tuple(files[key])) for key in first), tuple(damaged))
 
 
-def choose(candidates: Sequence[Series], pattern: str, *, place: str, key: str = '"series" in the site file') -> Series:
-    """Return the axial T2 series among one patient's series.
-
-    Args:
-        candidates: the patient's series, at least one.
-        pattern: the site's `series`. With an empty pattern, a SeriesDescription, where present, must contain "T2": a
-            T1 series in the same folder would otherwise be taken for the T2.
-        place: the folder of the series, for the error's sentence.
-        key: the name of the pattern where the user writes it.
-
-    Raises:
-        RelayError: no series fits, or several do.
-    """
-    fitting = [series for series in candidates if series.axial]
-    if not fitting:
-        raise RelayError(f"None of the series in {place} is axial ({_names(candidates)}); add the axial T2 series.")
-    if pattern:
-        fitting = [series for series in fitting if re.search(pattern, series.description, re.IGNORECASE)]
-        if not fitting:
-            raise RelayError(f'No axial series in {place} matches "{pattern}" ({_names(candidates)}); change {key}.')
-    else:
-        fitting = [series for series in fitting if not series.description or "t2" in series.description.lower()]
-        if not fitting:
-            raise RelayError(
-                f"No axial series in {place} calls itself a T2 ({_names(candidates)}); add the axial T2 series, "
-                f"or say which it is with {key}."
-            )
-        fitting = [series for series in fitting if series.description] or fitting
-    if len(fitting) > 1:
-        raise RelayError(
-            f"{len(fitting)} series in {place} could be meant ({_names(fitting)}); "
-            f"say which with {key}, a regular expression for the SeriesDescription."
-        )
-    return fitting[0]
+def _series(header: sitk.ImageFileReader, path: Path) -> Series:
+    """Return a series without files, from the header of its first file."""
+    text = {"PatientID": tag(header, PATIENT_ID), "SeriesDescription": tag(header, DESCRIPTION)}
+    if any(
+        "?" in value or not value.isprintable() for value in text.values()
+    ):  # GDCM leaves the characters of other alphabets undecoded
+        text |= {name: value for name, value in multiframe.top(path).items() if name in text}
+    numbers = multiframe.numbers_of(tag(header, ECHO_TIME))
+    b_values = multiframe.numbers_of(tag(header, B_VALUE))
+    return Series(
+        patient=text["PatientID"],
+        description=text["SeriesDescription"],
+        axial=is_axial(_axes(header)[2]),
+        files=(),
+        uid=tag(header, SERIES_UID),
+        number=tag(header, SERIES_NUMBER),
+        date=tag(header, SERIES_DATE) or tag(header, STUDY_DATE),
+        modality=tag(header, MODALITY),
+        image_type=tuple(word.strip().upper() for word in tag(header, IMAGE_TYPE).split("\\")),
+        echo_ms=numbers[0] if numbers and numbers[0] > 0 else None,
+        diffusion=any(value > 0 for value in b_values) or "EP" in tag(header, SCANNING_SEQUENCE).split("\\"),
+    )
 
 
 def read_image(files: Sequence[Path], stated: Statement = NOTHING_STATED) -> sitk.Image:
@@ -487,7 +469,3 @@ def looks_like_dicom(path: Path) -> bool:
             return file.read(132)[128:] == b"DICM"
     except OSError:
         return False
-
-
-def _names(series: Sequence[Series]) -> str:
-    return ", ".join(sorted(f'"{one.description or "no description"}"' for one in series))

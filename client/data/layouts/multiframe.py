@@ -263,7 +263,7 @@ def position_of(path: Path, value: Any, number: int | None = None) -> Vector:
         RelayError: the field is missing or no position.
     """
     of = "" if number is None else f" for frame {number + 1}"
-    numbers = _numbers(value)
+    numbers = numbers_of(value)
     if len(numbers) != 3:
         raise RelayError(f"{path} does not say where its slice lies{of} (ImagePositionPatient); export it again.")
     return np.array(numbers)
@@ -275,7 +275,7 @@ def axes_of(path: Path, value: Any, stated: Statement = NOTHING_STATED) -> Vecto
     Raises:
         RelayError: neither the file nor the site states it, or its vectors are not at right angles.
     """
-    numbers = _numbers(value)
+    numbers = numbers_of(value)
     if not numbers and stated.orientation:
         numbers = stated.axes()[:2].ravel().tolist()
     if not numbers:
@@ -295,7 +295,7 @@ def spacing_of(path: Path, value: Any, stated: Statement = NOTHING_STATED) -> tu
     Raises:
         RelayError: neither the file nor the site states it, or it is impossible.
     """
-    numbers = _numbers(value)
+    numbers = numbers_of(value)
     if not numbers and stated.spacing_mm is not None:
         numbers = list(stated.spacing_mm[1:])
     if not numbers:
@@ -319,7 +319,7 @@ def _field(items: Sequence[Any], group: str, field: str) -> Any:
     return None
 
 
-def _numbers(value: Any) -> list[float]:
+def numbers_of(value: Any) -> list[float]:
     """Return the finite numbers of a field, given as numbers or as DICOM's text; empty where it holds no numbers."""
     if value is None:
         return []
@@ -332,7 +332,7 @@ def _numbers(value: Any) -> list[float]:
 
 
 def _number(value: Any, default: float) -> float:
-    numbers = _numbers(value)
+    numbers = numbers_of(value)
     return numbers[0] if numbers else default
 
 

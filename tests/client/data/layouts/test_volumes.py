@@ -121,7 +121,9 @@ def test_an_unusable_volume_is_told(tmp_path: Path, how: str, told: str) -> None
     folder = tmp_path / "images"
     config = site(tmp_path, "nifti-pairs")
     for array, name in zip(spoiled(*truth(), how), ["c.nii.gz", "c_segmentation.nii.gz"], strict=True):
-        sitk.WriteImage(sitk.GetImageFromArray(array, isVector=False), str(folder / name))
+        volume = sitk.GetImageFromArray(array, isVector=False)
+        volume.SetSpacing([0.5] * volume.GetDimension())
+        sitk.WriteImage(volume, str(folder / name))
     assert told in bad(only(layouts.find(config)))
 
 
