@@ -227,8 +227,12 @@ def _load(path: Path) -> SiteConfig:
     beside = path.absolute().parent
 
     def resolve(entry: Path) -> Path:
-        if "\0" in str(entry):
-            raise RelayError(f"In the site file {path}, a path holds the character of number 0; write it again.")
+        wrong = next((letter for letter in str(entry) if ord(letter) < 32), None)
+        if wrong is not None:
+            raise RelayError(
+                f"In the site file {path}, a path holds the character of number {ord(wrong)}; write it again, with / or"
+                " in single quotes: in double quotes a backslash begins a special character."
+            )
         return Path(os.path.normpath(beside / entry.expanduser()))
 
     folder = raw.folder if "folder" in raw.model_fields_set else Path(f".relay-{raw.name}")

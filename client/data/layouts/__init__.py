@@ -222,7 +222,9 @@ class Folders:
     masks: Folder | None = None
     """The folder of the labels, where labels lie apart from the images."""
     series: str = ""
-    """Regular expression for the SeriesDescription of a DICOM image; if empty, any description with "T2" matches."""
+    """Regular expression for the SeriesDescription of a DICOM image; if empty, description and tags decide."""
+    stated: Statement = NOTHING_STATED
+    """The site's statements about its files."""
 
 
 Finder = Callable[[Folders], Found]
@@ -305,7 +307,7 @@ def find(site: SiteConfig) -> Found:
         images = _listed("images", site.images)
         masks = None if site.masks is None else _listed("masks", site.masks)
         name = _recognise(images, site.masks) if site.layout == AUTO else site.layout
-        found = known()[name].find(Folders(images, masks, site.series))
+        found = known()[name].find(Folders(images, masks, site.series, site.statement()))
     except RelayError as error:
         raise RelayError(writable(f"Site {site.name}: {error}")) from None
     problems = [*found.problems, *(problem for one in (images, masks) if one is not None for problem in _troubles(one))]

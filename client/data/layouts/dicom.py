@@ -112,9 +112,8 @@ def scan(paths: Iterable[Path]) -> FoundSeries:
 def _series(header: sitk.ImageFileReader, path: Path) -> Series:
     """Return a series without files, from the header of its first file."""
     text = {"PatientID": tag(header, PATIENT_ID), "SeriesDescription": tag(header, DESCRIPTION)}
-    if any(
-        "?" in value or not value.isprintable() for value in text.values()
-    ):  # GDCM leaves the characters of other alphabets undecoded
+    # GDCM leaves the characters of other alphabets undecoded.
+    if any("?" in value or not value.isprintable() for value in text.values()):
         text |= {name: value for name, value in multiframe.top(path).items() if name in text}
     numbers = multiframe.numbers_of(tag(header, ECHO_TIME))
     b_values = multiframe.numbers_of(tag(header, B_VALUE))
@@ -466,6 +465,20 @@ def looks_like_dicom(path: Path) -> bool:
         return True
     try:
         with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
+            start = file.read(132)
     except OSError:
         return False
+    return start[128:] == b"DICM" or _begins_without_preamble(start)
+
+
+def _begins_without_preamble(start: bytes) -> bool:
+    """Return whether a file begins with DICOM's first elements at once: group 8 or 2, then a length or a VR that fits.
+
+    Some old archives leave out the preamble of 128 bytes and the four letters after it.
+    """
+    group, element = int.from_bytes(start[:2], "little"), int.from_bytes(start[2:4], "little")
+    if (group, element) not in ((2, 0), (2, 1), (8, 0), (8, 1), (8, 5), (8, 8), (8, 0x12), (8, 0x16)):
+        return False
+    if start[4:6] in (b"UL", b"OB", b"CS", b"DA", b"UI"):
+        return True
+    return 0 < int.from_bytes(start[4:8], "little") <= 128

@@ -1,7 +1,8 @@
 """NCI-ISBI 2013 (Prostate-3T and PROSTATE-DIAGNOSIS), as distributed by TCIA and the challenge.
 
 Images are DICOM files <PatientID>/<StudyUID>/<SeriesUID>/*.dcm, at any depth. Labels are NRRD files in a separate
-folder, named after the patient, with 1 = peripheral zone and 2 = central gland.
+folder, named after the patient, with 1 = peripheral zone and 2 = central gland. 3D Slicer's segmentations,
+PATIENT.seg.nrrd, are labels too.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from client.data.layouts import Folder, Folders, Found, Problem, Source, dicom, layout, series
@@ -17,7 +19,7 @@ from common.errors import RelayError
 
 _NO_FILE_NAME = re.compile(r'[/\\:*?"<>|]')
 """Characters of a PatientID that no file's name can hold, on some system or other."""
-ENDING = re.compile(r"(_truth_pred|_truth|_correctedLabels)$", re.IGNORECASE)
+ENDING = re.compile(r"(_truth_pred|_truth|_correctedLabels|\.seg)+$", re.IGNORECASE)
 
 
 def detect(folder: Folder) -> Path | None:
@@ -45,9 +47,10 @@ def find(folders: Folders) -> Found:
         return next((names[_key(part)] for part in parts if _key(part) in labels), parts[0])
 
     scan = dicom.scan(folder.all_files())
+    equal = _made_equal(scan.series, by_folder, labels)
     by_patient: dict[str, list[series.Series]] = defaultdict(list)
     for one in scan.series:
-        patient = one.patient or by_folder(one.files[0])
+        patient = by_folder(one.files[0]) if not one.patient or one.patient in equal else one.patient
         by_patient[_key(patient)].append(one)
         names.setdefault(_key(patient), patient)
     damaged = {path.parent: path for path in reversed(scan.damaged)}
@@ -90,7 +93,26 @@ def find(folders: Folders) -> Found:
         for key, files in labels.items()
         if key not in by_patient
     ]
-    return Found(tuple(sources), tuple(problems), series.reasons(choices))
+    notes = [
+        f'Images in several folders have the PatientID "{patient}": an anonymiser may have made it equal, and the names'
+        " of the folders are taken, for which there are labels."
+        for patient in sorted(equal)
+    ]
+    return Found(tuple(sources), tuple(problems), (*notes, *series.reasons(choices)))
+
+
+def _made_equal(
+    found: Sequence[series.Series], by_folder: Callable[[Path], str], labels: Mapping[str, list[Path]]
+) -> set[str]:
+    """Return the PatientIDs without a label whose images lie in several folders that each have one."""
+    folders: dict[str, set[str]] = defaultdict(set)
+    for one in found:
+        folders[one.patient].add(_key(by_folder(one.files[0])))
+    return {
+        patient
+        for patient, keys in folders.items()
+        if patient and _key(patient) not in labels and len(keys) > 1 and all(labels.get(key) for key in keys)
+    }
 
 
 def label_files(folder: Folder) -> dict[str, list[Path]]:

@@ -50,6 +50,8 @@ def check(path: Path, *, channel: int | None = None) -> None:
         with path.open("rb") as packed:
             gzipped = packed.read(2) == b"\x1f\x8b"
             packed.seek(0)
+            if gzipped and not path.name.lower().endswith(".gz"):
+                raise RelayError(f"{path} is packed with gzip, and its name does not say so; name it {path.name}.gz.")
             file = gzip.GzipFile(fileobj=packed) if gzipped else packed
             content = file.read(_HEADER_BYTES)
             end, axes, code, bits, start = _header(content)

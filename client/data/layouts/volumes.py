@@ -20,6 +20,7 @@ from client.data.layouts import (
     metaimage,
     nifti,
     nrrd,
+    slicer,
     writable,
 )
 from client.data.layouts.size import check_steps, check_voxels, raise_if_short
@@ -129,7 +130,8 @@ def upright(raw: sitk.Image, place: str, stated: Statement = NOTHING_STATED) -> 
     with _header_errors(place):
         image = sitk.DICOMOrient(sitk.Cast(raw, sitk.sitkFloat32), "LPS")
     x, y, z = image.GetSpacing()
-    if max(x, y) > 1.5 * z:
+    # Voxels of a thin-sliced axial volume are longest in both directions of the slices, others in one.
+    if max(x, y) > 1.5 * z and max(x, y) > 1.5 * min(x, y):
         raise RelayError(f"{place} is not axial (its slices are thickest across the body); give the axial T2.")
     if min(image.GetSize()) < 3:
         raise RelayError(f"{place} is no volume: it has {count(image.GetSize()[2], 'slice')}; give the whole series.")
@@ -162,7 +164,7 @@ def _read_mask(files: Sequence[Path], *, step: float, stated: Statement) -> tupl
     _there(files)
     with _header_errors(place(files)):
         if is_volume_file(files[0]):
-            raw = read_volume(files[0])
+            raw = _read_labels(files[0], stated)
             # A mask that states no orientation must lie as its image does, which `on_grid` checks.
             missing = geometry.lacking(files[0], raw) if stated.orientation else ()
             if geometry.SPACING not in missing or stated.spacing_mm is not None:
@@ -180,6 +182,15 @@ def _read_mask(files: Sequence[Path], *, step: float, stated: Statement) -> tupl
             what = f'none of the labels {wanted}, but {listed or "0 alone"}; correct "labels" in the site file'
         raise RelayError(f"The mask {place(files)} is empty ({what}); draw it, or remove the patient.")
     return mask, counts
+
+
+def _read_labels(path: Path, stated: Statement) -> sitk.Image:
+    """Return a mask's file as it lies; of a segmentation of several layers, the layers as one label map."""
+    if not path.name.lower().endswith(".nrrd"):
+        return read_volume(path)
+    nrrd.check(path)
+    found = slicer.segments(path)
+    return slicer.label_map(path, read_volume(path, layers=bool(found)), found, stated) if found else read_volume(path)
 
 
 def on_grid(mask: sitk.Image, image: sitk.Image, *, place: str) -> sitk.Image:
@@ -242,12 +253,13 @@ def _there(files: Sequence[Path]) -> None:
         raise RelayError("The series is empty: it has no file; add its files, or remove the patient.")
 
 
-def read_volume(path: Path, channel: int | None = None) -> sitk.Image:
+def read_volume(path: Path, channel: int | None = None, *, layers: bool = False) -> sitk.Image:
     """Read one volume file with the axes and values of the file: three axes, one value in each voxel.
 
     Args:
         path: the file.
         channel: the number of the volume, from 0, in a file of several volumes.
+        layers: whether a voxel may hold several values.
 
     Raises:
         RelayError: the file cannot be read, or holds no such volume.
@@ -286,7 +298,7 @@ def read_volume(path: Path, channel: int | None = None) -> sitk.Image:
         )
     if image.GetDimension() == 4 and (channel is not None or volumes == 1):
         image = image[:, :, :, channel or 0]
-    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
+    if image.GetDimension() != 3 or (image.GetNumberOfComponentsPerPixel() != 1 and not layers):
         raise RelayError(f"{path} is no plain volume of three dimensions; give one value a voxel, three axes.")
     if name.endswith(nifti.ENDINGS):
         nifti.check_placement(path)

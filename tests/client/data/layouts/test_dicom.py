@@ -203,3 +203,33 @@ def test_two_images_at_each_place_are_told_with_what_differs(tmp_path: Path) -> 
         header.save_as(path)
     told = bad(only(layouts.find(config)))
     assert "same place" in told and "EchoTime 80, 160" in told
+
+
+@pytest.mark.parametrize("without", ["the preamble", "the preamble and the group of the file"])
+def test_files_without_preamble_are_found_whatever_their_names(tmp_path: Path, without: str) -> None:
+    image, mask = truth()
+    config = as_nci_isbi(tmp_path, image, mask)
+    series = tmp_path / "images" / "P1" / "1.2" / "1.2.3"
+    for path in sorted(series.iterdir()):
+        if without == "the preamble":
+            path.write_bytes(path.read_bytes()[132:])
+        else:
+            bare = pydicom.Dataset()
+            bare.update(pydicom.dcmread(path))
+            bare.save_as(path, implicit_vr=True, little_endian=True)
+            assert path.read_bytes()[:2] == b"\x08\x00"
+        path.rename(series / path.stem)
+    (series / "notes").write_text("a note", encoding="utf-8")
+    same(layouts.read(only(layouts.find(config))), image, mask)
+
+
+def test_patients_whose_identifier_an_anonymiser_made_equal_are_named_by_their_folders(tmp_path: Path) -> None:
+    image, mask = truth()
+    for k in range(3):
+        write_series(tmp_path / "images" / f"case{k}" / "s", image + k, patient="ANON", uid=f"1.2.{k}")
+        write_volume(tmp_path / "labels" / f"case{k}.nrrd", mask)
+    found = layouts.find(site(tmp_path, "nci-isbi"))
+    assert [source.patient for source in found.sources] == ["case0", "case1", "case2"] and not found.problems
+    assert any('"ANON"' in note and "anonymiser" in note for note in found.notes)
+    for k, source in enumerate(found.sources):
+        np.testing.assert_array_equal(layouts.read(source).image, image + k)
