@@ -145,6 +145,10 @@ def oddities(
     if not patient.slices:
         sentences.append(f"No slice has more than {minimum_pixels} mask pixels: the patient is left out.")
     found = [Finding(Kind.MASK_EXTENT, name, sentence) for sentence in sentences]
+    if all(abs(step - 1) < 1e-6 for step in case.spacing):
+        found.append(
+            Finding(Kind.SPACING, name, "The voxels are cubes of exactly 1 mm, as where a program lost the spacing.")
+        )
     if not values_stated and (sentence := _odd_values(patient.values)):
         found.append(Finding(Kind.MASK_VALUES, name, sentence))
     flat = np.flatnonzero(case.image.min(axis=(1, 2)) == case.image.max(axis=(1, 2)))

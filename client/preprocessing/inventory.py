@@ -26,6 +26,10 @@ CORRECTED_VERSION = 1
 """Must be raised whenever a corrected volume comes out differently than before; part of every key."""
 SLICES_VERSION = 2
 
+READER_VERSION = "2"
+"""Must be raised whenever the reader refuses or reads files otherwise than before while the keys of sound files stay:
+patients prepared by an earlier reader are read once more, and their bias field is fitted again where voxels differ."""
+
 PROBLEMS_HOLD = 3600.0
 """Seconds during which a problem of unchanged files is believed: a fault of a network drive may pass."""
 

@@ -33,7 +33,7 @@ from client.data.slice_counts import SliceCounts
 from client.preprocessing import cache, resampling
 from client.preprocessing.bias_field import correct_bias_field
 from client.preprocessing.grid_loss import CUT, grid_loss
-from client.preprocessing.inventory import PROBLEMS_HOLD, PreparationTask, tasks_of
+from client.preprocessing.inventory import PROBLEMS_HOLD, READER_VERSION, PreparationTask, tasks_of
 from client.site_config import SiteConfig
 from common.config.study import N4Config, PreprocessingConfig
 from common.digest import digest_of_json, keyed_digest
@@ -350,7 +350,7 @@ def _prepare_one(task: PreparationTask, preprocessing: PreprocessingConfig) -> R
     with _READING:
         case = layouts.read(task.source)
     voxels = cache.digest_of_voxels(case.image)
-    corrected = _corrected(task, case, preprocessing.n4) if preprocessing.n4.enabled else case.image
+    corrected = _corrected(task, case, preprocessing.n4, voxels) if preprocessing.n4.enabled else case.image
     area = np.count_nonzero(case.mask, axis=(1, 2))
     selected = area > preprocessing.minimum_mask_pixels
     native = case.spacing[1:]
@@ -372,6 +372,7 @@ def _prepare_one(task: PreparationTask, preprocessing: PreprocessingConfig) -> R
             "below": str(int(((area > 0) & ~selected).sum())),
             "spacing_mm": repr(preprocessing.spacing_mm),
             "voxels": voxels,
+            "reader": READER_VERSION,
             "beyond": repr(lost.beyond),
             "ceiling": repr(lost.ceiling),
             **({"remarks": " ".join(case.remarks)} if case.remarks else {}),
@@ -383,12 +384,22 @@ def _prepare_one(task: PreparationTask, preprocessing: PreprocessingConfig) -> R
     return record
 
 
-def _corrected(task: PreparationTask, case: Case, n4: N4Config) -> NDArray[np.float32]:
-    """Return the corrected volume, if possible from the cache; one process at a time works on a volume."""
+def _corrected(task: PreparationTask, case: Case, n4: N4Config, voxels: str) -> NDArray[np.float32]:
+    """Return the corrected volume, if possible from the cache; one process at a time works on a volume.
+
+    Args:
+        task: the patient's keys.
+        case: the patient as read.
+        n4: the study's settings.
+        voxels: the digest of the case's image; a volume that was read otherwise is corrected anew.
+    """
     with cache.exclusive_lock(task.corrected):
         found = cache.read_tensors(task.corrected)
         if found is not None and found[0]["image"].shape == case.image.shape:
-            return found[0]["image"]
+            # Volumes of earlier versions say nothing; the slices made from them do.
+            slices = cache.read_metadata(task.slices) or {}
+            if found[1].get("voxels", slices.get("voxels")) == voxels:
+                return found[0]["image"]
         try:
             corrected = correct_bias_field(case.image, case.spacing, n4)
         except RuntimeError as error:
@@ -399,14 +410,14 @@ def _corrected(task: PreparationTask, case: Case, n4: N4Config) -> NDArray[np.fl
                 f"N4 finds no bias field for {task.source.image[0]} ({reason}); look at the image,"
                 " or leave the patient out.",
             ) from None
-        cache.write_tensors(task.corrected, {"image": corrected}, {})
+        cache.write_tensors(task.corrected, {"image": corrected}, {"voxels": voxels})
         return corrected
 
 
 def _record(task: PreparationTask) -> Record | None:
-    """Return the record of a patient's prepared file; None where the file is missing or damaged."""
+    """Return the record of a patient's prepared file; None where it is missing, damaged, or of an earlier reader."""
     metadata = cache.read_metadata(task.slices)
-    if metadata is None:
+    if metadata is None or metadata.get("reader") != READER_VERSION:
         return None
     try:
         return Record(

@@ -30,7 +30,7 @@ PATIENT_ID, SERIES_UID, DESCRIPTION, SOP_CLASS = "0010|0020", "0020|000e", "0008
 SERIES_NUMBER, SERIES_DATE, STUDY_DATE, MODALITY = "0020|0011", "0008|0021", "0008|0020", "0008|0060"
 IMAGE_TYPE, ECHO_TIME, B_VALUE, SCANNING_SEQUENCE = "0008|0008", "0018|0081", "0018|9087", "0018|0020"
 POSITION, ORIENTATION, FRAMES, GAP_STATED = "0020|0032", "0020|0037", "0028|0008", "0018|0088"
-PHOTOMETRIC, SAMPLES = "0028|0004", "0028|0002"
+PHOTOMETRIC, SAMPLES, PADDING, SLOPE, INTERCEPT = "0028|0004", "0028|0002", "0028|0120", "0028|1053", "0028|1052"
 SPACINGS = {
     "0028|0030": "PixelSpacing",
     "0018|1164": "ImagerPixelSpacing",
@@ -161,7 +161,8 @@ def read_image(files: Sequence[Path], stated: Statement = NOTHING_STATED) -> sit
     _check_gap(str(place), usual, stack.planes[0].gap)
     if stated.spacing_mm is not None and SPACING in lacking(files, stated):
         check_stated_step(str(place), usual, stated)
-    return _volume(_pixels(stack.planes), stack, step=float(gaps.mean()))
+    pixels = _without_padding(_pixels(stack.planes), stack.planes)
+    return _volume(pixels, stack, step=float(gaps.mean()))
 
 
 def read_mask(files: Sequence[Path], *, step: float, stated: Statement = NOTHING_STATED) -> sitk.Image:
@@ -307,9 +308,34 @@ def _planes(path: Path, stated: Statement) -> list[Plane]:
             axes=_axes(header) if orientation else axes,
             spacing=_spacing(path, header, stated),
             gap=float(gap) if re.fullmatch(r"[0-9.]+", gap) and float(gap) > 0 else None,
+            padding=_padding(header),
             told_apart=apart,
         )
     ]
+
+
+def _padding(header: sitk.ImageFileReader) -> float | None:
+    """Return the rescaled value of pixels that show nothing; None where the file states none."""
+    value = multiframe.numbers_of(tag(header, PADDING))
+    slope, intercept = multiframe.numbers_of(tag(header, SLOPE)), multiframe.numbers_of(tag(header, INTERCEPT))
+    return value[0] * (slope or [1.0])[0] + (intercept or [0.0])[0] if value else None
+
+
+def _without_padding(pixels: NDArray[np.float32], planes: Sequence[Plane]) -> NDArray[np.float32]:
+    """Return slices with the least other value in the place of padding that lies far off all other values.
+
+    Padding within the range of the image, such as 0 in the air, is left as it is.
+    """
+    marked = np.zeros(pixels.shape, bool)
+    for plane, slice_, mark in zip(planes, pixels, marked, strict=True):
+        if plane.padding is not None:
+            np.equal(slice_, np.float32(plane.padding), out=mark)
+    if not marked.any() or marked.all():
+        return pixels
+    shown = pixels[~marked]
+    least, most = float(shown.min()), float(shown.max())
+    far = marked & ((pixels > most) | (pixels < least - (most - least)))
+    return np.where(far, np.float32(least), pixels)
 
 
 def _spacing(path: Path, header: sitk.ImageFileReader, stated: Statement) -> tuple[float, float]:

@@ -31,12 +31,10 @@ def lacking(path: Path, image: sitk.Image) -> tuple[str, ...]:
         return SPACING, ORIENTATION
     name = path.name.lower()
     if name.endswith(nifti.ENDINGS):
-        stated = nifti.states_orientation(path)
-    elif name.endswith(metaimage.ENDINGS):
-        stated = metaimage.states_orientation(path)
-    else:
-        stated = nrrd.states_orientation(path)
-    return () if stated else (ORIENTATION,)
+        return () if nifti.states_orientation(path) else (ORIENTATION,)
+    form = metaimage if name.endswith(metaimage.ENDINGS) else nrrd
+    found = {SPACING: form.states_spacing(path), ORIENTATION: form.states_orientation(path)}
+    return tuple(what for what, stated in found.items() if not stated)
 
 
 def is_blank(image: sitk.Image) -> bool:
@@ -64,8 +62,8 @@ def check(path: str, missing: tuple[str, ...], stated: Statement = NOTHING_STATE
     Raises:
         RelayError: the site does not state it.
     """
-    have = {SPACING: stated.spacing_mm is not None, ORIENTATION: bool(stated.orientation)}
-    unknown = [what for what in missing if not have[what]]
+    known = stated_of(missing, stated)
+    unknown = [what for what in missing if what not in known]
     if unknown:
         keys = " and ".join(f'"{KEYS[what]}"' for what in unknown)
         raise RelayError(
@@ -73,6 +71,12 @@ def check(path: str, missing: tuple[str, ...], stated: Statement = NOTHING_STATE
             f" no such entry); convert it again from the scanner's files, or state what is true with {keys} in the site"
             " file."
         )
+
+
+def stated_of(missing: tuple[str, ...], stated: Statement) -> tuple[str, ...]:
+    """Return the part of what a file lacks that the site states."""
+    have = {SPACING: stated.spacing_mm is not None, ORIENTATION: bool(stated.orientation)}
+    return tuple(what for what in missing if have[what])
 
 
 def restated(image: sitk.Image, missing: tuple[str, ...], stated: Statement) -> sitk.Image:

@@ -60,6 +60,12 @@ def states_orientation(path: Path) -> bool:
     return any(key in keys for key in ("TransformMatrix", "Rotation", "Orientation"))
 
 
+def states_spacing(path: Path) -> bool:
+    """Return whether a MetaImage says how far its voxels lie apart."""
+    keys, _ = _header(path)
+    return "ElementSpacing" in keys or "ElementSize" in keys
+
+
 @dataclass(frozen=True)
 class _Voxels:
     file: Path

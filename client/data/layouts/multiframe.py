@@ -59,6 +59,8 @@ class Plane:
     """The number of the frame, from 0; None for a file of one slice."""
     rescale: tuple[float, float] = (1.0, 0.0)
     """Slope and intercept of a frame."""
+    padding: float | None = None
+    """The value, rescaled, of pixels that show nothing (PixelPaddingValue); None where the file states none."""
     told_apart: Mapping[str, str] | None = None
     """Values by which images at one place may differ, such as the echo time, by the name of the field."""
 
@@ -215,6 +217,11 @@ def _plane(
     fraction = 1.0
     if header.get("SegmentationType") == "FRACTIONAL":
         fraction = 1 / float(header.get("MaximumFractionalValue") or 255)
+    rescale = (
+        fraction * _number(slope if slope is not None else header.get("RescaleSlope"), 1.0),
+        fraction * _number(intercept if intercept is not None else header.get("RescaleIntercept"), 0.0),
+    )
+    padding = numbers_of(header.get("PixelPaddingValue"))
     return Plane(
         file=path,
         size=size,
@@ -223,10 +230,8 @@ def _plane(
         spacing=spacing_of(path, spacing if spacing is not None else header.get("PixelSpacing"), stated),
         gap=_positive(gap),
         frame=number,
-        rescale=(
-            fraction * _number(slope if slope is not None else header.get("RescaleSlope"), 1.0),
-            fraction * _number(intercept if intercept is not None else header.get("RescaleIntercept"), 0.0),
-        ),
+        rescale=rescale,
+        padding=padding[0] * rescale[0] + rescale[1] if padding else None,
         told_apart={name: str(value) for name, value in apart.items() if value is not None},
     )
 

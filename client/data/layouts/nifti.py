@@ -94,6 +94,11 @@ def check_placement(path: Path) -> None:
         RelayError: two of them contradict each other.
     """
     place = _placement(path)
+    if not np.isfinite(place.pixdim).all() or place.pixdim.min() <= 0:
+        raise RelayError(
+            f"{path} states no spacing: its pixdim is {_steps(place.pixdim)} mm; convert it again from the scanner's"
+            " files."
+        )
     own = np.linalg.norm(place.sform[:3, :3], axis=0)
     if place.sform_code > 0 and not np.allclose(own, place.pixdim, rtol=SAME_STEP, atol=0):
         raise RelayError(
@@ -138,7 +143,7 @@ def _placement(path: Path) -> _Placement:
     sform = np.eye(4)
     sform[:3] = np.array(struct.unpack_from(f"{end}12{number}", content, rows)).reshape(3, 4)
     sizes = [*axes[1 : 1 + axes[0]], 1, 1][:3]
-    used = np.array([step if step > 0 else 1.0 for step in np.abs(steps[1:4])])
+    used = np.abs(np.array(steps[1:4]))
     return _Placement(
         size=tuple(sizes),
         pixdim=used,

@@ -55,9 +55,18 @@ def check(path: Path) -> None:
 
 def states_orientation(path: Path) -> bool:
     """Return whether a .nrrd file says how its axes lie in the body."""
+    return _states(path, rb"space directions")
+
+
+def states_spacing(path: Path) -> bool:
+    """Return whether a .nrrd file says how far its voxels lie apart."""
+    return _states(path, rb"space directions|spacings|axis mins|axismins")
+
+
+def _states(path: Path, entries: bytes) -> bool:
     with path.open("rb") as file:
-        header = file.read(_HEADER_BYTES).partition(b"\n\n")[0].partition(b"\r\n\r\n")[0].lower()
-    return re.search(rb"^space directions:", header, re.MULTILINE) is not None
+        header = re.split(rb"\r?\n\r?\n", file.read(_HEADER_BYTES), maxsplit=1)[0].lower()
+    return re.search(rb"^(%b):" % entries, header, re.MULTILINE) is not None
 
 
 def _long(header: bytes) -> bool:

@@ -100,7 +100,7 @@ def read_as_it_lies(
             return dicom.read_image(files, stated)
         image = read_volume(files[0], channel)
         missing = geometry.lacking(files[0], image)
-        if geometry.SPACING in missing and stated == NOTHING_STATED:
+        if geometry.is_blank(image) and stated == NOTHING_STATED:
             return image  # `upright` tells it, after what else is wrong with the image
         geometry.check(place(files), missing, stated)
         return geometry.restated(image, missing, stated) if missing else image
@@ -166,9 +166,8 @@ def _read_mask(files: Sequence[Path], *, step: float, stated: Statement) -> tupl
         if is_volume_file(files[0]):
             raw = _read_labels(files[0], stated)
             # A mask that states no orientation must lie as its image does, which `on_grid` checks.
-            missing = geometry.lacking(files[0], raw) if stated.orientation else ()
-            if geometry.SPACING not in missing or stated.spacing_mm is not None:
-                raw = geometry.restated(raw, missing, stated) if missing else raw
+            if missing := geometry.stated_of(geometry.lacking(files[0], raw), stated):
+                raw = geometry.restated(raw, missing, stated)
         else:
             raw = dicom.read_mask(files, step=step, stated=stated)
         check_steps(place(files), raw.GetSpacing())

@@ -14,6 +14,7 @@ import SimpleITK as sitk
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from client import data_check
 from client.data import layouts
 from client.inference.predict import draw, find_scan
 from client.preprocessing.pipeline import prepare
@@ -196,3 +197,63 @@ def test_the_sites_log_says_what_was_stated_and_a_statement_makes_new_slices(tmp
     path.write_text(path.read_text("utf-8").replace("0.75", "0.7"), encoding="utf-8")
     (again,) = prepare(load_site(path), part).records
     assert again.digest != prepared.records[0].digest
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan")])
+def test_a_pixdim_of_nothing_is_told(tmp_path: Path, value: float) -> None:
+    config = as_nifti_pairs(tmp_path, *truth())
+    with_header(tmp_path / "images" / "Case00.nii.gz", PIXDIM + 12, "<f", value)
+    with_header(tmp_path / "images" / "Case00.nii.gz", SFORM_CODE, "<h", 0)
+    assert "pixdim" in bad(only(layouts.find(config)))
+
+
+@pytest.mark.parametrize(
+    ("ending", "lines", "told"),
+    [
+        (".mha", [b"ElementSpacing"], "no spacing"),
+        (".mha", [b"TransformMatrix"], "no orientation"),
+        (".mha", [b"ElementSpacing", b"TransformMatrix", b"Offset"], "no spacing and no orientation"),
+    ],
+)
+def test_a_metaimage_without_an_entry_is_told_and_read_once_it_is_stated(
+    tmp_path: Path, ending: str, lines: list[bytes], told: str
+) -> None:
+    image, mask = truth()
+    for array, name in ((image, "c"), (mask, "c_segmentation")):
+        path = write_volume(tmp_path / "images" / f"{name}{ending}", array, compressed=False)
+        content = path.read_bytes()
+        for line in lines:
+            start = content.index(line)
+            content = content[:start] + content[content.index(b"\n", start) + 1 :]
+        path.write_bytes(content)
+    config = site(tmp_path, "promise12")
+    assert told in bad(only(layouts.find(config)))
+    same(layouts.read(only(layouts.find(stating(tmp_path, STATED)))), image, mask)
+
+
+def test_cubes_of_exactly_1_mm_are_told(tmp_path: Path) -> None:
+    for array, name in zip(truth(), ("c", "c_segmentation"), strict=True):
+        write_volume(tmp_path / "images" / f"{name}.nii.gz", array, spacing=(1.0, 1.0, 1.0))
+    checkup = data_check.check(site(tmp_path, "nifti-pairs"), minimum_pixels=5)
+    assert any("cubes of exactly 1 mm" in finding.sentence for finding in checkup.findings)
+
+
+@pytest.mark.parametrize(("padding", "replaced"), [(-2000, True), (32000, True), (0, False), (None, False)])
+@pytest.mark.parametrize("slope", ["1", "2"])
+def test_padding_far_off_the_image_is_no_brightness(
+    tmp_path: Path, padding: int | None, replaced: bool, slope: str
+) -> None:
+    image, mask = truth()
+    marked = image.copy()
+    marked[:, :4] = -2000 if padding is None else padding
+    as_nci_isbi(tmp_path, marked, mask)
+    for path in (tmp_path / "images").rglob("*.dcm"):
+        header = pydicom.dcmread(path)
+        header.RescaleSlope = slope
+        if padding is not None:
+            header.add_new("PixelPaddingValue", "SS", padding)
+        header.save_as(path)
+    expected = marked.astype(np.float32)
+    if replaced:
+        expected[:, :4] = image[:, 4:].min()
+    same(layouts.read(only(layouts.find(load_site(tmp_path / "site.toml")))), expected * int(slope), mask)

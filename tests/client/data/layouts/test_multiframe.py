@@ -18,9 +18,20 @@ from client.data import layouts
 from client.data.layouts import dicom
 from client.inference.predict import find_scan
 from client.site_config import SiteConfig
-from common.errors import RelayError
+from common.errors import BadPatient, RelayError
 from tests.support.enhanced import item, place_of, write_enhanced, write_segmentation
-from tests.support.layout_files import OBLIQUE, STRAIGHT, bad, only, same, site, truth, write_series, write_volume
+from tests.support.layout_files import (
+    OBLIQUE,
+    STRAIGHT,
+    bad,
+    one_sentence,
+    only,
+    same,
+    site,
+    truth,
+    write_series,
+    write_volume,
+)
 
 SLICES = 8
 
@@ -189,3 +200,29 @@ def test_a_segmentation_that_leaves_empty_slices_out_is_read_where_it_lies(tmp_p
 def test_a_segmentation_of_several_segments_is_told(tmp_path: Path) -> None:
     sentence = bad(only(layouts.find(with_mask(tmp_path, truth()[1], segments=(1, 2)))))
     assert "SegmentNumber 1, 2" in sentence
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(place=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255), cut=st.booleans())
+def test_a_damaged_file_is_read_or_told_in_a_sentence(tmp_path: Path, place: float, byte: int, cut: bool) -> None:
+    shutil.rmtree(tmp_path / "images", ignore_errors=True)
+    config = with_image(tmp_path, places=[3, 0, 6, 5, 1, 7, 2, 4], slopes=[(1.5, 2.0)] * SLICES)
+    path = tmp_path / "images" / "P1" / "1.dcm"
+    content = bytearray(path.read_bytes())
+    header = content.index(b"\xe0\x7f\x10\x00")
+    where = int(place * header)
+    if cut:
+        del content[where:]
+    else:
+        content[where] = byte
+    path.write_bytes(content)
+    found = layouts.find(config)
+    for one in found.problems:
+        one_sentence(one.sentence)
+    for source in found.sources:
+        try:
+            case = layouts.read(source)
+        except BadPatient as error:
+            one_sentence(str(error))
+        else:
+            assert np.isfinite(case.image).all()
