@@ -62,7 +62,7 @@ class Patient:
     values: tuple[tuple[float, int], ...] = ()
     """The values other than 0 in the mask's file, each with its number of voxels."""
     remarks: tuple[str, ...] = ()
-    """What was taken from the site file's statements in reading, one sentence each."""
+    """What was taken from the site file's statements, and what the files' tags make doubtful, one sentence each."""
 
 
 def measure(case: Case, *, minimum_pixels: int, stored: str, mask_stored: str) -> Patient:

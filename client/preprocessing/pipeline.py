@@ -67,7 +67,7 @@ class Record:
     person: str = ""
     """The person whose visits include this patient, see `client.data.layouts.Source`; empty for a single visit."""
     remarks: str = ""
-    """What was taken from the site file's statements; empty where the files state everything."""
+    """What was taken from the site file's statements, and what the files' tags make doubtful, in sentences."""
 
     @property
     def cut(self) -> bool:
@@ -505,7 +505,7 @@ def _log(state: _State) -> None:
     }
     for name, record in state.records.items():
         if record.remarks:
-            said[f"{name}\0stated"] = f"stated: {own_name(name)}: {record.remarks}"
+            said[f"{name}\0remarks"] = f"to know: {own_name(name)}: {record.remarks}"
         if record.cut:
             share = percent(record.beyond, 1)
             lies = f"{share} of the gland lies beyond the study's grid and cannot be segmented."

@@ -211,7 +211,8 @@ class Case:
     values: tuple[tuple[float, int], ...] = ()
     """The values above and below 0 in the mask's file, ascending, each with its number of voxels there."""
     remarks: tuple[str, ...] = ()
-    """What was taken from the site file's statements in reading, one sentence each."""
+    """What was taken from the site file's statements in reading, and what the files' tags make doubtful, one sentence
+    each."""
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ PATIENT_ID, SERIES_UID, DESCRIPTION, SOP_CLASS = "0010|0020", "0020|000e", "0008
 SERIES_NUMBER, SERIES_DATE, STUDY_DATE, MODALITY = "0020|0011", "0008|0021", "0008|0020", "0008|0060"
 IMAGE_TYPE, ECHO_TIME, B_VALUE, SCANNING_SEQUENCE = "0008|0008", "0018|0081", "0018|9087", "0018|0020"
 POSITION, ORIENTATION, FRAMES, GAP_STATED = "0020|0032", "0020|0037", "0028|0008", "0018|0088"
+INSTANCE_NUMBER, IMAGES_IN_ACQUISITION = "0020|0013", "0020|1002"
 PHOTOMETRIC, SAMPLES, PADDING, SLOPE, INTERCEPT = "0028|0004", "0028|0002", "0028|0120", "0028|1053", "0028|1052"
 SPACINGS = {
     "0028|0030": "PixelSpacing",
@@ -176,7 +177,7 @@ def read_mask(files: Sequence[Path], *, step: float, stated: Statement = NOTHING
     Raises:
         RelayError: a file cannot be read or lacks geometry, or the slices are no stack.
     """
-    stack = _stack(files, stated)
+    stack = _stack(files, stated, image=False)
     offsets = stack.heights - stack.heights[0]
     steps = [step, *np.diff(stack.heights)[:1]]
     if len(files) == 1 and stack.planes[0].gap:  # a segmentation leaves empty slices out, and states the distance
@@ -194,6 +195,26 @@ def read_mask(files: Sequence[Path], *, step: float, stated: Statement = NOTHING
     raise RelayError(
         f"The mask slices in {files[0].parent} lie at irregular distances; check that they are of one series."
     )
+
+
+def doubts(files: Sequence[Path]) -> tuple[str, ...]:
+    """Return sentences on tags by which slices at an end of a series may be missing; no other tag would tell it.
+
+    Args:
+        files: all files of the series, each with one slice.
+    """
+    headers = [header for path in files if (header := _header_if_known(path)) is not None]
+    wanted = {tag(header, IMAGES_IN_ACQUISITION) for header in headers}
+    numbers = sorted(int(text) for header in headers if (text := tag(header, INSTANCE_NUMBER)).isdigit())
+    found = []
+    if len(wanted) == 1 and (text := next(iter(wanted))).isdigit() and len(files) < int(text):
+        found.append(f"The series has {len(files)} slices, and ImagesInAcquisition says {text}: some may be missing.")
+    elif len(numbers) == len(files) > 1 and numbers[0] > 1 and numbers[-1] - numbers[0] == len(files) - 1:
+        found.append(
+            f"The slices are numbered from {numbers[0]} to {numbers[-1]} (InstanceNumber): the first"
+            f" {numbers[0] - 1} may be missing."
+        )
+    return tuple(found)
 
 
 def lacking(files: Sequence[Path], stated: Statement) -> tuple[str, ...]:
@@ -236,10 +257,10 @@ class _Stack:
     """Three unit vectors as rows: along columns, along rows, the normal."""
 
 
-def _stack(files: Sequence[Path], stated: Statement) -> _Stack:
+def _stack(files: Sequence[Path], stated: Statement, *, image: bool = True) -> _Stack:
     """Order a series' slices along the slice normal, whether each file holds one slice or several."""
     place = files[0].parent
-    planes = [plane for path in files for plane in _planes(path, stated)]
+    planes = [plane for path in files for plane in _planes(path, stated, image=image)]
     first = planes[0]
     check_voxels(place, [*first.size, len(planes)])
     check_steps(str(place), first.spacing)
@@ -281,8 +302,11 @@ def _same_place(planes: Sequence[Plane]) -> RelayError:
     )
 
 
-def _planes(path: Path, stated: Statement) -> list[Plane]:
-    """Return the slices of a file with the geometry that the file states; a field that is missing is never assumed."""
+def _planes(path: Path, stated: Statement, *, image: bool = True) -> list[Plane]:
+    """Return the slices of a file with the geometry that the file states; a field that is missing is never assumed.
+
+    A mask may leave out its orientation: it then has to lie on its image without a turn.
+    """
     header = _header_if_known(path)
     if header is None:
         if multiframe.sop_class(path) in ENHANCED:
@@ -294,7 +318,8 @@ def _planes(path: Path, stated: Statement) -> list[Plane]:
     size = header.GetSize()
     origin = np.array(header.GetOrigin()) if tag(header, POSITION) else multiframe.position_of(path, None)
     orientation = tag(header, ORIENTATION)
-    axes = multiframe.axes_of(path, orientation, stated)
+    unturned = replace(stated, orientation=stated.orientation or "LPS")
+    axes = multiframe.axes_of(path, orientation, stated if image else unturned)
     if orientation and np.abs(axes - _axes(header)).max() > SAME_DIRECTION:
         raise RelayError(f"{path} states ImageOrientationPatient so that it is not understood; export it again.")
     apart = {name: said for key, name in TOLD_APART.items() if (said := tag(header, key))}

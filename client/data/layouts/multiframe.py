@@ -347,7 +347,7 @@ def _positive(value: Any) -> float | None:
 
 
 def grey(path: Path, interpretation: str, samples: int = 1) -> None:
-    """Check that a larger pixel value means a brighter pixel.
+    """Check that a larger pixel value means a brighter pixel, in a mask too: GDCM turns the values of others round.
 
     Args:
         path: the file.

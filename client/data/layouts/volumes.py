@@ -55,6 +55,8 @@ def read_case(source: Source) -> Case:
         raise BadPatient(source.patient, writable(str(error))) from None
     x, y, z = image.GetSpacing()
     said = geometry.remark(missing, stated)
+    series = not is_volume_file(source.image[0]) and len(source.image) > 1
+    remarks = (*([said] if said else []), *(dicom.doubts(source.image) if series else ()))
     return Case(
         patient=source.patient,
         image=sitk.GetArrayFromImage(image),
@@ -63,7 +65,7 @@ def read_case(source: Source) -> Case:
         origin=image.GetOrigin(),
         direction=image.GetDirection(),
         values=values,
-        remarks=(said,) if said else (),
+        remarks=remarks,
     )
 
 

@@ -11,8 +11,10 @@ import numpy as np
 import pydicom
 import pytest
 
+from client import data_check
 from client.data import layouts
 from client.data.layouts import dicom
+from client.data_check import words
 from tests.support.enhanced import empty_file
 from tests.support.layout_files import (
     OBLIQUE,
@@ -233,3 +235,54 @@ def test_patients_whose_identifier_an_anonymiser_made_equal_are_named_by_their_f
     assert any('"ANON"' in note and "anonymiser" in note for note in found.notes)
     for k, source in enumerate(found.sources):
         np.testing.assert_array_equal(layouts.read(source).image, image + k)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "in_all", "told"),
+    [
+        (range(8), None, ""),
+        (range(8), "8", ""),
+        (range(8), "10", "ImagesInAcquisition says 10"),
+        (range(4, 12), None, "numbered from 5 to 12"),
+        (range(7, -1, -1), None, ""),
+        ((3, 9, 1, 12, 5, 7, 14, 16), None, ""),
+    ],
+)
+def test_slices_that_may_be_missing_at_an_end_are_told_by_the_numbers(
+    tmp_path: Path, numbers: Any, in_all: str | None, told: str
+) -> None:
+    image, mask = truth()
+    config = as_nci_isbi(tmp_path, image, mask, numbers=numbers)
+    for path in (tmp_path / "images").rglob("*.dcm"):
+        header = pydicom.dcmread(path)
+        if in_all:
+            header.ImagesInAcquisition = in_all
+        header.save_as(path)
+    case = layouts.read(only(layouts.find(config)))
+    same(case, image, mask)
+    assert bool(case.remarks) is bool(told) and all(told in remark for remark in case.remarks)
+    lines = [sentence for who, _, sentence in words.remarks(data_check.check(config, minimum_pixels=5)) if who == "P1"]
+    assert any(told in line for line in lines) or not told
+
+
+def in_mask(folder: Path, key: str, value: str | None) -> None:
+    for path in (folder / "images" / "Patient 1036" / "GT" / "prostate").iterdir():
+        header = pydicom.dcmread(path)
+        if value is None:
+            delattr(header, key)
+        else:
+            setattr(header, key, value)
+        header.save_as(path)
+
+
+def test_a_mask_needs_no_orientation_where_it_lies_on_its_image(tmp_path: Path) -> None:
+    image, mask = truth()
+    config = as_i2cvb(tmp_path, image, mask)
+    in_mask(tmp_path, "ImageOrientationPatient", None)
+    same(layouts.read(only(layouts.find(config))), image, mask)
+
+
+def test_a_mask_whose_values_are_turned_round_in_reading_is_told(tmp_path: Path) -> None:
+    config = as_i2cvb(tmp_path, *truth())
+    in_mask(tmp_path, "PhotometricInterpretation", "MONOCHROME1")
+    assert "MONOCHROME1" in bad(only(layouts.find(config)))

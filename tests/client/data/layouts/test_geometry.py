@@ -192,7 +192,7 @@ def test_the_sites_log_says_what_was_stated_and_a_statement_makes_new_slices(tmp
     without_spacing(tmp_path)
     prepared = prepare(stating(tmp_path, "spacing_mm = [3.0, 0.5, 0.75]\n"), part)
     log = tmp_path / ".relay-A" / "site.log"
-    assert "stated: Patient 1036:" in log.read_text("utf-8") and "3 × 0.5 × 0.75 mm" in log.read_text("utf-8")
+    assert "to know: Patient 1036:" in log.read_text("utf-8") and "3 × 0.5 × 0.75 mm" in log.read_text("utf-8")
     path = tmp_path / "site.toml"
     path.write_text(path.read_text("utf-8").replace("0.75", "0.7"), encoding="utf-8")
     (again,) = prepare(load_site(path), part).records
