@@ -54,7 +54,8 @@ class SiteConfig(BaseModel):
     bad_patients: Literal["leave-out", "stop"] = "leave-out"
     """Whether an unusable patient is left out, or stops the site."""
     series: str = ""
-    """Regular expression for the SeriesDescription of a DICOM image, upper or lower case alike."""
+    """Regular expression for the SeriesDescription of a DICOM image, upper or lower case alike. Where descriptions do
+    not decide, it is matched with texts such as "date 20200131; number 4; folder a; UID 1.2;"."""
     patient: str = ""
     """Regular expression that finds the person in a patient's name, such as ^(\\d+)_ for names PERSON_STUDY. Visits of
     one person are never divided between training, validation and test."""

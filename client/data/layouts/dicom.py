@@ -30,7 +30,7 @@ PATIENT_ID, SERIES_UID, DESCRIPTION, SOP_CLASS = "0010|0020", "0020|000e", "0008
 SERIES_NUMBER, SERIES_DATE, STUDY_DATE, MODALITY = "0020|0011", "0008|0021", "0008|0020", "0008|0060"
 IMAGE_TYPE, ECHO_TIME, B_VALUE, SCANNING_SEQUENCE = "0008|0008", "0018|0081", "0018|9087", "0018|0020"
 POSITION, ORIENTATION, FRAMES, GAP_STATED = "0020|0032", "0020|0037", "0028|0008", "0018|0088"
-INSTANCE_NUMBER, IMAGES_IN_ACQUISITION = "0020|0013", "0020|1002"
+INSTANCE_NUMBER, IMAGES_IN_ACQUISITION, THICKNESS = "0020|0013", "0020|1002", "0018|0050"
 PHOTOMETRIC, SAMPLES, PADDING, SLOPE, INTERCEPT = "0028|0004", "0028|0002", "0028|0120", "0028|1053", "0028|1052"
 SPACINGS = {
     "0028|0030": "PixelSpacing",
@@ -159,7 +159,7 @@ def read_image(files: Sequence[Path], stated: Statement = NOTHING_STATED) -> sit
             f"The series in {place} is incomplete: slices lie {usual:.2f} mm apart, "
             f"but {gaps[where]:.2f} mm after slice {where + 1}; add the missing files."
         )
-    _check_gap(str(place), usual, stack.planes[0].gap)
+    _check_gap(str(place), usual, stack.planes[0])
     if stated.spacing_mm is not None and SPACING in lacking(files, stated):
         check_stated_step(str(place), usual, stated)
     pixels = _without_padding(_pixels(stack.planes), stack.planes)
@@ -198,7 +198,7 @@ def read_mask(files: Sequence[Path], *, step: float, stated: Statement = NOTHING
 
 
 def doubts(files: Sequence[Path]) -> tuple[str, ...]:
-    """Return sentences on tags by which slices at an end of a series may be missing; no other tag would tell it.
+    """Return sentences on tags that make a series doubtful: slices at an end may be missing, distances may be wrong.
 
     Args:
         files: all files of the series, each with one slice.
@@ -214,6 +214,17 @@ def doubts(files: Sequence[Path]) -> tuple[str, ...]:
             f"The slices are numbered from {numbers[0]} to {numbers[-1]} (InstanceNumber): the first"
             f" {numbers[0] - 1} may be missing."
         )
+    heights = sorted(float(np.array(header.GetOrigin()) @ _axes(header)[2]) for header in headers)
+    gap, thickness = (multiframe.numbers_of(tag(headers[0], key)) for key in (GAP_STATED, THICKNESS))
+    if len(heights) > 1 and gap and gap[0] > 0:
+        step = float(np.median(np.diff(heights)))
+        # Some scanners state the empty space between slices.
+        alike = [gap[0], gap[0] + (thickness or [0.0])[0]]
+        if all(abs(step / value - 1) > GAP for value in alike):
+            found.append(
+                f"The slices lie {step:.2f} mm apart by their positions, which are taken, and SpacingBetweenSlices says"
+                f" {gap[0]:.2f} mm."
+            )
     return tuple(found)
 
 
@@ -334,6 +345,7 @@ def _planes(path: Path, stated: Statement, *, image: bool = True) -> list[Plane]
             spacing=_spacing(path, header, stated),
             gap=float(gap) if re.fullmatch(r"[0-9.]+", gap) and float(gap) > 0 else None,
             padding=_padding(header),
+            thickness=(multiframe.numbers_of(tag(header, THICKNESS)) or [0.0])[0],
             told_apart=apart,
         )
     ]
@@ -383,16 +395,17 @@ def _spacing(path: Path, header: sitk.ImageFileReader, stated: Statement) -> tup
     return multiframe.spacing_of(path, None, stated)
 
 
-def _check_gap(place: str, step: float, gap: float | None) -> None:
+def _check_gap(place: str, step: float, plane: Plane) -> None:
     """Check the distance between slices against SpacingBetweenSlices.
 
-    Some scanners state the empty space between slices there, so only a multiple of the stated distance is an error:
-    slices that are missing at equal distances.
+    Some scanners state the empty space between slices there, which is less than half of their thickness. So only a
+    multiple of the stated distance is an error: slices that are missing at equal distances.
 
     Raises:
         RelayError: the slices lie two or more of the stated distances apart.
     """
-    if gap is None:
+    gap = plane.gap
+    if gap is None or (gap < plane.thickness / 2 and abs((gap + plane.thickness) / step - 1) < GAP):
         return
     times = step / gap
     if 1.5 < times < 20 and abs(times - round(times)) < 0.02 * times:

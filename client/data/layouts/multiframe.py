@@ -36,6 +36,8 @@ PIXELLESS = tuple(
 """SOP classes of objects without pixels: reports, presentation states, objects of radiotherapy (but for dose and
 image), encapsulated documents, waveforms, registrations, raw data, spectra. Private SOP classes may be others."""
 
+LONGEST = 40
+"""The most characters of a value in a sentence."""
 FEW = 1e-3
 """The largest error of the length of a direction vector, and of the right angle between two of them."""
 
@@ -55,6 +57,8 @@ class Plane:
     """Millimetres within the slice: x, y."""
     gap: float | None = None
     """The stated distance between slices in mm (SpacingBetweenSlices); None where the file states none."""
+    thickness: float = 0.0
+    """Millimetres (SliceThickness); 0 where the file states none."""
     frame: int | None = None
     """The number of the frame, from 0; None for a file of one slice."""
     rescale: tuple[float, float] = (1.0, 0.0)
@@ -164,7 +168,7 @@ def differences(same_place: Sequence[Plane]) -> str:
     for name in names:
         values = list(dict.fromkeys(table.get(name, "none") for table in tables))
         if len(values) > 1:
-            said.append(f"{name} {', '.join(values[:4])}")
+            said.append(f"{name} {', '.join(value[:LONGEST] for value in values[:4])}")
     return "; ".join(said)
 
 
@@ -229,6 +233,7 @@ def _plane(
         axes=axes_of(path, orientation if orientation is not None else header.get("ImageOrientationPatient"), stated),
         spacing=spacing_of(path, spacing if spacing is not None else header.get("PixelSpacing"), stated),
         gap=_positive(gap),
+        thickness=_number(_field(items, "PixelMeasuresSequence", "SliceThickness"), 0.0),
         frame=number,
         rescale=rescale,
         padding=padding[0] * rescale[0] + rescale[1] if padding else None,
@@ -256,7 +261,7 @@ def _from_the_top(path: Path, header: Any, frames: int, size: tuple[int, int], s
         raise _missing(path, "GridFrameOffsetVector")
     rescale = _number(header.get("RescaleSlope"), 1.0), _number(header.get("RescaleIntercept"), 0.0)
     return [
-        Plane(path, size, origin + step * axes[2], axes, spacing, gap, number, rescale)
+        Plane(path, size, origin + step * axes[2], axes, spacing, gap, frame=number, rescale=rescale)
         for number, step in enumerate(steps)
     ]
 

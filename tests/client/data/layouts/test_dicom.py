@@ -286,3 +286,21 @@ def test_a_mask_whose_values_are_turned_round_in_reading_is_told(tmp_path: Path)
     config = as_i2cvb(tmp_path, *truth())
     in_mask(tmp_path, "PhotometricInterpretation", "MONOCHROME1")
     assert "MONOCHROME1" in bad(only(layouts.find(config)))
+
+
+@pytest.mark.parametrize(
+    ("stated", "thickness", "told"),
+    [("3", "3", False), ("0.5", "2.5", False), ("4", "3", True), ("2.5", "2.5", True), ("3.1", "3", False)],
+)
+def test_a_stated_distance_that_the_positions_contradict_is_told(
+    tmp_path: Path, stated: str, thickness: str, told: bool
+) -> None:
+    image, mask = truth()
+    config = as_nci_isbi(tmp_path, image, mask)
+    for path in (tmp_path / "images").rglob("*.dcm"):
+        header = pydicom.dcmread(path)
+        header.SpacingBetweenSlices, header.SliceThickness = stated, thickness
+        header.save_as(path)
+    case = layouts.read(only(layouts.find(config)))
+    same(case, image, mask)
+    assert any("SpacingBetweenSlices" in remark and "3.00 mm" in remark for remark in case.remarks) is told
