@@ -38,6 +38,8 @@ image), encapsulated documents, waveforms, registrations, raw data, spectra. Pri
 
 LONGEST = 40
 """The most characters of a value in a sentence."""
+LONGEST_NAME = 128
+"""The most characters of an entry; DICOM allows 64."""
 FEW = 1e-3
 """The largest error of the length of a direction vector, and of the right angle between two of them."""
 
@@ -81,7 +83,8 @@ def top(path: Path) -> dict[str, str]:
             header = _dataset(path, pixels=True)
             found = {name: header.get(name) for name in keywords}
             found["MediaStorageSOPClassUID"] = header.file_meta.get("MediaStorageSOPClassUID")
-            return {name: str(value).strip(" \0") for name, value in found.items() if value is not None}
+            # A damaged length may make any text of a name.
+            return {name: str(value).strip(" \0")[:LONGEST_NAME] for name, value in found.items() if value is not None}
     except RelayError:
         return {}
 
