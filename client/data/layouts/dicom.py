@@ -18,20 +18,48 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from client.data.layouts import NOTHING_STATED, Statement, multiframe
+from client.data.layouts.dicom_header import (
+    B_VALUE,
+    DESCRIPTION,
+    ECHO_TIME,
+    FRAMES,
+    GAP_STATED,
+    IMAGE_TYPE,
+    IMAGES_IN_ACQUISITION,
+    INSTANCE_NUMBER,
+    INTERCEPT,
+    MODALITY,
+    ORIENTATION,
+    PADDING,
+    PATIENT_ID,
+    PHOTOMETRIC,
+    POSITION,
+    SAMPLES,
+    SCANNING_SEQUENCE,
+    SERIES_DATE,
+    SERIES_NUMBER,
+    SERIES_UID,
+    SLOPE,
+    SOP_CLASS,
+    STUDY_DATE,
+    THICKNESS,
+    Vector,
+    axes_read,
+    bytes_of,
+    header_if_known,
+    header_of,
+    is_axial,
+    looks_like_dicom,
+    tag,
+)
 from client.data.layouts.geometry import ORIENTATION as AXES
 from client.data.layouts.geometry import SPACING, check_stated_step
 from client.data.layouts.multiframe import Plane
 from client.data.layouts.series import Series
-from client.data.layouts.size import MOST_BYTES, MOST_PACKED, check_steps, check_voxels, raise_if_short
+from client.data.layouts.size import MOST_PACKED, check_steps, check_voxels, raise_if_short
 from common.errors import RelayError
 from common.text import count
 
-PATIENT_ID, SERIES_UID, DESCRIPTION, SOP_CLASS = "0010|0020", "0020|000e", "0008|103e", "0008|0016"
-SERIES_NUMBER, SERIES_DATE, STUDY_DATE, MODALITY = "0020|0011", "0008|0021", "0008|0020", "0008|0060"
-IMAGE_TYPE, ECHO_TIME, B_VALUE, SCANNING_SEQUENCE = "0008|0008", "0018|0081", "0018|9087", "0018|0020"
-POSITION, ORIENTATION, FRAMES, GAP_STATED = "0020|0032", "0020|0037", "0028|0008", "0018|0088"
-INSTANCE_NUMBER, IMAGES_IN_ACQUISITION, THICKNESS = "0020|0013", "0020|1002", "0018|0050"
-PHOTOMETRIC, SAMPLES, PADDING, SLOPE, INTERCEPT = "0028|0004", "0028|0002", "0028|0120", "0028|1053", "0028|1052"
 SPACINGS = {
     "0028|0030": "PixelSpacing",
     "0018|1164": "ImagerPixelSpacing",
@@ -56,16 +84,6 @@ DRIFT_MM = 1.0
 GAP = 0.1
 """The largest difference of a gap between slices from the usual gap, as a share of the usual gap."""
 
-DEFLATED = b"1.2.840.10008.1.2.1.99"
-DEEPEST = 200
-"""The deepest nesting of sequences that is read. Structured reports have about ten levels; GDCM's recursion ends after
-thousands."""
-_ITEM = re.compile(rb"(?:\xfe\xff[\x00\x0d]\xe0|\xff\xfe\xe0[\x00\x0d])(....)", re.DOTALL)
-_ITEM_STARTS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
-_ITEM_ENDS = (b"\xfe\xff\x0d\xe0", b"\xff\xfe\xe0\x0d")
-
-Vector = NDArray[np.float64]
-
 
 @dataclass(frozen=True)
 class FoundSeries:
@@ -88,7 +106,7 @@ def scan(paths: Iterable[Path]) -> FoundSeries:
         if not looks_like_dicom(path):
             continue
         try:
-            header = _header_if_known(path)
+            header = header_if_known(path)
         except RelayError:
             damaged.append(path)
             continue
@@ -121,7 +139,7 @@ def _series(header: sitk.ImageFileReader, path: Path) -> Series:
     return Series(
         patient=text["PatientID"],
         description=text["SeriesDescription"],
-        axial=is_axial(_axes(header)[2]),
+        axial=is_axial(axes_read(header)[2]),
         files=(),
         uid=tag(header, SERIES_UID),
         number=tag(header, SERIES_NUMBER),
@@ -203,7 +221,7 @@ def doubts(files: Sequence[Path]) -> tuple[str, ...]:
     Args:
         files: all files of the series, each with one slice.
     """
-    headers = [header for path in files if (header := _header_if_known(path)) is not None]
+    headers = [header for path in files if (header := header_if_known(path)) is not None]
     wanted = {tag(header, IMAGES_IN_ACQUISITION) for header in headers}
     numbers = sorted(int(text) for header in headers if (text := tag(header, INSTANCE_NUMBER)).isdigit())
     found = []
@@ -214,7 +232,7 @@ def doubts(files: Sequence[Path]) -> tuple[str, ...]:
             f"The slices are numbered from {numbers[0]} to {numbers[-1]} (InstanceNumber): the first"
             f" {numbers[0] - 1} may be missing."
         )
-    heights = sorted(float(np.array(header.GetOrigin()) @ _axes(header)[2]) for header in headers)
+    heights = sorted(float(np.array(header.GetOrigin()) @ axes_read(header)[2]) for header in headers)
     gap, thickness = (multiframe.numbers_of(tag(headers[0], key)) for key in (GAP_STATED, THICKNESS))
     if len(heights) > 1 and gap and gap[0] > 0:
         step = float(np.median(np.diff(heights)))
@@ -243,19 +261,6 @@ def lacking(files: Sequence[Path], stated: Statement) -> tuple[str, ...]:
         except RelayError:
             missing.append(what)
     return tuple(missing)
-
-
-def tag(header: sitk.ImageFileReader, key: str) -> str:
-    """Return a header entry without its padding; empty where the header has no such entry."""
-    if not header.HasMetaDataKey(key):
-        return ""
-    # Bytes outside UTF-8 arrive as surrogates, which no log or page could write.
-    return header.GetMetaData(key).encode("utf-8", "replace").decode().strip(" \0")
-
-
-def is_axial(normal: Vector) -> bool:
-    """Return whether a slice normal (x, y, z) is closer to the body's long axis than to the other two."""
-    return int(np.argmax(np.abs(normal))) == 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -318,7 +323,7 @@ def _planes(path: Path, stated: Statement, *, image: bool = True) -> list[Plane]
 
     A mask may leave out its orientation: it then has to lie on its image without a turn.
     """
-    header = _header_if_known(path)
+    header = header_if_known(path)
     if header is None:
         if multiframe.sop_class(path) in ENHANCED:
             return multiframe.planes(path, stated)
@@ -331,7 +336,7 @@ def _planes(path: Path, stated: Statement, *, image: bool = True) -> list[Plane]
     orientation = tag(header, ORIENTATION)
     unturned = replace(stated, orientation=stated.orientation or "LPS")
     axes = multiframe.axes_of(path, orientation, stated if image else unturned)
-    if orientation and np.abs(axes - _axes(header)).max() > SAME_DIRECTION:
+    if orientation and np.abs(axes - axes_read(header)).max() > SAME_DIRECTION:
         raise RelayError(f"{path} states ImageOrientationPatient so that it is not understood; export it again.")
     apart = {name: said for key, name in TOLD_APART.items() if (said := tag(header, key))}
     gap = tag(header, GAP_STATED)
@@ -341,7 +346,7 @@ def _planes(path: Path, stated: Statement, *, image: bool = True) -> list[Plane]
             size=size[:2],
             origin=origin,
             # GDCM's own numbers: those of earlier readings, to the last bit
-            axes=_axes(header) if orientation else axes,
+            axes=axes_read(header) if orientation else axes,
             spacing=_spacing(path, header, stated),
             gap=float(gap) if re.fullmatch(r"[0-9.]+", gap) and float(gap) > 0 else None,
             padding=_padding(header),
@@ -443,106 +448,8 @@ def _read(path: Path) -> sitk.Image:
     try:
         return sitk.ReadImage(str(path), sitk.sitkFloat32, imageIO="GDCMImageIO")
     except RuntimeError as error:
-        voxels = math.prod(_header(path).GetSize())
+        voxels = math.prod(header_of(path).GetSize())
         # with more voxels, the header claims more than the file holds, and the file is damaged
-        if voxels <= MOST_PACKED * _bytes(path):
+        if voxels <= MOST_PACKED * bytes_of(path):
             raise_if_short(str(error), voxels)
         raise RelayError(f"{path} cannot be read; it is damaged or no DICOM image: copy it again.") from None
-
-
-def _header(path: Path) -> sitk.ImageFileReader:
-    header = _header_if_known(path)
-    if header is None:
-        raise RelayError(f"{path} cannot be read; it is damaged or no DICOM image: copy it again.")
-    return header
-
-
-def _header_if_known(path: Path) -> sitk.ImageFileReader | None:
-    """Return a file's header; None where GDCM makes no image of the file.
-
-    Raises:
-        RelayError: GDCM must not see the file.
-    """
-    if _ends_gdcm(path):
-        raise RelayError(f"{path} cannot be read; it is deflated or damaged: export it again, uncompressed.")
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO("GDCMImageIO")
-    reader.LoadPrivateTagsOff()
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError:
-        # The error's text is not used: a damaged length asks for any amount of memory.
-        raise_if_short("", _bytes(path))
-        return None
-    return reader
-
-
-def _bytes(path: Path) -> int:
-    """Return a file's size in bytes; 0 where the file is gone."""
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
-
-
-def _ends_gdcm(path: Path) -> bool:
-    """Return whether GDCM may end the process, which cannot be caught, when the file's header is read.
-
-    GDCM fails on some files in the transfer syntax that deflates all but the first lines; no scanner uses this syntax.
-    GDCM also reads nested sequences by recursion. The depth is estimated from items' tags and lengths alone, anywhere
-    in the file: a few pixel values that look like tags add no depth.
-    """
-    try:
-        content = path.read_bytes() if path.stat().st_size <= MOST_BYTES else b""
-    except OSError:
-        return False
-    if DEFLATED in content[:4096]:
-        return True
-    if not any(item in content for item in _ITEM_STARTS):  # true for nearly all files
-        return False
-    ends: list[float] = []
-    for found in _ITEM.finditer(content):
-        if found[0][:4] in _ITEM_ENDS:
-            if ends:
-                ends.pop()
-            continue
-        while ends and ends[-1] <= found.start():
-            ends.pop()
-        length = int.from_bytes(found[1], "little" if found[0][0] == 0xFE else "big")
-        ends.append(math.inf if length == 0xFFFFFFFF else found.end() + length)
-        if len(ends) > DEEPEST:
-            return True
-    return False
-
-
-def _axes(header: sitk.ImageFileReader) -> Vector:
-    """Return unit vectors along columns and rows, and the slice normal, as rows."""
-    return np.array(header.GetDirection()).reshape(3, 3).T
-
-
-def looks_like_dicom(path: Path) -> bool:
-    """Return whether a file is DICOM by its name, or else by its first 132 bytes."""
-    if path.name.upper() == "DICOMDIR":
-        return False
-    if path.suffix.lower() in (".dcm", ".ima"):
-        return True
-    try:
-        with path.open("rb") as file:
-            start = file.read(132)
-    except OSError:
-        return False
-    return start[128:] == b"DICM" or _begins_without_preamble(start)
-
-
-def _begins_without_preamble(start: bytes) -> bool:
-    """Return whether a file begins with DICOM's first elements at once: group 8 or 2, then a length or a VR that fits.
-
-    Some old archives leave out the preamble of 128 bytes and the four letters after it.
-    """
-    group, element = int.from_bytes(start[:2], "little"), int.from_bytes(start[2:4], "little")
-    if (group, element) not in ((2, 0), (2, 1), (8, 0), (8, 1), (8, 5), (8, 8), (8, 0x12), (8, 0x16)):
-        return False
-    if start[4:6] in (b"UL", b"OB", b"CS", b"DA", b"UI"):
-        return True
-    return 0 < int.from_bytes(start[4:8], "little") <= 128
