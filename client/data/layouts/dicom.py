@@ -278,6 +278,12 @@ def _stack(files: Sequence[Path], stated: Statement, *, image: bool = True) -> _
     place = files[0].parent
     planes = [plane for path in files for plane in _planes(path, stated, image=image)]
     first = planes[0]
+    segments = sorted({plane.told_apart["SegmentNumber"] for plane in planes if "SegmentNumber" in plane.told_apart})
+    if len(segments) > 1:
+        raise RelayError(
+            f"The segmentation in {place} holds {len(segments)} segments (SegmentNumber {', '.join(segments[:6])});"
+            " export the gland's alone."
+        )
     check_voxels(place, [*first.size, len(planes)])
     check_steps(str(place), first.spacing)
     for plane in planes:

@@ -11,7 +11,7 @@ import io
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +67,7 @@ class Plane:
     """Slope and intercept of a frame."""
     padding: float | None = None
     """The value, rescaled, of pixels that show nothing (PixelPaddingValue); None where the file states none."""
-    told_apart: Mapping[str, str] | None = None
+    told_apart: Mapping[str, str] = field(default_factory=dict)
     """Values by which images at one place may differ, such as the echo time, by the name of the field."""
 
 
@@ -165,7 +165,7 @@ def pixels(path: Path, chosen: Sequence[Plane]) -> NDArray[np.float32]:
 
 def differences(same_place: Sequence[Plane]) -> str:
     """Return in what images at one place differ, as in "EchoTime 80 and 160"; empty if in nothing known."""
-    tables = [plane.told_apart or {} for plane in same_place]
+    tables = [plane.told_apart for plane in same_place]
     names = sorted({name for table in tables for name in table})
     said = []
     for name in names:

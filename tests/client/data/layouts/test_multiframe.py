@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
 from hypothesis import HealthCheck, given, settings
@@ -199,7 +200,18 @@ def test_a_segmentation_that_leaves_empty_slices_out_is_read_where_it_lies(tmp_p
 
 def test_a_segmentation_of_several_segments_is_told(tmp_path: Path) -> None:
     sentence = bad(only(layouts.find(with_mask(tmp_path, truth()[1], segments=(1, 2)))))
-    assert "SegmentNumber 1, 2" in sentence
+    assert "2 segments (SegmentNumber 1, 2)" in sentence
+
+
+def test_segments_on_slices_of_their_own_are_told_too(tmp_path: Path) -> None:
+    """No place holds two of them, so that nothing else would tell a bladder above a prostate."""
+    config = with_mask(tmp_path, truth()[1])
+    path = tmp_path / "images" / "Patient 1" / "GT" / "prostate" / "seg.dcm"
+    header = pydicom.dcmread(path)
+    last = header.PerFrameFunctionalGroupsSequence[-1]
+    last.SegmentIdentificationSequence[0].ReferencedSegmentNumber = 2
+    header.save_as(path)
+    assert "2 segments" in bad(only(layouts.find(config)))
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
