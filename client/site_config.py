@@ -14,13 +14,16 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from client.data import layouts
+from client.data.layouts import Statement
+from client.data.layouts.size import STEPS_MM
 from common.config.study import POOLED, SiteName
 from common.config.toml import load_toml
 from common.errors import RelayError
 
 __all__ = ["SiteConfig", "load_site"]
 
-OF_A_PLAIN_SITE = ("layout", "images", "masks", "series")
+STATEMENTS = ("patient", "spacing_mm", "orientation", "labels", "mask_threshold")
+OF_A_PLAIN_SITE = ("layout", "images", "masks", "series", *STATEMENTS)
 
 
 class SiteConfig(BaseModel):
@@ -51,7 +54,22 @@ class SiteConfig(BaseModel):
     bad_patients: Literal["leave-out", "stop"] = "leave-out"
     """Whether an unusable patient is left out, or stops the site."""
     series: str = ""
-    """Regular expression for the SeriesDescription of a DICOM image, upper or lower case alike."""
+    """Regular expression for the SeriesDescription of a DICOM image, upper or lower case alike. Where descriptions do
+    not decide, it is matched with texts such as "date 20200131; number 4; folder a; UID 1.2;"."""
+    patient: str = ""
+    """Regular expression that finds the person in a patient's name, such as ^(\\d+)_ for names PERSON_STUDY. Visits of
+    one person are never divided between training, validation and test."""
+    labels: tuple[int, ...] = ()
+    """The values in the masks that are gland, such as [1, 2]; if empty, all values above 0."""
+    mask_threshold: float | None = None
+    """The value above which a voxel of a mask is gland, for masks that hold probabilities; without it, such masks are
+    refused."""
+    spacing_mm: tuple[float, ...] = ()
+    """The hospital's own statement for image files that state no spacing: mm from slice to slice, from row to row, from
+    column to column. The site's log and the model card repeat it."""
+    orientation: str = ""
+    """The hospital's own statement for image files that state no orientation: where columns, rows and slices run to,
+    such as LPS (left, posterior, superior)."""
     patient_scores: bool = False
     """Whether scores of single patients, under random case numbers, may leave the site."""
     minimum_patients: int = Field(default=1, ge=1)
@@ -76,6 +94,41 @@ class SiteConfig(BaseModel):
             raise ValueError(f"this is no regular expression ({error}); write one such as T2.*AX") from None
         return series
 
+    @field_validator("patient")
+    @classmethod
+    def _patient_is_a_pattern(cls, patient: str) -> str:
+        try:
+            groups = re.compile(patient).groups
+        except re.error as error:
+            raise ValueError(f"this is no regular expression ({error}); write one such as ^(\\d+)_") from None
+        if patient and groups != 1:
+            raise ValueError(
+                f"this has {groups} groups; put the person's part in the one pair of brackets, as ^(\\d+)_"
+            )
+        return patient
+
+    @field_validator("labels")
+    @classmethod
+    def _labels_are_not_the_background(cls, labels: tuple[int, ...]) -> tuple[int, ...]:
+        if 0 in labels:
+            raise ValueError("0 is the background of every mask; leave it out")
+        return labels
+
+    @field_validator("spacing_mm")
+    @classmethod
+    def _spacing_is_possible(cls, spacing: tuple[float, ...]) -> tuple[float, ...]:
+        if spacing and (len(spacing) != 3 or not all(STEPS_MM[0] <= step <= STEPS_MM[1] for step in spacing)):
+            raise ValueError("three distances in mm are needed, of slices, rows and columns, such as [3.0, 0.5, 0.5]")
+        return spacing
+
+    @field_validator("orientation")
+    @classmethod
+    def _orientation_has_three_axes(cls, orientation: str) -> str:
+        axes = sorted(min(pair) for letter in orientation for pair in ("LR", "PA", "SI") if letter in pair)
+        if orientation and (len(orientation) != 3 or axes != ["A", "I", "L"]):
+            raise ValueError("three letters are needed, one each of L or R, P or A, S or I, such as LPS")
+        return orientation
+
     @model_validator(mode="after")
     def _keys_belong_together(self) -> Self:
         given = self.model_fields_set
@@ -93,6 +146,8 @@ class SiteConfig(BaseModel):
                 f'"patient_scores" lets scores of one patient leave, but "minimum_patients" is {self.minimum_patients};'
                 ' set "patient_scores" to false, or "minimum_patients" to 1'
             )
+        if self.labels and self.mask_threshold is not None:
+            raise ValueError('"labels" and "mask_threshold" exclude each other; masks hold labels or probabilities')
         if "images" not in given:
             raise ValueError('the key "images" is missing; add it')
         if self.layout == layouts.AUTO:
@@ -108,6 +163,16 @@ class SiteConfig(BaseModel):
     def pooled(self) -> bool:
         """Return whether this is the pooled site of a simulation."""
         return self.name == POOLED
+
+    def statement(self) -> Statement:
+        """Return what the file states about image files and masks."""
+        depth, row, column = self.spacing_mm or (0.0, 0.0, 0.0)
+        return Statement(
+            spacing_mm=(depth, row, column) if self.spacing_mm else None,
+            orientation=self.orientation,
+            labels=tuple(sorted(set(self.labels))),
+            mask_threshold=self.mask_threshold,
+        )
 
     def member_sites(self) -> tuple[SiteConfig, ...]:
         """Return the sites united in the pooled site, in the order of the file; empty for a plain site.
@@ -163,8 +228,12 @@ def _load(path: Path) -> SiteConfig:
     beside = path.absolute().parent
 
     def resolve(entry: Path) -> Path:
-        if "\0" in str(entry):
-            raise RelayError(f"In the site file {path}, a path holds the character of number 0; write it again.")
+        wrong = next((letter for letter in str(entry) if ord(letter) < 32), None)
+        if wrong is not None:
+            raise RelayError(
+                f"In the site file {path}, a path holds the character of number {ord(wrong)}; write it again, with / or"
+                " in single quotes: in double quotes a backslash begins a special character."
+            )
         return Path(os.path.normpath(beside / entry.expanduser()))
 
     folder = raw.folder if "folder" in raw.model_fields_set else Path(f".relay-{raw.name}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -22,6 +22,8 @@ class Counted:
     slices: dict[str, SliceCounts]
     """The slices of each usable patient."""
     left_out: int
+    persons: dict[str, str] = field(default_factory=dict)
+    """By patient, the person with several visits; see `client.data.layouts.Source`."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,8 @@ def count(site: SiteConfig, study: Study, *, progress: Callable[[int, int], None
             progress(done, len(found.sources))
     if not counts:
         raise RelayError(f"Site {site.name} has no usable patient; `relay site check` says what is wrong with each.")
-    return Counted(counts, len(found.sources) + len(found.problems) - len(counts))
+    persons = {source.patient: source.person for source in found.sources}
+    return Counted(counts, len(found.sources) + len(found.problems) - len(counts), persons)
 
 
 def divide(site: SiteConfig, counted: Counted, study: Study) -> Survey:
@@ -95,7 +98,14 @@ def divide(site: SiteConfig, counted: Counted, study: Study) -> Survey:
         RelayError: there are too few patients for the study's folds.
     """
     part, counts = study.split, counted.slices
-    divided = split(counts, seed=part.seed, site=site.name, test_fraction=part.test_fraction, folds=part.folds)
+    divided = split(
+        counts,
+        seed=part.seed,
+        site=site.name,
+        test_fraction=part.test_fraction,
+        folds=part.folds,
+        persons=counted.persons,
+    )
     folds = range(part.folds)
 
     def trained(names: Iterable[str]) -> int:

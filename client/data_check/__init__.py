@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
@@ -22,14 +22,14 @@ from client.data_check.evidence import FEWEST_PATIENTS, Verdict, judge
 from client.data_check.findings import BY_OUTLINE, Finding, Kind, Looked
 from client.data_check.others import compare, duplicates
 from client.data_check.outline import View, view
-from client.data_check.patient import Patient, fingerprint, measure, oddities
+from client.data_check.patient import ZONES, Patient, fingerprint, measure, oddities
 from client.data_check.swaps import elsewhere, laid_over
 from client.data_check.trials import Outlined, outlined
 from client.data_check.verdicts import looked, outline_findings, together_sentence
 from client.site_config import SiteConfig
 from common.config.study import PreprocessingConfig
 from common.errors import BadPatient
-from common.text import count
+from common.text import count, listed
 
 __all__ = ["Checkup", "Examination", "Finding", "Kind", "Looked", "Patient", "check", "examine"]
 
@@ -165,11 +165,26 @@ def examine(
             *_looked(len(patients), len(problems), findings),
             *looked(tried, views, verdict, findings),
         ),
-        notes=(*found.notes, *_notes(verdict, len(patients))),
+        notes=(*found.notes, *_values_note(patients, site), *_notes(verdict, len(patients))),
         whole_site=verdict.together is not None,
         duplicates=same,
     )
     return Examination(checkup, views, suggested)
+
+
+def _values_note(patients: Sequence[Patient], site: SiteConfig) -> tuple[str, ...]:
+    """Return a sentence on the values in the site's masks, where they are neither a single value nor the two zones."""
+    stated = site.statement()
+    values = sorted({value for patient in patients for value, _ in patient.values})
+    if (len(values) < 2 or set(values) == ZONES) and not stated.masks:
+        return ()
+    shown = listed(f"{value:.4g}" for value in values[:8]) + (" …" if len(values) > 8 else "")
+    which = "every value above 0"
+    if stated.labels:
+        which = f'{listed(map(str, stated.labels))} ("labels" in the site file)'
+    elif stated.mask_threshold is not None:
+        which = f'what is above {stated.mask_threshold:g} ("mask_threshold" in the site file)'
+    return (f"Beside 0 the masks hold {shown}; taken as gland is {which}.",)
 
 
 def _notes(verdict: Verdict, patients: int) -> tuple[str, ...]:
@@ -231,7 +246,7 @@ def _examine(source: Source, minimum_pixels: int, grid: PreprocessingConfig | No
     image = view(case)
     return _Examined(
         patient=patient,
-        oddities=oddities(case, patient, minimum_pixels=minimum_pixels, grid=grid),
+        oddities=oddities(case, patient, minimum_pixels=minimum_pixels, grid=grid, values_stated=source.stated.masks),
         view=image,
         outlined=outlined(case, image),
         fingerprint=fingerprint(case.image),

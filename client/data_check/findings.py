@@ -18,6 +18,8 @@ class Kind(StrEnum):
     DUPLICATE = "duplicate"
     MASK_EXTENT = "mask-extent"
     """Tiny, huge or cut off; in several parts, or with a gap; nothing to train on."""
+    MASK_VALUES = "mask-values"
+    """Values in a mask's file that may be no gland: other organs, borders to be ignored."""
     MIRRORED = "mirrored"
     REVERSED = "reversed"
     SHIFTED = "shifted"

@@ -74,7 +74,8 @@ def owners(suspects: Sequence[Source], sources: Sequence[Source], views: Mapping
     for source in sources:
         if source.patient not in grids:
             try:
-                grids[source.patient] = _of_volume(volumes.read_image(source.image))
+                image = volumes.read_image(source.image, channel=source.channel, stated=source.stated)
+                grids[source.patient] = _of_volume(image)
             except RelayError:
                 continue
     found = {}
@@ -83,7 +84,7 @@ def owners(suspects: Sequence[Source], sources: Sequence[Source], views: Mapping
         if own is None:
             continue
         try:
-            mask = _of_volume(volumes.read_mask(source.mask, step=own.spacing[2]))
+            mask = _of_volume(volumes.read_mask(source.mask, step=own.spacing[2], stated=source.stated))
         except RelayError:
             continue
         fitting = [name for name, grid in grids.items() if name != source.patient and mask.same_as(grid)]

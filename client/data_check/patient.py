@@ -19,6 +19,10 @@ GLAND_ML = (10.0, 350.0)
 FEWEST_SLICES = 3
 APART = 0.01
 """The tolerated share of a mask apart from its largest part: an expert's brush leaves single voxels behind."""
+ZONES = {1.0, 2.0}
+"""The values of the usual two zones of the gland."""
+MOST_SHOWN = 6
+"""The most values of a mask that a sentence names."""
 CLIPPED = 0.01
 """The tolerated share of voxels with the image's greatest value."""
 CELL = 8
@@ -55,6 +59,10 @@ class Patient:
     digest: str
     """SHA-256 of the image's shape and voxels."""
     mask_digest: str
+    values: tuple[tuple[float, int], ...] = ()
+    """The values other than 0 in the mask's file, each with its number of voxels."""
+    remarks: tuple[str, ...] = ()
+    """What was taken from the site file's statements, and what the files' tags make doubtful, one sentence each."""
 
 
 def measure(case: Case, *, minimum_pixels: int, stored: str, mask_stored: str) -> Patient:
@@ -85,11 +93,18 @@ def measure(case: Case, *, minimum_pixels: int, stored: str, mask_stored: str) -
         mask_stored=mask_stored,
         digest=digest_of_voxels(case.image),
         mask_digest=digest_of_voxels(case.mask),
+        values=case.values,
+        remarks=case.remarks,
     )
 
 
 def oddities(
-    case: Case, patient: Patient, *, minimum_pixels: int, grid: PreprocessingConfig | None = None
+    case: Case,
+    patient: Patient,
+    *,
+    minimum_pixels: int,
+    grid: PreprocessingConfig | None = None,
+    values_stated: bool = False,
 ) -> list[Finding]:
     """Return the oddities of the mask's extent and of the image's values, without a comparison of patients.
 
@@ -98,6 +113,7 @@ def oddities(
         patient: the patient's measurements.
         minimum_pixels: see `measure`.
         grid: a study's grid, beyond which no gland should reach; None: any grid.
+        values_stated: whether the site's file says which values of a mask are gland.
     """
     mask, name = case.mask, case.patient
     sentences = []
@@ -129,6 +145,12 @@ def oddities(
     if not patient.slices:
         sentences.append(f"No slice has more than {minimum_pixels} mask pixels: the patient is left out.")
     found = [Finding(Kind.MASK_EXTENT, name, sentence) for sentence in sentences]
+    if all(abs(step - 1) < 1e-6 for step in case.spacing):
+        found.append(
+            Finding(Kind.SPACING, name, "The voxels are cubes of exactly 1 mm, as where a program lost the spacing.")
+        )
+    if not values_stated and (sentence := _odd_values(patient.values)):
+        found.append(Finding(Kind.MASK_VALUES, name, sentence))
     flat = np.flatnonzero(case.image.min(axis=(1, 2)) == case.image.max(axis=(1, 2)))
     if len(flat):
         sentence = f"In the image {_slices(flat.tolist())} blank: the same value everywhere."
@@ -177,6 +199,21 @@ def _apart(mask: NDArray[np.bool_]) -> tuple[int, float]:
     labels, count = ndimage.label(mask[box], np.ones((3, 3, 3)))
     sizes = np.bincount(labels.ravel())[1:]
     return count - 1, float(1 - sizes.max() / sizes.sum())
+
+
+def _odd_values(values: tuple[tuple[float, int], ...]) -> str:
+    """Return a sentence on a mask of several values that are not the two zones; empty for usual values."""
+    if len(values) < 2 and all(value > 0 for value, _ in values):
+        return ""
+    if {value for value, _ in values} == ZONES:
+        return ""
+    shown = [f"{value:g} ({number} voxel{'' if number == 1 else 's'})" for value, number in values[:MOST_SHOWN]]
+    if len(values) > MOST_SHOWN:
+        shown.append(f"{len(values) - MOST_SHOWN} more")
+    return (
+        f"The mask holds the values {listed(shown)}, and each above 0 is taken as gland: if one is another organ, a"
+        ' lesion or a border to be ignored, say with "labels" in the site file which are gland.'
+    )
 
 
 def _slices(indices: list[int]) -> str:

@@ -22,6 +22,7 @@ NAMES = {
     Kind.INTENSITY: "unusual brightness, blank slices",
     Kind.DUPLICATE: "one image or mask under two names",
     Kind.MASK_EXTENT: "masks tiny, cut off or in parts",
+    Kind.MASK_VALUES: "values in masks that may be no gland",
     Kind.MIRRORED: "masks mirrored left to right",
     Kind.REVERSED: "masks reversed from head to feet",
     Kind.SHIFTED: "masks moved by one slice",
@@ -51,6 +52,9 @@ def remarks(checkup: Checkup) -> Iterator[tuple[str, str, str]]:
     """Yield subject, heading and sentence: first of the whole site, then of findings, then of unusable patients."""
     for note in checkup.notes:
         yield f"Site {checkup.site}", "to know", note
+    for patient in checkup.patients:
+        for remark in patient.remarks:
+            yield patient.patient, "to know", remark
     for finding in checkup.findings:
         yield finding.patient, "to look at", finding.sentence
     for problem in checkup.problems:

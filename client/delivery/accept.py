@@ -316,6 +316,7 @@ def _card(
             "validation_dice": 100 * validation.value(known.score) if validation else None,
             "checked": checked,
             "left_out": len(delivery.left_out),
+            "stated": site.statement().sentences(),
             "scores": comparison.scores(test) if test else None,
             "references": tuple(_references(known, delivery.row)),
             "forgetting": tuple(

@@ -144,6 +144,8 @@ class Card(_Value):
     """Whether the site chose the same model by the scores of its own record."""
     left_out: int = 0
     """The number of models that could not be selected, as the coordinator reports, since a site they need was away."""
+    stated: tuple[str, ...] = ()
+    """The hospital's own statements about its files (`client.data.layouts.Statement`), one sentence each."""
     scores: Scores | None
     references: tuple[Reference, ...]
     forgetting: tuple[Hop, ...]

@@ -38,7 +38,7 @@ def read_series(files: Sequence[Path]) -> list[pydicom.Dataset]:
     """Return the headers of a series, in the order of positions along the normal of its slices.
 
     Raises:
-        RelayError: highdicom is missing, or a file holds several slices.
+        RelayError: highdicom is missing, or a file holds several slices or no place of its slice.
     """
     check_installed()
     import pydicom
@@ -46,6 +46,9 @@ def read_series(files: Sequence[Path]) -> list[pydicom.Dataset]:
     images = [pydicom.dcmread(file, stop_before_pixels=True, force=True) for file in files]
     if any(image.get("NumberOfFrames", 1) > 1 for image in images):
         raise RelayError(f"{files[0]} holds several slices; a DICOM segmentation needs a series of one file a slice.")
+    for file, image in zip(files, images, strict=True):
+        if "ImageOrientationPatient" not in image or "ImagePositionPatient" not in image:
+            raise RelayError(f"{file} states the place of its slice in no way that a DICOM segmentation can repeat.")
     return sorted(images, key=_height)
 
 

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from client.data.layouts import dicom, folder, volumes
+from client.data.layouts import dicom, folder, series, volumes
 from client.data.layouts.size import raise_if_short
 from client.delivery.model_card import Card, models_of, weights_digest
 from client.evaluation.clean_up import clean_up
@@ -143,9 +143,9 @@ def _series(path: Path, pattern: str) -> tuple[Path, ...]:
     found = dicom.scan(folder.list_folder(path).all_files())
     if not found.series:
         raise RelayError(f"No DICOM series lies in {path}; give the folder of one, or a volume file.")
-    if len({series.patient for series in found.series}) > 1:
+    if len({one.patient for one in found.series}) > 1:
         raise RelayError(f"The series in {path} are of several patients; give the folder of one.")
-    selected = dicom.choose(found.series, pattern, place=str(path), key="--series")
+    selected = series.choose(found.series, pattern, place=str(path), key="--series").series
     broken = [damaged for damaged in found.damaged if damaged.parent == selected.files[0].parent]
     if broken:
         raise RelayError(f"{broken[0]} cannot be read; it is damaged or no image: copy it again.")

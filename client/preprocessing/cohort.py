@@ -44,15 +44,21 @@ def gather(records: Iterable[Record], site: SiteConfig, part: SplitConfig) -> Co
     """
     by_name = {record.patient: record for record in records}
 
-    def split_of(name: str, patients: Iterable[str]) -> Split:
-        return split(patients, seed=part.seed, site=name, test_fraction=part.test_fraction, folds=part.folds)
+    def split_of(name: str, persons: dict[str, str]) -> Split:
+        return split(
+            persons, seed=part.seed, site=name, test_fraction=part.test_fraction, folds=part.folds, persons=persons
+        )
 
     if not site.pooled:
-        return Cohort(by_name, split_of(site.name, by_name))
+        return Cohort(by_name, split_of(site.name, {name: record.person for name, record in by_name.items()}))
     members = {
         member.name: split_of(
             member.name,
-            [name.removeprefix(f"{member.name}/") for name, record in by_name.items() if record.site == member.name],
+            {
+                name.removeprefix(f"{member.name}/"): record.person
+                for name, record in by_name.items()
+                if record.site == member.name
+            },
         )
         for member in site.member_sites()
     }

@@ -14,17 +14,21 @@ from pathlib import Path
 from typing import Any
 
 from client.data import layouts
-from client.data.layouts import Found, Problem, Source
+from client.data.layouts import Found, Problem, Source, Statement
 from client.preprocessing import cache
 from client.site_config import SiteConfig
 from common.config.study import PreprocessingConfig
 from common.digest import digest_of_json
 
-FOUND_VERSION = 1
+FOUND_VERSION = 2
 """Must be raised whenever a layout lists a site's patients in another way than before."""
 CORRECTED_VERSION = 1
 """Must be raised whenever a corrected volume comes out differently than before; part of every key."""
 SLICES_VERSION = 2
+
+READER_VERSION = "2"
+"""Must be raised whenever the reader refuses or reads files otherwise than before while the keys of sound files stay:
+patients prepared by an earlier reader are read once more, and their bias field is fitted again where voxels differ."""
 
 PROBLEMS_HOLD = 3600.0
 """Seconds during which a problem of unchanged files is believed: a fault of a network drive may pass."""
@@ -55,7 +59,7 @@ def tasks_of(
     folder = home.private() / "cache"
     index = folder / "index.json"
     known = cache.read_json(index)
-    place = digest_of_json([FOUND_VERSION, home.series, str(home.images), str(home.masks)])
+    place = digest_of_json([FOUND_VERSION, home.series, home.patient, str(home.images), str(home.masks)])
     snapshot = cache.snapshot([home.images, *([home.masks] if home.masks else [])], without=home.folder)
     found, entry = _find(home, known.get("found"), f"{place}:{snapshot}")
     files = known.get("files")
@@ -71,8 +75,9 @@ def tasks_of(
         except OSError as error:
             problems.append(Problem(source.patient, f"{error.filename} cannot be read ({error.strerror})."))
             continue
-        corrected = digest_of_json([CORRECTED_VERSION, found.layout, image, source.channel, n4, itk])
-        slices = digest_of_json([SLICES_VERSION, corrected, mask, slicing])
+        geometry, values = _statements(source.stated)
+        corrected = digest_of_json([CORRECTED_VERSION, found.layout, image, source.channel, n4, itk, *geometry])
+        slices = digest_of_json([SLICES_VERSION, corrected, mask, slicing, *values])
         tasks.append(
             PreparationTask(
                 home=home,
@@ -88,6 +93,13 @@ def tasks_of(
     return tasks, problems
 
 
+def _statements(stated: Statement) -> tuple[list[Any], list[Any]]:
+    """Return the site's statements on geometry and on masks, for the keys; empty lists where nothing is stated."""
+    geometry = [stated.spacing_mm, stated.orientation]
+    values = [stated.labels, stated.mask_threshold]
+    return geometry if geometry != [None, ""] else [], values if values != [(), None] else []
+
+
 def _find(home: SiteConfig, known: Any, key: str) -> tuple[Found, dict[str, Any]]:
     """Return what `layouts.find` returns, from the index where no file has changed: headers take a millisecond a file.
 
@@ -99,8 +111,8 @@ def _find(home: SiteConfig, known: Any, key: str) -> tuple[Found, dict[str, Any]
     with suppress(LookupError, TypeError, ValueError):  # a damaged entry counts as missing
         if known["key"] == key and home.layout in (known["asked"], known["layout"]):
             sources = tuple(
-                Source(patient, tuple(map(Path, image)), tuple(map(Path, mask)), channel)
-                for patient, image, mask, channel in known["sources"]
+                Source(patient, tuple(map(Path, image)), tuple(map(Path, mask)), channel, home.statement(), person)
+                for patient, image, mask, channel, person in known["sources"]
             )
             problems = tuple(Problem(patient, sentence) for patient, sentence in known["problems"])
             if not problems or 0 <= time.time() - known["at"] < PROBLEMS_HOLD:
@@ -112,7 +124,13 @@ def _find(home: SiteConfig, known: Any, key: str) -> tuple[Found, dict[str, Any]
         "asked": home.layout,
         "layout": found.layout,
         "sources": [
-            [source.patient, [str(path) for path in source.image], [str(path) for path in source.mask], source.channel]
+            [
+                source.patient,
+                [str(path) for path in source.image],
+                [str(path) for path in source.mask],
+                source.channel,
+                source.person,
+            ]
             for source in found.sources
         ],
         "problems": [[problem.patient, problem.sentence] for problem in found.problems],

@@ -33,7 +33,7 @@ from client.data.slice_counts import SliceCounts
 from client.preprocessing import cache, resampling
 from client.preprocessing.bias_field import correct_bias_field
 from client.preprocessing.grid_loss import CUT, grid_loss
-from client.preprocessing.inventory import PROBLEMS_HOLD, PreparationTask, tasks_of
+from client.preprocessing.inventory import PROBLEMS_HOLD, READER_VERSION, PreparationTask, tasks_of
 from client.site_config import SiteConfig
 from common.config.study import N4Config, PreprocessingConfig
 from common.digest import digest_of_json, keyed_digest
@@ -64,6 +64,10 @@ class Record:
     """Dice of the mask, taken to the study's grid and back, with the mask itself."""
     image_digest: str
     """sha256 over the native voxels as read, whatever the file's format or header."""
+    person: str = ""
+    """The person whose visits include this patient, see `client.data.layouts.Source`; empty for a single visit."""
+    remarks: str = ""
+    """What was taken from the site file's statements, and what the files' tags make doubtful, in sentences."""
 
     @property
     def cut(self) -> bool:
@@ -255,14 +259,17 @@ def off_grid(
 
 
 def fingerprint(records: Iterable[Record], key: bytes) -> str:
-    """Return an HMAC-SHA256, in hex, over the names and data of the patients.
+    """Return an HMAC-SHA256, in hex, over the names and data of the patients, and over the persons with several visits.
 
     Args:
         records: the patients.
         key: the site's secret, which stays at the site, so that nobody can test guesses of patients' names or files.
     """
-    pairs = sorted((record.patient, record.digest) for record in records)
-    return keyed_digest(key, json.dumps(pairs).encode())
+    known = list(records)
+    pairs = sorted((record.patient, record.digest) for record in known)
+    # Which patients are visits of one person decides on the split, and so on every result.
+    visits = sorted((record.patient, record.person) for record in known if record.person)
+    return keyed_digest(key, json.dumps([pairs, visits] if visits else pairs).encode())
 
 
 def site_key(site: SiteConfig) -> bytes:
@@ -343,7 +350,7 @@ def _prepare_one(task: PreparationTask, preprocessing: PreprocessingConfig) -> R
     with _READING:
         case = layouts.read(task.source)
     voxels = cache.digest_of_voxels(case.image)
-    corrected = _corrected(task, case, preprocessing.n4) if preprocessing.n4.enabled else case.image
+    corrected = _corrected(task, case, preprocessing.n4, voxels) if preprocessing.n4.enabled else case.image
     area = np.count_nonzero(case.mask, axis=(1, 2))
     selected = area > preprocessing.minimum_mask_pixels
     native = case.spacing[1:]
@@ -365,8 +372,10 @@ def _prepare_one(task: PreparationTask, preprocessing: PreprocessingConfig) -> R
             "below": str(int(((area > 0) & ~selected).sum())),
             "spacing_mm": repr(preprocessing.spacing_mm),
             "voxels": voxels,
+            "reader": READER_VERSION,
             "beyond": repr(lost.beyond),
             "ceiling": repr(lost.ceiling),
+            **({"remarks": " ".join(case.remarks)} if case.remarks else {}),
         },
     )
     record = _record(task)
@@ -375,12 +384,22 @@ def _prepare_one(task: PreparationTask, preprocessing: PreprocessingConfig) -> R
     return record
 
 
-def _corrected(task: PreparationTask, case: Case, n4: N4Config) -> NDArray[np.float32]:
-    """Return the corrected volume, if possible from the cache; one process at a time works on a volume."""
+def _corrected(task: PreparationTask, case: Case, n4: N4Config, voxels: str) -> NDArray[np.float32]:
+    """Return the corrected volume, if possible from the cache; one process at a time works on a volume.
+
+    Args:
+        task: the patient's keys.
+        case: the patient as read.
+        n4: the study's settings.
+        voxels: the digest of the case's image; a volume that was read otherwise is corrected anew.
+    """
     with cache.exclusive_lock(task.corrected):
         found = cache.read_tensors(task.corrected)
         if found is not None and found[0]["image"].shape == case.image.shape:
-            return found[0]["image"]
+            # Volumes of earlier versions say nothing; the slices made from them do.
+            slices = cache.read_metadata(task.slices) or {}
+            if found[1].get("voxels", slices.get("voxels")) == voxels:
+                return found[0]["image"]
         try:
             corrected = correct_bias_field(case.image, case.spacing, n4)
         except RuntimeError as error:
@@ -391,14 +410,14 @@ def _corrected(task: PreparationTask, case: Case, n4: N4Config) -> NDArray[np.fl
                 f"N4 finds no bias field for {task.source.image[0]} ({reason}); look at the image,"
                 " or leave the patient out.",
             ) from None
-        cache.write_tensors(task.corrected, {"image": corrected}, {})
+        cache.write_tensors(task.corrected, {"image": corrected}, {"voxels": voxels})
         return corrected
 
 
 def _record(task: PreparationTask) -> Record | None:
-    """Return the record of a patient's prepared file; None where the file is missing or damaged."""
+    """Return the record of a patient's prepared file; None where it is missing, damaged, or of an earlier reader."""
     metadata = cache.read_metadata(task.slices)
-    if metadata is None:
+    if metadata is None or metadata.get("reader") != READER_VERSION:
         return None
     try:
         return Record(
@@ -412,6 +431,8 @@ def _record(task: PreparationTask) -> Record | None:
             beyond=float(metadata["beyond"]),
             ceiling=float(metadata["ceiling"]),
             image_digest=metadata["voxels"],
+            person=task.source.person,
+            remarks=metadata.get("remarks", ""),
         )
     except (KeyError, ValueError):
         return None
@@ -483,13 +504,15 @@ def _log(state: _State) -> None:
         name: f"left out: {own_name(name)}: {' '.join(sentence.split())}" for name, sentence in state.problems.items()
     }
     for name, record in state.records.items():
+        if record.remarks:
+            said[f"{name}\0remarks"] = f"to know: {own_name(name)}: {record.remarks}"
         if record.cut:
             share = percent(record.beyond, 1)
             lies = f"{share} of the gland lies beyond the study's grid and cannot be segmented."
             said[name] = f"cut: {own_name(name)}: {lies}"
     settings = digest_of_json(state.preprocessing.model_dump(mode="json"))
     for home in {home.folder: home for home in state.homes.values()}.values():
-        lines = sorted(line for name, line in said.items() if state.homes[name] is home)
+        lines = sorted(line for name, line in said.items() if state.homes[name.partition("\0")[0]] is home)
         logged_path = home.private() / "cache" / "left_out.json"
         known = cache.read_json(logged_path)
         logged = known.get(settings, [])

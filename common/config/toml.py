@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import itertools
 import json
+import re
 import tomllib
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -32,17 +34,23 @@ def load_toml(path: Path, kind: type[Model], what: str) -> Model:
         BadConfiguration: the file does not exist, is no TOML, or has an unknown key, a wrong type or a wrong value.
     """
     try:
-        text = path.read_bytes().decode()
+        text = _decoded(path.read_bytes())
     except FileNotFoundError:
         raise BadConfiguration(f"There is no {what} {path}; check the path.") from None
     except IsADirectoryError:
         raise BadConfiguration(f"{path} is a folder; name the {what} in it.") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise BadConfiguration(f"The {what} {path} cannot be read ({error}).") from None
+    except UnicodeDecodeError as error:
+        raise BadConfiguration(
+            f"The {what} {path} is not written in UTF-8 (at byte {error.start}); save it again with the encoding UTF-8."
+        ) from None
     try:
         table = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # TOMLDecodeError, or a number of thousands of digits
-        raise BadConfiguration(_readable(f"The {what} {path} is not valid TOML: {error}.")) from None
+        raise BadConfiguration(
+            _readable(f"The {what} {path} is not valid TOML: {error}.{_about_backslashes(text, str(error))}")
+        ) from None
     return from_table(table, kind, f"the {what} {path}")
 
 
@@ -62,6 +70,25 @@ def from_table(table: dict[str, Any], kind: type[Model], where: str) -> Model:
         return kind.model_validate_json(json.dumps(table, default=str))
     except ValidationError as error:
         raise BadConfiguration(_readable(f"In {where}, {_sentence(error, kind)}")) from None
+
+
+def _decoded(content: bytes) -> str:
+    """Return a file's text; editors and shells of Windows write a byte order mark, or UTF-16 with one."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16")
+    return content.decode("utf-8-sig")
+
+
+def _about_backslashes(text: str, error: str) -> str:
+    """Return a sentence on a path of Windows at the place of an error; empty where no backslash is there."""
+    place = re.search(r"at line (\d+)", error)
+    lines = text.splitlines()
+    if place is None or int(place[1]) > len(lines) or "\\" not in lines[int(place[1]) - 1]:
+        return ""
+    return (
+        " In double quotes a backslash begins a special character: write a path with / or in single quotes, such as"
+        " 'C:\\Users\\me'."
+    )
 
 
 def _readable(sentence: str) -> str:

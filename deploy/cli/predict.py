@@ -79,7 +79,7 @@ def predict(
         typer.Option(
             "--series",
             metavar="PATTERN",
-            help="Regular expression for the SeriesDescription.",
+            help="Regular expression for the SeriesDescription, or for number, date, folder or UID.",
             rich_help_panel=MODEL,
         ),
     ] = "",

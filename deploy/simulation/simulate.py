@@ -147,8 +147,8 @@ def _check_patients(site: SiteConfig, study: Study) -> None:
         why = 'stops at a bad patient, as bad_patients = "stop" asks for' if found.sources else "has no usable patient"
         raise RelayError(f"Site {site.name} {why}; patient {first.patient}: {first.sentence}")
     part = study.split
-    names = [source.patient for source in found.sources]
-    split(names, seed=part.seed, site=site.name, test_fraction=part.test_fraction, folds=part.folds)
+    persons = {source.patient: source.person for source in found.sources}
+    split(persons, seed=part.seed, site=site.name, test_fraction=part.test_fraction, folds=part.folds, persons=persons)
 
 
 def _pooled_file(members: Sequence[Path], sites: Mapping[str, SiteConfig], folder: Path) -> Path:

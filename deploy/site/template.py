@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
 from typing import Literal, get_args, get_origin
 
@@ -17,10 +18,19 @@ HEAD = """\
 # Paths are taken from the folder that the file lies in.
 """
 OF_A_POOLED_SITE = "members"
-FIRST_PATHS = {"images": "images", "masks": "labels", "folder": "private"}
-"""Values of a new file for keys whose default cannot stay."""
-LEFT_OUT = "masks"
-"""A key unneeded at most sites, and therefore written as a comment."""
+FIRST_VALUES = {
+    "images": "images",
+    "masks": "labels",
+    "folder": "private",
+    "patient": r"^(\d+)_",
+    "labels": [1, 2],
+    "mask_threshold": 0.5,
+    "spacing_mm": [3.0, 0.5, 0.5],
+    "orientation": "LPS",
+}
+"""Values of a new file for keys whose default cannot stay or explains nothing."""
+LEFT_OUT = ("masks", "patient", "labels", "mask_threshold", "spacing_mm", "orientation")
+"""Keys unneeded at most sites, and therefore written as comments."""
 
 
 def site_template(name: str) -> str:
@@ -33,9 +43,10 @@ def site_template(name: str) -> str:
     for key, field in SiteConfig.model_fields.items():
         if key == OF_A_POOLED_SITE:
             continue
-        value = {"name": name, **FIRST_PATHS}.get(key, field.default)
-        line = tomli_w.dumps({key: value})
-        parts.append(_comment(key, field) + (f"# {line}" if key == LEFT_OUT else line))
+        value = {"name": name, **FIRST_VALUES}.get(key, field.default)
+        # A list on one line is the same in JSON and in TOML.
+        line = f"{key} = {json.dumps(value)}\n" if isinstance(value, list) else tomli_w.dumps({key: value})
+        parts.append(_comment(key, field) + (f"# {line}" if key in LEFT_OUT else line))
     return "\n".join(parts)
 
 

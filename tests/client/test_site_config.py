@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from client.data.layouts import Statement
 from client.site_config import SiteConfig, load_site
 from common.errors import RelayError
+from deploy.site.template import site_template
 
 PLAIN = 'name = "A"\nlayout = "nifti-pairs"\nimages = "data"\n'
 
@@ -169,3 +171,41 @@ def test_a_path_that_no_system_takes_is_told(tmp_path: Path, key: str) -> None:
     lines = "".join(f'{name} = "{value}"\n' for name, value in values.items())
     with pytest.raises(RelayError, match="a path holds the character of number 0"):
         load_site(written(tmp_path, f'name = "A"\n{lines}'))
+
+
+def test_a_path_whose_backslashes_became_other_characters_is_told(tmp_path: Path) -> None:
+    with pytest.raises(RelayError, match="character of number 9.*single quotes"):
+        load_site(written(tmp_path, 'name = "A"\nimages = "C:\\table"\n'))
+    assert load_site(written(tmp_path, "name = 'A'\nimages = 'C:\\table'\n")).images.name == r"C:\table"
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("labels = [0, 1]", "background"),
+        ("labels = [1.5]", "labels"),
+        ("labels = [1]\nmask_threshold = 0.5", "exclude"),
+        ("spacing_mm = [3.0, 0.5]", "three distances"),
+        ("spacing_mm = [0.0, 0.5, 0.5]", "three distances"),
+        ('orientation = "LP"', "three letters"),
+        ('orientation = "LRS"', "three letters"),
+        ('orientation = "lps"', "three letters"),
+        ('patient = "("', "regular expression"),
+        ('patient = "abc"', "brackets"),
+    ],
+)
+def test_a_wrong_statement_is_told(tmp_path: Path, line: str, told: str) -> None:
+    with pytest.raises(RelayError, match=told):
+        load_site(written(tmp_path, f'name = "A"\nimages = "data"\n{line}\n'))
+
+
+def test_a_new_site_file_explains_every_key_and_is_read_as_it_stands(tmp_path: Path) -> None:
+    text = site_template("A")
+    plain = load_site(written(tmp_path, text))
+    for key in SiteConfig.model_fields:
+        assert key == "members" or f"\n{key} = " in text or f"\n# {key} = " in text
+    assert plain.statement() == Statement() and plain.patient == ""
+    uncommented = text.replace("# patient =", "patient =").replace("# labels =", "labels =")
+    uncommented = uncommented.replace("# spacing_mm =", "spacing_mm =").replace("# orientation =", "orientation =")
+    stated = load_site(written(tmp_path, uncommented))
+    assert stated.statement() == Statement((3.0, 0.5, 0.5), "LPS", (1, 2)) and stated.patient == r"^(\d+)_"

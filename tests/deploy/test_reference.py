@@ -15,6 +15,8 @@ from server.results.schema import Results
 from tests.support.hospitals import REPO
 
 FOLDER = REPO / "docs" / "reference"
+HELD_BY_ANOTHER_TEST = {"layouts.md"}
+"""tests/client/data/layouts/test_matrix.py holds its table to what happens."""
 ROOMS = ("client", "common", "deploy", "server")
 NAME = re.compile(r"""["'](_?RELAY_[A-Z_]+)["']""")
 MADE_FROM_THE_PROGRAM_NAME = {"_RELAY_COMPLETE"}
@@ -28,7 +30,7 @@ def test_a_page_is_what_the_code_makes_it(name: str) -> None:
 
 
 def test_no_page_is_left_that_nothing_makes() -> None:
-    assert {path.name for path in FOLDER.iterdir()} == set(reference.pages())
+    assert {path.name for path in FOLDER.iterdir()} == set(reference.pages()) | HELD_BY_ANOTHER_TEST
 
 
 @pytest.mark.parametrize("page", ["study-toml.md", "site-toml.md", "results-json.md"])

@@ -15,7 +15,10 @@ axes        (slices, rows, columns): slices run from feet to head, rows from fro
 spacing     millimetres between voxel centres, (slice, row, column).
 image       float32, the values of the scanner after the file's own rescaling; finite, not constant. The
             same image read from two formats has the same voxels.
-mask        bool, the image's shape. The whole gland is every label above 0: zones are merged.
+mask        bool, the image's shape. The whole gland is every label above 0, or those that the site's file names
+            (`labels`): zones are merged. Values between whole numbers are refused unless the file states a threshold.
+geometry    is what the files state. A missing spacing or orientation, or two statements that contradict each other,
+            make a patient unusable, unless the site's file states what is missing.
 space       image and mask are brought together in physical space, by the positions in their headers,
             never by file order or array index. The mask is taken to the image's grid by nearest
             neighbour; the mask's own grid may be cropped, finer or coarser.
@@ -91,8 +94,10 @@ __all__ = [
     "Folders",
     "Found",
     "Layout",
+    "NOTHING_STATED",
     "Problem",
     "Source",
+    "Statement",
     "find",
     "known",
     "layout",
@@ -103,6 +108,50 @@ __all__ = [
 
 AUTO = "auto"
 """The value of "layout" in site.toml with which the layout is recognised from the files."""
+
+
+@dataclass(frozen=True)
+class Statement:
+    """What the site file states about files that do not state it themselves, and about the values of masks."""
+
+    spacing_mm: tuple[float, float, float] | None = None
+    """Millimetres between voxel centres for files without spacing: feet to head, front to back, right to left."""
+    orientation: str = ""
+    """The directions in which columns, rows and slices of files without orientation run, such as "LPS"."""
+    labels: tuple[int, ...] = ()
+    """The values of a mask that are gland; if empty, every value above 0."""
+    mask_threshold: float | None = None
+    """The value of a mask above which a voxel is gland; None: masks hold whole numbers."""
+
+    @property
+    def masks(self) -> bool:
+        """Whether the site says which values of a mask are gland."""
+        return bool(self.labels) or self.mask_threshold is not None
+
+    def sentences(self) -> tuple[str, ...]:
+        """Return the statements in words, for a model card."""
+        said = []
+        if self.spacing_mm is not None:
+            steps = " × ".join(f"{step:g}" for step in self.spacing_mm)
+            said.append(f"For image files without a spacing the hospital stated {steps} mm (slices, rows, columns).")
+        if self.orientation:
+            said.append(f"For image files without an orientation the hospital stated {self.orientation}.")
+        if self.labels:
+            said.append(f"As gland the hospital named the values {listed(map(str, self.labels))} of its masks.")
+        if self.mask_threshold is not None:
+            said.append(f"As gland the hospital named the values above {self.mask_threshold:g} of its masks.")
+        return tuple(said)
+
+    def axes(self) -> NDArray[np.float64]:
+        """Return unit vectors along columns, rows and slices of files without orientation, as rows."""
+        unit = {"L": (0, 1), "R": (0, -1), "P": (1, 1), "A": (1, -1), "S": (2, 1), "I": (2, -1)}
+        rows = np.zeros((3, 3))
+        for row, (axis, sign) in enumerate(unit[letter] for letter in self.orientation):
+            rows[row, axis] = sign
+        return rows
+
+
+NOTHING_STATED = Statement()
 
 
 @dataclass(frozen=True)
@@ -118,6 +167,11 @@ class Source:
     """The mask's files, in the same form."""
     channel: int | None = None
     """The number of the T2 volume in an image file of four axes, counted from 0; None where the file has three axes."""
+    stated: Statement = NOTHING_STATED
+    """The site's statements about its files, filled in by `find`."""
+    person: str = ""
+    """From a layout, the DICOM PatientID where it is not the patient's name. From `find`, where a person has several
+    visits, the name of the first visit; else empty. A split keeps visits together."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +208,11 @@ class Case:
     """The centre of voxel (0, 0, 0) in millimetres, LPS: x, y, z, in SimpleITK's order."""
     direction: tuple[float, ...]
     """Nine direction cosines in SimpleITK's order: row by row, for the axes columns, rows, slices."""
+    values: tuple[tuple[float, int], ...] = ()
+    """The values above and below 0 in the mask's file, ascending, each with its number of voxels there."""
+    remarks: tuple[str, ...] = ()
+    """What was taken from the site file's statements in reading, and what the files' tags make doubtful, one sentence
+    each."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +223,9 @@ class Folders:
     masks: Folder | None = None
     """The folder of the labels, where labels lie apart from the images."""
     series: str = ""
-    """Regular expression for the SeriesDescription of a DICOM image; if empty, any description with "T2" matches."""
+    """Regular expression for the SeriesDescription of a DICOM image; if empty, description and tags decide."""
+    stated: Statement = NOTHING_STATED
+    """The site's statements about its files."""
 
 
 Finder = Callable[[Folders], Found]
@@ -232,7 +293,8 @@ def recognise(images: Path, masks: Path | None = None) -> str:
 def find(site: SiteConfig) -> Found:
     """List a site's patients from names and headers alone, and recognise the layout where site.toml names none.
 
-    A patient with a `Problem` is never among the sources. A site may have problems and no sources.
+    Visits of one person are marked (`visits.py`). A patient with a `Problem` is never among the sources. A site may
+    have problems and no sources.
 
     Raises:
         RelayError: a folder is missing, no patient lies in the folder at all, the layout is not recognised, or the
@@ -240,11 +302,13 @@ def find(site: SiteConfig) -> Found:
     """
     if site.pooled:
         raise RelayError("The pooled site has no patients of its own; list those of its members.")
+    from client.data.layouts import visits  # imported here, since it imports `Source`
+
     try:
         images = _listed("images", site.images)
         masks = None if site.masks is None else _listed("masks", site.masks)
         name = _recognise(images, site.masks) if site.layout == AUTO else site.layout
-        found = known()[name].find(Folders(images, masks, site.series))
+        found = known()[name].find(Folders(images, masks, site.series, site.statement()))
     except RelayError as error:
         raise RelayError(writable(f"Site {site.name}: {error}")) from None
     problems = [*found.problems, *(problem for one in (images, masks) if one is not None for problem in _troubles(one))]
@@ -262,11 +326,16 @@ def find(site: SiteConfig) -> Found:
         if len(images) > 1
     ]
     sentences = {writable(problem.patient): writable(problem.sentence) for problem in reversed(problems)}
-    sources = (replace(source, patient=writable(source.patient)) for source in found.sources)
+    sources = (replace(source, patient=writable(source.patient), stated=site.statement()) for source in found.sources)
+    usable = sorted((s for s in sources if s.patient not in sentences), key=lambda s: s.patient)
+    try:
+        persons, remarks = visits.grouped(usable, site.patient)
+    except RelayError as error:
+        raise RelayError(writable(f"Site {site.name}: {error}")) from None
     return Found(
-        sources=tuple(sorted((s for s in sources if s.patient not in sentences), key=lambda s: s.patient)),
+        sources=persons,
         problems=tuple(Problem(patient, sentences[patient]) for patient in sorted(sentences)),
-        notes=tuple(map(writable, found.notes)),
+        notes=tuple(map(writable, (*found.notes, *remarks))),
         layout=name,
     )
 

@@ -17,11 +17,65 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from client.data.layouts.size import MOST_BYTES, MOST_PACKED, check_steps, check_voxels, raise_if_short
+from client.data.layouts import NOTHING_STATED, Statement, multiframe
+from client.data.layouts.dicom_header import (
+    B_VALUE,
+    DESCRIPTION,
+    ECHO_TIME,
+    FRAMES,
+    GAP_STATED,
+    IMAGE_TYPE,
+    IMAGES_IN_ACQUISITION,
+    INSTANCE_NUMBER,
+    INTERCEPT,
+    MODALITY,
+    ORIENTATION,
+    PADDING,
+    PATIENT_ID,
+    PHOTOMETRIC,
+    POSITION,
+    SAMPLES,
+    SCANNING_SEQUENCE,
+    SERIES_DATE,
+    SERIES_NUMBER,
+    SERIES_UID,
+    SLOPE,
+    SOP_CLASS,
+    STUDY_DATE,
+    THICKNESS,
+    Vector,
+    axes_read,
+    bytes_of,
+    header_if_known,
+    header_of,
+    is_axial,
+    looks_like_dicom,
+    tag,
+)
+from client.data.layouts.geometry import ORIENTATION as AXES
+from client.data.layouts.geometry import SPACING, check_stated_step
+from client.data.layouts.multiframe import Plane
+from client.data.layouts.series import Series
+from client.data.layouts.size import MOST_PACKED, check_steps, check_voxels, raise_if_short
 from common.errors import RelayError
 from common.text import count
 
-PATIENT_ID, SERIES_UID, DESCRIPTION, POSITION = "0010|0020", "0020|000e", "0008|103e", "0020|0032"
+SPACINGS = {
+    "0028|0030": "PixelSpacing",
+    "0018|1164": "ImagerPixelSpacing",
+    "0018|2010": "NominalScannedPixelSpacing",
+}
+"""The fields with the distances between pixels; which one counts depends on the kind of image."""
+TOLD_APART = {
+    "0018|0081": "EchoTime",
+    "0018|9087": "DiffusionBValue",
+    "0020|0012": "AcquisitionNumber",
+    "0020|0100": "TemporalPositionIdentifier",
+    "0008|0008": "ImageType",
+}
+"""The fields by which several images at one place may differ."""
+ENHANCED = {f"1.2.840.10008.5.1.4.1.1.{kind}" for kind in ("4.1", "4.3", "4.4", "2.1", "2.2", "66.4", "128.1")}
+"""SOP classes that state geometry frame by frame, even for a single frame: enhanced MR, CT and PET, segmentations."""
 
 SAME_DIRECTION = 1e-3
 """The largest difference of two direction cosines that count as equal: 0.06 degrees."""
@@ -29,26 +83,6 @@ DRIFT_MM = 1.0
 """The largest shift of the slices of a stack against each other in plane, in mm."""
 GAP = 0.1
 """The largest difference of a gap between slices from the usual gap, as a share of the usual gap."""
-
-DEFLATED = b"1.2.840.10008.1.2.1.99"
-DEEPEST = 200
-"""The deepest nesting of sequences that is read. Structured reports have about ten levels; GDCM's recursion ends after
-thousands."""
-_ITEM = re.compile(rb"(?:\xfe\xff[\x00\x0d]\xe0|\xff\xfe\xe0[\x00\x0d])(....)", re.DOTALL)
-_ITEM_STARTS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
-_ITEM_ENDS = (b"\xfe\xff\x0d\xe0", b"\xff\xfe\xe0\x0d")
-
-Vector = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Series:
-    """All files found of a DICOM series, sorted by path."""
-
-    patient: str
-    description: str
-    axial: bool
-    files: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
@@ -61,7 +95,10 @@ class FoundSeries:
 
 
 def scan(paths: Iterable[Path]) -> FoundSeries:
-    """List the DICOM series among some files from headers alone (about 1 ms a file)."""
+    """List the DICOM series among some files from headers alone (about 1 ms a file).
+
+    Objects without pixels, such as reports, contours and presentation states, are passed over by their SOP class.
+    """
     first: dict[tuple[str, str], Series] = {}
     files: dict[tuple[str, str], list[Path]] = defaultdict(list)
     damaged = []
@@ -69,70 +106,68 @@ def scan(paths: Iterable[Path]) -> FoundSeries:
         if not looks_like_dicom(path):
             continue
         try:
-            header = _header(path)
+            header = header_if_known(path)
         except RelayError:
             damaged.append(path)
             continue
-        patient = tag(header, PATIENT_ID)
-        key = patient, tag(header, SERIES_UID)
+        if header is not None:
+            found = _series(header, path)
+        else:
+            entries = multiframe.top(path)
+            if entries.get("SOPClassUID") not in ENHANCED:
+                if not multiframe.without_pixels(entries):
+                    damaged.append(path)
+                continue
+            # GDCM refuses a file whose geometry is incomplete; which field is missing is told when the file is read.
+            names = ("PatientID", "SeriesDescription", "SeriesInstanceUID", "Modality")
+            patient, description, uid, modality = (entries.get(name, "") for name in names)
+            found = Series(patient, description, True, (), uid=uid, modality=modality)
+        key = found.patient, found.uid
         files[key].append(path)
-        if key not in first:
-            first[key] = Series(patient, tag(header, DESCRIPTION), is_axial(_axes(header)[2]), ())
+        first.setdefault(key, found)
     return FoundSeries(tuple(replace(first[key], files=tuple(files[key])) for key in first), tuple(damaged))
 
 
-def choose(candidates: Sequence[Series], pattern: str, *, place: str, key: str = '"series" in the site file') -> Series:
-    """Return the axial T2 series among one patient's series.
-
-    Args:
-        candidates: the patient's series, at least one.
-        pattern: the site's `series`. With an empty pattern, a SeriesDescription, where present, must contain "T2": a
-            T1 series in the same folder would otherwise be taken for the T2.
-        place: the folder of the series, for the error's sentence.
-        key: the name of the pattern where the user writes it.
-
-    Raises:
-        RelayError: no series fits, or several do.
-    """
-    fitting = [series for series in candidates if series.axial]
-    if not fitting:
-        raise RelayError(f"None of the series in {place} is axial ({_names(candidates)}); add the axial T2 series.")
-    if pattern:
-        fitting = [series for series in fitting if re.search(pattern, series.description, re.IGNORECASE)]
-        if not fitting:
-            raise RelayError(f'No axial series in {place} matches "{pattern}" ({_names(candidates)}); change {key}.')
-    else:
-        fitting = [series for series in fitting if not series.description or "t2" in series.description.lower()]
-        if not fitting:
-            raise RelayError(
-                f"No axial series in {place} calls itself a T2 ({_names(candidates)}); add the axial T2 series, "
-                f"or say which it is with {key}."
-            )
-        fitting = [series for series in fitting if series.description] or fitting
-    if len(fitting) > 1:
-        raise RelayError(
-            f"{len(fitting)} series in {place} could be meant ({_names(fitting)}); "
-            f"say which with {key}, a regular expression for the SeriesDescription."
-        )
-    return fitting[0]
+def _series(header: sitk.ImageFileReader, path: Path) -> Series:
+    """Return a series without files, from the header of its first file."""
+    text = {"PatientID": tag(header, PATIENT_ID), "SeriesDescription": tag(header, DESCRIPTION)}
+    # GDCM leaves the characters of other alphabets undecoded.
+    if any("?" in value or not value.isprintable() for value in text.values()):
+        text |= {name: value for name, value in multiframe.top(path).items() if name in text}
+    numbers = multiframe.numbers_of(tag(header, ECHO_TIME))
+    b_values = multiframe.numbers_of(tag(header, B_VALUE))
+    return Series(
+        patient=text["PatientID"],
+        description=text["SeriesDescription"],
+        axial=is_axial(axes_read(header)[2]),
+        files=(),
+        uid=tag(header, SERIES_UID),
+        number=tag(header, SERIES_NUMBER),
+        date=tag(header, SERIES_DATE) or tag(header, STUDY_DATE),
+        modality=tag(header, MODALITY),
+        image_type=tuple(word.strip().upper() for word in tag(header, IMAGE_TYPE).split("\\")),
+        echo_ms=numbers[0] if numbers and numbers[0] > 0 else None,
+        diffusion=any(value > 0 for value in b_values) or "EP" in tag(header, SCANNING_SEQUENCE).split("\\"),
+    )
 
 
-def read_image(files: Sequence[Path]) -> sitk.Image:
+def read_image(files: Sequence[Path], stated: Statement = NOTHING_STATED) -> sitk.Image:
     """Return a DICOM series as a float32 volume, its slices in order along the slice normal.
 
+    Args:
+        files: all files of the series, in any order; one file may hold several slices.
+        stated: the site's statements, used where the files lack a field.
+
     Raises:
-        RelayError: a file cannot be read, the slices are no axial stack, or a slice is missing.
+        RelayError: a file cannot be read or lacks geometry, the slices are no axial stack, or a slice is missing.
     """
-    stack = _stack(files)
+    stack = _stack(files, stated)
     place = files[0].parent
-    axes = _axes(stack) if isinstance(stack, sitk.Image) else stack.axes
-    if not is_axial(axes[2]):
+    if not is_axial(stack.axes[2]):
         raise RelayError(f"The series in {place} is not axial; give the axial T2 series.")
-    if isinstance(stack, sitk.Image):
-        return stack
-    if len(stack.files) < 3:
+    if len(stack.planes) < 3:
         raise RelayError(
-            f"The series in {place} has {count(len(stack.files), 'slice')}, no volume; add the missing files."
+            f"The series in {place} has {count(len(stack.planes), 'slice')}, no volume; add the missing files."
         )
     gaps = np.diff(stack.heights)
     usual = float(np.median(gaps))
@@ -142,29 +177,34 @@ def read_image(files: Sequence[Path]) -> sitk.Image:
             f"The series in {place} is incomplete: slices lie {usual:.2f} mm apart, "
             f"but {gaps[where]:.2f} mm after slice {where + 1}; add the missing files."
         )
-    return _volume(_pixels(stack.files), stack, step=float(gaps.mean()))
+    _check_gap(str(place), usual, stack.planes[0])
+    if stated.spacing_mm is not None and SPACING in lacking(files, stated):
+        check_stated_step(str(place), usual, stated)
+    pixels = _without_padding(_pixels(stack.planes), stack.planes)
+    return _volume(pixels, stack, step=float(gaps.mean()))
 
 
-def read_mask(files: Sequence[Path], *, step: float) -> sitk.Image:
+def read_mask(files: Sequence[Path], *, step: float, stated: Statement = NOTHING_STATED) -> sitk.Image:
     """Return a DICOM series of mask slices as a float32 volume, with missing slices empty.
 
     Args:
         files: all files of the series, in any order.
         step: the image's distance between slices in mm, with which the mask's gaps are compared first.
+        stated: the site's statements, used where the files lack a field.
 
     Raises:
-        RelayError: a file cannot be read, or the slices are no stack.
+        RelayError: a file cannot be read or lacks geometry, or the slices are no stack.
     """
-    stack = _stack(files)
-    if isinstance(stack, sitk.Image):
-        return stack
+    stack = _stack(files, stated, image=False)
     offsets = stack.heights - stack.heights[0]
     steps = [step, *np.diff(stack.heights)[:1]]
+    if len(files) == 1 and stack.planes[0].gap:  # a segmentation leaves empty slices out, and states the distance
+        steps.append(stack.planes[0].gap)
     for candidate in steps:
         places = np.rint(offsets / candidate).astype(int)
         regular = np.all(np.abs(offsets - places * candidate) <= GAP * candidate * np.maximum(1, places / 10))
         if regular and len(set(places)) == len(places):
-            slices = _pixels(stack.files)
+            slices = _pixels(stack.planes)
             check_voxels(files[0].parent, [int(places[-1]) + 1, *slices.shape[1:]])
             filled = np.zeros((int(places[-1]) + 1, *slices.shape[1:]), np.float32)
             filled[places] = slices
@@ -175,164 +215,247 @@ def read_mask(files: Sequence[Path], *, step: float) -> sitk.Image:
     )
 
 
-def tag(header: sitk.ImageFileReader, key: str) -> str:
-    """Return a header entry without its padding; empty where the header has no such entry."""
-    if not header.HasMetaDataKey(key):
-        return ""
-    # Bytes outside UTF-8 arrive as surrogates, which no log or page could write.
-    return header.GetMetaData(key).encode("utf-8", "replace").decode().strip(" \0")
+def doubts(files: Sequence[Path]) -> tuple[str, ...]:
+    """Return sentences on tags that make a series doubtful: slices at an end may be missing, distances may be wrong.
+
+    Args:
+        files: all files of the series, each with one slice.
+    """
+    headers = [header for path in files if (header := header_if_known(path)) is not None]
+    wanted = {tag(header, IMAGES_IN_ACQUISITION) for header in headers}
+    numbers = sorted(int(text) for header in headers if (text := tag(header, INSTANCE_NUMBER)).isdigit())
+    found = []
+    if len(wanted) == 1 and (text := next(iter(wanted))).isdigit() and len(files) < int(text):
+        found.append(f"The series has {len(files)} slices, and ImagesInAcquisition says {text}: some may be missing.")
+    elif len(numbers) == len(files) > 1 and numbers[0] > 1 and numbers[-1] - numbers[0] == len(files) - 1:
+        found.append(
+            f"The slices are numbered from {numbers[0]} to {numbers[-1]} (InstanceNumber): the first"
+            f" {numbers[0] - 1} may be missing."
+        )
+    heights = sorted(float(np.array(header.GetOrigin()) @ axes_read(header)[2]) for header in headers)
+    gap, thickness = (multiframe.numbers_of(tag(headers[0], key)) for key in (GAP_STATED, THICKNESS))
+    if len(heights) > 1 and gap and gap[0] > 0:
+        step = float(np.median(np.diff(heights)))
+        # Some scanners state the empty space between slices.
+        alike = [gap[0], gap[0] + (thickness or [0.0])[0]]
+        if all(abs(step / value - 1) > GAP for value in alike):
+            found.append(
+                f"The slices lie {step:.2f} mm apart by their positions, which are taken, and SpacingBetweenSlices says"
+                f" {gap[0]:.2f} mm."
+            )
+    return tuple(found)
 
 
-def is_axial(normal: Vector) -> bool:
-    """Return whether a slice normal (x, y, z) is closer to the body's long axis than to the other two."""
-    return int(np.argmax(np.abs(normal))) == 2
+def lacking(files: Sequence[Path], stated: Statement) -> tuple[str, ...]:
+    """Return what a series does not state and the site does: "spacing", "orientation", both or neither.
+
+    Args:
+        files: all files of the series.
+        stated: the site's statements.
+    """
+    missing = []
+    for what, without in ((SPACING, replace(stated, spacing_mm=None)), (AXES, replace(stated, orientation=""))):
+        try:
+            for path in files:
+                _planes(path, without)
+        except RelayError:
+            missing.append(what)
+    return tuple(missing)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Stack:
-    files: tuple[Path, ...]
+    planes: tuple[Plane, ...]
+    """The slices in ascending order along the normal."""
     heights: Vector
     """Positions along the normal in mm, ascending."""
-    origin: Vector
     axes: Vector
     """Three unit vectors as rows: along columns, along rows, the normal."""
-    spacing: tuple[float, float]
-    """Millimetres within a slice: x, y."""
 
 
-def _stack(files: Sequence[Path]) -> _Stack | sitk.Image:
-    """Order a series' files along the slice normal; a single file with a whole volume is returned as an image."""
+def _stack(files: Sequence[Path], stated: Statement, *, image: bool = True) -> _Stack:
+    """Order a series' slices along the slice normal, whether each file holds one slice or several."""
     place = files[0].parent
-    headers = [_header(path) for path in files]
-    if len(files) == 1 and headers[0].GetSize()[2] > 1:
-        check_voxels(files[0], headers[0].GetSize())
-        return _read(files[0])
-    first = headers[0]
-    axes, size = _axes(first), first.GetSize()
-    check_voxels(place, [*size, len(files)])
-    check_steps(str(place), first.GetSpacing()[:2])
-    for path, header in zip(files, headers, strict=True):
-        if not tag(header, POSITION):
-            raise RelayError(f"{path} does not say where its slice lies (ImagePositionPatient); export it again.")
+    planes = [plane for path in files for plane in _planes(path, stated, image=image)]
+    first = planes[0]
+    segments = sorted({plane.told_apart["SegmentNumber"] for plane in planes if "SegmentNumber" in plane.told_apart})
+    if len(segments) > 1:
+        raise RelayError(
+            f"The segmentation in {place} holds {len(segments)} segments (SegmentNumber {', '.join(segments[:6])});"
+            " export the gland's alone."
+        )
+    check_voxels(place, [*first.size, len(planes)])
+    check_steps(str(place), first.spacing)
+    for plane in planes:
         if (
-            header.GetSize() != size
-            or np.abs(_axes(header) - axes).max() > SAME_DIRECTION
-            or not np.allclose(header.GetSpacing()[:2], first.GetSpacing()[:2], rtol=1e-3)
+            plane.size != first.size
+            or np.abs(plane.axes - first.axes).max() > SAME_DIRECTION
+            or not np.allclose(plane.spacing, first.spacing, rtol=1e-3)
         ):
             raise RelayError(f"The slices in {place} differ in size or direction; give one series in one folder.")
-    origins = np.array([header.GetOrigin() for header in headers])
-    if not np.isfinite(origins).all() or not np.isfinite(axes).all():
+    origins = np.array([plane.origin for plane in planes])
+    if not np.isfinite(origins).all() or not np.isfinite(first.axes).all():
         raise RelayError(f"The slices in {place} lie at places that are no numbers; export them again.")
-    heights = origins @ axes[2]
+    heights = origins @ first.axes[2]
     order = np.argsort(heights, kind="stable")
     origins, heights = origins[order], heights[order]
-    drift = (origins - origins[0]) @ axes[:2].T
+    drift = (origins - origins[0]) @ first.axes[:2].T
     if np.abs(drift).max() > DRIFT_MM:
         raise RelayError(f"The slices in {place} do not lie above each other; give one series in one folder.")
+    ordered = tuple(planes[i] for i in order)
     close = np.flatnonzero(np.diff(heights) < 0.01)
     if close.size:
-        one, other = files[order[close[0]]], files[order[close[0] + 1]]
-        raise RelayError(f"{one} and {other.name} are slices at the same place; keep one series, once.")
-    spacing = first.GetSpacing()
-    return _Stack(tuple(files[i] for i in order), heights, origins[0], axes, (spacing[0], spacing[1]))
+        raise _same_place(
+            [plane for plane, high in zip(ordered, heights, strict=True) if abs(high - heights[close[0]]) < 0.01]
+        )
+    return _Stack(ordered, heights, first.axes)
+
+
+def _same_place(planes: Sequence[Plane]) -> RelayError:
+    """Return the error about several images at one place, with what tells them apart."""
+    differ = multiframe.differences(planes)
+    what = f", which differ in {differ}" if differ else ""
+    if len({plane.file for plane in planes}) == 1:
+        return RelayError(
+            f"{planes[0].file} holds {len(planes)} images at the same place{what}; export the T2 volume alone."
+        )
+    return RelayError(
+        f"{planes[0].file} and {planes[1].file.name} are slices at the same place{what}; keep one series, once."
+    )
+
+
+def _planes(path: Path, stated: Statement, *, image: bool = True) -> list[Plane]:
+    """Return the slices of a file with the geometry that the file states; a field that is missing is never assumed.
+
+    A mask may leave out its orientation: it then has to lie on its image without a turn.
+    """
+    header = header_if_known(path)
+    if header is None:
+        if multiframe.sop_class(path) in ENHANCED:
+            return multiframe.planes(path, stated)
+        raise RelayError(f"{path} cannot be read; it is damaged or no DICOM image: copy it again.")
+    if tag(header, FRAMES) not in ("", "1") or tag(header, SOP_CLASS) in ENHANCED:
+        return multiframe.planes(path, stated)
+    multiframe.grey(path, tag(header, PHOTOMETRIC), int(tag(header, SAMPLES) or 1))
+    size = header.GetSize()
+    origin = np.array(header.GetOrigin()) if tag(header, POSITION) else multiframe.position_of(path, None)
+    orientation = tag(header, ORIENTATION)
+    unturned = replace(stated, orientation=stated.orientation or "LPS")
+    axes = multiframe.axes_of(path, orientation, stated if image else unturned)
+    if orientation and np.abs(axes - axes_read(header)).max() > SAME_DIRECTION:
+        raise RelayError(f"{path} states ImageOrientationPatient so that it is not understood; export it again.")
+    apart = {name: said for key, name in TOLD_APART.items() if (said := tag(header, key))}
+    gap = tag(header, GAP_STATED)
+    return [
+        Plane(
+            file=path,
+            size=size[:2],
+            origin=origin,
+            # GDCM's own numbers: those of earlier readings, to the last bit
+            axes=axes_read(header) if orientation else axes,
+            spacing=_spacing(path, header, stated),
+            gap=float(gap) if re.fullmatch(r"[0-9.]+", gap) and float(gap) > 0 else None,
+            padding=_padding(header),
+            thickness=(multiframe.numbers_of(tag(header, THICKNESS)) or [0.0])[0],
+            told_apart=apart,
+        )
+    ]
+
+
+def _padding(header: sitk.ImageFileReader) -> float | None:
+    """Return the rescaled value of pixels that show nothing; None where the file states none."""
+    value = multiframe.numbers_of(tag(header, PADDING))
+    slope, intercept = multiframe.numbers_of(tag(header, SLOPE)), multiframe.numbers_of(tag(header, INTERCEPT))
+    return value[0] * (slope or [1.0])[0] + (intercept or [0.0])[0] if value else None
+
+
+def _without_padding(pixels: NDArray[np.float32], planes: Sequence[Plane]) -> NDArray[np.float32]:
+    """Return slices with the least other value in the place of padding that lies far off all other values.
+
+    Padding within the range of the image, such as 0 in the air, is left as it is.
+    """
+    marked = np.zeros(pixels.shape, bool)
+    for plane, slice_, mark in zip(planes, pixels, marked, strict=True):
+        if plane.padding is not None:
+            np.equal(slice_, np.float32(plane.padding), out=mark)
+    if not marked.any() or marked.all():
+        return pixels
+    shown = pixels[~marked]
+    least, most = float(shown.min()), float(shown.max())
+    far = marked & ((pixels > most) | (pixels < least - (most - least)))
+    return np.where(far, np.float32(least), pixels)
+
+
+def _spacing(path: Path, header: sitk.ImageFileReader, stated: Statement) -> tuple[float, float]:
+    """Return the millimetres between pixels, x and y, as the file states them, or else the site.
+
+    Raises:
+        RelayError: neither states them, or GDCM reads another spacing than the file states.
+    """
+    read = header.GetSpacing()[:2]
+    for key, field in SPACINGS.items():
+        if not tag(header, key):
+            continue
+        x, y = multiframe.spacing_of(path, tag(header, key))
+        if not np.allclose((x, y), read, rtol=1e-4):
+            raise RelayError(
+                f"{path} states {field} {y:g} × {x:g} mm, and is read with {read[1]:g} × {read[0]:g} mm;"
+                " export it again."
+            )
+        return read[0], read[1]
+    return multiframe.spacing_of(path, None, stated)
+
+
+def _check_gap(place: str, step: float, plane: Plane) -> None:
+    """Check the distance between slices against SpacingBetweenSlices.
+
+    Some scanners state the empty space between slices there, which is less than half of their thickness. So only a
+    multiple of the stated distance is an error: slices that are missing at equal distances.
+
+    Raises:
+        RelayError: the slices lie two or more of the stated distances apart.
+    """
+    gap = plane.gap
+    if gap is None or (gap < plane.thickness / 2 and abs((gap + plane.thickness) / step - 1) < GAP):
+        return
+    times = step / gap
+    if 1.5 < times < 20 and abs(times - round(times)) < 0.02 * times:
+        raise RelayError(
+            f"The series in {place} is incomplete: its slices lie {step:.2f} mm apart, and SpacingBetweenSlices says"
+            f" {gap:.2f} mm; add the missing files."
+        )
 
 
 def _volume(pixels: NDArray[np.float32], stack: _Stack, *, step: float) -> sitk.Image:
     volume = sitk.GetImageFromArray(pixels)
-    volume.SetSpacing((*stack.spacing, step))
-    volume.SetOrigin(stack.origin.tolist())
+    volume.SetSpacing((*stack.planes[0].spacing, step))
+    volume.SetOrigin(stack.planes[0].origin.tolist())
     volume.SetDirection(stack.axes.T.ravel().tolist())
     return volume
 
 
-def _pixels(files: Iterable[Path]) -> NDArray[np.float32]:
+def _pixels(planes: Sequence[Plane]) -> NDArray[np.float32]:
     # Each file is read separately: a series reader takes the pixel type of the first slice for all slices, and rounds
     # where another slice has a rescale slope of its own.
-    return np.concatenate([sitk.GetArrayFromImage(_read(path)) for path in files])
+    parts: dict[Path, NDArray[np.float32]] = {}
+    framed: dict[Path, list[Plane]] = defaultdict(list)
+    for plane in planes:
+        if plane.frame is None:
+            parts[plane.file] = sitk.GetArrayFromImage(_read(plane.file))
+        else:
+            framed[plane.file].append(plane)
+    for path, chosen in framed.items():
+        parts[path] = multiframe.pixels(path, chosen)
+    taken = {path: iter(slices) for path, slices in parts.items()}
+    return np.stack([next(taken[plane.file]) for plane in planes])
 
 
 def _read(path: Path) -> sitk.Image:
     try:
         return sitk.ReadImage(str(path), sitk.sitkFloat32, imageIO="GDCMImageIO")
     except RuntimeError as error:
-        voxels = math.prod(_header(path).GetSize())
+        voxels = math.prod(header_of(path).GetSize())
         # with more voxels, the header claims more than the file holds, and the file is damaged
-        if voxels <= MOST_PACKED * _bytes(path):
+        if voxels <= MOST_PACKED * bytes_of(path):
             raise_if_short(str(error), voxels)
         raise RelayError(f"{path} cannot be read; it is damaged or no DICOM image: copy it again.") from None
-
-
-def _header(path: Path) -> sitk.ImageFileReader:
-    if _ends_gdcm(path):
-        raise RelayError(f"{path} cannot be read; it is deflated or damaged: export it again, uncompressed.")
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO("GDCMImageIO")
-    reader.LoadPrivateTagsOff()
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError:
-        # The error's text is not used: a damaged length asks for any amount of memory.
-        raise_if_short("", _bytes(path))
-        raise RelayError(f"{path} cannot be read; it is damaged or no DICOM image: copy it again.") from None
-    return reader
-
-
-def _bytes(path: Path) -> int:
-    """Return a file's size in bytes; 0 where the file is gone."""
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
-
-
-def _ends_gdcm(path: Path) -> bool:
-    """Return whether GDCM may end the process, which cannot be caught, when the file's header is read.
-
-    GDCM fails on some files in the transfer syntax that deflates all but the first lines; no scanner uses this syntax.
-    GDCM also reads nested sequences by recursion. The depth is estimated from items' tags and lengths alone, anywhere
-    in the file: a few pixel values that look like tags add no depth.
-    """
-    try:
-        content = path.read_bytes() if path.stat().st_size <= MOST_BYTES else b""
-    except OSError:
-        return False
-    if DEFLATED in content[:4096]:
-        return True
-    if not any(item in content for item in _ITEM_STARTS):  # true for nearly all files
-        return False
-    ends: list[float] = []
-    for found in _ITEM.finditer(content):
-        if found[0][:4] in _ITEM_ENDS:
-            if ends:
-                ends.pop()
-            continue
-        while ends and ends[-1] <= found.start():
-            ends.pop()
-        length = int.from_bytes(found[1], "little" if found[0][0] == 0xFE else "big")
-        ends.append(math.inf if length == 0xFFFFFFFF else found.end() + length)
-        if len(ends) > DEEPEST:
-            return True
-    return False
-
-
-def _axes(header: sitk.ImageFileReader | sitk.Image) -> Vector:
-    """Return unit vectors along columns and rows, and the slice normal, as rows."""
-    return np.array(header.GetDirection()).reshape(3, 3).T
-
-
-def looks_like_dicom(path: Path) -> bool:
-    """Return whether a file is DICOM by its name, or else by its first 132 bytes."""
-    if path.name.upper() == "DICOMDIR":
-        return False
-    if path.suffix.lower() in (".dcm", ".ima"):
-        return True
-    try:
-        with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
-
-
-def _names(series: Sequence[Series]) -> str:
-    return ", ".join(sorted(f'"{one.description or "no description"}"' for one in series))

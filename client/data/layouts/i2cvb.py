@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from client.data.layouts import Folder, Folders, Found, Problem, Source, dicom, layout
+from client.data.layouts import Folder, Folders, Found, Problem, Source, dicom, layout, series
 from common.errors import RelayError
 
 IMAGE, MASK = ("T2W",), ("GT", "prostate")
@@ -23,25 +23,28 @@ def detect(folder: Folder) -> Path | None:
 @layout("i2cvb", detect=detect, looks_for="PATIENT/T2W beside PATIENT/GT/prostate, both DICOM")
 def find(folders: Folders) -> Found:
     """List a patient for each folder, named after the folder, since the headers are anonymised."""
-    sources, problems = [], []
+    sources, problems, choices = [], [], {}
     for patient in folders.images.folders:
         if not (patient.named(*IMAGE) or patient.named("GT") or patient.name.lower().startswith("patient")):
             continue
         try:
-            sources.append(Source(patient.name, _image(patient, folders.series), _mask(patient)))
+            choice = _image(patient, folders.series)
+            image = choice.series
+            sources.append(Source(patient.name, image.files, _mask(patient), person=image.patient))
+            choices[patient.name] = choice
         except RelayError as error:
             problems.append(Problem(patient.name, str(error)))
-    return Found(tuple(sources), tuple(problems))
+    return Found(tuple(sources), tuple(problems), series.reasons(choices))
 
 
-def _image(patient: Folder, pattern: str) -> tuple[Path, ...]:
+def _image(patient: Folder, pattern: str) -> series.Choice:
     folder = _inside(patient, IMAGE, "image", "mask")
-    return dicom.choose(_series(folder), pattern, place=str(folder.path)).files
+    return series.choose(_series(folder), pattern, place=str(folder.path))
 
 
 def _mask(patient: Folder) -> tuple[Path, ...]:
     # Mask slices were written one by one, often each with a series number of its own.
-    return tuple(path for series in _series(_inside(patient, MASK, "mask", "image")) for path in series.files)
+    return tuple(path for one in _series(_inside(patient, MASK, "mask", "image")) for path in one.files)
 
 
 def _inside(patient: Folder, names: tuple[str, ...], kind: str, other: str) -> Folder:
@@ -53,7 +56,7 @@ def _inside(patient: Folder, names: tuple[str, ...], kind: str, other: str) -> F
     return found[0]
 
 
-def _series(folder: Folder) -> tuple[dicom.Series, ...]:
+def _series(folder: Folder) -> tuple[series.Series, ...]:
     scan = dicom.scan(folder.all_files())
     if scan.damaged:
         raise RelayError(f"{scan.damaged[0]} cannot be read; it is damaged or no image: copy it again.")

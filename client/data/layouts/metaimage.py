@@ -54,6 +54,18 @@ def check(path: Path) -> None:
         raise _damaged(voxels.file)
 
 
+def states_orientation(path: Path) -> bool:
+    """Return whether a MetaImage says how its axes lie in the body."""
+    keys, _ = _header(path)
+    return any(key in keys for key in ("TransformMatrix", "Rotation", "Orientation"))
+
+
+def states_spacing(path: Path) -> bool:
+    """Return whether a MetaImage says how far its voxels lie apart."""
+    keys, _ = _header(path)
+    return "ElementSpacing" in keys or "ElementSize" in keys
+
+
 @dataclass(frozen=True)
 class _Voxels:
     file: Path

@@ -53,6 +53,22 @@ def check(path: Path) -> None:
         raise damaged from None
 
 
+def states_orientation(path: Path) -> bool:
+    """Return whether a .nrrd file says how its axes lie in the body."""
+    return _states(path, rb"space directions")
+
+
+def states_spacing(path: Path) -> bool:
+    """Return whether a .nrrd file says how far its voxels lie apart."""
+    return _states(path, rb"space directions|spacings|axis mins|axismins")
+
+
+def _states(path: Path, entries: bytes) -> bool:
+    with path.open("rb") as file:
+        header = re.split(rb"\r?\n\r?\n", file.read(_HEADER_BYTES), maxsplit=1)[0].lower()
+    return re.search(rb"^(%b):" % entries, header, re.MULTILINE) is not None
+
+
 def _long(header: bytes) -> bool:
     """Return whether a line is too long for NRRD's own fields; comments and users' "key:=value" pairs may be long."""
     return any(len(line) > _FIELD_BYTES and not re.match(rb"#|[^:]*:=", line) for line in header.splitlines())

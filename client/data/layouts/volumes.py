@@ -9,7 +9,20 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from client.data.layouts import Case, Source, dicom, metaimage, nifti, nrrd, writable
+from client.data.layouts import (
+    NOTHING_STATED,
+    Case,
+    Source,
+    Statement,
+    dicom,
+    geometry,
+    mask_values,
+    metaimage,
+    nifti,
+    nrrd,
+    slicer,
+    writable,
+)
 from client.data.layouts.size import check_steps, check_voxels, raise_if_short
 from common.errors import BadPatient, RelayError
 from common.text import count, percent
@@ -31,14 +44,19 @@ def read_case(source: Source) -> Case:
     Raises:
         BadPatient: the image or mask cannot be used.
     """
+    stated = source.stated
     try:
-        image = read_image(source.image, channel=source.channel)
-        mask = read_mask(source.mask, step=image.GetSpacing()[2])
+        image = read_image(source.image, channel=source.channel, stated=stated)
+        mask, values = _read_mask(source.mask, step=image.GetSpacing()[2], stated=stated)
         with _header_errors(place(source.mask)):
             mask = on_grid(mask, image, place=place(source.mask))
+        missing = _lacking(source.image, source.channel, stated)
     except RelayError as error:
         raise BadPatient(source.patient, writable(str(error))) from None
     x, y, z = image.GetSpacing()
+    said = geometry.remark(missing, stated)
+    series = not is_volume_file(source.image[0]) and len(source.image) > 1
+    remarks = (*([said] if said else []), *(dicom.doubts(source.image) if series else ()))
     return Case(
         patient=source.patient,
         image=sitk.GetArrayFromImage(image),
@@ -46,52 +64,76 @@ def read_case(source: Source) -> Case:
         spacing=(z, y, x),
         origin=image.GetOrigin(),
         direction=image.GetDirection(),
+        values=values,
+        remarks=remarks,
     )
 
 
-def read_image(files: Sequence[Path], *, channel: int | None = None) -> sitk.Image:
+def read_image(files: Sequence[Path], *, channel: int | None = None, stated: Statement = NOTHING_STATED) -> sitk.Image:
     """Return an axial volume as float32 in LPS order, finite and not constant.
 
     Args:
         files: one volume file, or all files of one DICOM series.
         channel: the number of the volume in a file of four axes, counted from 0; None for a file of three axes.
+        stated: the site's statements, used where the files lack geometry.
 
     Raises:
         RelayError: the files cannot be read, or hold no such volume.
     """
-    return upright(read_as_it_lies(files, channel=channel), place(files))
+    return upright(read_as_it_lies(files, channel=channel, stated=stated), place(files), stated)
 
 
-def read_as_it_lies(files: Sequence[Path], *, channel: int | None = None) -> sitk.Image:
+def read_as_it_lies(
+    files: Sequence[Path], *, channel: int | None = None, stated: Statement = NOTHING_STATED
+) -> sitk.Image:
     """Return an axial volume on its own grid, with the axes and values of its file or series.
 
     Args:
         files: one volume file, or all files of one DICOM series.
         channel: the number of the volume in a file of four axes, counted from 0; None for a file of three axes.
+        stated: the site's statements, used where the files lack geometry.
 
     Raises:
-        RelayError: the files cannot be read.
+        RelayError: the files cannot be read, or neither they nor the site states their geometry.
     """
     _there(files)
     with _header_errors(place(files)):
-        return read_volume(files[0], channel) if is_volume_file(files[0]) else dicom.read_image(files)
+        if not is_volume_file(files[0]):
+            return dicom.read_image(files, stated)
+        image = read_volume(files[0], channel)
+        missing = geometry.lacking(files[0], image)
+        if geometry.is_blank(image) and stated == NOTHING_STATED:
+            return image  # `upright` tells it, after what else is wrong with the image
+        geometry.check(place(files), missing, stated)
+        return geometry.restated(image, missing, stated) if missing else image
 
 
-def upright(raw: sitk.Image, place: str) -> sitk.Image:
+def _lacking(files: Sequence[Path], channel: int | None, stated: Statement) -> tuple[str, ...]:
+    """Return what an image's files do not state and the site does; nothing is read where the site states nothing."""
+    if stated.spacing_mm is None and not stated.orientation:
+        return ()
+    if is_volume_file(files[0]):
+        return geometry.lacking(files[0], read_volume(files[0], channel))
+    return dicom.lacking(files, stated)
+
+
+def upright(raw: sitk.Image, place: str, stated: Statement = NOTHING_STATED) -> sitk.Image:
     """Return a volume as float32 in LPS order, checked for unusable content.
 
     Args:
         raw: the volume with the axes and values of its file or series.
         place: the name of its file or folder in an error's sentence.
+        stated: the site's statements.
 
     Raises:
-        RelayError: the image is not axial, no volume, constant, or holds NaN or infinity.
+        RelayError: the image is not axial, no volume, constant, holds NaN or infinity, or has no geometry.
     """
     check_steps(place, raw.GetSpacing())
     with _header_errors(place):
         image = sitk.DICOMOrient(sitk.Cast(raw, sitk.sitkFloat32), "LPS")
     x, y, z = image.GetSpacing()
-    if max(x, y) > 1.5 * z:
+    # Voxels of a thin-sliced axial volume are longest in both directions of the slices, others in one.
+    if max(x, y) > 1.5 * z and max(x, y) > 1.5 * min(x, y):
         raise RelayError(f"{place} is not axial (its slices are thickest across the body); give the axial T2.")
     if min(image.GetSize()) < 3:
         raise RelayError(f"{place} is no volume: it has {count(image.GetSize()[2], 'slice')}; give the whole series.")
@@ -101,27 +143,55 @@ def upright(raw: sitk.Image, place: str) -> sitk.Image:
         raise RelayError(f"{place} holds {wrong} values that are no numbers (NaN or infinite); export it again.")
     if values.min() == values.max():
         raise RelayError(f"{place} is the same value ({values.min():g}) everywhere; export it again.")
+    if geometry.is_blank(raw):
+        geometry.check(place, (geometry.SPACING, geometry.ORIENTATION), stated)
     return image
 
 
-def read_mask(files: Sequence[Path], *, step: float = 0.0) -> sitk.Image:
-    """Return a mask on its own grid in LPS order: uint8, 1 wherever the label is above 0, else 0.
+def read_mask(files: Sequence[Path], *, step: float = 0.0, stated: Statement = NOTHING_STATED) -> sitk.Image:
+    """Return a mask on its own grid in LPS order: uint8, 1 wherever the value is gland, else 0.
 
     Args:
         files: one volume file, or all files of one DICOM series.
         step: the image's distance between slices in mm, used for a DICOM series of masks, which may lack slices.
+        stated: the site's statements on the values of masks and on missing geometry.
 
     Raises:
-        RelayError: the mask cannot be read, or holds no label above 0.
+        RelayError: the mask cannot be read, holds values that are no labels, or holds no gland.
     """
+    return _read_mask(files, step=step, stated=stated)[0]
+
+
+def _read_mask(files: Sequence[Path], *, step: float, stated: Statement) -> tuple[sitk.Image, mask_values.Counts]:
     _there(files)
     with _header_errors(place(files)):
-        raw = read_volume(files[0]) if is_volume_file(files[0]) else dicom.read_mask(files, step=step)
+        if is_volume_file(files[0]):
+            raw = _read_labels(files[0], stated)
+            # A mask that states no orientation must lie as its image does, which `on_grid` checks.
+            if missing := geometry.stated_of(geometry.lacking(files[0], raw), stated):
+                raw = geometry.restated(raw, missing, stated)
+        else:
+            raw = dicom.read_mask(files, step=step, stated=stated)
         check_steps(place(files), raw.GetSpacing())
-        mask = sitk.DICOMOrient(raw > 0, "LPS")
+        counts = mask_values.counts(sitk.GetArrayViewFromImage(raw))
+        mask = sitk.DICOMOrient(mask_values.gland(raw, counts, place(files), stated), "LPS")
     if not sitk.GetArrayViewFromImage(mask).any():
-        raise RelayError(f"The mask {place(files)} is empty (no label above 0); draw it, or remove the patient.")
-    return mask
+        listed = mask_values.words(counts)
+        what = f"no label above 0 but {listed}" if listed and not stated.labels else "no label above 0"
+        if stated.labels:
+            wanted = ", ".join(map(str, stated.labels))
+            what = f'none of the labels {wanted}, but {listed or "0 alone"}; correct "labels" in the site file'
+        raise RelayError(f"The mask {place(files)} is empty ({what}); draw it, or remove the patient.")
+    return mask, counts
+
+
+def _read_labels(path: Path, stated: Statement) -> sitk.Image:
+    """Return a mask's file as it lies; of a segmentation of several layers, the layers as one label map."""
+    if not path.name.lower().endswith(".nrrd"):
+        return read_volume(path)
+    nrrd.check(path)
+    found = slicer.segments(path)
+    return slicer.label_map(path, read_volume(path, layers=bool(found)), found, stated) if found else read_volume(path)
 
 
 def on_grid(mask: sitk.Image, image: sitk.Image, *, place: str) -> sitk.Image:
@@ -184,12 +254,13 @@ def _there(files: Sequence[Path]) -> None:
         raise RelayError("The series is empty: it has no file; add its files, or remove the patient.")
 
 
-def read_volume(path: Path, channel: int | None = None) -> sitk.Image:
+def read_volume(path: Path, channel: int | None = None, *, layers: bool = False) -> sitk.Image:
     """Read one volume file with the axes and values of the file: three axes, one value in each voxel.
 
     Args:
         path: the file.
         channel: the number of the volume, from 0, in a file of several volumes.
+        layers: whether a voxel may hold several values.
 
     Raises:
         RelayError: the file cannot be read, or holds no such volume.
@@ -228,8 +299,10 @@ def read_volume(path: Path, channel: int | None = None) -> sitk.Image:
         )
     if image.GetDimension() == 4 and (channel is not None or volumes == 1):
         image = image[:, :, :, channel or 0]
-    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
+    if image.GetDimension() != 3 or (image.GetNumberOfComponentsPerPixel() != 1 and not layers):
         raise RelayError(f"{path} is no plain volume of three dimensions; give one value a voxel, three axes.")
+    if name.endswith(nifti.ENDINGS):
+        nifti.check_placement(path)
     return image
 
 

@@ -123,3 +123,35 @@ def test_a_site_too_small_is_told_how_many_patients_it_needs(count: int, fractio
 def test_a_patient_given_twice_is_refused() -> None:
     with pytest.raises(ValueError, match="twice"):
         split(["a", "b", "c", "a", "d", "e"], seed=1, site="A", test_fraction=0.2, folds=2)
+
+
+@given(SETTINGS, st.data())
+def test_a_split_never_parts_a_person(setting: tuple[int, int, float, int], data: st.DataObject) -> None:
+    count, seed, fraction, folds = setting
+    visits = data.draw(st.lists(st.integers(1, 4), min_size=count, max_size=count))
+    persons = {
+        f"{k:03}_{v}": f"{k:03}_0" if number > 1 else "" for k, number in enumerate(visits) for v in range(number)
+    }
+    made = split(persons, seed=seed, site="A", test_fraction=fraction, folds=folds, persons=persons)
+    sides = [made.test, *made.validation]
+    owners = [{name.partition("_")[0] for name in side} for side in sides]
+    assert sum(map(len, owners)) == len(set.union(*owners)) == count
+    assert Counter(name for side in sides for name in side) == Counter(list(persons))
+    assert len(owners[0]) == max(1, math.floor(count * fraction + 0.5))
+    for fold in range(folds):
+        training = {name.partition("_")[0] for name in made.train(fold)}
+        assert not training & (owners[0] | owners[1 + fold])
+
+
+@given(SETTINGS)
+def test_a_site_without_visits_is_divided_as_ever(setting: tuple[int, int, float, int]) -> None:
+    count, seed, fraction, folds = setting
+    persons = dict.fromkeys(names(count), "")
+    made = split(persons, seed=seed, site="A", test_fraction=fraction, folds=folds, persons=persons)
+    assert made == divide(*setting)
+
+
+def test_too_few_persons_are_told_however_many_visits_they_have() -> None:
+    persons = {f"{k}_{v}": f"{k}_0" for k in range(3) for v in range(9)}
+    with pytest.raises(RelayError, match="27 usable patients of 3 persons"):
+        split(persons, seed=1, site="A", test_fraction=0.2, folds=5, persons=persons)

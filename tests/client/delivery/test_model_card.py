@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from client.data.layouts import Statement
 from client.delivery.model_card import Card, card_beside, figure_text, load_card, name_of, network_named, number
 from client.delivery.model_card_text import markdown
 from common.config.study import ModelConfig, N4Config, PreprocessingConfig
@@ -160,3 +161,12 @@ def test_a_card_of_version_0_1_is_read_as_one_of_selected_slices(tmp_path: Path)
     told = flat(markdown(found))
     assert "selected slices alone: those whose mask holds more than 200 pixels" in told
     assert "it may draw gland where there is none" in told
+
+
+def test_a_card_repeats_what_the_hospital_stated_about_its_files() -> None:
+    stated = Statement(spacing_mm=(3.0, 0.5, 0.5), orientation="LPS", labels=(1, 2))
+    text = flat(markdown(card(stated=stated.sentences())))
+    assert "stated 3 × 0.5 × 0.5 mm" in text and "stated LPS" in text and "named the values 1 and 2" in text
+    assert "above 0.5 of its masks" in flat(markdown(card(stated=Statement(mask_threshold=0.5).sentences())))
+    assert "stated" not in flat(markdown(card()))
+    assert Statement().sentences() == ()

@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 
 from client.data import layouts
 from client.data.layouts import size
-from client.preprocessing import inventory, pipeline
+from client.preprocessing import cache, inventory, pipeline
 from client.preprocessing.bias_field import correct_bias_field
+from client.preprocessing.inventory import tasks_of
 from client.preprocessing.pipeline import fingerprint, load, prepare, site_key, to_native
 from client.site_config import SiteConfig, load_site
 from common.config.study import N4Config, PreprocessingConfig
@@ -657,3 +658,47 @@ def test_a_reader_that_does_not_say_that_memory_was_short_is_not_believed(
         prepare(site, NO_N4, cores=1)
     monkeypatch.undo()
     assert prepare(site, NO_N4, cores=1).left_out == 0
+
+
+def of_an_earlier_reader(path: Path, *, spoil: bool = False) -> None:
+    """Leave out what earlier versions did not write; with `spoil`, voxels that were read otherwise."""
+    arrays, metadata = cache.read_tensors(path) or ({}, {})
+    left = {name: value for name, value in metadata.items() if name not in ("reader", "crc32")}
+    if path.parent.name == "corrected":
+        left.pop("voxels")
+    if spoil:
+        arrays["image"] = arrays["image"] + 1
+        left |= {"voxels": "0" * 64} if "voxels" in left else {}
+    cache.write_tensors(path, arrays, left)
+
+
+@pytest.mark.parametrize("spoil", [False, True])
+def test_what_an_earlier_reader_prepared_is_read_once_more_and_corrected_again_where_it_differed(
+    tmp_path: Path, count: Callable[[], int], spoil: bool
+) -> None:
+    site = make_site(tmp_path)
+    first = prepare(site, QUICK)
+    images = [load(record).image for record in first.records]
+    count()
+    for path in (site.folder / "cache" / "slices").glob("*.safetensors"):
+        of_an_earlier_reader(path, spoil=spoil and path == first.records[1].path)
+    for path in (site.folder / "cache" / "corrected").glob("*.safetensors"):
+        of_an_earlier_reader(path)
+    again = prepare(site, QUICK)
+    assert count() == int(spoil)
+    assert again == first
+    for record, image in zip(again.records, images, strict=True):
+        np.testing.assert_array_equal(load(record).image, image)
+    assert prepare(site, QUICK) == first and count() == 0
+
+
+def test_a_mask_that_an_earlier_reader_took_is_refused_though_it_was_prepared(tmp_path: Path) -> None:
+    site = make_site(tmp_path)
+    first = prepare(site, QUICK)
+    soft = sitk.ReadImage(str(site.images / "Case01_segmentation.nii.gz"), sitk.sitkFloat32) * 0.4
+    sitk.WriteImage(soft, str(site.images / "Case01_segmentation.nii.gz"))
+    (task,) = [task for task in tasks_of(site, QUICK, "")[0] if task.name == "Case01"]
+    task.slices.write_bytes(first.records[1].path.read_bytes())  # as an earlier version made it from this mask
+    of_an_earlier_reader(task.slices)
+    assert [record.patient for record in prepare(site, QUICK).records] == ["Case00", "Case02"]
+    assert any("between whole numbers" in line for line in log_of(site))

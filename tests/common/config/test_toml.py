@@ -78,3 +78,33 @@ def test_a_value_without_end_or_that_a_terminal_would_obey_is_not_repeated_as_it
     with pytest.raises(RelayError) as told:
         load_study(path)
     assert str(told.value).isprintable() and len(str(told.value)) < 1100
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("ends", ["\n", "\r\n"])
+def test_a_file_as_windows_writes_it_is_read(tmp_path: Path, encoding: str, ends: str) -> None:
+    mark = {"utf-16-le": b"\xff\xfe", "utf-16-be": b"\xfe\xff"}.get(encoding, b"")
+    path = tmp_path / "x.toml"
+    path.write_bytes(mark + f'name = "Müller"{ends}inner.depth = 3{ends}'.encode(encoding))
+    assert load_toml(path, Outer, "thing file") == Outer(name="Müller", inner=Inner(depth=3))
+
+
+def test_a_file_in_another_code_page_is_told_with_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "x.toml"
+    path.write_bytes('name = "Müller"'.encode("cp1252"))
+    with pytest.raises(RelayError, match="not written in UTF-8 .*save it again"):
+        load_toml(path, Outer, "thing file")
+
+
+@pytest.mark.parametrize("name", [r"C:\Users\me", r"C:\data", r"\\server\share", "C:\\"])
+def test_a_backslash_in_double_quotes_is_told_with_what_to_write(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "x.toml"
+    path.write_text(f'inner.depth = 1\nname = "{name}"\n', encoding="utf-8")
+    with pytest.raises(RelayError, match="single quotes"):
+        load_toml(path, Outer, "thing file")
+    path.write_text(f"name = '{name}'\n", encoding="utf-8")
+    assert load_toml(path, Outer, "thing file").name == name
+    path.write_text("name = [\n", encoding="utf-8")
+    with pytest.raises(RelayError) as caught:
+        load_toml(path, Outer, "thing file")
+    assert "single quotes" not in str(caught.value)

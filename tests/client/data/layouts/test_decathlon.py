@@ -17,6 +17,7 @@ from client.preprocessing.pipeline import prepare
 from common.config.study import N4Config, PreprocessingConfig
 from common.errors import RelayError
 from deploy.site.check import site_check
+from tests.client.data.layouts.test_geometry import stating
 from tests.support.layout_files import (
     CONTENTS,
     as_decathlon,
@@ -185,3 +186,58 @@ def test_the_check_up_says_it_too(tmp_path: Path, capsys: pytest.CaptureFixture[
         site_check(tmp_path / "site.toml", as_json=False)  # its slices are too small
     told = capsys.readouterr().out
     assert told.startswith("Site A, layout decathlon: ") and f"Site A, to know: {decathlon.NOTE}" in told
+
+
+@pytest.mark.parametrize("ending", [".mha", ".mhd", ".nrrd", ".nii", ".nii.gz"])
+def test_a_set_in_any_format_of_nnu_nets_is_read(tmp_path: Path, ending: str) -> None:
+    image, mask = truth()
+    for name in ("10000_1000000", "10001_1000001"):
+        write_volume(tmp_path / "images" / "imagesTr" / f"{name}_0000{ending}", image)
+        write_volume(tmp_path / "images" / "imagesTr" / f"{name}_0001{ending}", image[::-1])
+        write_volume(tmp_path / "images" / "labelsTr" / f"{name}{ending}", mask)
+    (tmp_path / "images" / "dataset.json").write_text(
+        json.dumps({"channel_names": {"0": "T2W", "1": "ADC"}, "labels": {"background": 0, "prostate": 1}}), "utf-8"
+    )
+    found = layouts.find(site(tmp_path, "decathlon"))
+    assert found.problems == () and [source.patient for source in found.sources] == ["10000_1000000", "10001_1000001"]
+    for source in found.sources:
+        same(layouts.read(source), image, mask)
+    if ending == ".mhd":
+        next((tmp_path / "images" / "labelsTr").glob("10000_*raw")).unlink()
+        assert "are missing" in problem(layouts.find(site(tmp_path, "decathlon")), "10000_1000000")
+
+
+@pytest.mark.parametrize(("name", "known"), [("zscore", True), ("noNorm", True), ("ADC", False), ("CT", False)])
+def test_an_only_modality_named_by_its_normalisation_is_the_t2_and_that_is_said(
+    tmp_path: Path, name: str, known: bool
+) -> None:
+    image, mask = truth()
+    as_decathlon(tmp_path, image, mask, channel_names={"0": name}, modality={})
+    write_volume(tmp_path / "images" / "imagesTr" / "prostate_00.nii.gz", image)
+    if not known:
+        with pytest.raises(RelayError, match="does not say"):
+            layouts.find(site(tmp_path, "decathlon"))
+        return
+    found = layouts.find(site(tmp_path, "decathlon"))
+    same(layouts.read(only(found)), image, mask)
+    assert any(f'"{name}"' in note and "taken for the T2" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        ({"background": 0, "prostate": 1}, ""),
+        ({"0": "background", "1": "PZ", "2": "TZ"}, ""),
+        ({"background": 0, "whole_prostate": [1, 2], "lesion": 2}, '"lesion" (2)'),
+        ({"0": "background", "1": "prostate", "2": "bladder"}, '"bladder" (2)'),
+        ({"background": 0, "csPCa": 1}, '"csPCa" (1)'),
+        (["background"], ""),
+        (7, ""),
+    ],
+)
+def test_values_that_are_no_gland_by_their_names_are_told(tmp_path: Path, labels: Any, told: str) -> None:
+    config = as_decathlon(tmp_path, *truth(), labels=labels)
+    notes = [note for note in layouts.find(config).notes if "By dataset.json" in note]
+    assert [told in note for note in notes] == [True] * bool(told)
+    if told:
+        assert not any("By dataset.json" in note for note in layouts.find(stating(tmp_path, "labels = [1]\n")).notes)

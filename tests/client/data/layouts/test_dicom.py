@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 
+from client import data_check
 from client.data import layouts
 from client.data.layouts import dicom
+from client.data_check import words
+from tests.support.enhanced import empty_file
 from tests.support.layout_files import (
     OBLIQUE,
     Writer,
@@ -121,3 +125,182 @@ def test_a_shortage_of_memory_is_not_the_files_fault_unless_it_claims_what_it_do
         layouts.read(source)
     monkeypatch.setattr(dicom, "MOST_PACKED", 0)
     assert "cannot be read" in bad(source)
+
+
+WITHOUT_PIXELS = {
+    "report": "1.2.840.10008.5.1.4.1.1.88.11",
+    "contours": "1.2.840.10008.5.1.4.1.1.481.3",
+    "presentation state": "1.2.840.10008.5.1.4.1.1.11.1",
+    "key objects": "1.2.840.10008.5.1.4.1.1.88.59",
+    "document": "1.2.840.10008.5.1.4.1.1.104.1",
+    "raw data": "1.2.840.10008.5.1.4.1.1.66",
+    "registration": "1.2.840.10008.5.1.4.1.1.66.1",
+    "of a maker's own": "1.3.46.670589.11.0.0.12.1",
+}
+
+
+@pytest.mark.parametrize("kind", WITHOUT_PIXELS.values(), ids=WITHOUT_PIXELS)
+@pytest.mark.parametrize("place", ["beside the slices", "in a folder of its own"])
+def test_objects_without_pixels_are_passed_over(tmp_path: Path, kind: str, place: str) -> None:
+    image, mask = truth()
+    config = as_nci_isbi(tmp_path, image, mask)
+    folder = tmp_path / "images" / "P1" / "1.2" / ("1.2.3" if place.startswith("beside") else "1.2.9")
+    folder.mkdir(exist_ok=True)
+    empty_file(kind, series="1.2.9").save_as(folder / "9000.dcm", enforce_file_format=True)
+    same(layouts.read(only(layouts.find(config))), image, mask)
+
+
+def test_a_slice_cut_short_before_its_pixels_is_no_object_without_pixels(tmp_path: Path) -> None:
+    """The slice would be passed over, and a series that ends with it would be read without it."""
+    config = as_nci_isbi(tmp_path, *truth())
+    path = tmp_path / "images" / "P1" / "1.2" / "1.2.3" / "000007.dcm"
+    for left in range(0, path.stat().st_size - 2 * 32 * 28, 37):
+        content = path.read_bytes()
+        path.write_bytes(content[:left])
+        assert "000007.dcm cannot be read" in problem(layouts.find(config), "P1"), left
+        path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("PixelSpacing", None, "PixelSpacing"),
+        ("PixelSpacing", "", "PixelSpacing"),
+        ("PixelSpacing", ["0.5"], "PixelSpacing"),
+        ("ImageOrientationPatient", None, "ImageOrientationPatient"),
+        ("ImageOrientationPatient", "", "ImageOrientationPatient"),
+        ("ImageOrientationPatient", ["0"] * 6, "ImageOrientationPatient"),
+        ("ImagePositionPatient", None, "ImagePositionPatient"),
+        ("PhotometricInterpretation", "MONOCHROME1", "MONOCHROME1"),
+    ],
+)
+@pytest.mark.parametrize("slices", [slice(None), slice(4, 5)], ids=["in all slices", "in one"])
+def test_geometry_that_a_series_does_not_state_is_told_by_the_fields_name(
+    tmp_path: Path, key: str, value: Any, told: str, slices: slice
+) -> None:
+    config = as_nci_isbi(tmp_path, *truth())
+    for path in sorted((tmp_path / "images" / "P1" / "1.2" / "1.2.3").iterdir())[slices]:
+        header = pydicom.dcmread(path)
+        if value is None:
+            delattr(header, key)
+        else:
+            setattr(header, key, value)
+        header.save_as(path)
+    assert told in bad(only(layouts.find(config)))
+
+
+def test_slices_missing_at_equal_distances_are_told_by_the_stated_distance(tmp_path: Path) -> None:
+    config = as_nci_isbi(tmp_path, *truth(), without=(1, 3, 5, 7))
+    assert "incomplete" in (told := bad(only(layouts.find(config)))) and "6.00" in told and "3.00" in told
+
+
+def test_two_images_at_each_place_are_told_with_what_differs(tmp_path: Path) -> None:
+    image, mask = truth()
+    config = as_nci_isbi(tmp_path, image, mask)
+    series = tmp_path / "images" / "P1" / "1.2" / "1.2.3"
+    write_series(series, image, uid="1.2.3.4", numbers=range(20, 28))
+    for path in series.iterdir():
+        header = pydicom.dcmread(path)
+        header.EchoTime = "80" if path.name < "00001" else "160"
+        header.save_as(path)
+    told = bad(only(layouts.find(config)))
+    assert "same place" in told and "EchoTime 80, 160" in told
+
+
+@pytest.mark.parametrize("without", ["the preamble", "the preamble and the group of the file"])
+def test_files_without_preamble_are_found_whatever_their_names(tmp_path: Path, without: str) -> None:
+    image, mask = truth()
+    config = as_nci_isbi(tmp_path, image, mask)
+    series = tmp_path / "images" / "P1" / "1.2" / "1.2.3"
+    for path in sorted(series.iterdir()):
+        if without == "the preamble":
+            path.write_bytes(path.read_bytes()[132:])
+        else:
+            bare = pydicom.Dataset()
+            bare.update(pydicom.dcmread(path))
+            bare.save_as(path, implicit_vr=True, little_endian=True)
+            assert path.read_bytes()[:2] == b"\x08\x00"
+        path.rename(series / path.stem)
+    (series / "notes").write_text("a note", encoding="utf-8")
+    same(layouts.read(only(layouts.find(config))), image, mask)
+
+
+def test_patients_whose_identifier_an_anonymiser_made_equal_are_named_by_their_folders(tmp_path: Path) -> None:
+    image, mask = truth()
+    for k in range(3):
+        write_series(tmp_path / "images" / f"case{k}" / "s", image + k, patient="ANON", uid=f"1.2.{k}")
+        write_volume(tmp_path / "labels" / f"case{k}.nrrd", mask)
+    found = layouts.find(site(tmp_path, "nci-isbi"))
+    assert [source.patient for source in found.sources] == ["case0", "case1", "case2"] and not found.problems
+    assert any('"ANON"' in note and "anonymiser" in note for note in found.notes)
+    for k, source in enumerate(found.sources):
+        np.testing.assert_array_equal(layouts.read(source).image, image + k)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "in_all", "told"),
+    [
+        (range(8), None, ""),
+        (range(8), "8", ""),
+        (range(8), "10", "ImagesInAcquisition says 10"),
+        (range(4, 12), None, "numbered from 5 to 12"),
+        (range(7, -1, -1), None, ""),
+        ((3, 9, 1, 12, 5, 7, 14, 16), None, ""),
+    ],
+)
+def test_slices_that_may_be_missing_at_an_end_are_told_by_the_numbers(
+    tmp_path: Path, numbers: Any, in_all: str | None, told: str
+) -> None:
+    image, mask = truth()
+    config = as_nci_isbi(tmp_path, image, mask, numbers=numbers)
+    for path in (tmp_path / "images").rglob("*.dcm"):
+        header = pydicom.dcmread(path)
+        if in_all:
+            header.ImagesInAcquisition = in_all
+        header.save_as(path)
+    case = layouts.read(only(layouts.find(config)))
+    same(case, image, mask)
+    assert bool(case.remarks) is bool(told) and all(told in remark for remark in case.remarks)
+    lines = [sentence for who, _, sentence in words.remarks(data_check.check(config, minimum_pixels=5)) if who == "P1"]
+    assert any(told in line for line in lines) or not told
+
+
+def in_mask(folder: Path, key: str, value: str | None) -> None:
+    for path in (folder / "images" / "Patient 1036" / "GT" / "prostate").iterdir():
+        header = pydicom.dcmread(path)
+        if value is None:
+            delattr(header, key)
+        else:
+            setattr(header, key, value)
+        header.save_as(path)
+
+
+def test_a_mask_needs_no_orientation_where_it_lies_on_its_image(tmp_path: Path) -> None:
+    image, mask = truth()
+    config = as_i2cvb(tmp_path, image, mask)
+    in_mask(tmp_path, "ImageOrientationPatient", None)
+    same(layouts.read(only(layouts.find(config))), image, mask)
+
+
+def test_a_mask_whose_values_are_turned_round_in_reading_is_told(tmp_path: Path) -> None:
+    config = as_i2cvb(tmp_path, *truth())
+    in_mask(tmp_path, "PhotometricInterpretation", "MONOCHROME1")
+    assert "MONOCHROME1" in bad(only(layouts.find(config)))
+
+
+@pytest.mark.parametrize(
+    ("stated", "thickness", "told"),
+    [("3", "3", False), ("0.5", "2.5", False), ("4", "3", True), ("2.5", "2.5", True), ("3.1", "3", False)],
+)
+def test_a_stated_distance_that_the_positions_contradict_is_told(
+    tmp_path: Path, stated: str, thickness: str, told: bool
+) -> None:
+    image, mask = truth()
+    config = as_nci_isbi(tmp_path, image, mask)
+    for path in (tmp_path / "images").rglob("*.dcm"):
+        header = pydicom.dcmread(path)
+        header.SpacingBetweenSlices, header.SliceThickness = stated, thickness
+        header.save_as(path)
+    case = layouts.read(only(layouts.find(config)))
+    same(case, image, mask)
+    assert any("SpacingBetweenSlices" in remark and "3.00 mm" in remark for remark in case.remarks) is told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import shutil
 from pathlib import Path
@@ -121,7 +122,9 @@ def test_an_unusable_volume_is_told(tmp_path: Path, how: str, told: str) -> None
     folder = tmp_path / "images"
     config = site(tmp_path, "nifti-pairs")
     for array, name in zip(spoiled(*truth(), how), ["c.nii.gz", "c_segmentation.nii.gz"], strict=True):
-        sitk.WriteImage(sitk.GetImageFromArray(array, isVector=False), str(folder / name))
+        volume = sitk.GetImageFromArray(array, isVector=False)
+        volume.SetSpacing([0.5] * volume.GetDimension())
+        sitk.WriteImage(volume, str(folder / name))
     assert told in bad(only(layouts.find(config)))
 
 
@@ -210,3 +213,32 @@ def test_a_mask_that_lost_its_place_is_not_laid_elsewhere(tmp_path: Path, lost: 
         assert "another grid" in bad(source)
     else:
         assert np.array_equal(layouts.read(source).mask, mask > 0)
+
+
+@pytest.mark.parametrize("spacing", [(0.6, 1.0, 1.0), (0.5, 0.9, 0.8), (1.0, 1.0, 1.0)])
+@pytest.mark.parametrize("ending", [".nii.gz", ".mha"])
+def test_a_thin_sliced_volume_is_axial(tmp_path: Path, spacing: tuple[float, float, float], ending: str) -> None:
+    image, mask = truth()
+    for array, name in ((image, "c"), (mask, "c_segmentation")):
+        write_volume(tmp_path / "images" / f"{name}{ending}", array, spacing=spacing)
+    case = layouts.read(only(layouts.find(site(tmp_path, "nifti-pairs" if "nii" in ending else "promise12"))))
+    np.testing.assert_array_equal(case.image, image)
+    np.testing.assert_allclose(case.spacing, spacing, rtol=1e-6)
+
+
+def test_a_packed_file_whose_name_does_not_say_so_is_told(tmp_path: Path) -> None:
+    image, mask = truth()
+    write_volume(tmp_path / "images" / "c.nii", image)
+    write_volume(tmp_path / "images" / "c_segmentation.nii", mask)
+    path = tmp_path / "images" / "c_segmentation.nii"
+    path.write_bytes(gzip.compress(path.read_bytes()))
+    assert "name it c_segmentation.nii.gz" in bad(only(layouts.find(site(tmp_path, "nifti-pairs")))).replace(
+        f"{tmp_path}/images/", ""
+    )
+
+
+def test_a_file_that_is_not_packed_under_a_packed_ones_name_is_read(tmp_path: Path) -> None:
+    image, mask = truth()
+    for array, name in ((image, "c"), (mask, "c_segmentation")):
+        write_volume(tmp_path / "images" / f"{name}.nii", array).rename(tmp_path / "images" / f"{name}.nii.gz")
+    same(layouts.read(only(layouts.find(site(tmp_path, "nifti-pairs")))), image, mask)
