@@ -207,7 +207,7 @@ def _odd_values(values: tuple[tuple[float, int], ...]) -> str:
         return ""
     if {value for value, _ in values} == ZONES:
         return ""
-    shown = [f"{value:g} ({number} voxel{'' if number == 1 else 's'})" for value, number in values[:MOST_SHOWN]]
+    shown = [f"{value:g} ({count(number, 'voxel')})" for value, number in values[:MOST_SHOWN]]
     if len(values) > MOST_SHOWN:
         shown.append(f"{len(values) - MOST_SHOWN} more")
     return (

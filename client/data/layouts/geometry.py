@@ -12,6 +12,7 @@ import SimpleITK as sitk
 
 from client.data.layouts import NOTHING_STATED, Statement, metaimage, nifti, nrrd
 from common.errors import RelayError
+from common.text import listed
 
 SPACING, ORIENTATION = "spacing", "orientation"
 KEYS = {SPACING: "spacing_mm", ORIENTATION: "orientation"}
@@ -65,7 +66,7 @@ def check(path: str, missing: tuple[str, ...], stated: Statement = NOTHING_STATE
     known = stated_of(missing, stated)
     unknown = [what for what in missing if what not in known]
     if unknown:
-        keys = " and ".join(f'"{KEYS[what]}"' for what in unknown)
+        keys = listed(f'"{KEYS[what]}"' for what in unknown)
         raise RelayError(
             f"{path} states no {' and no '.join(missing)} (its header is the one of an array without geometry, or has"
             f" no such entry); convert it again from the scanner's files, or state what is true with {keys} in the site"
@@ -113,7 +114,7 @@ def remark(missing: tuple[str, ...], stated: Statement) -> str:
         said.append(f'a spacing of {steps} mm ("spacing_mm")')
     if ORIENTATION in missing and stated.orientation:
         said.append(f'axes that run {stated.orientation} ("orientation")')
-    return f"The files state none, so the site file's statement holds: {' and '.join(said)}." if said else ""
+    return f"The files state none, so the site file's statement holds: {listed(said)}." if said else ""
 
 
 def check_stated_step(place: str, step: float, stated: Statement) -> None:

@@ -136,7 +136,7 @@ def test_what_is_not_there_is_one_sentence(tmp_path: Path) -> None:
         with pytest.raises(RelayError, match=str(path)):
             load_study(path)
     (tmp_path / "latin.toml").write_bytes(b'name = "Universit\xe4t"')
-    with pytest.raises(RelayError, match=r"latin\.toml cannot be read"):
+    with pytest.raises(RelayError, match=r"latin\.toml is not written in UTF-8"):
         load_study(tmp_path / "latin.toml")
 
 

@@ -530,7 +530,9 @@ def test_phantoms_can_have_other_numbers_of_patients_and_real_glands(tmp_path: P
     masks = tmp_path / "masks"
     masks.mkdir()
     _, gland = patient(1, slices=5)
-    sitk.WriteImage(sitk.GetImageFromArray(gland), str(masks / "one.nrrd"))
+    mask = sitk.GetImageFromArray(gland)
+    mask.SetSpacing((1.5, 1.5, 3.0))
+    sitk.WriteImage(mask, str(masks / "one.nrrd"))
     asked = ["phantom", tmp_path / "out", "--patients", "A=2,C=1", "--anatomy", f"C={masks}"]
     done = relay(*asked)
     assert done.returncode == 0 and done.stderr == ""
