@@ -16,6 +16,7 @@ WEIGHTS = "0" * 64
 WORKPLACE = ExecutionEnvironment(fingerprint="f" * 64, torch="2.13.0", device="cpu", precision="float32")
 TRAIN = FineTune("A", 1, Start(), Schedule(6, 0, 6, "best"))
 SCORE = Evaluate("A", 1, "test", TRAIN)
+ESTIMATE = FineTune("A", 1, Start(), Schedule(0, 0, 0, "last"))
 
 
 def study_of(**parts: Any) -> Study:
@@ -36,6 +37,7 @@ def test_the_key_of_a_stage_is_what_it_was() -> None:
     assert STAGE_VERSION == 4
     assert key() == "cb46361e44ee852523b02bc24e78bf38131b2a04a93b1ea370d40cf0ab2ea5c6"
     assert key(SCORE) == "2672dda5c6faaebe72fcd021f33075218a85f19ecbb131eb4e0f5e7bb4ea90e0"
+    assert key(ESTIMATE) == "ffae517ae321bb707ba73edd81dab21ff11c02984cd2315820b4441389f682b5"
 
 
 CHANGES_ALL: list[dict[str, Any]] = [
@@ -89,20 +91,21 @@ CHANGES_NOTHING: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("change", CHANGES_ALL, ids=str)
 def test_what_every_result_depends_on_changes_every_key(change: dict[str, Any]) -> None:
-    for node in (TRAIN, SCORE):
+    for node in (TRAIN, SCORE, ESTIMATE):
         assert key(node, study=study_of(**change)) != key(node)
 
 
 @pytest.mark.parametrize("change", CHANGES_TRAINING, ids=str)
 def test_how_a_network_is_trained_changes_the_key_of_training_alone(change: dict[str, Any]) -> None:
     assert key(study=study_of(**change)) != key()
-    assert key(SCORE, study=study_of(**change)) == key(SCORE)
+    for node in (SCORE, ESTIMATE):
+        assert key(node, study=study_of(**change)) == key(node)
 
 
 @pytest.mark.parametrize("change", CHANGES_NOTHING, ids=str)
 def test_what_no_result_depends_on_changes_no_key(change: dict[str, Any]) -> None:
     before = study_of(training={"slices": "chosen"}) if "paper" in change else study_of()  # the paper's are chosen
-    for node in (TRAIN, SCORE):
+    for node in (TRAIN, SCORE, ESTIMATE):
         assert key(node, study=study_of(**change)) == key(node, study=before)
 
 

@@ -259,6 +259,11 @@ LIES: dict[str, tuple[type[WireMessage], Any, str]] = {
         replaced(epoch=1, losses=(0.5,), learning_rates=(0.1,), dices=(0.5,), kept_epoch=1),
         "another number of epochs",
     ),
+    "no epoch at all": (
+        FineTuneOrder,
+        replaced(epoch=0, losses=(), learning_rates=(), dices=(), kept_epoch=0, gradient_steps=0),
+        "another number of epochs",
+    ),
     "an epoch without a loss": (FineTuneOrder, replaced(losses=(0.5,)), "not one of the declared messages"),
     "more slices than it has": (FineTuneOrder, replaced(train_slices=10**9), "another number of slices"),
     "a Dice above 1": (FineTuneOrder, replaced(validation_dice=1.5), "not one of the declared messages"),
@@ -699,7 +704,8 @@ def test_weights_that_a_stage_has_just_brought_are_not_taken_away_with_those_of_
         return answer
 
     monkeypatch.setattr(Dispatcher, "outcome", held_up)
-    study = study_of(baseline=True, federated=({"rounds": 1, "local_epochs": 3, "then_target": False},))
+    rounds = {"rounds": 1, "local_epochs": 3, "batch_norm": "average", "then_target": False}
+    study = study_of(baseline=True, federated=(rounds,))
     study = study.model_copy(update={"split": study.split.model_copy(update={"use_folds": 1})})
     grid = FakeGrid(study, wait_for_it)
     train = grid.train
@@ -722,7 +728,7 @@ def test_weights_that_went_with_another_stage_of_the_same_work_are_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Strategies that come to the same average go on with the same work: what one has done with, another needs."""
-    rounds = {"rounds": 2, "then_target": False}
+    rounds = {"rounds": 2, "batch_norm": "average", "then_target": False}
     study = study_of(federated=tuple({"strategy": name, **rounds} for name in ("fedavg", "fedmedian")))
     study = study.model_copy(update={"split": study.split.model_copy(update={"use_folds": 1})})
     grid = FakeGrid(study)
