@@ -462,20 +462,25 @@ def test_steps_bytes_and_sites_of_a_row_are_those_of_its_graph(tmp_path: Path) -
             assert row["bytes_moved"] == 6 * size and row["contributed"] == ["A", "B", "C"]
             assert row["route"] == ["B", "C", "A"]
         else:
-            scores = {
-                node.weights: run.records[node].dice
+            estimated = row["method"] == "fedavg-re-estimated"
+            scored = {
+                node.parents[0]: node
                 for node in run.plan.nodes
-                if isinstance(node, Evaluate)
-                and isinstance(node.weights, Average)
-                and (node.site, node.fold, node.split) == (row["target"], fold, "validation")
+                if isinstance(node, FineTune if estimated else Evaluate)
+                and isinstance(node.parents[0], Average)
+                and (node.site, node.fold) == (row["target"], fold)
+                and (node.schedule.epochs == 0 if isinstance(node, FineTune) else node.split == "validation")
             }
-            selected = max(scores, key=scores.__getitem__)
+            assert len(scored) == 2
+            selected = max(scored, key=lambda average: run.records[scored[average]].dice)
+            assert isinstance(selected, Average)
             rounds = selected.parts[0].schedule.last
             each = sum(batches(slices[fold]) for slices in SLICES.values())
             assert row["gradient_steps"] == rounds * each
-            assert row["bytes_moved"] == (2 * 3 * rounds + 1) * size
+            # The average goes to the target to be scored; for an estimate its weights also come back.
+            assert row["bytes_moved"] == (2 * 3 * rounds + 1 + estimated) * size
             assert row["contributed"] == ["A", "B", "C"]
-            assert row["weights"] == run.records[selected].weights
+            assert row["weights"] == run.records[scored[selected] if estimated else selected].weights
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -515,9 +520,10 @@ def test_results_json_holds_what_others_rely_on(tmp_path: Path) -> None:
     assert {"study", "sites", "rows", "stages", "parked", "versions"} <= set(results)
     assert [site["name"] for site in results["sites"]] == ["A", "B", "C"]
     methods = {"baseline", "longer", "sequential", "cyclic", "unadapted", "fedavg", "fedavg-then-target"}
+    methods |= {"fedavg-re-estimated"}
     assert {row["method"] for row in results["rows"]} == methods
     for row in results["rows"]:
-        assert row["route"][-1] == row["target"] or row["method"] in ("unadapted", "fedavg")
+        assert row["route"][-1] == row["target"] or row["method"] in ("unadapted", "fedavg", "fedavg-re-estimated")
         assert row["target"] in "ABC" and row["fold"] in (0, 1) and isinstance(row["selected"], bool)
         for share in ("dice", "iou", "dice_volume", "validation_dice"):
             assert 0 <= row[share] <= 100
@@ -640,7 +646,7 @@ def test_a_route_that_cannot_grow_is_told(tmp_path: Path) -> None:
 def test_what_was_spent_counts_every_stage_once_and_discarded_ones_too(tmp_path: Path) -> None:
     run = go(FakeGrid(study_of(**EVERYTHING)), tmp_path)
     budgets = {entry["method"]: entry for entry in found_by(run)["budgets"]}
-    trainings = [node for node in run.plan.nodes if isinstance(node, FineTune)]
+    trainings = [node for node in run.plan.nodes if isinstance(node, FineTune) and node.schedule.epochs]
     everything = budgets["all"]
     assert everything["trainings"] == len(trainings)
     assert everything["gradient_steps"] == sum(run.records[node].gradient_steps for node in trainings)
