@@ -261,6 +261,23 @@ def test_the_studies_that_come_along_can_be_read(path: Path) -> None:
     assert from_table(tomllib.loads(study_toml(study)), Study, "a test") == study
 
 
+def test_an_average_has_both_kinds_of_statistics_unless_a_study_says_otherwise() -> None:
+    def batch_norm(**part: object) -> tuple[str, ...]:
+        study = from_table({"sites": ["A", "B"], "methods": {"federated": [part]}}, Study, "a test")
+        again = from_table(tomllib.loads(study_toml(study)), Study, "a test")
+        assert again == study
+        return study.methods.federated[0].batch_norm
+
+    assert batch_norm() == ("average", "re-estimate")
+    assert batch_norm(batch_norm="average") == ("average",)
+    assert batch_norm(batch_norm=["re-estimate"]) == ("re-estimate",)
+    for wrong in (["average", "average"], []):
+        with pytest.raises(RelayError, match="batch_norm is an empty list, or a value stands twice in it"):
+            batch_norm(batch_norm=wrong)
+    with pytest.raises(RelayError, match="re-estimate"):
+        batch_norm(batch_norm="local")
+
+
 def test_two_sites_leave_nothing_of_a_trimmed_mean() -> None:
     table = {"sites": ["A", "B"], "methods": {"federated": [{"strategy": "fedtrimmedavg"}]}}
     with pytest.raises(RelayError, match="three"):
