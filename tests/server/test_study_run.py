@@ -106,7 +106,10 @@ ROUTES = (("B", "C", "A"), ("B", "A"))
         (
             {"baseline": True, "sequential": {"routes": ROUTES}, "federated": FEDAVG},
             "22 of 28",
-            "Routes: B → C → A; FedAvg at A, B and C; FedAvg, batch norm re-estimated at A, B and C; FedAvg, then the",
+            (
+                "Routes: B → C → A; FedAvg at A, B and C; FedAvg, batch norm re-estimated at A, B and C;"
+                " FedAvg, then the target at A, B and C; Target alone at C"
+            ),
         ),
         (
             {"sequential": {"routes": "all"}},
