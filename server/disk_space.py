@@ -31,11 +31,15 @@ def check_disk_space(
     for variant, nodes in zip(variants, to_make, strict=True):
         trained = sum(isinstance(node, FineTune | Average) for node in nodes)
         if not everything:
-            # Of federated rounds, each fold keeps only the leading averages and the weights in transit.
+            # Of federated rounds, each fold keeps only the leading averages and the weights in transit; of averages
+            # re-estimated at a target, the leading one and the one at work.
             folds, sites = len(variant.split.run), len(variant.sites)
             averages = [node for node in nodes if isinstance(node, Average)]
             of_rounds = {*averages, *(part for average in averages for part in average.parts)} & set(nodes)
-            trained = min(trained, trained - len(of_rounds) + 3 * folds * (sites + 1))
+            estimates = sum(isinstance(node, FineTune) and not node.trains for node in nodes)
+            strategies = sum("re-estimate" in part.batch_norm for part in variant.methods.federated)
+            trained -= max(0, len(of_rounds) - 3 * folds * (sites + 1))
+            trained -= max(0, estimates - 2 * folds * sites * strategies)
         made += trained
         need += trained * declared_bytes(variant.model)
     free = shutil.disk_usage(folder).free

@@ -36,6 +36,9 @@ class Disclosure(BaseModel):
     exact: bool
     """Whether the study asks for exactly these counts; otherwise for these at most."""
     trainings: int
+    estimates: int = 0
+    """Estimates of batch norm's statistics for an average, without a gradient step. Their weights leave like those of
+    trainings."""
     of_epochs: tuple[tuple[int, int], ...]
     """Pairs (epochs, number of trainings of so many epochs), fewest epochs first."""
     epochs: int
@@ -45,11 +48,12 @@ class Disclosure(BaseModel):
     tests: int
     """Evaluations on test patients."""
     tensors: int
-    """The tensors leaving the site with all trainings."""
+    """The tensors leaving the site with all trainings and estimates."""
     weight_bytes: int
     description_numbers: int
     """The numbers in the site's descriptions. Numbers without information (0) count too, also in the next three."""
     training_numbers: int
+    """The numbers in the replies to trainings and estimates."""
     scoring_numbers: int
     """The numbers in the replies to evaluations, without scores of single patients."""
     patient_numbers: int
@@ -79,7 +83,7 @@ class _Tally:
     validated: Counter[int] = field(default_factory=Counter)
     """How often a fold's validation patients are scored, by fold; an ensemble of folds scores all at once."""
     other: Counter[str] = field(default_factory=Counter)
-    """The numbers of evaluations on validation patients, of tests and of gradient steps."""
+    """The numbers of estimates, of evaluations on validation patients, of tests and of gradient steps."""
 
     def __add__(self, more: _Tally) -> _Tally:
         return _Tally(self.trainings + more.trainings, self.validated + more.validated, self.other + more.other)
@@ -105,18 +109,21 @@ def disclosure_of(
     total: Counter[str] = Counter()
     for variant, survey in zip(study.variants, surveys, strict=True):
         tally = _most(site, variant, survey, largest_elsewhere)
-        trainings, validations, tests = tally.trainings.total(), tally.other["validations"], tally.other["tests"]
+        validations, tests, estimates = (tally.other[kind] for kind in ("validations", "tests", "estimates"))
+        sent = tally.trainings.total() + estimates
         shown = sum(survey.validation_patients[fold] * count for fold, count in tally.validated.items())
         shown += survey.test_patients * tests
         of_epochs += tally.trainings
         total += Counter(
+            estimates=estimates,
             gradient_steps=tally.other["gradient_steps"],
             validations=validations,
             tests=tests,
-            tensors=trainings * len(declared_shapes(variant.model)),
-            weight_bytes=trainings * declared_bytes(variant.model),
+            tensors=sent * len(declared_shapes(variant.model)),
+            weight_bytes=sent * declared_bytes(variant.model),
             description_numbers=_of_description(variant.split.folds),
-            training_numbers=sum(_of_training(epochs) * count for epochs, count in tally.trainings.items()),
+            training_numbers=estimates * _of_training(0)
+            + sum(_of_training(epochs) * count for epochs, count in tally.trainings.items()),
             scoring_numbers=(validations + tests) * _of_scoring(0),
             patient_numbers=shown * (_of_scoring(1) - _of_scoring(0)) if patient_scores else 0,
         )
@@ -171,7 +178,9 @@ def _most(site: str, variant: Study, survey: Survey, largest_elsewhere: int) -> 
     def tally(nodes: Iterable[FineTune | Evaluate]) -> _Tally:
         found = _Tally()
         for node in nodes:
-            if isinstance(node, FineTune):
+            if isinstance(node, FineTune) and not node.trains:
+                found.other["estimates"] += 1
+            elif isinstance(node, FineTune):
                 steps = batches_per_epoch(census[site][node.fold], variant.training.batch)
                 found.trainings[node.schedule.epochs] += 1
                 found.other["gradient_steps"] += node.schedule.epochs * steps
@@ -267,7 +276,7 @@ def _of_training(epochs: int) -> int:
             losses=each,
             learning_rates=each,
             dices=each,
-            kept_epoch=1,
+            kept_epoch=min(epochs, 1),
         )
     )
 

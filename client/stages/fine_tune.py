@@ -15,7 +15,7 @@ from client.stages.store import StageStore, intact
 from client.training.batches import standardised_slices, statistics
 from client.training.collapse import against_received
 from client.training.device import choose_device
-from client.training.fine_tune import Trained, fine_tune
+from client.training.fine_tune import Trained, fine_tune, re_estimated
 from common.model.weights import Weights
 from common.plan.graph import Evaluate, FineTune, Start, visit_of
 from common.plan.stage_key import stage_key
@@ -26,7 +26,7 @@ CHECKPOINT_SECONDS = 60.0
 
 
 def answer_fine_tune(order: VerifiedOrder[FineTune], store: StageStore) -> tuple[FineTuneReply, Weights | None]:
-    """Train for one leg, or reply from the disk where the stage is finished.
+    """Train for one leg, estimate batch norm's statistics, or reply from the disk where the stage is finished.
 
     Returns:
         The reply, and with the last leg the finished weights.
@@ -67,7 +67,9 @@ def _train(
     )
     trained = resume
     legs_end = began + study.training.leg_minutes * 60
-    if trained is None or trained.epoch < node.schedule.epochs:
+    if not node.trains:
+        trained = re_estimated(network, slices[0], device)
+    elif trained is None or trained.epoch < node.schedule.epochs:
         for trained in fine_tune(
             network,
             *slices,
@@ -96,7 +98,8 @@ def _train(
     scores, cleaned = validated(predictions(network, device, mean_std), validation, study)
     dice, iou = slice_mean(scores)
     figures = {"validation_dice": dice, "validation_iou": iou, "validation_dice_volume": volume_mean(scores)}
-    if trained.dices[trained.kept_epoch - 1] < study.collapse and not isinstance(node.parent, Start):
+    fell = node.trains and trained.dices[trained.kept_epoch - 1] < study.collapse
+    if fell and not isinstance(node.parent, Start):
         received = network_of(study, start, order.start_digest)
         figures |= against_received(network, received, *slices, training=study.training, device=device)
     digest = store.save_weights(key, trained.kept)

@@ -163,6 +163,19 @@ def fine_tune(
         yield state
 
 
+def re_estimated(network: nn.Module, train: Slices, device: Device) -> Trained:
+    """Estimate batch norm's statistics of the network's weights, and return the state of a stage without an epoch.
+
+    Args:
+        network: the network with the stage's start weights; left with the new statistics, on the device.
+        train: standardised training slices.
+        device: the device and precision to compute in.
+    """
+    place(network, device)
+    estimate_statistics(network, train.images, device)
+    return Trained(kept={name: tensor.cpu().clone() for name, tensor in network.state_dict().items()})
+
+
 def probabilities(network: nn.Module, images: torch.Tensor, device: Device) -> torch.Tensor:
     """Return the gland's probability at every pixel.
 

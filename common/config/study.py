@@ -242,12 +242,21 @@ class FederatedConfig(_Config):
     proximal_mu: Annotated[tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_several)] = (0.1,)
     """The weight of FedProx's proximal term (Li et al., MLSys 2020); other strategies have none. Among several numbers,
     each target's validation patients select the best."""
+    batch_norm: Annotated[tuple[Literal["average", "re-estimate"], ...], BeforeValidator(_several)] = (
+        "average",
+        "re-estimate",
+    )
+    """The statistics of batch normalisation in an average; each word is a row of its own. "average": the sites' means
+    and variances averaged like weights, which loses the variance between sites and is no site's statistics.
+    "re-estimate": estimated at each target from its training slices, as `training.batch_norm` "precise" does at the
+    end of every training, without a gradient step; each target's validation patients select the round among these
+    models. A route always ends with the target's own statistics."""
     then_target: bool = True
-    """Whether the selected average is also fine-tuned at each target."""
+    """Whether the average selected with averaged statistics is also fine-tuned at each target."""
 
     @model_validator(mode="after")
     def _something_to_choose_from(self) -> FederatedConfig:
-        for name in ("local_epochs", "proximal_mu"):
+        for name in ("local_epochs", "proximal_mu", "batch_norm"):
             given = getattr(self, name)
             if not given or len(set(given)) < len(given):
                 raise ValueError(f"{name} is an empty list, or a value stands twice in it")

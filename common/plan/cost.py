@@ -18,7 +18,7 @@ class Cost:
     trainings: int
     """Fine-tuning stages."""
     scorings: int
-    """Scoring stages."""
+    """Scoring stages, and estimates of batch norm's statistics, which score their weights."""
     gradient_steps: int
     bytes: int
     """Bytes of weights sent and received."""
@@ -27,7 +27,8 @@ class Cost:
 def cost_of(nodes: Iterable[Node], *, steps: Callable[[FineTune], int], weight_bytes: int) -> Cost:
     """Return the cost of some nodes, each counted once.
 
-    A stage receives its start weights, unless its own site made these weights; a training also sends its weights back.
+    A stage receives its start weights, unless its own site made these weights; a training also sends its weights back,
+    and so does an estimate of batch norm's statistics.
 
     Args:
         nodes: the stages; nodes of other kinds cost nothing.
@@ -37,7 +38,8 @@ def cost_of(nodes: Iterable[Node], *, steps: Callable[[FineTune], int], weight_b
     trainings = scorings = gradient_steps = transfers = 0
     for node in dict.fromkeys(nodes):
         if isinstance(node, FineTune):
-            trainings += 1
+            trainings += node.trains
+            scorings += not node.trains
             gradient_steps += steps(node)
             transfers += 1 + (made_at(node.parent) != node.site)
         elif isinstance(node, Evaluate):

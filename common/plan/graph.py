@@ -10,7 +10,7 @@ graph of 50 FedAvg rounds has 3^50 paths, too many to follow.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -20,6 +20,9 @@ from common.text import short_digest
 
 Keep = Literal["best", "last"]
 SplitName = Literal["validation", "test"]
+
+RE_ESTIMATED = "batch norm re-estimated"
+"""The end of the name of weights whose batch-norm statistics were estimated again."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,11 @@ class Start(Node):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class FineTune(Node):
-    """A training at a site, from the parent's weights."""
+    """A training at a site, from the parent's weights; or, without an epoch, an estimate of batch norm's statistics.
+
+    The statistics are those of the fold's training slices at the site. Both kinds score the weights that they make on
+    the fold's validation patients, and both send the weights back.
+    """
 
     site: str
     fold: int
@@ -100,6 +107,11 @@ class FineTune(Node):
     def parents(self) -> tuple[Node, ...]:
         """The node with the start weights of the training."""
         return (self.parent,)
+
+    @property
+    def trains(self) -> bool:
+        """Whether the stage makes gradient steps; without an epoch it only estimates batch norm's statistics."""
+        return self.schedule.epochs > 0
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -273,7 +285,7 @@ def visit_of(node: FineTune) -> int:
             parts, parent = (parent,), parent.parent
         else:
             return earlier
-        earlier += any(part.site == node.site and part.schedule.first == 0 for part in parts)
+        earlier += any(part.site == node.site and part.trains and part.schedule.first == 0 for part in parts)
 
 
 def travelled(node: Node) -> tuple[str, ...]:
@@ -288,6 +300,8 @@ def travelled(node: Node) -> tuple[str, ...]:
 
 def way_of(node: Node) -> str:
     """Return the origin of weights in words: "B → C → A", "FedAvg, round 3", "A + B + C"."""
+    if isinstance(node, FineTune) and not node.trains:
+        return f"{way_of(node.parent)}, {RE_ESTIMATED}"
     if isinstance(node, FineTune):
         before = way_of(node.parent)
         return f"{before} → {node.site}" if before else node.site
@@ -299,6 +313,9 @@ def way_of(node: Node) -> str:
         first = node.candidates[0]
         if isinstance(first, Ensemble):
             return f"best of {len(node.candidates)} routes, {len(first.members)} folds"
+        if isinstance(first, FineTune) and not first.trains:
+            parents = tuple(parent for candidate in node.candidates for parent in candidate.parents)
+            return f"{way_of(replace(node, candidates=parents))}, {RE_ESTIMATED}"
         return f"{STRATEGIES[first.strategy].title}, best round" if isinstance(first, Average) else way_of(first)
     if isinstance(node, Evaluate):
         return f"{way_of(node.weights)} at {node.site}"

@@ -55,6 +55,14 @@ def then_at(study: Study, target: str, model: Node) -> FineTune:
     return FineTune(target, fold_of(model), model, whole_cosine(study.training.epochs, study.training.keep))
 
 
+def re_estimated_at(target: str, model: Node) -> FineTune:
+    """Return the estimate of weights' batch-norm statistics on a target's training slices, of the weights' fold.
+
+    An average of several sites' means and variances lacks the variance between the sites, and is no site's statistics.
+    """
+    return FineTune(target, fold_of(model), model, Schedule(total_epochs=0, first=0, last=0, keep="last"))
+
+
 def routes_to(study: Study, target: str) -> list[tuple[str, ...]]:
     """Return the routes of at least one hop to a target, shortest first, in the study's order of sites.
 

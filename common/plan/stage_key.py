@@ -38,7 +38,7 @@ def stage_key(node: FineTune | Evaluate, *, study: Study, weights: str, environm
         environment: the site's data and machine.
     """
     stage: dict[str, Any]
-    if isinstance(node, FineTune):
+    if isinstance(node, FineTune) and node.trains:
         schedule = node.schedule
         stage = {
             "kind": "fine-tune",
@@ -49,6 +49,12 @@ def stage_key(node: FineTune | Evaluate, *, study: Study, weights: str, environm
         }
         if visit := visit_of(node):
             stage["visit"] = visit
+    elif isinstance(node, FineTune):
+        # No random number is drawn and no step is made: only the slices, the precision and the threads matter.
+        stage = {
+            "kind": "re-estimate",
+            "training": study.training.model_dump(mode="json", include={"precision", "threads", "slices"}),
+        }
     else:
         stage = {
             "kind": "evaluate",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from common.config.study import FederatedConfig, Study
-from common.plan.graph import Evaluate, FineTune, Node, ballot
+from common.plan.graph import Best, Evaluate, FineTune, Node, ballot
 
 Census = Mapping[str, tuple[int, ...]]
 """For each site the number of selected training slices, a number for each fold."""
@@ -33,21 +33,25 @@ class PlannedRow:
     model: Node
     """The node that makes the weights."""
     validation: Node
-    """The node whose validation Dice decides the selection of the fold: a FineTune at the target, or an Evaluate on its
-    validation patients."""
+    """The node whose validation Dice decides the selection of the fold: a FineTune at the target, the best of several,
+    or an Evaluate on the target's validation patients."""
     test: Evaluate | None
     """The scoring on the target's test patients; None for a study without test scores."""
 
 
 def row_of(study: Study, method: str, route: tuple[str, ...], target: str, fold: int, model: Node) -> PlannedRow:
-    """Return the row of a model, with the scorings required by the study."""
+    """Return the row of a model, with the scorings required by the study.
+
+    A choice among models that the target has made and scored has the score of the model chosen: no further is needed.
+    """
+    made_there = isinstance(model, Best) and model.ballots == tuple((candidate,) for candidate in model.candidates)
     return PlannedRow(
         method=method,
         route=route,
         target=target,
         fold=fold,
         model=model,
-        validation=ballot(model, target, fold),
+        validation=model if made_there else ballot(model, target, fold),
         test=Evaluate(target, fold, "test", model) if study.methods.scored_on == "test" else None,
     )
 

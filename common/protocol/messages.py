@@ -134,7 +134,10 @@ class EvaluateOrder(Order):
 
 
 class FineTuneReply(WireMessage):
-    """From a site: the progress of a fine-tuning stage; the weights come with the last leg."""
+    """From a site: the progress of a fine-tuning stage; the weights come with the last leg.
+
+    The reply to an estimate of batch norm's statistics is "done" without an epoch.
+    """
 
     key: Digest
     state: Literal["needs-weights", "running", "done"]
@@ -172,8 +175,11 @@ class FineTuneReply(WireMessage):
     def _one_entry_an_epoch(self) -> Self:
         if not self.epoch == len(self.losses) == len(self.learning_rates) == len(self.dices):
             raise ValueError("every epoch has one entry of each kind")
-        if not (self.state == "done") <= self.kept_epoch <= self.epoch:
+        # A stage without an epoch estimates batch norm's statistics; the coordinator compares `epoch` with the plan's.
+        if not (self.state == "done" and self.epoch > 0) <= self.kept_epoch <= self.epoch:
             raise ValueError("the epoch kept is one of those finished")
+        if self.gradient_steps and not self.epoch:
+            raise ValueError("without an epoch there are no gradient steps")
         if self.state == "needs-weights" and not self._nothing_but("key", "state"):
             raise ValueError("nothing was trained")
         return self

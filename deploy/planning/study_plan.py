@@ -227,7 +227,7 @@ def _lines(study: Study, variant: Study, found: Plan, census: Census) -> tuple[l
 
 def _alone(ends: Sequence[Sequence[Node]]) -> int:
     """Return the number of trainings if every row were computed by itself."""
-    return sum(isinstance(node, FineTune) for end in ends for node in all_behind(end))
+    return sum(isinstance(node, FineTune) and node.trains for end in ends for node in all_behind(end))
 
 
 def _estimate(
@@ -280,7 +280,8 @@ def _duration(
             slices = models * sum(held_out(node.site, fold, node.split) for fold in folds)
             return STAGE_SECONDS + 3 * slices * speed.predict
         validated = (node.schedule.epochs + 3) * held_out(node.site, node.fold, "validation")
-        return STAGE_SECONDS + steps(node) * speed.step + validated * speed.predict
+        shown = validated if node.trains else validated + census[node.site][node.fold]
+        return STAGE_SECONDS + steps(node) * speed.step + shown * speed.predict
 
     return seconds
 

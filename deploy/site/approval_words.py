@@ -132,9 +132,16 @@ def _runs(study: Study, surveys: Sequence[Survey], counts: Disclosure) -> Iterat
         if counts.trainings
         else "none.",
     )
+    if counts.estimates:
+        yield from _labelled(
+            "estimates",
+            f"{most}{whole(counts.estimates)} of batch normalisation's statistics, for averages of all sites' weights:"
+            " the slices of a training are shown to the network once, and no step is made.",
+        )
+    of_each = "each training or estimate" if counts.estimates else "each training"
     yield from _labelled(
         "scorings",
-        f"{most}{whole(counts.validations)} on validation patients, besides the one that belongs to each training,"
+        f"{most}{whole(counts.validations)} on validation patients, besides the one that belongs to {of_each},"
         f" and {whole(counts.tests)} on test patients.",
     )
     if study.methods.sequential.grows:
@@ -146,16 +153,17 @@ def _runs(study: Study, surveys: Sequence[Survey], counts: Disclosure) -> Iterat
 def _leaves(study: Study, counts: Disclosure) -> Iterator[str]:
     most = "" if counts.exact else "at most "
     sizes = {(len(declared_shapes(one.model)), declared_bytes(one.model)) for one in study.variants}
+    with_what = "training or estimate" if counts.estimates else "training"
     of_each = " or ".join(f"{tensors} tensors of {short_bytes(size)}" for tensors, size in sorted(sizes))
     yield from _labelled(
         "weights",
-        f"{most}{count(counts.trainings, 'time')}, once a training: {of_each};"
+        f"{most}{count(counts.trainings + counts.estimates, 'time')}, once a {with_what}: {of_each};"
         f" {short_bytes(counts.weight_bytes)} together.",
     )
     yield from _labelled(
         "numbers",
-        f"{most}{whole(counts.training_numbers)} with the trainings: of each epoch the loss, the learning rate and the"
-        " validation Dice; of each training Dice, IoU and volume Dice, and counts of patients, slices and steps.",
+        f"{most}{whole(counts.training_numbers)} with them: of each epoch the loss, the learning rate and the"
+        f" validation Dice; of each {with_what} Dice, IoU and volume Dice, and counts of patients, slices and steps.",
     )
     yield from _labelled(
         "",

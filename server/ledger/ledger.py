@@ -44,9 +44,10 @@ class StageRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True)
     key: str
-    kind: Literal["start", "fine-tune", "evaluate", "average", "absent", "ensemble"]
-    """The kind of stage. "absent": the study skipped the stage, and went on with the stage's start weights. "ensemble":
-    several models together; such a record is made from its members' records whenever needed, and is never stored."""
+    kind: Literal["start", "fine-tune", "re-estimate", "evaluate", "average", "absent", "ensemble"]
+    """The kind of stage. "re-estimate": batch norm's statistics of an average, estimated at a target. "absent": the
+    study skipped the stage, and went on with the stage's start weights. "ensemble": several models together; such a
+    record is made from its members' records whenever needed, and is never stored."""
     site: str = ""
     fold: int = 0
     parents: tuple[str, ...] = ()

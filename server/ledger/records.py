@@ -12,16 +12,16 @@ from server.ledger.ledger import Cases, StageRecord
 
 
 def of_training(node: FineTune, reply: FineTuneReply, *, parent: str) -> StageRecord:
-    """Return the record of a training.
+    """Return the record of a training, or of an estimate of batch norm's statistics.
 
     Args:
-        node: the training.
+        node: the stage.
         reply: the site's last reply.
         parent: digest of the weights at the start of the training.
     """
     return StageRecord(
         key=reply.key,
-        kind="fine-tune",
+        kind="fine-tune" if node.trains else "re-estimate",
         site=node.site,
         fold=node.fold,
         parents=(parent,),

@@ -21,7 +21,7 @@ class Event:
     """The route of the weights, as "B → C"; or the reason for parking a stage; or the row whose weights were
     delivered."""
     stage: str = ""
-    """The kind of stage: "fine-tune", "validation" or "test"."""
+    """The kind of stage: "fine-tune", "re-estimate", "validation" or "test"."""
     fold: int = 0
     epoch: int = 0
     """Epochs trained, patients prepared, or bytes examined."""

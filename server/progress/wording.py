@@ -10,6 +10,8 @@ WAITING = "waiting"
 AWAY = "away"
 """The activity of a disconnected site."""
 _TRAINS = "trains"
+_ACTIVITY = {"fine-tune": _TRAINS, "re-estimate": "computes"}
+"""The verb of each kind of stage that makes weights; all other stages score weights."""
 
 
 def activity(event: Event, *, name_fold: bool = True) -> str | None:
@@ -22,7 +24,7 @@ def activity(event: Event, *, name_fold: bool = True) -> str | None:
     if event.kind == "preparing":
         return "patients prepared" if event.epoch == event.epochs else "preparing patients"
     if event.kind == "running":
-        return f"{_TRAINS if event.stage == 'fine-tune' else 'scores'} {_stage(event, name_fold=name_fold)}"
+        return f"{_ACTIVITY.get(event.stage, 'scores')} {_stage(event, name_fold=name_fold)}"
     of_kind = {"away": AWAY, "back": "there again", "delivered": "has its model"}
     return of_kind.get(event.kind, WAITING if event.kind in ("done", "parked", "skipped") else None)
 
@@ -97,7 +99,7 @@ def _what_happened(event: Event) -> str:
     if event.kind == "preparing":
         return f"{event.epoch} of {event.epochs} patients prepared"
     stage = _stage(event)
-    what = stage if event.stage == "fine-tune" else f"{event.stage} of {stage}"
+    what = stage if event.stage in _ACTIVITY else f"{event.stage} of {stage}"
     if event.kind == "skipped":
         return f"{what} is left out, since the site is away"
     if event.kind == "known":

@@ -85,7 +85,8 @@ def track(row: Row, stages: dict[str, Stage], score: Score) -> Track | None:
     """Return the track of a row along its chain of stages; None if nothing was scored at the target.
 
     A stage at another site adds cost and has no Dice at the target; a stage at the target has a Dice for each epoch; an
-    average has one for each round, on the target's validation patients. Weights cross the wire at the two ends of a
+    average has one for each round, on the target's validation patients. Of a re-estimated average these are the scores
+    of other models, and only the end counts. Weights cross the wire at the two ends of a
     stage, so against bytes a stage is one point. The model of all data is scored at the target only at its end.
 
     Args:
@@ -97,13 +98,16 @@ def track(row: Row, stages: dict[str, Stage], score: Score) -> Track | None:
     best = -math.inf
     by_steps: Points = []
     by_bytes: Points = []
-    for stage in walk(row.stage, stages):
+    chain = walk(row.stage, stages)
+    for place, stage in enumerate(chain, start=1):
         before = steps
         steps += stage.gradient_steps or 0
         moved += stage.bytes_moved or 0
         found = best
         if not stage.epochs:
             value = stage.validation.get(row.target)
+            if chain[-1].kind == "re-estimate" and place < len(chain):
+                continue
             if value is not None and value > found:
                 found = value
                 by_steps.append((steps, found))

@@ -77,7 +77,12 @@ def walk(stage: str | None, stages: dict[str, Stage]) -> list[Stage]:
 
 
 def _chain(stage: str | None, stages: dict[str, Stage]) -> list[Stage]:
-    """Return a stage and its ancestors with consecutive rounds joined; rounds without any score are left out."""
+    """Return a stage and its ancestors with consecutive rounds joined; rounds without any score are left out.
+
+    The chain of a re-estimated average is empty: its rounds have scores as plain averages alone.
+    """
+    if stage in stages and stages[stage].kind == "re-estimate":
+        return []
     chain: list[Stage] = []
     for trained, group in groupby(walk(stage, stages), key=lambda stage: bool(stage.epochs)):
         run = list(group)

@@ -241,6 +241,8 @@ def of_budget(results: Results) -> str:
         f"To obtain all rows: {listed(parts)} included. Stages that methods share count in each of them, and once in"
         " Everything."
     )
+    if any(stage.kind == "re-estimate" for stage in results.stages):
+        text += " An average whose batch-norm statistics are estimated at a target counts among the scorings."
     if any(row.kind.section is Section.ALL_DATA for row in results.rows):
         text += " Bytes are those of weights: the images that all data in one place would have to move are not in them."
     if results.forgetting:

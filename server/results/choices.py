@@ -15,6 +15,13 @@ BATCH_NORM = {
 """The remark on each setting of batch normalisation."""
 
 
+OF_AVERAGES = {
+    "average": "the sites' means and variances averaged like weights, without the variance between sites",
+    "re-estimate": "estimated anew at each target from its training slices, as a route ends with",
+}
+"""The remark on each way to the statistics of batch normalisation in an average."""
+
+
 def open_choices(study: Study, plan: Plan) -> list[tuple[str, str, str]]:
     """Return for each open choice its subject, this study's setting, and a remark."""
     grid, training, split = study.preprocessing, study.training, study.split
@@ -40,6 +47,7 @@ def open_choices(study: Study, plan: Plan) -> list[tuple[str, str, str]]:
     ]
     if rounds:
         choices.append(("federated rounds", rounds, "beyond the paper; by default the longest route's gradient steps"))
+        choices.append(("batch normalisation of averages", *_of_averages(study)))
     return choices
 
 
@@ -56,6 +64,18 @@ def _clean_up(study: Study) -> tuple[str, str]:
     if not study.postprocessing.clean_up:
         return "none", "segmentations are scored as the network draws them; the paper names no clean-up"
     return "tried", "largest part, holes filled; kept for a model where its validation patients gain by it"
+
+
+def _of_averages(study: Study) -> tuple[str, str]:
+    """Return the ways to the statistics of batch normalisation in averages, and the remark on them."""
+    titles: dict[tuple[str, ...], list[str]] = {}
+    for part in study.methods.federated:
+        titles.setdefault(tuple(sorted(part.batch_norm)), []).append(STRATEGIES[part.strategy].title)
+    ways = [" and ".join(words) for words in titles]
+    if len(titles) > 1:
+        ways = [f"{', '.join(of)}: {way}" for way, of in zip(ways, titles.values(), strict=True)]
+    used = sorted({word for words in titles for word in words})
+    return "; ".join(ways), "; ".join(f"{word}: {OF_AVERAGES[word]}" for word in used)
 
 
 def _rounds(plan: Plan) -> list[str]:

@@ -128,7 +128,7 @@ class _Part:
             bytes_moved=cost.bytes,
             weights=run.records[row.model].weights,
             members=run.records[row.model].parents if ensemble_in(row.model) else (),
-            contributed=tuple(sorted({node.site for node in trained})),
+            contributed=tuple(sorted({node.site for node in trained if node.trains})),
             absent=self.absent[row],
             stage=None if ensemble_in(row.model) else _stage_id(self.number, _trained_by(run, row.model)),
         )
@@ -223,7 +223,7 @@ class _Part:
             )
 
     def stages(self) -> Iterator[schema.Stage]:
-        """Yield the finished trainings and averages."""
+        """Yield the finished trainings, averages, and re-estimates of averages."""
         for node in self.run.plan.nodes:
             if isinstance(node, FineTune) and self._is_done(node):
                 yield self._stage(node)
@@ -234,9 +234,10 @@ class _Part:
         record = self.run.records[node]
         epochs = zip(record.learning_rates, record.losses, record.dices, strict=True)
         first = node.schedule.first + 1
+        dice = _per_cent(record.value(self.run.score))
         return schema.Stage(
             id=_stage_id(self.number, node),
-            kind="fine-tune",
+            kind="fine-tune" if node.trains else "re-estimate",
             site=node.site,
             fold=node.fold,
             label=way_of(node),
@@ -245,10 +246,11 @@ class _Part:
                 schema.Epoch(epoch=epoch, lr=rate, loss=loss, dice=_per_cent(dice))
                 for epoch, (rate, loss, dice) in enumerate(epochs, start=first)
             ),
-            kept_epoch=first + record.kept_epoch - 1,
+            kept_epoch=first + record.kept_epoch - 1 if node.trains else None,
             gradient_steps=record.gradient_steps,
             bytes_moved=self.cost([node]).bytes,
-            validation_dice=_per_cent(record.value(self.run.score)),
+            validation={} if node.trains else {node.site: dice},
+            validation_dice=dice,
             weights=record.weights,
         )
 

@@ -247,7 +247,7 @@ class Budget(Value):
     trainings: int
     """Fine-tuning stages."""
     scorings: int
-    """Scoring stages."""
+    """Scoring stages, and estimates of batch norm's statistics, which score their weights."""
     gradient_steps: int
     """Gradient steps of all trainings."""
     bytes_moved: int
@@ -308,14 +308,15 @@ class Epoch(Value):
 
 
 class Stage(Value):
-    """A training at a site, or the average of a federated round."""
+    """A training at a site, the average of a federated round, or an average with a site's batch-norm statistics."""
 
     id: str
     """The stage's name within this file: the variant, and a digest of the stage's node."""
     kind: str = ""
-    """The kind of stage: "fine-tune" or "average"."""
+    """The kind of stage: "fine-tune", "average", or "re-estimate" (batch norm's statistics of an average, estimated at
+    a site)."""
     site: str = ""
-    """The site of the training; empty for an average."""
+    """The site of the training or estimate; empty for an average."""
     fold: int | None = None
     """The fold, counted from 0."""
     label: str = ""
@@ -323,9 +324,9 @@ class Stage(Value):
     parent: str | None = None
     """The `id` of the stage with this stage's start weights; null for the first weights."""
     epochs: tuple[Epoch, ...] = ()
-    """An entry for each epoch; none for an average."""
+    """An entry for each epoch of a training; none for stages of other kinds."""
     kept_epoch: int | None = None
-    """The epoch whose weights were kept; missing for an average."""
+    """The epoch whose weights were kept, of a training only."""
     gradient_steps: int | None = None
     """Gradient steps; for an average, the sum over its parts."""
     bytes_moved: int | None = None
@@ -333,7 +334,8 @@ class Stage(Value):
     contributed: tuple[str, ...] | None = None
     """The sites whose weights are averaged; for an average only."""
     validation: dict[str, Figure] = Field(default_factory=dict)
-    """Of an average, its Dice on every site's validation patients, per cent, by which the study selects."""
+    """Of an average, its Dice on every site's validation patients, of an estimate on its own site's; per cent, by which
+    the study selects."""
     validation_dice: Figure = None
     """Dice of the weights on the site's validation patients, per cent, by which the study selects; of an average, the
     mean over sites."""

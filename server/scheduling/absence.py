@@ -55,8 +55,10 @@ class Absences:
                 self._hours[node] = max(self._hours.get(node, 0.0), rule.wait_hours)
             if rule.then == "skip":
                 self._cuttable.update(nodes)
-                # The target's own training at the end of a route is the row itself, and is never skipped.
-                self._skippable.update(node for node in nodes if isinstance(node, FineTune) and node != model)
+                # The target's own training at the end of a route is the row itself, and is never skipped; so are the
+                # re-estimates of averages at the target, of which one is the row.
+                trainings = (node for node in nodes if isinstance(node, FineTune) and node.trains)
+                self._skippable.update(node for node in trainings if node != model)
 
     def patience(self, node: Node) -> float:
         """Return the seconds for which a stage waits for its site."""

@@ -87,7 +87,8 @@ class Dispatcher:
         self.work.report("running", node)
 
         def observe(epoch: int, dice: float | None) -> None:
-            self.work.count(node, epoch / node.schedule.epochs, own=True)
+            if node.trains:
+                self.work.count(node, epoch / node.schedule.epochs, own=True)
             self.work.report("running", node, epoch, dice)
 
         reply, weights = self.channels[node.site].fine_tune(order, lambda: self.ledger.file(order.weights), observe)
@@ -114,7 +115,8 @@ class Dispatcher:
             check_fit(weights, self.state.study.model)
         except UnfitWeights as error:
             raise RejectedWeights(f"its weights were refused: {error}") from None
-        check_not_collapsed(reply, self.state.study.collapse)
+        if node.trains:
+            check_not_collapsed(reply, self.state.study.collapse)
 
     def _evaluate(self, node: Evaluate) -> StageRecord:
         """Return the record of a scoring."""

@@ -34,9 +34,9 @@ def census_of(descriptions: Mapping[str, Description]) -> Census:
 
 
 def slices_shown(node: Node, descriptions: Mapping[str, Description]) -> float:
-    """Return a stage's work in slices shown to the network; a scored slice counts as a third of a training slice."""
+    """Return a stage's work in slices shown to the network; a slice shown without a step counts as a third of one."""
     if isinstance(node, FineTune):
-        return float(descriptions[node.site].train_slices[node.fold] * node.schedule.epochs)
+        return float(descriptions[node.site].train_slices[node.fold] * (node.schedule.epochs or 1 / 3))
     if isinstance(node, Evaluate):
         return models_in(node.weights) * descriptions[node.site].test_slices / 3
     return 0.0
@@ -228,8 +228,8 @@ class RunState:
     def next_of(self, nodes: Iterable[Node], held: str) -> Node:
         """Return a site's next stage.
 
-        First come scorings of weights still at the site, and scorings of an average, which can be deleted after its
-        scorings. Then comes the stage with the longest path to the end of the study.
+        First come scorings of weights still at the site, and all that is done with an average but further rounds: the
+        average can be deleted afterwards. Then comes the stage with the longest path to the end of the study.
 
         Args:
             nodes: the stages ready to begin at the site.
@@ -237,8 +237,8 @@ class RunState:
         """
 
         def rank(node: Node) -> tuple[bool, float]:
-            first = isinstance(node, Evaluate) and (
-                isinstance(node.weights, Average) or self.input_digest(node) == held
+            first = (isinstance(node, FineTune) and not node.trains) or (
+                isinstance(node, Evaluate) and (isinstance(node.weights, Average) or self.input_digest(node) == held)
             )
             return first, self.way_left[node]
 
@@ -306,8 +306,10 @@ class RunState:
         return record.kind == "absent" or any(self._lacking[parent] for parent in node.parents)
 
     def _is_of_a_round(self, node: Node) -> bool:
-        """Return whether a node is an average, or a training used only by averages."""
+        """Return whether a node is an average, its re-estimate at a target, or a training used only by averages."""
         users = self.users[node]
+        if isinstance(node, FineTune) and not node.trains:
+            return True
         return isinstance(node, Average) or (bool(users) and all(isinstance(user, Average) for user in users))
 
     # Keys and orders

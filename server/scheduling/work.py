@@ -83,7 +83,7 @@ class Work:
                 kind=kind,
                 site=node.site,
                 text=way_of(node) if isinstance(node, FineTune) else way_of(node.weights),
-                stage="fine-tune" if isinstance(node, FineTune) else node.split,
+                stage=_stage(node),
                 fold=node.fold,
                 epoch=epoch,
                 epochs=node.schedule.epochs if isinstance(node, FineTune) else 0,
@@ -94,3 +94,10 @@ class Work:
                 rate=self._own / total / elapsed,
             )
         )
+
+
+def _stage(node: FineTune | Evaluate) -> str:
+    """Return the kind of a stage; see `Event.stage`."""
+    if isinstance(node, Evaluate):
+        return node.split
+    return "fine-tune" if node.trains else "re-estimate"

@@ -27,7 +27,7 @@ GREEDY = {"sequential": {"routes": "greedy", "max_hops": 2}}
 
 
 def rounds(count: int) -> dict[str, Any]:
-    return {"federated": [{"rounds": count, "then_target": False}]}
+    return {"federated": [{"rounds": count, "batch_norm": "average", "then_target": False}]}
 
 
 CASES: list[dict[str, Any]] = [

@@ -16,7 +16,8 @@ SITES = 8
 @pytest.mark.slow
 def test_the_coordinator_holds_a_few_copies_of_the_weights_however_many_sites_answer() -> None:
     """Its own memory's peak, in a process of its own, while eight real workers send it their weights at once."""
-    case = {"sites": SITES, "methods": {"federated": [{"rounds": 1, "then_target": False}]}}
+    part = {"rounds": 1, "batch_norm": "average", "then_target": False}
+    case = {"sites": SITES, "methods": {"federated": [part]}}
     done = subprocess.run(
         [sys.executable, "-m", "tests.bench.scale", "--case", json.dumps(case)],
         env=os.environ | {"RELAY_BENCH_MB": str(MB), "OMP_NUM_THREADS": "1"},

@@ -103,15 +103,8 @@ class PlainLoop:
         rules = self.study.training
         total = total or rules.epochs
         train, validation = self.members(site, fold)
-        pixels = np.concatenate([patient.image for patient in train]).astype(np.float64)
-        mean, std = np.float32(pixels.mean()), np.float32(pixels.std())
-
-        def tensor(arrays: list[NDArray[np.float32]]) -> torch.Tensor:
-            return torch.from_numpy(np.concatenate(arrays))[:, None]
-
-        images = tensor([(patient.image - mean) / std for patient in train])
+        images, seen = self.standardised(site, fold)
         masks = tensor([patient.mask for patient in train])
-        seen = tensor([(patient.image - mean) / std for patient in validation])
         truth = [patient.mask > 0.5 for patient in validation]
         empty = [not plane.any() for patient in train for plane in patient.native]
 
@@ -156,10 +149,34 @@ class PlainLoop:
             if keep == "last" or dices[-1] > max(dices[:-1], default=-1.0):
                 kept = {name: value.clone() for name, value in network.state_dict().items()}
         network.load_state_dict(kept)
-        native = [patient.native for patient in validation]
+        return Stage(kept, losses, dices, self.native_dice(network, site, fold))
+
+    def with_own_statistics(self, site: str, fold: int, average: Tensors) -> Stage:
+        """An average of which nothing but batch normalisation's means and variances becomes the site's own."""
+        network = self.network()
+        network.load_state_dict(average)
+        network.to(memory_format=torch.channels_last)
+        with self._precision():
+            estimate_anew(network, self.standardised(site, fold)[0])
+        weights = {name: value.clone() for name, value in network.state_dict().items()}
+        return Stage(weights, [], [], self.native_dice(network, site, fold))
+
+    def standardised(self, site: str, fold: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Training and validation slices, by the mean and deviation of the training slices."""
+        train, validation = self.members(site, fold)
+        pixels = np.concatenate([patient.image for patient in train]).astype(np.float64)
+        mean, std = np.float32(pixels.mean()), np.float32(pixels.std())
+        first, second = (
+            tensor([(patient.image - mean) / std for patient in patients]) for patients in (train, validation)
+        )
+        return first, second
+
+    def native_dice(self, network: torch.nn.Module, site: str, fold: int) -> float:
+        """On the validation patients' own grid."""
+        native = [patient.native for patient in self.members(site, fold)[1]]
         spacing = self.study.preprocessing.spacing_mm
-        on_native = enlarge(self._predict(network, seen), spacing, native[0].shape[1:])
-        return Stage(kept, losses, dices, self._dice(on_native > 0.5, native))
+        on_native = enlarge(self._predict(network, self.standardised(site, fold)[1]), spacing, native[0].shape[1:])
+        return self._dice(on_native > 0.5, native)
 
     def _dice(self, predicted: NDArray[np.bool_], truth: list[NDArray[np.bool_]]) -> float:
         """Of slices, or of volumes: each patient's slices laid side by side are one picture."""
@@ -202,6 +219,10 @@ class PlainLoop:
     def _precision(self) -> torch.autocast | nullcontext[None]:
         bfloat16 = self.study.training.precision == "bfloat16"
         return torch.autocast("cpu", torch.bfloat16) if bfloat16 else nullcontext()
+
+
+def tensor(arrays: list[NDArray[np.float32]]) -> torch.Tensor:
+    return torch.from_numpy(np.concatenate(arrays))[:, None]
 
 
 @torch.no_grad()

@@ -116,6 +116,6 @@ def test_flower_run_gives_what_the_embedded_grid_gives(tmp_path: Path, flower: d
     assert (out / "results.json").exists(), started.stdout[-6000:]
     ours = json.loads((out / "results.json").read_text(encoding="utf-8"))
     assert ours["parked"] == []
-    assert len(ours["rows"]) == 2 * (1 + 3)
+    assert len(ours["rows"]) == 2 * (1 + 2 * 3)
     assert ours == json.loads(json.dumps(embedded))
     assert (out / "report.html").exists()

@@ -21,8 +21,9 @@ from tests.support.hospitals import REPO, forget_stages, run_on_grid, small_stud
 
 pytestmark = pytest.mark.slow
 
-STAGES, LEGS = 9, 8
-"""Training at B and A by a route and at both in a round, two legs each; two validations and three tests."""
+STAGES, LEGS = 13, 8
+"""Training at B and A by a route and at both in a round, two legs each; two validations and three tests; at both, the
+average's statistics are estimated and the result is tested."""
 
 
 @dataclass(frozen=True)

@@ -439,9 +439,11 @@ def world(history: History) -> Iterator[None]:
         patch.setattr(client.stages.store.StageStore, "finish", finished)
         patch.setattr(client.app, "site_of", lambda context: hospitals.sites[str(context.node_config["site"])])
         patch.setattr(client.stages.fine_tune, "fine_tune", hospitals.fine_tune)
+        patch.setattr(client.stages.fine_tune, "re_estimated", hospitals.re_estimated)
         for module in (client.stages.fine_tune, client.stages.evaluate):
+            patch.setattr(module, "predictions", lambda network, *_: network)
             patch.setattr(module, "validated", lambda *given: (hospitals.scores(*given[:-1]), False))
-        patch.setattr(client.stages.evaluate, "scores_of", hospitals.scores)
+        patch.setattr(client.stages.evaluate, "evaluate", hospitals.scores)
         try:
             yield
         finally:

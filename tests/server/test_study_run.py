@@ -105,8 +105,11 @@ ROUTES = (("B", "C", "A"), ("B", "A"))
     [
         (
             {"baseline": True, "sequential": {"routes": ROUTES}, "federated": FEDAVG},
-            "16 of 22",
-            "Routes: B → C → A; FedAvg at A, B and C; FedAvg, then the target at A, B and C; Target alone at C",
+            "22 of 28",
+            (
+                "Routes: B → C → A; FedAvg at A, B and C; FedAvg, batch norm re-estimated at A, B and C;"
+                " FedAvg, then the target at A, B and C; Target alone at C"
+            ),
         ),
         (
             {"sequential": {"routes": "all"}},

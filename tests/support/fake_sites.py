@@ -181,7 +181,7 @@ class FakeGrid(Grid):
     def train(self, node: FineTune, order: WireMessage, weights: Weights) -> Answer:
         assert isinstance(order, FineTuneOrder)
         moved = {
-            "count": weights["count"] + 1,
+            "count": weights["count"] + node.trains,
             # Halved, so that A after B is not B after A.
             "layer": weights["layer"] / 2
             + seed_of(node.site, node.fold, str(node.schedule), str(node.proximal_mu)) / 2**63,

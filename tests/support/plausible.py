@@ -91,7 +91,7 @@ class PlausibleGrid(FakeGrid):
     def train(self, node: FineTune, order: WireMessage, weights: Weights) -> Answer:
         assert isinstance(order, FineTuneOrder)
         moved = {
-            "count": weights["count"] + 1,
+            "count": weights["count"] + node.trains,
             "layer": weights["layer"] / 2 + seed_of(node.site, node.fold, str(node.schedule)) / 2**63,
         }
         self.held[node.site][order.key] = moved
@@ -104,7 +104,8 @@ class PlausibleGrid(FakeGrid):
             min(1.0, max(0.0, start + (end - start) * (1 - 0.4 ** (k + 1)) + noise.gauss(0, 0.004)))
             for k in range(epochs)
         )
-        best = max(range(epochs), key=lambda k: dices[k])
+        best = max(range(epochs), key=lambda k: dices[k], default=0)
+        kept = dices[best] if epochs else min(1.0, max(0.0, end + noise.gauss(0, 0.004)))
         reply = FineTuneReply(
             study=order.study,
             key=order.key,
@@ -113,15 +114,15 @@ class PlausibleGrid(FakeGrid):
             losses=tuple(1 - value for value in dices),
             learning_rates=(1e-3,) * epochs,
             dices=dices,
-            kept_epoch=best + 1 if node.schedule.keep == "best" else epochs,
+            kept_epoch=best + 1 if epochs and node.schedule.keep == "best" else epochs,
             gradient_steps=epochs * batches_per_epoch(slices, self.study.training.batch),
             train_slices=slices,
             train_patients=4,
             weights=digest,
-            validation_dice=dices[best],
-            validation_iou=dices[best] / (2 - dices[best]),
+            validation_dice=kept,
+            validation_iou=kept / (2 - kept),
             # now and then another order than that of the slices, or nobody would miss who selects by which
-            validation_dice_volume=max(0.0, dices[best] - 0.08 * noise.random()),
+            validation_dice_volume=max(0.0, kept - 0.08 * noise.random()),
             validation_patients=3,
         )
         return reply, moved
@@ -206,7 +207,8 @@ def _visits(node: Node) -> list[tuple[str, float]]:
         elif isinstance(node, Ensemble):
             node = node.members[0]
         elif isinstance(node, FineTune):
-            found.append((node.site, float(node.schedule.epochs)))
+            if node.trains:
+                found.append((node.site, float(node.schedule.epochs)))
             node = node.parent
         elif isinstance(node, Average):
             # an average keeps less of each part than the part itself

@@ -17,7 +17,7 @@ from common.plan.methods import (
     sequential,
     unadapted,
 )
-from common.plan.methods.federated import averaged, then_target
+from common.plan.methods.federated import averaged, re_estimated, then_target
 from common.plan.methods.method import Given, Method, Section
 from common.plan.values import PlannedRow
 from common.strategies import STRATEGIES
@@ -45,6 +45,7 @@ METHODS: tuple[Method, ...] = (
     cyclic.METHOD,
     unadapted.METHOD,
     *(averaged(strategy) for strategy in STRATEGIES.values()),
+    *(re_estimated(strategy) for strategy in STRATEGIES.values()),
     *(then_target(strategy) for strategy in STRATEGIES.values()),
     folds.OF_ROUTE,
     consensus.METHOD,

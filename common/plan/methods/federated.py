@@ -1,15 +1,16 @@
 """Federated averaging: rounds in which every site trains from the same weights and the results are averaged.
 
-Each strategy has two methods: the average, and the average fine-tuned at the target. Each target's validation patients
-select the round and, where several settings are tried, the setting.
+Each strategy has three methods: the average, the average with batch norm's statistics estimated at the target, and the
+average fine-tuned at the target. Each target's validation patients select the round and, where several settings are
+tried, the setting.
 """
 
 from collections.abc import Iterator
 
 from common.config.study import FederatedConfig
-from common.plan.graph import Node, best_of
+from common.plan.graph import RE_ESTIMATED, Average, best_of
 from common.plan.methods.method import Given, Method, Section
-from common.plan.routes import then_at
+from common.plan.routes import re_estimated_at, then_at
 from common.plan.values import PlannedRow, row_of
 from common.strategies import Strategy
 
@@ -19,8 +20,8 @@ def averaged(strategy: Strategy) -> Method:
 
     def rows(given: Given, target: str) -> Iterator[PlannedRow]:
         for part in _parts(given, strategy):
-            for fold, average in _best(given, part, target):
-                yield row_of(given.study, strategy.key, given.study.sites, target, fold, average)
+            for fold, averages in _averages(given, part) if "average" in part.batch_norm else ():
+                yield row_of(given.study, strategy.key, given.study.sites, target, fold, best_of(averages, target))
 
     return Method(
         key=strategy.key,
@@ -35,6 +36,33 @@ def averaged(strategy: Strategy) -> Method:
     )
 
 
+def re_estimated(strategy: Strategy) -> Method:
+    """Return the method whose rows are the strategy's best average with the target's batch-norm statistics.
+
+    The round is selected among the averages with these statistics, by their own scores: it may be another round than
+    that of the plain average.
+    """
+    key, title = f"{strategy.key}-re-estimated", f"{strategy.title}, {RE_ESTIMATED}"
+
+    def rows(given: Given, target: str) -> Iterator[PlannedRow]:
+        for part in _parts(given, strategy):
+            for fold, averages in _averages(given, part) if "re-estimate" in part.batch_norm else ():
+                model = best_of(tuple(re_estimated_at(target, average) for average in averages), target)
+                yield row_of(given.study, key, given.study.sites, target, fold, model)
+
+    return Method(
+        key=key,
+        title=title,
+        name=lambda _, __: title,
+        section=Section.AVERAGES,
+        rows=rows,
+        everybody=True,
+        skippable=strategy.skippable,
+        absence=strategy.key,
+        strategy=strategy.key,
+    )
+
+
 def then_target(strategy: Strategy) -> Method:
     """Return the method whose rows are the strategy's best average, fine-tuned at the target."""
     key = f"{strategy.key}-then-target"
@@ -42,8 +70,9 @@ def then_target(strategy: Strategy) -> Method:
     def rows(given: Given, target: str) -> Iterator[PlannedRow]:
         route = (*given.study.sites, target)
         for part in _parts(given, strategy):
-            for fold, average in _best(given, part, target) if part.then_target else ():
-                yield row_of(given.study, key, route, target, fold, then_at(given.study, target, average))
+            for fold, averages in _averages(given, part) if part.then_target else ():
+                model = then_at(given.study, target, best_of(averages, target))
+                yield row_of(given.study, key, route, target, fold, model)
 
     return Method(
         key=key,
@@ -63,7 +92,6 @@ def _parts(given: Given, strategy: Strategy) -> Iterator[FederatedConfig]:
     return (part for part in given.study.methods.federated if part.strategy == strategy.key)
 
 
-def _best(given: Given, part: FederatedConfig, target: str) -> Iterator[tuple[int, Node]]:
-    """Yield, for each fold, the fold and the best average at the target."""
-    for fold, averages in zip(given.study.split.run, given.averages[part.strategy], strict=True):
-        yield fold, best_of(averages, target)
+def _averages(given: Given, part: FederatedConfig) -> Iterator[tuple[int, tuple[Average, ...]]]:
+    """Yield, for each fold, the fold and the averages of every round and setting."""
+    yield from zip(given.study.split.run, given.averages[part.strategy], strict=True)

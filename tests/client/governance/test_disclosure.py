@@ -95,11 +95,13 @@ def test_no_census_of_the_others_asks_for_more_than_was_shown(
     study = STUDIES[name]
     found = disclosed(study)
     nodes = run(study, "A", census, random.Random(seed))
-    trainings = [node for node in nodes if isinstance(node, FineTune)]
+    estimates = [node for node in nodes if isinstance(node, FineTune) and node.schedule.last == 0]
+    trainings = [node for node in nodes if isinstance(node, FineTune) and node.schedule.last > 0]
     steps = sum(node.schedule.epochs * batches(OWN[node.fold], study.training.batch) for node in trainings)
     epochs = sum(node.schedule.epochs for node in trainings)
     tests = sum(isinstance(node, Evaluate) and node.split == "test" for node in nodes)
     assert len(trainings) <= found.trainings
+    assert len(estimates) <= found.estimates
     assert epochs <= found.epochs
     assert steps <= found.gradient_steps
     assert tests <= found.tests
@@ -107,6 +109,7 @@ def test_no_census_of_the_others_asks_for_more_than_was_shown(
     assert longest <= max((epochs for epochs, _ in found.of_epochs), default=0)
     if found.exact:
         assert (len(trainings), epochs, steps) == (found.trainings, found.epochs, found.gradient_steps)
+        assert len(estimates) == found.estimates
 
 
 def test_what_does_not_depend_on_the_others_is_told_exactly() -> None:
@@ -129,6 +132,23 @@ def test_weights_are_counted_as_they_are() -> None:
     assert found.weight_bytes == found.trainings * sum(
         tensor.numel() * tensor.element_size() for tensor in state.values()
     )
+
+
+def test_the_weights_of_estimates_are_counted_too() -> None:
+    """Two rounds and two folds: four averages, each estimated once at the site; and nothing of it counts as a step."""
+    both = STUDIES["averages, best-fold"]
+    (part,) = both.methods.federated
+    averaged = part.model_copy(update={"batch_norm": ("average",)})
+    plain = both.model_copy(update={"methods": both.methods.model_copy(update={"federated": (averaged,)})})
+    found, without = disclosed(both), disclosed(plain)
+    assert (found.estimates, without.estimates) == (4, 0)
+    of_each = len(build(both.variants[0].model).state_dict())
+    assert found.tensors == (found.trainings + 4) * of_each and without.tensors == without.trainings * of_each
+    same = ("trainings", "of_epochs", "epochs", "gradient_steps")
+    assert all(getattr(found, name) == getattr(without, name) for name in same)
+    assert found.training_numbers > without.training_numbers
+    # The best of the estimated averages is scored on the test patients of each fold; its validation is its estimate's.
+    assert (found.validations, found.tests) == (without.validations, without.tests + 2)
 
 
 def test_repeats_and_networks_are_counted_together() -> None:

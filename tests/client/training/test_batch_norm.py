@@ -13,7 +13,7 @@ from client.training import batch_norm
 from client.training.batch_norm import estimate_statistics
 from client.training.batches import Slices
 from client.training.device import Device
-from client.training.fine_tune import fine_tune, grid_dice
+from client.training.fine_tune import fine_tune, grid_dice, re_estimated
 from common.config.study import ModelConfig, TrainingConfig
 from common.model.network import build
 from common.plan.graph import Schedule
@@ -79,6 +79,32 @@ def test_no_weight_no_count_and_no_chance_is_touched() -> None:
     assert torch.equal(torch.get_rng_state(), state)
     assert [norm.momentum for norm in norms(network)] == momenta
     assert not any(module.training or module._forward_pre_hooks for module in network.modules())
+
+
+def test_a_stage_without_an_epoch_has_torchs_own_averages_over_one_pass() -> None:
+    """The statistics reset, momentum None, every training slice once: torch averages what it is shown."""
+    weights, images = copy.deepcopy(network_of().state_dict()), images_of(7)
+    slices = Slices(images, torch.zeros_like(images))
+    found = re_estimated(network_of(), slices, CPU)
+    assert (found.epoch, found.kept_epoch, found.gradient_steps, found.losses) == (0, 0, 0, ())
+    plain = network_of().eval()
+    counts: dict[nn.Module, int] = {}
+    for norm in norms(plain):
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+        norm.register_forward_hook(lambda norm, _, out: counts.__setitem__(norm, out.numel() // out.shape[1]))
+    with torch.no_grad():
+        plain(images)
+    for name, norm in plain.named_modules():
+        if norm in counts:
+            assert isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None
+            biased = norm.running_var * (counts[norm] - 1) / counts[norm]
+            assert torch.allclose(found.kept[f"{name}.running_mean"], norm.running_mean, rtol=1e-3, atol=1e-4)
+            assert torch.allclose(found.kept[f"{name}.running_var"], biased, rtol=1e-3, atol=1e-4)
+    assert len(counts) > 10
+    same = {name for name in weights if not name.endswith(("running_mean", "running_var"))}
+    assert all(torch.equal(found.kept[name], weights[name]) for name in same)
 
 
 def test_estimating_twice_changes_no_bit() -> None:

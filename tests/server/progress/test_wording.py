@@ -25,6 +25,11 @@ SCORING = Event("running", "A", "B → C", stage="test", fold=1, stages=20)
             "[0/20] C: B → C, fold 2, epoch 5 of 8, validation Dice 81.2 %",
         ),
         (SCORING, "scores B → C, fold 2", "[0/20] A: test of B → C, fold 2"),
+        (
+            Event("running", "A", "FedAvg, round 3, batch norm re-estimated", stage="re-estimate", stages=20),
+            "computes FedAvg, round 3, batch norm re-estimated, fold 1",
+            "[0/20] A: FedAvg, round 3, batch norm re-estimated, fold 1",
+        ),
         (replace(TRAINING, kind="done", epoch=0), WAITING, "[0/20] C: B → C, fold 2, validation Dice 81.2 %, done"),
         (replace(SCORING, kind="known"), None, "[0/20] A: test of B → C, fold 2 is in the ledger already"),
         (

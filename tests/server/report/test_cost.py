@@ -63,7 +63,8 @@ def test_the_budget_is_stated_for_the_chain_and_for_everything_run(folder: Path)
     )
     lines = {line[0]: [plain(cell) for cell in line[1:]] for line in grid}
     names = {"Target alone": "baseline", "Target alone, longer": "longer", "Routes": "sequential", "Laps": "cyclic",
-             "FedAvg": "fedavg", "FedAvg, then the target": "fedavg-then-target", "All data": "pooled"}  # fmt: skip
+             "FedAvg": "fedavg", "FedAvg, batch norm re-estimated": "fedavg-re-estimated",
+             "FedAvg, then the target": "fedavg-then-target", "All data": "pooled"}  # fmt: skip
     for label, method in names.items():
         for target, cell in zip("ABC", lines[label], strict=False):
             row = selected(results, method, target)
@@ -89,7 +90,7 @@ def test_a_line_of_dice_ends_at_what_its_row_had_spent_and_never_falls(folder: P
         for points in (found.by_steps, found.by_bytes):
             assert all(one[0] <= other[0] and one[1] <= other[1] for one, other in pairwise(points))
         assert found.best == pytest.approx(row.validation_dice, abs=2)  # study's grid and native grid
-    assert len(seen) == 10
+    assert len(seen) == 12
 
 
 def test_a_routes_line_begins_when_its_hops_before_are_paid_for(folder: Path) -> None:
@@ -104,6 +105,19 @@ def test_a_routes_line_begins_when_its_hops_before_are_paid_for(folder: Path) ->
     assert found.by_steps[0] == (before + an_epoch, last.epochs[0].dice)
     moved = sum(stages[parent].bytes_moved or 0 for parent in chain(row, stages))
     assert [x for x, _ in found.by_bytes] == [moved, moved]
+
+
+def test_a_re_estimated_averages_line_begins_with_its_own_score(folder: Path) -> None:
+    """The rounds before have scores at the target too, but of other models."""
+    results = read_results(folder)
+    stages = {stage.id: stage for stage in results.stages}
+    for target in "ABC":
+        row = selected(results, "fedavg-re-estimated", target)
+        found = track(row, stages, DICE)
+        assert found is not None
+        assert {(steps, dice) for steps, dice in found.by_steps} == {(row.gradient_steps, row.validation_dice)}
+        moved = sum(stages[name].bytes_moved or 0 for name in chain(row, stages))
+        assert {x for x, _ in found.by_bytes} == {moved}
 
 
 def chain(row: Row, stages: dict[str, Any]) -> list[str]:

@@ -38,7 +38,7 @@ def test_a_parked_row_has_the_name_that_it_would_have_had(tmp_path: Path) -> Non
         "cyclic": {"laps": 1},
         "federated": ({"strategy": "krum", "rounds": 1},),
     }
-    names = {"B alone", "B alone, longer", "1 lap to B", "Krum", "Krum, then B"}
+    names = {"B alone", "B alone, longer", "1 lap to B", "Krum", "Krum, batch norm re-estimated", "Krum, then B"}
     assert found_at_b(tmp_path / "yes", refuses=False, **methods) == {"rows": names, "parked": set()}
     assert found_at_b(tmp_path / "no", refuses=True, **methods) == {"rows": set(), "parked": names}
 

@@ -260,6 +260,11 @@ LIES: dict[str, tuple[type[WireMessage], Any, str]] = {
         replaced(epoch=1, losses=(0.5,), learning_rates=(0.1,), dices=(0.5,), kept_epoch=1),
         "another number of epochs",
     ),
+    "no epoch at all": (
+        FineTuneOrder,
+        replaced(epoch=0, losses=(), learning_rates=(), dices=(), kept_epoch=0, gradient_steps=0),
+        "another number of epochs",
+    ),
     "an epoch without a loss": (FineTuneOrder, replaced(losses=(0.5,)), "not one of the declared messages"),
     "more slices than it has": (FineTuneOrder, replaced(train_slices=10**9), "another number of slices"),
     "a Dice above 1": (FineTuneOrder, replaced(validation_dice=1.5), "not one of the declared messages"),
@@ -470,20 +475,25 @@ def test_steps_bytes_and_sites_of_a_row_are_those_of_its_graph(tmp_path: Path) -
             assert row["bytes_moved"] == 6 * size and row["contributed"] == ["A", "B", "C"]
             assert row["route"] == ["B", "C", "A"]
         else:
-            scores = {
-                node.weights: run.records[node].dice
+            estimated = row["method"] == "fedavg-re-estimated"
+            scored = {
+                node.parents[0]: node
                 for node in run.plan.nodes
-                if isinstance(node, Evaluate)
-                and isinstance(node.weights, Average)
-                and (node.site, node.fold, node.split) == (row["target"], fold, "validation")
+                if isinstance(node, FineTune if estimated else Evaluate)
+                and isinstance(node.parents[0], Average)
+                and (node.site, node.fold) == (row["target"], fold)
+                and (node.schedule.epochs == 0 if isinstance(node, FineTune) else node.split == "validation")
             }
-            selected = max(scores, key=scores.__getitem__)
+            assert len(scored) == 2
+            selected = max(scored, key=lambda average: run.records[scored[average]].dice)
+            assert isinstance(selected, Average)
             rounds = selected.parts[0].schedule.last
             each = sum(batches(slices[fold]) for slices in SLICES.values())
             assert row["gradient_steps"] == rounds * each
-            assert row["bytes_moved"] == (2 * 3 * rounds + 1) * size
+            # The average goes to the target to be scored; for an estimate its weights also come back.
+            assert row["bytes_moved"] == (2 * 3 * rounds + 1 + estimated) * size
             assert row["contributed"] == ["A", "B", "C"]
-            assert row["weights"] == run.records[selected].weights
+            assert row["weights"] == run.records[scored[selected] if estimated else selected].weights
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -520,9 +530,10 @@ def test_results_json_holds_what_others_rely_on(tmp_path: Path) -> None:
     assert {"study", "sites", "rows", "stages", "parked", "versions"} <= set(results)
     assert [site["name"] for site in results["sites"]] == ["A", "B", "C"]
     methods = {"baseline", "longer", "sequential", "cyclic", "unadapted", "fedavg", "fedavg-then-target"}
+    methods |= {"fedavg-re-estimated"}
     assert {row["method"] for row in results["rows"]} == methods
     for row in results["rows"]:
-        assert row["route"][-1] == row["target"] or row["method"] in ("unadapted", "fedavg")
+        assert row["route"][-1] == row["target"] or row["method"] in ("unadapted", "fedavg", "fedavg-re-estimated")
         assert row["target"] in "ABC" and row["fold"] in (0, 1) and isinstance(row["selected"], bool)
         for share in ("dice", "iou", "dice_volume", "validation_dice"):
             assert 0 <= row[share] <= 100
@@ -645,7 +656,7 @@ def test_a_route_that_cannot_grow_is_told(tmp_path: Path) -> None:
 def test_what_was_spent_counts_every_stage_once_and_discarded_ones_too(tmp_path: Path) -> None:
     run = go(FakeGrid(study_of(**EVERYTHING)), tmp_path)
     budgets = {entry["method"]: entry for entry in found_by(run)["budgets"]}
-    trainings = [node for node in run.plan.nodes if isinstance(node, FineTune)]
+    trainings = [node for node in run.plan.nodes if isinstance(node, FineTune) and node.schedule.epochs]
     everything = budgets["all"]
     assert everything["trainings"] == len(trainings)
     assert everything["gradient_steps"] == sum(run.records[node].gradient_steps for node in trainings)
@@ -709,7 +720,8 @@ def test_weights_that_a_stage_has_just_brought_are_not_taken_away_with_those_of_
         return answer
 
     monkeypatch.setattr(Dispatcher, "outcome", held_up)
-    study = study_of(baseline=True, federated=({"rounds": 1, "local_epochs": 3, "then_target": False},))
+    rounds = {"rounds": 1, "local_epochs": 3, "batch_norm": "average", "then_target": False}
+    study = study_of(baseline=True, federated=(rounds,))
     study = study.model_copy(update={"split": study.split.model_copy(update={"use_folds": 1})})
     grid = FakeGrid(study, wait_for_it)
     train = grid.train
@@ -732,7 +744,7 @@ def test_weights_that_went_with_another_stage_of_the_same_work_are_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Strategies that come to the same average go on with the same work: what one has done with, another needs."""
-    rounds = {"rounds": 2, "then_target": False}
+    rounds = {"rounds": 2, "batch_norm": "average", "then_target": False}
     study = study_of(federated=tuple({"strategy": name, **rounds} for name in ("fedavg", "fedmedian")))
     study = study.model_copy(update={"split": study.split.model_copy(update={"use_folds": 1})})
     grid = FakeGrid(study)

@@ -11,7 +11,7 @@ import pytest
 
 from common.config.study import Study
 from common.plan import plan
-from common.plan.graph import Average, Best, Evaluate, FineTune, Node, Start
+from common.plan.graph import Average, Best, Evaluate, FineTune, Node, Schedule, Start
 from common.protocol.messages import Description
 from server.ledger.ledger import StageRecord
 from server.scheduling.state import RunState, census_of, parts_of, slices_shown
@@ -156,12 +156,26 @@ def test_a_site_scores_what_it_holds_first_and_then_goes_the_longest_way() -> No
     assert state.way_left[source] > max(state.way_left[node] for node in state.plan.nodes if _descends(node, source))
 
 
+def test_what_an_average_is_needed_for_comes_before_further_rounds() -> None:
+    """So that the average can go; a further round has the longer way to the study's end."""
+    state = state_of(study_of(**ROUNDS))
+    first = next(node for node in state.plan.nodes if isinstance(node, Average) and node.fold == 0)
+    users = [node for node in state.users[first] if isinstance(node, FineTune) and node.site == "A"]
+    assert sorted(node.schedule.epochs for node in users) == [0, 1]
+    work_out(state, but=[node for node in state.plan.nodes if first in node.parents])
+    selected = state.next_of(users, "")
+    assert isinstance(selected, FineTune) and selected.schedule.epochs == 0
+    assert selected != max(users, key=state.way_left.__getitem__)
+
+
 def test_work_is_counted_in_slices_that_the_network_is_shown() -> None:
     state = state_of(study_of(**ROUNDS))
     part = next(node for node in state.plan.nodes if isinstance(node, FineTune) and (node.site, node.fold) == ("C", 1))
     assert slices_shown(part, DESCRIPTIONS) == 34 * 1
     assert slices_shown(Evaluate("C", 1, "test", part), DESCRIPTIONS) == 6 / 3
     assert slices_shown(Start(), DESCRIPTIONS) == 0
+    estimate = FineTune("C", 1, part, Schedule(0, 0, 0, "last"))
+    assert slices_shown(estimate, DESCRIPTIONS) == pytest.approx(34 / 3)
 
 
 def test_only_what_is_of_a_round_may_go_before_the_end() -> None:
@@ -174,6 +188,7 @@ def test_only_what_is_of_a_round_may_go_before_the_end() -> None:
         ready += state.free(node)
     of_rounds = {node for node in state.plan.nodes if isinstance(node, Average)}
     of_rounds |= {part for node in of_rounds if isinstance(node, Average) for part in node.parts}
+    of_rounds |= {node for node in state.plan.nodes if isinstance(node, FineTune) and isinstance(node.parent, Average)}
     assert looked_at == of_rounds
 
 
