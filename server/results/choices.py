@@ -7,6 +7,7 @@ from common.plan import Plan
 from common.plan.graph import Average
 from common.scores import deciding
 from common.strategies import STRATEGIES
+from common.text import listed
 
 BATCH_NORM = {
     "precise": "its statistics are estimated anew from the training slices before weights are scored or leave a site",
@@ -71,7 +72,7 @@ def _of_averages(study: Study) -> tuple[str, str]:
     titles: dict[tuple[str, ...], list[str]] = {}
     for part in study.methods.federated:
         titles.setdefault(tuple(sorted(part.batch_norm)), []).append(STRATEGIES[part.strategy].title)
-    ways = [" and ".join(words) for words in titles]
+    ways = [listed(words) for words in titles]
     if len(titles) > 1:
         ways = [f"{', '.join(of)}: {way}" for way, of in zip(ways, titles.values(), strict=True)]
     used = sorted({word for words in titles for word in words})
