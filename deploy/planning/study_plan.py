@@ -25,7 +25,7 @@ from common.plan.cost import all_behind, cost_of, planned_steps
 from common.plan.graph import Evaluate, FineTune, Node, models_in, validation_folds, way_of
 from common.statistics.paired import LEVEL
 from common.statistics.power import POWER
-from common.text import between, count, duration, short_bytes
+from common.text import between, count, duration, listed, short_bytes
 from deploy.console import bar, terminal
 from deploy.planning.power_plan import (
     DEVIATION,
@@ -403,6 +403,9 @@ def _print(
         f"Equal stages are worked out once: {together.trainings} trainings instead of {together.alone}."
         " What several methods share counts in each of their lines, and once in the last."
     )
+    planned = {line.method for line in lines}
+    if without := [method_of(key).title for key in study.methods.more if key not in planned]:
+        print(f"Without a row in this study, whose sites, folds or routes are too few for it: {listed(without)}.")
     if study.methods.sequential.grows:
         print("Routes grow as long as they gain; counted is the most that they may ask for.")
     if estimate:

@@ -13,7 +13,7 @@ from common.errors import RelayError
 from common.plan import Plan
 from common.plan.graph import Average, Evaluate, FineTune, Schedule, Start
 from deploy.cli import main
-from deploy.planning.study_plan import makespan, numbers_of
+from deploy.planning.study_plan import makespan, numbers_of, study_plan
 from tests.support.hospitals import small_study, write_hospitals
 
 EPOCH = Schedule(1, 0, 1, "best")
@@ -84,6 +84,14 @@ def test_the_plan_is_what_the_study_then_does(
     assert told["together"]["rows"] == len(results["rows"])
     sites = {site["name"]: site["train_slices"] for site in results["sites"]}
     assert told["train_slices"] == sites
+
+
+def test_a_method_that_the_study_has_no_row_for_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    study = small_study(methods={"baseline": True, "more": ("consensus", "target-folds", "restarts")})
+    assert study_plan(study, {}, dict.fromkeys("ABC", 100), at_once=1, trial=False, as_json=False) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "are too few for it: Target alone, restarted." in text, "the study has no route"
+    assert "All sites' own models" in text and "Target alone, all folds" in text
 
 
 def test_the_papers_counts_stand_in_for_a_site_that_is_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
