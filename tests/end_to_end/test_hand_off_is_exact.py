@@ -205,7 +205,7 @@ def test_an_average_gets_the_targets_statistics_and_nothing_else(
         assert not record.get("losses") and not record.get("gradient_steps")
     rows = {
         (row["method"], row["target"]): row
-        for row in json.loads((out / "results.json").read_text())["rows"]
+        for row in json.loads((out / "results.json").read_text(encoding="utf-8"))["rows"]
         if row["method"].endswith("re-estimated")
     }
     assert len(rows) == 2 * 3
