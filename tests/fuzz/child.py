@@ -68,7 +68,8 @@ class Watched:
 
 def unkind(sentence: str) -> str | None:
     """What is wrong with a sentence for the site's own eyes."""
-    if not sentence.endswith((".", "?")) or not sentence.isprintable():
+    printable = sentence.replace("\u202f", " ").isprintable()  # the space within great numbers is our own
+    if not sentence.endswith((".", "?")) or not printable:
         return "it is no sentence"
     if len(sentence) > 2000:
         return "it is too long"
