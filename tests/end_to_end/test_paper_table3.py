@@ -26,6 +26,7 @@ SIZES: dict[str, dict[str, Any]] = {
 TO_A = [
     ("baseline", ["A"]),
     ("longer", ["A"]),
+    ("restarts", ["A", "A", "A"]),
     ("sequential", ["B", "A"]),
     ("sequential", ["C", "A"]),
     ("sequential", ["B", "C", "A"]),
@@ -62,7 +63,10 @@ def expected(target: str) -> Counter[tuple[str, str]]:
         else:
             told = turned(route, target)
         rows.append((method, " ".join(told)))
-    return Counter(rows * 2)  # two folds
+    others = [site for site in ("A", "B", "C") if site != target]
+    rows.append(("consensus", " ".join([*others, target])))
+    together = [("target-folds", target), ("route-folds", target)]
+    return Counter([*rows * 2, *together])  # two folds, and both of them together
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +92,9 @@ def test_every_row_of_the_table_is_there_for_both_folds(table: tuple[dict[str, A
     assert Counter((row["method"], " ".join(row["route"])) for row in rows) == expected(target)
     for row in rows:
         assert 0 <= row["iou"] <= row["dice"] <= 100 and row["patients"] == 1
-        assert row["contributed"] == sorted(set(row["route"]) - {"pooled"}) or row["route"][0] == "pooled"
+        chosen = row["method"] == "route-folds"  # the route stands in the row's label
+        assert row["contributed"] == sorted(set(row["route"]) - {"pooled"}) or row["route"][0] == "pooled" or chosen
+        assert len(row["members"]) == {"consensus": 3, "target-folds": 2, "route-folds": 2}.get(row["method"], 0)
 
 
 @pytest.mark.parametrize("target", ["A", "B", "C"])
