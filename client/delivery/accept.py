@@ -269,12 +269,15 @@ def _card(
     checked: bool,
 ) -> Card:
     row = known.rows[delivery.row]
-    mean, std = statistics(cohort.train(row.fold), study.training)[site.name]
     ensemble = ensemble_in(row.model)
-    members = []
-    for model, digest in zip(ensemble.members if ensemble else (), models, strict=ensemble is not None):
-        of_fold = statistics(cohort.train(shown_fold(model, site.name, row.fold)), study.training)[site.name]
-        members.append(Member(weights=digest, mean=of_fold[0], std=of_fold[1]))
+    folds = [shown_fold(member, site.name, row.fold) for member in ensemble.members] if ensemble else []
+    # Each needs all training slices of its fold, so equal folds are read once.
+    mean_std = {fold: statistics(cohort.train(fold), study.training)[site.name] for fold in {row.fold, *folds}}
+    mean, std = mean_std[row.fold]
+    members = [
+        Member(weights=digest, mean=mean_std[fold][0], std=mean_std[fold][1])
+        for fold, digest in zip(folds, models, strict=bool(folds))
+    ]
     model = _chosen(known, row, models)
     trained = {node.site for node in all_behind([model]) if isinstance(node, FineTune)}
     validation, test = known.validation[delivery.row], known.test[delivery.row]
@@ -293,7 +296,7 @@ def _card(
             "site": site.name,
             "role": delivery.role,
             "method": row.method,
-            "route": travelled(model) if method_of(row.method).of_grown else row.route,
+            "route": travelled(model) if method_of(row.method).of_selected_route else row.route,
             "fold": row.fold,
             "folds": len(study.split.run),
             "weights": delivery.models[delivery.row],

@@ -193,7 +193,7 @@ def _most(site: str, variant: Study, survey: Survey, largest_elsewhere: int) -> 
 
     total = tally(own({}))
     if variant.methods.sequential.grows:
-        growing = (GROWING, *(method for method in asked_for(variant) if method.of_grown))
+        growing = (GROWING, *(method for method in asked_for(variant) if method.of_selected_route))
         first = own({}, *growing)
         for target in variant.sites:
             most = _Tally()

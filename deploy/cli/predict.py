@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -112,8 +113,7 @@ def predict(
     if uncertainty is not None and not model_card.members:
         raise RelayError(f"{weights[0]} is a single model, so there is no disagreement that --uncertainty could show.")
     files = in_order(weights, model_card)
-    for number, path in enumerate(files):  # wrong weights are reported before minutes of work
-        load_network(path, model_card, number)
+    first = load_network(files[0], model_card)  # wrong weights are reported before minutes of work
     found = find_scan(scan, series)
     if dicom_seg is not None and not found.is_series:
         raise RelayError(f"{scan} is no DICOM series, so there is nothing that --dicom-seg could refer to.")
@@ -123,8 +123,8 @@ def predict(
     images = read_series(found.files) if dicom_seg is not None else []
     selected = choose_device(device, model_card.precision)
     with bar("Correcting the bias field, drawing", unit="iterations", stream=sys.stderr) as progress:
-        networks = (load_network(path, model_card, number) for number, path in enumerate(files))
-        drawn = draw(found, model_card, networks, selected, progress=progress)
+        others = (load_network(path, model_card, number) for number, path in enumerate(files[1:], start=1))
+        drawn = draw(found, model_card, itertools.chain([first], others), selected, progress=progress)
     write_mask(drawn.mask, out)
     if uncertainty is not None:
         write_mask(drawn.disagreement, uncertainty)

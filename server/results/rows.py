@@ -325,7 +325,7 @@ def _stage_id(variant: int, node: Node) -> str:
 def _label(row: PlannedRow, run: RunState) -> str:
     """Return a row's name for people; of folds together, with the route that was chosen."""
     method = method_of(row.method)
-    if not method.of_grown:
+    if not method.of_selected_route:
         return name_of(row)
     model = run.winner(row.model) if isinstance(row.model, Best) else row.model
     return method.name(travelled(model), row.target)

@@ -64,6 +64,6 @@ OF_ROUTE = Method(
     section=Section.ENSEMBLES,
     rows=_of_route,
     optional=True,
-    of_grown=True,
+    of_selected_route=True,
     absence="sequential",
 )

@@ -84,8 +84,9 @@ class Method:
     """Whether validation selects the best of the target's rows of all such methods as the target's headline."""
     grows: bool = False
     """Whether the route is selected only while the study runs, and may differ between repeats."""
-    of_grown: bool = False
-    """Whether the method has rows of the routes that grow, once they are complete."""
+    of_selected_route: bool = False
+    """Whether a row is of the route that validation selects for its target: its name is known only then. Where routes
+    grow, the row is there once the route is complete."""
     own_line: bool = False
     """Whether each route to a target has its own line in the table."""
     adapted: bool = True

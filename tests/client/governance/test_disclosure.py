@@ -15,7 +15,7 @@ from client.governance.disclosure import Disclosure, disclosure_of, onward_of
 from common.config.study import Study
 from common.model.network import build
 from common.plan import grown, plan
-from common.plan.graph import Evaluate, FineTune, Node
+from common.plan.graph import Best, Evaluate, FineTune, Node, ensemble_in
 from tests.support.hospitals import small_study
 
 MOST = 60
@@ -105,6 +105,14 @@ def test_no_census_of_the_others_asks_for_more_than_was_shown(
     assert epochs <= found.epochs
     assert steps <= found.gradient_steps
     assert tests <= found.tests
+    # The score of the best of several averages is known from the averages' own.
+    validations = [
+        node
+        for node in nodes
+        if isinstance(node, Evaluate) and node.split == "validation"
+        if not isinstance(node.weights, Best) or ensemble_in(node.weights)
+    ]
+    assert len(validations) <= found.validations
     longest = max((node.schedule.epochs for node in trainings), default=0)
     assert longest <= max((epochs for epochs, _ in found.of_epochs), default=0)
     if found.exact:
