@@ -81,19 +81,23 @@ class ModelConfig(_Config):
 
 
 class ModelsConfig(_Config):
-    """Networks to compare: every encoder with every architecture, in place of the network in [model]."""
+    """Networks to compare: every encoder with every architecture and start, in place of the network in [model]."""
 
     encoders: tuple[Encoder, ...] = ()
     """The encoders to compare. Empty: only the encoder of [model]."""
     architectures: tuple[Architecture, ...] = ()
     """The architectures to compare. Empty: only the architecture of [model]."""
+    encoder_weights: tuple[Line, ...] = Field(default=(), exclude_if=lambda given: not given)
+    """The first encoder weights to compare, each as in [model]: ["imagenet", "none"] sets in-domain transfer without
+    ImageNet beside in-domain transfer from ImageNet. Patients are prepared once for all; no training is shared, since
+    every training descends from other first weights. Empty: only the encoder weights of [model]."""
 
     @model_validator(mode="after")
     def _one_of_each(self) -> ModelsConfig:
-        for name in ("encoders", "architectures"):
+        for name in ("encoders", "architectures", "encoder_weights"):
             given = getattr(self, name)
             if len(set(given)) < len(given):
-                raise ValueError(f"one of the {name} stands twice")
+                raise ValueError(f"one of the {name.replace('_', ' ')} stands twice")
         return self
 
 
@@ -440,6 +444,7 @@ class Study(_Config):
             return (self,)
         encoders = self.models.encoders or (self.model.encoder,)
         architectures = self.models.architectures or (self.model.architecture,)
+        starts = self.models.encoder_weights or (self.model.encoder_weights,)
         return tuple(
             self.model_copy(
                 update={
@@ -447,10 +452,14 @@ class Study(_Config):
                     "models": ModelsConfig(),
                     "seed": self.seed + repeat,
                     "split": self.split.model_copy(update={"seed": self.split.seed + repeat}),
-                    "model": self.model.model_copy(update={"encoder": encoder, "architecture": architecture}),
+                    "model": self.model.model_copy(
+                        update={"encoder": encoder, "architecture": architecture, "encoder_weights": start}
+                    ),
                 }
             )
-            for repeat, encoder, architecture in itertools.product(range(self.repeats), encoders, architectures)
+            for repeat, encoder, architecture, start in itertools.product(
+                range(self.repeats), encoders, architectures, starts
+            )
         )
 
     @property

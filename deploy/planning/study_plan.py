@@ -240,7 +240,7 @@ def _estimate(
     at_once: int,
 ) -> Estimate:
     device = next((site.device for site in sites.values()), "auto")
-    of_model = {one.model: one for one in study.variants}
+    of_model = {(one.model.architecture, one.model.encoder): one for one in study.variants}
     speeds: list[Speed] = []
     training = 0.0
     with bar("Measuring this machine", unit="networks", stream=sys.stderr) as progress:

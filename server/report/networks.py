@@ -1,4 +1,4 @@
-"""The comparison of networks: encoders by architectures, as in the paper's Table II."""
+"""The comparison of networks: encoders, and their first weights, by architectures, as in the paper's Table II."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class NetworkCell:
 
 @dataclass(frozen=True)
 class NetworkLine:
-    """The networks with the same encoder."""
+    """The networks with the same encoder and first weights."""
 
     encoder: str
     cells: tuple[NetworkCell | None, ...]
@@ -114,7 +114,7 @@ def _table(entries: dict[str, Spread], target: str, method: str, score: Score, p
             mean=mean,
             std=getattr(entry, f"validation_{score.key}_std"),
             runs=entry.runs,
-            paper=TABLE_2.get((encoder, architecture)) if paper else None,
+            paper=TABLE_2.get((encoder.removesuffix(" from imagenet"), architecture)) if paper else None,
             best=(architecture, encoder) == best,
             place=(mean - low) / (high - low) if high > low else 0.5,
         )
@@ -127,4 +127,5 @@ def _table(entries: dict[str, Spread], target: str, method: str, score: Score, p
 
 def _place(name: str, order: tuple[str, ...]) -> tuple[int, str]:
     """Return the sort key of an architecture or encoder: the paper's order first, then by name."""
-    return (order.index(name) if name in order else len(order)), encoder_name(name)
+    known = name.partition(" from ")[0]
+    return (order.index(known) if known in order else len(order)), encoder_name(name)

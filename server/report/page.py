@@ -143,6 +143,7 @@ def render(results: Results, run: RecordedRun | None, study_toml: str) -> str:
         "view": view,
         "others": others,
         "networks": networks(results),
+        "starts": any(" from " in model for model in results.models),
         "architectures": wording.ARCHITECTURES,
         "authors": AUTHORS,
         "repeats": len(results.seeds),

@@ -52,8 +52,19 @@ def network_name(model: str) -> str:
     return ", ".join(part for part in (ARCHITECTURES.get(architecture, architecture), encoder_name(encoder)) if part)
 
 
+STARTS = {"imagenet": "from ImageNet", "none": "without ImageNet"}
+"""The words for the first encoder weights; any others are a file, called by its name."""
+
+
 def encoder_name(encoder: str) -> str:
-    """Return an encoder's name: "EfficientNetB3" for efficientnet-b3, "ResNet18" for resnet18."""
+    """Return an encoder's name: "EfficientNetB3" for efficientnet-b3, "ResNet18 without ImageNet" with first weights.
+
+    Args:
+        encoder: the encoder as in results.json, with its first weights where a study compares several.
+    """
+    encoder, _, start = encoder.partition(" from ")
+    if start:
+        return f"{encoder_name(encoder)} {STARTS.get(start, f'from {start}')}"
     for prefix, name in (("efficientnet-b", "EfficientNetB"), ("resnet", "ResNet"), ("mobilenet_v", "MobileNetV")):
         if encoder.startswith(prefix):
             return name + encoder.removeprefix(prefix)

@@ -39,7 +39,7 @@ def results_of(study: Study, runs: Sequence[RunState]) -> Results:
         study: the study with all repeats and networks.
         runs: the run of each variant of the study, in their order.
     """
-    parts = [_Part(run, number) for number, run in enumerate(runs)]
+    parts = [_Part(run, number, name) for number, (run, name) in enumerate(zip(runs, _names(runs), strict=True))]
     rows = [row for part in parts for row in part.rows()]
     return Results(
         relay=importlib.metadata.version("prostate-relay"),
@@ -68,24 +68,28 @@ def write_json(value: Any) -> bytes:
     return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
 
 
+def _names(runs: Sequence[RunState]) -> list[str]:
+    """Return the name of each run's network: "Unet resnet18"; with its start where the study compares starts."""
+    models = [run.study.model for run in runs]
+    several = len({model.encoder_weights for model in models}) > 1
+    starts = [f" from {model.encoder_weights}" if several else "" for model in models]
+    return [f"{model.architecture} {model.encoder}{start}" for model, start in zip(models, starts, strict=True)]
+
+
 class _Part:
     """The findings of a single variant of the study."""
 
-    def __init__(self, run: RunState, number: int) -> None:
+    def __init__(self, run: RunState, number: int, network: str) -> None:
         """Collect the finished rows, and mark the selected rows and the headlines.
 
         Args:
             run: the run of the variant.
             number: the variant's number, counted from 0.
+            network: the name of the variant's network.
         """
         self.run, self.number = run, number
         self.weight_bytes = declared_bytes(run.study.model)
-        model = run.study.model
-        self.labels: dict[str, Any] = {
-            "variant": number,
-            "seed": run.study.seed,
-            "model": f"{model.architecture} {model.encoder}",
-        }
+        self.labels: dict[str, Any] = {"variant": number, "seed": run.study.seed, "model": network}
         done = [row for row in run.plan.rows if {row.test or row.validation, row.validation} <= run.records.keys()]
         self.not_counted = {row: why for row in done if (why := why_not_counted(row, run.study, run))}
         self.finished = [row for row in done if row not in self.not_counted]

@@ -40,7 +40,7 @@ class _OfVariant(Value):
     seed: int = 0
     """The seed of the entry's repeat."""
     model: str = ""
-    """The network: architecture and encoder."""
+    """The network: architecture and encoder, and where a study compares several, the first encoder weights."""
 
 
 class Site(Value):

@@ -39,6 +39,24 @@ def images() -> torch.Tensor:
     return F.interpolate(coarse, size=64, mode="bicubic")
 
 
+def test_each_start_of_a_study_has_first_weights_of_its_own(tmp_path: Path) -> None:
+    """The decoder is drawn from the same seed whatever the encoder's first weights are."""
+    study = Study.model_validate(
+        {
+            "sites": ("A", "B"),
+            "model": {"architecture": "Unet", "encoder": "resnet18"},
+            "models": {"encoder_weights": ("first.pth", "none")},
+        }
+    )
+    encoder = {name: torch.full_like(t, 0.5) for name, t in start_weights(study.variants[1], tmp_path).items()}
+    stem = "encoder."
+    torch.save({n.removeprefix(stem): t for n, t in encoder.items() if n.startswith(stem)}, tmp_path / "first.pth")
+    given, drawn = (start_weights(variant, tmp_path) for variant in study.variants)
+    assert all(torch.equal(given[name], drawn[name]) for name in given if not name.startswith(stem))
+    assert torch.equal(given["encoder.layer1.0.conv1.weight"], encoder["encoder.layer1.0.conv1.weight"])
+    assert not torch.equal(given["encoder.layer1.0.conv1.weight"], drawn["encoder.layer1.0.conv1.weight"])
+
+
 def test_without_a_file_the_seed_alone_decides(tmp_path: Path) -> None:
     torch.manual_seed(5)
     first = start_weights(study_of("none"), tmp_path)

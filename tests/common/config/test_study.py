@@ -96,6 +96,7 @@ def complaint(tmp_path: Path, text: str) -> str:
             '"methods.federated.0.local_epochs.0" is "one", but input should be a valid integer.',
         ),
         (SITES + '[models]\nencoders = ["resnet18", "resnet18"]', '"models": one of the encoders stands twice.'),
+        (SITES + '[models]\nencoder_weights = ["none", "none"]', '"models": one of the encoder weights stands twice.'),
         (
             SITES + "[[methods.federated]]\nrounds = 100000000",
             '"methods.federated.0.rounds" is 100000000, but input should be less than or equal to 1000.',
@@ -291,17 +292,25 @@ def test_repeats_and_networks_are_plain_studies_of_their_own() -> None:
             "seed": 5,
             "repeats": 2,
             "split": {"seed": 7},
-            "models": {"encoders": ("resnet18", "resnet34"), "architectures": ("Unet", "DeepLabV3")},
+            "models": {
+                "encoders": ("resnet18", "resnet34"),
+                "architectures": ("Unet", "DeepLabV3"),
+                "encoder_weights": ("imagenet", "none"),
+            },
         }
     )
     variants = study.variants
-    assert [(one.seed, one.split.seed, one.model.encoder, one.model.architecture) for one in variants] == [
-        (5 + repeat, 7 + repeat, encoder, architecture)
+    assert [
+        (one.seed, one.split.seed, one.model.encoder, one.model.architecture, one.model.encoder_weights)
+        for one in variants
+    ] == [
+        (5 + repeat, 7 + repeat, encoder, architecture, start)
         for repeat in (0, 1)
         for encoder in ("resnet18", "resnet34")
         for architecture in ("Unet", "DeepLabV3")
+        for start in ("imagenet", "none")
     ]
-    assert len({one.digest for one in variants}) == 8
+    assert len({one.digest for one in variants}) == 16
     for one in variants:
         assert one.variants == (one,), "a variant is a plain study"
         plain = Study.model_validate(
@@ -309,10 +318,21 @@ def test_repeats_and_networks_are_plain_studies_of_their_own() -> None:
                 "sites": ("A", "B"),
                 "seed": one.seed,
                 "split": {"seed": one.split.seed},
-                "model": {"encoder": one.model.encoder, "architecture": one.model.architecture},
+                "model": {
+                    "encoder": one.model.encoder,
+                    "architecture": one.model.architecture,
+                    "encoder_weights": one.model.encoder_weights,
+                },
             }
         )
         assert plain.digest == one.digest, "and may as well be run by itself"
+
+
+def test_a_study_that_compares_no_starts_has_the_digest_of_before() -> None:
+    assert "encoder_weights" not in Study.model_validate({"sites": ("A", "B")}).model_dump(mode="json")["models"]
+    given = Study.model_validate({"sites": ("A", "B"), "models": {"encoder_weights": ("imagenet", "none")}})
+    assert from_table(tomllib.loads(study_toml(given)), Study, "a test") == given
+    assert [one.model.encoder_weights for one in given.variants] == ["imagenet", "none"]
 
 
 def test_a_study_without_either_is_its_own_variant() -> None:

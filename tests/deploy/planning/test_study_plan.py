@@ -54,6 +54,10 @@ def test_repeats_and_networks_multiply(capsys: pytest.CaptureFixture[str], tmp_p
     assert several["variants"] == 6
     for name in ("rows", "trainings", "gradient_steps"):
         assert several["together"][name] == 6 * single["together"][name]
+    starts = one.model_copy(update={"models": type(one.models)(encoder_weights=("imagenet", "none"))})
+    both = planned(capsys, tmp_path, starts, *slices)
+    assert both["variants"] == 2
+    assert both["together"]["gradient_steps"] == 2 * single["together"]["gradient_steps"]
 
 
 @pytest.mark.slow

@@ -28,8 +28,7 @@ def table_2(folder: Path, **changes: Any) -> Path:
         paper="table-2",
         split={"folds": 3},
         methods={"baseline": True, "scored_on": "validation"},
-        models={"encoders": ENCODERS, "architectures": ARCHITECTURES},
-        **changes,
+        **{"models": {"encoders": ENCODERS, "architectures": ARCHITECTURES}, **changes},
     )
     return put(folder / "results", plausible(study, folder / "run"))
 
@@ -152,6 +151,23 @@ def test_the_best_network_is_the_bluest_and_the_worst_the_palest(tmp_path: Path)
     cells = [(float(mean), colour) for colour, mean in re.findall(r'background:#(\w{6})">([\d.]+)', html)]
     hexes = ["".join(f"{part:02x}" for part in colour) for colour in (SCALE[0], SCALE[-1])]
     assert [min(cells)[1], max(cells)[1]] == hexes
+
+
+def test_networks_with_and_without_imagenet_stand_in_lines_that_name_their_start(tmp_path: Path) -> None:
+    networks = {"encoders": ("resnet18",), "encoder_weights": ("imagenet", "none")}
+    folder = table_2(tmp_path, models=networks)
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    page = page_of(folder)
+    assert "an encoder with its first weights a row" in page.text
+    lines = {line[0]: line[1] for line in page.grids[0][1:]}
+    for start, words in (("imagenet", "from ImageNet"), ("none", "without ImageNet")):
+        values = [row["validation_dice"] for row in results["rows"] if row["model"] == f"Unet resnet18 from {start}"]
+        assert len(values) == 3
+        paper = "paper {:.2f} ± {:.2f}".format(*TABLE_2["resnet18", "Unet"]) if start == "imagenet" else ""
+        (cell,) = (cell for name, cell in lines.items() if name.endswith(words))
+        assert cell == f"{fmean(values):.1f} ± {stdev(values):.1f}{paper}"
+    plain = text_lines(read_results(folder))
+    assert any("from ImageNet" in line for line in plain) and any("without ImageNet" in line for line in plain)
 
 
 def test_networks_can_be_compared_outside_of_the_paper(tmp_path: Path) -> None:
