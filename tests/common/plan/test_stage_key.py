@@ -81,6 +81,7 @@ CHANGES_NOTHING: list[dict[str, Any]] = [
     {"repeats": 3},  # each is a plain study with seeds of its own
     {"models": {"encoders": ("resnet18",)}},  # so is each network
     {"models": {"architectures": ("Unet",)}},
+    {"models": {"encoder_weights": ("none",)}},
     {"paper": "table-3", "training": {"slices": "chosen"}},
     {"absence": {"wait_hours": 1.0}},  # what ran equal is equal
     {"absence": {"then": "skip"}},
