@@ -90,7 +90,8 @@ def _run_for(site: str, study: Study, runs: Sequence[RunState]) -> RunState | No
     The other repeats show how much chance is in the first repeat. Each repeat holds out other patients, so validation
     scores and test scores of different repeats cannot be compared.
     """
-    first = runs[: len(runs) // study.repeats]
+    repeats = [(run.study.split.seed, run.study.seed) for run in runs]
+    first = [run for run, repeat in zip(runs, repeats, strict=True) if repeat == study.pairs_of_seeds[0]]
     if not first or not all(_is_finished(run, site) for run in first):
         return None
     return max(first, key=lambda run: max(means(offered(run.plan, site), _dices(run, site)).values()))

@@ -203,6 +203,16 @@ class TrainingConfig(_Config):
     leg_minutes: float = Field(default=10.0, ge=0)
     """The length of a leg, in minutes: the site replies at the end of the first epoch after this time, and continues
     with the coordinator's next order."""
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(), exclude_if=lambda seeds: not seeds)
+    """Seeds of training, each crossed with every split of `repeats`: the first weights, the order of batches and the
+    augmentation. Empty: the study's `seed`, which changes together with the split."""
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError("a seed stands twice")
+        return seeds
 
 
 class SequentialConfig(_Config):
@@ -358,11 +368,13 @@ class Study(_Config):
     licence: Line = Field(default="", max_length=200)
     """The licence of the hospitals' models, printed on the model cards."""
     seed: int = Field(default=1, ge=0)
-    """Seed of the first weights, of the order of batches and of augmentation."""
+    """Seed of the first weights, of the order of batches and of augmentation. No effect where `training.seeds` lists
+    seeds."""
     sites: tuple[SiteName, ...] = Field(min_length=1)
     """The hospitals of the study, by the names in their site files."""
     repeats: int = Field(default=1, ge=1, le=100)
-    """The number of runs of the whole study: repeat k, counted from 0, adds k to `seed` and to `split.seed`."""
+    """The number of splits: repeat k, counted from 0, adds k to `split.seed`, and also to `seed` where `training.seeds`
+    is empty. Where `training.seeds` lists seeds, every split is run with every one of these seeds."""
     synthetic: bool = False
     """Whether the patients are synthetic."""
     paper: Literal["", "table-2", "table-3"] = ""
@@ -440,7 +452,7 @@ class Study(_Config):
         A site approves the plain studies and works for each of them; only the coordinator knows of the study as a
         whole.
         """
-        if self.repeats == 1 and self.models == ModelsConfig():
+        if self.repeats == 1 and self.models == ModelsConfig() and not self.training.seeds:
             return (self,)
         encoders = self.models.encoders or (self.model.encoder,)
         architectures = self.models.architectures or (self.model.architecture,)
@@ -450,16 +462,26 @@ class Study(_Config):
                 update={
                     "repeats": 1,
                     "models": ModelsConfig(),
-                    "seed": self.seed + repeat,
-                    "split": self.split.model_copy(update={"seed": self.split.seed + repeat}),
+                    "seed": seed,
+                    "split": self.split.model_copy(update={"seed": split_seed}),
+                    "training": self.training.model_copy(update={"seeds": ()}),
                     "model": self.model.model_copy(
                         update={"encoder": encoder, "architecture": architecture, "encoder_weights": start}
                     ),
                 }
             )
-            for repeat, encoder, architecture, start in itertools.product(
-                range(self.repeats), encoders, architectures, starts
+            for (split_seed, seed), encoder, architecture, start in itertools.product(
+                self.pairs_of_seeds, encoders, architectures, starts
             )
+        )
+
+    @property
+    def pairs_of_seeds(self) -> tuple[tuple[int, int], ...]:
+        """The pairs (split seed, training seed) of the study's repeats, split by split."""
+        return tuple(
+            (self.split.seed + repeat, seed)
+            for repeat in range(self.repeats)
+            for seed in self.training.seeds or (self.seed + repeat,)
         )
 
     @property

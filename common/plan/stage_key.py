@@ -45,7 +45,7 @@ def stage_key(node: FineTune | Evaluate, *, study: Study, weights: str, environm
             "schedule": [schedule.total_epochs, schedule.first, schedule.last, schedule.keep],
             "proximal_mu": node.proximal_mu,
             "seed": study.seed,
-            "training": study.training.model_dump(mode="json", exclude={"leg_minutes", "epochs", "keep"}),
+            "training": study.training.model_dump(mode="json", exclude={"leg_minutes", "epochs", "keep", "seeds"}),
         }
         if visit := visit_of(node):
             stage["visit"] = visit

@@ -375,7 +375,8 @@ def _print(
     networks = len({one.model for one in study.variants})
     print(
         f"{study.name}: sites {', '.join(study.sites)}; {count(folds, 'fold')}, {count(networks, 'network')},"
-        f" {count(study.repeats, 'repeat')}; weights of {short_bytes(declared_bytes(study.variants[0].model))}."
+        f" {count(len(study.pairs_of_seeds), 'repeat')};"
+        f" weights of {short_bytes(declared_bytes(study.variants[0].model))}."
     )
     print(f"Hash: {format_fingerprint(study.digest)}.")
     for site, counts in census.items():

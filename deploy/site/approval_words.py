@@ -120,7 +120,8 @@ def _runs(study: Study, surveys: Sequence[Survey], counts: Disclosure) -> Iterat
         networks = len({variant.model for variant in study.variants})
         yield from _labelled(
             "variants",
-            f"the study is {len(surveys)} in one: {count(study.repeats, 'repeat')} of {count(networks, 'network')}."
+            f"the study is {len(surveys)} in one: {count(len(study.pairs_of_seeds), 'repeat')} of"
+            f" {count(networks, 'network')}."
             " All that follows is counted over them together.",
         )
     most = "" if counts.exact else "at most "

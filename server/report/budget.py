@@ -78,12 +78,12 @@ class Growth:
 
 def growths(results: Results) -> list[Growth]:
     """Return the numbers of trainings for all grown routes."""
-    seeds = results.seeds
+    repeats = results.repeats
     return [
         Growth(
             entry.target,
             _way(entry),
-            str(seeds.index(entry.seed) + 1) if len(seeds) > 1 and entry.seed in seeds else "",
+            str(repeats.index(entry.repeat) + 1) if len(repeats) > 1 and entry.repeat in repeats else "",
             entry.trainings,
             entry.trainings_of_all_routes,
         )

@@ -95,9 +95,9 @@ def family(results: Results, table: Comparison, *, testing: bool = True) -> Fami
         testing: whether to test; False for a network not selected by validation, whose effects are only described.
     """
     problems = dict(not_compared(results))
-    repeats = len(results.seeds)
+    repeats = len(results.repeats)
     seed = _study_seed(results)
-    headline = {(row.target, row.seed): row for row in results.rows if row.headline}
+    headline = {(row.target, row.repeat): row for row in results.rows if row.headline}
     contrasts = []
     for line in table.lines:
         cells = [cell for cell in line.cells if cell]
@@ -108,8 +108,8 @@ def family(results: Results, table: Comparison, *, testing: bool = True) -> Fami
         for cell in cells:
             target = cell.row.target
             # A row with absent sites does not represent its method.
-            rows = [row for row in cell.rows if (target, row.seed) in headline and not row.absent]
-            found = [(headline[target, row.seed], row) for row in rows]
+            rows = [row for row in cell.rows if (target, row.repeat) in headline and not row.absent]
+            found = [(headline[target, row.repeat], row) for row in rows]
             if (
                 found
                 and target not in problems
@@ -230,11 +230,11 @@ def not_compared(results: Results) -> Iterable[tuple[str, str]]:
         if row.value(score) is not None:
             by_target[row.target].append(row)
     for target, rows in by_target.items():
-        counted: dict[int, set[tuple[int | None, int | None]]] = defaultdict(set)
-        cases: dict[int, set[tuple[tuple[str, int], ...]]] = defaultdict(set)
+        counted: dict[tuple[int, int], set[tuple[int | None, int | None]]] = defaultdict(set)
+        cases: dict[tuple[int, int], set[tuple[tuple[str, int], ...]]] = defaultdict(set)
         of_patient: dict[str, set[int]] = defaultdict(set)
         for row in rows:
-            counted[row.seed].add((row.patients, row.slices))
+            counted[row.repeat].add((row.patients, row.slices))
             slices = row.case_slices or {}
             values = row.case_dice if score is DICE else row.case_dice_volume
             if values is None:
@@ -242,7 +242,7 @@ def not_compared(results: Results) -> Iterable[tuple[str, str]]:
             if values.keys() != slices.keys() or None in values.values():
                 yield target, f"{target} is not compared: a patient's Dice or slices are missing in its rows."
                 break
-            cases[row.seed].add(tuple(sorted(slices.items())))
+            cases[row.repeat].add(tuple(sorted(slices.items())))
             for case, number in slices.items():
                 of_patient[case].add(number)
             mean = slice_mean({target: [_scores(row, score)]})

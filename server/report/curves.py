@@ -98,10 +98,10 @@ def lowest_shown(stages: Iterable[Stage]) -> int:
 
 def _same(row: Row, other: Row) -> bool:
     """Return whether two rows are folds of the same method at the same target."""
-    return (row.method, row.model, row.seed, row.target, sources(row)) == (
+    return (row.method, row.model, row.repeat, row.target, sources(row)) == (
         other.method,
         other.model,
-        other.seed,
+        other.repeat,
         other.target,
         sources(other),
     )

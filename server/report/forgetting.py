@@ -44,13 +44,13 @@ class Matrix:
 
 def matrices(results: Results) -> list[Matrix]:
     """Return the tables of all selected routes of a network: headlines first, then by repeat and target."""
-    sites, seeds = site_names(results), results.seeds
+    sites, repeats = site_names(results), results.repeats
     found = [
         Matrix(
             target=entry.target,
             way=f"{' → '.join(entry.route)}",
             headline=entry.headline,
-            repeat=seeds.index(entry.seed) + 1 if entry.seed in seeds else 1,
+            repeat=repeats.index(entry.repeat) + 1 if entry.repeat in repeats else 1,
             sites=sites,
             lines=_lines(entry, sites),
             sentence=_sentence(entry, sites),

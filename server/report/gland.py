@@ -81,7 +81,7 @@ def gland(results: Results, table: Comparison) -> Gland:
             volume_error=signed(cell.mean(VOLUME_ERROR)),
             absolute_volume_error=figure(cell.mean(ABSOLUTE_VOLUME_ERROR)),
             thirds=tuple(figure(cell.mean(third)) for third in THIRDS),
-            low=_low(cell, results.seeds),
+            low=_low(cell, results.repeats),
             patients=len({case for row in cell.rows for case in row.case_dice_volume or ()}),
         )
         for name, cell in cells
@@ -108,7 +108,7 @@ def _cells(table: Comparison) -> Iterator[tuple[str, Cell]]:
                 yield line.label, cell
 
 
-def _low(cell: Cell, seeds: tuple[int, ...]) -> tuple[LowPatient, ...] | None:
+def _low(cell: Cell, repeats: tuple[tuple[int, int], ...]) -> tuple[LowPatient, ...] | None:
     """Return a cell's patients with a low volume Dice, the worst first; None where any repeat has no such figures."""
     found: dict[str, list[tuple[int, float]]] = {}
     for row in cell.rows:
@@ -116,7 +116,7 @@ def _low(cell: Cell, seeds: tuple[int, ...]) -> tuple[LowPatient, ...] | None:
             return None
         for case, dice in row.case_dice_volume.items():
             if dice is not None and dice < 100 * LOW:
-                found.setdefault(case, []).append((seeds.index(row.seed) + 1, dice))
+                found.setdefault(case, []).append((repeats.index(row.repeat) + 1, dice))
     low = [LowPatient(case, tuple(dices)) for case, dices in found.items()]
     return tuple(sorted(low, key=lambda patient: (min(dice for _, dice in patient.dices), patient.number)))
 

@@ -27,9 +27,19 @@ def epochs_of(results: Results) -> int | None:
     return max((len(stage.epochs) for stage in results.stages), default=0) or None
 
 
+def drawn(results: Results) -> str:
+    """Return what the repeats of a study draw anew: "3 splits and trainings"."""
+    splits, trainings = (len(set(seeds)) for seeds in zip(*results.repeats, strict=True)) if results.repeats else (1, 1)
+    if len(results.repeats) == max(splits, trainings) and splits == trainings:
+        return "one split and one training" if splits == 1 else f"{splits} splits and trainings"
+    if splits == 1:
+        return f"one split, with {trainings} training seeds"
+    return f"{splits} splits, each with {count(trainings, 'training seed')}"
+
+
 def _facts(results: Results) -> str:
     """Return the facts of a study: "2 + 2 + 2 test patients, 5 epochs a stage"."""
-    patients, repeats = test_patients(results), len(results.seeds)
+    patients, repeats = test_patients(results), len(results.repeats)
     facts = [
         f"{' + '.join(str(number) for number in patients.values())} test patients"
         + (" a repeat" if repeats > 1 else "")
@@ -61,13 +71,12 @@ def opening(results: Results) -> str:
     text += "."
     if not results.tested:
         return f"{text} No test patient was looked at: these figures choose, they do not judge."
-    repeats = len(results.seeds)
-    drawn = "one split and one training" if repeats == 1 else f"{repeats} splits and trainings"
-    text += f" The figures describe these test patients, in {drawn}."
+    repeats = len(results.repeats)
+    text += f" The figures describe these test patients, in {drawn(results)}."
     if not patients or min(patients.values()) < 1:
         return text
     if repeats > 1:
-        return f"{text} The spread over the repeats says how far another split and training would take them."
+        return f"{text} The spread over the repeats says how far {_another(results)} would take them."
     site = min(patients, key=lambda name: patients[name])
     fewest = patients[site]
     smallest = smallest_p(fewest)
@@ -87,6 +96,12 @@ def opening(results: Results) -> str:
 def synthetic_sentence(results: Results) -> str:
     """Return the warning under results of synthetic patients; empty for real patients."""
     return " The patients are synthetic: nothing here is evidence about real ones." if results.synthetic else ""
+
+
+def _another(results: Results) -> str:
+    """Return what differs between the repeats: "another split and training"."""
+    splits, trainings = (len(set(seeds)) > 1 for seeds in zip(*results.repeats, strict=True))
+    return f"another {listed([name for name, differs in (('split', splits), ('training', trainings)) if differs])}"
 
 
 def held_out(results: Results) -> str:

@@ -61,7 +61,7 @@ def _every_row(views: list[NetworkView], results: Results) -> list[Row]:
 
     def place(row: Row) -> tuple[int, int, int, int]:
         known = order.get((row.model, row.method, row.route, row.target), last)
-        return results.models.index(row.model), known, row.seed, -1 if row.fold is None else row.fold
+        return results.models.index(row.model), known, row.variant, -1 if row.fold is None else row.fold
 
     return sorted(results.rows, key=place)
 
@@ -146,7 +146,7 @@ def render(results: Results, run: RecordedRun | None, study_toml: str) -> str:
         "starts": any(" from " in model for model in results.models),
         "architectures": wording.ARCHITECTURES,
         "authors": AUTHORS,
-        "repeats": len(results.seeds),
+        "repeats": len(results.repeats),
         "what": "test" if results.tested else "validation",
         "remarks": remarks,
         "synthetic": synthetic_sentence(results),

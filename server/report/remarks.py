@@ -11,7 +11,7 @@ from server.report.budget import Growth
 from server.report.contrasts import Family
 from server.report.gland import Gland
 from server.report.networks import Networks
-from server.report.opening import held_out, synthetic_sentence
+from server.report.opening import drawn, held_out, synthetic_sentence
 from server.report.paper import Table3
 from server.report.table import Comparison
 from server.report.wording import figure, small
@@ -30,13 +30,13 @@ def _setting(results: Results, part: str, name: str) -> Any:
 
 def _runs(results: Results) -> str:
     """Return the folds and repeats of the study: "5 folds", "5 folds in each of 3 repeats"."""
-    folds, repeats = results.folds, len(results.seeds)
+    folds, repeats = results.folds, len(results.repeats)
     return count(folds, "fold") if repeats == 1 else f"{count(folds, 'fold')} in each of {repeats} repeats"
 
 
 def _first(results: Results) -> str:
     """Return the note on drawing only the first repeat, for a study with several repeats."""
-    return " The first repeat is drawn." if len(results.seeds) > 1 else ""
+    return " The first repeat is drawn." if len(results.repeats) > 1 else ""
 
 
 def _selected_by(results: Results) -> str:
@@ -63,7 +63,7 @@ def of_comparison(results: Results, table: Comparison) -> str:
     which = "" if one_fold else f", that of {table.folds} folds with the best validation {table.score.title}"
     if table.repeats > 1:
         return (
-            f"Each figure is a mean over {table.repeats} repeats, each with another split and another training seed,"
+            f"Each figure is a mean over {table.repeats} repeats ({drawn(results)}),"
             f" of one model a repeat{which}; ± is the standard deviation over the repeats. The repeats draw their test"
             " patients from the same hospitals' patients and are not independent of one another: the ± is no"
             " interval." + synthetic_sentence(results)
@@ -233,7 +233,7 @@ def of_gland(results: Results, gland: Gland) -> str:
 
 def of_budget(results: Results) -> str:
     """Return the remark under the table of costs."""
-    parts = [f"all {_runs(results)}"] if results.folds > 1 or len(results.seeds) > 1 else []
+    parts = [f"all {_runs(results)}"] if results.folds > 1 or len(results.repeats) > 1 else []
     if len(results.models) > 1:
         parts.append(f"{len(results.models)} networks")
     parts.append("every route, round and candidate that was discarded")
@@ -322,7 +322,9 @@ def of_hospitals(results: Results) -> str:
     """Return the remark under the table of hospitals."""
     left_out = sum(site.left_out for site in results.sites)
     split = (
-        f"The split is that of the first of {len(results.seeds)} repeats." if len(results.seeds) > 1 else "One split."
+        f"The split is that of the first of {len(results.repeats)} repeats."
+        if len(results.repeats) > 1
+        else "One split."
     )
     if not left_out:
         return f"{split} No patient was left out.{synthetic_sentence(results)}"

@@ -63,10 +63,10 @@ class _Found:
 
     def __init__(self, results: Results, table: Comparison) -> None:
         self._table = table
-        first = min(results.seeds, default=0)
-        self._rows = [row for row in results.rows if row.seed == first]
+        first = next(iter(results.repeats), None)
+        self._rows = [row for row in results.rows if row.repeat == first]
         self._parents = {stage.id: stage.parent for stage in results.stages}
-        self._hops = {(entry.route, entry.target): entry.after for entry in results.forgetting if entry.seed == first}
+        self._hops = {(entry.route, entry.target): entry.after for entry in results.forgetting if entry.repeat == first}
 
     def at(self, route: tuple[str, ...], stage: str | None = None) -> float | None:
         """Return the Dice at the end of a route: of the row with a given stage, else of the selected row."""

@@ -204,10 +204,10 @@ def comparison(results: Results) -> Comparison:
     Raises:
         RelayError: two selected rows of the same repeat belong to the same cell.
     """
-    names, columns, repeats, tested = site_names(results), targets(results), len(results.seeds), results.tested
+    names, columns, repeats, tested = site_names(results), targets(results), len(results.repeats), results.tested
     order = {name: index for index, name in enumerate(names)}
     spread = {(entry.method, entry.route, entry.target): entry for entry in results.spread}
-    lines: dict[tuple[tuple[Section, int], int, tuple[int, ...], str], dict[str, dict[int, Row]]] = {}
+    lines: dict[tuple[tuple[Section, int], int, tuple[int, ...], str], dict[str, dict[tuple[int, int], Row]]] = {}
     for row in results.rows:
         if not row.selected:
             continue
@@ -215,17 +215,17 @@ def comparison(results: Results) -> Comparison:
         way = tuple(order.get(site, len(order)) for site in sources(row)) if row.kind.own_line else ()
         key = (_section(row), place_of(row.kind), way, row.kind.line_of(row.route, row.target))
         found = lines.setdefault(key, {}).setdefault(row.target, {})
-        if row.seed in found:
+        if row.repeat in found:
             raise RelayError(
                 f"results.json has two selected rows for {full_name(row)} at {row.target}:"
                 " run the study again into the same folder."
             )
-        found[row.seed] = row
+        found[row.repeat] = row
 
-    def cell(found: dict[int, Row] | None) -> Cell | None:
+    def cell(found: dict[tuple[int, int], Row] | None) -> Cell | None:
         if not found:
             return None
-        rows = tuple(found[seed] for seed in sorted(found))
+        rows = tuple(found[repeat] for repeat in results.repeats if repeat in found)
         route = () if rows[0].kind.grows else rows[0].route
         lacking = dict.fromkeys(site for row in rows for site in absent(row, names))
         return Cell(
@@ -273,10 +273,12 @@ def _one(numbers: Sequence[int | None]) -> int | None:
 
 def _headline(results: Results, columns: tuple[str, ...]) -> TableLine | None:
     """Return the line of the routes selected by validation, for each target and repeat; None where routes grow."""
-    repeats, tested = len(results.seeds), results.tested
+    repeats, tested = len(results.repeats), results.tested
     cells = []
     for target in columns:
-        rows = sorted((row for row in results.rows if row.headline and row.target == target), key=lambda row: row.seed)
+        rows = sorted(
+            (row for row in results.rows if row.headline and row.target == target), key=lambda row: row.variant
+        )
         if any(row.kind.grows for row in rows):
             return None  # a growing route has a line of its own already
         cells.append(Cell(tuple(rows), repeats, tested=tested, score=results.score) if rows else None)

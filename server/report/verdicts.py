@@ -62,8 +62,8 @@ def _pairs(results: Results, target: str) -> list[tuple[Row, Row]]:
 
     rows = [row for row in results.rows if row.target == target and row.value(score) is not None]
     found = []
-    for seed in results.seeds:
-        here = [row for row in rows if row.seed == seed]
+    for repeat in results.repeats:
+        here = [row for row in rows if row.repeat == repeat]
         route = next((row for row in here if row.headline), None)
         own = [row for row in here if row.selected and row.kind.alone and not row.absent]
         if route and own:

@@ -89,7 +89,12 @@ class _Part:
         """
         self.run, self.number = run, number
         self.weight_bytes = declared_bytes(run.study.model)
-        self.labels: dict[str, Any] = {"variant": number, "seed": run.study.seed, "model": network}
+        self.labels: dict[str, Any] = {
+            "variant": number,
+            "seed": run.study.seed,
+            "split_seed": run.study.split.seed,
+            "model": network,
+        }
         done = [row for row in run.plan.rows if {row.test or row.validation, row.validation} <= run.records.keys()]
         self.not_counted = {row: why for row in done if (why := why_not_counted(row, run.study, run))}
         self.finished = [row for row in done if row not in self.not_counted]

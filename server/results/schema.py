@@ -38,9 +38,16 @@ class _OfVariant(Value):
     variant: int = 0
     """The number of the entry's network and repeat, counted from 0 in the study's order."""
     seed: int = 0
-    """The seed of the entry's repeat."""
+    """The training seed of the entry's repeat."""
+    split_seed: int | None = None
+    """The split seed of the entry's repeat; null in results of earlier versions."""
     model: str = ""
     """The network: architecture and encoder, and where a study compares several, the first encoder weights."""
+
+    @property
+    def repeat(self) -> tuple[int, int]:
+        """The entry's repeat: split seed and training seed."""
+        return (self.seed if self.split_seed is None else self.split_seed), self.seed
 
 
 class Site(Value):
@@ -394,9 +401,10 @@ class Results(Value):
         return tuple(dict.fromkeys(row.model for row in self.rows))
 
     @property
-    def seeds(self) -> tuple[int, ...]:
-        """The seed of each repeat, in the study's order."""
-        return tuple(sorted({row.seed for row in self.rows}))
+    def repeats(self) -> tuple[tuple[int, int], ...]:
+        """The pair (split seed, training seed) of each repeat, in the study's order."""
+        first = {row.repeat: row.variant for row in sorted(self.rows, key=lambda row: -row.variant)}
+        return tuple(sorted(first, key=lambda repeat: (first[repeat], repeat)))
 
     @property
     def tested(self) -> bool:

@@ -335,6 +335,22 @@ def test_a_study_that_compares_no_starts_has_the_digest_of_before() -> None:
     assert [one.model.encoder_weights for one in given.variants] == ["imagenet", "none"]
 
 
+def test_splits_and_training_seeds_are_crossed() -> None:
+    table = {"sites": ["A", "B"], "seed": 5, "repeats": 2, "split": {"seed": 7}, "training": {"seeds": [4, 1, 9]}}
+    study = from_table(table, Study, "a test")
+    variants = study.variants
+    assert [(one.split.seed, one.seed) for one in variants] == [(7, 4), (7, 1), (7, 9), (8, 4), (8, 1), (8, 9)]
+    for one in variants:
+        assert one.variants == (one,), "a variant is a plain study"
+        plain = {"sites": ["A", "B"], "seed": one.seed, "split": {"seed": one.split.seed}}
+        assert from_table(plain, Study, "a test").digest == one.digest, "and may as well be run by itself"
+    (single,) = from_table({**table, "repeats": 1, "training": {"seeds": [3]}}, Study, "a test").variants
+    assert (single.split.seed, single.seed) == (7, 3)
+    assert from_table(tomllib.loads(study_toml(study)), Study, "a test") == study
+    with pytest.raises(RelayError, match="a seed stands twice"):
+        from_table({**table, "training": {"seeds": [3, 3]}}, Study, "a test")
+
+
 def test_a_study_without_either_is_its_own_variant() -> None:
     study = Study.model_validate({"sites": ("A", "B")})
     assert study.variants == (study,)

@@ -79,6 +79,7 @@ CHANGES_NOTHING: list[dict[str, Any]] = [
     {"training": {"leg_minutes": 0.0}},  # legs change nothing
     {"methods": {"pooled": False}},
     {"repeats": 3},  # each is a plain study with seeds of its own
+    {"training": {"seeds": (2, 3)}},  # so is each of these
     {"models": {"encoders": ("resnet18",)}},  # so is each network
     {"models": {"architectures": ("Unet",)}},
     {"models": {"encoder_weights": ("none",)}},
