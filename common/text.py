@@ -19,6 +19,11 @@ def count(number: int, noun: str) -> str:
     return f"{whole(number)} {noun}{'' if number == 1 else 's'}"
 
 
+def points(number: float) -> str:
+    """Return a number of Dice points in short: "1 point", "0.5 points"."""
+    return f"{number:g} point{'' if number == 1 else 's'}"
+
+
 def signed(value: float, digits: int = 1) -> str:
     """Return a difference with its sign: "+1.2", "−0.4", or "±0.0" where rounding leaves none."""
     text = f"{abs(value):.{digits}f}"

@@ -304,6 +304,7 @@ def _card(
             "model": network_named(study.model),
             "preprocessing": study.preprocessing,
             "training": study.training,
+            "equivalence_margin": study.equivalence_margin,
             "mean": mean,
             "std": std,
             "device": environment.device,

@@ -192,7 +192,7 @@ def _reasons(verdict: Verdict, card: Card, own: Reference | None, differences: S
         )
         return
     ahead, score = own.ahead, deciding(card.training.slices)
-    yield verdict_sentence(card.site, what, _gain(ahead, own.volume_ahead, score), score.title)
+    yield verdict_sentence(card.site, what, _gain(ahead, own.volume_ahead, score), score.title, card.equivalence_margin)
     yield f"Of all models of the study, your own validation patients chose “{way}”."
     better = sum(value > 0 for value in differences)
     better_for = {0: "none", len(differences): "all"}.get(better, str(better))

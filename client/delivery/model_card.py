@@ -127,6 +127,8 @@ class Card(_Value):
     model: ModelConfig
     preprocessing: PreprocessingConfig
     training: TrainingConfig
+    equivalence_margin: float = 1.0
+    """Differences up to this many points of Dice are practically none, as the study says."""
     mean: float
     """Mean of the pixels of the fold's training slices at this site, bias field corrected; images are standardised with
     `mean` and `std`."""

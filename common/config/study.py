@@ -384,6 +384,9 @@ class Study(_Config):
     """The rule against collapsed trainings: a stage is refused, and its routes are parked, if its validation Dice is
     below this share of the received weights' Dice at the same site, if the received weights' Dice was at least 0.5, and
     if the training loss rose. 0: no stage is refused."""
+    equivalence_margin: float = Field(default=1.0, gt=0, le=100, exclude_if=lambda margin: margin == 1.0)
+    """Dice points. Report and letter call two methods practically the same where it is shown that they differ by no
+    more than this, and a method non-inferior where it is shown to be worse by no more than this."""
     model: ModelConfig = ModelConfig()
     models: ModelsConfig = ModelsConfig()
     preprocessing: PreprocessingConfig = PreprocessingConfig()

@@ -57,6 +57,15 @@ def patients_of(repeats: Sequence[Repeat]) -> list[str]:
     return sorted({case for repeat in repeats for case, (_, slices) in repeat.items() if slices > 0})
 
 
+def enough(patients: Sequence[int]) -> bool:
+    """Return whether there are enough patients for an interval.
+
+    Args:
+        patients: the number of patients of each site.
+    """
+    return sum(patients) >= FEWEST and min(patients) >= FEWEST_A_SITE
+
+
 def interval(strata: Strata, *, within: tuple[float, float] = ANYWHERE) -> tuple[float, float] | None:
     """Return the 95 % interval of a `slice_mean`.
 
@@ -88,7 +97,7 @@ def interval(strata: Strata, *, within: tuple[float, float] = ANYWHERE) -> tuple
     """
     samples = [_sample(strata[site]) for site in sorted(strata)]
     sizes = [len(values) for values, _ in samples]
-    if sum(sizes) < FEWEST or min(sizes) < FEWEST_A_SITE:
+    if not enough(sizes):
         return None
     if not all(np.isfinite(values).all() for values, _ in samples):
         raise RelayError("The Dice of a test patient is not a number: score that site again.")

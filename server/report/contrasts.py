@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 from common.scores import DICE, Score
 from common.seeds import seed_of
+from common.statistics.hierarchical import Posterior, posterior
 from common.statistics.intervals import FEWEST, FEWEST_A_SITE, Repeat, Strata, interval, slice_mean
 from common.statistics.paired import LEVEL, better, difference, holm, sign_flip_p, smallest_p, standardised
 from common.text import listed
@@ -57,6 +58,8 @@ class Contrast:
     """The p before correction; None where no test is shown."""
     corrected: float | None = None
     """The p corrected by Holm's method; None where no test is shown."""
+    posterior: Posterior | None = None
+    """How probable a difference that matters is; None without scores of single patients, or with too few of them."""
 
     def where(self, target: str) -> Effect | None:
         """Return the effect at a target, or None."""
@@ -79,6 +82,8 @@ class Family:
     attainable: float
     """The smallest possible corrected p for the family's patients."""
     repeats: int
+    margin: float = 1.0
+    """Differences up to this many points are practically none."""
 
     @property
     def shown(self) -> bool:
@@ -92,7 +97,8 @@ def family(results: Results, table: Comparison, *, testing: bool = True) -> Fami
     Args:
         results: the results of the network.
         table: the comparison of the network.
-        testing: whether to test; False for a network not selected by validation, whose effects are only described.
+        testing: whether to test, and to tell how probable differences are; False for a network not selected by
+            validation, whose effects are only described.
     """
     problems = dict(not_compared(results))
     repeats = len(results.repeats)
@@ -117,17 +123,27 @@ def family(results: Results, table: Comparison, *, testing: bool = True) -> Fami
             ):
                 pairs[target] = found
         if pairs:
-            contrasts.append(_contrast(line.label, pairs, score=results.score, seed=seed, repeats=repeats))
+            margin = results.margin if testing else None
+            contrasts.append(
+                _contrast(line.label, pairs, score=results.score, seed=seed, repeats=repeats, margin=margin)
+            )
     without = tuple(
         target
         for target in table.targets
         if any(row.cases(results.score) is None for row in results.rows if row.target == target)
     )
-    return _tested(contrasts, problems, without if contrasts else (), testing=testing, repeats=repeats)
+    tested = _tested(contrasts, problems, without if contrasts else (), testing=testing, repeats=repeats)
+    return replace(tested, margin=results.margin)
 
 
 def _contrast(
-    opponent: str, pairs: dict[str, list[tuple[Row, Row]]], *, score: Score, seed: int, repeats: int
+    opponent: str,
+    pairs: dict[str, list[tuple[Row, Row]]],
+    *,
+    score: Score,
+    seed: int,
+    repeats: int,
+    margin: float | None,
 ) -> Contrast:
     """Return the contrast with one opponent.
 
@@ -137,6 +153,7 @@ def _contrast(
         score: the Dice by which the study compares.
         seed: the study's seed.
         repeats: the number of repeats.
+        margin: the study's `equivalence_margin`; None where the contrast is only described.
     """
     at, strata, means = [], {}, []
     for target, rows in pairs.items():
@@ -157,6 +174,7 @@ def _contrast(
         standardised=standardised(strata) if whole else None,
         smallest=smallest_p(better(strata)[1]) if whole else 1.0,
         p=sign_flip_p(strata, seed=seed_of(seed, opponent, "signs")) if whole else None,
+        posterior=posterior(strata, margin=margin) if whole and margin is not None else None,
     )
 
 

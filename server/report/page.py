@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from common.errors import RelayError
 from common.scores import DICE, SCORES
 from common.statistics.intervals import METHOD
-from common.text import count, duration, moment, short_bytes, whole
+from common.text import count, duration, moment, points, short_bytes, whole
 from server.report import budget_curves, curves, forest, intervals, remarks, wording
 from server.report.colours import SITE_COLOURS, shade
 from server.report.contrasts import own_interval
@@ -126,9 +126,11 @@ def render(results: Results, run: RecordedRun | None, study_toml: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    names = ("encoder_name", "figure", "full_name", "network_name", "probability", "signed")
+    names = ("encoder_name", "figure", "full_name", "likely", "network_name", "probability", "signed")
     environment.filters.update({name: getattr(wording, name) for name in names})
-    environment.filters.update(count=count, duration=duration, moment=moment, short_bytes=short_bytes, whole=whole)
+    environment.filters.update(
+        count=count, duration=duration, moment=moment, points=points, short_bytes=short_bytes, whole=whole
+    )
     environment.filters.update(routes_taken=routes_taken, shade=shade, whole_volumes=whole_volumes)
     colours = dict(zip(site_names(results), cycle(SITE_COLOURS), strict=False))
     context: dict[str, Any] = {

@@ -6,7 +6,7 @@ from typing import Any
 
 from common.plan import Section
 from common.scores import DICE
-from common.text import count, listed
+from common.text import count, listed, points
 from server.report.budget import Growth
 from server.report.contrasts import Family
 from server.report.gland import Gland
@@ -192,6 +192,26 @@ def of_contrasts(results: Results, family: Family) -> str:
         )
     )
     return " ".join(sentences) + synthetic_sentence(results)
+
+
+def of_posteriors(results: Results, family: Family) -> str:
+    """Return the remark under the probabilities of differences."""
+    several = any(len(contrast.at) > 1 for contrast in family.contrasts)
+    text = (
+        "From a hierarchical model (Benavoli et al. 2017, Corani et al. 2017):"
+        f" {'patients within hospitals, hospitals about a common mean' if several else 'patients of one hospital'}"
+        f"{', trainings beside' if family.repeats > 1 else ''}. Practically the same: a difference of at most"
+        f" {points(family.margin)}, as {'the study says' if 'equivalence_margin' in results.study else 'by default'}."
+        " Each patient counts once"
+        f"{', whatever the number of slices' if results.score is DICE else ''}."
+    )
+    if several:
+        text += (
+            " At a hospital stand the same three probabilities; hospitals learn from one another, so that one with few"
+            " patients lies closer to the others than its own patients do. Of a further hospital so few hospitals say"
+            " little, and what was supposed beforehand weighs."
+        )
+    return f"{text} The probabilities are not corrected for the number of comparisons."
 
 
 def of_intervals(results: Results, table: Comparison) -> str:

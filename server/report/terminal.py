@@ -16,6 +16,8 @@ from common.plan import method_of
 from common.scores import DICE
 from common.text import count
 from server.report import remarks
+from server.report.contrasts import family
+from server.report.equivalence import findings
 from server.report.networks import NetworkCell, Networks, best_network, networks
 from server.report.table import HEADLINE_MARK, Comparison, comparison, notes, whole_volumes
 from server.report.wording import ARCHITECTURES, capital, encoder_name, figure, network_name
@@ -94,12 +96,13 @@ def _comparison(results: Results, table: Comparison, title: str) -> TextTable:
                 figures, marks = figures.replace(" ± ", "±"), marks.replace(" ", "")
             entries.append(TextCell(f"{figures}{behind} {marks}".rstrip(), strong=bool(cell.headlines)))
         rows.append(tuple(entries))
+    found = findings(family(results, table)) if table.tested else []
     return TextTable(
         title,
         ("", *(f"→ {target}" for target in table.targets)),
         tuple(rows),
         _sections(table),
-        (caption(table), *notes(table), *remarks.of_grid(results), remarks.of_comparison(results, table)),
+        (caption(table), *notes(table), *found, *remarks.of_grid(results), remarks.of_comparison(results, table)),
     )
 
 

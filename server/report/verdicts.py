@@ -91,4 +91,4 @@ def _sentence(results: Results, target: str, problems: dict[str, str]) -> str:
     else:
         effect = effect_of({target: repeats})
         gain = Gain(effect.difference or 0.0, effect.ci95, effect.patients, volume)
-    return verdict_sentence(target, WHAT, gain, score.title)
+    return verdict_sentence(target, WHAT, gain, score.title, results.margin)

@@ -11,6 +11,7 @@ from server.report import budget_curves, contrasts, forgetting, gland, intervals
 from server.report.budget import BudgetLine, Growth, budget_lines, growths
 from server.report.colours import shade
 from server.report.disagreements import disagreements
+from server.report.equivalence import findings
 from server.report.forest import Forest, forest
 from server.report.summary import in_short
 from server.report.table import Comparison, comparison, notes
@@ -64,6 +65,11 @@ class NetworkView:
     def disagreements(self) -> list[str]:
         """Why the interval and the corrected p of a contrast say different things."""
         return disagreements(self.family)
+
+    @property
+    def findings(self) -> list[str]:
+        """What is known of the contrasts with a high probability: better, worse, practically the same."""
+        return findings(self.family)
 
     @cached_property
     def shades(self) -> list[list[str]]:

@@ -41,6 +41,11 @@ def probability(value: float | None) -> str:
     return "–" if value is None else "< 0.001" if value < 0.001 else f"{value:.2g}"
 
 
+def likely(value: float) -> str:
+    """Return a probability of a posterior in per cent: "93 %", "< 1 %", "> 99 %"."""
+    return "< 1 %" if value < 0.01 else "> 99 %" if value > 0.99 else f"{100 * value:.0f} %"
+
+
 def small(value: float) -> str:
     """Return a small probability in full: "0.000031"."""
     return f"{float(f'{value:.2g}'):.10f}".rstrip("0").rstrip(".")

@@ -415,6 +415,12 @@ class Results(Value):
         return not self.rows or any(row.dice is not None for row in self.rows)
 
     @property
+    def margin(self) -> float:
+        """The study's `equivalence_margin`, in points of Dice."""
+        margin = self.study.get("equivalence_margin", 1.0)
+        return float(margin) if isinstance(margin, int | float) else 1.0
+
+    @property
     def score(self) -> Score:
         """The score by which the study selects and compares."""
         training = self.study.get("training")
