@@ -88,6 +88,7 @@ CHANGES_NOTHING: list[dict[str, Any]] = [
     {"absence": {"then": "skip"}},
     {"absence": {"methods": {"fedavg": {"then": "skip"}}}},
     {"collapse": 0.5},
+    {"equivalence_margin": 0.5},
 ]
 
 
