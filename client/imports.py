@@ -7,9 +7,9 @@ import monai.metrics
 
 import client.app
 import client.data.layouts
-import common.model.network
+import common.networks.smp
 
-common.model.network.segmentation_models()
+common.networks.smp.segmentation_models()
 client.data.layouts.known()  # imports every layout, and with the layouts SimpleITK
 
 __all__ = ["client", "monai"]

@@ -30,7 +30,10 @@ from client.data import layouts
 from client.site_config import SiteConfig
 from common.config.study import Study
 from common.errors import RelayError
+from common.networks.encoders import ENCODERS
+from common.networks.registry import NETWORKS
 from common.protocol.refusals import DIED, REFUSALS, refusal_text
+from common.text import listed
 from deploy.cli.commands import PROGRAM, root
 from deploy.cli.program import CODES
 from server.results import schema
@@ -81,6 +84,49 @@ COMMAND` shows where in the program an error arose, `relay --install-completion`
 options.
 
 {commands}"""
+NETWORKS_PAGE = """\
+# Networks
+
+The values of `architecture` and `encoder` in `[model]` and `[models]` of a [study](study-toml.md). `relay study plan`,
+`simulate` and `run` and `relay site approve` build a study's networks before anything else: what cannot be built, or
+cannot take slices of the study's size, is an error that names the network.
+
+{networks}
+"Least side" is the fewest rows and columns of a slice (`preprocessing.pixels`); all networks take multiples of 32.
+Auxiliary outputs exist in training alone; the numbers are the weights of the losses of the network's own output and of
+the auxiliary ones. An average of a network without batch normalisation has no statistics to estimate, and so no row
+with `batch_norm` "re-estimate".
+
+## Encoders
+
+{encoders}.
+
+`tu-NAME` is the encoder NAME of timm (`tu-convnext_tiny`, `tu-tf_efficientnet_lite0`), of which not every one fits
+every architecture. The names `timm-tf_…` of the library are refused: they take the weights of `tu-tf_…` without an
+error and compute something else.
+
+A file in `encoder_weights` holds an encoder's tensors by the encoder's own names, with or without "encoder." before
+them, as a safetensors file or as a `state_dict` saved by torch; a classifier's head is left out. A missing or
+unexpected tensor, or one of another shape, is an error that names the first. So is batch normalisation that was folded
+into the convolutions for prediction. For a network without encoder the file holds all tensors of the network. A first
+layer for three colours is summed over them, or adapted to several channels as segmentation_models.pytorch does.
+
+## A network of your own
+
+A package that is installed at the coordinator and at every site can bring a network. An entry point in the group
+`relay.networks` names a `Network` of `common.networks.registry`, with the function that builds it:
+
+```toml
+[project.entry-points."relay.networks"]
+MyNet = "my_package.my_net:NETWORK"
+```
+
+A study names it with `architecture = "MyNet"` and `package = "…"`, the sha256 of the package's installed files; without
+`package`, `relay study plan` says what to write. The hash is a part of the study's own, so a hospital that approves the
+study approves that code, and a site with other files refuses to build the network. Packages have to be installed from a
+wheel: a link to a folder has no list of its files. The hash is over the package's own files; what it imports is not in
+it.
+"""
 ENVIRONMENT_PAGE = """\
 # Environment variables
 
@@ -151,6 +197,7 @@ def pages() -> dict[str, str]:
     """Return the text of every file of docs/reference, by file name."""
     made = {
         "study-toml.md": STUDY_PAGE.format(tables="\n".join(_tables(Study, TOML))),
+        "networks.md": _networks(),
         "site-toml.md": SITE_PAGE.format(tables="\n".join(_tables(SiteConfig, TOML)), layouts=_layouts()),
         "results-json.md": RESULTS_PAGE.format(tables="\n".join(_tables(Results, JSON))),
         "commands.md": COMMANDS_PAGE.format(commands=_commands()),
@@ -329,6 +376,22 @@ def _layouts() -> str:
         for name, one in layouts.known().items()
     ]
     return _table("layout", "what lies in `images`", "also needs", rows=rows)
+
+
+def _networks() -> str:
+    """Return a line for each built-in network, and the names of all encoders."""
+    rows = []
+    for network in NETWORKS.values():
+        encoders = "none" if network.encoders == () else listed(network.encoders) if network.encoders else "all"
+        norms = {"batch": "yes", "none": "no", "encoder": "with an encoder `…_bn`"}[network.normalisation]
+        weights = ", ".join(f"{weight:g}" for weight in network.output_weights)
+        outputs = weights if len(network.output_weights) > 1 else NOTHING
+        cells = (f"`{network.key}`", network.about, encoders, str(network.smallest_side), norms, outputs)
+        rows.append(_row(*cells))
+    head = ("architecture", "what it is", "encoders", "least side", "batch normalisation", "auxiliary outputs")
+    names = ", ".join(f"`{name}`" for name in ENCODERS)
+    encoders = textwrap.fill(names, 120, break_on_hyphens=False, break_long_words=False)
+    return NETWORKS_PAGE.format(networks=_table(*head, rows=rows), encoders=encoders)
 
 
 def _commands() -> str:

@@ -14,6 +14,7 @@ from flwr.serverapp import Grid
 from common.config.study import POOLED, Study, load_study, study_toml
 from common.errors import RelayError, Unfinished
 from common.files import write_atomically
+from common.model.network import check_network
 from common.plan import asked_for, plan
 from server.deliveries import deliver
 from server.descriptions import describe_all, keep, kept_in, known_of
@@ -73,6 +74,8 @@ def run_study(
         RelayError: the study cannot start, or the folder cannot be written; finished stages are kept.
     """
     asked_for(study)  # refuse an unknown method before any site is asked
+    for model in study.networks:
+        check_network(model, study.preprocessing.pixels)
     ledger = Ledger(folder, progress=lambda done, of: observe(Event("examining", "", "", epoch=done, epochs=of)))
     with closing(ledger), _disk_errors_as_sentences(folder):
         _keep_study(study, folder)

@@ -15,8 +15,8 @@ from client.training.batch_norm import estimate_statistics
 from client.training.batches import Slices, augment, batches
 from client.training.device import Device, place
 from common.config.study import TrainingConfig
-from common.model.network import segmentation_models
 from common.model.weights import Weights
+from common.networks.smp import segmentation_models
 from common.plan.graph import Schedule
 from common.protocol.refusals import Refusal, Refused
 from common.seeds import seed_of

@@ -8,13 +8,24 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tomli_w
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from common.config.toml import load_toml
 from common.digest import digest_of_json
+from common.networks.encoders import known_encoder
+from common.networks.registry import NETWORKS, known_architecture
 from common.strategies import STRATEGIES
 
 POOLED = "pooled"
@@ -22,19 +33,8 @@ POOLED = "pooled"
 
 SiteName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")]
 
-Architecture = Literal["Unet", "UnetPlusPlus", "MAnet", "DeepLabV3"]
-Encoder = Literal[
-    "efficientnet-b0",
-    "efficientnet-b1",
-    "efficientnet-b2",
-    "efficientnet-b3",
-    "resnet18",
-    "resnet34",
-    "resnet50",
-    "mobilenet_v2",
-    "tu-mobilenetv3_small_050",
-]
-
+Architecture = Annotated[str, AfterValidator(known_architecture)]
+Encoder = Annotated[str, AfterValidator(known_encoder)]
 
 if TYPE_CHECKING:
     StrategyKey = str
@@ -73,15 +73,76 @@ class ModelConfig(_Config):
     """The network. Only the coordinator reads `encoder_weights`: sites need no internet."""
 
     architecture: Architecture = "UnetPlusPlus"
-    """The decoder, by its name in segmentation_models.pytorch."""
+    """The network: a decoder of segmentation_models.pytorch by its name there, a network without encoder, or the
+    network of an installed package ([networks](networks.md))."""
     encoder: Encoder = "efficientnet-b3"
-    """The encoder, by its name in segmentation_models.pytorch."""
+    """The encoder, by its name in segmentation_models.pytorch; "tu-" before a name is an encoder of timm. A network
+    with an encoder of its own, or with none, needs no such key."""
     encoder_weights: Line = "imagenet"
-    """"imagenet", "none" (drawn from the study's seed), or a file of encoder weights beside the study file."""
+    """"imagenet", "none" (drawn from the study's seed), or a file beside the study file: of encoder weights, or for a
+    network without encoder of all its weights. The file's tensors must fit one by one. A network without encoder starts
+    from "none" unless a file is named."""
+    decoder_attention: Literal["none", "scse"] = Field(default="none", exclude_if=lambda value: value == "none")
+    """"scse": concurrent spatial and channel squeeze and excitation in the decoder's blocks (Roy et al., MICCAI 2018),
+    for the architectures with such blocks."""
+    package: str = Field(default="", pattern=r"^([0-9a-f]{64})?$", exclude_if=lambda value: not value)
+    """For the network of an installed package, the hash of the package's files; `relay study plan` names the hash.
+    Every site compares the package that it installed."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_encoder(cls, given: Any) -> Any:
+        """Set the encoder and its weights of a network that leaves no choice."""
+        if not isinstance(given, dict) or not isinstance(name := given.get("architecture"), str):
+            return given
+        network = NETWORKS.get(name)
+        if network is not None and network.encoders is None:
+            return given
+        own = network.encoders[0] if network is not None and network.encoders else ""
+        without = {"encoder": own} if own else {"encoder": "", "encoder_weights": "none"}
+        return without | given
+
+    @model_validator(mode="after")
+    def _fits(self) -> ModelConfig:
+        network = NETWORKS.get(self.architecture)
+        encoders = network.encoders if network is not None else ()
+        if encoders is None and not self.encoder:
+            raise ValueError(f"the architecture {self.architecture} needs an encoder")
+        if encoders is not None and self.encoder not in (encoders or ("",)):
+            takes = f"takes the encoders {', '.join(encoders)}" if encoders else "takes no encoder"
+            raise ValueError(f'the architecture {self.architecture} {takes}, and not "{self.encoder}"')
+        if not self.encoder and self.encoder_weights == "imagenet":
+            raise ValueError(
+                f"the architecture {self.architecture} has no encoder, and so no weights of ImageNet; set"
+                ' encoder_weights = "none", or name a file of all its weights'
+            )
+        if self.decoder_attention != "none" and not (network is not None and network.attention):
+            having = ", ".join(one.key for one in NETWORKS.values() if one.attention)
+            raise ValueError(
+                f"the architecture {self.architecture} takes no decoder_attention; the ones that do are {having}"
+            )
+        if self.package and network is not None:
+            raise ValueError(f"the architecture {self.architecture} is built in; leave out package")
+        return self
+
+    @property
+    def channels(self) -> int:
+        """The channels of an image, as the network takes it."""
+        return 1
+
+    @property
+    def has_batch_norm(self) -> bool:
+        """Whether the network has batch normalisation; of a plug-in's network it is assumed."""
+        network = NETWORKS.get(self.architecture)
+        return network is None or network.has_batch_norm(self.encoder)
 
 
 class ModelsConfig(_Config):
-    """Networks to compare: every encoder with every architecture and start, in place of the network in [model]."""
+    """Networks to compare: every encoder with every architecture and start, in place of the network in [model].
+
+    An architecture with encoders of its own takes those of the list that it can, or else its own first; an architecture
+    without encoder is one network, and starts from "none".
+    """
 
     encoders: tuple[Encoder, ...] = ()
     """The encoders to compare. Empty: only the encoder of [model]."""
@@ -99,6 +160,26 @@ class ModelsConfig(_Config):
             if len(set(given)) < len(given):
                 raise ValueError(f"one of the {name.replace('_', ' ')} stands twice")
         return self
+
+
+def _network(model: ModelConfig, architecture: str, encoder: str, start: str) -> ModelConfig:
+    """Return a network with another architecture and, if the architecture takes them, another encoder and start.
+
+    Raises:
+        ValueError: the architecture does not fit the other keys.
+    """
+    network = NETWORKS.get(architecture)
+    takes = network.encoders if network is not None else ()
+    if takes is not None and encoder not in takes:
+        encoder = takes[0] if takes else ""
+    start = start if encoder else "none"
+    change: dict[str, Any] = {"architecture": architecture, "encoder": encoder, "encoder_weights": start}
+    if network is not None:
+        change["package"] = ""
+    try:
+        return ModelConfig.model_validate(model.model_dump() | change)
+    except ValidationError as error:
+        raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
 
 
 class N4Config(_Config):
@@ -448,6 +529,34 @@ class Study(_Config):
             raise ValueError('the paper trains on selected slices; set training.slices = "chosen", or leave out paper')
         return self
 
+    @model_validator(mode="after")
+    def _networks_fit(self) -> Study:
+        for model in self.networks:
+            network = NETWORKS.get(model.architecture)
+            if network is not None and network.smallest_side > self.preprocessing.pixels:
+                raise ValueError(
+                    f"the architecture {network.key} needs slices of {network.smallest_side} pixels or more; set"
+                    f" preprocessing.pixels to {network.smallest_side}, or more"
+                )
+            only = any(part.batch_norm == ("re-estimate",) for part in self.methods.federated)
+            if only and not model.has_batch_norm:
+                raise ValueError(
+                    f"the architecture {model.architecture} has no batch normalisation whose statistics could be"
+                    ' estimated; add "average" to batch_norm of the strategy'
+                )
+        return self
+
+    @property
+    def networks(self) -> tuple[ModelConfig, ...]:
+        """The networks of the study, each once."""
+        if self.models == ModelsConfig():
+            return (self.model,)
+        encoders = self.models.encoders or (self.model.encoder,)
+        architectures = self.models.architectures or (self.model.architecture,)
+        starts = self.models.encoder_weights or (self.model.encoder_weights,)
+        all_together = itertools.product(encoders, architectures, starts)
+        return tuple(dict.fromkeys(_network(self.model, name, encoder, start) for encoder, name, start in all_together))
+
     @property
     def variants(self) -> tuple[Study, ...]:
         """The plain studies of this study, each with a single network and pair of seeds.
@@ -457,9 +566,6 @@ class Study(_Config):
         """
         if self.repeats == 1 and self.models == ModelsConfig() and not self.training.seeds:
             return (self,)
-        encoders = self.models.encoders or (self.model.encoder,)
-        architectures = self.models.architectures or (self.model.architecture,)
-        starts = self.models.encoder_weights or (self.model.encoder_weights,)
         return tuple(
             self.model_copy(
                 update={
@@ -468,14 +574,10 @@ class Study(_Config):
                     "seed": seed,
                     "split": self.split.model_copy(update={"seed": split_seed}),
                     "training": self.training.model_copy(update={"seeds": ()}),
-                    "model": self.model.model_copy(
-                        update={"encoder": encoder, "architecture": architecture, "encoder_weights": start}
-                    ),
+                    "model": model,
                 }
             )
-            for (split_seed, seed), encoder, architecture, start in itertools.product(
-                self.pairs_of_seeds, encoders, architectures, starts
-            )
+            for (split_seed, seed), model in itertools.product(self.pairs_of_seeds, self.networks)
         )
 
     @property

@@ -3,71 +3,51 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import math
 import threading
-from pathlib import Path
-from types import ModuleType
 
 import torch
 from torch import nn
 
 from common.config.study import ModelConfig
+from common.errors import BadConfiguration, RelayError
+from common.networks.registry import Form, Network, find
 
 Shapes = dict[str, tuple[tuple[int, ...], torch.dtype]]
 """For each tensor, by name, its shape and type."""
 
-_declared: list[torch.library.Library] = []
 _shapes: dict[ModelConfig, Shapes] = {}
 """Shapes of every network built so far; a site that builds its network needs no second build for the shapes."""
 _once = threading.RLock()
-"""The coordinator's site channels are threads, and `functools.cache` lets two threads run the first call."""
+"""The coordinator's site channels are threads, and two may ask for the shapes at once."""
 
 
-def segmentation_models() -> ModuleType:
-    """Import segmentation_models_pytorch, even where torchvision's compiled part cannot load.
+def declared(model: ModelConfig) -> Network:
+    """Return the traits of the declared network.
 
-    The registry's torchvision is a CUDA build. Beside a CPU-only torch its binary does not load, and its import fails
-    for lack of the schemas of two operators; no network here calls these operators, so declaring the two schemas is
-    enough. With a matching pair of wheels nothing is declared.
+    Raises:
+        BadConfiguration: the network is a plug-in's whose package is not the one that the study names.
     """
-    with _once:
-        return _import()
-
-
-@functools.cache
-def _import() -> ModuleType:
-    if not _torchvision_binary_loads():
-        library = torch.library.Library("torchvision", "DEF")
-        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _declared.append(library)
-    import segmentation_models_pytorch
-
-    return segmentation_models_pytorch
-
-
-def _torchvision_binary_loads() -> bool:
-    """Return whether torchvision's own operators can be loaded; torchvision itself is not imported."""
-    spec = importlib.util.find_spec("torchvision")
-    folders = (spec.submodule_search_locations or []) if spec else []
-    binaries = [path for folder in folders for path in Path(folder).glob("_C.*")]
-    try:
-        for path in binaries:
-            torch.ops.load_library(str(path))
-    except OSError:
-        return False
-    return bool(binaries)
+    return find(model.architecture, model.package)
 
 
 def build(model: ModelConfig) -> nn.Module:
     """Return the network, its weights drawn from torch's global generator; nothing is downloaded.
 
-    The network maps (batch, 1, rows, columns) float images to (batch, 1, rows, columns) logits of the gland.
+    The network maps (batch, channels, rows, columns) float images to (batch, 1, rows, columns) logits of the gland. In
+    training, a network with auxiliary outputs returns a list of logits (`common.networks.registry.Network`).
+
+    Raises:
+        BadConfiguration: the network cannot be built.
     """
-    network: nn.Module = getattr(segmentation_models(), model.architecture)(
-        encoder_name=model.encoder, encoder_weights=None, in_channels=1, classes=1
-    )
+    network_of = declared(model)
+    form = Form(model.architecture, model.encoder, model.channels, attention=model.decoder_attention)
+    try:
+        network: nn.Module = network_of.made(form)
+    except (RelayError, MemoryError):
+        raise
+    except Exception as error:  # libraries of networks raise errors of any kind
+        raise _not_built(model, "", error) from error
     _shapes[model] = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in network.state_dict().items()}
     return network
 
@@ -75,20 +55,87 @@ def build(model: ModelConfig) -> nn.Module:
 def build_undrawn(model: ModelConfig) -> nn.Module:
     """Return the network without initial values, for loading weights afterwards.
 
-    Drawing initial values takes half the time of `build`. Every tensor of a network here stands in its state_dict, so
-    loading a state_dict gives values to all tensors.
+    Drawing initial values takes half the time of `build`. A network with tensors outside its state_dict is built with
+    initial values, since loading a state_dict would leave these tensors without a value.
     """
-    with torch.device("meta"):
-        network = build(model)
-    return network.to_empty(device="cpu")
+    network = _drafted(model)
+    tensors = {*dict(network.named_parameters()), *dict(network.named_buffers())}
+    if next(network.parameters()).is_meta and tensors <= set(network.state_dict()):
+        return network.to_empty(device="cpu")
+    return build(model)
+
+
+def _drafted(model: ModelConfig) -> nn.Module:
+    """Return the network without memory for its tensors, or built in memory where the network needs values for that."""
+    try:
+        with torch.device("meta"):
+            return build(model)
+    except BadConfiguration:
+        with torch.random.fork_rng(devices=[]):  # a draft draws nothing
+            return build(model)
+
+
+@functools.lru_cache(maxsize=256)
+def check_network(model: ModelConfig, pixels: int) -> None:
+    """Check before a study runs that its network can be built, and makes of a slice what it should.
+
+    Args:
+        model: the network.
+        pixels: rows and columns of a slice.
+
+    Raises:
+        BadConfiguration: the network cannot be built, cannot take slices of this size, or returns something else than
+            its entry in the registry promises.
+    """
+    network = _drafted(model)
+    try:
+        with torch.device("meta"):  # shapes alone: nothing is computed
+            _check_outputs(network, model, pixels)
+    except BadConfiguration:
+        raise
+    except Exception:  # not every operation can do without values
+        try:
+            _check_outputs(build(model), model, pixels)
+        except (RelayError, MemoryError):
+            raise
+        except Exception as error:
+            raise _not_built(model, f" for slices of {pixels} × {pixels} pixels", error) from error
+
+
+@torch.no_grad()
+def _check_outputs(network: nn.Module, model: ModelConfig, pixels: int) -> None:
+    images = torch.empty(2, model.channels, pixels, pixels).fill_(1.0)
+    weights = declared(model).output_weights
+    trained = network.train()(images)
+    outputs = trained if isinstance(trained, list) else [trained]
+    scored = network.eval()(images)
+    whole = (2, 1, pixels, pixels)
+    promised = len(outputs) == len(weights) and isinstance(scored, torch.Tensor)
+    if not promised or tuple(outputs[0].shape) != whole or tuple(scored.shape) != whole:
+        raise BadConfiguration(
+            f"The network {_name(model)} does not return one map of logits for a slice of {pixels} × {pixels} pixels;"
+            " choose another architecture or encoder under [model]."
+        )
+
+
+def _not_built(model: ModelConfig, where: str, error: Exception) -> BadConfiguration:
+    lines = str(error).strip().splitlines() or [""]
+    reason = f"{type(error).__name__}: {lines[0][:200]}".rstrip(".: ")
+    return BadConfiguration(
+        f"The network {_name(model)} cannot be built{where} ({reason}); choose another architecture or encoder under"
+        " [model]."
+    )
+
+
+def _name(model: ModelConfig) -> str:
+    return f"{model.architecture} with the encoder {model.encoder}" if model.encoder else model.architecture
 
 
 def declared_shapes(model: ModelConfig) -> Shapes:
     """Return name, shape and type of every tensor of the declared network, without allocating the network."""
     with _once:
         if model not in _shapes:
-            with torch.device("meta"):
-                build(model)
+            _drafted(model)
         return _shapes[model]
 
 

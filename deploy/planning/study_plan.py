@@ -19,7 +19,7 @@ from client.site_config import SiteConfig, load_site
 from common.config.study import POOLED, Study
 from common.errors import RelayError
 from common.fingerprint import format_fingerprint
-from common.model.network import declared_bytes
+from common.model.network import check_network, declared_bytes
 from common.plan import GROWING, Census, Plan, grown, method_of, plan
 from common.plan.cost import all_behind, cost_of, planned_steps
 from common.plan.graph import Evaluate, FineTune, Node, models_in, validation_folds, way_of
@@ -102,6 +102,8 @@ def study_plan(
     Raises:
         RelayError: a site has neither a file nor a number of slices, or the earlier results cannot be read.
     """
+    for model in study.networks:
+        check_network(model, study.preprocessing.pixels)
     variant = study.variants[0]
     measured = measured_in(earlier)
     sites = {name: load_site(path) for name, path in files.items()}

@@ -55,6 +55,12 @@ def words(
         "",
     ]
     lines += ["What runs here: the relay that is installed on this machine. A study brings no code."]
+    for model in study.networks:
+        if model.package:
+            text = (
+                f"The network {model.architecture} is of a package installed on this machine, sha256 {model.package}."
+            )
+            lines += textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="    ")
     lines += _runs(study, surveys, disclosure)
     lines += ["", "What leaves, encrypted, to the coordinator and nobody else:"]
     lines += _leaves(study, disclosure)

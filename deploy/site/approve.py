@@ -16,6 +16,7 @@ from client.site_config import SiteConfig
 from common.config.study import Study, load_study
 from common.errors import RelayError
 from common.fingerprint import format_fingerprint, parse_fingerprint
+from common.model.network import check_network
 from common.text import count, moment, short_bytes
 from deploy.console import bar
 from deploy.site.approval_words import changes, words
@@ -210,6 +211,8 @@ def _check(site: SiteConfig, study: Study) -> None:
             'The study asks for all data in one place ("pooled"), which hospitals that are apart do not have; the'
             " coordinator has to set pooled = false under [methods]."
         )
+    for model in study.networks:
+        check_network(model, study.preprocessing.pixels)
 
 
 def _surveyed(site: SiteConfig, study: Study) -> list[Survey]:

@@ -85,7 +85,7 @@ def best_network(results: Results) -> str:
         for line in table.lines:
             for architecture, cell in zip(table.architectures, line.cells, strict=True):
                 if cell:
-                    found[f"{architecture} {line.encoder}"].append(cell.mean)
+                    found[f"{architecture} {line.encoder}".strip()].append(cell.mean)
     most = max((len(means) for means in found.values()), default=0)
     complete = {model: sum(means) for model, means in found.items() if len(means) == most}
     return max(complete, key=complete.__getitem__, default="")
@@ -98,7 +98,7 @@ def _mean(entry: Spread, score: Score) -> float | None:
 
 
 def _table(entries: dict[str, Spread], target: str, method: str, score: Score, paper: bool) -> Networks:
-    pairs = {tuple(model.split(" ", 1)): entry for model, entry in entries.items()}
+    pairs = {model.partition(" ")[::2]: entry for model, entry in entries.items()}
     architectures = sorted({pair[0] for pair in pairs}, key=lambda name: _place(name, tuple(ARCHITECTURES)))
     encoders = sorted({pair[-1] for pair in pairs}, key=lambda name: _place(name, ENCODERS))
     means = {pair: _mean(entry, score) or 0.0 for pair, entry in pairs.items()}
@@ -122,7 +122,7 @@ def _table(entries: dict[str, Spread], target: str, method: str, score: Score, p
     lines = tuple(
         NetworkLine(name, tuple(cell(name, architecture) for architecture in architectures)) for name in encoders
     )
-    return Networks(target, method, tuple(architectures), lines, paper, " ".join(best))
+    return Networks(target, method, tuple(architectures), lines, paper, " ".join(best).strip())
 
 
 def _place(name: str, order: tuple[str, ...]) -> tuple[int, str]:

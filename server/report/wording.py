@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from common import text
 from common.config.study import POOLED
+from common.networks.registry import NETWORKS
 from common.plan.methods.method import sources as sources_of
 from server.results.schema import Results, Row
 
-ARCHITECTURES = {"Unet": "UNet", "UnetPlusPlus": "UNet++", "MAnet": "MANet", "DeepLabV3": "DeepLabV3"}
-"""Names of the architectures in the paper's spelling, in the order of the paper's columns."""
+ARCHITECTURES = {key: network.title for key, network in NETWORKS.items()}
+"""Names of the architectures for readers; the paper's four first, in its spelling and in the order of its columns."""
 
 
 def capital(words: str) -> str:
@@ -54,7 +55,8 @@ def small(value: float) -> str:
 def network_name(model: str) -> str:
     """Return a network's name in the paper's spelling: "UNet++, EfficientNetB3"."""
     architecture, _, encoder = model.partition(" ")
-    return ", ".join(part for part in (ARCHITECTURES.get(architecture, architecture), encoder_name(encoder)) if part)
+    names = (ARCHITECTURES.get(architecture, architecture), encoder_name(encoder) if encoder else "")
+    return ", ".join(name for name in names if name)
 
 
 STARTS = {"imagenet": "from ImageNet", "none": "without ImageNet"}
@@ -65,7 +67,8 @@ def encoder_name(encoder: str) -> str:
     """Return an encoder's name: "EfficientNetB3" for efficientnet-b3, "ResNet18 without ImageNet" with first weights.
 
     Args:
-        encoder: the encoder as in results.json, with its first weights where a study compares several.
+        encoder: the encoder as in results.json, with its first weights where a study compares several; empty for a
+            network without encoder.
     """
     encoder, _, start = encoder.partition(" from ")
     if start:
@@ -73,7 +76,7 @@ def encoder_name(encoder: str) -> str:
     for prefix, name in (("efficientnet-b", "EfficientNetB"), ("resnet", "ResNet"), ("mobilenet_v", "MobileNetV")):
         if encoder.startswith(prefix):
             return name + encoder.removeprefix(prefix)
-    return encoder
+    return encoder or "no encoder"
 
 
 def targets(results: Results) -> tuple[str, ...]:

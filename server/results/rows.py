@@ -71,9 +71,10 @@ def write_json(value: Any) -> bytes:
 def _names(runs: Sequence[RunState]) -> list[str]:
     """Return the name of each run's network: "Unet resnet18"; with its start where the study compares starts."""
     models = [run.study.model for run in runs]
-    several = len({model.encoder_weights for model in models}) > 1
-    starts = [f" from {model.encoder_weights}" if several else "" for model in models]
-    return [f"{model.architecture} {model.encoder}{start}" for model, start in zip(models, starts, strict=True)]
+    several = len({model.encoder_weights for model in models if model.encoder}) > 1
+    starts = [f" from {model.encoder_weights}" if several and model.encoder else "" for model in models]
+    names = [f"{model.architecture} {model.encoder}{start}" for model, start in zip(models, starts, strict=True)]
+    return [name.strip() for name in names]
 
 
 class _Part:

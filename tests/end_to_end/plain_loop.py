@@ -22,7 +22,7 @@ from client.data.splits import split
 from client.preprocessing.pipeline import load, prepare
 from client.site_config import load_site
 from common.config.study import Study
-from common.model.network import segmentation_models
+from common.networks.smp import segmentation_models
 
 Tensors = dict[str, torch.Tensor]
 

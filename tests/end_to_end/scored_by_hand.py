@@ -18,7 +18,7 @@ from scipy import ndimage
 
 from client.data.splits import split
 from common.config.study import Study
-from common.model.network import segmentation_models
+from common.networks.smp import segmentation_models
 
 CHOSEN_PIXELS = 200
 

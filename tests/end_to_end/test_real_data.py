@@ -21,7 +21,7 @@ from common.config.study import Study
 from tests.support.hospitals import REAL_DATA, run_on_grid, small_study, write_hospitals, write_site
 
 IMAGES, MASKS = REAL_DATA / "prostate3t", REAL_DATA / "nci_isbi_predicted" / "Prostate3T"
-ENCODER = REAL_DATA / "weights" / "mobilenet_v2_imagenet.pth"
+ENCODER = REAL_DATA / "weights" / "tu-tf_efficientnet_lite0_imagenet.pth"
 PATIENTS = [f"Prostate3T-03-000{k}" for k in range(1, 6)]
 
 absent = [path for path in (IMAGES, MASKS, ENCODER) if not path.exists()]
@@ -43,7 +43,7 @@ def hospitals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def study() -> Study:
     return small_study(
-        model={"encoder_weights": str(ENCODER)},
+        model={"encoder": "tu-tf_efficientnet_lite0", "encoder_weights": str(ENCODER)},
         preprocessing={"pixels": 96, "spacing_mm": 1.25, "n4": {"shrink": 8, "iterations": (10, 10)}},
         training={"epochs": 2, "learning_rate": 1e-3, "precision": "float32"},
         methods={"sequential": {"routes": (("B", "C", "A"),)}},

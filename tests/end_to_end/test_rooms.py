@@ -44,8 +44,9 @@ INSIDE: dict[str, dict[str, set[str]]] = {
     "common": {
         "statistics": set(),
         "strategies": set(),
-        "config": {"strategies"},
-        "model": {"config"},
+        "networks": set(),
+        "config": {"networks", "strategies"},
+        "model": {"config", "networks"},
         "protocol": {"model"},
         "plan": {"config", "protocol", "strategies"},
     },

@@ -9,18 +9,21 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from common.config.study import Study
 from common.digest import digest_of
 from common.errors import RelayError
-from common.model.network import build, segmentation_models
+from common.model.network import build
 from common.model.weights import Weights, check_fit, save, serialised
+from common.networks.smp import segmentation_models
 from server.initial_weights import source_digest, start_weights
 from tests.support.hospitals import REAL_DATA
 
-IMAGENET = REAL_DATA / "weights" / "mobilenet_v2_imagenet.pth"
-real = pytest.mark.skipif(not IMAGENET.exists(), reason=f"the real ImageNet weights are not there ({IMAGENET})")
+FOLDED = REAL_DATA / "weights" / "mobilenet_v2_imagenet.pth"
+IMAGENET = REAL_DATA / "weights" / "tu-tf_efficientnet_lite0_imagenet.pth"
+LITE = "tu-tf_efficientnet_lite0"
+absent = [path for path in (FOLDED, IMAGENET) if not path.exists()]
+real = pytest.mark.skipif(bool(absent), reason=f"no real ImageNet weights here: {', '.join(map(str, absent))} absent")
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -72,7 +75,11 @@ def a_file(folder: Path, change: Callable[[Weights], Any] = dict, *, encoder: st
     """An encoder's state_dict as torch saves it; returns the file's name."""
     torch.manual_seed(9)
     network = segmentation_models().encoders.get_encoder(encoder, in_channels=3, weights=None)
-    torch.save(change(network.state_dict()), folder / "encoder.pth")
+    trained = {
+        name: torch.rand_like(tensor) + 0.1 if name.endswith(("running_mean", "running_var")) else tensor
+        for name, tensor in network.state_dict().items()
+    }
+    torch.save(change(trained), folder / "encoder.pth")
     return "encoder.pth"
 
 
@@ -124,6 +131,10 @@ def test_what_is_wrong_with_a_file_is_one_sentence(tmp_path: Path) -> None:
     assert "features.17.conv.0.0.weight is missing" in told("encoder.pth")
     a_file(tmp_path, lambda tensors: tensors | {"features.18.0.weight": torch.ones(3, 3, 1, 1)})
     assert "features.18.0.weight has the shape (3, 3, 1, 1), and (1280, 320, 1, 1) is needed" in told("encoder.pth")
+    a_file(tmp_path, lambda tensors: tensors | {"features.20.weight": torch.ones(3), "features.21.bias": torch.ones(3)})
+    assert "features.20.weight is unexpected, and 1 more." in told("encoder.pth")
+    a_file(tmp_path, lambda tensors: tensors | {"classifier.1.weight": torch.ones(3)})
+    start_weights(study_of("encoder.pth"), tmp_path)  # a classifier's head is left out
     a_file(tmp_path, lambda tensors: [1, 2, 3])
     assert "holds no table of tensors" in told("encoder.pth")
     a_file(tmp_path, lambda tensors: {"a": "b"})
@@ -173,13 +184,12 @@ def sums_of_colours(tensors: Weights) -> Weights:
     return {
         key: tensor.sum(1, keepdim=True) if tensor.dim() == 4 and tensor.shape[1] == 3 else tensor
         for key, tensor in tensors.items()
-        if not key.startswith("classifier.")
     }
 
 
 @real
 def test_a_real_imagenet_encoder_is_taken_tensor_by_tensor(tmp_path: Path) -> None:
-    start = start_weights(study_of(str(IMAGENET)), tmp_path)
+    start = start_weights(study_of(str(IMAGENET), encoder=LITE), tmp_path)
     given = sums_of_colours(torch.load(IMAGENET, weights_only=True))
     assert {key.removeprefix("encoder.") for key in start if key.startswith("encoder.")} == set(given)
     for key, tensor in given.items():
@@ -187,32 +197,55 @@ def test_a_real_imagenet_encoder_is_taken_tensor_by_tensor(tmp_path: Path) -> No
 
 
 @real
-def test_a_grey_image_gives_the_features_that_torchvisions_network_gives_in_three_equal_colours(tmp_path: Path) -> None:
-    segmentation_models()  # lets torchvision be imported
-    from torchvision.models import mobilenet_v2
+def test_a_grey_image_gives_the_features_that_timms_network_gives_in_three_equal_colours(tmp_path: Path) -> None:
+    import timm
 
-    theirs = mobilenet_v2(weights=None)
-    theirs.load_state_dict(torch.load(IMAGENET, weights_only=True))
+    theirs = timm.create_model("tf_efficientnet_lite0", features_only=True)
+    given = torch.load(IMAGENET, weights_only=True)
+    theirs.load_state_dict({key.removeprefix("model."): tensor for key, tensor in given.items()})
     theirs.eval()
-    study = study_of(str(IMAGENET))
+    study = study_of(str(IMAGENET), encoder=LITE)
     ours = build(study.model)
     ours.load_state_dict(start_weights(study, tmp_path))
     ours.eval()
     with torch.inference_mode():
-        expected = theirs.features(images().expand(-1, 3, -1, -1))
+        expected = theirs(images().expand(-1, 3, -1, -1))[-1]
         found = ours.encoder(images())[-1]
-    assert isinstance(ours.encoder, nn.Module)
     assert expected.std() > 0.1
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
 
 @real
-def test_folded_batch_norm_is_right_in_evaluation_and_lost_in_training(tmp_path: Path) -> None:
-    """The trap that start_weights' docstring warns of: this file has it, so it proves loading, not a good start."""
-    study = study_of(str(IMAGENET))
+def test_a_real_start_stands_a_step_of_training(tmp_path: Path) -> None:
+    """Batch statistics near those of its own training: what a folded file lacks."""
+    study = study_of(str(IMAGENET), encoder=LITE)
     network = build(study.model)
     network.load_state_dict(start_weights(study, tmp_path))
     with torch.inference_mode():
         right = network.eval().encoder(images())[3]
-        lost = network.train().encoder(images())[3]
-    assert torch.corrcoef(torch.stack([right.flatten(), lost.flatten()]))[0, 1] < 0.5
+        trained = network.train().encoder(images())[3]
+    assert torch.corrcoef(torch.stack([right.flatten(), trained.flatten()]))[0, 1] > 0.5
+
+
+@real
+def test_a_real_file_with_folded_batch_norm_is_refused(tmp_path: Path) -> None:
+    text = sentence(study_of(str(FOLDED)), tmp_path)
+    assert "batch normalisation folded into the convolutions" in text
+
+
+def test_folded_batch_norm_is_refused(tmp_path: Path) -> None:
+    """Right in evaluation and lost in training, which normalises by the batch's own statistics."""
+    given = a_file(
+        tmp_path,
+        lambda tensors: {
+            name: torch.zeros_like(tensor)
+            if name.endswith("running_mean")
+            else torch.ones_like(tensor)
+            if name.endswith("running_var")
+            else tensor
+            for name, tensor in tensors.items()
+        },
+    )
+    text = sentence(study_of(given), tmp_path)
+    assert "folded into the convolutions (every mean is 0, every variance 1)" in text
+    assert "take a file with the statistics of its training" in text

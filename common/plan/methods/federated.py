@@ -46,7 +46,7 @@ def re_estimated(strategy: Strategy) -> Method:
 
     def rows(given: Given, target: str) -> Iterator[PlannedRow]:
         for part in _parts(given, strategy):
-            for fold, averages in _averages(given, part) if "re-estimate" in part.batch_norm else ():
+            for fold, averages in _averages(given, part) if _estimates(given, part) else ():
                 model = best_of(tuple(re_estimated_at(target, average) for average in averages), target)
                 yield row_of(given.study, key, given.study.sites, target, fold, model)
 
@@ -85,6 +85,11 @@ def then_target(strategy: Strategy) -> Method:
         absence=strategy.key,
         strategy=strategy.key,
     )
+
+
+def _estimates(given: Given, part: FederatedConfig) -> bool:
+    """Return whether an average gets statistics of the target: a network without batch norm has none to get."""
+    return "re-estimate" in part.batch_norm and given.study.model.has_batch_norm
 
 
 def _parts(given: Given, strategy: Strategy) -> Iterator[FederatedConfig]:

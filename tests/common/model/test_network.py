@@ -2,62 +2,53 @@
 
 from __future__ import annotations
 
-import itertools
 import subprocess
 import sys
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
 
 from common.config.study import ModelConfig
-from common.model.network import build, declared_shapes
-
-ARCHITECTURES = get_args(ModelConfig.model_fields["architecture"].annotation)
-ENCODERS = get_args(ModelConfig.model_fields["encoder"].annotation)
+from common.errors import BadConfiguration
+from common.model.network import build, build_undrawn, check_network, declared_shapes
 
 
-def model(architecture: Any, encoder: Any) -> ModelConfig:
-    return ModelConfig(architecture=architecture, encoder=encoder)
-
-
-def test_the_networks_of_the_study_file_are_those_that_were_promised() -> None:
-    assert set(ARCHITECTURES) == {"Unet", "UnetPlusPlus", "MAnet", "DeepLabV3"}
-    resnets = {"resnet18", "resnet34", "resnet50"}
-    assert set(ENCODERS) == {f"efficientnet-b{k}" for k in range(4)} | resnets | {
-        "mobilenet_v2",
-        "tu-mobilenetv3_small_050",
-    }
-
-
-@pytest.mark.parametrize(("architecture", "encoder"), list(itertools.product(ARCHITECTURES, ENCODERS)))
-def test_every_network_makes_one_map_of_one_grey_image(architecture: str, encoder: str) -> None:
-    with torch.device("meta"):  # shapes alone: nothing is computed
-        network = build(model(architecture, encoder))
-        assert network(torch.empty(2, 1, 64, 64)).shape == (2, 1, 64, 64)
-    # Or a site that loads weights into an undrawn network would train on what lay in memory.
-    tensors = {*dict(network.named_parameters()), *dict(network.named_buffers())}
-    assert tensors == set(network.state_dict())
-    # A network without batch normalisation would make "re-estimate" a second row of the same averages: whoever adds one
-    # has to refuse `batch_norm = "re-estimate"` for it.
-    assert any(name.endswith("running_mean") for name in tensors)
-
-
-@pytest.mark.parametrize("architecture", ["Unet", "DeepLabV3"])
-@pytest.mark.usefixtures("one_thread")
-def test_a_network_runs_forward_and_back(architecture: str) -> None:
-    torch.manual_seed(0)
-    network = build(model(architecture, "mobilenet_v2"))
-    out = network(torch.randn(2, 1, 32, 32))
-    assert out.shape == (2, 1, 32, 32) and torch.isfinite(out).all()
-    out.square().mean().backward()
-    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in network.parameters() if p.requires_grad)
+def model(architecture: str, encoder: str, **keys: Any) -> ModelConfig:
+    return ModelConfig.model_validate({"architecture": architecture, "encoder": encoder, **keys})
 
 
 def test_the_declared_shapes_are_those_of_the_network() -> None:
     part = model("DeepLabV3", "resnet18")
     real = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in build(part).state_dict().items()}
     assert declared_shapes(part) == real
+
+
+@pytest.mark.parametrize(
+    ("keys", "pixels", "reason"),
+    [
+        (("DeepLabV3", "densenet121"), 64, "cannot be built"),  # it has no dilation
+        (("Unet", "tu-no_such_network"), 64, "cannot be built"),
+        (("Unet", "tu-swin_tiny_patch4_window7_224"), 64, "cannot be built for slices of 64 × 64 pixels"),
+    ],
+)
+def test_what_cannot_be_built_is_a_sentence_that_names_it(keys: tuple[str, str], pixels: int, reason: str) -> None:
+    with pytest.raises(BadConfiguration) as error:
+        check_network(model(*keys), pixels)
+    sentence = str(error.value)
+    assert f"{keys[0]} with the encoder {keys[1]}" in sentence and reason in sentence
+    assert "\n" not in sentence and sentence.endswith("under [model].")
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_network_with_tensors_beside_its_weights_is_built_with_them() -> None:
+    """Or a site that loads weights into an undrawn network would compute with what lay in memory."""
+    part = model("Unet", "tu-swinv2_cr_tiny_ns_224")
+    drawn, undrawn = build(part), build_undrawn(part)
+    beside = set(dict(drawn.named_buffers())) - set(drawn.state_dict())
+    assert beside, "or nothing is shown"
+    for name in beside:
+        assert torch.equal(undrawn.get_buffer(name), drawn.get_buffer(name)), name
 
 
 def test_equal_seeds_give_equal_networks() -> None:
@@ -71,16 +62,16 @@ def test_equal_seeds_give_equal_networks() -> None:
 
 START = """
 import sys, types
-import torch, common.model.network
+import torch, common.networks.smp
 calls = []
 def load(path):
     calls.append(path)
     BODY
 torch.ops.load_library = load
-found = common.model.network.segmentation_models()
+found = common.networks.smp.segmentation_models()
 assert found.__name__ == "segmentation_models_pytorch"
 assert calls and "_C." in calls[0], calls
-print(len(common.model.network._declared))
+print(len(common.networks.smp._declared))
 """
 
 BINARY = """library = torch.library.Library('torchvision', 'DEF')

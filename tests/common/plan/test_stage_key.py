@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from common.config.study import Study
+from common.config.study import ModelConfig, Study
 from common.plan.graph import Evaluate, FineTune, Schedule, Start
 from common.plan.stage_key import ExecutionEnvironment, stage_key
 from common.protocol.messages import STAGE_VERSION
@@ -43,6 +43,7 @@ def test_the_key_of_a_stage_is_what_it_was() -> None:
 CHANGES_ALL: list[dict[str, Any]] = [
     {"model": {"architecture": "Unet"}},
     {"model": {"encoder": "resnet18"}},
+    {"model": {"decoder_attention": "scse"}},
     {"preprocessing": {"pixels": 64}},
     {"preprocessing": {"minimum_mask_pixels": 1}},
     {"preprocessing": {"n4": {"shrink": 5}}},
@@ -118,13 +119,22 @@ def test_every_part_of_a_study_stands_in_one_of_these_lists() -> None:
         (part, *inner) if isinstance(inner, dict) else (part,)
         for change in CHANGES_ALL + CHANGES_TRAINING + CHANGES_NOTHING
         for part, inner in change.items()
-    }
+    } | {("model", "package")}
     for part, field in Study.model_fields.items():
         inner = getattr(field.annotation, "model_fields", None)
         if part in ("methods", "preprocessing") or inner is None:
             assert any(entry[0] == part for entry in told), part
         else:
             assert {entry[1] for entry in told if entry[0] == part} == set(inner)
+
+
+def test_the_hash_of_a_plug_ins_package_changes_every_key() -> None:
+    def study(package: str) -> Study:
+        return study_of().model_copy(update={"model": ModelConfig.model_construct(package=package)})
+
+    for node in (TRAIN, SCORE, ESTIMATE):
+        assert key(node, study=study("")) == key(node)
+        assert len({key(node, study=study(package)) for package in ("", "a" * 64, "b" * 64)}) == 3
 
 
 def test_data_machine_weights_site_and_fold_change_the_key() -> None:

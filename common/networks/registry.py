@@ -1,0 +1,135 @@
+"""The networks by name: their traits, and the place of the function that builds them.
+
+Neither torch nor a library of networks is imported before a network is built: reading a study file must stay quick.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from common.networks import plugins
+
+ATTENTION = "scse"
+"""Concurrent spatial and channel squeeze and excitation (Roy, Navab and Wachinger, MICCAI 2018)."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a study decides about a network."""
+
+    architecture: str
+    """The network's name."""
+    encoder: str = ""
+    """The encoder's name; empty for a network without one."""
+    inputs: int = 1
+    """Channels of an image."""
+    classes: int = 1
+    """Channels of the logits."""
+    attention: str = "none"
+    """"none" or "scse", in every block of the decoder."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network that a study may name, and its traits.
+
+    The network maps images (batch, inputs, rows, columns) to logits (batch, classes, rows, columns). In training, a
+    network with auxiliary outputs returns a list of logits: the same first, then the auxiliary ones, of any smaller
+    size; each counts in the loss with its weight.
+    """
+
+    key: str
+    """The network's name in study files and results."""
+    title: str
+    """The network's name for readers, in its authors' spelling."""
+    about: str
+    """What the network is, with its source, in a sentence for the reference."""
+    build: str | Callable[[Form], Any]
+    """The function that makes the network: "module:name", imported when called, or the function."""
+    encoders: tuple[str, ...] | None = ()
+    """The permitted encoders, the first by default; empty: the network has none; None: every encoder of the library."""
+    smallest_side: int = 32
+    """The fewest rows and columns of an image; every network takes multiples of 32."""
+    normalisation: str = "batch"
+    """"batch" for batch normalisation somewhere, "none" for no batch normalisation, or "encoder" where only encoders
+    named "…_bn" have it. An average of a network without batch normalisation has no statistics to estimate anew."""
+    attention: bool = False
+    """Whether the decoder takes squeeze and excitation (`decoder_attention`)."""
+    output_weights: tuple[float, ...] = (1.0,)
+    """The weights of the losses of the outputs in training: of the network's own, then of the auxiliary ones."""
+
+    def has_batch_norm(self, encoder: str) -> bool:
+        """Return whether the network with an encoder has batch normalisation."""
+        return self.normalisation == "batch" or (self.normalisation == "encoder" and encoder.endswith("_bn"))
+
+    def made(self, form: Form) -> Any:
+        """Return the network as a `torch.nn.Module`, its weights drawn from torch's global generator."""
+        if not isinstance(self.build, str):
+            return self.build(form)
+        module, _, function = self.build.partition(":")
+        return getattr(importlib.import_module(module), function)(form)
+
+
+def _of_library(key: str, title: str, about: str, *, attention: bool = False, smallest_side: int = 32) -> Network:
+    """Return a decoder of segmentation_models.pytorch."""
+    build = "common.networks.smp:build"
+    return Network(key, title, about, build, encoders=None, attention=attention, smallest_side=smallest_side)
+
+
+NETWORKS: Mapping[str, Network] = {
+    network.key: network
+    for network in (
+        _of_library("Unet", "UNet", "U-Net (Ronneberger et al., MICCAI 2015).", attention=True),
+        _of_library("UnetPlusPlus", "UNet++", "UNet++ (Zhou et al., DLMIA 2018).", attention=True),
+        _of_library("MAnet", "MANet", "MA-Net (Fan et al., IEEE Access 2020)."),
+        _of_library("DeepLabV3", "DeepLabV3", "DeepLabV3 (Chen et al., arXiv 1706.05587)."),
+        _of_library("DeepLabV3Plus", "DeepLabV3+", "DeepLabV3+ (Chen et al., ECCV 2018)."),
+        _of_library("FPN", "FPN", "Feature pyramid network (Kirillov et al., Panoptic FPN, CVPR 2019)."),
+        _of_library("Linknet", "LinkNet", "LinkNet (Chaurasia and Culurciello, VCIP 2017)."),
+        _of_library(
+            "PSPNet", "PSPNet", "Pyramid scene parsing (Zhao et al., CVPR 2017), on an encoder's first levels."
+        ),
+        _of_library("PAN", "PAN", "Pyramid attention network (Li et al., BMVC 2018).", smallest_side=128),
+        _of_library("UPerNet", "UPerNet", "Unified perceptual parsing (Xiao et al., ECCV 2018)."),
+        _of_library("Segformer", "SegFormer", "The decoder of SegFormer (Xie et al., NeurIPS 2021), with any encoder."),
+    )
+}
+"""The built-in networks by name, in their order in tables: the paper's four first."""
+
+
+def known_architecture(name: str) -> str:
+    """Return a network's name unchanged. A plug-in's code is not loaded.
+
+    Raises:
+        ValueError: there is no such network, built in or of an installed package.
+    """
+    if name in NETWORKS:
+        return name
+    known = [*NETWORKS, *plugins.names()]
+    if name in known:
+        return name
+    near = difflib.get_close_matches(name, known, n=1)
+    nearest = f'the nearest name is "{near[0]}"' if near else f"the networks are {', '.join(known)}"
+    raise ValueError(f'there is no network "{name}"; {nearest}')
+
+
+def find(architecture: str, package: str) -> Network:
+    """Return a network by name. A plug-in's code is loaded, after its package's hash was compared.
+
+    Args:
+        architecture: the network's name.
+        package: the hash of the plug-in's package, as the study names it; empty for a built-in network.
+
+    Raises:
+        BadConfiguration: there is no such network, or the installed package is not the one that the study names.
+    """
+    if architecture in NETWORKS:
+        return NETWORKS[architecture]
+    found = plugins.load(architecture, package)
+    if not isinstance(found, Network):
+        raise plugins.not_a_network(architecture)
+    return found

@@ -1,0 +1,1 @@
+"""Tests of the networks, their names and plug-ins."""

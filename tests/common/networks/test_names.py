@@ -1,0 +1,72 @@
+"""Networks and encoders by name: read without torch, and every wrong name a sentence."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from common.config.study import Study
+from common.config.toml import from_table
+from common.errors import RelayError
+from common.networks.encoders import ENCODERS, known_encoder
+from common.networks.registry import NETWORKS
+from common.networks.smp import segmentation_models
+
+
+def study(model: dict[str, object], **parts: object) -> Study:
+    return from_table({"sites": ["A", "B"], "model": model, **parts}, Study, "a test")
+
+
+def sentence(model: dict[str, object], **parts: object) -> str:
+    with pytest.raises(RelayError) as error:
+        study(model, **parts)
+    return str(error.value)
+
+
+def test_the_encoders_are_the_librarys_without_those_that_deceive() -> None:
+    theirs = set(segmentation_models().encoders.encoders)
+    assert set(ENCODERS) == {name for name in theirs if not name.startswith("timm-tf_")}
+    for name in theirs - set(ENCODERS):
+        with pytest.raises(ValueError, match=f'set "tu-{name.removeprefix("timm-")}"'):
+            known_encoder(name)
+
+
+def test_reading_a_study_imports_neither_torch_nor_a_library_of_networks() -> None:
+    code = (
+        "import sys; from common.config.study import Study, load_study;"
+        " Study(sites=('A', 'B'), model={'architecture': 'FPN', 'encoder': 'tu-convnext_pico'});"
+        " print(sorted({'torch', 'timm', 'monai', 'segmentation_models_pytorch'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8")
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("model", "parts"),
+    [
+        ({"architecture": "Unett"}, ("model.architecture", 'there is no network "Unett"; the nearest name is "Unet"')),
+        ({"architecture": "V"}, ("the networks are Unet, UnetPlusPlus",)),
+        ({"encoder": "resnet19"}, ("model.encoder", 'there is no encoder "resnet19"; the nearest name is "resnet18"')),
+        ({"encoder": "timm-tf_efficientnet_lite0"}, ('set "tu-tf_efficientnet_lite0"',)),
+        ({"encoder": "tu-../x"}, ("there is no encoder",)),
+        ({"encoder": ""}, ("the architecture UnetPlusPlus needs an encoder",)),
+        ({"architecture": "FPN", "decoder_attention": "scse"}, ("takes no decoder_attention", "Unet, UnetPlusPlus")),
+        ({"package": "a" * 64}, ("is built in; leave out package",)),
+    ],
+)
+def test_a_wrong_network_is_one_sentence(model: dict[str, object], parts: tuple[str, ...]) -> None:
+    text = sentence(model)
+    assert "\n" not in text and text.endswith(".")
+    assert all(part in text for part in parts), text
+
+
+def test_attention_is_refused_for_every_network_of_a_list_without_it() -> None:
+    text = sentence({"decoder_attention": "scse"}, models={"architectures": ["Unet", "Linknet"]})
+    assert "the architecture Linknet takes no decoder_attention" in text
+
+
+def test_titles_and_names_are_each_used_once() -> None:
+    assert len({network.title for network in NETWORKS.values()}) == len(NETWORKS)
+    assert all(network.about.endswith(".") for network in NETWORKS.values())
