@@ -11,8 +11,7 @@ result and a fixed budget. Krum is the exception: Krum compares whole models, an
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,15 +25,17 @@ from safetensors import safe_open
 from common.errors import RelayError
 from common.model.weights import Weights
 from common.strategies import STRATEGIES
+from server.server_optimizer import ServerStep
+from server.tensor_pieces import Piece, chunks, joined, part_of
+
+Rule = Callable[[Mapping[str, Piece], Weights, Sequence[Message]], ArrayRecord | None]
+"""Returns the aggregate of some pieces, given the weights at the round's start and the sites' replies."""
 
 AT_ONCE_BYTES = 8 * 2**20
 """Bytes of weights in memory at once, over all parts; float64 and Flower's copies multiply this number by a few."""
 
-Piece = tuple[str, slice | None]
-"""A tensor's name, and a range of its rows (first axis); None for all rows."""
-
-WIDEST = 4
-"""The most bytes of a weight; in the networks here only counters are wider."""
+STATISTICS = (".running_mean", ".running_var")
+"""The ends of the names of batch normalisation's statistics, which have no gradient."""
 LEAST = {key: strategy.fewest_parts for key, strategy in STRATEGIES.items()}
 """The fewest parts of a round, by strategy."""
 
@@ -49,7 +50,14 @@ class Contribution:
     """Training slices: the weight of this part in the mean."""
 
 
-def aggregate(strategy: str, parts: Mapping[str, Contribution], *, expected: frozenset[str], parent: Path) -> Weights:
+def aggregate(
+    strategy: str,
+    parts: Mapping[str, Contribution],
+    *,
+    expected: frozenset[str],
+    parent: Path,
+    step: ServerStep | None = None,
+) -> Weights:
     """Return the weights of a round.
 
     Args:
@@ -57,6 +65,8 @@ def aggregate(strategy: str, parts: Mapping[str, Contribution], *, expected: fro
         parts: the contributions by site; their order does not matter.
         expected: the sites whose parts are required; a missing part must never silently change the mean.
         parent: the file of the weights at the round's start; the result keeps the integer buffers of this file.
+        step: the step of the server's optimizer, for a strategy with such an optimizer. The statistics of batch
+            normalisation are the plain mean in any case.
 
     Raises:
         RelayError: a part is missing or unexpected, or its tensors differ from the parent's.
@@ -64,8 +74,7 @@ def aggregate(strategy: str, parts: Mapping[str, Contribution], *, expected: fro
     if set(parts) != expected:
         missing = ", ".join(sorted(expected - set(parts))) or "none"
         raise RelayError(f"A round cannot be averaged: the parts of {missing} are missing.")
-    rule = _rule(strategy, len(parts))
-    result: Weights = {}
+    mean = _rule(strategy, len(parts))
     with safe_open(parent, framework="pt") as before:
         names = sorted(before.keys())
         files = {site: safe_open(parts[site].weights, framework="pt") for site in sorted(parts)}
@@ -74,29 +83,51 @@ def aggregate(strategy: str, parts: Mapping[str, Contribution], *, expected: fro
                 raise RelayError(f"A round cannot be averaged: the part of {site} has other tensors than its parent.")
         made: dict[str, list[torch.Tensor]] = {name: [] for name in names}
         budget = None if STRATEGIES[strategy].whole_parts else AT_ONCE_BYTES // len(parts)
-        for chunk in _chunks(before, names, budget):
-            olds = [_part_of(before, piece) for piece in chunk]
-            floating = [number for number, old in enumerate(olds) if old.is_floating_point()]
-            means = dict.fromkeys(range(len(chunk)))
-            replies = []
-            for site, file in files.items() if floating else ():
-                tensors = {str(number): _part_of(file, chunk[number]) for number in floating}
-                if any(tensors[str(number)].shape != olds[number].shape for number in floating):
-                    raise RelayError(f"A round cannot be averaged: {site}'s part has other shapes than its parent.")
-                replies.append(_reply(tensors, parts[site].examples))
-            if replies:
-                with _quiet():
-                    arrays, _ = rule.aggregate_train(1, replies)
-                if arrays is None or set(arrays) != set(map(str, floating)):
-                    raise RelayError(f"Flower's {strategy} gave no average; nothing was kept of this round.")
-                means |= {number: torch.from_numpy(arrays[str(number)].numpy().copy()) for number in floating}
-            for number, (name, _) in enumerate(chunk):
-                old, mean = olds[number], means[number]
-                made[name].append(old if mean is None else mean.to(old.dtype).reshape(old.shape))
-        for name in names:
-            groups = made.pop(name)
-            result[name] = groups[0] if len(groups) == 1 else torch.cat(groups)
-    return result
+        for chunk in chunks(before, names, budget):
+            olds = {str(number): part_of(before, piece) for number, piece in enumerate(chunk)}
+            pieces = {str(number): piece for number, piece in enumerate(chunk)}
+            floating = [key for key, old in olds.items() if old.is_floating_point()]
+            stepping = [key for key in floating if step and not pieces[key][0].endswith(STATISTICS)]
+            news = dict(olds)
+            for rule, keys in ((mean, [key for key in floating if key not in stepping]), (step, stepping)):
+                if rule is not None and keys:
+                    group = {key: pieces[key] for key in keys}
+                    replies = [
+                        _reply(_tensors(site, file, group, olds), parts[site].examples) for site, file in files.items()
+                    ]
+                    news |= _combined(strategy, rule, group, olds, replies)
+            for key, (name, _) in pieces.items():
+                made[name].append(news[key])
+        return {name: joined(made.pop(name)) for name in names}
+
+
+def _tensors(site: str, file: safe_open, pieces: Mapping[str, Piece], olds: Weights) -> Weights:
+    """Return pieces of a site's part.
+
+    Raises:
+        RelayError: the shape of a tensor differs from the parent's.
+    """
+    tensors = {key: part_of(file, piece) for key, piece in pieces.items()}
+    if any(tensor.shape != olds[key].shape for key, tensor in tensors.items()):
+        raise RelayError(f"A round cannot be averaged: {site}'s part has other shapes than its parent.")
+    return tensors
+
+
+def _combined(
+    strategy: str, rule: Rule, pieces: Mapping[str, Piece], olds: Weights, replies: Sequence[Message]
+) -> Weights:
+    """Return what a rule makes of some pieces, in the types and shapes of the weights at the round's start.
+
+    Raises:
+        RelayError: Flower gave no average, or an average of other tensors.
+    """
+    with _quiet():
+        arrays = rule(pieces, olds, replies)
+    if arrays is None or set(arrays) != set(pieces):
+        raise RelayError(f"Flower's {strategy} gave no average; nothing was kept of this round.")
+    return {
+        key: torch.from_numpy(arrays[key].numpy().copy()).to(olds[key].dtype).reshape(olds[key].shape) for key in pieces
+    }
 
 
 @contextmanager
@@ -111,43 +142,11 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(before)
 
 
-def _rule(strategy: str, parts: int) -> FlowerStrategy:
-    """Return Flower's strategy, set up for a number of parts."""
-    found = STRATEGIES[strategy]
-    rule: FlowerStrategy = getattr(flower, found.flower)(**found.arguments(parts))
-    return rule
-
-
-def _chunks(file: safe_open, names: list[str], budget: int | None) -> Iterator[list[Piece]]:
-    """Yield pieces of all tensors in order, grouped to fit into a budget.
-
-    Args:
-        file: the file with the tensors' shapes.
-        names: the tensors, in order.
-        budget: bytes of a group; None: a single group of whole tensors.
-    """
-    chunk: list[Piece] = []
-    size = 0
-    for name in names:
-        shape = file.get_slice(name).get_shape()
-        row = WIDEST * math.prod(shape[1:])
-        rows = shape[0] if shape else 1
-        step = rows if budget is None or not shape else max(1, budget // max(row, 1))
-        for start in range(0, rows, step) if rows and shape else (0,):
-            whole = step >= rows
-            chunk.append((name, None if whole else slice(start, min(start + step, rows))))
-            size += row * min(step, rows - start)
-            if budget is not None and size >= budget:
-                yield chunk
-                chunk, size = [], 0
-    if chunk:
-        yield chunk
-
-
-def _part_of(file: safe_open, piece: Piece) -> torch.Tensor:
-    """Return the rows of a tensor that a piece names."""
-    name, rows = piece
-    return file.get_tensor(name) if rows is None else file.get_slice(name)[rows]
+def _rule(strategy: str, parts: int) -> Rule:
+    """Return the aggregation by Flower's strategy, set up for a number of parts; FedAvg where the server has a step."""
+    found = STRATEGIES[strategy] if STRATEGIES[strategy].server is None else STRATEGIES["fedavg"]
+    flowers: FlowerStrategy = getattr(flower, found.flower)(**found.arguments(parts))
+    return lambda _, __, replies: flowers.aggregate_train(1, replies)[0]
 
 
 def _reply(tensors: Weights, examples: int) -> Message:

@@ -133,7 +133,7 @@ def _parcels(run: RunState, site: str) -> Iterator[Delivery]:
 def _delivery(run: RunState, site: str, role: Role, rows: Sequence[PlannedRow], place: int) -> Delivery:
     descriptions = [run.descriptions[name] for name in run.study.sites]
     left_out = _left_out(run, site)
-    files = run.records[rows[place].model].files
+    files = run.records[rows[place].model].models
     return Delivery(
         study=run.study.digest,
         census=run.census_json,

@@ -9,7 +9,8 @@ from pathlib import Path
 from common.config.study import Study
 from common.errors import DiskFull
 from common.model.network import declared_bytes
-from common.plan.graph import Average, FineTune, Node
+from common.plan.graph import Average, FineTune, Node, ServerStep
+from common.strategies import STRATEGIES
 from common.text import short_bytes
 
 
@@ -35,11 +36,13 @@ def check_disk_space(
             # re-estimated at a target, the leading one and the one at work.
             folds, sites = len(variant.split.run), len(variant.sites)
             averages = [node for node in nodes if isinstance(node, Average)]
-            of_rounds = {*averages, *(part for average in averages for part in average.parts)} & set(nodes)
+            later = (node for node in nodes if isinstance(node, FineTune) and node.schedule.first > 0)
+            of_rounds = {*averages, *(part for average in averages for part in average.parts), *later} & set(nodes)
             estimates = sum(isinstance(node, FineTune) and not node.trains for node in nodes)
             strategies = sum("re-estimate" in part.batch_norm for part in variant.methods.federated)
             trained -= max(0, len(of_rounds) - 3 * folds * (sites + 1))
             trained -= max(0, estimates - 2 * folds * sites * strategies)
+        trained += _states(nodes, everything=everything)
         made += trained
         need += trained * declared_bytes(variant.model)
     free = shutil.disk_usage(folder).free
@@ -49,3 +52,14 @@ def check_disk_space(
             f" and {short_bytes(free)} are free; make room, give another folder with --out,"
             " or set fewer rounds, folds or routes in the study."
         )
+
+
+def _states(nodes: Collection[Node], *, everything: bool) -> int:
+    """Return how many times a network's size the states of server optimizers take: a tensor a moment and weight.
+
+    A state is needed by the next round alone, so each series of rounds has two at most.
+    """
+    steps = [node for node in nodes if isinstance(node, ServerStep)]
+    first = [step for step in steps if step.before is None or step.before not in nodes]
+    servers = [STRATEGIES[step.strategy].server for step in (steps if everything else (*first, *first))]
+    return sum(len(server.moments) for server in servers if server)

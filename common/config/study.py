@@ -337,6 +337,37 @@ class FederatedConfig(_Config):
     proximal_mu: Annotated[tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_several)] = (0.1,)
     """The weight of FedProx's proximal term (Li et al., MLSys 2020); other strategies have none. Among several numbers,
     each target's validation patients select the best."""
+    server_learning_rate: Annotated[tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_several)] = Field(
+        default=(), exclude_if=lambda rates: not rates
+    )
+    """The learning rate η of the server's optimizer: FedAvgM (Hsu et al., arXiv 1909.06335), FedAdagrad, FedAdam and
+    FedYogi (Reddi et al., ICLR 2021); other strategies have none. Empty: 1 for FedAvgM, as in its source, and 0.001,
+    0.01 and 0.1 for the others, whose source tunes it. Among several numbers, each target's validation patients select
+    the best."""
+    server_momentum: Annotated[tuple[Annotated[float, Field(ge=0, lt=1)], ...], BeforeValidator(_several)] = Field(
+        default=(0.9,), exclude_if=lambda betas: betas == (0.9,)
+    )
+    """The momentum β of FedAvgM, and β₁ of FedAdam and FedYogi; a list as for `server_learning_rate`."""
+    server_second_moment: Annotated[tuple[Annotated[float, Field(ge=0, lt=1)], ...], BeforeValidator(_several)] = Field(
+        default=(0.99,), exclude_if=lambda betas: betas == (0.99,)
+    )
+    """The decay β₂ of the second moment of FedAdam and FedYogi; a list as for `server_learning_rate`."""
+    server_tau: Annotated[tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_several)] = Field(
+        default=(0.001,), exclude_if=lambda taus: taus == (0.001,)
+    )
+    """The term τ below which FedAdagrad, FedAdam and FedYogi adapt a weight's step less; a list as for
+    `server_learning_rate`."""
+    average_every: Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_several)] = Field(
+        default=(2,), exclude_if=lambda numbers: numbers == (2,)
+    )
+    """FedDC (Kamp et al., ICLR 2023): the models are averaged after every so many rounds, and after the last; after
+    the other rounds they change places. Other strategies average after every round. Among several numbers, each
+    target's validation patients select the best."""
+    laps: Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_several)] = Field(
+        default=(1,), exclude_if=lambda numbers: numbers == (1,)
+    )
+    """CyclicFL (Zhang et al., 2023): so many of the rounds, but never the last, are laps of a single model. Other
+    strategies have none. Among several numbers, each target's validation patients select the best."""
     batch_norm: Annotated[tuple[Literal["average", "re-estimate"], ...], BeforeValidator(_several)] = (
         "average",
         "re-estimate",
@@ -351,9 +382,9 @@ class FederatedConfig(_Config):
 
     @model_validator(mode="after")
     def _something_to_choose_from(self) -> FederatedConfig:
-        for name in ("local_epochs", "proximal_mu", "batch_norm"):
-            given = getattr(self, name)
-            if not given or len(set(given)) < len(given):
+        for name, given in self:
+            several = isinstance(given, tuple)
+            if several and ((not given and name != "server_learning_rate") or len(set(given)) < len(given)):
                 raise ValueError(f"{name} is an empty list, or a value stands twice in it")
         return self
 
@@ -362,6 +393,30 @@ class FederatedConfig(_Config):
         """Every pair of local epochs and proximal term to try; strategies other than FedProx have the term 0."""
         terms = self.proximal_mu if STRATEGIES[self.strategy].proximal else (0.0,)
         return tuple(itertools.product(self.local_epochs, terms))
+
+    @property
+    def chains(self) -> tuple[tuple[int, int], ...]:
+        """Every pair to try of the rounds from average to average, and of the laps before the first round."""
+        strategy = STRATEGIES[self.strategy]
+        every = self.average_every if strategy.daisy_chain else (1,)
+        return tuple(itertools.product(every, self.laps if strategy.laps_first else (0,)))
+
+    @property
+    def server_settings(self) -> tuple[tuple[tuple[str, float], ...], ...]:
+        """Every combination of the server optimizer's settings to try, each with its name; one empty without it."""
+        server = STRATEGIES[self.strategy].server
+        if server is None:
+            return ((),)
+        lists = {
+            "learning_rate": self.server_learning_rate or server.learning_rates,
+            "momentum": self.server_momentum,
+            "second_moment": self.server_second_moment,
+            "tau": self.server_tau,
+        }
+        names = [name for name in lists if name in server.arguments]
+        return tuple(
+            tuple(zip(names, values, strict=True)) for values in itertools.product(*(lists[name] for name in names))
+        )
 
 
 class MethodsConfig(_Config):

@@ -150,6 +150,20 @@ class Average(Node):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
+class ServerStep(Average):
+    """The weights of a federated round whose server takes the mean change of the weights for a gradient."""
+
+    settings: tuple[tuple[str, float], ...]
+    """The names and values of the settings of the server's optimizer; see `common.strategies.ServerOptimizer`."""
+
+    @property
+    def before(self) -> ServerStep | None:
+        """The step of the round before, whose moments this step goes on from; None for the first round."""
+        parent = self.parts[0].parent
+        return parent if isinstance(parent, ServerStep) else None
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Ensemble(Node):
     """Several models whose probabilities are averaged: scored at sites, trained nowhere."""
 
@@ -274,18 +288,23 @@ def visit_of(node: FineTune) -> int:
 
     No visit repeats the batches and the augmentation of an earlier one: the number enters the stage's random seeds.
     """
-    earlier, parent = -(node.schedule.first > 0), node.parent  # a later round belongs to the visit of the first round
-    while True:
-        parts: tuple[FineTune, ...] = ()
-        if isinstance(parent, Best):
-            parent = parent.candidates[0]  # the other candidates have visited the same sites
-        elif isinstance(parent, Average):
-            parts, parent = parent.parts, parent.parts[0].parent
-        elif isinstance(parent, FineTune):
-            parts, parent = (parent,), parent.parent
-        else:
-            return earlier
-        earlier += any(part.site == node.site and part.trains and part.schedule.first == 0 for part in parts)
+    earlier = -(node.schedule.first > 0)  # a later round belongs to the visit of the annealing's beginning
+    level = _trainings((node.parent,))
+    while level:
+        earlier += any(part.site == node.site and part.trains and part.schedule.first == 0 for part in level)
+        level = _trainings(part.parent for part in level)
+    return max(earlier, 0)  # the annealing of a model that changes places began at another site
+
+
+def _trainings(starts: Iterable[Node]) -> list[FineTune]:
+    """Return the trainings that made some weights: of an average its parts, of a choice those of a candidate."""
+    found: dict[FineTune, None] = {}
+    for start in starts:
+        while isinstance(start, Best):
+            start = start.candidates[0]  # the other candidates have visited the same sites
+        parts = start.parts if isinstance(start, Average) else (start,)
+        found |= dict.fromkeys(part for part in parts if isinstance(part, FineTune))
+    return list(found)
 
 
 def travelled(node: Node) -> tuple[str, ...]:

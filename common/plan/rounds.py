@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from common.config.study import FederatedConfig, Study
-from common.plan.graph import Average, FineTune, Node, Schedule, Start
+from common.plan.graph import Average, FineTune, Node, Schedule, ServerStep, Start
 from common.plan.routes import most_hops, routes_to
 from common.plan.values import Census, Rounds
+from common.seeds import seed_of
+
+Settings = tuple[tuple[str, float], ...]
+"""The settings of a server's optimizer; see `ServerStep.settings`."""
 
 
 def batches_per_epoch(slices: int, batch: int) -> int:
@@ -22,21 +27,62 @@ def batches_per_epoch(slices: int, batch: int) -> int:
 def averages_of(study: Study, part: FederatedConfig, fold: int, census: Census, rounds: Rounds) -> Iterator[Average]:
     """Yield the averages of all rounds of a federated method, for each of its settings."""
     for local_epochs, mu in part.settings:
-        yield from _rounds(study, part, fold, local_epochs, mu, rounds(study, part, local_epochs, census))
+        number = rounds(study, part, local_epochs, census)
+        for server, (every, laps) in itertools.product(part.server_settings, part.chains):
+
+            def average(parts: Iterable[FineTune], server: Settings = server) -> Average:
+                parts = tuple(sorted(parts, key=lambda part: part.site))
+                return ServerStep(parts, part.strategy, server) if server else Average(parts, part.strategy)
+
+            def train(site: str, parent: Node, schedule: Schedule, mu: float = mu) -> FineTune:
+                return FineTune(site, fold, parent, schedule, mu)
+
+            yield from _rounds(study, train, average, local_epochs, number, every=every, laps=min(laps, number - 1))
 
 
 def _rounds(
-    study: Study, part: FederatedConfig, fold: int, local_epochs: int, mu: float, rounds: int
+    study: Study,
+    train: Callable[[str, Node, Schedule], FineTune],
+    average: Callable[[Iterable[FineTune]], Average],
+    local_epochs: int,
+    rounds: int,
+    *,
+    every: int,
+    laps: int,
 ) -> Iterator[Average]:
-    """Yield the average of each round; the rounds are consecutive parts of the same cosine annealing."""
-    total = rounds * local_epochs
+    """Yield the average of each round; laps and rounds are consecutive parts of the same cosine annealing.
+
+    Args:
+        study: the study.
+        train: returns the training at a site from some weights.
+        average: returns the average of a round's trainings.
+        local_epochs: epochs of each training.
+        rounds: the number of laps and rounds together.
+        every: the rounds from average to average; after the others, the models change places.
+        laps: the number of laps at the beginning, in which one model goes from site to site.
+    """
     parent: Node = Start()
+    chained: list[FineTune] = []
     for number in range(rounds):
         first = number * local_epochs
-        schedule = Schedule(total, first, first + local_epochs, "last")
-        parts = tuple(FineTune(site, fold, parent, schedule, mu) for site in sorted(study.sites))
-        parent = average = Average(parts, part.strategy)
-        yield average
+        schedule = Schedule(rounds * local_epochs, first, first + local_epochs, "last")
+        if number < laps:
+            for site in study.sites:
+                parent = train(site, parent, schedule)
+            continue
+        starts: Sequence[Node] = chained or [parent] * len(study.sites)
+        order = _places(study, number) if chained else study.sites
+        parts = [train(site, start, schedule) for site, start in zip(order, starts, strict=True)]
+        last_of_chain = (number + 1) % every == 0 or number + 1 == rounds
+        chained = [] if last_of_chain else parts
+        if last_of_chain:
+            parent = made = average(parts)
+            yield made
+
+
+def _places(study: Study, number: int) -> list[str]:
+    """Return the sites in the order of a round's models, drawn from the study's seed; every order is as likely."""
+    return sorted(study.sites, key=lambda site: seed_of(study.seed, "daisy chain", number, site))
 
 
 def rounds_of(study: Study, part: FederatedConfig, local_epochs: int, census: Census) -> int:

@@ -2,12 +2,37 @@
 
 from collections.abc import Mapping
 
-from common.strategies import fedavg, fedmedian, fedprox, fedtrimmedavg, krum
-from common.strategies.strategy import Strategy
+from common.strategies import (
+    cyclicfl,
+    fedadagrad,
+    fedadam,
+    fedavg,
+    fedavgm,
+    feddc,
+    fedmedian,
+    fedprox,
+    fedtrimmedavg,
+    fedyogi,
+    krum,
+)
+from common.strategies.strategy import ServerOptimizer, Strategy
 
-__all__ = ["STRATEGIES", "Strategy"]
+__all__ = ["STRATEGIES", "ServerOptimizer", "Strategy"]
 
 STRATEGIES: Mapping[str, Strategy] = {
-    module.STRATEGY.key: module.STRATEGY for module in (fedavg, fedprox, fedmedian, fedtrimmedavg, krum)
+    module.STRATEGY.key: module.STRATEGY
+    for module in (
+        fedavg,
+        fedprox,
+        fedmedian,
+        fedtrimmedavg,
+        krum,
+        fedavgm,
+        fedadagrad,
+        fedadam,
+        fedyogi,
+        feddc,
+        cyclicfl,
+    )
 }
 """The strategies by key, in their order in tables and texts."""

@@ -11,6 +11,23 @@ def _none(_: int) -> Mapping[str, float]:
 
 
 @dataclass(frozen=True)
+class ServerOptimizer:
+    """The optimizer of a server that takes the mean of the sites' changes in a round for a gradient.
+
+    Its state is one tensor for each kind of moment and each weight, from round to round. The statistics of batch
+    normalisation have no gradient: they are the plain mean.
+    """
+
+    arguments: Mapping[str, str]
+    """The settings of the optimizer, with their names in Flower's class: "learning_rate", "momentum",
+    "second_moment", "tau"."""
+    moments: Mapping[str, str]
+    """The kinds of moment, with the names of the attributes in Flower's class."""
+    learning_rates: tuple[float, ...]
+    """The learning rates that a study tries unless it names others."""
+
+
+@dataclass(frozen=True)
 class Strategy:
     """A rule for the average of a round's parts, with a part from each site."""
 
@@ -30,6 +47,12 @@ class Strategy:
     """Whether the strategy compares whole models, which requires all parts in memory at once."""
     proximal: bool = False
     """Whether the sites train with FedProx's proximal term."""
+    server: ServerOptimizer | None = None
+    """The server's optimizer; None: the average is the next round's start."""
+    daisy_chain: bool = False
+    """Whether models change places between rounds, and are averaged only every few rounds."""
+    laps_first: bool = False
+    """Whether the first rounds are laps of a single model."""
     skippable: bool = True
     """Whether a round may go on without an absent site."""
     style: str = ""

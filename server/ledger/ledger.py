@@ -54,6 +54,8 @@ class StageRecord(BaseModel):
     """Digests of the stage's start weights."""
     weights: str = ""
     """Digest of the stage's resulting weights; of an ensemble, `common.plan.stage_key.ensemble_digest`."""
+    state: str = ""
+    """Of an average, digest of the state of the server's optimizer after the round; empty without such an optimizer."""
     gradient_steps: int = 0
     train_slices: int = 0
     losses: tuple[float, ...] = ()
@@ -93,11 +95,16 @@ class StageRecord(BaseModel):
         return float(getattr(self, score.key))
 
     @property
-    def files(self) -> tuple[str, ...]:
+    def models(self) -> tuple[str, ...]:
         """The digests of the weights files of the result: none of a scoring, several of an ensemble."""
         if self.kind == "ensemble":
             return self.parents
         return (self.weights,) if self.weights else ()
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The digests of all files of the result: its models, and the state of the server's optimizer."""
+        return (*self.models, self.state) if self.state else self.models
 
     @property
     def content(self) -> dict[str, Any]:
@@ -167,8 +174,8 @@ def examine(folder: Path, *, progress: Callable[[int, int], None] | None = None)
 
 
 def _made_by(records: Mapping[str, StageRecord]) -> frozenset[str]:
-    """Return the digests of all weights made by stages; a skipped stage made no weights."""
-    return frozenset(record.weights for record in records.values() if record.weights and record.kind != "absent")
+    """Return the digests of all files made by stages; a skipped stage made no weights."""
+    return frozenset(file for record in records.values() if record.kind != "absent" for file in record.files)
 
 
 def _strays(records: Mapping[str, StageRecord]) -> dict[str, str]:

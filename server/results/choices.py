@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from common.config.study import Study
+from collections.abc import Iterator
+
+from common.config.study import FederatedConfig, Study
 from common.plan import Plan
 from common.plan.graph import Average
 from common.scores import deciding
@@ -49,7 +51,7 @@ def open_choices(study: Study, plan: Plan) -> list[tuple[str, str, str]]:
     if rounds:
         choices.append(("federated rounds", rounds, "beyond the paper; by default the longest route's gradient steps"))
         choices.append(("batch normalisation of averages", *_of_averages(study)))
-    return choices
+    return choices + _of_strategies(study)
 
 
 def _slices(study: Study) -> str:
@@ -77,6 +79,53 @@ def _of_averages(study: Study) -> tuple[str, str]:
         ways = [f"{', '.join(of)}: {way}" for way, of in zip(ways, titles.values(), strict=True)]
     used = sorted({word for words in titles for word in words})
     return "; ".join(ways), "; ".join(f"{word}: {OF_AVERAGES[word]}" for word in used)
+
+
+SERVER = {"learning_rate": "η", "momentum": "β", "second_moment": "β₂", "tau": "τ"}
+"""The signs of the settings of a server's optimizer."""
+OF_SERVERS = (
+    "its gradient is the mean change of a round, weighted by training slices; statistics of batch normalisation are the"
+    " plain mean; its moments go on from round to round, those of the sites' Adam start anew in each"
+)
+OF_CHAINS = (
+    "after the other rounds the models change places, in an order drawn from the study's seed, with their batch-norm"
+    " statistics; a mean is weighted by the training slices of each model's last site; Adam's moments start anew in"
+    " each round"
+)
+OF_LAPS = (
+    "one model goes from site to site, with its batch-norm statistics; the rounds after them go on from its end and in"
+    " the same cosine annealing; Adam's moments start anew at each site"
+)
+BY_VALIDATION = "chosen by each target's validation patients; "
+
+
+def _of_strategies(study: Study) -> list[tuple[str, str, str]]:
+    """Return the choices for every strategy that differs from FedAvg in more than the mean."""
+    choices = []
+    for part in study.methods.federated:
+        strategy, several = STRATEGIES[part.strategy], BY_VALIDATION if _tries_several(part) else ""
+        if strategy.server is not None:
+            rule = "; ".join(_settings(part))
+            choices.append((f"server's optimizer of {strategy.title}", rule, several + OF_SERVERS))
+        if strategy.daisy_chain:
+            every = f"averaged every {listed(list(map(str, part.average_every)))} rounds"
+            choices.append((f"chain of {strategy.title}", every, several + OF_CHAINS))
+        if strategy.laps_first:
+            laps = f"the first {listed(list(map(str, part.laps)))} rounds, never the last"
+            choices.append((f"laps of {strategy.title}", laps, several + OF_LAPS))
+    return choices
+
+
+def _tries_several(part: FederatedConfig) -> bool:
+    """Return whether a strategy is tried with several settings besides its local epochs."""
+    return len(part.server_settings) * len(part.chains) > 1
+
+
+def _settings(part: FederatedConfig) -> Iterator[str]:
+    """Yield the values of each setting of the server's optimizer."""
+    tried = [dict(settings) for settings in part.server_settings]
+    for name in tried[0]:
+        yield f"{SERVER[name]} {listed(list(dict.fromkeys(f'{settings[name]:g}' for settings in tried)))}"
 
 
 def _rounds(plan: Plan) -> list[str]:

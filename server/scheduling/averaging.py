@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from common.plan.graph import Average, Node
+from functools import partial
+
+from common.model.weights import Weights
+from common.plan.graph import Average, Node, ServerStep
+from common.strategies import STRATEGIES
+from server import server_optimizer
 from server.aggregation import LEAST, Contribution, aggregate
 from server.ledger.ledger import Ledger, StageRecord
 from server.scheduling.absence import absence_text, absent_from
@@ -21,19 +26,26 @@ def average(node: Average, state: RunState, ledger: Ledger) -> StageRecord:
     if len(parts) < min(LEAST.get(node.strategy, 2), len(node.parts)):
         there = f"only {', '.join(parts)} was" if parts else "nobody was"
         raise Parked(f"{absence_text(absent_from(node, state.skipped))}; {there} left to average")
-    parent = state.records[node.parts[0].parent].weights
-    weights = aggregate(
-        node.strategy,
-        {site: Contribution(ledger.checked(record.weights), record.train_slices) for site, record in parts.items()},
-        expected=frozenset(parts),
-        parent=ledger.checked(parent),
-    )
+    parent = ledger.checked(state.records[node.parts[0].parent].weights)
+    given = {site: Contribution(ledger.checked(record.weights), record.train_slices) for site, record in parts.items()}
+    average_of = partial(aggregate, node.strategy, given, expected=frozenset(parts), parent=parent)
+    moments: Weights = {}
+    if isinstance(node, ServerStep):
+        before = state.records[node.before].state if node.before else ""
+        with server_optimizer.ServerStep(
+            STRATEGIES[node.strategy], dict(node.settings), ledger.checked(before) if before else None
+        ) as step:
+            weights = average_of(step=step)
+            moments = step.state
+    else:
+        weights = average_of()
     record = StageRecord(
         key=state.average_key(node, state.records),
         kind="average",
         fold=node.fold,
         parents=tuple(parts[site].weights for site in sorted(parts)),
         weights=ledger.put_weights(weights),
+        state=ledger.put_weights(moments) if moments else "",
     )
     ledger.put(record)
     return record

@@ -120,7 +120,7 @@ class Dispatcher:
 
     def _evaluate(self, node: Evaluate) -> StageRecord:
         """Return the record of a scoring."""
-        models = self.state.records[node.weights].files
+        models = self.state.records[node.weights].models
         order = EvaluateOrder(**self.state.order(node), members=models if len(models) > 1 else ())
         self.work.report("running", node)
         reply = self.channels[node.site].evaluate(order, self.ledger.file)

@@ -8,7 +8,7 @@ import torch
 
 from common.config.study import Study
 from common.digest import digest_of_json
-from common.plan.graph import Average, Evaluate, FineTune
+from common.plan.graph import Average, Evaluate, FineTune, ServerStep
 from common.protocol.messages import STAGE_VERSION
 from server.ledger.ledger import StageRecord
 
@@ -23,17 +23,19 @@ def start_key(study: Study, source: str) -> str:
     return _hash("start", STAGE_VERSION, study.model.model_dump(mode="json"), study.seed, source, torch.__version__)
 
 
-def average_key(node: Average, parts: Mapping[str, StageRecord], *, parent: str) -> str:
+def average_key(node: Average, parts: Mapping[str, StageRecord], *, parent: str, state: str = "") -> str:
     """Return the key of a round's average.
 
     Args:
-        node: the average; its strategy enters the key.
+        node: the average; its strategy and the settings of its server's optimizer enter the key.
         parts: the records of the averaged weights, by site.
         parent: the digest of the weights at the round's start.
+        state: the digest of the state of the server's optimizer at the round's start; empty where there is none.
     """
     weights = {site: record.weights for site, record in parts.items()}
     shares = {site: record.train_slices for site, record in parts.items()}
-    return _hash("average", STAGE_VERSION, node.strategy, parent, weights, shares)
+    server = [[node.settings, state]] if isinstance(node, ServerStep) else []
+    return _hash("average", STAGE_VERSION, node.strategy, parent, weights, shares, *server)
 
 
 def absent_key(node: FineTune | Evaluate, study: Study, *, parent: str) -> str:

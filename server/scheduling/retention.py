@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from common.plan import Plan
-from common.plan.graph import Average, Best, Ensemble, Evaluate, FineTune, Node, Start
+from common.plan.graph import Average, Best, Ensemble, Evaluate, FineTune, Node, ServerStep, Start
 from common.scores import Score
 from server.ledger.ledger import StageRecord
 
@@ -74,29 +74,34 @@ def roots(found: Plan) -> Iterator[Node]:
         yield from (model for candidate in candidates for model in candidate.models)
 
 
-def to_remake(
-    found: Plan, records: Mapping[Node, StageRecord], score: Score, has: Callable[[StageRecord], bool]
-) -> set[Node]:
-    """Return the stages with a record whose weights are needed, but deleted or lost.
+def to_remake(found: Plan, records: Mapping[Node, StageRecord], score: Score, has: Callable[[str], bool]) -> set[Node]:
+    """Return the stages with a record whose weights or optimizer's state are needed, but deleted or lost.
 
     Args:
         found: the plan.
         records: the records of the plan's finished nodes.
         score: the score by which the study selects.
-        has: returns whether the weights of a record exist.
+        has: returns whether the file with a digest exists.
     """
 
     def dice(node: Node) -> float | None:
         return records[node].value(score) if node in records else None
 
     needed = set(roots(found))
+    stepped: set[Node] = set()  # rounds whose optimizer's state is needed
     again: set[Node] = set()
     for node in reversed(found.nodes):
-        lacking = node in records and node in needed and not has(records[node])
+        files: list[str] = []
+        if node in records:
+            files += records[node].models if node in needed else ()
+            files += [records[node].state] if node in stepped else []
+        lacking = not all(map(has, files))
         if lacking and not isinstance(node, Best | Ensemble):
             again.add(node)
         if lacking or node not in records:
             needed.update(live_inputs(node, dice))
+            if isinstance(node, ServerStep) and node.before:
+                stepped.add(node.before)
     return again
 
 
@@ -109,7 +114,9 @@ def collectable(
     records: Mapping[Node, StageRecord],
     score: Score,
 ) -> set[str]:
-    """Return the digests, among some nodes' weights, that no row, choice or stage needs any more.
+    """Return the digests, among some nodes' files, that no row, choice or stage needs any more.
+
+    The state of a server's optimizer is needed by the next round alone.
 
     Args:
         nodes: the nodes whose weights are examined.
@@ -133,5 +140,13 @@ def collectable(
     def wanted(node: Node) -> bool:
         return node in kept or any(needs(user, node) for user in users.get(node, ()))
 
-    digests = {digest for node in nodes if node in records for digest in records[node].files}
-    return {digest for digest in digests if not any(wanted(node) for node in sharing(digest))}
+    def continues(node: Node) -> bool:
+        steps = [user for user in users.get(node, ()) if isinstance(user, ServerStep) and user.before == node]
+        return any(needs(step, node) for step in steps)
+
+    known = [records[node] for node in nodes if node in records]
+    models = {digest for record in known for digest in record.models}
+    states = {record.state for record in known if record.state}
+    return {digest for digest in models if not any(wanted(node) for node in sharing(digest))} | {
+        digest for digest in states if not any(continues(node) for node in sharing(digest))
+    }

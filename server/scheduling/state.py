@@ -15,7 +15,7 @@ from typing import Any
 
 from common.config.study import Study
 from common.plan import Census, Plan, grown, plan
-from common.plan.graph import Average, Best, Ensemble, Evaluate, FineTune, Node, fold_of, models_in
+from common.plan.graph import Average, Best, Ensemble, Evaluate, FineTune, Node, ServerStep, fold_of, models_in
 from common.plan.stage_key import ExecutionEnvironment, stage_key
 from common.protocol.messages import Description
 from common.scores import Score, deciding
@@ -45,6 +45,12 @@ def slices_shown(node: Node, descriptions: Mapping[str, Description]) -> float:
 def parts_of(node: Average, known: Records) -> dict[str, StageRecord]:
     """Return the records of a round's parts, by site; skipped parts are left out."""
     return {part.site: known[part] for part in node.parts if known[part].kind != "absent"}
+
+
+def _is_in_a_round(node: Node) -> bool:
+    """Return whether a node is an average, or a later round's training: the next of a chain that changes places."""
+    later = isinstance(node, FineTune) and node.schedule.first > 0 and node.schedule.keep == "last"
+    return later or isinstance(node, Average)
 
 
 @dataclass(eq=False)
@@ -138,7 +144,7 @@ class RunState:
 
     def mark_lost(self) -> None:
         """Note the stages with a record that have to run again, since their weights are needed, but deleted or lost."""
-        self._remake |= to_remake(self.plan, {**self.found, **self.records}, self.score, self._has)
+        self._remake |= to_remake(self.plan, {**self.found, **self.records}, self.score, self.has_weights)
 
     def further(self, known: Records, targets: Iterable[str]) -> Plan | None:
         """Return the plan with all hops that can be selected now, or None if no hop can be selected.
@@ -187,7 +193,7 @@ class RunState:
         return self.start
 
     def _has(self, record: StageRecord) -> bool:
-        """Return whether all weights of a record exist."""
+        """Return whether all files of a record exist."""
         return all(map(self.has_weights, record.files))
 
     def winner(self, node: Best) -> Node:
@@ -208,7 +214,7 @@ class RunState:
                     self._lacking[node] = self._lacks(node, record)
 
     def _needs_weights(self, node: Node, record: StageRecord) -> bool:
-        """Return whether a node's weights are still needed.
+        """Return whether any of a node's missing files is still needed.
 
         Two stages may be the same work: the weights may have been deleted after their last use by the other stage,
         before this stage was known to be the same work.
@@ -217,7 +223,7 @@ class RunState:
         gone = collectable(
             [node], sharing=lambda _: [node], users=self.users, kept=self.kept, records=known, score=self.score
         )
-        return not gone.issuperset(record.files)
+        return any(not self.has_weights(file) and file not in gone for file in record.files)
 
     # The next stages, and their outcomes
 
@@ -257,7 +263,8 @@ class RunState:
             self.skipped.add(node)
         self._lacking[node] = self._lacks(node, record)
         rivals = [rival for child in self._children[node] if isinstance(child, Best) for rival in child.candidates]
-        return [other for other in (node, *node.parents, *rivals) if self._is_of_a_round(other)]
+        used = inputs(node) if isinstance(node, Average) else node.parents
+        return [other for other in (node, *used, *rivals) if self._is_of_a_round(other)]
 
     def free(self, node: Node) -> list[Node]:
         """Count a settled node for its children, and return the children ready to begin."""
@@ -306,11 +313,11 @@ class RunState:
         return record.kind == "absent" or any(self._lacking[parent] for parent in node.parents)
 
     def _is_of_a_round(self, node: Node) -> bool:
-        """Return whether a node is an average, its re-estimate at a target, or a training used only by averages."""
+        """Return whether a node is an average, its re-estimate at a target, or a training used only by rounds."""
         users = self.users[node]
         if isinstance(node, FineTune) and not node.trains:
             return True
-        return isinstance(node, Average) or (bool(users) and all(isinstance(user, Average) for user in users))
+        return isinstance(node, Average) or (bool(users) and all(map(_is_in_a_round, users)))
 
     # Keys and orders
 
@@ -335,7 +342,8 @@ class RunState:
 
     def average_key(self, node: Average, known: Records) -> str:
         """Return the key of a round's average."""
-        return average_key(node, parts_of(node, known), parent=known[node.parts[0].parent].weights)
+        state = known[node.before].state if isinstance(node, ServerStep) and node.before else ""
+        return average_key(node, parts_of(node, known), parent=known[node.parts[0].parent].weights, state=state)
 
     @cached_property
     def census_json(self) -> str:
