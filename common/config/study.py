@@ -504,8 +504,8 @@ class Study(_Config):
     licence: Line = Field(default="", max_length=200)
     """The licence of the hospitals' models, printed on the model cards."""
     seed: int = Field(default=1, ge=0)
-    """Seed of the first weights, of the order of batches and of augmentation. No effect where `training.seeds` lists
-    seeds."""
+    """Seed of the first weights, of the order of batches, of augmentation, and of the places of FedDC's models. No
+    effect where `training.seeds` lists seeds."""
     sites: tuple[SiteName, ...] = Field(min_length=1)
     """The hospitals of the study, by the names in their site files."""
     repeats: int = Field(default=1, ge=1, le=100)

@@ -42,6 +42,14 @@ METHODS: dict[str, dict[str, Any]] = {
     "greedy, one hop": {"sequential": {"routes": "greedy", "max_hops": 1}, "longer_baseline": True},
     "laps": {"cyclic": {"laps": 2}, "baseline": True},
     "averages": {"federated": ({"strategy": "fedavg", "rounds": 2},), "sequential": {"routes": (("B", "A"),)}},
+    "chains and laps": {
+        "federated": (
+            {"strategy": "feddc", "average_every": (2, 3)},
+            {"strategy": "cyclicfl", "then_target": False},
+            {"strategy": "fedadam", "rounds": 2, "server_learning_rate": (0.01, 0.1)},
+        ),
+        "sequential": {"routes": (("B", "A", "B", "A"),)},
+    },
     "ensembles": {"more": ("target-folds", "route-folds", "consensus"), "sequential": {"routes": "all", "max_hops": 1}},
     "greedy, folds": {"sequential": {"routes": "greedy", "max_hops": 2}, "more": ("route-folds", "consensus")},
     "averages without a number": {

@@ -49,6 +49,24 @@ def test_every_method_has_rows_of_its_own_under_one_name() -> None:
         ("unadapted", "B, unadapted"),
         ("unadapted", "C, unadapted"),
         # as the study lists its strategies, each with what descends from it
+        ("cyclicfl", "CyclicFL"),
+        ("cyclicfl-re-estimated", "CyclicFL, batch norm re-estimated"),
+        ("cyclicfl-then-target", "CyclicFL, then A"),
+        ("feddc", "FedDC"),
+        ("feddc-re-estimated", "FedDC, batch norm re-estimated"),
+        ("feddc-then-target", "FedDC, then A"),
+        ("fedyogi", "FedYogi"),
+        ("fedyogi-re-estimated", "FedYogi, batch norm re-estimated"),
+        ("fedyogi-then-target", "FedYogi, then A"),
+        ("fedadam", "FedAdam"),
+        ("fedadam-re-estimated", "FedAdam, batch norm re-estimated"),
+        ("fedadam-then-target", "FedAdam, then A"),
+        ("fedadagrad", "FedAdagrad"),
+        ("fedadagrad-re-estimated", "FedAdagrad, batch norm re-estimated"),
+        ("fedadagrad-then-target", "FedAdagrad, then A"),
+        ("fedavgm", "FedAvgM"),
+        ("fedavgm-re-estimated", "FedAvgM, batch norm re-estimated"),
+        ("fedavgm-then-target", "FedAvgM, then A"),
         ("krum", "Krum"),
         ("krum-re-estimated", "Krum, batch norm re-estimated"),
         ("krum-then-target", "Krum, then A"),
@@ -158,3 +176,5 @@ def test_no_source_of_a_growing_route_is_left_out() -> None:
     assert absence_rule(study, method_of("greedy")).then == "park"
     assert absence_rule(study, method_of("fedavg")).then == "skip"
     assert absence_rule(study, method_of("krum")).then == "park"
+    assert absence_rule(study, method_of("feddc")).then == "park"
+    assert absence_rule(study, method_of("cyclicfl")).then == "skip"

@@ -346,6 +346,7 @@ def test_a_visit_is_counted_by_the_annealings_that_a_site_began_before() -> None
 
 
 MORE = ("restarts", "target-folds", "route-folds", "consensus")
+STRATEGIES_DRAWN = ("fedavg", "fedprox", "fedadam", "feddc", "cyclicfl")
 CENSUS_COUNTS = st.integers(min_value=1, max_value=2000)
 
 
@@ -367,7 +368,7 @@ def studies(draw: st.DrawFn) -> tuple[Study, Census]:
             "batch_norm": draw(BATCH_NORM),
             "then_target": draw(st.booleans()),
         }
-        for name in draw(st.lists(st.sampled_from(["fedavg", "fedprox", "fedmedian"]), unique=True, max_size=2))
+        for name in draw(st.lists(st.sampled_from(STRATEGIES_DRAWN), unique=True, max_size=2))
     ]
     study = study_of(
         sites=sites,
