@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import jinja2
@@ -71,6 +72,7 @@ def environment(*, autoescape: bool = False) -> jinja2.Environment:
         keep_trailing_newline=True,
     )
     made.globals |= {
+        "as_text": as_text,
         "count": count,
         "figure": figure_text,
         "interval": interval_text,
@@ -78,6 +80,14 @@ def environment(*, autoescape: bool = False) -> jinja2.Environment:
         "number": number,
     }
     return made
+
+
+def as_text(foreign: str) -> str:
+    """Return a text of somebody else as Markdown that shows the very text: no link, no picture, no HTML, no heading.
+
+    The study's name, its sentence and its licence come from a file that travels by mail.
+    """
+    return re.sub(r"(?<=\bwww)\.|[\\`*_\[\]<>&|~#!:@]", lambda found: "\\" + found.group(), foreign)
 
 
 def _rows(card: Card) -> list[tuple[str, tuple[Figure | None, ...]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -113,12 +114,14 @@ def enroll_site(
 def list_sites(folder: CoordinatorFolder = DEFAULT_COORDINATOR, as_json: AsJson = False) -> int:
     """List who is enrolled, and until when."""
     from common.fingerprint import format_fingerprint
-    from deploy.coordinator.enroll import records
+    from deploy.coordinator.enroll import readable_records
     from deploy.coordinator.folder import Coordinator
 
     coordinator = Coordinator(folder)
     coordinator.settings()
-    found = records(coordinator)
+    found, damaged = readable_records(coordinator)
+    for sentence in damaged:
+        print(sentence, file=sys.stderr)
     if as_json:
         print(json.dumps([record.model_dump(mode="json") for record in found], indent=1))
         return 0
@@ -126,7 +129,7 @@ def list_sites(folder: CoordinatorFolder = DEFAULT_COORDINATOR, as_json: AsJson 
         state = f"revoked {record.revoked[:10]}" if record.revoked else f"until {record.expires[:10]}"
         remark = "" if record.compared else ", never compared"
         print(f"{record.site:<12} {state:<20} {format_fingerprint(record.fingerprint)}{remark}")
-    if not found:
+    if not found and not damaged:
         print("No site is enrolled yet: relay enroll site NAME REQUEST.")
     return 0
 

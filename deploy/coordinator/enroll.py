@@ -16,16 +16,22 @@ from pathlib import Path
 
 import tomli_w
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from common.config.study import SiteName
 from common.errors import RelayError, Unreachable
 from common.files import write_atomically
 from common.fingerprint import parse_fingerprint
+from common.locks import exclusive
+from deploy.coordinator import revocations
 from deploy.coordinator.folder import Coordinator, Settings
+from deploy.flower.control import Control
 from deploy.pki.certificates import (
     Key,
     days_left,
+    key_digest,
     make_ca,
     make_client,
     make_crl,
@@ -34,6 +40,7 @@ from deploy.pki.certificates import (
     pem,
     pem_of_key,
     read_certificate,
+    read_crl,
     read_key,
     write_private,
     write_public,
@@ -63,6 +70,10 @@ class Enrolled(BaseModel):
     compared: bool
     """Whether the fingerprint was compared over the telephone, which proves the request to be the hospital's."""
     node_key: str
+    keys: tuple[str, ...] = ()
+    """The sha256 of the public keys of the SuperNode and of TLS; empty in records of relay 0.2 and before."""
+    earlier_keys: tuple[str, ...] = ()
+    """The sha256 of the keys with which the site was revoked before it came back with new ones."""
     serials: tuple[int, ...]
     """The serial numbers of the certificates signed for the site's present keys, oldest first."""
     enrolled: str
@@ -160,13 +171,16 @@ def enroll(coordinator: Coordinator, name: str, request_path: Path, *, heard: st
         The site's record and the path of its kit.
 
     Raises:
-        RelayError: the request is damaged or of another site, its fingerprint has other digits, or the site is enrolled
-            with other keys or was revoked with the request's keys.
+        RelayError: the request is damaged, of another site or not signed by both its keys, its fingerprint has other
+            digits, the site is enrolled with other keys or was revoked with one of the request's keys, or a key of the
+            request is another site's.
     """
     settings = coordinator.settings()
     request = read_enrolment_file(request_path, Request)
     if request.site != name:
         raise RelayError(f"{request_path} is the request of site {request.site}, not {name}; give the right file.")
+    public_keys = request.public_keys()
+    keys = tuple(map(key_digest, public_keys))
     compared = _compare(request, heard)
     before = record_of(coordinator, name)
     if before and not before.revoked and before.fingerprint != request.fingerprint:
@@ -174,16 +188,28 @@ def enroll(coordinator: Coordinator, name: str, request_path: Path, *, heard: st
             f"Site {name} is enrolled with other keys; revoke it first, if these are truly its new ones:"
             f" relay enroll revoke {name}."
         )
-    if before and before.revoked and before.fingerprint == request.fingerprint:
-        raise RelayError(f"Site {name} was revoked with these very keys; it has to make new ones before it returns.")
+    for other in records(coordinator):
+        known = {*_keys(other), *other.earlier_keys} if other.site != name or other.revoked else {*other.earlier_keys}
+        if not known & {*keys}:
+            continue
+        if other.site == name:
+            raise RelayError(
+                f"Site {name} was revoked with these very keys; it has to make new ones before it returns."
+            )
+        raise RelayError(
+            f"The request of site {name} holds a key of site {other.site}; nothing was signed. Each hospital makes keys"
+            " of its own, with relay site init."
+        )
     ca, ca_key = _authority(coordinator, "clients")
-    certificate = make_client(name, request.tls_key(), ca=ca, ca_key=ca_key)
+    certificate = make_client(name, public_keys[1], ca=ca, ca_key=ca_key)
     same = before if before and not before.revoked else None
     record = Enrolled(
         site=name,
         fingerprint=request.fingerprint,
         compared=compared or bool(same and same.compared),
         node_key=request.node_key,
+        keys=keys,
+        earlier_keys=before.earlier_keys if same else (*before.earlier_keys, *sorted(_keys(before))) if before else (),
         serials=(*(same.serials if same else ()), certificate.serial_number),
         excluded=before.excluded if before else {},
         enrolled=_now(),
@@ -225,6 +251,7 @@ def revoke(coordinator: Coordinator, name: str) -> Enrolled:
         raise RelayError(f"Site {name} was revoked on {record.revoked[:10]} already.")
     now = _now()
     excluded = record.excluded | {str(serial): now for serial in record.serials}
+    revocations.add(coordinator, name, map(str, record.serials), now)
     record = record.model_copy(update={"revoked": now, "excluded": excluded})
     _write_record(coordinator, record)
     _write_crl(coordinator)
@@ -234,30 +261,46 @@ def revoke(coordinator: Coordinator, name: str) -> Enrolled:
 def update_superlink(coordinator: Coordinator, notify: Callable[[str], None]) -> None:
     """Register enrolled sites at the SuperLink, and unregister revoked sites there.
 
+    A record that cannot be read, or that the SuperLink refuses, is told in a sentence and concerns no other site.
+
     Args:
         coordinator: the coordinator's folder.
-        notify: gets a sentence for each change.
+        notify: gets a sentence for each change and each refused record.
 
     Raises:
         Unreachable: the SuperLink does not answer; `relay coordinator start` repeats the call once the SuperLink
             answers.
     """
     control = coordinator.control()
-    nodes = control.ask("supernode", "list", "--verbose")["nodes"]
-    known = {str(node["node-id"]) for node in nodes if node["status"] != "unregistered"}
-    for record in records(coordinator):
-        if record.revoked and record.node_id in known:
-            control.ask("supernode", "unregister", record.node_id)
-            notify(f"Site {record.site} was taken off the SuperLink.")
-        elif not record.revoked and record.node_id not in known:
-            key = coordinator.superlink / f".{record.site}.pub"
+    # `relay coordinator start` and `relay enroll` may call this at the same moment.
+    with exclusive(coordinator.sites / ".lock"):
+        found, damaged = readable_records(coordinator)
+        for sentence in damaged:
+            notify(sentence)
+        nodes = control.ask("supernode", "list", "--verbose")["nodes"]
+        known = {str(node["node-id"]) for node in nodes if node["status"] != "unregistered"}
+        for record in found:
             try:
-                key.write_text(record.node_key + "\n", encoding="ascii")
-                answer = control.ask("supernode", "register", str(key.absolute()), "--name", record.site)
-            finally:
-                key.unlink(missing_ok=True)
-            _write_record(coordinator, record.model_copy(update={"node_id": str(answer["node-id"])}))
-            notify(f"Site {record.site} was made known to the SuperLink.")
+                if record.revoked and record.node_id in known:
+                    control.ask("supernode", "unregister", record.node_id)
+                    notify(f"Site {record.site} was taken off the SuperLink.")
+                elif not record.revoked and record.node_id not in known:
+                    _register(coordinator, control, record)
+                    notify(f"Site {record.site} was made known to the SuperLink.")
+            except Unreachable:
+                raise
+            except RelayError as error:
+                notify(f"At the SuperLink, site {record.site} alone is left as it was. {error}")
+
+
+def _register(coordinator: Coordinator, control: Control, record: Enrolled) -> None:
+    key = coordinator.superlink / f".{record.site}.pub"
+    try:
+        key.write_text(record.node_key + "\n", encoding="ascii")
+        answer = control.ask("supernode", "register", str(key.absolute()), "--name", record.site)
+    finally:
+        key.unlink(missing_ok=True)
+    _write_record(coordinator, record.model_copy(update={"node_id": str(answer["node-id"])}))
 
 
 def update_superlink_if_up(coordinator: Coordinator, notify: Callable[[str], None]) -> bool:
@@ -280,6 +323,46 @@ def update_superlink_if_up(coordinator: Coordinator, notify: Callable[[str], Non
 def records(coordinator: Coordinator) -> list[Enrolled]:
     """Return the records of all hospitals ever enrolled, sorted by name."""
     return [_read_record(path) for path in sorted(coordinator.sites.glob("*.json"))]
+
+
+def readable_records(coordinator: Coordinator) -> tuple[list[Enrolled], list[str]]:
+    """Return the hospitals' records, sorted by name, and a sentence for each record that cannot be read."""
+    found, damaged = [], []
+    for path in sorted(coordinator.sites.glob("*.json")):
+        try:
+            found.append(_read_record(path))
+        except RelayError as error:
+            damaged.append(str(error))
+    return found, damaged
+
+
+def keep_out(coordinator: Coordinator) -> list[str]:
+    """Revoke every hospital that the list of revoked certificates names and its own record lets in.
+
+    Such a record comes from a backup that is older than the revocation.
+
+    Args:
+        coordinator: the coordinator's folder; where its private keys are elsewhere, nothing is changed.
+
+    Returns:
+        A sentence for each hospital that had come back so.
+    """
+    if not (coordinator.ca / "clients-ca.key").exists():
+        return []
+    listed = revocations.revoked(coordinator)
+    sentences = []
+    for record in readable_records(coordinator)[0]:
+        again = [listed[serial] for serial in record.serials if serial in listed]
+        if again and not record.revoked:
+            excluded = record.excluded | {entry.serial: entry.when for entry in again}
+            _write_record(coordinator, record.model_copy(update={"revoked": again[0].when, "excluded": excluded}))
+            sentences.append(
+                f"Site {record.site} was revoked on {again[0].when[:10]}, and stays out; its record, of an older"
+                " backup, let it in."
+            )
+    if listed.keys() - {entry.serial_number for entry in read_crl(coordinator.gateway / "crl.pem")}:
+        _write_crl(coordinator)
+    return sentences
 
 
 def record_of(coordinator: Coordinator, name: str) -> Enrolled | None:
@@ -322,12 +405,18 @@ def _write_certificates(coordinator: Coordinator, settings: Settings) -> None:
 
 def _write_crl(coordinator: Coordinator) -> None:
     ca, ca_key = _authority(coordinator, "clients")
-    revoked = {
-        int(serial): datetime.datetime.fromisoformat(when)
-        for record in records(coordinator)
-        for serial, when in record.excluded.items()
-    }
+    for record in records(coordinator):
+        for serial, when in record.excluded.items():
+            revocations.add(coordinator, record.site, [serial], when)  # relay 0.2 kept them in the records alone
+    revoked = {serial: entry.time for serial, entry in revocations.revoked(coordinator).items()}
     write_atomically(coordinator.gateway / "crl.pem", pem(make_crl(revoked, ca=ca, ca_key=ca_key)), durable=True)
+
+
+def _keys(record: Enrolled) -> set[str]:
+    """Return the sha256 of the keys in a record."""
+    node = load_ssh_public_key(record.node_key.encode())
+    assert isinstance(node, ec.EllipticCurvePublicKey)
+    return {*record.keys, key_digest(node)}
 
 
 def _authority(coordinator: Coordinator, name: str) -> tuple[x509.Certificate, Key]:

@@ -7,6 +7,7 @@ superexec/   files of Flower's SuperExec, and the SuperExec's log
 control/     the coordinator's settings, and the authority's certificate for checking the SuperLink
 sites/       a record for each enrolled hospital
 kits/        the kits for the hospitals
+revoked/     a file for each certificate that was revoked; files are added, and never changed or taken away
 """
 
 from __future__ import annotations
@@ -74,6 +75,11 @@ class Coordinator:
         return self.folder / "sites"
 
     @property
+    def revoked(self) -> Path:
+        """Return the folder of the revoked certificates."""
+        return self.folder / "revoked"
+
+    @property
     def kits(self) -> Path:
         """Return the folder of the hospitals' kits."""
         return self.folder / "kits"
@@ -116,5 +122,5 @@ class Coordinator:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             if os.stat(path).st_mode & 0o077 and os.stat(path).st_uid == os.geteuid():
                 path.chmod(0o700)
-        for path in (self.control_folder, self.sites, self.kits):
+        for path in (self.control_folder, self.sites, self.kits, self.revoked):
             path.mkdir(parents=True, exist_ok=True)

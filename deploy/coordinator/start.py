@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.errors import Expired, RelayError
-from deploy.coordinator.enroll import update_superlink_if_up
+from deploy.coordinator.enroll import keep_out, readable_records, update_superlink_if_up
 from deploy.coordinator.folder import Coordinator
 from deploy.flower.control import QUIET, grpc_health, program
 from deploy.flower.supervisor import Program, Supervisor, a_free_port, until_stopped
@@ -51,6 +51,7 @@ def start(coordinator: Coordinator, parts: Sequence[str], *, health: str = "") -
         left = days_left(read_certificate(certificate))
         if left < 0:
             raise Expired(f"The certificate {certificate} expired {-left:.0f} days ago; renew: relay enroll renew.")
+        _print_admitted(coordinator)
         if left < SOON:
             _print_line(f"The coordinator's certificates expire in {left:.0f} days; renew them: relay enroll renew.")
     with tempfile.TemporaryDirectory(prefix="relay-coordinator-") as scratch, until_stopped() as over:
@@ -79,6 +80,18 @@ def start(coordinator: Coordinator, parts: Sequence[str], *, health: str = "") -
         finally:
             supervisor.end()
     _print_line("Stopped.")
+
+
+def _print_admitted(coordinator: Coordinator) -> None:
+    """Print which hospitals may take part and which may not; a restored backup may have changed both."""
+    for sentence in keep_out(coordinator):
+        _print_line(sentence)
+    found, damaged = readable_records(coordinator)
+    admitted = [record.site for record in found if not record.revoked]
+    out = [f"{record.site} ({record.revoked[:10]})" for record in found if record.revoked]
+    _print_line(f"Admitted: {', '.join(admitted) or 'no hospital yet'}. Revoked: {', '.join(out) or 'none'}.")
+    for sentence in damaged:
+        _print_line(sentence)
 
 
 def _superlink(coordinator: Coordinator, address: str, health: str) -> Program:

@@ -6,6 +6,7 @@ import errno
 import json
 import socket
 import sys
+import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
@@ -18,8 +19,15 @@ FILES = {
     "/page.css": ("page.css", "text/css"),
     "/page.js": ("page.js", "text/javascript"),
 }
+AT_ONCE = 16
+"""Connections that are open at the same time; a further one is closed at once."""
+SECONDS = 10.0
+"""Seconds for which a reader may send nothing before the connection is closed."""
 HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'",
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'"
+    "; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
 }
@@ -44,6 +52,8 @@ def server(host: str, port: int, status: Callable[[], dict[str, Any]]) -> Thread
     files = {path: (folder.joinpath(name).read_bytes(), kind) for path, (name, kind) in FILES.items()}
 
     class Handler(BaseHTTPRequestHandler):
+        timeout = SECONDS
+
         def do_GET(self) -> None:
             named = self.headers.get("Host", "").rsplit(":", 1)[0].strip("[]").lower()
             if named not in {host.lower(), "localhost", "127.0.0.1", "::1", self.connection.getsockname()[0]}:
@@ -81,6 +91,26 @@ def server(host: str, port: int, status: Callable[[], dict[str, Any]]) -> Thread
 
 
 class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        super().__init__(address, handler)
+        self._free = threading.BoundedSemaphore(AT_ONCE)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer a reader in a thread, while fewer than `AT_ONCE` readers are being answered."""
+        if self._free.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Answer a reader, and then let another one in."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Ignore connections closed by the reader, and report every other error."""
         if not isinstance(sys.exc_info()[1], ConnectionError):

@@ -5,14 +5,16 @@ All keys are ECDSA over P-384: Flower asks for P-384 in a SuperNode's key, and T
 
 from __future__ import annotations
 
+import base64
 import datetime
+import hashlib
 import ipaddress
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -82,9 +84,9 @@ def ssh_of_key(key: Key) -> bytes:
     )
 
 
-def ssh_public(key: Key) -> str:
-    """Serialize the public half as a line of OpenSSH, without the usual comment naming a user and a machine."""
-    return key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()
+def ssh_public(key: ec.EllipticCurvePublicKey) -> str:
+    """Serialize a public key as a line of OpenSSH, without the usual comment naming a user and a machine."""
+    return key.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()
 
 
 def pem(certificate: x509.Certificate | x509.CertificateSigningRequest | x509.CertificateRevocationList) -> bytes:
@@ -130,6 +132,18 @@ def read_certificate(path: Path) -> x509.Certificate:
         return x509.load_pem_x509_certificate(path.read_bytes())
     except (OSError, ValueError) as error:
         raise RelayError(f"The certificate {path} cannot be read ({_reason(error)}).") from None
+
+
+def read_crl(path: Path) -> x509.CertificateRevocationList:
+    """Read a revocation list from a PEM file.
+
+    Raises:
+        RelayError: the file is missing, unreadable or damaged.
+    """
+    try:
+        return x509.load_pem_x509_crl(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise RelayError(f"The revocation list {path} cannot be read ({_reason(error)}).") from None
 
 
 def _reason(error: Exception) -> str:
@@ -210,6 +224,30 @@ def make_crl(
         entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(when).build()
         builder = builder.add_revoked_certificate(entry)
     return builder.sign(ca_key, hashes.SHA384())
+
+
+def sign(key: Key, content: bytes) -> str:
+    """Sign a content with ECDSA and SHA-384.
+
+    Returns:
+        The signature, as base64.
+    """
+    return base64.b64encode(key.sign(content, ec.ECDSA(hashes.SHA384()))).decode("ascii")
+
+
+def is_signed(key: ec.EllipticCurvePublicKey, signature: str, content: bytes) -> bool:
+    """Return whether a signature of `sign` is the key's own signature of this content."""
+    try:
+        key.verify(base64.b64decode(signature, validate=True), content, ec.ECDSA(hashes.SHA384()))
+    except (ValueError, InvalidSignature):
+        return False
+    return True
+
+
+def key_digest(key: ec.EllipticCurvePublicKey) -> str:
+    """Return the sha256 of a public key as 64 hexadecimal digits, however the key was written down."""
+    der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(der).hexdigest()
 
 
 def days_left(certificate: x509.Certificate) -> float:

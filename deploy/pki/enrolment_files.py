@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, TypeGuard, TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from common.config.study import SiteName
 from common.errors import RelayError
 from common.files import write_atomically
-from deploy.pki.certificates import fingerprint
+from deploy.pki.certificates import Key, fingerprint, is_signed, sign, ssh_public
 
 LARGEST = 100_000
 """Bytes of the longest accepted request or kit."""
@@ -43,26 +43,51 @@ class EnrolmentFile(BaseModel):
 
 
 class Request(EnrolmentFile):
-    """Hold a hospital's request: the public halves of the hospital's two keys."""
+    """Hold a hospital's request: the public halves of the hospital's two keys, and a signature by each of the two.
+
+    Without the signature of the node's key, a hospital could ask for the admission of another hospital's public key.
+    """
 
     kind: Literal["relay request"] = "relay request"
     node_key: Text
     """The public key of the hospital's SuperNode, in OpenSSH's format."""
     tls_request: Text
     """The certificate request for the coordinator's authority to sign, as PEM."""
+    node_signature: Text = ""
+    """The signature of the fingerprint by the SuperNode's key, as base64; empty in requests of relay 0.2 and before."""
+    tls_signature: Text = ""
+    """The signature of the fingerprint by the TLS key, as base64; empty in requests of relay 0.2 and before."""
 
-    def tls_key(self) -> ec.EllipticCurvePublicKey:
-        """Return the public key to sign a certificate for, after checking the request.
+    @property
+    def fingerprint(self) -> str:
+        """Return 64 hexadecimal digits over all that the request says, which is everything but its signatures."""
+        return fingerprint(self.model_dump(mode="json", exclude={"node_signature", "tls_signature"}))
+
+    def signed(self, node_key: Key, tls_key: Key) -> Request:
+        """Return the request with signatures of its fingerprint by both private keys."""
+        content = self.fingerprint.encode()
+        return self.model_copy(
+            update={"node_signature": sign(node_key, content), "tls_signature": sign(tls_key, content)}
+        )
+
+    def public_keys(self) -> tuple[ec.EllipticCurvePublicKey, ec.EllipticCurvePublicKey]:
+        """Return the public keys of the SuperNode and of TLS, after checking the request.
 
         Raises:
-            RelayError: a key is not ECDSA over P-384, or the request's signature does not prove possession of the key.
+            RelayError: a key is not ECDSA over P-384 or not written as relay writes it, or a signature does not prove
+                that whoever wrote the request has both private keys.
         """
         try:
             request = x509.load_pem_x509_csr(self.tls_request.encode())
-            key = request.public_key()
-            if request.is_signature_valid and _of_p384(key) and _of_p384(load_ssh_public_key(self.node_key.encode())):
-                assert isinstance(key, ec.EllipticCurvePublicKey)
-                return key
+            node, tls = load_ssh_public_key(self.node_key.encode()), request.public_key()
+            if request.is_signature_valid and _of_p384(tls) and _of_p384(node) and ssh_public(node) == self.node_key:
+                content = self.fingerprint.encode()
+                if is_signed(node, self.node_signature, content) and is_signed(tls, self.tls_signature, content):
+                    return node, tls
+                raise RelayError(
+                    f"The request of site {self.site} is not signed by both its keys, so it may bring somebody else's;"
+                    " have the hospital make it again with this version of relay: relay site init."
+                )
         except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature):
             pass
         raise RelayError(
@@ -118,5 +143,5 @@ def read_enrolment_file(path: Path, kind: type[Kind]) -> Kind:
         ) from None
 
 
-def _of_p384(key: object) -> bool:
+def _of_p384(key: object) -> TypeGuard[ec.EllipticCurvePublicKey]:
     return isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP384R1)

@@ -80,17 +80,19 @@ def init(path: Path, *, name: str) -> tuple[SiteConfig, Request, Path]:
         raise RelayError(f'{path} is the file of a site named "{site.name}", not "{name}".')
     keys = site.private() / FOLDER
     request_path = path.absolute().parent / f"{site.name}.request"
-    if not (keys / REQUEST).exists():
+    request = read_enrolment_file(keys / REQUEST, Request) if (keys / REQUEST).exists() else None
+    if request is None or not request.node_signature:  # relay 0.2 signed with the TLS key alone
         keys.mkdir(mode=0o700, exist_ok=True)
         tls = _made(keys / TLS_KEY, pem_of_key, read_key)
         node = _made(keys / NODE_KEY, ssh_of_key, read_ssh_key)
-        request = Request(
-            site=site.name, node_key=ssh_public(node), tls_request=pem(make_request(site.name, tls)).decode()
-        )
+        request = (request or _request(site.name, node, tls)).signed(node, tls)
         write_enrolment_file(keys / REQUEST, request)
-    request = read_enrolment_file(keys / REQUEST, Request)
     write_enrolment_file(request_path, request)
     return site, request, request_path
+
+
+def _request(name: str, node: Key, tls: Key) -> Request:
+    return Request(site=name, node_key=ssh_public(node.public_key()), tls_request=pem(make_request(name, tls)).decode())
 
 
 def _is_name(name: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import shutil
 import ssl
 import time
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from flwr.supernode import fleet_http_client
 
 from client.site_config import load_site
 from deploy.site.keys import admission
@@ -61,11 +63,26 @@ def online(federation: Federation) -> set[str]:
         "//v1/control/list-nodes",
         "/v1/fleet/register-node",
         "/v1/fleet/unregister-node",
+        "/v1/fleet/",
+        "/v1/fleet/something-new",
+        "/v1/fleet/pull-messages/",
+        "/v1/fleet/pull-messages/x",
+        "/v1/fleet/pull-messages%0a",
+        "/V1/fleet/pull-messages",
     ],
 )
 def test_the_fleets_path_alone_passes(federation: Federation, path: str) -> None:
     assert status(federation, path, site="A") in ((403, 404) if "%2f" in path else (403,))
     assert status(federation, "/v1/fleet/pull-messages", site="A") not in (400, 403, 404)
+
+
+def test_every_path_that_flowers_client_names_is_known_to_the_gateway(federation: Federation) -> None:
+    """A new version of Flower may ask for more: this test then fails before a hospital does."""
+    source = Path(fleet_http_client.__file__).read_text(encoding="utf-8")
+    named = set(re.findall(r'"(/v1/fleet/[a-z-]+)"', source))
+    assert len(named) > 8
+    closed = {"/v1/fleet/register-node", "/v1/fleet/unregister-node"}
+    assert {path for path in named if status(federation, path, site="A") == 403} == closed
 
 
 def test_nobody_passes_without_a_certificate(federation: Federation) -> None:

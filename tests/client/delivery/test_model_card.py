@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import html
 import json
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 
 from client.data.layouts import Statement
 from client.delivery.model_card import Card, card_beside, figure_text, load_card, name_of, network_named, number
-from client.delivery.model_card_text import markdown
+from client.delivery.model_card_text import as_text, markdown
 from common.config.study import ModelConfig, N4Config, PreprocessingConfig
 from common.errors import RelayError
 from tests.support.cards import HOPS, card, figure, outcome, scores
@@ -27,8 +31,8 @@ def test_a_card_comes_back_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_a_card_names_a_file_of_encoder_weights_without_its_path() -> None:
-    for given in ("/srv/coordinator/first.pth", "..\\files\\first.pth", "first.pth"):
-        named = network_named(ModelConfig(encoder_weights=given, encoder="resnet18"))
+    for written in ("/srv/coordinator/first.pth", "..\\files\\first.pth", "first.pth"):
+        named = network_named(ModelConfig(encoder_weights=written, encoder="resnet18"))
         assert named == ModelConfig(encoder_weights="first.pth", encoder="resnet18")
     assert network_named(ModelConfig()) == ModelConfig()
 
@@ -108,6 +112,25 @@ def test_what_is_not_known_is_called_unknown() -> None:
 def test_the_licence_is_the_studys_or_is_said_to_be_missing() -> None:
     assert "## Licence\n\nCC BY 4.0\n" in markdown(card(licence="CC BY 4.0"))
     assert "## Licence\n\nNone was given." in markdown(card())
+
+
+@given(st.text(st.characters(min_codepoint=32, max_codepoint=0x2FF, exclude_categories=("Cc", "Cf", "Zs"))))
+@example("[sign in](https://evil.example) ![x](https://evil.example/pixel.png)")
+@example("<img src=x onerror=alert(1)> <https://evil.example> &lt;b&gt; a | b `code` **bold** ~~no~~")
+@example("\\[x](y) \\\\<b> # heading")
+def test_a_foreign_text_shows_in_markdown_as_it_was_written(text: str) -> None:
+    """By another reader of Markdown: no tag comes out, and the text is the text."""
+    shown = MarkdownIt("commonmark", {"html": True}).enable(["strikethrough", "table"]).renderInline(as_text(text))
+    assert "<" not in shown
+    assert html.unescape(shown) == text
+
+
+def test_the_study_file_writes_no_link_into_a_card() -> None:
+    """GitHub's Markdown makes links of bare addresses too."""
+    link = "[free](https://evil.example) www.evil.example me@evil.example <b>bold</b>"
+    text = markdown(card(about=link, study=link, licence=link))
+    for live in ("[free](", "free](https", "https://", "www.", "me@", "<b>"):
+        assert live not in text, live
 
 
 def test_what_was_forgotten_is_shown_where_it_was_measured() -> None:

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import stat
 import subprocess
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from common.fingerprint import format_fingerprint
 from deploy.cli import main
 from deploy.coordinator import enroll
 from deploy.coordinator.folder import Coordinator
-from deploy.pki.certificates import write_private
+from deploy.pki.certificates import Key, read_key, read_ssh_key, write_private
 from deploy.pki.enrolment_files import Kit, Request, read_enrolment_file
 from deploy.site import keys
 
@@ -141,6 +142,8 @@ def test_papers_hold_no_secret_and_no_path(coordinator: Coordinator, site_file: 
         "kind",
         "node_key",
         "tls_request",
+        "node_signature",
+        "tls_signature",
     }
 
 
@@ -199,6 +202,8 @@ def test_the_fingerprint_is_over_all_that_the_file_says() -> None:
     assert len(one.fingerprint) == 64
     others = [one.model_copy(update={name: "B"}) for name in ("site", "node_key", "tls_request")]
     assert len({one.fingerprint, *(other.fingerprint for other in others)}) == 4
+    signed = one.model_copy(update={"node_signature": "s", "tls_signature": "t"})
+    assert signed.fingerprint == one.fingerprint, "signatures prove, and say nothing"
     assert re.fullmatch(r"([0-9a-f]{4} ){4}[0-9a-f]{4}", format_fingerprint(one.fingerprint))
 
 
@@ -213,6 +218,189 @@ def test_a_request_needs_the_key_it_asks_for(coordinator: Coordinator, site_file
         path.write_text(request.model_copy(update=change).model_dump_json())
         with pytest.raises(RelayError, match="does not hold keys that relay made"):
             enroll.enroll(coordinator, "A", path)
+
+
+def keys_of(site_file: Path) -> tuple[Key, Key]:
+    folder = load_site(site_file).folder / "keys"
+    return read_ssh_key(folder / "node.key"), read_key(folder / "tls.key")
+
+
+def with_node_key_of(request: Request, other: Request, node: Key, tls: Key) -> Request:
+    """A request with the other's public node key, signed as well as somebody can without the other's private key."""
+    return request.model_copy(update={"node_key": other.node_key}).signed(node, tls)
+
+
+def test_a_request_with_the_public_key_of_another_hospital_is_not_signed(
+    coordinator: Coordinator, site_file: Path, tmp_path: Path
+) -> None:
+    """Whoever is admitted with another's node key brings the SuperLink down, or takes the other's orders."""
+    admitted(coordinator, site_file)
+    _, honest, _ = keys.init(site_file, name="A")
+    thief = tmp_path / "thief" / "site.toml"
+    _, request, path = keys.init(thief, name="A0")
+    for forged in (
+        with_node_key_of(request, honest, *keys_of(thief)),
+        request.model_copy(update={"node_key": honest.node_key}),
+        request.model_copy(update={"node_key": honest.node_key, "node_signature": honest.node_signature}),
+        request.model_copy(update={"node_signature": ""}),
+        request.model_copy(update={"tls_signature": request.node_signature}),
+        request.model_copy(update={"tls_signature": "no base64!"}),
+    ):
+        path.write_text(forged.model_dump_json())
+        with pytest.raises(RelayError, match="is not signed by both its keys"):
+            enroll.enroll(coordinator, "A0", path)
+    commented = request.model_copy(update={"node_key": request.node_key + " root@pacs"}).signed(*keys_of(thief))
+    path.write_text(commented.model_dump_json())
+    with pytest.raises(RelayError, match="does not hold keys that relay made"):
+        enroll.enroll(coordinator, "A0", path)
+    assert [record.site for record in enroll.records(coordinator)] == ["A"]
+
+
+@pytest.mark.parametrize("name", ["node.key", "tls.key"])
+@pytest.mark.parametrize("revoked", [False, True])
+def test_a_key_that_is_known_is_refused_whoever_brings_it(
+    coordinator: Coordinator, site_file: Path, tmp_path: Path, name: str, revoked: bool
+) -> None:
+    """Even with the private key, as when a hospital copies its folder for a second site."""
+    admitted(coordinator, site_file)
+    if revoked:
+        enroll.revoke(coordinator, "A")
+    other = tmp_path / "other" / "site.toml"
+    keys.init(other, name="B")
+    mine, theirs = load_site(site_file).folder / "keys" / name, load_site(other).folder / "keys" / name
+    theirs.write_bytes(mine.read_bytes())
+    (theirs.parent / "request.json").unlink()
+    with pytest.raises(RelayError, match="request of site B holds a key of site A; nothing was signed"):
+        admitted(coordinator, other, "B")
+
+
+def test_the_keys_of_before_a_revocation_never_come_back(
+    coordinator: Coordinator, site_file: Path, tmp_path: Path
+) -> None:
+    admitted(coordinator, site_file)
+    enroll.revoke(coordinator, "A")
+    fresh = tmp_path / "fresh" / "site.toml"
+    admitted(coordinator, fresh)
+    enroll.revoke(coordinator, "A")
+    for old in (site_file, fresh):
+        with pytest.raises(RelayError, match="revoked with these very keys"):
+            admitted(coordinator, old)
+    newest = tmp_path / "newest" / "site.toml"
+    admitted(coordinator, newest)
+    with pytest.raises(RelayError, match="enrolled with other keys"):
+        admitted(coordinator, site_file)
+
+
+def test_a_record_of_before_the_keys_were_noted_is_compared_by_its_node_key(
+    coordinator: Coordinator, site_file: Path, tmp_path: Path
+) -> None:
+    admitted(coordinator, site_file)
+    path = coordinator.sites / "A.json"
+    old = {k: v for k, v in json.loads(path.read_text()).items() if k not in ("keys", "earlier_keys")}
+    path.write_text(json.dumps(old))
+    other = tmp_path / "other" / "site.toml"
+    keys.init(other, name="B")
+    folder = load_site(other).folder / "keys"
+    (folder / "node.key").write_bytes((load_site(site_file).folder / "keys" / "node.key").read_bytes())
+    (folder / "request.json").unlink()
+    with pytest.raises(RelayError, match="holds a key of site A"):
+        admitted(coordinator, other, "B")
+
+
+def test_a_request_of_an_earlier_version_is_made_again_with_its_keys(site_file: Path) -> None:
+    _, request, path = keys.init(site_file, name="A")
+    kept = load_site(site_file).folder / "keys" / "request.json"
+    old = request.model_dump(exclude={"node_signature", "tls_signature"})
+    for place in (kept, path):
+        place.write_text(json.dumps(old))
+    with pytest.raises(RelayError, match="not signed by both its keys"):
+        read_enrolment_file(path, Request).public_keys()
+    _, again, path = keys.init(site_file, name="A")
+    assert again.fingerprint == request.fingerprint
+    assert read_enrolment_file(path, Request).public_keys()
+
+
+class SuperLink:
+    """Stands in for Flower's: it knows nodes by their keys, and refuses a key that it has."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[str, str] = {}
+        self.asked: list[tuple[str, ...]] = []
+
+    def ask(self, *words: str) -> dict[str, Any]:
+        self.asked.append(words)
+        if words[1] == "list":
+            return {"nodes": [{"node-id": number, "status": "online"} for number in self.nodes]}
+        if words[1] == "unregister":
+            if words[2] not in self.nodes:
+                raise RelayError("The SuperLink refused: no such node.")
+            del self.nodes[words[2]]
+            return {}
+        key = Path(words[2]).read_text(encoding="ascii")
+        if key in self.nodes.values():
+            raise RelayError("The SuperLink refused: the public key is registered already.")
+        number = str(len(self.asked))
+        self.nodes[number] = key
+        return {"node-id": number}
+
+
+def test_one_bad_record_stops_no_other_hospital(
+    coordinator: Coordinator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("A", "B", "C", "D"):
+        admitted(coordinator, tmp_path / name / "site.toml", name)
+    a = json.loads((coordinator.sites / "A.json").read_text())
+    b = json.loads((coordinator.sites / "B.json").read_text())
+    (coordinator.sites / "B.json").write_text(json.dumps(b | {"node_key": a["node_key"]}))
+    (coordinator.sites / "C.json").write_text("{")
+    superlink = SuperLink()
+    monkeypatch.setattr(Coordinator, "control", lambda self: superlink)
+    told: list[str] = []
+    enroll.update_superlink(coordinator, told.append)
+    assert len(superlink.nodes) == 2
+    assert [sentence for sentence in told if "C.json" in sentence and "cannot be read" in sentence]
+    assert [sentence for sentence in told if sentence.startswith("At the SuperLink, site B alone is left as it was")]
+    assert [sentence for sentence in told if "Site D was made known" in sentence]
+
+
+def test_a_restored_backup_lets_nobody_in_again(coordinator: Coordinator, site_file: Path, tmp_path: Path) -> None:
+    """A tar of the folder, unpacked over the folder."""
+    record, _ = admitted(coordinator, site_file)
+    admitted(coordinator, tmp_path / "b" / "site.toml", "B")
+    backup = tmp_path / "backup"
+    shutil.copytree(coordinator.folder, backup)
+    enroll.revoke(coordinator, "A")
+    shutil.copytree(backup, coordinator.folder, dirs_exist_ok=True)
+    assert not enroll.record_of(coordinator, "A").revoked and revoked_serials(coordinator) == set()  # type: ignore[union-attr]
+    told = enroll.keep_out(coordinator)
+    assert len(told) == 1 and told[0].startswith("Site A was revoked on ") and "stays out" in told[0]
+    assert enroll.record_of(coordinator, "A").revoked  # type: ignore[union-attr]
+    assert not enroll.record_of(coordinator, "B").revoked  # type: ignore[union-attr]
+    assert revoked_serials(coordinator) == set(record.serials)
+    assert enroll.keep_out(coordinator) == []
+    with pytest.raises(RelayError, match="revoked with these very keys"):
+        admitted(coordinator, site_file)
+
+
+def test_what_an_earlier_version_revoked_stays_revoked(
+    coordinator: Coordinator, site_file: Path, tmp_path: Path
+) -> None:
+    record, _ = admitted(coordinator, site_file)
+    enroll.revoke(coordinator, "A")
+    shutil.rmtree(coordinator.revoked)
+    admitted(coordinator, tmp_path / "b" / "site.toml", "B")
+    enroll.revoke(coordinator, "B")
+    assert revoked_serials(coordinator) >= set(record.serials)
+
+
+def test_a_damaged_entry_of_the_list_is_one_sentence(coordinator: Coordinator, site_file: Path) -> None:
+    admitted(coordinator, site_file)
+    enroll.revoke(coordinator, "A")
+    entry = next(coordinator.revoked.glob("*.json"))
+    for text in ("", "{", entry.read_text().replace("20", "x")):
+        entry.write_text(text)
+        with pytest.raises(RelayError, match="of a revoked certificate cannot be read; restore it"):
+            enroll.keep_out(coordinator)
 
 
 def test_a_name_is_taken_by_its_keys(coordinator: Coordinator, site_file: Path, tmp_path: Path) -> None:
@@ -337,7 +525,7 @@ def test_an_init_that_was_cut_off_goes_on_where_it_was(site_file: Path) -> None:
     (folder / "node.key").unlink()
     _, request, _ = keys.init(site_file, name="A")
     assert (folder / "tls.key").read_bytes() == before
-    assert request.tls_key()
+    assert request.public_keys()
 
 
 def test_the_site_file_that_is_written_holds_every_key_explained_and_as_it_is_by_default(site_file: Path) -> None:

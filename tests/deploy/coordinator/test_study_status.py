@@ -20,10 +20,11 @@ from pathlib import Path
 import pytest
 from websockets.sync.client import connect
 
-from deploy.coordinator.status_page import server
+from deploy.coordinator.status_page import AT_ONCE, SECONDS, server
 from deploy.coordinator.study_status import Status
 from server.progress.events import Event
 from server.progress.snapshot import Recorder
+from tests.support.federation import wait_for
 from tests.support.hospitals import small_study
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -127,6 +128,32 @@ def test_a_page_for_the_network_answers_under_the_address_that_was_dialled(recor
         assert get(port, "/", host="evil.example", at="127.0.0.2")[0] == 403
         served.shutdown()
         thread.join()
+
+
+def test_the_page_may_not_stand_in_a_frame_of_another(page: int) -> None:
+    _, _, headers = get(page, "/")
+    assert headers["X-Frame-Options"] == "DENY"
+    assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
+
+
+def test_readers_that_say_nothing_do_not_keep_others_out_for_long(
+    page: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = threading.active_count()
+    silent = [socket.create_connection(("127.0.0.1", page)) for _ in range(10 * AT_ONCE)]
+    try:
+        wait_for(lambda: threading.active_count() - before >= AT_ONCE, seconds=10)
+        time.sleep(0.5)
+        assert threading.active_count() - before <= AT_ONCE
+        with pytest.raises((ConnectionError, http.client.HTTPException)):
+            get(page, "/")
+        assert SECONDS <= 10
+        wait_for(lambda: threading.active_count() <= before, seconds=SECONDS + 5)
+        assert get(page, "/")[0] == 200
+    finally:
+        for reader in silent:
+            reader.close()
+    assert capfd.readouterr().err == ""
 
 
 def test_a_reader_that_goes_away_is_no_news(page: int, capfd: pytest.CaptureFixture[str]) -> None:
