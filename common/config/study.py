@@ -31,6 +31,10 @@ from common.strategies import STRATEGIES
 POOLED = "pooled"
 """The name of a site with the folders of all sites together; such a site exists in simulation alone."""
 
+MOST_MODELS = 200_000
+"""The most models that the routes, laps or rounds of a study may ask for. A plan of so many takes 1 GB and minutes;
+the routes "all" of 12 sites over 11 hops are more than a billion, and a study file comes by mail."""
+
 SiteName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")]
 
 Architecture = Annotated[str, AfterValidator(known_architecture)]
@@ -556,6 +560,31 @@ class Study(_Config):
                     raise ValueError('a route needs a source and a target, such as ["B", "A"]')
                 if any(a == b for a, b in itertools.pairwise(route)):
                     raise ValueError(f"the route {' → '.join(route)} hands a model to the site that has it")
+        return self
+
+    @model_validator(mode="after")
+    def _few_enough_to_plan(self) -> Study:
+        sites, methods = len(self.sites), self.methods
+        all_routes, of_this_length = 0, sites
+        for hop in range(min(methods.sequential.max_hops, sites - 1)):
+            of_this_length *= sites - 1 - hop
+            all_routes += of_this_length
+            if all_routes > MOST_MODELS:
+                break
+        counts = {
+            'the routes "all"': all_routes if methods.sequential.routes == "all" else 0,
+            "the laps": sites * sites * methods.cyclic.laps,
+            **{
+                f"the rounds of {part.strategy}": sites * part.rounds * len(part.settings) for part in methods.federated
+            },
+        }
+        for what, count in counts.items():
+            if (models := count * len(self.split.run)) > MOST_MODELS:
+                raise ValueError(
+                    f"{what} of {sites} sites ask for {models} models or more, and a study may ask for {MOST_MODELS};"
+                    " write"
+                    ' fewer hops (max_hops), laps, rounds, settings or folds, or routes = "greedy"'
+                )
         return self
 
     @model_validator(mode="after")
