@@ -209,7 +209,7 @@ def enroll(coordinator: Coordinator, name: str, request_path: Path, *, heard: st
         compared=compared or bool(same and same.compared),
         node_key=request.node_key,
         keys=keys,
-        earlier_keys=before.earlier_keys if same else (*before.earlier_keys, *sorted(_keys(before))) if before else (),
+        earlier_keys=same.earlier_keys if same else (*before.earlier_keys, *sorted(_keys(before))) if before else (),
         serials=(*(same.serials if same else ()), certificate.serial_number),
         excluded=before.excluded if before else {},
         enrolled=_now(),
