@@ -299,6 +299,8 @@ def _card(
             "route": travelled(model) if method_of(row.method).of_selected_route else row.route,
             "fold": row.fold,
             "folds": len(study.split.run),
+            "rotation": study.split.rotation,
+            "rotations": study.split.rotations,
             "weights": delivery.models[delivery.row],
             "members": tuple(members),
             "model": network_named(study.model),
