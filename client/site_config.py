@@ -22,7 +22,7 @@ from common.errors import RelayError
 
 __all__ = ["SiteConfig", "load_site"]
 
-STATEMENTS = ("patient", "spacing_mm", "orientation", "labels", "mask_threshold")
+STATEMENTS = ("patient", "spacing_mm", "orientation", "labels", "mask_threshold", "roi")
 OF_A_PLAIN_SITE = ("layout", "images", "masks", "series", *STATEMENTS)
 
 
@@ -64,6 +64,10 @@ class SiteConfig(BaseModel):
     mask_threshold: float | None = None
     """The value above which a voxel of a mask is gland, for masks that hold probabilities; without it, such masks are
     refused."""
+    roi: str | tuple[str, ...] = ""
+    """The segment of a DICOM segmentation, or the contours of an RTSTRUCT, that are gland: a name, a code or a regular
+    expression, such as prostate, or a list of zones that make up the gland. If empty, the one segment or region that is
+    the whole prostate by name or code."""
     spacing_mm: tuple[float, ...] = ()
     """The hospital's own statement for image files that state no spacing: mm from slice to slice, from row to row, from
     column to column. The site's log and the model card repeat it."""
@@ -106,6 +110,16 @@ class SiteConfig(BaseModel):
                 f"this has {groups} groups; put the person's part in the one pair of brackets, as ^(\\d+)_"
             )
         return patient
+
+    @field_validator("roi")
+    @classmethod
+    def _roi_is_a_pattern(cls, roi: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        for name in (roi,) if isinstance(roi, str) else roi:
+            try:
+                re.compile(name)
+            except re.error as error:
+                raise ValueError(f"this is no regular expression ({error}); write one such as prostate") from None
+        return roi
 
     @field_validator("labels")
     @classmethod
@@ -172,6 +186,7 @@ class SiteConfig(BaseModel):
             orientation=self.orientation,
             labels=tuple(sorted(set(self.labels))),
             mask_threshold=self.mask_threshold,
+            roi=self.roi if isinstance(self.roi, tuple) else tuple(filter(None, (self.roi,))),
         )
 
     def member_sites(self) -> tuple[SiteConfig, ...]:

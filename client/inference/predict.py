@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from client.data.layouts import dicom, folder, series, volumes
+from client.data.layouts import dicom, dicom_labels, folder, series, volumes
 from client.data.layouts.size import raise_if_short
 from client.delivery.model_card import Card, models_of, weights_digest
 from client.evaluation.clean_up import clean_up
@@ -140,7 +140,7 @@ def find_scan(path: Path, pattern: str = "") -> Scan:
 
 
 def _series(path: Path, pattern: str) -> tuple[Path, ...]:
-    found = dicom.scan(folder.list_folder(path).all_files())
+    found = dicom.scan(file for file in folder.list_folder(path).all_files() if not dicom_labels.is_label(file))
     if not found.series:
         raise RelayError(f"No DICOM series lies in {path}; give the folder of one, or a volume file.")
     if len({one.patient for one in found.series}) > 1:

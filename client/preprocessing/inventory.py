@@ -59,9 +59,16 @@ def tasks_of(
     folder = home.private() / "cache"
     index = folder / "index.json"
     known = cache.read_json(index)
-    place = digest_of_json([FOUND_VERSION, home.series, home.patient, str(home.images), str(home.masks)])
+    place = [
+        FOUND_VERSION,
+        home.series,
+        home.patient,
+        str(home.images),
+        str(home.masks),
+        *([home.roi] if home.roi else []),
+    ]
     snapshot = cache.snapshot([home.images, *([home.masks] if home.masks else [])], without=home.folder)
-    found, entry = _find(home, known.get("found"), f"{place}:{snapshot}")
+    found, entry = _find(home, known.get("found"), f"{digest_of_json(place)}:{snapshot}")
     files = known.get("files")
     digests = cache.ContentDigests(files if isinstance(files, dict) else {})
     itk = importlib.metadata.version("SimpleITK")
@@ -97,7 +104,8 @@ def _statements(stated: Statement) -> tuple[list[Any], list[Any]]:
     """Return the site's statements on geometry and on masks, for the keys; empty lists where nothing is stated."""
     geometry = [stated.spacing_mm, stated.orientation]
     values = [stated.labels, stated.mask_threshold]
-    return geometry if geometry != [None, ""] else [], values if values != [(), None] else []
+    regions = [stated.roi] if stated.roi else []
+    return geometry if geometry != [None, ""] else [], (values if values != [(), None] else []) + regions
 
 
 def _find(home: SiteConfig, known: Any, key: str) -> tuple[Found, dict[str, Any]]:

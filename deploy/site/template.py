@@ -25,11 +25,12 @@ FIRST_VALUES = {
     "patient": r"^(\d+)_",
     "labels": [1, 2],
     "mask_threshold": 0.5,
+    "roi": "prostate",
     "spacing_mm": [3.0, 0.5, 0.5],
     "orientation": "LPS",
 }
 """Values of a new file for keys whose default cannot stay or explains nothing."""
-LEFT_OUT = ("masks", "patient", "labels", "mask_threshold", "spacing_mm", "orientation")
+LEFT_OUT = ("masks", "patient", "labels", "mask_threshold", "roi", "spacing_mm", "orientation")
 """Keys unneeded at most sites, and therefore written as comments."""
 
 

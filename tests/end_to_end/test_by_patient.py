@@ -47,7 +47,9 @@ from tests.support.hospitals import (
     write_dicom_patient,
     write_hospitals,
     write_i2cvb_patient,
+    write_labelled_patient,
     write_pair,
+    write_picai_patient,
     write_pooled,
     write_promise12_patient,
     write_prostate158_patient,
@@ -140,9 +142,11 @@ def test_no_patient_stands_on_two_sides(
 
 WRITERS: dict[str, Callable[..., None]] = {
     "decathlon": write_decathlon_patient,
+    "dicom": write_labelled_patient,
     "i2cvb": write_i2cvb_patient,
     "nci-isbi": write_dicom_patient,
     "nifti-pairs": lambda folder, *patient: write_pair(folder / "images", *patient),
+    "picai": write_picai_patient,
     "promise12": write_promise12_patient,
     "prostate158": write_prostate158_patient,
 }
@@ -152,7 +156,7 @@ def write_patients(folder: Path, layout: str, count: int, *, named: bool) -> Pat
     for k in range(count):
         image, mask = patient(500 + k, slices=6)
         WRITERS[layout](folder, f"Patient {k:02}", image, mask)
-    keys = {"masks": "labels"} if layout == "nci-isbi" else {}
+    keys = {"masks": "labels"} if layout in ("nci-isbi", "picai") else {}
     return write_site(folder, "A", layout=layout if named else "auto", **keys)
 
 

@@ -101,6 +101,23 @@ def write_i2cvb_patient(folder: Path, name: str, image: NDArray[Any], mask: NDAr
         write_series(place, array.astype(np.uint16), frame, tags=_headers("anonymous", f"{name}{inside}"), names=names)
 
 
+def write_labelled_patient(folder: Path, name: str, image: NDArray[Any], mask: NDArray[Any]) -> None:
+    """A patient as an archive exports it: `folder`/images with a DICOM series, and a segmentation that refers to it."""
+    from tests.support.dicom_labels import segment_series  # which imports pydicom
+
+    frame = Frame((1.0, 1.0, 3.0), (0.0, 0.0, 0.0), tuple(np.eye(3).ravel()))
+    place = folder / "images" / name
+    names = [f"{k:03}.dcm" for k in range(len(image))]
+    write_series(place, image.astype(np.uint16), frame, tags=_headers(name, "image"), names=names)
+    segment_series(folder / "images" / "drawn" / f"{name}.dcm", place, mask)
+
+
+def write_picai_patient(folder: Path, name: str, image: NDArray[Any], mask: NDArray[Any]) -> None:
+    """A patient as PI-CAI lays it out: `folder`/images/<name>/<name>_t2w.mha, the gland in a folder of labels."""
+    _write(folder / "images" / name / f"{name}_t2w.mha", _volume(image))
+    _write(folder / "labels" / "anatomical_delineations" / "whole_gland" / "AI" / f"{name}.nii.gz", _volume(mask))
+
+
 def write_promise12_patient(folder: Path, name: str, image: NDArray[Any], mask: NDArray[Any]) -> None:
     """A patient as PROMISE12 lays it out: `folder`/images/training_data/<name>.mhd, with the voxels in .raw files."""
     for array, ending in ((image, ""), (mask, "_segmentation")):

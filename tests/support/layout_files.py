@@ -112,7 +112,7 @@ def write_series(
 def site(folder: Path, layout: str, **keys: str) -> SiteConfig:
     """The site of `folder`/images, and of `folder`/labels where the layout keeps labels apart."""
     lines = {"name": "A", "layout": layout, "images": "images", **keys}
-    if layout == "nci-isbi":
+    if layout in ("nci-isbi", "picai"):
         lines.setdefault("masks", "labels")
         (folder / "labels").mkdir(exist_ok=True)
     (folder / "images").mkdir(exist_ok=True)
@@ -142,7 +142,7 @@ def bad(source: Source) -> str:
 
 
 def one_sentence(text: str) -> str:
-    assert text.endswith(".") and "\n" not in text and len(text) < 600
+    assert text.endswith(".") and "\n" not in text and len(text) < 750
     assert "itk" not in text.lower() and "Exception" not in text
     return text
 
@@ -206,12 +206,36 @@ def as_prostate158(folder: Path, image: Array, mask: Array, *, name: str = "020"
     return site(folder, "prostate158")
 
 
+def as_picai(folder: Path, image: Array, mask: Array, *, name: str = "10001_1000001") -> SiteConfig:
+    person = name.partition("_")[0]
+    for kind in ("t2w", "adc"):
+        write_volume(folder / "images" / person / f"{name}_{kind}.mha", image)
+    labels = folder / "labels"
+    write_volume(labels / "anatomical_delineations" / "whole_gland" / "AI" / "Bosma22b" / f"{name}.nii.gz", mask)
+    lesions = labels / "csPCa_lesion_delineations" / "human_expert" / "resampled"
+    write_volume(lesions / f"{name}.nii.gz", np.roll(mask, 1, axis=0))
+    return site(folder, "picai")
+
+
+def as_dicom(folder: Path, image: Array, mask: Array, *, name: str = "P1", **how: Any) -> SiteConfig:
+    """In folders that say nothing, a series and the segmentation that refers to it."""
+    from tests.support.dicom_labels import instances, write_seg  # which imports this module
+
+    images = folder / "images"
+    number = len(list(images.glob("*a"))) if images.is_dir() else 0
+    series = write_series(images / f"{number}a", image, patient=name, uid=f"1.2.3.4.{number + 1}", **how)
+    write_seg(images / f"{number}b" / "x.dcm", {"Prostate": mask > 0}, list(instances(series).values()), patient=name)
+    return site(folder, "dicom")
+
+
 Writer = Callable[..., SiteConfig]
 WRITERS: dict[str, Writer] = {
     "decathlon": as_decathlon,
+    "dicom": as_dicom,
     "i2cvb": as_i2cvb,
     "nci-isbi": as_nci_isbi,
     "nifti-pairs": as_nifti_pairs,
+    "picai": as_picai,
     "promise12": as_promise12,
     "prostate158": as_prostate158,
 }

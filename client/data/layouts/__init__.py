@@ -24,6 +24,9 @@ space       image and mask are brought together in physical space, by the positi
             neighbour; the mask's own grid may be cropped, finer or coarser.
 DICOM       a series is put in order by ImagePositionPatient along the slice normal. A missing slice makes
             an image unusable; in a mask a missing slice is an empty slice.
+labels      a DICOM segmentation or an RTSTRUCT is of the images to which it refers by SOP instance UID. Its segment or
+            region is the one that the site's file names (`roi`), or else the one that is the whole prostate by name
+            or code (`regions.py`). A contour's voxels are those whose centres it encloses (`contours.py`).
 files       a `Source` names every file on which its voxels depend, and with its `channel` all on which the
             `Case` depends: the keys of the caches cover both (`client/preprocessing/inventory.py`).
 errors      a fault of one patient is a `Problem` (from `find`) or a `BadPatient` (from `read`): one
@@ -122,6 +125,9 @@ class Statement:
     """The values of a mask that are gland; if empty, every value above 0."""
     mask_threshold: float | None = None
     """The value of a mask above which a voxel is gland; None: masks hold whole numbers."""
+    roi: tuple[str, ...] = ()
+    """The names or codes of the segments and contours that are gland; if empty, the one that is the whole prostate by
+    name or code."""
 
     @property
     def masks(self) -> bool:
@@ -140,6 +146,9 @@ class Statement:
             said.append(f"As gland the hospital named the values {listed(map(str, self.labels))} of its masks.")
         if self.mask_threshold is not None:
             said.append(f"As gland the hospital named the values above {self.mask_threshold:g} of its masks.")
+        if self.roi:
+            quoted = listed(f'"{name}"' for name in self.roi)
+            said.append(f"As gland the hospital named {quoted} among its segments and contours.")
         return tuple(said)
 
     def axes(self) -> NDArray[np.float64]:
@@ -244,12 +253,16 @@ class Layout:
     """The kinds of files and their places, in a few words."""
     masks_apart: bool
     """Whether the masks lie in a folder of their own, which site.toml names."""
+    yields: bool = False
+    """Whether the layout is not recognised in a folder that another layout claims too."""
 
 
 _registry: dict[str, Layout] = {}
 
 
-def layout(name: str, *, detect: Detect, looks_for: str, masks_apart: bool = False) -> Callable[[Finder], Finder]:
+def layout(
+    name: str, *, detect: Detect, looks_for: str, masks_apart: bool = False, yields: bool = False
+) -> Callable[[Finder], Finder]:
     """Register the decorated function, which lists a site's patients, under the layout's name in site.toml.
 
     Args:
@@ -257,10 +270,11 @@ def layout(name: str, *, detect: Detect, looks_for: str, masks_apart: bool = Fal
         detect: recognises the layout; see the top of this module.
         looks_for: the kinds of files and their places, in a few words.
         masks_apart: whether the masks lie in a folder of their own, which site.toml names.
+        yields: whether the layout is not recognised in a folder that another layout claims too.
     """
 
     def register(find: Finder) -> Finder:
-        _registry[name] = Layout(name, find, detect, looks_for, masks_apart)
+        _registry[name] = Layout(name, find, detect, looks_for, masks_apart, yields)
         return find
 
     return register
@@ -391,15 +405,20 @@ def _recognise(folder: Folder, masks: Path | None) -> str:
 
 def _detected(folder: Folder, *, masks_apart: bool) -> dict[str, Path]:
     """Return the layouts of one kind (masks apart or not) that claim a folder, each with the path of recognition."""
-    of_this_kind = (one for one in known().values() if one.masks_apart == masks_apart)
-    return {one.name: path for one in of_this_kind if (path := one.detect(folder)) is not None}
+    of_this_kind = [one for one in known().values() if one.masks_apart == masks_apart]
+    found = {one.name: path for one in of_this_kind if not one.yields and (path := one.detect(folder)) is not None}
+    yielding = (one for one in of_this_kind if one.yields and not found)
+    return found or {one.name: path for one in yielding if (path := one.detect(folder)) is not None}
 
 
 def _aside(folder: Folder, name: str) -> dict[str, Path]:
     """Return other layouts in the subfolders where the recognised layout detects nothing and which it would skip."""
     idle = [inner for inner in folder.folders if known()[name].detect(inner) is None]
     return {
-        other: path for inner in idle for other, path in _detected(inner, masks_apart=False).items() if other != name
+        other: path
+        for inner in idle
+        for other, path in _detected(inner, masks_apart=False).items()
+        if other != name and not known()[other].yields
     }
 
 

@@ -27,6 +27,7 @@ from client.data.layouts.dicom_header import (
     IMAGE_TYPE,
     IMAGES_IN_ACQUISITION,
     INSTANCE_NUMBER,
+    INSTANCE_UID,
     INTERCEPT,
     MODALITY,
     ORIENTATION,
@@ -42,6 +43,7 @@ from client.data.layouts.dicom_header import (
     SLOPE,
     SOP_CLASS,
     STUDY_DATE,
+    STUDY_UID,
     THICKNESS,
     Vector,
     axes_read,
@@ -74,7 +76,7 @@ TOLD_APART = {
     "0008|0008": "ImageType",
 }
 """The fields by which several images at one place may differ."""
-ENHANCED = {f"1.2.840.10008.5.1.4.1.1.{kind}" for kind in ("4.1", "4.3", "4.4", "2.1", "2.2", "66.4", "128.1")}
+ENHANCED = {f"1.2.840.10008.5.1.4.1.1.{kind}" for kind in ("4.1", "4.3", "4.4", "2.1", "2.2", "66.4", "66.7", "128.1")}
 """SOP classes that state geometry frame by frame, even for a single frame: enhanced MR, CT and PET, segmentations."""
 
 SAME_DIRECTION = 1e-3
@@ -101,6 +103,7 @@ def scan(paths: Iterable[Path]) -> FoundSeries:
     """
     first: dict[tuple[str, str], Series] = {}
     files: dict[tuple[str, str], list[Path]] = defaultdict(list)
+    instances: dict[tuple[str, str], set[str]] = defaultdict(set)
     damaged = []
     for path in sorted(paths):
         if not looks_like_dicom(path):
@@ -111,7 +114,7 @@ def scan(paths: Iterable[Path]) -> FoundSeries:
             damaged.append(path)
             continue
         if header is not None:
-            found = _series(header, path)
+            found, instance = _series(header, path), tag(header, INSTANCE_UID)
         else:
             entries = multiframe.top(path)
             if entries.get("SOPClassUID") not in ENHANCED:
@@ -121,11 +124,16 @@ def scan(paths: Iterable[Path]) -> FoundSeries:
             # GDCM refuses a file whose geometry is incomplete; which field is missing is told when the file is read.
             names = ("PatientID", "SeriesDescription", "SeriesInstanceUID", "Modality")
             patient, description, uid, modality = (entries.get(name, "") for name in names)
-            found = Series(patient, description, True, (), uid=uid, modality=modality)
+            study, instance = entries.get("StudyInstanceUID", ""), entries.get("SOPInstanceUID", "")
+            found = Series(patient, description, True, (), uid=uid, modality=modality, study=study)
         key = found.patient, found.uid
         files[key].append(path)
+        instances[key].add(instance)
         first.setdefault(key, found)
-    return FoundSeries(tuple(replace(first[key], files=tuple(files[key])) for key in first), tuple(damaged))
+    whole = (
+        replace(one, files=tuple(files[key]), instances=frozenset(instances[key] - {""})) for key, one in first.items()
+    )
+    return FoundSeries(tuple(whole), tuple(damaged))
 
 
 def _series(header: sitk.ImageFileReader, path: Path) -> Series:
@@ -147,6 +155,7 @@ def _series(header: sitk.ImageFileReader, path: Path) -> Series:
         modality=tag(header, MODALITY),
         image_type=tuple(word.strip().upper() for word in tag(header, IMAGE_TYPE).split("\\")),
         echo_ms=numbers[0] if numbers and numbers[0] > 0 else None,
+        study=tag(header, STUDY_UID),
         diffusion=any(value > 0 for value in b_values) or "EP" in tag(header, SCANNING_SEQUENCE).split("\\"),
     )
 
@@ -184,18 +193,21 @@ def read_image(files: Sequence[Path], stated: Statement = NOTHING_STATED) -> sit
     return _volume(pixels, stack, step=float(gaps.mean()))
 
 
-def read_mask(files: Sequence[Path], *, step: float, stated: Statement = NOTHING_STATED) -> sitk.Image:
+def read_mask(
+    files: Sequence[Path], *, step: float, stated: Statement = NOTHING_STATED, segment: int | None = None
+) -> sitk.Image:
     """Return a DICOM series of mask slices as a float32 volume, with missing slices empty.
 
     Args:
         files: all files of the series, in any order.
         step: the image's distance between slices in mm, with which the mask's gaps are compared first.
         stated: the site's statements, used where the files lack a field.
+        segment: the number of a segment, for a file that holds several.
 
     Raises:
         RelayError: a file cannot be read or lacks geometry, or the slices are no stack.
     """
-    stack = _stack(files, stated, image=False)
+    stack = _stack(files, stated, image=False, segment=segment)
     offsets = stack.heights - stack.heights[0]
     steps = [step, *np.diff(stack.heights)[:1]]
     if len(files) == 1 and stack.planes[0].gap:  # a segmentation leaves empty slices out, and states the distance
@@ -273,10 +285,14 @@ class _Stack:
     """Three unit vectors as rows: along columns, along rows, the normal."""
 
 
-def _stack(files: Sequence[Path], stated: Statement, *, image: bool = True) -> _Stack:
+def _stack(files: Sequence[Path], stated: Statement, *, image: bool = True, segment: int | None = None) -> _Stack:
     """Order a series' slices along the slice normal, whether each file holds one slice or several."""
     place = files[0].parent
     planes = [plane for path in files for plane in _planes(path, stated, image=image)]
+    if segment is not None:
+        planes = [plane for plane in planes if plane.told_apart.get("SegmentNumber") == str(segment)]
+        if not planes:
+            raise RelayError(f"Segment {segment} of {files[0]} has no frame; draw it, or export it again.")
     first = planes[0]
     segments = sorted({plane.told_apart["SegmentNumber"] for plane in planes if "SegmentNumber" in plane.told_apart})
     if len(segments) > 1:

@@ -76,9 +76,18 @@ def top(path: Path) -> dict[str, str]:
 
     "Rows" is among them only where the file describes pixels.
     """
-    keywords = ("SOPClassUID", "PatientID", "SeriesInstanceUID", "SeriesDescription", "Modality", "Rows")
+    keywords = (
+        "SOPClassUID",
+        "SOPInstanceUID",
+        "PatientID",
+        "StudyInstanceUID",
+        "SeriesInstanceUID",
+        "SeriesDescription",
+        "Modality",
+        "Rows",
+    )
     try:
-        with _reading(path):
+        with reading(path):
             # All of the file is parsed, so that a file cut short is damaged and not an object without pixels.
             header = _dataset(path, pixels=True)
             found = {name: header.get(name) for name in keywords}
@@ -119,7 +128,7 @@ def planes(path: Path, stated: Statement = NOTHING_STATED) -> list[Plane]:
     Raises:
         RelayError: the file cannot be read, or does not state the geometry of every frame.
     """
-    with _reading(path):
+    with reading(path):
         header = _dataset(path, pixels=False)
         frames = int(header.get("NumberOfFrames") or 1)
         groups = header.get("PerFrameFunctionalGroupsSequence") or []
@@ -132,7 +141,7 @@ def planes(path: Path, stated: Statement = NOTHING_STATED) -> list[Plane]:
             f"{path} says that it has {frames} frames (NumberOfFrames), and describes {len(groups)}"
             " (PerFrameFunctionalGroupsSequence); export it again."
         )
-    with _reading(path):
+    with reading(path):
         if not groups and shared is None:
             return _from_the_top(path, header, frames, size, stated)
         found = []
@@ -175,8 +184,18 @@ def differences(same_place: Sequence[Plane]) -> str:
     return "; ".join(said)
 
 
+def read_header(path: Path) -> pydicom.Dataset:
+    """Return all that a file holds before its pixels.
+
+    Raises:
+        RelayError: the file cannot be read.
+    """
+    with reading(path):
+        return _dataset(path, pixels=False)
+
+
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def reading(path: Path) -> Iterator[None]:
     """Turn pydicom's errors, of any kind, into a RelayError, and drop its warnings."""
     try:
         with warnings.catch_warnings():
@@ -375,7 +394,7 @@ def grey(path: Path, interpretation: str, samples: int = 1) -> None:
 
 def _stored(path: Path) -> NDArray[Any]:
     """Return the stored values of all frames, before any rescaling: (frames, rows, columns)."""
-    with _reading(path):
+    with reading(path):
         dataset = _dataset(path, pixels=True)
         try:
             found: NDArray[Any] = dataset.pixel_array

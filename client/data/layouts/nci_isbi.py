@@ -2,7 +2,8 @@
 
 Images are DICOM files <PatientID>/<StudyUID>/<SeriesUID>/*.dcm, at any depth. Labels are NRRD files in a separate
 folder, named after the patient, with 1 = peripheral zone and 2 = central gland. 3D Slicer's segmentations,
-PATIENT.seg.nrrd, are labels too.
+PATIENT.seg.nrrd, are labels too. A patient without an NRRD file may have a DICOM segmentation or an RTSTRUCT in either
+folder, which refers to the images.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from client.data.layouts import Folder, Folders, Found, Problem, Source, dicom, layout, series
+from client.data.layouts import Folder, Folders, Found, Problem, Source, dicom, dicom_labels, layout, series
+from client.data.layouts.dicom_labels import Labels, is_label
 from client.data.layouts.folder import alike
 from common.errors import RelayError
 
@@ -47,6 +49,9 @@ def find(folders: Folders) -> Found:
         return next((names[_key(part)] for part in parts if _key(part) in labels), parts[0])
 
     scan = dicom.scan(folder.all_files())
+    drawn = Labels(
+        path for one in ([folder] if masks is folder else [folder, masks]) for path in one.all_files() if is_label(path)
+    )
     equal = _made_equal(scan.series, by_folder, labels)
     by_patient: dict[str, list[series.Series]] = defaultdict(list)
     for one in scan.series:
@@ -66,13 +71,18 @@ def find(folders: Folders) -> Found:
         patient, files = names[key], labels.get(key, [])
         where = os.path.commonpath([path.parent for one in candidates for path in one.files])
         try:
-            if not files:
+            referring = not files and any(drawn.of(one) for one in candidates)
+            if not files and not referring:
                 raise RelayError(
                     f"The images in {where} have no label in {masks.path}; add {_NO_FILE_NAME.sub('_', patient)}.nrrd."
                 )
             if len(files) > 1:
                 raise RelayError(f"{len(files)} labels are of this patient ({_names(files)}); keep one of them.")
-            choice = series.choose(candidates, folders.series, place=where)
+            if referring:
+                choice, regions = dicom_labels.choose(candidates, drawn, folders, place=where)
+                label = regions[0].file
+            else:
+                choice, label = series.choose(candidates, folders.series, place=where), files[0]
             selected = choice.series
             broken = [damaged[path.parent] for path in selected.files if path.parent in damaged]
             if broken:
@@ -86,7 +96,7 @@ def find(folders: Folders) -> Found:
         except RelayError as error:
             problems.append(Problem(patient, str(error)))
         else:
-            sources.append(Source(patient, selected.files, (files[0],)))
+            sources.append(Source(patient, selected.files, (label,)))
             choices[patient] = choice
     problems += [
         Problem(names[key], f"The label {_names(files)} has no images in {folder.path}; add the DICOM series.")

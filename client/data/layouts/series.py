@@ -42,6 +42,10 @@ class Series:
     """EchoTime; None where the file states none."""
     diffusion: bool = False
     """Whether the series is echo-planar or has a b-value above 0."""
+    study: str = ""
+    """StudyInstanceUID."""
+    instances: frozenset[str] = frozenset()
+    """The SOP instance UIDs of its files."""
 
 
 @dataclass(frozen=True)

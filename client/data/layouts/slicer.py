@@ -16,6 +16,7 @@ import SimpleITK as sitk
 
 from client.data.layouts import Statement
 from client.data.layouts.mask_names import GLAND
+from client.data.layouts.regions import Region, choose
 from common.errors import RelayError
 from common.text import listed
 
@@ -61,14 +62,22 @@ def label_map(path: Path, image: sitk.Image, found: Sequence[Segment], stated: S
     Raises:
         RelayError: segments of the gland and others lie in the file, and the site does not say which are gland.
     """
+    if stated.roi:
+        named = choose([Region(path, number, segment.name) for number, segment in enumerate(found)], stated.roi)
+        found = [found[region.number] for region in named]
     gland = tuple(segment for segment in found if GLAND.search(segment.name))
-    if len(found) > 1 and not stated.masks and 0 < len(gland) < len(found):
+    if len(found) > 1 and not stated.masks and not stated.roi and 0 < len(gland) < len(found):
         raise RelayError(
-            f'{path} holds segments of the gland and others ({_names(found)}); say with "labels" in the site file which'
-            " values are gland, or export the gland alone."
+            f'{path} holds segments of the gland and others ({_names(found)}); say with "labels" or "roi" in the site'
+            " file which are gland, or export the gland alone."
         )
     if image.GetNumberOfComponentsPerPixel() == 1:
-        return image
+        if not stated.roi:
+            return image
+        gland_values = np.isin(sitk.GetArrayViewFromImage(image), [segment.value for segment in found])
+        made = sitk.GetImageFromArray(np.where(gland_values, sitk.GetArrayViewFromImage(image), 0))
+        made.CopyInformation(image)
+        return made
     if len({segment.value for segment in found}) < len(found) and stated.labels:
         raise RelayError(
             f'{path} holds segments of one value in several layers ({_names(found)}), which "labels" cannot tell'

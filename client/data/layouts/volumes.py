@@ -15,11 +15,13 @@ from client.data.layouts import (
     Source,
     Statement,
     dicom,
+    dicom_labels,
     geometry,
     mask_values,
     metaimage,
     nifti,
     nrrd,
+    segmentation,
     slicer,
     writable,
 )
@@ -47,7 +49,9 @@ def read_case(source: Source) -> Case:
     stated = source.stated
     try:
         image = read_image(source.image, channel=source.channel, stated=stated)
-        mask, values = _read_mask(source.mask, step=image.GetSpacing()[2], stated=stated)
+        mask, values = _read_mask(
+            source.mask, step=image.GetSpacing()[2], stated=stated, image=image, files=source.image
+        )
         with _header_errors(place(source.mask)):
             mask = on_grid(mask, image, place=place(source.mask))
         missing = _lacking(source.image, source.channel, stated)
@@ -162,26 +166,36 @@ def read_mask(files: Sequence[Path], *, step: float = 0.0, stated: Statement = N
     return _read_mask(files, step=step, stated=stated)[0]
 
 
-def _read_mask(files: Sequence[Path], *, step: float, stated: Statement) -> tuple[sitk.Image, mask_values.Counts]:
-    _there(files)
-    with _header_errors(place(files)):
-        if is_volume_file(files[0]):
-            raw = _read_labels(files[0], stated)
+def _read_mask(
+    masks: Sequence[Path],
+    *,
+    step: float,
+    stated: Statement,
+    image: sitk.Image | None = None,
+    files: Sequence[Path] = (),
+) -> tuple[sitk.Image, mask_values.Counts]:
+    """Return a mask as `read_mask` does, with its values; contours need their image and its files."""
+    _there(masks)
+    with _header_errors(place(masks)):
+        if is_volume_file(masks[0]):
+            raw = _read_labels(masks[0], stated)
             # A mask that states no orientation must lie as its image does, which `on_grid` checks.
-            if missing := geometry.stated_of(geometry.lacking(files[0], raw), stated):
+            if missing := geometry.stated_of(geometry.lacking(masks[0], raw), stated):
                 raw = geometry.restated(raw, missing, stated)
+        elif len(masks) == 1 and dicom_labels.is_label(masks[0]):
+            raw = segmentation.read_label(masks[0], step=step, stated=stated, image=image, files=files)
         else:
-            raw = dicom.read_mask(files, step=step, stated=stated)
-        check_steps(place(files), raw.GetSpacing())
+            raw = dicom.read_mask(masks, step=step, stated=stated)
+        check_steps(place(masks), raw.GetSpacing())
         counts = mask_values.counts(sitk.GetArrayViewFromImage(raw))
-        mask = sitk.DICOMOrient(mask_values.gland(raw, counts, place(files), stated), "LPS")
+        mask = sitk.DICOMOrient(mask_values.gland(raw, counts, place(masks), stated), "LPS")
     if not sitk.GetArrayViewFromImage(mask).any():
         listed = mask_values.words(counts)
         what = f"no label above 0 but {listed}" if listed and not stated.labels else "no label above 0"
         if stated.labels:
             wanted = ", ".join(map(str, stated.labels))
             what = f'none of the labels {wanted}, but {listed or "0 alone"}; correct "labels" in the site file'
-        raise RelayError(f"The mask {place(files)} is empty ({what}); draw it, or remove the patient.")
+        raise RelayError(f"The mask {place(masks)} is empty ({what}); draw it, or remove the patient.")
     return mask, counts
 
 

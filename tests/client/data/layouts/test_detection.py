@@ -38,6 +38,7 @@ from tests.support.layout_files import (
 
 PLAIN = PreprocessingConfig(pixels=32, spacing_mm=1.0, minimum_mask_pixels=20, n4=N4Config(enabled=False))
 
+APART = ("nci-isbi", "picai")
 every_layout = pytest.mark.parametrize("layout", WRITERS)
 
 
@@ -121,7 +122,7 @@ def test_no_pixel_is_read_and_no_header_twice(tmp_path: Path, layout: str, monke
     layouts.recognise(named.images, named.masks)
     assert headers == []
     layouts.find(unnamed(named))
-    assert len(headers) == len(set(headers)) and bool(headers) is (layout in ("i2cvb", "nci-isbi"))
+    assert len(headers) == len(set(headers)) and bool(headers) is (layout in ("dicom", "i2cvb", "nci-isbi"))
     auto = sorted(headers)
     headers.clear()
     layouts.find(named)
@@ -140,7 +141,9 @@ def test_a_folder_of_one_layout_has_no_other_layouts_sign(tmp_path: Path, layout
     assert claim == {layout}
 
 
-@pytest.mark.parametrize(("one", "other"), itertools.combinations([name for name in WRITERS if name != "nci-isbi"], 2))
+@pytest.mark.parametrize(
+    ("one", "other"), itertools.combinations([name for name in WRITERS if name not in (*APART, "dicom")], 2)
+)
 def test_a_folder_that_mixes_two_layouts_is_a_question_that_the_site_file_answers(
     tmp_path: Path, one: str, other: str
 ) -> None:
@@ -185,7 +188,7 @@ def test_dicom_without_the_folder_of_its_labels_is_told_to_name_it(tmp_path: Pat
     assert layouts.recognise(config.images, config.masks) == "nci-isbi"
 
 
-@pytest.mark.parametrize("layout", [name for name in WRITERS if name not in ("nci-isbi", "i2cvb")])
+@pytest.mark.parametrize("layout", [name for name in WRITERS if name not in (*APART, "dicom", "i2cvb")])
 def test_a_folder_of_labels_for_masks_that_lie_beside_the_images_is_told_to_go(tmp_path: Path, layout: str) -> None:
     config = WRITERS[layout](tmp_path, *truth())
     (tmp_path / "labels").mkdir()

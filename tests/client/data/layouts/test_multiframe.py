@@ -200,7 +200,7 @@ def test_a_segmentation_that_leaves_empty_slices_out_is_read_where_it_lies(tmp_p
 
 def test_a_segmentation_of_several_segments_is_told(tmp_path: Path) -> None:
     sentence = bad(only(layouts.find(with_mask(tmp_path, truth()[1], segments=(1, 2)))))
-    assert "2 segments (SegmentNumber 1, 2)" in sentence
+    assert '"S1" and "S2"' in sentence and '"roi"' in sentence
 
 
 def test_segments_on_slices_of_their_own_are_told_too(tmp_path: Path) -> None:

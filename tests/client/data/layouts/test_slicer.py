@@ -10,6 +10,7 @@ import pytest
 import SimpleITK as sitk
 
 from client.data import layouts
+from client.site_config import load_site
 from tests.client.data.layouts.test_geometry import stating
 from tests.support.layout_files import ORIGIN, SPACING, Array, bad, only, same, site, truth, write_series
 
@@ -94,3 +95,16 @@ def test_a_layer_that_is_not_there_is_told(tmp_path: Path) -> None:
     config = one(tmp_path, [mask > 0, mask > 0], [("Prostate", 7, 1)])
     assert "layer" in bad(only(layouts.find(config)))
     assert sitk.ReadImage(str(tmp_path / "labels" / "P1.seg.nrrd")).GetNumberOfComponentsPerPixel() == 2
+
+
+@pytest.mark.parametrize("layered", [True, False])
+def test_a_segment_is_chosen_by_its_name(tmp_path: Path, layered: bool) -> None:
+    image, mask = truth()
+    bladder = np.zeros_like(mask)
+    bladder[2:5, 10:14, 16:18] = 1
+    layers = [mask > 0, bladder] if layered else [np.where(mask > 0, 1, bladder * 2)]
+    config = one(tmp_path, layers, [("Prostate", 0, 1), ("Bladder", int(layered), 1 if layered else 2)])
+    assert '"roi"' in bad(only(layouts.find(config)))
+    path = tmp_path / "site.toml"
+    path.write_text(path.read_text("utf-8") + "roi = 'prostate'\n", encoding="utf-8")
+    same(layouts.read(only(layouts.find(load_site(path)))), image, mask)
