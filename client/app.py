@@ -28,7 +28,7 @@ from client.stages.store import StageStore
 from common.config.study import Study
 from common.errors import RelayError
 from common.model.weights import Weights
-from common.plan.graph import Evaluate, FineTune
+from common.plan.graph import Evaluate, FineTune, Stays
 from common.protocol.codec import from_record
 from common.protocol.messages import (
     DELIVER,
@@ -67,7 +67,7 @@ def fine_tune_stage(message: Message, context: Context) -> Message:
     site = site_of(context)
     order = verify_order(site, *from_record(message.content, FineTuneOrder), FineTune)
     reply, weights = answer_fine_tune(order, _store(site))
-    return _answer(message, reply, weights, site=site, study=order.study)
+    return _answer(message, reply, weights, site=site, study=order.study, stays=order.node.stays)
 
 
 @app.evaluate(EVALUATE.partition(".")[2])
@@ -111,7 +111,9 @@ def _store(site: SiteConfig) -> StageStore:
     return StageStore(site.private() / "stages")
 
 
-def _answer(message: Message, answer: FromSite, weights: Weights | None, *, site: SiteConfig, study: Study) -> Message:
+def _answer(
+    message: Message, answer: FromSite, weights: Weights | None, *, site: SiteConfig, study: Study, stays: Stays = ""
+) -> Message:
     # The approval is checked again: if the site has left the study since the order arrived, nothing may leave.
     approved(site, study.digest)
-    return Message(release(answer, weights, site=site, model=study.model), reply_to=message)
+    return Message(release(answer, weights, site=site, model=study.model, stays=stays), reply_to=message)

@@ -11,7 +11,7 @@ result and a fixed budget. Krum is the exception: Krum compares whole models, an
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +57,7 @@ def aggregate(
     expected: frozenset[str],
     parent: Path,
     step: ServerStep | None = None,
+    without: Collection[str] = (),
 ) -> Weights:
     """Return the weights of a round.
 
@@ -67,6 +68,7 @@ def aggregate(
         parent: the file of the weights at the round's start; the result keeps the integer buffers of this file.
         step: the step of the server's optimizer, for a strategy with such an optimizer. The statistics of batch
             normalisation are the plain mean in any case.
+        without: the names of tensors that stay at the sites: no part may have them, and the average has none of them.
 
     Raises:
         RelayError: a part is missing or unexpected, or its tensors differ from the parent's.
@@ -76,7 +78,7 @@ def aggregate(
         raise RelayError(f"A round cannot be averaged: the parts of {missing} are missing.")
     mean = _rule(strategy, len(parts))
     with safe_open(parent, framework="pt") as before:
-        names = sorted(before.keys())
+        names = sorted(set(before.keys()) - set(without))
         files = {site: safe_open(parts[site].weights, framework="pt") for site in sorted(parts)}
         for site, file in files.items():
             if sorted(file.keys()) != names:

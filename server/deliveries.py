@@ -85,15 +85,13 @@ def deliver(
 
 
 def _run_for(site: str, study: Study, runs: Sequence[RunState]) -> RunState | None:
-    """Return the run whose weights a site gets: the network selected by the site's validation, in the first rotation.
+    """Return the run whose weights a site gets: in the first repeat, the network selected by the site's validation.
 
-    The rotation is that of the first repeat, fixed before any result is known. The other repeats and rotations show how
-    much chance is in the first. Each holds out other patients, so validation scores and test scores of different ones
-    cannot be compared: the best of them would be the one with the easiest patients, and all of them together have seen
-    every patient, so that nobody is left to test them.
+    The other repeats show how much chance is in the first repeat. Each repeat holds out other patients, so validation
+    scores and test scores of different repeats cannot be compared.
     """
-    fixed = (*study.pairs_of_seeds[0], study.split.turns[0])
-    first = [run for run in runs if (run.study.split.seed, run.study.seed, run.study.split.rotation) == fixed]
+    repeats = [(run.study.split.seed, run.study.seed) for run in runs]
+    first = [run for run, repeat in zip(runs, repeats, strict=True) if repeat == study.pairs_of_seeds[0]]
     if not first or not all(_is_finished(run, site) for run in first):
         return None
     return max(first, key=lambda run: max(means(offered(run.plan, site), _dices(run, site)).values()))
@@ -135,7 +133,7 @@ def _parcels(run: RunState, site: str) -> Iterator[Delivery]:
 def _delivery(run: RunState, site: str, role: Role, rows: Sequence[PlannedRow], place: int) -> Delivery:
     descriptions = [run.descriptions[name] for name in run.study.sites]
     left_out = _left_out(run, site)
-    files = run.records[rows[place].model].models
+    record = run.records[rows[place].model]
     return Delivery(
         study=run.study.digest,
         census=run.census_json,
@@ -145,7 +143,9 @@ def _delivery(run: RunState, site: str, role: Role, rows: Sequence[PlannedRow], 
         models=tuple(NONE if other in left_out else run.records[row.model].weights for other, row in enumerate(rows)),
         left_out=left_out,
         row=place,
-        members=files if len(files) > 1 else (),
+        members=record.models if len(record.models) > 1 else (),
+        shared=record.shared,
+        own=record.own,
         patients=tuple(description.patients for description in descriptions),
         test_patients=tuple(description.test_patients for description in descriptions),
         slices=tuple(description.slices for description in descriptions),

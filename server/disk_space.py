@@ -30,7 +30,8 @@ def check_disk_space(
     """
     made = need = 0
     for variant, nodes in zip(variants, to_make, strict=True):
-        trained = sum(isinstance(node, FineTune | Average) for node in nodes)
+        stay = {node for node in nodes if isinstance(node, FineTune) and node.stays == "everything"}
+        trained = sum(isinstance(node, FineTune | Average) for node in nodes) - len(stay)
         if not everything:
             # Of federated rounds, each fold keeps only the leading averages and the weights in transit; of averages
             # re-estimated at a target, the leading one and the one at work.

@@ -33,17 +33,29 @@ from client.evaluation.scoring import check_named
 from client.preprocessing import cache
 from client.preprocessing.cohort import Cohort
 from client.site_config import SiteConfig
-from client.stages.order import models_named
+from client.stages.order import file_completed, models_named
+from client.stages.own_tensors import own_tensors
 from client.stages.store import StageStore
 from client.training.batches import statistics
 from common.config.study import Study
 from common.digest import digest_of
 from common.errors import RelayError
 from common.files import write_atomically
+from common.model.network import staying_names
 from common.model.weights import UnfitWeights, Weights, load, serialize_chunks
 from common.plan import Plan, PlannedRow, method_of
 from common.plan.cost import all_behind
-from common.plan.graph import Best, Evaluate, FineTune, Node, SplitName, ensemble_in, travelled
+from common.plan.graph import (
+    Best,
+    Evaluate,
+    FineTune,
+    Node,
+    SplitName,
+    ensemble_in,
+    keepers_of,
+    lacks_batch_norm,
+    travelled,
+)
 from common.plan.selection import may_be_left_out, offered, own, select
 from common.plan.stage_key import ExecutionEnvironment, stage_key
 from common.protocol.codec import BadMessage
@@ -118,17 +130,47 @@ def take(
         raise BadMessage("numbers of other sites or hops than the study's")
     known = _known(site, study, rows, delivery, environment)
     checked = _check_choice(known, delivery)
-    models = models_named(rows[delivery.row].model, delivery.models[delivery.row], delivery.members)
+    parcel = _parcel(site, study, rows[delivery.row].model, delivery)
     folder = site.private() / FOLDER / study.digest
-    for number, file in enumerate(weights_files(folder / f"{delivery.role}.safetensors", len(models))):
+    files = weights_files(folder / f"{delivery.role}.safetensors", len(parcel.models))
+    for number, file in enumerate(files):
         came = weights if number == delivery.member else None
-        if not _store(site, study, file, models[number], came):
+        if not _store(site, study, file, parcel, number, came):
             return Receipt(study=study.digest, state="needs-weights", member=number)
-    card = _card(site, study, cohort, environment, delivery, known, models, checked=checked)
+    card = _card(site, study, cohort, environment, delivery, known, parcel, files, checked=checked)
     cache.write_json(folder / f"{delivery.role}{PATIENTS}", _differences(known, delivery.row))
     if not _has(folder / f"{delivery.role}.json", card):
         cache.write_bytes(folder / f"{delivery.role}.json", card.model_dump_json(indent=1).encode())
     return Receipt(study=study.digest, state="done")
+
+
+@dataclass(frozen=True)
+class _Parcel:
+    """The weights files of a delivery, and the site's own tensors that complete them."""
+
+    models: tuple[str, ...]
+    """The digests of the weights files that travel: several of an ensemble; of a model whose tensors are all the
+    site's own, the digest of these."""
+    own: Weights
+    """The site's own tensors; none where the weights are complete."""
+    lacking: frozenset[str]
+    """The names of the tensors that the travelling file lacks."""
+
+
+def _parcel(site: SiteConfig, study: Study, model: Node, delivery: Delivery) -> _Parcel:
+    """Return the weights files of a delivery.
+
+    Raises:
+        BadMessage: the digests do not make up the digest of the row's weights.
+        Refused: the site's own tensors are gone.
+    """
+    digest, lacking = delivery.models[delivery.row], frozenset[str]()
+    if not (needed := tuple(keepers_of(model))):
+        return _Parcel(models_named(model, digest, delivery.members), {}, lacking)
+    models = (file_completed(delivery, digest),)
+    if lacks_batch_norm(model):
+        lacking = staying_names(study.model, "batch-norm")
+    return _Parcel(models, own_tensors(site.private(), study.digest).get(needed, delivery.own), lacking)
 
 
 def _known(
@@ -167,29 +209,34 @@ def _check_choice(known: _Known, delivery: Delivery) -> bool:
     return True
 
 
-def _store(site: SiteConfig, study: Study, file: Path, digest: str, came: Weights | None) -> bool:
+def _store(site: SiteConfig, study: Study, file: Path, parcel: _Parcel, number: int, came: Weights | None) -> bool:
     """Store weights under a path, from a message or from this site's disk; return False where they are nowhere.
+
+    Weights are completed with the site's own tensors, so that the file is the whole model.
 
     Raises:
         Refused: the weights of the message have another digest, or do not fit the network.
     """
-    weights = came if came is not None else _held(site, file, digest)
+    digest = parcel.models[number]
+    weights = came if came is not None else _held(site, file, digest, parcel)
     if weights is None:
         return False
-    check_named(study, weights, digest)
-    if not file.exists() or weights_digest(file) != digest:
+    check_named(study, weights, digest, lacking=parcel.lacking)
+    whole = serialize_chunks({**weights, **parcel.own})
+    if not file.exists() or weights_digest(file) != digest_of(whole):
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_atomically(file, serialize_chunks(weights), durable=True, mode=0o600)
+        write_atomically(file, whole, durable=True, mode=0o600)
     return True
 
 
-def _held(site: SiteConfig, file: Path, digest: str) -> Weights | None:
+def _held(site: SiteConfig, file: Path, digest: str, parcel: _Parcel) -> Weights | None:
     """Return weights if already at the site, from an earlier delivery or from a stage of the site's own; else None."""
     try:
-        earlier = load(file) if file.exists() else None
+        earlier = load(file) if file.exists() else {}
     except UnfitWeights:
-        earlier = None
-    for weights in (earlier, StageStore(site.private() / "stages").weights(digest)):
+        earlier = {}
+    shared = {name: tensor for name, tensor in earlier.items() if name not in parcel.lacking}
+    for weights in (parcel.own, shared, StageStore(site.private() / "stages").weights(digest)):
         if weights is not None and digest_of(serialize_chunks(weights)) == digest:
             return weights
     return None
@@ -264,7 +311,8 @@ def _card(
     environment: ExecutionEnvironment,
     delivery: Delivery,
     known: _Known,
-    models: tuple[str, ...],
+    parcel: _Parcel,
+    files: Sequence[Path],
     *,
     checked: bool,
 ) -> Card:
@@ -276,9 +324,9 @@ def _card(
     mean, std = mean_std[row.fold]
     members = [
         Member(weights=digest, mean=mean_std[fold][0], std=mean_std[fold][1])
-        for fold, digest in zip(folds, models, strict=bool(folds))
+        for fold, digest in zip(folds, parcel.models, strict=bool(folds))
     ]
-    model = _chosen(known, row, models)
+    model = _chosen(known, row, parcel.models)
     trained = {node.site for node in all_behind([model]) if isinstance(node, FineTune)}
     validation, test = known.validation[delivery.row], known.test[delivery.row]
     counts = zip(study.sites, delivery.patients, delivery.test_patients, delivery.slices, strict=True)
@@ -299,9 +347,8 @@ def _card(
             "route": travelled(model) if method_of(row.method).of_selected_route else row.route,
             "fold": row.fold,
             "folds": len(study.split.run),
-            "rotation": study.split.rotation,
-            "rotations": study.split.rotations,
-            "weights": delivery.models[delivery.row],
+            "weights": weights_digest(files[0]) if parcel.own else delivery.models[delivery.row],
+            "own_tensors": len(parcel.own),
             "members": tuple(members),
             "model": network_named(study.model),
             "preprocessing": study.preprocessing,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -64,26 +64,46 @@ def validated(model: Probabilities, records: Sequence[Record], study: Study) -> 
     return (cleaned if gains else plain), gains
 
 
-def network_of(study: Study, weights: Weights, digest: str) -> nn.Module:
+def network_of(
+    study: Study,
+    weights: Weights,
+    digest: str,
+    *,
+    own: Mapping[str, torch.Tensor] | None = None,
+    lacking: Collection[str] = (),
+) -> nn.Module:
     """Return the study's network with weights named in a message by their digest.
+
+    Args:
+        study: the study.
+        weights: the weights.
+        digest: the digest in the message.
+        own: tensors of the site's own, which take the place of those of the weights.
+        lacking: the names of the tensors that the weights must lack, since they stayed at the sites.
 
     Raises:
         Refused: the weights do not fit the study's network, or have another digest.
     """
     network = build_undrawn(study.model)
-    check_named(study, weights, digest)
-    network.load_state_dict(weights)
+    check_named(study, weights, digest, lacking=lacking)
+    network.load_state_dict({**weights, **(own or {})})
     return network
 
 
-def check_named(study: Study, weights: Weights, digest: str) -> None:
+def check_named(study: Study, weights: Weights, digest: str, *, lacking: Collection[str] = ()) -> None:
     """Refuse weights that do not fit the study's network, or whose digest differs from the message's.
+
+    Args:
+        study: the study.
+        weights: the weights.
+        digest: the digest in the message.
+        lacking: the names of the tensors that the weights must lack.
 
     Raises:
         Refused: the weights do not fit, or have another digest.
     """
     try:
-        check_fit(weights, study.model)
+        check_fit(weights, study.model, without=lacking)
     except UnfitWeights:
         raise Refused(Refusal.BAD_WEIGHTS) from None
     if digest_of(serialize_chunks(weights)) != digest:

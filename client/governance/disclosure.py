@@ -18,11 +18,24 @@ from pydantic import BaseModel, ConfigDict
 from client.data.survey import Survey
 from client.governance.egress import numbers_in
 from common.config.study import Study
-from common.model.network import declared_bytes, declared_shapes
+from common.model.network import declared_bytes, declared_shapes, staying_bytes, staying_names
 from common.plan import GROWING, Choices, Method, asked_for, batches_per_epoch, most_rounds, plan
 from common.plan.cost import made_at
-from common.plan.graph import Average, Best, Evaluate, FineTune, Node, ensemble_in, travelled, validation_folds
+from common.plan.graph import (
+    Average,
+    Best,
+    Evaluate,
+    FineTune,
+    Node,
+    Stays,
+    ensemble_in,
+    travelled,
+    validation_folds,
+)
 from common.protocol.messages import Description, EvaluateReply, FineTuneReply
+
+STAYING: tuple[Stays, ...] = ("batch-norm", "everything")
+"""The kinds of trainings after which tensors stay at the site."""
 
 ANY = "0" * 64
 """A placeholder for a digest in messages made only for counting."""
@@ -36,6 +49,14 @@ class Disclosure(BaseModel):
     exact: bool
     """Whether the study asks for exactly these counts; otherwise for these at most."""
     trainings: int
+    local: int = 0
+    """Trainings after which batch norm's tensors stay at the site; they leave with no weights."""
+    personal: int = 0
+    """Trainings of personal models, of which no tensor leaves the site."""
+    staying_tensors: int = 0
+    """The tensors that stay at the site after all trainings of these two kinds."""
+    staying_bytes: int = 0
+    """The bytes of these tensors, which need as much space on the site's disk."""
     estimates: int = 0
     """Estimates of batch norm's statistics for an average, without a gradient step. Their weights leave like those of
     trainings."""
@@ -83,7 +104,8 @@ class _Tally:
     validated: Counter[int] = field(default_factory=Counter)
     """How often a fold's validation patients are scored, by fold; an ensemble of folds scores all at once."""
     other: Counter[str] = field(default_factory=Counter)
-    """The numbers of estimates, of evaluations on validation patients, of tests and of gradient steps."""
+    """The numbers of estimates, of evaluations on validation patients, of tests, of gradient steps, and of trainings
+    after which batch norm's or all tensors stay."""
 
     def __add__(self, more: _Tally) -> _Tally:
         return _Tally(self.trainings + more.trainings, self.validated + more.validated, self.other + more.other)
@@ -111,16 +133,23 @@ def disclosure_of(
         tally = _most(site, variant, survey, largest_elsewhere)
         validations, tests, estimates = (tally.other[kind] for kind in ("validations", "tests", "estimates"))
         sent = tally.trainings.total() + estimates
+        kept = {stays: tally.other[stays] for stays in STAYING}
+        staying_tensors = sum(len(staying_names(variant.model, stays)) * number for stays, number in kept.items())
+        staying = sum(staying_bytes(variant.model, stays) * number for stays, number in kept.items())
         shown = sum(survey.validation_patients[fold] * count for fold, count in tally.validated.items())
         shown += survey.test_patients * tests
         of_epochs += tally.trainings
         total += Counter(
+            local=kept["batch-norm"],
+            personal=kept["everything"],
+            staying_tensors=staying_tensors,
+            staying_bytes=staying,
             estimates=estimates,
             gradient_steps=tally.other["gradient_steps"],
             validations=validations,
             tests=tests,
-            tensors=sent * len(declared_shapes(variant.model)),
-            weight_bytes=sent * declared_bytes(variant.model),
+            tensors=sent * len(declared_shapes(variant.model)) - staying_tensors,
+            weight_bytes=sent * declared_bytes(variant.model) - staying,
             description_numbers=_of_description(variant.split.folds),
             training_numbers=estimates * _of_training(0)
             + sum(_of_training(epochs) * count for epochs, count in tally.trainings.items()),
@@ -183,6 +212,7 @@ def _most(site: str, variant: Study, survey: Survey, largest_elsewhere: int) -> 
             elif isinstance(node, FineTune):
                 steps = batches_per_epoch(census[site][node.fold], variant.training.batch)
                 found.trainings[node.schedule.epochs] += 1
+                found.other[node.stays] += node.stays != ""
                 found.other["gradient_steps"] += node.schedule.epochs * steps
             elif node.split == "test":
                 found.other["tests"] += 1

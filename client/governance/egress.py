@@ -24,7 +24,9 @@ from client.site_config import SiteConfig
 from common.config.study import ModelConfig
 from common.digest import digest_of
 from common.errors import Damaged, DiskFull, RelayError
+from common.model.network import staying_names
 from common.model.weights import UnfitWeights, Weights, check_fit, size_in_bytes
+from common.plan.graph import Stays
 from common.protocol.codec import BadMessage, to_record
 from common.protocol.messages import Description, EvaluateReply, FineTuneReply, FromSite, Receipt, WireMessage
 from common.protocol.refusals import Refusal, Refused, refusal_error
@@ -36,7 +38,9 @@ LOG = "egress.jsonl"
 log = logging.getLogger("relay.site")
 
 
-def release(answer: FromSite, weights: Weights | None, *, site: SiteConfig, model: ModelConfig) -> RecordDict:
+def release(
+    answer: FromSite, weights: Weights | None, *, site: SiteConfig, model: ModelConfig, stays: Stays = ""
+) -> RecordDict:
     """Check a reply against the site's limits, log the reply, and return the record to send.
 
     Args:
@@ -44,6 +48,8 @@ def release(answer: FromSite, weights: Weights | None, *, site: SiteConfig, mode
         weights: the weights of the reply, or None.
         site: the site's settings, which set the limits.
         model: the study's network, which the weights must fit.
+        stays: which tensors of the stage's result stay at the site, by the site's own plan; weights that hold one of
+            them are blocked.
 
     Raises:
         Refused: the reply may not leave; no part of the reply leaves.
@@ -62,10 +68,11 @@ def release(answer: FromSite, weights: Weights | None, *, site: SiteConfig, mode
             log.error("Blocked at the door: weights with an answer that has none.")
             raise Refused(Refusal.BLOCKED)
         try:
-            check_fit(weights, model)
+            check_fit(weights, model, without=staying_names(model, stays))
         except UnfitWeights as error:
             log.error("Blocked at the door: %s.", error)
             raise Refused(Refusal.BLOCKED) from None
+    _check_staying(answer, weights, stays)
     for patients in _patients_behind(answer):
         if patients < site.minimum_patients:
             log.error("Blocked at the door: %d patients stand behind a number.", patients)
@@ -76,6 +83,19 @@ def release(answer: FromSite, weights: Weights | None, *, site: SiteConfig, mode
     record = to_record(answer, weights)
     _note(answer, weights, site.private() / LOG)
     return record
+
+
+def _check_staying(answer: FromSite, weights: Weights | None, stays: Stays) -> None:
+    """Block a finished training that does not say what stayed, or says so though all tensors leave.
+
+    Raises:
+        Refused: the reply's digest of its own tensors does not match the stage, or weights leave of which all stay.
+    """
+    finished = isinstance(answer, FineTuneReply) and answer.state == "done"
+    named = bool(answer.own) if isinstance(answer, FineTuneReply) else False
+    if named != (finished and stays != "") or (weights is not None and stays == "everything"):
+        log.error("Blocked at the door: an answer that does not agree with the tensors that stay here.")
+        raise Refused(Refusal.BLOCKED)
 
 
 def _patients_behind(answer: FromSite) -> tuple[int, ...]:

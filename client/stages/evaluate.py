@@ -92,7 +92,7 @@ def _model(order: VerifiedOrder[Evaluate], weights: Weights, number: int, fold: 
         Refused: the weights differ from the order's digest.
     """
     device = choose_device(order.site.device, order.study.training.precision)
-    network = network_of(order.study, weights, order.models[number])
+    network = network_of(order.study, weights, order.models[number], own=order.own, lacking=order.lacking)
     place(network, device)
     return predictions(network, device, statistics(order.cohort.train(fold), order.study.training))
 

@@ -11,14 +11,16 @@ from client.evaluation.scoring import case_numbers, network_of, predictions, val
 from client.governance.approval import approved
 from client.stages.describe import trained_slices
 from client.stages.order import VerifiedOrder
+from client.stages.own_tensors import OwnTensors, own_tensors
 from client.stages.store import StageStore, intact
 from client.training.batches import standardised_slices, statistics
 from client.training.collapse import against_received
 from client.training.device import choose_device
 from client.training.fine_tune import Trained, fine_tune, re_estimated
+from common.model.network import staying_names
 from common.model.weights import Weights
 from common.plan.graph import Evaluate, FineTune, Start, visit_of
-from common.plan.stage_key import stage_key
+from common.plan.stage_key import completed_digest, stage_key
 from common.protocol.messages import FineTuneReply
 
 CHECKPOINT_SECONDS = 60.0
@@ -29,7 +31,7 @@ def answer_fine_tune(order: VerifiedOrder[FineTune], store: StageStore) -> tuple
     """Train for one leg, estimate batch norm's statistics, or reply from the disk where the stage is finished.
 
     Returns:
-        The reply, and with the last leg the finished weights.
+        The reply, and with the last leg the finished weights, without the tensors that stay; None if all of them stay.
 
     Raises:
         Refused: the start weights differ from the order's digest, the site has left the study, or the training
@@ -39,12 +41,12 @@ def answer_fine_tune(order: VerifiedOrder[FineTune], store: StageStore) -> tuple
     if order.restart_token:
         store.restart(order.key, order.restart_token)
     reply = store.reply(order.key, FineTuneReply)
-    if reply is not None:
-        finished = intact(store.weights(reply.weights), reply.weights)
-        if finished is not None:
+    if reply is not None and (not order.node.stays or _own(order).has(order.node, reply.own)):
+        finished = intact(store.weights(reply.weights), reply.weights) if reply.weights else None
+        if finished is not None or not reply.weights:
             return reply, finished
     resume = store.checkpoint(order.key)
-    digest = order.start_digest
+    (digest,) = order.models
     start = order.start or intact(store.start(order.key), digest) or intact(store.weights(digest), digest)
     if start is None:
         return FineTuneReply(study=order.study.digest, key=order.key, state="needs-weights"), None
@@ -60,7 +62,8 @@ def _train(
     device = choose_device(site.device, study.training.precision)
     train, validation = cohort.train(node.fold), cohort.validation(node.fold)
     mean_std = statistics(train, study.training)
-    network = network_of(study, start, order.start_digest)
+    (digest,) = order.models
+    network = network_of(study, start, digest, own=order.own, lacking=order.lacking)
     slices = (
         standardised_slices(train, mean_std, study.training),
         standardised_slices(validation, mean_std, study.training),
@@ -78,6 +81,7 @@ def _train(
             seed_names=(study.seed, site.name, node.fold, *([f"visit {visit}"] if (visit := visit_of(node)) else [])),
             device=device,
             proximal_mu=node.proximal_mu,
+            anchor=start if node.stays == "everything" else None,
             resume=resume,
         ):
             approved(site, study.digest)  # raises Refused: a site that has left the study trains no further epoch
@@ -100,21 +104,29 @@ def _train(
     figures = {"validation_dice": dice, "validation_iou": iou, "validation_dice_volume": volume_mean(scores)}
     fell = node.trains and trained.dices[trained.kept_epoch - 1] < study.collapse
     if fell and not isinstance(node.parent, Start):
-        received = network_of(study, start, order.start_digest)
+        received = network_of(study, start, digest, own=order.own, lacking=order.lacking)
         figures |= against_received(network, received, *slices, training=study.training, device=device)
-    digest = store.save_weights(key, trained.kept)
-    reply = _reply(order, trained, "done").model_copy(update={"weights": digest, **figures})
+    stays = staying_names(study.model, node.stays)
+    leaving = {name: tensor for name, tensor in trained.kept.items() if name not in stays}
+    staying = {name: tensor for name, tensor in trained.kept.items() if name in stays}
+    own = _own(order).keep(node, staying) if node.stays else ""
+    left = store.save_weights(key, leaving) if leaving else ""
+    reply = _reply(order, trained, "done").model_copy(update={"weights": left, "own": own, **figures})
     # An evaluation of these weights would give the same scores, so the scores are stored under the evaluation's key.
     scored = Evaluate(node.site, node.fold, "validation", node)
     score_store.keep(
         site,
-        stage_key(scored, study=study, weights=digest, environment=order.environment),
+        stage_key(scored, study=study, weights=completed_digest(left, own), environment=order.environment),
         scores,
         case_numbers(site, cohort),
         cleaned=cleaned,
     )
     store.finish(reply)
-    return reply, trained.kept
+    return reply, leaving or None
+
+
+def _own(order: VerifiedOrder[FineTune]) -> OwnTensors:
+    return own_tensors(order.site.private(), order.study.digest)
 
 
 def _reply(order: VerifiedOrder[FineTune], trained: Trained, state: str) -> FineTuneReply:

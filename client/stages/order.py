@@ -6,7 +6,7 @@ with its own patients, and looks up the stage there by name. A stage takes a `Ve
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import torch
@@ -18,12 +18,14 @@ from client.preprocessing.cohort import Cohort, gather
 from client.preprocessing.pipeline import prepare
 from client.site_config import SiteConfig
 from client.stages.describe import execution_environment, train_slices
+from client.stages.own_tensors import own_tensors
 from common.config.study import Study
 from common.errors import RelayError
+from common.model.network import staying_names
 from common.model.weights import Weights
 from common.plan import Census, Choices, Plan, plan
-from common.plan.graph import Evaluate, FineTune, Node, models_in
-from common.plan.stage_key import ExecutionEnvironment, ensemble_digest, stage_key
+from common.plan.graph import Evaluate, FineTune, Node, keepers, lacks_batch_norm, models_in
+from common.plan.stage_key import ExecutionEnvironment, completed_digest, ensemble_digest, stage_key
 from common.protocol.codec import BadMessage
 from common.protocol.messages import Count, Delivery, EvaluateOrder, FineTuneOrder, Order, Planned
 from common.protocol.refusals import Refusal, Refused
@@ -49,7 +51,7 @@ class VerifiedOrder(Generic[Stage]):
     start_digest: str
     """The digest of the weights from which the stage starts, or which the stage scores."""
     models: tuple[str, ...]
-    """The digests of the weights files: several of an ensemble, else `start_digest` alone."""
+    """The digests of the weights files: several of an ensemble, else a single one."""
     start: Weights | None
     """The weights that came with the order, or None; not yet compared with their digest."""
     came: int
@@ -58,6 +60,10 @@ class VerifiedOrder(Generic[Stage]):
     """The keys of other stages whose results the coordinator has."""
     restart_token: str
     """If not empty: the stage starts from the beginning, once for each token."""
+    own: Weights = field(default_factory=dict)
+    """The site's own tensors, with which it completes the weights; none where the weights are complete."""
+    lacking: frozenset[str] = frozenset()
+    """The names of the tensors that the file of the weights lacks, since they stayed at the sites."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +100,8 @@ def verify_order(site: SiteConfig, order: Order, weights: Weights | None, kind: 
     Raises:
         Refused: the study is unknown, the stage is not this site's in the study, the site's data have changed since
             their description, or the census, a route or the start weights differ from earlier orders.
-        BadMessage: the key is not the stage's, or the members are not those of the ensemble.
+        BadMessage: the key is not the stage's, the members are not those of the ensemble, or the site's own tensors
+            are not those that the stage needs.
     """
     rebuilt = _rebuild(site, order)
     study = rebuilt.study
@@ -105,7 +112,15 @@ def verify_order(site: SiteConfig, order: Order, weights: Weights | None, kind: 
     if order.key != stage_key(node, study=study, weights=order.weights, environment=environment):
         raise BadMessage("the key is not the stage's")
     members = order.members if isinstance(order, EvaluateOrder) else ()
-    models = models_named(node.weights if isinstance(node, Evaluate) else node.parent, order.weights, members)
+    received = node.weights if isinstance(node, Evaluate) else node.parent
+    models = models_named(received, order.weights, members)
+    own: Weights = {}
+    if needed := tuple(keepers(node)):
+        models, own = (file_completed(order),), own_tensors(site.private(), study.digest).get(needed, order.own)
+    elif order.own or order.shared:
+        raise BadMessage("the stage needs no tensors of the site's own")
+    if own and not order.shared:
+        weights, own = own, {}  # all tensors are the site's own, and none has to come
     pin_census(site, study, rebuilt.census)
     check_routes_extend(site, study, rebuilt.choices)
     bind_stage(site, study, node, order.key)
@@ -119,6 +134,8 @@ def verify_order(site: SiteConfig, order: Order, weights: Weights | None, kind: 
         start_digest=order.weights,
         models=models,
         start=weights,
+        own=own,
+        lacking=staying_names(study.model, "batch-norm") if lacks_batch_norm(received) else frozenset(),
         came=order.member if isinstance(order, EvaluateOrder) else 0,
         acknowledged=tuple(key for key in order.acknowledged if key != order.key),
         restart_token=order.restart_token if isinstance(order, FineTuneOrder) else "",
@@ -141,6 +158,22 @@ def models_named(model: Node, weights: str, members: tuple[str, ...]) -> tuple[s
     if len(members) != models_in(model) or ensemble_digest(members) != weights:
         raise BadMessage("the members are not those of the ensemble")
     return members
+
+
+def file_completed(message: Order | Delivery, weights: str = "") -> str:
+    """Return the digest of the file that a site completes with its own tensors; if it is complete, of these tensors.
+
+    Args:
+        message: names the file and the site's own tensors.
+        weights: the digest of the completed weights; by default, that of an order.
+
+    Raises:
+        BadMessage: the two digests are not those that the completed weights' digest is made of.
+    """
+    weights = weights or getattr(message, "weights", "")
+    if not message.own or completed_digest(message.shared, message.own) != weights:
+        raise BadMessage("the weights are not completed by the tensors named")
+    return message.shared or message.own
 
 
 def verify_delivery(site: SiteConfig, delivery: Delivery) -> VerifiedDelivery:

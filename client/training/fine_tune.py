@@ -82,6 +82,7 @@ def fine_tune(
     seed_names: tuple[str | int, ...],
     device: Device,
     proximal_mu: float = 0.0,
+    anchor: Weights | None = None,
     resume: Trained | None = None,
 ) -> Iterator[Trained]:
     """Train from the network's weights, or continue from `resume`, and yield the state after every epoch.
@@ -97,7 +98,10 @@ def fine_tune(
         schedule: the stage's epochs within the whole cosine, and the choice of the epoch whose weights are kept.
         seed_names: the source of the random seeds, besides the epoch's number.
         device: the device and precision to train in.
-        proximal_mu: the strength of FedProx's pull towards the stage's start weights (Li et al., MLSys 2020).
+        proximal_mu: the strength of a pull towards the stage's start weights (FedProx: Li et al., MLSys 2020), or
+            towards the anchor.
+        anchor: weights towards which the pull goes, of the network's shape, where they are not the start weights
+            (Ditto's personal models: Li et al., ICML 2021).
         resume: the state after an earlier leg of the same stage.
 
     Yields:
@@ -107,7 +111,7 @@ def fine_tune(
         Refused: the mean loss of an epoch is not finite.
     """
     place(network, device)
-    start = [parameter.detach().clone() for parameter in network.parameters()] if proximal_mu else []
+    start = _pulled_to(network, anchor) if proximal_mu else []
     optimizer = torch.optim.Adam(network.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay)
     state = resume or Trained()
     if resume is not None:
@@ -161,6 +165,12 @@ def fine_tune(
             optimizer=optimizer.state_dict(),
         )
         yield state
+
+
+def _pulled_to(network: nn.Module, anchor: Weights | None) -> list[torch.Tensor]:
+    """Return copies of the network's parameters, or the anchor's values of them, laid out in memory in the same way."""
+    copies = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+    return [copy if anchor is None else copy.copy_(anchor[name]) for name, copy in copies.items()]
 
 
 def re_estimated(network: nn.Module, train: Slices, device: Device) -> Trained:

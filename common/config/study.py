@@ -225,12 +225,6 @@ class SplitConfig(_Config):
 
     seed: int = Field(default=1, ge=0)
     """Seed of the division into test patients and folds."""
-    test: Literal["hold-out", "rotate"] = Field(default="hold-out", exclude_if=lambda test: test == "hold-out")
-    """"hold-out": the same test patients in the whole study. "rotate": the study is run 1 / `test_fraction` times
-    (rounded, two at least), each time with other test patients, so that each patient is tested once, by models that
-    never saw the patient; a site's row pools all its patients."""
-    rotation: int | None = Field(default=None, ge=0, exclude_if=lambda rotation: rotation is None)
-    """Where test is "rotate": run this rotation alone, counted from 0. Unset: all rotations."""
     test_fraction: float = Field(default=0.2, gt=0, lt=1)
     """The share of each site's patients held out for the test."""
     folds: int = Field(default=5, ge=2, le=20)
@@ -246,26 +240,6 @@ class SplitConfig(_Config):
         if self.use_folds > self.folds:
             raise ValueError(f"use_folds is {self.use_folds}, but there are only {self.folds} folds")
         return self
-
-    @model_validator(mode="after")
-    def _a_rotation_of_these(self) -> SplitConfig:
-        if self.rotation is not None and self.test != "rotate":
-            raise ValueError('only a study with test = "rotate" has rotations; set it, or leave out rotation')
-        if self.rotation is not None and self.rotation >= self.rotations:
-            raise ValueError(f"rotation is {self.rotation}, but there are only {self.rotations}, counted from 0")
-        return self
-
-    @property
-    def rotations(self) -> int:
-        """The number of sets of test patients that take turns; 1 where the test does not rotate."""
-        return max(2, round(1 / self.test_fraction)) if self.test == "rotate" else 1
-
-    @property
-    def turns(self) -> tuple[int | None, ...]:
-        """The rotations to run; one entry of None where the test does not rotate."""
-        if self.test == "hold-out" or self.rotation is not None:
-            return (self.rotation,)
-        return tuple(range(self.rotations))
 
     @property
     def run(self) -> range:
@@ -398,25 +372,53 @@ class FederatedConfig(_Config):
     )
     """CyclicFL (Zhang et al., 2023): so many of the rounds, but never the last, are laps of a single model. Other
     strategies have none. Among several numbers, each target's validation patients select the best."""
-    batch_norm: Annotated[tuple[Literal["average", "re-estimate"], ...], BeforeValidator(_several)] = (
+    batch_norm: Annotated[tuple[Literal["average", "re-estimate", "local"], ...], BeforeValidator(_several)] = (
         "average",
         "re-estimate",
     )
-    """The statistics of batch normalisation in an average; each word is a row of its own. "average": the sites' means
-    and variances averaged like weights, which loses the variance between sites and is no site's statistics.
-    "re-estimate": estimated at each target from its training slices, as `training.batch_norm` "precise" does at the
-    end of every training, without a gradient step; each target's validation patients select the round among these
-    models. A route always ends with the target's own statistics."""
+    """Batch normalisation in an average; each word is a row of its own. "average": the sites' means and variances
+    averaged like weights, which loses the variance between sites and is no site's statistics. "re-estimate": estimated
+    at each target from its training slices, as `training.batch_norm` "precise" does at the end of every training,
+    without a gradient step; each target's validation patients select the round among these models. "local": all tensors
+    of batch norm's layers stay at their site and are put back at every visit (FedBN: Li et al., ICLR 2021), which takes
+    rounds of its own; the first round waits for all sites. A route always ends with the target's own statistics."""
+    ditto_lambda: Annotated[tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_several)] = Field(
+        default=(), exclude_if=lambda values: not values
+    )
+    """λ of personal models (Ditto: Li et al., ICML 2021), which each site trains beside the rounds, pulled towards the
+    average by λ/2 times the squared distance, and which never leave the site. Among several numbers, each target's
+    validation patients select the best. Empty: no personal models."""
     then_target: bool = True
-    """Whether the average selected with averaged statistics is also fine-tuned at each target."""
+    """Whether the average selected with averaged statistics is also fine-tuned at each target, where `batch_norm` has
+    such averages ("average" or "re-estimate")."""
 
     @model_validator(mode="after")
     def _something_to_choose_from(self) -> FederatedConfig:
         for name, given in self:
             several = isinstance(given, tuple)
-            if several and ((not given and name != "server_learning_rate") or len(set(given)) < len(given)):
+            if several and (
+                (not given and name not in ("server_learning_rate", "ditto_lambda")) or len(set(given)) < len(given)
+            ):
                 raise ValueError(f"{name} is an empty list, or a value stands twice in it")
         return self
+
+    @model_validator(mode="after")
+    def _rounds_begin_with_an_average(self) -> FederatedConfig:
+        stays = [
+            *(["ditto_lambda"] if self.ditto_lambda else []),
+            *(word for word in self.batch_norm if word == "local"),
+        ]
+        if stays and not STRATEGIES[self.strategy].plain_rounds:
+            raise ValueError(
+                f"{stays[0]} needs rounds that all begin with an average, which {self.strategy} has not; leave it out"
+                " there"
+            )
+        return self
+
+    @property
+    def averages_statistics(self) -> bool:
+        """Whether any row has averages with averaged statistics, also if only as a beginning."""
+        return self.batch_norm != ("local",)
 
     @property
     def settings(self) -> tuple[tuple[int, float], ...]:
@@ -628,14 +630,6 @@ class Study(_Config):
         return self
 
     @model_validator(mode="after")
-    def _somebody_to_test(self) -> Study:
-        if self.split.test == "rotate" and self.methods.scored_on != "test":
-            raise ValueError(
-                'split.test = "rotate" tests every patient, but methods.scored_on = "validation" tests none'
-            )
-        return self
-
-    @model_validator(mode="after")
     def _the_papers_sites(self) -> Study:
         if self.paper and not set(self.sites) <= {"A", "B", "C"}:
             raise ValueError("the paper's sites are named A, B and C; name this study's so, or leave out paper")
@@ -656,7 +650,7 @@ class Study(_Config):
                     f"the architecture {network.key} needs slices of {network.smallest_side} pixels or more; set"
                     f" preprocessing.pixels to {network.smallest_side}, or more"
                 )
-            only = any(part.batch_norm == ("re-estimate",) for part in self.methods.federated)
+            only = any("average" not in part.batch_norm for part in self.methods.federated)
             if only and not model.has_batch_norm:
                 raise ValueError(
                     f"the architecture {model.architecture} has no batch normalisation whose statistics could be"
@@ -682,8 +676,7 @@ class Study(_Config):
         A site approves the plain studies and works for each of them; only the coordinator knows of the study as a
         whole.
         """
-        turns = self.split.turns
-        if self.repeats == 1 and self.models == ModelsConfig() and not self.training.seeds and len(turns) == 1:
+        if self.repeats == 1 and self.models == ModelsConfig() and not self.training.seeds:
             return (self,)
         return tuple(
             self.model_copy(
@@ -691,12 +684,12 @@ class Study(_Config):
                     "repeats": 1,
                     "models": ModelsConfig(),
                     "seed": seed,
-                    "split": self.split.model_copy(update={"seed": split_seed, "rotation": rotation}),
+                    "split": self.split.model_copy(update={"seed": split_seed}),
                     "training": self.training.model_copy(update={"seeds": ()}),
                     "model": model,
                 }
             )
-            for (split_seed, seed), rotation, model in itertools.product(self.pairs_of_seeds, turns, self.networks)
+            for (split_seed, seed), model in itertools.product(self.pairs_of_seeds, self.networks)
         )
 
     @property

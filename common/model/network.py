@@ -8,6 +8,7 @@ import threading
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from common.config.study import ModelConfig
 from common.errors import BadConfiguration, RelayError
@@ -18,6 +19,8 @@ Shapes = dict[str, tuple[tuple[int, ...], torch.dtype]]
 
 _shapes: dict[ModelConfig, Shapes] = {}
 """Shapes of every network built so far; a site that builds its network needs no second build for the shapes."""
+_norms: dict[ModelConfig, frozenset[str]] = {}
+"""The names of batch norm's tensors, of every network built so far."""
 _once = threading.RLock()
 """The coordinator's site channels are threads, and two may ask for the shapes at once."""
 
@@ -49,6 +52,7 @@ def build(model: ModelConfig) -> nn.Module:
     except Exception as error:  # libraries of networks raise errors of any kind
         raise _not_built(model, "", error) from error
     _shapes[model] = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in network.state_dict().items()}
+    _norms[model] = norm_names(network)
     return network
 
 
@@ -142,3 +146,43 @@ def declared_shapes(model: ModelConfig) -> Shapes:
 def declared_bytes(model: ModelConfig) -> int:
     """Return the bytes of all tensors of the declared network."""
     return sum(math.prod(shape) * dtype.itemsize for shape, dtype in declared_shapes(model).values())
+
+
+def norm_names(network: nn.Module) -> frozenset[str]:
+    """Return the names of batch norm's tensors in a network's state: scale, shift, statistics and count of batches.
+
+    The kind of layer decides, not its name: other normalisations keep no statistics of a site's images.
+    """
+    return frozenset(
+        f"{layer}.{name}" if layer else name
+        for layer, module in network.named_modules()
+        if isinstance(module, _BatchNorm)
+        for name in module.state_dict()
+    )
+
+
+def norm_names_of(model: ModelConfig) -> frozenset[str]:
+    """Return the names of batch norm's tensors of the declared network, without allocating the network."""
+    with _once:
+        if model not in _norms:
+            with torch.device("meta"):
+                build(model)
+        return _norms[model]
+
+
+def staying_names(model: ModelConfig, stays: str) -> frozenset[str]:
+    """Return the names of the tensors of a training's result that never leave the site.
+
+    Args:
+        model: the declared network.
+        stays: the stage's rule (`common.plan.graph.Stays`): "", "batch-norm" or "everything".
+    """
+    if stays == "everything":
+        return frozenset(declared_shapes(model))
+    return norm_names_of(model) if stays == "batch-norm" else frozenset()
+
+
+def staying_bytes(model: ModelConfig, stays: str) -> int:
+    """Return the bytes of the tensors of a training's result that never leave the site; see `staying_names`."""
+    shapes = declared_shapes(model)
+    return sum(math.prod(shapes[name][0]) * shapes[name][1].itemsize for name in staying_names(model, stays))

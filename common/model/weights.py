@@ -9,6 +9,7 @@ import json
 import math
 import mmap
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 from typing import BinaryIO
 
@@ -166,13 +167,18 @@ def _header_end(file: File) -> int:
     return 8 + int.from_bytes(file[:8], "little")
 
 
-def check_fit(weights: Weights, model: ModelConfig) -> None:
+def check_fit(weights: Weights, model: ModelConfig, *, without: Collection[str] = ()) -> None:
     """Check that weights fit the declared network exactly: names, shapes, types, finite values.
+
+    Args:
+        weights: the tensors.
+        model: the declared network.
+        without: the names of tensors that stay at a site, which must not be among the tensors.
 
     Raises:
         UnfitWeights: a rule is broken; the text names the rule.
     """
-    declared = declared_shapes(model)
+    declared = {name: kind for name, kind in declared_shapes(model).items() if name not in without}
     if weights.keys() != declared.keys():
         raise UnfitWeights("the names of the tensors are not those of the declared network")
     for name, (shape, dtype) in declared.items():

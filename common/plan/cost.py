@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from common.config.study import Study
-from common.plan.graph import Best, Evaluate, FineTune, Node, models_in
+from common.plan.graph import Best, Evaluate, FineTune, Node, lacks_batch_norm, models_in
 from common.plan.rounds import batches_per_epoch
 from common.plan.values import Census
 
@@ -24,30 +24,33 @@ class Cost:
     """Bytes of weights sent and received."""
 
 
-def cost_of(nodes: Iterable[Node], *, steps: Callable[[FineTune], int], weight_bytes: int) -> Cost:
+def cost_of(nodes: Iterable[Node], *, steps: Callable[[FineTune], int], weight_bytes: int, norm_bytes: int = 0) -> Cost:
     """Return the cost of some nodes, each counted once.
 
     A stage receives its start weights, unless its own site made these weights; a training also sends its weights back,
-    and so does an estimate of batch norm's statistics.
+    and so does an estimate of batch norm's statistics. Tensors that stay at a site are not sent.
 
     Args:
         nodes: the stages; nodes of other kinds cost nothing.
         steps: returns the gradient steps of a training.
         weight_bytes: bytes of all tensors of the network.
+        norm_bytes: bytes of batch norm's tensors among them.
     """
-    trainings = scorings = gradient_steps = transfers = 0
+    trainings = scorings = gradient_steps = transfers = without_norm = 0
     for node in dict.fromkeys(nodes):
         if isinstance(node, FineTune):
             trainings += node.trains
             scorings += not node.trains
             gradient_steps += steps(node)
-            transfers += 1 + (made_at(node.parent) != node.site)
+            transfers += (node.stays != "everything") + (made_at(node.parent) != node.site)
+            without_norm += (node.stays == "batch-norm") + lacks_batch_norm(node.parent)
         elif isinstance(node, Evaluate):
             scorings += 1
             # A site has put its own models away by the time at which an ensemble needs them together.
             several = models_in(node.weights) > 1
             transfers += models_in(node.weights) if several else made_at(node.weights) != node.site
-    return Cost(trainings, scorings, gradient_steps, transfers * weight_bytes)
+            without_norm += lacks_batch_norm(node.weights)
+    return Cost(trainings, scorings, gradient_steps, transfers * weight_bytes - without_norm * norm_bytes)
 
 
 def made_at(weights: Node) -> str | None:

@@ -1,4 +1,4 @@
-"""The graph of stages: every method is a graph over six kinds of node.
+"""The graph of stages: every method is a graph over seven kinds of node.
 
 A node is a frozen value with its parents as fields. Nodes with equal content are the same node, so a common prefix of
 two routes is trained only once, without any search for common prefixes.
@@ -20,6 +20,8 @@ from common.text import short_digest
 
 Keep = Literal["best", "last"]
 SplitName = Literal["validation", "test"]
+Stays = Literal["", "batch-norm", "everything"]
+"""Which tensors of a training's result never leave the site: none, batch norm's, or all."""
 
 RE_ESTIMATED = "batch norm re-estimated"
 """The end of the name of weights whose batch-norm statistics were estimated again."""
@@ -43,6 +45,10 @@ class Schedule:
         return self.last - self.first
 
 
+LATER = "later"
+"""The mark of a node's field that came with a later version: at its default, it is no part of a node's identity."""
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Node:
     """A node of the graph; two nodes are equal if all their fields are equal."""
@@ -51,8 +57,12 @@ class Node:
     """The node's identity: a sha256 in hexadecimal digits."""
 
     def __post_init__(self) -> None:
-        names = (name for name in self.__dataclass_fields__ if name != "id")
-        parts = [type(self).__name__, *(_plain(getattr(self, name)) for name in names)]
+        parts: list[object] = [type(self).__name__]
+        for name, one in self.__dataclass_fields__.items():
+            value = None if name == "id" else getattr(self, name)
+            if name == "id" or (LATER in one.metadata and value == one.default):
+                continue
+            parts.append([name, _plain(value)] if LATER in one.metadata else _plain(value))
         object.__setattr__(self, "id", digest_of_json(parts))
 
     def __eq__(self, other: object) -> bool:
@@ -102,11 +112,14 @@ class FineTune(Node):
     parent: Node
     schedule: Schedule
     proximal_mu: float = 0.0
+    stays: Stays = field(default="", metadata={LATER: True})
+    before: FineTune | None = field(default=None, metadata={LATER: True})
+    """The training at the same site whose kept tensors this training goes on from; None: the parent has them all."""
 
     @property
     def parents(self) -> tuple[Node, ...]:
-        """The node with the start weights of the training."""
-        return (self.parent,)
+        """The node with the start weights of the training, and the training with the site's own tensors, if any."""
+        return (self.parent,) if self.before is None else (self.parent, self.before)
 
     @property
     def trains(self) -> bool:
@@ -147,6 +160,25 @@ class Average(Node):
     def fold(self) -> int:
         """The fold, which all trainings of the round share."""
         return self.parts[0].fold
+
+    @property
+    def local(self) -> bool:
+        """Whether batch norm's tensors stay at the sites, so that the average lacks them."""
+        return self.parts[0].stays == "batch-norm"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Completed(Node):
+    """An average without batch norm's tensors, completed at a site with the tensors that stayed there."""
+
+    weights: Average
+    own: FineTune
+    """The site's part of the average's round."""
+
+    @property
+    def parents(self) -> tuple[Node, ...]:
+        """The average, and the training with the site's own tensors."""
+        return (self.weights, self.own)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -234,9 +266,44 @@ def fold_of(node: Node) -> int:
     """Return the fold that weights were trained on; for a `Best` or an `Ensemble`, the fold of its first."""
     if isinstance(node, FineTune | Average | Evaluate):
         return node.fold
-    if isinstance(node, Best | Ensemble):
+    if isinstance(node, Best | Ensemble | Completed):
         return fold_of(node.parents[0])
     return 0
+
+
+def lacks_batch_norm(node: Node) -> bool:
+    """Return whether the file of some weights lacks batch norm's tensors, which stayed at the sites."""
+    if isinstance(node, Best):
+        return lacks_batch_norm(node.candidates[0])
+    return isinstance(node, Completed) or (isinstance(node, Average) and node.local)
+
+
+def keepers(stage: FineTune | Evaluate) -> Iterator[FineTune]:
+    """Yield the trainings of which one has kept the tensors with which a site completes a stage's weights."""
+    if isinstance(stage, Evaluate):
+        yield from keepers_of(stage.weights)
+    else:
+        yield from _with_earlier(stage.before)
+
+
+def keepers_of(weights: Node) -> Iterator[FineTune]:
+    """Yield the trainings of which one has kept a site's own part of some weights; nothing where no part is kept.
+
+    A skipped training keeps nothing, so that the site's earlier trainings count as well.
+    """
+    if isinstance(weights, Best):
+        for candidate in weights.candidates:
+            yield from keepers_of(candidate)
+    elif isinstance(weights, Completed):
+        yield from _with_earlier(weights.own)
+    elif isinstance(weights, FineTune) and weights.stays:
+        yield from _with_earlier(weights)
+
+
+def _with_earlier(node: FineTune | None) -> Iterator[FineTune]:
+    while node is not None:
+        yield node
+        node = node.before
 
 
 def ensemble_in(node: Node) -> Ensemble | None:
@@ -321,13 +388,15 @@ def way_of(node: Node) -> str:
     """Return the origin of weights in words: "B → C → A", "FedAvg, round 3", "A + B + C"."""
     if isinstance(node, FineTune) and not node.trains:
         return f"{way_of(node.parent)}, {RE_ESTIMATED}"
+    if isinstance(node, FineTune) and node.stays == "everything":
+        return f"{_personal(node)}, λ {node.proximal_mu:g}, round {_round(node)}"
     if isinstance(node, FineTune):
         before = way_of(node.parent)
         return f"{before} → {node.site}" if before else node.site
     if isinstance(node, Average):
-        part = node.parts[0]
-        setting = f" of {part.schedule.epochs} epochs" if part.schedule.epochs > 1 else ""
-        return f"{STRATEGIES[node.strategy].title}, round {part.schedule.last // part.schedule.epochs}{setting}"
+        return f"{_title(node)}, round {_round(node.parts[0])}"
+    if isinstance(node, Completed):
+        return way_of(node.weights)
     if isinstance(node, Best):
         first = node.candidates[0]
         if isinstance(first, Ensemble):
@@ -335,10 +404,30 @@ def way_of(node: Node) -> str:
         if isinstance(first, FineTune) and not first.trains:
             parents = tuple(parent for candidate in node.candidates for parent in candidate.parents)
             return f"{way_of(replace(node, candidates=parents))}, {RE_ESTIMATED}"
-        return f"{STRATEGIES[first.strategy].title}, best round" if isinstance(first, Average) else way_of(first)
+        if isinstance(first, FineTune) and first.stays == "everything":
+            return f"{_personal(first)}, best round"
+        average = first.weights if isinstance(first, Completed) else first
+        return f"{_title(average)}, best round" if isinstance(average, Average) else way_of(first)
     if isinstance(node, Evaluate):
         return f"{way_of(node.weights)} at {node.site}"
     if isinstance(node, Ensemble):
         ways = list(dict.fromkeys(map(way_of, node.members)))
         return " + ".join(ways) if len(ways) > 1 else f"{ways[0]}, {len(node.members)} folds"
     return ""
+
+
+def _title(average: Average) -> str:
+    strategy = STRATEGIES[average.strategy]
+    return strategy.local_title if average.local else strategy.title
+
+
+def _personal(node: FineTune) -> str:
+    """Return the name of personal models; in the first round, before any average, that of FedAvg's."""
+    strategy = node.parent.strategy if isinstance(node.parent, Average) else next(iter(STRATEGIES))
+    return STRATEGIES[strategy].personal_title
+
+
+def _round(part: FineTune) -> str:
+    """Return the number of a training's round, with the epochs of a round if they are several."""
+    setting = f" of {part.schedule.epochs} epochs" if part.schedule.epochs > 1 else ""
+    return f"{part.schedule.last // part.schedule.epochs}{setting}"

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from common.config.study import FederatedConfig, Study
-from common.plan.graph import Average, FineTune, Node, Schedule, ServerStep, Start
+from common.plan.graph import Average, FineTune, Node, Schedule, ServerStep, Start, Stays
 from common.plan.routes import most_hops, routes_to
 from common.plan.values import Census, Rounds
 from common.seeds import seed_of
@@ -24,8 +24,20 @@ def batches_per_epoch(slices: int, batch: int) -> int:
     return max(1, full + (rest > 1))
 
 
-def averages_of(study: Study, part: FederatedConfig, fold: int, census: Census, rounds: Rounds) -> Iterator[Average]:
-    """Yield the averages of all rounds of a federated method, for each of its settings."""
+def averages_of(
+    study: Study, part: FederatedConfig, fold: int, census: Census, rounds: Rounds, *, local: bool = False
+) -> Iterator[Average]:
+    """Yield the averages of all rounds of a federated method, for each of its settings.
+
+    Args:
+        study: the study.
+        part: the method's settings.
+        fold: the fold on which every site trains.
+        census: the number of training slices at each site, by fold.
+        rounds: returns the number of rounds.
+        local: whether batch norm's tensors stay at the sites.
+    """
+    stays: Stays = "batch-norm" if local else ""
     for local_epochs, mu in part.settings:
         number = rounds(study, part, local_epochs, census)
         for server, (every, laps) in itertools.product(part.server_settings, part.chains):
@@ -34,8 +46,15 @@ def averages_of(study: Study, part: FederatedConfig, fold: int, census: Census, 
                 parts = tuple(sorted(parts, key=lambda part: part.site))
                 return ServerStep(parts, part.strategy, server) if server else Average(parts, part.strategy)
 
-            def train(site: str, parent: Node, schedule: Schedule, mu: float = mu) -> FineTune:
-                return FineTune(site, fold, parent, schedule, mu)
+            own: dict[str, FineTune] = {}
+
+            def train(
+                site: str, parent: Node, schedule: Schedule, mu: float = mu, own: dict[str, FineTune] = own
+            ) -> FineTune:
+                node = FineTune(site, fold, parent, schedule, mu, stays, own.get(site))
+                if stays:
+                    own[site] = node
+                return node
 
             yield from _rounds(study, train, average, local_epochs, number, every=every, laps=min(laps, number - 1))
 

@@ -34,7 +34,8 @@ def stage_key(node: FineTune | Evaluate, *, study: Study, weights: str, environm
     Args:
         node: the stage.
         study: the study; only the settings relevant to the stage enter the key.
-        weights: the digest of the stage's start weights; of an ensemble, its `ensemble_digest`.
+        weights: the digest of the stage's start weights; of an ensemble, its `ensemble_digest`; of weights that the
+            site completes with tensors of its own, their `completed_digest`.
         environment: the site's data and machine.
     """
     stage: dict[str, Any]
@@ -49,6 +50,8 @@ def stage_key(node: FineTune | Evaluate, *, study: Study, weights: str, environm
         }
         if visit := visit_of(node):
             stage["visit"] = visit
+        if node.stays:
+            stage["stays"] = node.stays
     elif isinstance(node, FineTune):
         # No random number is drawn and no step is made: only the slices, the precision and the threads matter.
         stage = {
@@ -68,7 +71,7 @@ def stage_key(node: FineTune | Evaluate, *, study: Study, weights: str, environm
         "model": study.model.model_dump(mode="json", exclude={"encoder_weights"}),
         "preprocessing": study.preprocessing.model_dump(mode="json"),
         "postprocessing": study.postprocessing.model_dump(mode="json"),
-        "splits": study.split.model_dump(mode="json", include={"seed", "test", "rotation", "test_fraction", "folds"}),
+        "splits": study.split.model_dump(mode="json", include={"seed", "test_fraction", "folds"}),
         "weights": weights,
         "data": environment.fingerprint,
         "machine": [environment.torch, environment.device, environment.precision],
@@ -83,3 +86,13 @@ def ensemble_digest(members: Sequence[str]) -> str:
         members: the digests of the members' weights files, in the order of the members.
     """
     return digest_of_json(["ensemble", *members])
+
+
+def completed_digest(shared: str, own: str) -> str:
+    """Return the digest by which weights go that a site completes with tensors of its own.
+
+    Args:
+        shared: the digest of the weights file that travels; empty if all tensors are the site's own.
+        own: the digest of the file of the site's own tensors, which never leaves the site; empty if there are none.
+    """
+    return digest_of_json(["completed", shared, own]) if shared and own else shared or own

@@ -13,11 +13,12 @@ FINE_TUNE = "train.stage"
 EVALUATE = "evaluate.stage"
 DELIVER = "query.deliver"
 
-STAGE_VERSION = 6
+STAGE_VERSION = 5
 """Version of the stages' computation, raised whenever a stage would give another result; a golden test checks the
 results."""
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+DigestOrNone = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
 Count = Annotated[int, Field(ge=0, le=10**9)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(ge=0)]
@@ -107,7 +108,12 @@ class Order(Planned):
     """The key of the stage's result. A site with the result sends the result again; a site with a checkpoint continues
     from the checkpoint."""
     weights: Digest
-    """Digest of the stage's start weights."""
+    """Digest of the stage's start weights; of weights that the site completes with tensors of its own,
+    `common.plan.stage_key.completed_digest`."""
+    shared: DigestOrNone = ""
+    """Where the site completes the weights: the digest of the file that travels; empty if no tensor travels."""
+    own: DigestOrNone = ""
+    """Where the site completes the weights: the digest of its own tensors, which an earlier stage kept there."""
     acknowledged: tuple[Digest, ...] = ()
     """Keys of results stored at the coordinator, whose weights the site may delete."""
 
@@ -153,8 +159,11 @@ class FineTuneReply(WireMessage):
     gradient_steps: Count = 0
     train_slices: Count = 0
     train_patients: Count = 0
-    weights: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
+    weights: DigestOrNone = ""
     """Digest of the weights in this message."""
+    own: DigestOrNone = ""
+    """Digest of the tensors that stayed at the site, where the stage's plan says that some or all of them stay; these
+    tensors are in no message."""
     validation_dice: Share = 0.0
     """Validation Dice of the kept weights, slice mean on the native grid."""
     validation_iou: Share = 0.0
@@ -180,6 +189,8 @@ class FineTuneReply(WireMessage):
             raise ValueError("the epoch kept is one of those finished")
         if self.gradient_steps and not self.epoch:
             raise ValueError("without an epoch there are no gradient steps")
+        if self.own and self.state != "done":
+            raise ValueError("tensors stay at the end of a stage")
         if self.state == "needs-weights" and not self._nothing_but("key", "state"):
             raise ValueError("nothing was trained")
         return self
@@ -271,6 +282,10 @@ class Delivery(Planned):
     """Digests of the weights of the delivered ensemble's members, in their order; empty for a single model."""
     member: Count = 0
     """The place among `members` of the weights that travel with this message."""
+    shared: DigestOrNone = ""
+    """Where the site completes the delivered weights: the digest of the file that travels; see `Order`."""
+    own: DigestOrNone = ""
+    """Where the site completes the delivered weights: the digest of its own tensors."""
     patients: tuple[Count, ...]
     """Patients used at each site, test patients included."""
     test_patients: tuple[Count, ...]

@@ -26,6 +26,7 @@ class Refusal(IntEnum):
     NOT_SELECTED = 1013
     LEFT = 1014
     BEYOND_APPROVAL = 1015
+    OWN_TENSORS_GONE = 1016
 
     @property
     def code(self) -> str:
@@ -50,6 +51,7 @@ REFUSALS: dict[Refusal, str] = {
     Refusal.NOT_SELECTED: "the site's own validation scores do not choose these weights",
     Refusal.LEFT: "the site has left the study",
     Refusal.BEYOND_APPROVAL: "another site has more training slices than the site's approval of the study allows for",
+    Refusal.OWN_TENSORS_GONE: "the tensors that stayed at the site are gone or damaged; run the study in a new folder",
 }
 """The fixed text of each refusal."""
 

@@ -57,3 +57,22 @@ class Strategy:
     """Whether a round may go on without an absent site."""
     style: str = ""
     """The style sheet class that draws the strategy's line strongly in the report; empty: none."""
+    local: str = ""
+    """The published name of the strategy with batch norm's tensors kept at their sites; empty: none."""
+    personal: str = ""
+    """The published name of personal models pulled towards the strategy's averages; empty: none."""
+
+    @property
+    def plain_rounds(self) -> bool:
+        """Whether every site begins every round with the average of the round before."""
+        return not (self.daisy_chain or self.laps_first)
+
+    @property
+    def local_title(self) -> str:
+        """The name for readers of the strategy with batch norm's tensors kept at their sites."""
+        return self.local or f"{self.title}, own batch norm"
+
+    @property
+    def personal_title(self) -> str:
+        """The name for readers of personal models pulled towards the strategy's averages."""
+        return self.personal or f"{self.title}, personal models"

@@ -13,7 +13,7 @@ from client.governance.disclosure import Disclosure, Onward
 from client.site_config import SiteConfig
 from common.config.study import Study
 from common.fingerprint import format_fingerprint
-from common.model.network import declared_bytes, declared_shapes
+from common.model.network import declared_bytes, declared_shapes, staying_names
 from common.strategies import STRATEGIES
 from common.text import between, count, listed, moment, short_bytes, whole
 
@@ -115,22 +115,19 @@ def flat(content: Any, name: str = "") -> dict[str, Any]:
 
 def _runs(study: Study, surveys: Sequence[Survey], counts: Disclosure) -> Iterator[str]:
     first = surveys[0]
-    number = len(study.split.turns)
-    turns = f" in the first of {number} rotations, every patient in one of them" if number > 1 else ""
     out = f"; {first.left_out} cannot be used and are left out" if first.left_out else ""
     yield from _labelled(
         "patients",
-        f"{first.patients} of this site{out}: {first.test_patients} are held out for test{turns}, the others are"
-        f" divided into {study.split.folds} folds; a training uses {between(first.train_patients)} of them, and"
+        f"{first.patients} of this site{out}: {first.test_patients} are held out for test, the others are divided into"
+        f" {study.split.folds} folds; a training uses {between(first.train_patients)} of them, and"
         f" {between(first.validation_patients)} to validate.",
     )
     if len(surveys) > 1:
-        rotated = f", each with {number} rotations of the test" if number > 1 else ""
         networks = len({variant.model for variant in study.variants})
         yield from _labelled(
             "variants",
             f"the study is {len(surveys)} in one: {count(len(study.pairs_of_seeds), 'repeat')} of"
-            f" {count(networks, 'network')}{rotated}."
+            f" {count(networks, 'network')}."
             " All that follows is counted over them together.",
         )
     most = "" if counts.exact else "at most "
@@ -165,11 +162,13 @@ def _leaves(study: Study, counts: Disclosure) -> Iterator[str]:
     sizes = {(len(declared_shapes(one.model)), declared_bytes(one.model)) for one in study.variants}
     with_what = "training or estimate" if counts.estimates else "training"
     of_each = " or ".join(f"{tensors} tensors of {short_bytes(size)}" for tensors, size in sorted(sizes))
+    personal = ", except for personal models" if counts.personal else ""
     yield from _labelled(
         "weights",
-        f"{most}{count(counts.trainings + counts.estimates, 'time')}, once a {with_what}: {of_each};"
-        f" {short_bytes(counts.weight_bytes)} together.",
+        f"{most}{count(counts.trainings + counts.estimates - counts.personal, 'time')}, once a {with_what}{personal}:"
+        f" {of_each}{', less what stays here' if counts.local else ''}; {short_bytes(counts.weight_bytes)} together.",
     )
+    yield from _staying(study, counts, most)
     yield from _labelled(
         "numbers",
         f"{most}{whole(counts.training_numbers)} with them: of each epoch the loss, the learning rate and the"
@@ -207,6 +206,23 @@ def _leaves(study: Study, counts: Disclosure) -> Iterator[str]:
     yield from _labelled(
         "never", "images, masks, names, dates, paths, headers, texts of errors: no message has a place for them."
     )
+
+
+def _staying(study: Study, counts: Disclosure, most: str) -> Iterator[str]:
+    """Yield lines about the tensors that never leave the hospital; nothing where the study has none."""
+    texts = []
+    if counts.local:
+        sizes = sorted({len(staying_names(one.model, "batch-norm")) for one in study.variants})
+        of_each = f"{between(sizes)} of batch normalisation"
+        texts.append(f"{of_each} after each of {most}{count(counts.local, 'training')} for an average")
+    if counts.personal:
+        texts.append(f"all after each of {most}{count(counts.personal, 'training')} of a personal model")
+    if texts:
+        yield from _labelled(
+            "stay here",
+            f"{most}{count(counts.staying_tensors, 'tensor')}: {listed(texts)}. No message has them; they need up to"
+            f" {short_bytes(counts.staying_bytes)} in this site's private folder.",
+        )
 
 
 def _goes(study: Study, site: str, others: Sequence[str], onward: Onward) -> Iterator[str]:

@@ -17,6 +17,7 @@ from client.governance.approval import ANSWERED, SIMULATED, Approval, approvals,
 from client.governance.site_lock import exclusive_lock
 from client.preprocessing.inventory import tasks_of
 from client.site_config import SiteConfig, load_site
+from client.stages.own_tensors import FOLDER
 from client.stages.store import StageStore
 from common.errors import RelayError
 from common.protocol.messages import EvaluateReply, FineTuneReply
@@ -33,6 +34,9 @@ CAN_BE_MADE_AGAIN = {
 }
 """Names in the private folder, and their contents. All other names are kept: keys, approvals, records of answers, logs,
 and the models given to the site."""
+
+OWN = "tensors that never left"
+"""The content of the private folder's `own/`, which is removed with the study it belongs to, or with everything."""
 
 REST = "keys, logs, approvals and the rest"
 
@@ -133,9 +137,12 @@ def _of_studies(site: SiteConfig, records: list[Approval]) -> list[tuple[Path, s
     others = [record for record in _known(site) if not record.left and record not in records]
     stages = _stages_of(site, records) - _stages_of(site, others)
     patients = _patients_of(site, records) - _patients_of(site, others)
+    still = {digest for record in others for digest in record.variants}
+    own = {site.private() / FOLDER / digest for record in records for digest in record.variants if digest not in still}
     return [
         *((path, CAN_BE_MADE_AGAIN["cache"]) for path in sorted(patients)),
         *((path, CAN_BE_MADE_AGAIN["stages"]) for path in sorted(stages)),
+        *((path, OWN) for path in sorted(own)),
     ]
 
 

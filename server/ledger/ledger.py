@@ -44,16 +44,22 @@ class StageRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True)
     key: str
-    kind: Literal["start", "fine-tune", "re-estimate", "evaluate", "average", "absent", "ensemble"]
+    kind: Literal["start", "fine-tune", "re-estimate", "evaluate", "average", "absent", "ensemble", "completed"]
     """The kind of stage. "re-estimate": batch norm's statistics of an average, estimated at a target. "absent": the
-    study skipped the stage, and went on with the stage's start weights. "ensemble": several models together; such a
-    record is made from its members' records whenever needed, and is never stored."""
+    study skipped the stage, and went on with the stage's start weights. "ensemble": several models together.
+    "completed": an average with a site's own tensors. Records of the last two kinds are made from others whenever
+    needed, and are never stored."""
     site: str = ""
     fold: int = 0
     parents: tuple[str, ...] = ()
     """Digests of the stage's start weights."""
     weights: str = ""
-    """Digest of the stage's resulting weights; of an ensemble, `common.plan.stage_key.ensemble_digest`."""
+    """Digest of the stage's resulting weights; of an ensemble, `common.plan.stage_key.ensemble_digest`; of weights
+    with tensors that stay at a site, `common.plan.stage_key.completed_digest`."""
+    own: str = ""
+    """Digest of the tensors that stay at the site; empty where none stays."""
+    shared: str = ""
+    """Where tensors stay at the site, the digest of the file of all others; empty if all stay."""
     state: str = ""
     """Of an average, digest of the state of the server's optimizer after the round; empty without such an optimizer."""
     gradient_steps: int = 0
@@ -99,7 +105,8 @@ class StageRecord(BaseModel):
         """The digests of the weights files of the result: none of a scoring, several of an ensemble."""
         if self.kind == "ensemble":
             return self.parents
-        return (self.weights,) if self.weights else ()
+        file = self.shared if self.own else self.weights
+        return (file,) if file else ()
 
     @property
     def files(self) -> tuple[str, ...]:

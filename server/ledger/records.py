@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from common.plan.graph import Evaluate, FineTune
-from common.plan.stage_key import ensemble_digest
+from common.plan.stage_key import completed_digest, ensemble_digest
 from common.protocol.messages import EvaluateReply, FineTuneReply
 from common.scores import COUNTED, GLAND, SCORES
 from server.ledger.ledger import Cases, StageRecord
@@ -17,7 +17,7 @@ def of_training(node: FineTune, reply: FineTuneReply, *, parent: str) -> StageRe
     Args:
         node: the stage.
         reply: the site's last reply.
-        parent: digest of the weights at the start of the training.
+        parent: digest of the weights file that the site received for the training.
     """
     return StageRecord(
         key=reply.key,
@@ -25,7 +25,9 @@ def of_training(node: FineTune, reply: FineTuneReply, *, parent: str) -> StageRe
         site=node.site,
         fold=node.fold,
         parents=(parent,),
-        weights=reply.weights,
+        weights=completed_digest(reply.weights, reply.own),
+        own=reply.own,
+        shared=reply.weights if reply.own else "",
         gradient_steps=reply.gradient_steps,
         train_slices=reply.train_slices,
         losses=reply.losses,
@@ -82,12 +84,36 @@ def of_ensemble(fold: int, members: Sequence[StageRecord]) -> StageRecord:
     return StageRecord(key=digest, kind="ensemble", fold=fold, parents=models, weights=digest)
 
 
-def of_skipped(node: FineTune, key: str, *, parent: str) -> StageRecord:
+def of_completed(average: StageRecord, part: StageRecord) -> StageRecord:
+    """Return the record of an average completed with a site's own tensors.
+
+    Args:
+        average: the record of the average, which lacks the tensors.
+        part: the record of the site's part of the round, or of the decision to skip it.
+    """
+    digest = completed_digest(average.weights, part.own)
+    return StageRecord(
+        key=digest,
+        kind="completed",
+        fold=average.fold,
+        parents=(average.weights,),
+        weights=digest,
+        own=part.own,
+        shared=average.weights,
+    )
+
+
+def of_skipped(node: FineTune, key: str, *, parent: str, before: StageRecord | None = None) -> StageRecord:
     """Return the record of a skipped stage.
 
     Args:
         node: the skipped training.
         key: the key of the decision to skip the training.
         parent: digest of the start weights, which the record also gives as the stage's result.
+        before: the record of the training whose kept tensors the skipped training would have gone on from; they stay
+            the site's last ones.
     """
-    return StageRecord(key=key, kind="absent", site=node.site, fold=node.fold, parents=(parent,), weights=parent)
+    own = before.own if before else ""
+    return StageRecord(
+        key=key, kind="absent", site=node.site, fold=node.fold, parents=(parent,), weights=parent, own=own
+    )

@@ -21,6 +21,7 @@ BATCH_NORM = {
 OF_AVERAGES = {
     "average": "the sites' means and variances averaged like weights, without the variance between sites",
     "re-estimate": "estimated anew at each target from its training slices, as a route ends with",
+    "local": "its tensors stay at their site and are put back at every visit, at first those of the first weights",
 }
 """The remark on each way to the statistics of batch normalisation in an average."""
 
@@ -39,7 +40,6 @@ def open_choices(study: Study, plan: Plan) -> list[tuple[str, str, str]]:
             f"{grid.pixels} × {grid.pixels} pixels of {grid.spacing_mm:g} mm, {side:g} mm about the image's centre",
             "the paper gives neither size nor resampling",
         ),
-        ("test patients", *_tested(study)),
         ("clean-up", *_clean_up(study)),
         ("epoch kept", training.keep, f"by {dice} of the validation patients; the paper does not say"),
         ("a source's fold handed on", split.source, "best-fold: the source's best by its own validation patients"),
@@ -53,15 +53,6 @@ def open_choices(study: Study, plan: Plan) -> list[tuple[str, str, str]]:
         choices.append(("federated rounds", rounds, "beyond the paper; by default the longest route's gradient steps"))
         choices.append(("batch normalisation of averages", *_of_averages(study)))
     return choices + _of_strategies(study)
-
-
-def _tested(study: Study) -> tuple[str, str]:
-    """Return how test patients are held out, and the remark on it."""
-    share = f"{100 * study.split.test_fraction:g} %"
-    if study.split.test == "rotate":
-        each = "every patient is tested once, by the models that never saw the patient"
-        return f"{study.split.rotations} sets in turn", f"{each}; the paper holds out one set of 20 %"
-    return f"{share}, held out throughout", "the paper's 20 % too, but it does not name them"
 
 
 def _slices(study: Study) -> str:

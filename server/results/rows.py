@@ -11,18 +11,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from common.config.study import Study
-from common.model.network import declared_bytes
+from common.model.network import declared_bytes, staying_bytes
 from common.plan import GROWING, PlannedRow, method_of, name_of, routes_to
 from common.plan.cost import Cost, all_behind, behind, cost_of
-from common.plan.graph import Average, Best, Evaluate, FineTune, Node, ensemble_in, travelled, way_of
+from common.plan.graph import Average, Best, Completed, Evaluate, FineTune, Node, ensemble_in, travelled, way_of
+from common.plan.methods.local_norm import completed_at
 from common.plan.selection import group_of, means
 from common.protocol.messages import Description
-from common.scores import COUNTED, OVERLAPS, SCORES, VALIDATED, Score, deciding
+from common.scores import COUNTED, OVERLAPS, SCORES, VALIDATED, Score
 from common.statistics.intervals import case_interval
 from server.ledger.ledger import StageRecord
 from server.results import schema
 from server.results.choices import open_choices
-from server.results.rotations import chosen, pool
 from server.results.schema import Results
 from server.scheduling.absence import absence_text, absent_from, trained_for, why_not_counted
 from server.scheduling.retention import inputs
@@ -42,7 +42,6 @@ def results_of(study: Study, runs: Sequence[RunState]) -> Results:
     """
     parts = [_Part(run, number, name) for number, (run, name) in enumerate(zip(runs, _names(runs), strict=True))]
     rows = [row for part in parts for row in part.rows()]
-    turns, score = len(study.split.turns), deciding(study.training.slices)
     return Results(
         relay=importlib.metadata.version("prostate-relay"),
         study=study.model_dump(mode="json"),
@@ -55,9 +54,7 @@ def results_of(study: Study, runs: Sequence[RunState]) -> Results:
         },
         sites=tuple(_site(name, runs[0].descriptions[name]) for name in study.sites),
         choices=tuple(open_choices(study, runs[0].plan)),
-        rows=tuple(pool(rows, rotations=turns, score=score) if turns > 1 else rows),
-        chosen=tuple(chosen(rows, rotations=turns, score=score) if turns > 1 else ()),
-        rotation_rows=tuple(rows if turns > 1 else ()),
+        rows=tuple(rows),
         spread=tuple(_spread(rows)),
         budgets=tuple(_budgets(parts)),
         forgetting=tuple(entry for part in parts for entry in part.forgetting()),
@@ -94,11 +91,11 @@ class _Part:
         """
         self.run, self.number = run, number
         self.weight_bytes = declared_bytes(run.study.model)
+        self.norm_bytes = staying_bytes(run.study.model, "batch-norm")
         self.labels: dict[str, Any] = {
             "variant": number,
             "seed": run.study.seed,
             "split_seed": run.study.split.seed,
-            "rotation": run.study.split.rotation,
             "model": network,
         }
         done = [row for row in run.plan.rows if {row.test or row.validation, row.validation} <= run.records.keys()]
@@ -134,7 +131,6 @@ class _Part:
             label=_label(row, run),
             route=row.route,
             target=row.target,
-            rotations=None,
             fold=row.fold,
             selected=row in self.selected,
             headline=row in self.headline,
@@ -175,7 +171,12 @@ class _Part:
 
     def cost(self, nodes: Iterable[Node]) -> Cost:
         """Return the real cost of some nodes."""
-        return cost_of(nodes, steps=lambda node: self.run.records[node].gradient_steps, weight_bytes=self.weight_bytes)
+        return cost_of(
+            nodes,
+            steps=lambda node: self.run.records[node].gradient_steps,
+            weight_bytes=self.weight_bytes,
+            norm_bytes=self.norm_bytes,
+        )
 
     def needed(self, method: str) -> list[Node]:
         """Return every finished stage behind a method's rows: all folds, rounds, routes and candidates."""
@@ -274,7 +275,8 @@ class _Part:
         """Return an average with its Dice on every site's validation patients, and the mean over sites."""
         scores: dict[str, float] = {}
         for site in self.run.study.sites:
-            record = self.run.records.get(Evaluate(site, node.fold, "validation", node))
+            scored = completed_at(site, node) if node.local else node
+            record = self.run.records.get(Evaluate(site, node.fold, "validation", scored))
             if record is not None:
                 scores[site] = _per_cent(record.value(self.run.score))
         parts = [part for part in node.parts if self._is_done(part)]
@@ -446,7 +448,7 @@ def _trainings_of(study: Study, target: str) -> int:
 
 def _trained_by(run: RunState, model: Node) -> Node:
     """Return the training or average that made some weights."""
-    while isinstance(model, Best) or model in run.skipped:
+    while isinstance(model, Best | Completed) or model in run.skipped:
         model = run.winner(model) if isinstance(model, Best) else inputs(model)[0]
     return model
 

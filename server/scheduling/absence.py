@@ -29,6 +29,14 @@ class RunView(Protocol):
         ...
 
 
+def _needs_its_site(node: FineTune) -> bool:
+    """Return whether nothing could take a training's place: a site's own tensors come from no other site.
+
+    A personal model is the row itself, and the tensors that stay at a site begin with its first training.
+    """
+    return node.stays == "everything" or (node.stays != "" and node.before is None)
+
+
 class Absences:
     """The rules for a plan's nodes."""
 
@@ -58,7 +66,7 @@ class Absences:
                 # The target's own training at the end of a route is the row itself, and is never skipped; so are the
                 # re-estimates of averages at the target, of which one is the row.
                 trainings = (node for node in nodes if isinstance(node, FineTune) and node.trains)
-                self._skippable.update(node for node in trainings if node != model)
+                self._skippable.update(node for node in trainings if node != model and not _needs_its_site(node))
 
     def patience(self, node: Node) -> float:
         """Return the seconds for which a stage waits for its site."""

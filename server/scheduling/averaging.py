@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from common.model.network import staying_names
 from common.model.weights import Weights
 from common.plan.graph import Average, Node, ServerStep
 from common.strategies import STRATEGIES
@@ -26,9 +27,12 @@ def average(node: Average, state: RunState, ledger: Ledger) -> StageRecord:
     if len(parts) < min(LEAST.get(node.strategy, 2), len(node.parts)):
         there = f"only {', '.join(parts)} was" if parts else "nobody was"
         raise Parked(f"{absence_text(absent_from(node, state.skipped))}; {there} left to average")
-    parent = ledger.checked(state.records[node.parts[0].parent].weights)
-    given = {site: Contribution(ledger.checked(record.weights), record.train_slices) for site, record in parts.items()}
-    average_of = partial(aggregate, node.strategy, given, expected=frozenset(parts), parent=parent)
+    parent = ledger.checked(state.records[node.parts[0].parent].models[0])
+    given = {
+        site: Contribution(ledger.checked(record.models[0]), record.train_slices) for site, record in parts.items()
+    }
+    without = staying_names(state.study.model, node.parts[0].stays)
+    average_of = partial(aggregate, node.strategy, given, expected=frozenset(parts), parent=parent, without=without)
     moments: Weights = {}
     if isinstance(node, ServerStep):
         before = state.records[node.before].state if node.before else ""
@@ -43,7 +47,7 @@ def average(node: Average, state: RunState, ledger: Ledger) -> StageRecord:
         key=state.average_key(node, state.records),
         kind="average",
         fold=node.fold,
-        parents=tuple(parts[site].weights for site in sorted(parts)),
+        parents=tuple(parts[site].models[0] for site in sorted(parts)),
         weights=ledger.put_weights(weights),
         state=ledger.put_weights(moments) if moments else "",
     )

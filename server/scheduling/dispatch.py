@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from common.errors import RelayError
+from common.model.network import staying_names
 from common.model.weights import UnfitWeights, Weights, check_fit
 from common.plan.graph import Evaluate, FineTune
 from common.protocol.messages import EvaluateOrder, FineTuneOrder, FineTuneReply
@@ -91,16 +92,20 @@ class Dispatcher:
                 self.work.count(node, epoch / node.schedule.epochs, own=True)
             self.work.report("running", node, epoch, dice)
 
-        reply, weights = self.channels[node.site].fine_tune(order, lambda: self.ledger.file(order.weights), observe)
+        file = order.shared or order.weights
+        reply, weights = self.channels[node.site].fine_tune(
+            order, lambda: self.ledger.file(file), observe, brings=node.stays != "everything"
+        )
         self._check(node, reply, weights)
-        self.owners.add(node, (reply.weights,))
-        digest = self.ledger.put_weights(weights)
-        if digest != reply.weights:
-            self.owners.replace(node, named=reply.weights, came=digest)
-            raise RejectedWeights("its weights are not those that it named; they changed on the way")
-        return of_training(node, reply, parent=order.weights)
+        if weights is not None:
+            self.owners.add(node, (reply.weights,))
+            digest = self.ledger.put_weights(weights)
+            if digest != reply.weights:
+                self.owners.replace(node, named=reply.weights, came=digest)
+                raise RejectedWeights("its weights are not those that it named; they changed on the way")
+        return of_training(node, reply, parent=file)
 
-    def _check(self, node: FineTune, reply: FineTuneReply, weights: Weights) -> None:
+    def _check(self, node: FineTune, reply: FineTuneReply, weights: Weights | None) -> None:
         """Check a reply and its weights.
 
         Raises:
@@ -111,8 +116,12 @@ class Dispatcher:
             raise Parked("it ended a stage after another number of epochs than it was asked for")
         if reply.train_slices != self.state.descriptions[node.site].train_slices[node.fold]:
             raise Parked("it trained on another number of slices than it described")
+        if bool(reply.own) != bool(node.stays):
+            raise Parked("it kept other tensors for itself than the study says")
         try:
-            check_fit(weights, self.state.study.model)
+            if weights is not None:
+                stays = staying_names(self.state.study.model, node.stays)
+                check_fit(weights, self.state.study.model, without=stays)
         except UnfitWeights as error:
             raise RejectedWeights(f"its weights were refused: {error}") from None
         if node.trains:

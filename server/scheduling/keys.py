@@ -32,7 +32,7 @@ def average_key(node: Average, parts: Mapping[str, StageRecord], *, parent: str,
         parent: the digest of the weights at the round's start.
         state: the digest of the state of the server's optimizer at the round's start; empty where there is none.
     """
-    weights = {site: record.weights for site, record in parts.items()}
+    weights = {site: record.models[0] for site, record in parts.items()}
     shares = {site: record.train_slices for site, record in parts.items()}
     server = [[node.settings, state]] if isinstance(node, ServerStep) else []
     return _hash("average", STAGE_VERSION, node.strategy, parent, weights, shares, *server)

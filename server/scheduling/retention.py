@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from common.plan import Plan
-from common.plan.graph import Average, Best, Ensemble, Evaluate, FineTune, Node, ServerStep, Start
+from common.plan.graph import Average, Best, Completed, Ensemble, Evaluate, FineTune, Node, ServerStep, Start
 from common.scores import Score
 from server.ledger.ledger import StageRecord
 
@@ -37,7 +37,7 @@ def inputs(node: Node) -> Sequence[Node]:
     """Return the nodes whose weights enter a node's computation; for a `Best`, its candidates."""
     if isinstance(node, FineTune):
         return (node.parent,)
-    if isinstance(node, Evaluate):
+    if isinstance(node, Evaluate | Completed):
         return (node.weights,)
     if isinstance(node, Average):
         return (*node.parts, node.parts[0].parent)
@@ -96,7 +96,7 @@ def to_remake(found: Plan, records: Mapping[Node, StageRecord], score: Score, ha
             files += records[node].models if node in needed else ()
             files += [records[node].state] if node in stepped else []
         lacking = not all(map(has, files))
-        if lacking and not isinstance(node, Best | Ensemble):
+        if lacking and not isinstance(node, Best | Ensemble | Completed):
             again.add(node)
         if lacking or node not in records:
             needed.update(live_inputs(node, dice))

@@ -168,7 +168,12 @@ class Scheduler:
                 state.not_made_again[late] = why
                 ready += self._settle(late, made)
             elif isinstance(late, FineTune) and state.absences.may_skip(late):
-                record = of_skipped(late, state.absent_key(late, state.records), parent=state.input_digest(late))
+                record = of_skipped(
+                    late,
+                    state.absent_key(late, state.records),
+                    parent=state.records[late.parent].weights,
+                    before=state.records[late.before] if late.before else None,
+                )
                 self._ledger.put(record)
                 ready += self._settle(late, record)
                 self._work.report("skipped", late)

@@ -15,12 +15,23 @@ from typing import Any
 
 from common.config.study import Study
 from common.plan import Census, Plan, grown, plan
-from common.plan.graph import Average, Best, Ensemble, Evaluate, FineTune, Node, ServerStep, fold_of, models_in
-from common.plan.stage_key import ExecutionEnvironment, stage_key
+from common.plan.graph import (
+    Average,
+    Best,
+    Completed,
+    Ensemble,
+    Evaluate,
+    FineTune,
+    Node,
+    ServerStep,
+    fold_of,
+    models_in,
+)
+from common.plan.stage_key import ExecutionEnvironment, completed_digest, stage_key
 from common.protocol.messages import Description
 from common.scores import Score, deciding
 from server.ledger.ledger import StageRecord
-from server.ledger.records import of_ensemble
+from server.ledger.records import of_completed, of_ensemble
 from server.scheduling.absence import Absences
 from server.scheduling.keys import absent_key, average_key
 from server.scheduling.retention import collectable, inputs, roots, to_remake, winner
@@ -175,8 +186,8 @@ class RunState:
     def known(self, node: Node) -> StageRecord | None:
         """Return the record of a node with settled parents, or None if the node has to be made first."""
         record = self.record_of(node, self.records)
-        # A choice or an ensemble has no work of its own: what still needs lost weights says so itself.
-        if record is None or self._has(record) or isinstance(node, Best | Ensemble):
+        # These have no work of their own: what still needs lost weights says so itself.
+        if record is None or self._has(record) or isinstance(node, Best | Ensemble | Completed):
             return record
         return None if node in self._remake or self._needs_weights(node, record) else record
 
@@ -188,6 +199,8 @@ class RunState:
             return self.lookup(self.average_key(node, known))
         if isinstance(node, Ensemble):
             return of_ensemble(fold_of(node), [known[member] for member in node.members])
+        if isinstance(node, Completed):
+            return of_completed(known[node.weights], known[node.own])
         if isinstance(node, Best):
             return known[winner(node, lambda ballot: known[ballot].value(self.score))]
         return self.start
@@ -313,9 +326,9 @@ class RunState:
         return record.kind == "absent" or any(self._lacking[parent] for parent in node.parents)
 
     def _is_of_a_round(self, node: Node) -> bool:
-        """Return whether a node is an average, its re-estimate at a target, or a training used only by rounds."""
+        """Return whether a node is an average, its form at a target, or a training used only by rounds."""
         users = self.users[node]
-        if isinstance(node, FineTune) and not node.trains:
+        if isinstance(node, Completed) or (isinstance(node, FineTune) and not node.trains):
             return True
         return isinstance(node, Average) or (bool(users) and all(map(_is_in_a_round, users)))
 
@@ -323,7 +336,7 @@ class RunState:
 
     def input_digest(self, node: FineTune | Evaluate) -> str:
         """Return the digest of a stage's start weights."""
-        return self.records[node.parents[0]].weights
+        return completed_digest(*_inputs(node, self.records))
 
     def key(self, node: FineTune | Evaluate, known: Records) -> str:
         """Return the key of a stage at a site."""
@@ -334,7 +347,8 @@ class RunState:
             device=description.device,
             precision=description.precision,
         )
-        return stage_key(node, study=self.study, weights=known[node.parents[0]].weights, environment=environment)
+        weights = completed_digest(*_inputs(node, known))
+        return stage_key(node, study=self.study, weights=weights, environment=environment)
 
     def absent_key(self, node: FineTune | Evaluate, known: Records) -> str:
         """Return the key of the decision to skip a stage."""
@@ -357,7 +371,10 @@ class RunState:
 
     def order(self, node: FineTune | Evaluate) -> dict[str, Any]:
         """Return the fields common to orders of both kinds."""
+        shared, own = _inputs(node, self.records)
         return {
+            "shared": shared if own else "",
+            "own": own,
             "study": self.study.digest,
             "node": node.id,
             "key": self.key(node, self.records),
@@ -366,3 +383,14 @@ class RunState:
             "choices": self.choices_json,
             "fingerprint": self.descriptions[node.site].fingerprint,
         }
+
+
+def _inputs(node: FineTune | Evaluate, known: Records) -> tuple[str, str]:
+    """Return the digest of the weights file that travels to a stage, and of the site's own tensors that complete it.
+
+    Either is empty where there is nothing of the kind; an ensemble travels as several files, under its own digest.
+    """
+    record = known[node.parents[0]]
+    if isinstance(node, FineTune):
+        return record.weights, known[node.before].own if node.before else ""
+    return (record.shared, record.own) if record.own else (record.weights, "")

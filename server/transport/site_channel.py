@@ -60,6 +60,7 @@ FINAL = frozenset(
         Refusal.ANSWERED,
         Refusal.NOT_SELECTED,
         Refusal.BEYOND_APPROVAL,
+        Refusal.OWN_TENSORS_GONE,
     )
 )
 """Refusals for which another try is useless."""
@@ -177,8 +178,13 @@ class SiteChannel:
                 return description
 
     def fine_tune(
-        self, order: FineTuneOrder, weights: GetFile, observe: Callable[[int, float | None], None]
-    ) -> tuple[FineTuneReply, Weights]:
+        self,
+        order: FineTuneOrder,
+        weights: GetFile,
+        observe: Callable[[int, float | None], None],
+        *,
+        brings: bool = True,
+    ) -> tuple[FineTuneReply, Weights | None]:
         """Order leg after leg until the training is done; the caller calls `release_slot` once the weights are stored.
 
         Args:
@@ -186,17 +192,19 @@ class SiteChannel:
             weights: returns the file of the weights to start from.
             observe: is called with the number of trained epochs and the validation Dice (0 to 1) of the last epoch: at
                 the end of every leg, and of every epoch where the grid reports epochs.
+            brings: whether the trained weights come with the last reply; otherwise all of them stay at the site.
 
         Returns:
-            The last reply and the trained weights.
+            The last reply and the trained weights, or None if all stay at the site.
 
         Raises:
             TrainingFailed: the training diverged.
             Absent: the site is away for longer than `patience`, or has left the study.
             Parked: the training cannot be finished for another reason.
         """
-        order = order.model_copy(update={"acknowledged": self._acknowledged((order.weights,))})
-        send = None if order.weights == self.held else weights
+        file = order.shared or order.weights
+        order = order.model_copy(update={"acknowledged": self._acknowledged((file,))})
+        send = None if file == self.held else weights
         epoch = idle = 0
         while True:
             reply, arrived = self._ask(
@@ -218,9 +226,11 @@ class SiteChannel:
             if reply.state == "running" and idle == TRIES:
                 raise Parked("it answers leg after leg and gets no further")
             if reply.state == "done":
-                if arrived is None:
+                if arrived is None and brings:
                     raise Parked("it said that a stage was done, and sent no weights")
-                self.held = reply.weights
+                if arrived is not None and not brings:
+                    raise Parked("it sent weights that were to stay there")
+                self.held = reply.weights or self.held
                 return reply, arrived
             self.release_slot()
 
@@ -235,9 +245,9 @@ class SiteChannel:
             Absent: the site is away for longer than `patience`, or has left the study.
             Parked: the scoring cannot be finished for another reason.
         """
-        models = order.members or (order.weights,)
+        models = order.members or files_of(order.weights, order)
         order = order.model_copy(update={"acknowledged": self._acknowledged(models)})
-        sends = models[0] != self.held
+        sends = bool(models) and models[0] != self.held
         return self._ask_with_each(order, models, weights, EVALUATE, EvaluateReply, order.key, sends=sends)
 
     def deliver(self, delivery: Delivery, weights: Callable[[str], File]) -> None:
@@ -252,7 +262,8 @@ class SiteChannel:
             Parked: the delivery failed for another reason.
         """
         digest = delivery.models[delivery.row]
-        self._ask_with_each(delivery, delivery.members or (digest,), weights, DELIVER, Receipt, digest, sends=False)
+        models = delivery.members or files_of(digest, delivery)
+        self._ask_with_each(delivery, models, weights, DELIVER, Receipt, digest, sends=False)
 
     def acknowledge(self, key: str, weights: str) -> None:
         """Note a result as stored at the coordinator; the next order tells the site.
@@ -491,6 +502,18 @@ class SiteChannel:
         if pause:
             log.warning("Site %s is there again.", self.site)
         return session
+
+
+def files_of(weights: str, message: EvaluateOrder | Delivery) -> tuple[str, ...]:
+    """Return the digest of the weights file that travels with a message; nothing if all tensors are the site's own.
+
+    Args:
+        weights: the digest of the weights.
+        message: names the file and the site's own tensors, if the site completes the weights.
+    """
+    if message.own:
+        return (message.shared,) if message.shared else ()
+    return (weights,)
 
 
 def _sleep(_: str, seconds: float) -> tuple[()]:

@@ -94,6 +94,7 @@ def build_toy(model: ModelConfig) -> nn.Module:
     common.model.network._shapes[model] = {
         name: (tuple(tensor.shape), tensor.dtype) for name, tensor in network.state_dict().items()
     }
+    common.model.network._norms[model] = frozenset()
     return network
 
 

@@ -84,7 +84,7 @@ class PlainLoop:
     def members(self, site: str, fold: int) -> tuple[list[Patient], list[Patient]]:
         part = self.study.split
         here = self.patients[site]
-        made = split(here, part, site=site)
+        made = split(here, seed=part.seed, site=site, test_fraction=part.test_fraction, folds=part.folds)
         training = [name for k, names in enumerate(made.validation) if k != fold for name in names]
         return [here[name] for name in sorted(training)], [here[name] for name in made.validation[fold]]
 
@@ -98,6 +98,7 @@ class PlainLoop:
         total: int | None = None,
         keep: str = "best",
         mu: float = 0.0,
+        towards: Tensors | None = None,
         visit: int = 0,
     ) -> Stage:
         rules = self.study.training
@@ -112,6 +113,9 @@ class PlainLoop:
         network.load_state_dict(parent)
         network.to(memory_format=torch.channels_last)
         anchor = [parameter.detach().clone() for parameter in network.parameters()]
+        if towards is not None:
+            for (name, _), before in zip(network.named_parameters(), anchor, strict=True):
+                before.copy_(towards[name])
         adam = torch.optim.Adam(network.parameters(), lr=rules.learning_rate, weight_decay=rules.weight_decay)
         low, high = rules.final_learning_rate, rules.learning_rate
         losses: list[float] = []

@@ -36,9 +36,11 @@ TO_A = [
     ("unadapted", ["C"]),
     ("fedavg", ["A", "B", "C"]),
     ("fedavg-re-estimated", ["A", "B", "C"]),
+    ("fedavg-local", ["A", "B", "C"]),
     ("fedavg-then-target", ["A", "B", "C", "A"]),
     ("fedprox", ["A", "B", "C"]),
     ("fedprox-re-estimated", ["A", "B", "C"]),
+    ("fedprox-local", ["A", "B", "C"]),
     ("fedprox-then-target", ["A", "B", "C", "A"]),
     ("pooled", ["pooled"]),
     ("pooled-then-target", ["pooled", "A"]),
@@ -56,10 +58,8 @@ def expected(target: str) -> Counter[tuple[str, str]]:
     rows = []
     for method, route in TO_A:
         # An average and all data have no order: their sites stand as the study lists them.
-        if method in ("fedavg", "fedprox", "fedavg-re-estimated", "fedprox-re-estimated"):
-            told = ["A", "B", "C"]
-        elif method.startswith("fed"):
-            told = ["A", "B", "C", target]
+        if method.startswith("fed"):
+            told = ["A", "B", "C", *([target] if method.endswith("then-target") else [])]
         else:
             told = turned(route, target)
         rows.append((method, " ".join(told)))

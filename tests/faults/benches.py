@@ -50,6 +50,13 @@ BENCHES = (
     bench("routes", ("A", "B", "C"), 7.0, 0.1, baseline=True, sequential={"routes": (("B", "C", "A"),)}),
     bench("forgetting", ("A", "B"), 7.0, 10.0, sequential={"routes": (("B", "A"),)}, forgetting=True),
     bench("rounds", ("A", "B"), 3.0, 10.0, federated=({"rounds": 3, "local_epochs": 1},)),
+    bench(
+        "what stays",
+        ("A", "B"),
+        3.0,
+        10.0,
+        federated=({"rounds": 2, "local_epochs": 1, "batch_norm": "local", "ditto_lambda": 0.5},),
+    ),
     # The round and the route come to the same weights: both train B for two epochs from the first weights, and with
     # this seed the last epoch is the best.
     bench(

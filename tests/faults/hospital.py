@@ -230,6 +230,7 @@ def tiny() -> Iterator[None]:
 def put_in_place(patch: pytest.MonkeyPatch) -> None:
     for module in (common.model.weights, common.model.network):
         patch.setattr(module, "declared_shapes", lambda _: SHAPES)
+    patch.setattr(common.model.network, "norm_names_of", lambda _: frozenset({"count"}))
     for module in (client.stages.order, server.study_run, state):
         patch.setattr(module, "plan", planned)
     for module in (client.governance.approval, server.study_run):

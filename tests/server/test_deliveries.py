@@ -138,7 +138,13 @@ def test_a_delivery_tells_what_the_card_needs_and_no_text(tmp_path: Path) -> Non
         assert delivery.models == tuple(row["weights"] for row in rows)
         assert delivery.patients == (9, 9, 9) and delivery.test_patients == (2, 2, 2) and delivery.slices == (50,) * 3
         texts = [value for value in delivery.model_dump().values() if isinstance(value, str)]
-        assert set(texts) == {delivery.study, delivery.fingerprint, delivery.role, delivery.census, delivery.choices}
+        assert set(texts) - {""} == {
+            delivery.study,
+            delivery.fingerprint,
+            delivery.role,
+            delivery.census,
+            delivery.choices,
+        }
         selected = rows[delivery.row]
         forgotten = [
             entry["after"]
@@ -211,18 +217,6 @@ def test_of_a_repeated_study_the_first_repeat_is_delivered(tmp_path: Path) -> No
     for site in "ABC":
         assert grid.received[site]["selected"] == best(first, site)["weights"]
     assert {order.study for order in grid.orders(Delivery)} == {study.variants[0].digest}
-
-
-def test_of_a_rotating_test_the_first_rotation_is_delivered(tmp_path: Path) -> None:
-    base = study_of(**METHODS)
-    study = base.model_copy(update={"split": base.split.model_copy(update={"test": "rotate"})})
-    grid = FakeGrid(base)
-    results = run(grid, tmp_path / "out", study)
-    first = {**results, "rows": [row for row in results["rotation_rows"] if row["rotation"] == 0]}
-    for site in "ABC":
-        assert grid.received[site]["selected"] == best(first, site)["weights"]
-    assert {order.study for order in grid.orders(Delivery)} == {study.variants[0].digest}
-    assert study.variants[0].split.rotation == 0
 
 
 def test_of_several_networks_validation_chooses_one_for_each_site(tmp_path: Path) -> None:

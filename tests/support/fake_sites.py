@@ -26,6 +26,7 @@ from common.digest import digest_of
 from common.model.weights import Weights, serialised
 from common.plan import Plan, plan
 from common.plan.graph import Evaluate, FineTune
+from common.plan.stage_key import completed_digest
 from common.protocol.codec import from_record, to_record
 from common.protocol.messages import (
     DELIVER,
@@ -50,9 +51,11 @@ from server.scheduling import dispatch, work
 from server.scheduling.scheduler import Scheduler
 from server.scheduling.state import RunState, census_of
 from server.transport import retry, site_channel
-from server.transport.site_channel import SiteChannel, Traffic
+from server.transport.site_channel import SiteChannel, Traffic, files_of
 
 SHAPES = {"count": ((), torch.int64), "layer": ((2, 3), torch.float32)}
+NORM = frozenset({"count"})
+"""What stays at a site where batch norm does."""
 SLICES = {"A": (10, 11), "B": (20, 21), "C": (33, 34)}
 START = {"count": torch.tensor(5), "layer": torch.zeros(2, 3)}
 Answer = tuple[WireMessage, Weights | None] | Error
@@ -91,6 +94,8 @@ class FakeGrid(Grid):
         self.study, self.change = study, change
         self.sites = dict(enumerate(study.sites, start=1))
         self.held: dict[str, dict[str, Weights]] = defaultdict(dict)
+        self.kept: dict[str, dict[str, Weights]] = defaultdict(dict)
+        """By site and digest, the tensors that never left."""
         self.asked: list[tuple[str, WireMessage, bool]] = []
         """Site, order, and whether weights came along."""
         self.gathered: Counter[tuple[str, str]] = Counter()
@@ -130,19 +135,30 @@ class FakeGrid(Grid):
             self.asked.append((site, order, weights is not None))
         for key in order.acknowledged:
             self.held[site].pop(key, None)
+        self.check_own(site, order)
         if isinstance(order, EvaluateOrder):
-            missing = self.missing(site, order.key, order.members or (order.weights,), order.member, weights)
+            missing = self.missing(
+                site, order.key, order.members or files_of(order.weights, order), order.member, weights
+            )
             lacks = EvaluateReply(study=order.study, key=order.key, state="needs-weights", member=missing or 0)
         else:
-            weights = weights or self.at(site, order.weights)
+            file = order.shared or order.weights
+            weights = weights or self.at(site, file)
             missing = 0 if weights is None else None
             lacks = FineTuneReply(study=order.study, key=order.key, state="needs-weights")
-            assert weights is None or digest_of(serialised(weights)) == order.weights
+            assert weights is None or digest_of(serialised(weights)) == file
         if missing is not None:
             return (lacks, None) if self.change is None else self.change(site, order, (lacks, None))
         node = self.planned(order.choices).by_id[order.node]
         answer = self.train(node, order, weights) if isinstance(node, FineTune) else self.evaluate(node, order)
         return answer if self.change is None else self.change(site, order, answer)
+
+    def check_own(self, site: str, order: FineTuneOrder | EvaluateOrder | Delivery) -> None:
+        """Whether the site has kept the tensors of its own that an order names."""
+        if order.own:
+            assert order.own in self.kept[site], "it never kept such tensors"
+            whole = order.models[order.row] if isinstance(order, Delivery) else order.weights
+            assert completed_digest(order.shared, order.own) == whole
 
     def at(self, site: str, digest: str) -> Weights | None:
         """Weights that a site has trained and not yet put away."""
@@ -180,13 +196,16 @@ class FakeGrid(Grid):
 
     def train(self, node: FineTune, order: WireMessage, weights: Weights) -> Answer:
         assert isinstance(order, FineTuneOrder)
+        weights = {**weights, **self.kept[node.site].get(order.own, {})}
         moved = {
             "count": weights["count"] + node.trains,
             # Halved, so that A after B is not B after A.
             "layer": weights["layer"] / 2
             + seed_of(node.site, node.fold, str(node.schedule), str(node.proximal_mu)) / 2**63,
         }
-        self.held[node.site][order.key] = moved
+        leaving, own = self.divided(node, moved)
+        self.held[node.site][order.key] = leaving
+        left = digest_of(serialised(leaving)) if leaving else ""
         epochs = node.schedule.epochs
         reply = FineTuneReply(
             study=order.study,
@@ -200,19 +219,31 @@ class FakeGrid(Grid):
             gradient_steps=epochs * batches(SLICES[node.site][node.fold]),
             train_slices=SLICES[node.site][node.fold],
             train_patients=4,
-            weights=digest_of(serialised(moved)),
+            weights=left,
+            own=own,
             validation_dice=self.score(node, order.weights),
             validation_dice_volume=self.score(node, order.weights) / 4,
             validation_patients=3,
         )
-        return reply, moved
+        return reply, leaving or None
+
+    def divided(self, node: FineTune, made: Weights) -> tuple[Weights, str]:
+        """What leaves after a training, and the digest of what stays."""
+        stays = set(made) if node.stays == "everything" else NORM if node.stays else set()
+        if not stays:
+            return made, ""
+        own = {name: tensor for name, tensor in made.items() if name in stays}
+        digest = digest_of(serialised(own))
+        self.kept[node.site][digest] = own
+        return {name: tensor for name, tensor in made.items() if name not in stays}, digest
 
     def take(self, site: str, delivery: Delivery, weights: Weights | None) -> Answer:
         with self._lock:
             self.asked.append((site, delivery, weights is not None))
+        self.check_own(site, delivery)
         digest = delivery.models[delivery.row]
         if digest not in self.received[site].values():
-            models = delivery.members or (digest,)
+            models = delivery.members or files_of(digest, delivery)
             missing = self.missing(site, f"{delivery.role} {digest}", models, delivery.member, weights)
             if missing is not None:
                 return Receipt(study=delivery.study, state="needs-weights", member=missing), None
@@ -313,6 +344,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def make_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (common.model.weights, common.model.network):
         monkeypatch.setattr(module, "declared_shapes", lambda _: SHAPES)
+    monkeypatch.setattr(common.model.network, "norm_names_of", lambda _: NORM)
     sleep = time.sleep
     clock = types.SimpleNamespace(sleep=lambda seconds: sleep(min(seconds, 0.001)), monotonic=time.monotonic)
     for module in (retry, site_channel, dispatch, work):

@@ -18,7 +18,7 @@ from common.config.study import Study
 from common.digest import digest_of
 from common.model.weights import Weights, serialised
 from common.plan import Plan, batches_per_epoch, plan
-from common.plan.graph import Average, Best, Ensemble, Evaluate, FineTune, Node
+from common.plan.graph import Average, Best, Completed, Ensemble, Evaluate, FineTune, Node
 from common.protocol.messages import (
     Description,
     EvaluateOrder,
@@ -55,20 +55,11 @@ class PlausibleGrid(FakeGrid):
             self._plans[choices] = plan(self.study, census, hops)
         return self._plans[choices]
 
-    @property
-    def _turn(self) -> tuple[int, ...]:
-        """The rotation, whose patients differ from those of the others."""
-        return () if self.study.split.rotation is None else (self.study.split.rotation,)
-
     def _held_out(self, site: str) -> list[int]:
-        """The test patients of this repeat or rotation, by the numbers that stay the same in all."""
+        """The test patients of this repeat, by the numbers that stay the same in all."""
         everybody = range(1, self.patients[site] + 1)
-        part = self.study.split
-        draw = random.Random(seed_of(part.seed, site))
-        if part.rotation is not None:
-            shuffled = draw.sample(everybody, len(everybody))
-            return sorted(shuffled[part.rotation :: part.rotations])
-        return sorted(draw.sample(everybody, math.floor(self.patients[site] * part.test_fraction + 0.5)))
+        count = math.floor(self.patients[site] * self.study.split.test_fraction + 0.5)
+        return sorted(random.Random(seed_of(self.study.split.seed, site)).sample(everybody, count))
 
     def describe(self, site: str) -> Description:
         folds, test = self.study.split.folds, self._held_out(site)
@@ -99,14 +90,16 @@ class PlausibleGrid(FakeGrid):
 
     def train(self, node: FineTune, order: WireMessage, weights: Weights) -> Answer:
         assert isinstance(order, FineTuneOrder)
+        weights = {**weights, **self.kept[node.site].get(order.own, {})}
         moved = {
             "count": weights["count"] + node.trains,
             "layer": weights["layer"] / 2 + seed_of(node.site, node.fold, str(node.schedule)) / 2**63,
         }
-        self.held[node.site][order.key] = moved
+        leaving, own = self.divided(node, moved)
+        self.held[node.site][order.key] = leaving
         epochs, slices = node.schedule.epochs, self._slices(node.site)[node.fold]
         digest = digest_of(serialised(moved))
-        noise = random.Random(seed_of(digest, node.fold, "epochs", *self._turn))
+        noise = random.Random(seed_of(digest, node.fold, "epochs"))
         network = hardness(self.study.model.architecture, 0) + hardness(self.study.model.encoder, 0)
         start, end = skill(node.parent, node.site) + network, skill(node, node.site) + network
         dices = tuple(
@@ -127,14 +120,15 @@ class PlausibleGrid(FakeGrid):
             gradient_steps=epochs * batches_per_epoch(slices, self.study.training.batch),
             train_slices=slices,
             train_patients=4,
-            weights=digest,
+            weights=digest_of(serialised(leaving)) if leaving else "",
+            own=own,
             validation_dice=kept,
             validation_iou=kept / (2 - kept),
             # now and then another order than that of the slices, or nobody would miss who selects by which
             validation_dice_volume=max(0.0, kept - 0.08 * noise.random()),
             validation_patients=3,
         )
-        return reply, moved
+        return reply, leaving or None
 
     def evaluate(self, node: Any, order: WireMessage) -> Answer:
         assert isinstance(node, Evaluate) and isinstance(order, EvaluateOrder)
@@ -213,6 +207,8 @@ def _visits(node: Node) -> list[tuple[str, float]]:
     while True:
         if isinstance(node, Best):
             node = node.candidates[len(node.candidates) // 2]
+        elif isinstance(node, Completed):
+            node = node.weights
         elif isinstance(node, Ensemble):
             node = node.members[0]
         elif isinstance(node, FineTune):

@@ -17,7 +17,9 @@ from common.plan.methods import (
     sequential,
     unadapted,
 )
+from common.plan.methods.ditto import personal
 from common.plan.methods.federated import averaged, re_estimated, then_target
+from common.plan.methods.local_norm import local
 from common.plan.methods.method import Given, Method, Section
 from common.plan.values import PlannedRow
 from common.strategies import STRATEGIES
@@ -46,7 +48,9 @@ METHODS: tuple[Method, ...] = (
     unadapted.METHOD,
     *(averaged(strategy) for strategy in STRATEGIES.values()),
     *(re_estimated(strategy) for strategy in STRATEGIES.values()),
+    *(local(strategy) for strategy in STRATEGIES.values() if strategy.plain_rounds),
     *(then_target(strategy) for strategy in STRATEGIES.values()),
+    *(personal(strategy) for strategy in STRATEGIES.values() if strategy.plain_rounds),
     folds.OF_ROUTE,
     consensus.METHOD,
     pooled.METHOD,

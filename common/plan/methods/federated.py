@@ -8,7 +8,7 @@ tried, the setting.
 from collections.abc import Iterator
 
 from common.config.study import FederatedConfig
-from common.plan.graph import RE_ESTIMATED, Average, best_of
+from common.plan.graph import RE_ESTIMATED, best_of
 from common.plan.methods.method import Given, Method, Section
 from common.plan.routes import re_estimated_at, then_at
 from common.plan.values import PlannedRow, row_of
@@ -19,8 +19,8 @@ def averaged(strategy: Strategy) -> Method:
     """Return the method whose rows are the strategy's best average at the target."""
 
     def rows(given: Given, target: str) -> Iterator[PlannedRow]:
-        for part in _parts(given, strategy):
-            for fold, averages in _averages(given, part) if "average" in part.batch_norm else ():
+        for part in given.parts(strategy.key):
+            for fold, averages in given.averages(part) if "average" in part.batch_norm else ():
                 yield row_of(given.study, strategy.key, given.study.sites, target, fold, best_of(averages, target))
 
     return Method(
@@ -45,8 +45,8 @@ def re_estimated(strategy: Strategy) -> Method:
     key, title = f"{strategy.key}-re-estimated", f"{strategy.title}, {RE_ESTIMATED}"
 
     def rows(given: Given, target: str) -> Iterator[PlannedRow]:
-        for part in _parts(given, strategy):
-            for fold, averages in _averages(given, part) if _estimates(given, part) else ():
+        for part in given.parts(strategy.key):
+            for fold, averages in given.averages(part) if _estimates(given, part) else ():
                 model = best_of(tuple(re_estimated_at(target, average) for average in averages), target)
                 yield row_of(given.study, key, given.study.sites, target, fold, model)
 
@@ -69,8 +69,8 @@ def then_target(strategy: Strategy) -> Method:
 
     def rows(given: Given, target: str) -> Iterator[PlannedRow]:
         route = (*given.study.sites, target)
-        for part in _parts(given, strategy):
-            for fold, averages in _averages(given, part) if part.then_target else ():
+        for part in given.parts(strategy.key):
+            for fold, averages in given.averages(part) if part.then_target and part.averages_statistics else ():
                 model = then_at(given.study, target, best_of(averages, target))
                 yield row_of(given.study, key, route, target, fold, model)
 
@@ -90,13 +90,3 @@ def then_target(strategy: Strategy) -> Method:
 def _estimates(given: Given, part: FederatedConfig) -> bool:
     """Return whether an average gets statistics of the target: a network without batch norm has none to get."""
     return "re-estimate" in part.batch_norm and given.study.model.has_batch_norm
-
-
-def _parts(given: Given, strategy: Strategy) -> Iterator[FederatedConfig]:
-    """Return the study's settings for a strategy: at most one entry."""
-    return (part for part in given.study.methods.federated if part.strategy == strategy.key)
-
-
-def _averages(given: Given, part: FederatedConfig) -> Iterator[tuple[int, tuple[Average, ...]]]:
-    """Yield, for each fold, the fold and the averages of every round and setting."""
-    yield from zip(given.study.split.run, given.averages[part.strategy], strict=True)

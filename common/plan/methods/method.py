@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from enum import IntEnum
-from functools import cached_property
 
-from common.config.study import Study
+from common.config.study import FederatedConfig, Study
 from common.plan.graph import Average
 from common.plan.rounds import averages_of
 from common.plan.values import Census, Choices, PlannedRow, Rounds
@@ -38,15 +37,26 @@ class Given:
     rounds: Rounds
     """Returns the number of rounds of a federated method."""
 
-    @cached_property
-    def averages(self) -> Mapping[str, tuple[tuple[Average, ...], ...]]:
-        """For each strategy and fold, the averages of every round and setting: the candidates of every target."""
-        return {
-            part.strategy: tuple(
-                tuple(averages_of(self.study, part, fold, self.census, self.rounds)) for fold in self.study.split.run
+    made: dict[tuple[str, bool], tuple[tuple[int, tuple[Average, ...]], ...]] = field(default_factory=dict)
+    """The results of `averages` so far: every target has the same."""
+
+    def parts(self, strategy: str) -> Iterator[FederatedConfig]:
+        """Yield the study's settings for a strategy: at most one entry."""
+        return (part for part in self.study.methods.federated if part.strategy == strategy)
+
+    def averages(self, part: FederatedConfig, *, local: bool = False) -> tuple[tuple[int, tuple[Average, ...]], ...]:
+        """Return, for each fold, the fold and the averages of every round and setting: the candidates of every target.
+
+        Args:
+            part: the study's settings for a strategy.
+            local: whether batch norm's tensors stay at the sites.
+        """
+        if (part.strategy, local) not in self.made:
+            self.made[part.strategy, local] = tuple(
+                (fold, tuple(averages_of(self.study, part, fold, self.census, self.rounds, local=local)))
+                for fold in self.study.split.run
             )
-            for part in self.study.methods.federated
-        }
+        return self.made[part.strategy, local]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -49,6 +50,18 @@ METHODS: dict[str, dict[str, Any]] = {
             {"strategy": "fedadam", "rounds": 2, "server_learning_rate": (0.01, 0.1)},
         ),
         "sequential": {"routes": (("B", "A", "B", "A"),)},
+    },
+    "what stays": {
+        "federated": (
+            {
+                "strategy": "fedavg",
+                "rounds": 2,
+                "local_epochs": (1, 2),
+                "batch_norm": ("average", "local"),
+                "ditto_lambda": (0.1, 1.0),
+            },
+        ),
+        "baseline": True,
     },
     "ensembles": {"more": ("target-folds", "route-folds", "consensus"), "sequential": {"routes": "all", "max_hops": 1}},
     "greedy, folds": {"sequential": {"routes": "greedy", "max_hops": 2}, "more": ("route-folds", "consensus")},
@@ -165,6 +178,28 @@ def test_the_weights_of_estimates_are_counted_too() -> None:
     assert found.training_numbers > without.training_numbers
     # The best of the estimated averages is scored on the test patients of each fold; its validation is its estimate's.
     assert (found.validations, found.tests) == (without.validations, without.tests + 2)
+
+
+def test_what_stays_is_counted_and_leaves_with_no_weights() -> None:
+    """Two rounds, two settings of epochs and two folds: eight trainings for averages, as many for FedBN, and for each
+    of two λ as many personal models."""
+    study = STUDIES["what stays, best-fold"]
+    network = build(study.variants[0].model)
+    state, layers = network.state_dict(), dict(network.named_modules())
+    norm = [name for name in state if isinstance(layers[name.rpartition(".")[0]], torch.nn.BatchNorm2d)]
+
+    def size(names: Iterable[str]) -> int:
+        return sum(state[name].numel() * state[name].element_size() for name in names)
+
+    found = disclosed(study)
+    assert (found.local, found.personal) == (8, 16)
+    leaving = found.trainings - 16
+    assert found.staying_tensors == 8 * len(norm) + 16 * len(state)
+    assert found.staying_bytes == 8 * size(norm) + 16 * size(state)
+    assert found.tensors == leaving * len(state) - 8 * len(norm)
+    assert found.weight_bytes == leaving * size(state) - 8 * size(norm)
+    without = disclosed(STUDIES["averages, best-fold"])
+    assert (without.local, without.personal, without.staying_tensors, without.staying_bytes) == (0, 0, 0, 0)
 
 
 def test_repeats_and_networks_are_counted_together() -> None:

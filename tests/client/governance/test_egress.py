@@ -22,6 +22,7 @@ from common.digest import digest_of
 from common.errors import BadPatient, RelayError
 from common.model.network import build
 from common.model.weights import Weights, serialised, size_in_bytes
+from common.plan.graph import Stays
 from common.protocol.codec import BadMessage, from_record, to_record
 from common.protocol.messages import Describe, Description, EvaluateReply, FineTuneReply, WireMessage
 from common.protocol.refusals import REFUSALS, Refusal, Refused
@@ -130,6 +131,32 @@ def spoilt(weights: Weights) -> list[Weights]:
 def test_weights_that_are_not_the_declared_networks_stay(site: SiteConfig, weights: Weights) -> None:
     for other in spoilt(weights):
         assert refusal(done(weights), other, site) == Refusal.BLOCKED
+
+
+def test_weights_with_tensors_that_stay_are_blocked(site: SiteConfig, weights: Weights) -> None:
+    """By the kind of layer: every tensor of every batch-norm layer, and of a personal model every tensor."""
+    layers = {name for name, layer in build(MODEL).named_modules() if isinstance(layer, torch.nn.BatchNorm2d)}
+    norm = {name for name in weights if name.rpartition(".")[0] in layers}
+    assert len(norm) == 5 * len(layers) > 100
+    shared = {name: tensor for name, tensor in weights.items() if name not in norm}
+
+    def sent(brought: Weights | None, stays: Stays, own: str = B) -> Refusal | None:
+        answer = done(brought).model_copy(update={"own": own})
+        before = len(lines(site))
+        try:
+            release(answer, brought, site=site, model=MODEL, stays=stays)
+        except Refused as refused:
+            assert len(lines(site)) == before
+            return refused.refusal
+        return None
+
+    assert sent(shared, "batch-norm") is None and sent(None, "everything") is None
+    blocked = [sent(shared | {name: weights[name]}, "batch-norm") for name in sorted(norm)[::40]]
+    blocked += [sent(weights, "batch-norm"), sent(weights, "everything"), sent(shared, "everything")]
+    blocked += [sent(dict(list(weights.items())[:1]), "everything"), sent(shared, "")]
+    # Nor may a reply say that something stayed where nothing stays, or the other way about.
+    blocked += [sent(weights, ""), sent(shared, "batch-norm", own=""), sent(None, "everything", own="")]
+    assert set(blocked) == {Refusal.BLOCKED}
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from common.config.study import Study, load_study, study_toml
+from common.config.study import FederatedConfig, Study, load_study, study_toml
 from common.config.toml import from_table
 from common.errors import RelayError
 
@@ -278,7 +278,22 @@ def test_an_average_has_both_kinds_of_statistics_unless_a_study_says_otherwise()
         with pytest.raises(RelayError, match="batch_norm is an empty list, or a value stands twice in it"):
             batch_norm(batch_norm=wrong)
     with pytest.raises(RelayError, match="re-estimate"):
-        batch_norm(batch_norm="local")
+        batch_norm(batch_norm="none")
+
+
+def test_tensors_stay_where_every_round_begins_with_an_average() -> None:
+    def part_of(**part: object) -> FederatedConfig:
+        return from_table({"sites": ["A", "B"], "methods": {"federated": [part]}}, Study, "a test").methods.federated[0]
+
+    assert part_of(batch_norm="local").batch_norm == ("local",)
+    assert part_of().ditto_lambda == () and part_of(ditto_lambda=0.5).ditto_lambda == (0.5,)
+    for strategy in ("feddc", "cyclicfl"):
+        for setting in ({"batch_norm": ["average", "local"]}, {"ditto_lambda": [0.1]}):
+            with pytest.raises(RelayError, match=f"needs rounds that all begin with an average, which {strategy} has"):
+                part_of(strategy=strategy, **setting)
+    for wrong in (0.0, [0.1, 0.1]):
+        with pytest.raises(RelayError, match="ditto_lambda"):
+            part_of(ditto_lambda=wrong)
 
 
 def test_two_sites_leave_nothing_of_a_trimmed_mean() -> None:
@@ -351,37 +366,6 @@ def test_splits_and_training_seeds_are_crossed() -> None:
     assert from_table(tomllib.loads(study_toml(study)), Study, "a test") == study
     with pytest.raises(RelayError, match="a seed stands twice"):
         from_table({**table, "training": {"seeds": [3, 3]}}, Study, "a test")
-
-
-def test_a_rotating_test_is_a_plain_study_a_rotation() -> None:
-    table = {"sites": ["A", "B"], "split": {"test": "rotate", "test_fraction": 0.25}, "training": {"seeds": [3, 4]}}
-    study = from_table(table, Study, "a test")
-    assert from_table(tomllib.loads(study_toml(study)), Study, "a test") == study
-    assert [(one.seed, one.split.rotation) for one in study.variants] == [(s, r) for s in (3, 4) for r in range(4)]
-    assert len({one.digest for one in study.variants}) == 8
-    for one in study.variants:
-        assert one.variants == (one,), "a variant is a plain study"
-        assert from_table(tomllib.loads(study_toml(one)), Study, "a test") == one
-    rotations = {0.2: 5, 0.1: 10, 0.15: 7, 0.34: 3, 0.5: 2, 0.9: 2}
-    for fraction, number in rotations.items():
-        table["split"] = {"test": "rotate", "test_fraction": fraction}
-        assert from_table(table, Study, "a test").split.rotations == number
-    plain = from_table({"sites": ["A", "B"]}, Study, "a test")
-    assert plain.split.rotations == 1
-    assert not {"test", "rotation"} & set(plain.model_dump(mode="json")["split"]), "its digest is that of before"
-
-
-@pytest.mark.parametrize(
-    ("table", "why"),
-    [
-        ({"split": {"rotation": 0}}, 'only a study with test = "rotate" has rotations'),
-        ({"split": {"rotation": 5, "test": "rotate"}}, "rotation is 5, but there are only 5, counted from 0"),
-        ({"split": {"test": "rotate"}, "methods": {"scored_on": "validation"}}, "tests every patient"),
-    ],
-)
-def test_a_rotation_without_a_test_is_refused(table: dict[str, Any], why: str) -> None:
-    with pytest.raises(RelayError, match=why):
-        from_table({"sites": ["A", "B"], **table}, Study, "a test")
 
 
 def test_a_study_without_either_is_its_own_variant() -> None:

@@ -1,0 +1,48 @@
+"""Averages whose batch-norm tensors stay at the sites, and are put back there at every visit.
+
+Scale, shift, statistics and count of batches of every batch-norm layer never leave a site. The average holds all other
+tensors; each target scores it with its own tensors of the same round, and its validation patients select the round.
+
+Sources: FedBN (Li et al., ICLR 2021); MS-Net's domain-specific batch normalisation (Liu et al., IEEE TMI 2020).
+"""
+
+from collections.abc import Iterator
+
+from common.config.study import FederatedConfig
+from common.plan.graph import Average, Completed, best_of
+from common.plan.methods.method import Given, Method, Section
+from common.plan.values import PlannedRow, row_of
+from common.strategies import Strategy
+
+
+def local(strategy: Strategy) -> Method:
+    """Return the method whose rows are the strategy's best average with the target's own batch-norm tensors."""
+    key = f"{strategy.key}-local"
+
+    def rows(given: Given, target: str) -> Iterator[PlannedRow]:
+        for part in given.parts(strategy.key):
+            for fold, averages in given.averages(part, local=True) if _is_local(given, part) else ():
+                model = best_of(tuple(completed_at(target, average) for average in averages), target)
+                yield row_of(given.study, key, given.study.sites, target, fold, model)
+
+    return Method(
+        key=key,
+        title=strategy.local_title,
+        name=lambda _, __: strategy.local_title,
+        section=Section.AVERAGES,
+        rows=rows,
+        everybody=True,
+        skippable=strategy.skippable,
+        absence=strategy.key,
+        strategy=strategy.key,
+    )
+
+
+def completed_at(target: str, average: Average) -> Completed:
+    """Return an average with a target's own batch-norm tensors, of the target's part of the same round."""
+    return Completed(average, next(part for part in average.parts if part.site == target))
+
+
+def _is_local(given: Given, part: FederatedConfig) -> bool:
+    """Return whether batch norm's tensors stay at their sites: a network without batch norm has none."""
+    return "local" in part.batch_norm and given.study.model.has_batch_norm
