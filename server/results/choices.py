@@ -52,6 +52,7 @@ def open_choices(study: Study, plan: Plan) -> list[tuple[str, str, str]]:
     if rounds:
         choices.append(("federated rounds", rounds, "beyond the paper; by default the longest route's gradient steps"))
         choices.append(("batch normalisation of averages", *_of_averages(study)))
+        choices.append(("averages", "each part weighted by its site's training slices", OF_ROUNDS))
     return choices + _of_strategies(study)
 
 
@@ -97,6 +98,14 @@ OF_LAPS = (
     "one model goes from site to site, with its batch-norm statistics; the rounds after them go on from its end and in"
     " the same cosine annealing; Adam's moments start anew at each site"
 )
+OF_ROUNDS = (
+    "the rounds are parts of one cosine annealing, Adam's moments start anew in each, and a round keeps its last epoch;"
+    " each target's validation patients choose the round and the setting"
+)
+OF_PERSONAL = (
+    "each goes on from its own of the round before, with the round's epochs and learning rates, and stays at its site"
+    " with batch norm's statistics of its own; Adam's moments start anew in each round; scored at its site alone"
+)
 BY_VALIDATION = "chosen by each target's validation patients; "
 
 
@@ -108,6 +117,10 @@ def _of_strategies(study: Study) -> list[tuple[str, str, str]]:
         if strategy.server is not None:
             rule = "; ".join(_settings(part))
             choices.append((f"server's optimizer of {strategy.title}", rule, several + OF_SERVERS))
+        if part.ditto_lambda:
+            pull = f"λ {listed(f'{value:g}' for value in part.ditto_lambda)}"
+            of_several = BY_VALIDATION if len(part.ditto_lambda) > 1 else ""
+            choices.append((f"personal models ({strategy.personal_title})", pull, of_several + OF_PERSONAL))
         if strategy.daisy_chain:
             every = f"averaged every {listed(list(map(str, part.average_every)))} rounds"
             choices.append((f"chain of {strategy.title}", every, several + OF_CHAINS))
