@@ -38,6 +38,12 @@ def between(counts: Sequence[int]) -> str:
     return f"{least} to {most}" if least < most else f"{least}"
 
 
+def either(words: Iterable[str]) -> str:
+    """Return words as alternatives: "A", "A or B", "A, B or C"."""
+    several = list(words)
+    return " or ".join((", ".join(several[:-1]), several[-1])) if len(several) > 1 else "".join(several)
+
+
 def listed(words: Iterable[str]) -> str:
     """Return words as a list in a sentence: "A", "A and B", "A, B and C"; an empty text for no words."""
     several = list(words)

@@ -22,7 +22,7 @@ from client.evaluation.evaluate import Probabilities
 from client.preprocessing.pipeline import PatientSlices, Record, load
 from common.digest import digest_of
 from common.files import write_atomically
-from common.plan.graph import FineTune, Node
+from common.plan.graph import Node, training_in
 
 STATE = "state.json"
 
@@ -47,7 +47,8 @@ def shown_fold(model: Node, site: str, fold: int) -> int:
         site: the site of the images.
         fold: the fold for models of other sites.
     """
-    return model.fold if isinstance(model, FineTune) and model.site == site else fold
+    training = training_in(model)
+    return training.fold if training and training.site == site else fold
 
 
 class Incomplete(Exception):

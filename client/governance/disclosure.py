@@ -19,7 +19,7 @@ from client.data.survey import Survey
 from client.governance.egress import numbers_in
 from common.config.study import Study
 from common.model.network import declared_bytes, declared_shapes, staying_bytes, staying_names
-from common.plan import GROWING, Choices, Method, asked_for, batches_per_epoch, most_rounds, plan
+from common.plan import Choices, Method, asked_for, batches_per_epoch, most_rounds, plan
 from common.plan.cost import made_at
 from common.plan.graph import (
     Average,
@@ -223,7 +223,7 @@ def _most(site: str, variant: Study, survey: Survey, largest_elsewhere: int) -> 
 
     total = tally(own({}))
     if variant.methods.sequential.grows:
-        growing = (GROWING, *(method for method in asked_for(variant) if method.of_selected_route))
+        growing = tuple(method for method in asked_for(variant) if method.routed or method.of_selected_route)
         first = own({}, *growing)
         for target in variant.sites:
             most = _Tally()

@@ -82,6 +82,7 @@ def _train(
             device=device,
             proximal_mu=node.proximal_mu,
             anchor=start if node.stays == "everything" else None,
+            hop=node.hop,
             resume=resume,
         ):
             approved(site, study.digest)  # raises Refused: a site that has left the study trains no further epoch

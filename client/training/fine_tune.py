@@ -14,10 +14,11 @@ from torch import nn
 from client.training.batch_norm import estimate_statistics
 from client.training.batches import Slices, augment, batches
 from client.training.device import Device, place
+from client.training.distillation import Teacher, distillation_loss
 from common.config.study import TrainingConfig
 from common.model.weights import Weights
 from common.networks.smp import segmentation_models
-from common.plan.graph import Schedule
+from common.plan.graph import Hop, Schedule
 from common.protocol.refusals import Refusal, Refused
 from common.seeds import seed_of
 
@@ -43,16 +44,25 @@ class Trained:
     optimizer: dict[str, Any] = field(default_factory=dict)
 
 
-def learning_rate(schedule: Schedule, epoch: int, training: TrainingConfig) -> float:
+def learning_rate(schedule: Schedule, epoch: int, training: TrainingConfig, hop: Hop | None = None) -> float:
     """Return the learning rate of an epoch by cosine annealing (Loshchilov and Hutter, ICLR 2017, without restarts).
+
+    A linear warm-up of w epochs comes before the cosine, which takes the remaining epochs; its k-th epoch has
+    k / (w + 1) of the cosine's first rate.
 
     Args:
         schedule: the stage's part of the whole cosine.
         epoch: the epoch in the whole cosine, counted from 0.
         training: gives the first and the final learning rate.
+        hop: gives the first rate and the warm-up of a second or later training, where it sets them.
     """
     low, high = training.final_learning_rate, training.learning_rate
-    return low + (high - low) * (1 + math.cos(math.pi * epoch / schedule.total_epochs)) / 2
+    warmup = 0
+    if hop is not None:
+        high, warmup = hop.learning_rate or high, hop.warmup_epochs
+    if epoch < warmup:
+        return high * (epoch + 1) / (warmup + 1)
+    return low + (high - low) * (1 + math.cos(math.pi * (epoch - warmup) / (schedule.total_epochs - warmup))) / 2
 
 
 def loss_of(logits: torch.Tensor, masks: torch.Tensor, kind: str) -> torch.Tensor:
@@ -83,6 +93,7 @@ def fine_tune(
     device: Device,
     proximal_mu: float = 0.0,
     anchor: Weights | None = None,
+    hop: Hop | None = None,
     resume: Trained | None = None,
 ) -> Iterator[Trained]:
     """Train from the network's weights, or continue from `resume`, and yield the state after every epoch.
@@ -98,10 +109,11 @@ def fine_tune(
         schedule: the stage's epochs within the whole cosine, and the choice of the epoch whose weights are kept.
         seed_names: the source of the random seeds, besides the epoch's number.
         device: the device and precision to train in.
-        proximal_mu: the strength of a pull towards the stage's start weights (FedProx: Li et al., MLSys 2020), or
-            towards the anchor.
+        proximal_mu: the strength of a pull towards the stage's start weights (FedProx: Li et al., MLSys 2020; L2-SP:
+            Li, Grandvalet and Davoine, ICML 2018), or towards the anchor.
         anchor: weights towards which the pull goes, of the network's shape, where they are not the start weights
             (Ditto's personal models: Li et al., ICML 2021).
+        hop: the settings of a second or later training, where it has any.
         resume: the state after an earlier leg of the same stage.
 
     Yields:
@@ -112,19 +124,27 @@ def fine_tune(
     """
     place(network, device)
     start = _pulled_to(network, anchor) if proximal_mu else []
+    weight = hop.distillation if hop else 0.0
+    teacher = Teacher(network, train.images, training, device) if weight else None
+    frozen = _frozen(network, hop)
     optimizer = torch.optim.Adam(network.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay)
     state = resume or Trained()
     if resume is not None:
         network.load_state_dict(resume.current)
         optimizer.load_state_dict(resume.optimizer)
+    elif frozen is not None and training.batch_norm == "precise":
+        # From here on, each epoch's estimate gives the frozen encoder the same statistics again.
+        estimate_statistics(network, train.images, device)
     for epoch in range(schedule.first + state.epoch, schedule.last):
-        rate = learning_rate(schedule, epoch, training)
+        rate = learning_rate(schedule, epoch, training, hop)
         for group in optimizer.param_groups:
             group["lr"] = rate
         seed = seed_of(*seed_names, epoch)
         torch.manual_seed(seed)
         generator = torch.Generator().manual_seed(seed)
         network.train()
+        if frozen is not None:
+            frozen.eval()
         losses = []
         for images, masks in batches(train, training, generator):
             images, masks = augment(images, masks, training.augmentation, generator)
@@ -134,6 +154,8 @@ def fine_tune(
             with device.autocast():
                 logits = network(images)
             loss = loss_of(logits, masks, training.loss)
+            if teacher is not None and hop is not None:
+                loss = loss + weight * distillation_loss(logits, teacher.logits(images), hop.temperature)
             if proximal_mu:
                 pairs = zip(network.parameters(), start, strict=True)
                 loss = loss + proximal_mu / 2 * torch.stack([(a - b).square().sum() for a, b in pairs]).sum()
@@ -171,6 +193,13 @@ def _pulled_to(network: nn.Module, anchor: Weights | None) -> list[torch.Tensor]
     """Return copies of the network's parameters, or the anchor's values of them, laid out in memory in the same way."""
     copies = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
     return [copy if anchor is None else copy.copy_(anchor[name]) for name, copy in copies.items()]
+
+
+def _frozen(network: nn.Module, hop: Hop | None) -> nn.Module | None:
+    """Return the network's encoder, with weights that no step changes, where a training freezes it; else None."""
+    if hop is None or hop.freeze == "none":
+        return None
+    return network.get_submodule(hop.freeze).requires_grad_(requires_grad=False)
 
 
 def re_estimated(network: nn.Module, train: Slices, device: Device) -> Trained:

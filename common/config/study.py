@@ -73,6 +73,21 @@ class _Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+def _check_distinct(part: _Config, name: str) -> None:
+    """Check that no value stands twice in a list of settings to try."""
+    given = getattr(part, name)
+    if len(set(given)) < len(given):
+        raise ValueError(f"a value stands twice in {name}")
+
+
+def _check_lists(part: _Config, *names: str) -> None:
+    """Check that lists of settings to try have a value, and no value twice."""
+    for name in names:
+        given = getattr(part, name)
+        if not given or len(set(given)) < len(given):
+            raise ValueError(f"{name} is an empty list, or a value stands twice in it")
+
+
 class ModelConfig(_Config):
     """The network. Only the coordinator reads `encoder_weights`: sites need no internet."""
 
@@ -309,11 +324,86 @@ class SequentialConfig(_Config):
     target."""
     max_hops: int = Field(default=2, ge=1)
     """The hops of the longest route, where routes is "all" or "greedy"."""
+    learning_rate: Annotated[tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_several)] = Field(
+        default=(), exclude_if=lambda rates: not rates
+    )
+    """The learning rate at which the cosine of a second or later training begins: on a route, on laps, in a restart of
+    the target alone, and at the target after an average or after all data. A single number may stand without brackets.
+    All combinations of this list and the next two are tried, each along a whole route, and each target's validation
+    patients select the best. Empty: `training.learning_rate`."""
+    warmup_epochs: Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_several)] = Field(
+        default=(0,), exclude_if=lambda epochs: epochs == (0,)
+    )
+    """Epochs of linear warm-up at the beginning of such a training, before the cosine (Goyal et al., arXiv 1706.02677):
+    of w epochs, the k-th has k / (w + 1) of the rate, and the cosine takes the remaining epochs."""
+    freeze: Annotated[tuple[Literal["none", "encoder"], ...], BeforeValidator(_several)] = Field(
+        default=("none",), exclude_if=lambda parts: parts == ("none",)
+    )
+    """"encoder": such a training leaves the encoder's weights as they came, and the encoder in evaluation mode, without
+    dropout. Where `training.batch_norm` is "precise", the encoder's statistics of batch normalisation become those of
+    the site's training slices before the first step (adaptive batch normalisation: Li et al., Pattern Recognition 80,
+    2018); where it is "running", they stay as they came."""
+    annealing: Literal["stage", "route"] = Field(default="stage", exclude_if=lambda kind: kind == "stage")
+    """"stage": every training has a cosine of its own. "route": a route has one cosine, from the first step of its
+    first training to the last step of its last; so have laps, and the target alone where it is restarted. A training
+    then depends on its place in the route and on the route's length, and is shared with fewer other routes. Adam's
+    moments begin at zero in every training in either case."""
+
+    @model_validator(mode="after")
+    def _something_to_choose_from(self) -> SequentialConfig:
+        _check_lists(self, "warmup_epochs", "freeze")
+        _check_distinct(self, "learning_rate")
+        if self.annealing == "route" and (self.learning_rate or self.warmup_epochs != (0,)):
+            raise ValueError(
+                "a route of one cosine has no rate and no warm-up of single hops; leave out learning_rate and"
+                ' warmup_epochs, or set annealing = "stage"'
+            )
+        return self
 
     @property
     def grows(self) -> bool:
         """Whether the routes are selected only while the study runs."""
         return self.routes == "greedy"
+
+    @property
+    def settings(self) -> tuple[tuple[float, int, Literal["none", "encoder"]], ...]:
+        """Every combination of learning rate (0: the study's), warm-up and freezing to try for later trainings."""
+        return tuple(itertools.product(self.learning_rate or (0.0,), self.warmup_epochs, self.freeze))
+
+
+class LwfConfig(_Config):
+    """Learning without forgetting on routes (Li and Hoiem, IEEE TPAMI 40, 2018).
+
+    In every training after the first of a route, the received weights are a teacher on the site's own slices. The loss
+    has one more term: the binary cross-entropy of the model's probabilities against the teacher's, both of logits
+    divided by the temperature.
+    """
+
+    weight: Annotated[tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_several)] = ()
+    """The weights of the term; among several, each target's validation patients select the best. Empty: no rows."""
+    temperature: float = Field(default=2.0, gt=0)
+    """The temperature; the paper's is 2."""
+
+    @model_validator(mode="after")
+    def _each_once(self) -> LwfConfig:
+        _check_distinct(self, "weight")
+        return self
+
+
+class L2SpConfig(_Config):
+    """L2-SP on routes (Li, Grandvalet and Davoine, ICML 2018).
+
+    In every training after the first of a route, the loss has one more term: weight / 2 times the squared distance of
+    all parameters from the received ones. Model and task stay the same, so no parameter is new.
+    """
+
+    weight: Annotated[tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_several)] = ()
+    """The weights of the term; among several, each target's validation patients select the best. Empty: no rows."""
+
+    @model_validator(mode="after")
+    def _each_once(self) -> L2SpConfig:
+        _check_distinct(self, "weight")
+        return self
 
 
 class CyclicConfig(_Config):
@@ -462,11 +552,14 @@ class MethodsConfig(_Config):
     unadapted: bool = False
     """Whether each source's model is scored at the target without training there."""
     sequential: SequentialConfig = SequentialConfig()
+    lwf: LwfConfig = Field(default=LwfConfig(), exclude_if=lambda part: part == LwfConfig())
+    l2_sp: L2SpConfig = Field(default=L2SpConfig(), exclude_if=lambda part: part == L2SpConfig())
     cyclic: CyclicConfig = CyclicConfig()
     federated: tuple[FederatedConfig, ...] = (FederatedConfig(),)
     more: tuple[MethodKey, ...] = Field(default=(), exclude_if=lambda keys: not keys)
     """Methods without settings of their own, by their keys in `common.plan.methods`: "restarts" (the target alone, for
-    as many stages as its longest route has), and the ensembles "target-folds" (the
+    as many stages as its longest route has), "longest" (the target alone, with the gradient steps of the longest of its
+    rows that end with "then the target"), and the ensembles "target-folds" (the
     target's models of all folds), "route-folds" (the best route's) and "consensus" (all sites' own models)."""
     pooled: bool = True
     """Whether a model is trained on all data in one place; possible in simulation alone, so a federation sets
@@ -599,9 +692,11 @@ class Study(_Config):
             all_routes += of_this_length
             if all_routes > MOST_MODELS:
                 break
+        settings = len(methods.sequential.settings)
+        kinds = 1 + len(methods.lwf.weight) + len(methods.l2_sp.weight)
         counts = {
-            'the routes "all"': all_routes if methods.sequential.routes == "all" else 0,
-            "the laps": sites * sites * methods.cyclic.laps,
+            'the routes "all"': all_routes * settings * kinds if methods.sequential.routes == "all" else 0,
+            "the laps": sites * sites * methods.cyclic.laps * settings,
             **{
                 f"the rounds of {part.strategy}": sites * part.rounds * len(part.settings) for part in methods.federated
             },
@@ -613,6 +708,16 @@ class Study(_Config):
                     " write"
                     ' fewer hops (max_hops), laps, rounds, settings or folds, or routes = "greedy"'
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _epochs_left_after_warm_up(self) -> Study:
+        longest = max(self.methods.sequential.warmup_epochs)
+        if longest >= self.training.epochs:
+            raise ValueError(
+                f"a warm-up of {longest} epochs leaves nothing of the {self.training.epochs} epochs of a training; set"
+                " methods.sequential.warmup_epochs below training.epochs"
+            )
         return self
 
     @model_validator(mode="after")
@@ -649,6 +754,11 @@ class Study(_Config):
                 raise ValueError(
                     f"the architecture {network.key} needs slices of {network.smallest_side} pixels or more; set"
                     f" preprocessing.pixels to {network.smallest_side}, or more"
+                )
+            if "encoder" in self.methods.sequential.freeze and not model.encoder:
+                raise ValueError(
+                    f"the architecture {model.architecture} has no encoder that could be frozen; leave out"
+                    " methods.sequential.freeze"
                 )
             only = any("average" not in part.batch_norm for part in self.methods.federated)
             if only and not model.has_batch_norm:

@@ -10,13 +10,13 @@ graph of 50 FedAvg rounds has 3^50 paths, too many to follow.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 from common.digest import digest_of_json
 from common.strategies import STRATEGIES
-from common.text import short_digest
+from common.text import count, short_digest
 
 Keep = Literal["best", "last"]
 SplitName = Literal["validation", "test"]
@@ -47,6 +47,36 @@ class Schedule:
 
 LATER = "later"
 """The mark of a node's field that came with a later version: at its default, it is no part of a node's identity."""
+
+
+@dataclass(frozen=True)
+class Hop:
+    """How a training goes on from weights trained before, where it differs from a first training."""
+
+    learning_rate: float = 0.0
+    """The learning rate at which the cosine begins; 0: the study's `training.learning_rate`."""
+    warmup_epochs: int = 0
+    """Epochs of linear warm-up before the cosine."""
+    freeze: Literal["none", "encoder"] = "none"
+    """"encoder": the encoder's weights stay as they came."""
+    distillation: float = 0.0
+    """The weight of the loss against the answers of the received weights (learning without forgetting); 0: none."""
+    temperature: float = 0.0
+    """The temperature of these answers, where `distillation` is set."""
+
+    @property
+    def differing(self) -> dict[str, Any]:
+        """The settings that differ from a first training; only these enter a node's identity and a stage's key."""
+        return {name: value for name, value in asdict(self).items() if value not in (0, "none")}
+
+    @property
+    def words(self) -> str:
+        """The settings in words: "rate 0.0001, encoder frozen"; empty where none is set."""
+        found = [f"rate {self.learning_rate:g}"] if self.learning_rate else []
+        found += [f"{count(self.warmup_epochs, 'epoch')} of warm-up"] if self.warmup_epochs else []
+        found += ["encoder frozen"] if self.freeze == "encoder" else []
+        found += [f"distillation {self.distillation:g}"] if self.distillation else []
+        return ", ".join(found)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -89,6 +119,8 @@ def _plain(value: object) -> object:
         return value.id
     if isinstance(value, Schedule):
         return [value.total_epochs, value.first, value.last, value.keep]
+    if isinstance(value, Hop):
+        return value.differing
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     return value
@@ -112,9 +144,13 @@ class FineTune(Node):
     parent: Node
     schedule: Schedule
     proximal_mu: float = 0.0
+    """The weight of a pull towards the start weights: FedProx's proximal term, and L2-SP on a route. Of a personal
+    model, towards the average."""
     stays: Stays = field(default="", metadata={LATER: True})
     before: FineTune | None = field(default=None, metadata={LATER: True})
     """The training at the same site whose kept tensors this training goes on from; None: the parent has them all."""
+    hop: Hop | None = field(default=None, metadata={LATER: True})
+    """The settings of a second or later training; None: as a first training."""
 
     @property
     def parents(self) -> tuple[Node, ...]:
@@ -213,8 +249,8 @@ class Ensemble(Node):
         Each of the site's validation patients was then held out by exactly one member at most, and is scored by that
         member alone; all other members were trained on the patient.
         """
-        own = [member for member in self.members if isinstance(member, FineTune) and member.site == site]
-        return len({member.fold for member in own}) == len(self.members)
+        own = [training for member in self.members if (training := training_in(member)) and training.site == site]
+        return len({training.fold for training in own}) == len(self.members)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -306,6 +342,15 @@ def _with_earlier(node: FineTune | None) -> Iterator[FineTune]:
         node = node.before
 
 
+def training_in(node: Node) -> FineTune | None:
+    """Return the training that a node is; of a choice among trainings of the same site and fold, the first one."""
+    if isinstance(node, Best):
+        found = [training_in(candidate) for candidate in node.candidates]
+        places = {(training.site, training.fold) if training else None for training in found}
+        return found[0] if len(places) == 1 else None
+    return node if isinstance(node, FineTune) else None
+
+
 def ensemble_in(node: Node) -> Ensemble | None:
     """Return the ensemble that a node is; of a choice among ensembles, which differ in routes alone, the first one."""
     if isinstance(node, Best):
@@ -384,15 +429,21 @@ def travelled(node: Node) -> tuple[str, ...]:
     return travelled(node.parents[0]) if isinstance(node, Best | Ensemble) else ()
 
 
-def way_of(node: Node) -> str:
-    """Return the origin of weights in words: "B → C → A", "FedAvg, round 3", "A + B + C"."""
+def way_of(node: Node, *, settings: bool = True) -> str:
+    """Return the origin of weights in words: "B → C → A", "FedAvg, round 3", "A + B + C".
+
+    Args:
+        node: the node of the weights.
+        settings: name the settings of a route's hops too, "B → C → A (rate 0.0001)"; a choice among settings has none.
+    """
     if isinstance(node, FineTune) and not node.trains:
         return f"{way_of(node.parent)}, {RE_ESTIMATED}"
     if isinstance(node, FineTune) and node.stays == "everything":
         return f"{_personal(node)}, λ {node.proximal_mu:g}, round {_round(node)}"
     if isinstance(node, FineTune):
-        before = way_of(node.parent)
-        return f"{before} → {node.site}" if before else node.site
+        before = way_of(node.parent, settings=False)
+        setting = f" ({words})" if settings and (words := _setting(node)) else ""
+        return f"{before} → {node.site}{setting}" if before else node.site
     if isinstance(node, Average):
         return f"{_title(node)}, round {_round(node.parts[0])}"
     if isinstance(node, Completed):
@@ -407,7 +458,9 @@ def way_of(node: Node) -> str:
         if isinstance(first, FineTune) and first.stays == "everything":
             return f"{_personal(first)}, best round"
         average = first.weights if isinstance(first, Completed) else first
-        return f"{_title(average)}, best round" if isinstance(average, Average) else way_of(first)
+        if isinstance(average, Average):
+            return f"{_title(average)}, best round"
+        return way_of(first, settings=False)
     if isinstance(node, Evaluate):
         return f"{way_of(node.weights)} at {node.site}"
     if isinstance(node, Ensemble):
@@ -431,3 +484,9 @@ def _round(part: FineTune) -> str:
     """Return the number of a training's round, with the epochs of a round if they are several."""
     setting = f" of {part.schedule.epochs} epochs" if part.schedule.epochs > 1 else ""
     return f"{part.schedule.last // part.schedule.epochs}{setting}"
+
+
+def _setting(node: FineTune) -> str:
+    """Return the settings of a training on a route in words; empty for a first training, and for a round's."""
+    pull = f"L2-SP {node.proximal_mu:g}" if node.proximal_mu and travelled(node.parent) else ""
+    return ", ".join(filter(None, [node.hop.words if node.hop else "", pull]))

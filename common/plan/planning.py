@@ -36,7 +36,8 @@ def plan(
         rounds: returns the number of rounds of a federated method.
         at: plan for this site only: tried routes whose last two stages lie at other sites are left out, since each
             earlier stage of a route is also the end of a shorter route. Of the ten thousand routes of a hundred sites
-            two hundred remain, and a site plans again for every order.
+            two hundred remain, and a site plans again for every order. Where a route has one cosine, its stages are its
+            own, and only routes without the site are left out.
         methods: plan the rows of these methods only; by default, of all methods of the study.
 
     Raises:
@@ -52,13 +53,14 @@ def plan(
     methods = asked_for(study) if methods is None else methods
     rows = tuple(row for target in study.sites for method in methods for row in method.rows(given, target))
     growing = {}
-    tried: list[FineTune] = []
+    last = 2 if study.methods.sequential.annealing == "stage" else len(study.sites)
+    tried: list[Node] = []
     for target in growing_targets(study):
         selected = choices.get(target, ())
         made = {
             route: tuple(along(study, route, fold) for fold in study.split.run)
             for route in tried_on_the_way(study, target, selected)
-            if at is None or at in route[-2:]
+            if at is None or at in route[-last:]
         }
         tried += [node for models in made.values() for node in models]
         if selected[-1:] != (target,):

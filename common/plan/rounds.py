@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from common.config.study import FederatedConfig, Study
-from common.plan.graph import Average, FineTune, Node, Schedule, ServerStep, Start, Stays
+from common.plan.graph import Average, FineTune, Node, Schedule, ServerStep, Start, Stays, parents_first
 from common.plan.routes import most_hops, routes_to
 from common.plan.values import Census, Rounds
 from common.seeds import seed_of
@@ -128,8 +128,36 @@ def most_rounds(study: Study, part: FederatedConfig, local_epochs: int, _: Censu
 
 def longest_in_epochs(study: Study, census: Census, target: str, fold: int) -> int:
     """Return the number of epochs at the target with the best match for the gradient steps of its longest route."""
-    steps = _longest_in_steps(study, census, target, fold)
-    return max(1, round(steps / _steps(study, census, target, fold)))
+    return epochs_for(study, census, target, fold, _longest_in_steps(study, census, target, fold))
+
+
+def epochs_for(study: Study, census: Census, site: str, fold: int, steps: int) -> int:
+    """Return the number of epochs at a site with the best match for a number of gradient steps."""
+    return max(1, round(steps / _steps(study, census, site, fold)))
+
+
+def most_steps(study: Study, census: Census, model: Node) -> int:
+    """Return the gradient steps behind a model, whichever candidates its choices select: the most of them."""
+    steps: dict[Node, int] = {}
+
+    def own(node: FineTune) -> int:
+        return node.schedule.epochs * _steps(study, census, node.site, node.fold)
+
+    for node in parents_first([model]):
+        if isinstance(node, Average):
+            trainings: dict[FineTune, None] = {}
+            starts: dict[Node, None] = {}
+            for part in node.parts:  # models that change places have several trainings since the last average
+                before: Node = part
+                while isinstance(before, FineTune):
+                    trainings[before] = None
+                    before = before.parent
+                starts[before] = None
+            steps[node] = sum(map(own, trainings)) + max(steps[start] for start in starts)
+        else:
+            most = max((steps[parent] for parent in node.parents), default=0)
+            steps[node] = most + (own(node) if isinstance(node, FineTune) else 0)
+    return steps[model]
 
 
 def _steps(study: Study, census: Census, site: str, fold: int) -> int:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from common.config.study import Study
 from common.errors import RelayError
-from common.plan.graph import FineTune, Keep, Node, Schedule, Start, best_of, fold_of
+from common.plan.graph import FineTune, Hop, Keep, Node, Schedule, Start, best_of, fold_of
 from common.plan.values import Candidate, Choices
 
 
@@ -17,42 +18,102 @@ def whole_cosine(epochs: int, keep: Keep) -> Schedule:
     return Schedule(total_epochs=epochs, first=0, last=epochs, keep=keep)
 
 
-def along(study: Study, route: tuple[str, ...], fold: int) -> FineTune:
-    """Return the last stage of a route; its source is the best of the source's folds, or the source's same fold.
+def schedules(study: Study, stages: int, epochs: int) -> tuple[Schedule, ...]:
+    """Return the schedules of a chain of trainings: a cosine for each, or consecutive parts of a single cosine.
 
-    A route with two visits to a site keeps to the same fold: weights of another fold were trained on this fold's
-    validation patients.
+    Args:
+        study: the study; says which, and which epoch is kept.
+        stages: the number of trainings.
+        epochs: the epochs of each.
     """
-    schedule = whole_cosine(study.training.epochs, study.training.keep)
+    keep = study.training.keep
+    if study.methods.sequential.annealing == "stage":
+        return (whole_cosine(epochs, keep),) * stages
+    return tuple(Schedule(stages * epochs, k * epochs, (k + 1) * epochs, keep) for k in range(stages))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The settings of all trainings of a chain but its first."""
+
+    hop: Hop | None = None
+    pull: float = 0.0
+    """The weight of L2-SP's pull towards the received weights; 0: none."""
+
+    def train(self, site: str, fold: int, parent: Node, schedule: Schedule) -> FineTune:
+        """Return a training with these settings."""
+        warmup = self.hop.warmup_epochs if self.hop else 0
+        hop = self.hop
+        if hop and warmup >= schedule.epochs:  # the visits of laps may be short
+            hop = hop_of(replace(hop, warmup_epochs=schedule.epochs - 1))
+        return FineTune(site, fold, parent, schedule, self.pull, hop=hop)
+
+
+def hop_of(hop: Hop) -> Hop | None:
+    """Return settings, or None where nothing is set: then the training is what a study without settings has."""
+    return hop if hop.differing else None
+
+
+def settings_of(study: Study) -> tuple[Setting, ...]:
+    """Return the settings to try for second and later trainings; of several, each target's validation chooses."""
+    usual = study.training.learning_rate
+    found = (
+        Setting(hop_of(Hop(learning_rate=0.0 if rate == usual else rate, warmup_epochs=warmup, freeze=freeze)))
+        for rate, warmup, freeze in study.methods.sequential.settings
+    )
+    return tuple(dict.fromkeys(found))
+
+
+def along(study: Study, route: tuple[str, ...], fold: int, settings: Sequence[Setting] | None = None) -> Node:
+    """Return the last training of a route; of several settings, the best at the target by validation Dice.
+
+    Where the route's source is the best of the source's folds, it is the best among those of the same setting. A route
+    with two visits to a site keeps to the same fold: weights of another fold were trained on this fold's validation
+    patients.
+
+    Args:
+        study: the study.
+        route: the sites, in the order in which they train.
+        fold: the fold of the last training.
+        settings: the settings to try for all trainings but the first; by default, the study's.
+    """
     same_fold = study.split.source == "same-fold" or len(set(route)) < len(route)
-    return _last_of(route, fold, None if same_fold else study.split.run, schedule)
+    folds = None if same_fold else study.split.run
+    parts = schedules(study, len(route), study.training.epochs)
+    tried = (settings_of(study) if settings is None else settings) if len(route) > 1 else (Setting(),)
+    return best_of(tuple(_last_of(route, fold, folds, parts, setting) for setting in tried), route[-1])
 
 
 @lru_cache(maxsize=2**15)  # a hundred sites try ten thousand routes, and plan again after every selected hop
-def _last_of(route: tuple[str, ...], fold: int, folds: range | None, schedule: Schedule) -> FineTune:
+def _last_of(
+    route: tuple[str, ...], fold: int, folds: range | None, parts: tuple[Schedule, ...], setting: Setting
+) -> FineTune:
     """Return the last stage of a route.
 
     Args:
         route: the sites, in the order in which they train.
         fold: the fold of the last stage.
         folds: the candidate folds of the source, among which the best is selected; None: the source's same fold.
-        schedule: the schedule of every stage.
+        parts: the schedule of every stage.
+        setting: the settings of all stages but the first.
     """
     if len(route) == 1:
-        return FineTune(route[0], fold, Start(), schedule)
+        return FineTune(route[0], fold, Start(), parts[0])
     if folds is None:
-        return FineTune(route[-1], fold, _last_of(route[:-1], fold, None, schedule), schedule)
-    sources = tuple(_last_of(route[:-1], source_fold, folds, schedule) for source_fold in folds)
-    return FineTune(route[-1], fold, best_of(sources, route[-2]), schedule)
+        return setting.train(route[-1], fold, _last_of(route[:-1], fold, None, parts[:-1], setting), parts[-1])
+    sources = tuple(_last_of(route[:-1], source_fold, folds, parts[:-1], setting) for source_fold in folds)
+    return setting.train(route[-1], fold, best_of(sources, route[-2]), parts[-1])
 
 
-def then_at(study: Study, target: str, model: Node) -> FineTune:
-    """Return the fine-tuning at a target of weights partly trained by the target.
+def then_at(study: Study, target: str, model: Node) -> Node:
+    """Return the fine-tuning at a target of weights partly trained by the target; of several settings, the best.
 
     The fold of the fine-tuning is always the fold of the weights: weights of another fold were trained on this fold's
     validation patients.
     """
-    return FineTune(target, fold_of(model), model, whole_cosine(study.training.epochs, study.training.keep))
+    schedule = whole_cosine(study.training.epochs, study.training.keep)
+    made = (setting.train(target, fold_of(model), model, schedule) for setting in settings_of(study))
+    return best_of(tuple(made), target)
 
 
 def re_estimated_at(target: str, model: Node) -> FineTune:

@@ -52,6 +52,8 @@ def stage_key(node: FineTune | Evaluate, *, study: Study, weights: str, environm
             stage["visit"] = visit
         if node.stays:
             stage["stays"] = node.stays
+        if node.hop is not None:
+            stage["hop"] = node.hop.differing
     elif isinstance(node, FineTune):
         # No random number is drawn and no step is made: only the slices, the precision and the threads matter.
         stage = {

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from common.config.study import FederatedConfig, Study
-from common.plan.graph import Best, Evaluate, FineTune, Node, ballot
+from common.plan.graph import Best, Evaluate, Node, ballot
 
 Census = Mapping[str, tuple[int, ...]]
 """For each site the number of selected training slices, a number for each fold."""
@@ -61,8 +61,8 @@ class Candidate:
     """A candidate route in the selection of a target's next hop."""
 
     route: tuple[str, ...]
-    models: tuple[FineTune, ...]
-    """For each fold, the last training of the route, which is at the target."""
+    models: tuple[Node, ...]
+    """For each fold, the last training of the route, which is at the target; of several settings, the best."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ class Plan:
 
     rows: tuple[PlannedRow, ...]
     nodes: tuple[Node, ...]
-    tried: tuple[FineTune, ...] = ()
-    """Where routes grow: the last stage of every route that was or will be tried."""
+    tried: tuple[Node, ...] = ()
+    """Where routes grow: the last stage of every route that was or will be tried; of several settings, the best."""
     growing: Mapping[str, tuple[Candidate, ...]] = field(default_factory=dict)
     """For each target whose route still grows, the candidates of its next hop; the route so far, if any, comes
     first."""

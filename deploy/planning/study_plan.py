@@ -23,6 +23,7 @@ from common.model.network import check_network, declared_bytes
 from common.plan import GROWING, Census, Plan, grown, method_of, plan
 from common.plan.cost import all_behind, cost_of, planned_steps
 from common.plan.graph import Evaluate, FineTune, Node, models_in, validation_folds, way_of
+from common.plan.routes import settings_of
 from common.statistics.paired import LEVEL
 from common.statistics.power import POWER
 from common.text import between, count, duration, listed, short_bytes
@@ -283,6 +284,8 @@ def _duration(
             return STAGE_SECONDS + 3 * slices * speed.predict
         validated = (node.schedule.epochs + 3) * held_out(node.site, node.fold, "validation")
         shown = validated if node.trains else validated + census[node.site][node.fold]
+        if node.hop and node.hop.distillation:  # the teacher answers every slice as well
+            shown += node.schedule.epochs * census[node.site][node.fold]
         return STAGE_SECONDS + steps(node) * speed.step + shown * speed.predict
 
     return seconds
@@ -409,7 +412,18 @@ def _print(
     planned = {line.method for line in lines}
     if without := [method_of(key).title for key in study.methods.more if key not in planned]:
         print(f"Without a row in this study, whose sites, folds or routes are too few for it: {listed(without)}.")
-    if study.methods.sequential.grows:
+    sequential = study.methods.sequential
+    if (settings := len(settings_of(study.variants[0]))) > 1:
+        print(
+            f"Second and later trainings have {settings} settings; each is trained along the whole way, and each"
+            " target's validation patients choose."
+        )
+    if sequential.annealing == "route":
+        print(
+            "A route has one cosine: its trainings depend on their place and on its length, and are shared with routes"
+            " of the same length alone."
+        )
+    if sequential.grows:
         print("Routes grow as long as they gain; counted is the most that they may ask for.")
     if estimate:
         print(

@@ -55,6 +55,8 @@ def budget_lines(results: Results, table: Comparison) -> list[BudgetLine]:
         for column in range(len(table.targets)):
             cells = [cell for _, cell in table.column(column) if cell.row.method == method]
             selected = table.selected_at(column) if kind.routed else None
+            if selected and selected.row.method != method:  # another kind of route was selected
+                selected = None
             # A method with several rows at a target, such as unadapted sources, has no cost of a single chain.
             cell = selected or (cells[0] if len(cells) == 1 else None)
             chains.append(_spent(cell.rows) if cell else None)

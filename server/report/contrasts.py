@@ -136,6 +136,40 @@ def family(results: Results, table: Comparison, *, testing: bool = True) -> Fami
     return replace(tested, margin=results.margin)
 
 
+def controls(results: Results, table: Comparison) -> list[Contrast]:
+    """Return the methods with more gradient steps than "longer", against the target alone with as many.
+
+    The difference is the method's Dice minus the control's. No test is made: the family's tests are fixed beforehand.
+
+    Args:
+        results: the results of the network.
+        table: the comparison of the network.
+    """
+    problems = dict(not_compared(results))
+    own = {(row.method, row.target, row.repeat): row for row in results.rows if row.selected and not row.absent}
+    found = []
+    for line in table.lines:
+        pairs: dict[str, list[tuple[Row, Row]]] = {}
+        for cell in (cell for cell in line.cells if cell and cell.row.kind.control):
+            target = cell.row.target
+            of_repeats = [(row, own.get((row.kind.control, target, row.repeat))) for row in cell.rows if not row.absent]
+            known = [(row, control) for row, control in of_repeats if control]
+            scored = all(row.value(results.score) is not None for pair in known for row in pair)
+            if known and scored and target not in problems:
+                pairs[target] = known
+        if pairs:
+            contrast = _contrast(
+                line.label,
+                pairs,
+                score=results.score,
+                seed=_study_seed(results),
+                repeats=len(results.repeats),
+                margin=None,
+            )
+            found.append(replace(contrast, p=None))
+    return found
+
+
 def _contrast(
     opponent: str,
     pairs: dict[str, list[tuple[Row, Row]]],

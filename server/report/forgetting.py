@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import fmean
 
-from server.report.wording import figure, signed, site_names
+from common.plan import method_of, place_of
+from common.text import listed
+from server.report.wording import capital, figure, signed, site_names
 from server.results.schema import Forgetting, Results
 
 
@@ -40,6 +43,34 @@ class Matrix:
     lines: tuple[HopLine, ...]
     sentence: str
     """Each site's loss or gain, in words."""
+    transfer: str
+    """Backward and forward transfer, in words."""
+
+
+@dataclass(frozen=True)
+class TransferLine:
+    """The transfer of a method, a mean over its selected routes of all targets and repeats."""
+
+    title: str
+    routes: int
+    backward: float | None
+    forward: float | None
+
+
+def transfer_lines(results: Results) -> list[TransferLine]:
+    """Return a line for each method with routes of two hops or more, in the table's order of methods."""
+    found = []
+    for kind in sorted({method_of(entry.method) for entry in results.forgetting}, key=place_of):
+        entries = [entry for entry in results.forgetting if entry.method == kind.key]
+        backward = [entry.backward_transfer for entry in entries if entry.backward_transfer is not None]
+        forward = [entry.forward_transfer for entry in entries if entry.forward_transfer is not None]
+        if backward or forward:
+            found.append(TransferLine(kind.title, len(entries), _mean(backward), _mean(forward)))
+    return found
+
+
+def _mean(values: list[float]) -> float | None:
+    return fmean(values) if values else None
 
 
 def matrices(results: Results) -> list[Matrix]:
@@ -48,17 +79,24 @@ def matrices(results: Results) -> list[Matrix]:
     found = [
         Matrix(
             target=entry.target,
-            way=f"{' → '.join(entry.route)}",
+            way=_way(entry),
             headline=entry.headline,
             repeat=repeats.index(entry.repeat) + 1 if entry.repeat in repeats else 1,
             sites=sites,
             lines=_lines(entry, sites),
             sentence=_sentence(entry, sites),
+            transfer=_transfer(entry),
         )
         for entry in results.forgetting
     ]
     order = {site: index for index, site in enumerate(sites)}
     return sorted(found, key=lambda one: (not one.headline, one.repeat, order.get(one.target, len(order))))
+
+
+def _way(entry: Forgetting) -> str:
+    """Return the name of a route with its brake, if it has one; of laps, all their hops."""
+    kind = method_of(entry.method)
+    return kind.name(entry.route, entry.target) if kind.own_line else " → ".join(entry.route)
 
 
 def _lines(entry: Forgetting, sites: tuple[str, ...]) -> tuple[HopLine, ...]:
@@ -91,6 +129,13 @@ def _sentence(entry: Forgetting, sites: tuple[str, ...]) -> str:
         if gap is not None:
             parts.append(f"{last.site} {_verb(gap)} with the last hop")
     return f"{'; '.join(parts)}." if parts else ""
+
+
+def _transfer(entry: Forgetting) -> str:
+    """Return the backward and forward transfer of a route in words; empty where neither is known."""
+    values = (("backward", entry.backward_transfer), ("forward", entry.forward_transfer))
+    known = [f"{name} transfer {signed(value)}" for name, value in values if value is not None]
+    return capital(f"{listed(known)}.") if known else ""
 
 
 def _verb(gap: float) -> str:

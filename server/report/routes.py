@@ -66,25 +66,36 @@ class _Found:
         first = next(iter(results.repeats), None)
         self._rows = [row for row in results.rows if row.repeat == first]
         self._parents = {stage.id: stage.parent for stage in results.stages}
-        self._hops = {(entry.route, entry.target): entry.after for entry in results.forgetting if entry.repeat == first}
+        self._hops = {
+            (entry.method, entry.route, entry.target): entry.after
+            for entry in results.forgetting
+            if entry.repeat == first
+        }
 
-    def at(self, route: tuple[str, ...], stage: str | None = None) -> float | None:
-        """Return the Dice at the end of a route: of the row with a given stage, else of the selected row."""
+    def at(self, route: tuple[str, ...], method: str, stage: str | None = None) -> float | None:
+        """Return the Dice at the end of a route: of the row with a given stage, else of the selected row.
+
+        Args:
+            route: the sites of the route; a single one stands for the target alone.
+            method: the method of a longer route, of whose rows one is preferred.
+            stage: the `id` of the stage, where it is known.
+        """
         found = [row for row in self._rows if _is_stage(row, route)]
+        found.sort(key=lambda row: row.method != method)
         exact = [row for row in found if stage is not None and row.stage == stage]
         row = next(iter(exact or [row for row in found if row.selected]), None)
         return self._table.shown(row) if row else None
 
     def along(self, row: Row) -> list[float | None]:
         """Return the Dice at every stop of a route, of the models handed on if results.json has their scores."""
-        hops = self._hops.get((row.route, row.target))
+        hops = self._hops.get((row.method, row.route, row.target))
         if hops and self._table.tested:
             return [hop.dice.get(hop.site) for hop in hops]
         stops = [self._table.shown(row)]
         stage = row.stage
         for length in range(len(row.route) - 1, 0, -1):
             stage = self._parents.get(stage) if stage else None
-            stops.append(self.at(row.route[:length], stage))
+            stops.append(self.at(row.route[:length], row.method, stage))
         return stops[::-1]
 
 
@@ -127,7 +138,7 @@ def route_maps(results: Results, table: Comparison) -> list[Map]:
             along = found.along(row) if row.route else [table.shown(row)]
             stops = []
             for place, (site, dice) in enumerate(zip(route, along, strict=True)):
-                gain = _difference(dice, found.at((site,))) if place else None
+                gain = _difference(dice, found.at((site,), row.method)) if place else None
                 stops.append(
                     Stop(
                         x=end - hop * (len(route) - 1 - place),
@@ -138,7 +149,7 @@ def route_maps(results: Results, table: Comparison) -> list[Map]:
                         half=_half(site),
                     )
                 )
-            shorter = found.at(route[1:]) if len(route) > 2 else None
+            shorter = found.at(route[1:], row.method) if len(route) > 2 else None
             against = _difference(along[-1], shorter)
             strips.append(
                 RouteStrip(

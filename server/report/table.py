@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from common.config.study import POOLED
 from common.errors import RelayError
 from common.plan import Section, place_of
+from common.plan.methods.method import LONGEST
 from common.scores import DICE, DICE_VOLUME, HD95, IOU, Score
 from common.text import count
 from server.report.wording import figure, full_name, site_names, sources, targets
@@ -285,6 +286,20 @@ def _headline(results: Results, columns: tuple[str, ...]) -> TableLine | None:
     return TableLine("Route by validation", (Section.ROUTES, 0), tuple(cells)) if any(cells) else None
 
 
+def _controls(table: Comparison) -> Iterator[str]:
+    """Yield notes on the control for methods with more gradient steps than the longest route."""
+    methods = {cell.row.method for cell in table.cells}
+    controls = {cell.row.kind.title: cell.row.kind.control for cell in table.cells if cell.row.kind.control}
+    if methods & set(controls.values()):
+        yield "Longest: with as many gradient steps as the longest row that ends with “then the target” may have."
+    beyond = [title for title, control in controls.items() if control not in methods]
+    if beyond and any(cell.row.kind.alone for cell in table.cells):
+        yield (
+            f"{'; '.join(beyond)}: up to a training more of gradient steps than the target alone has in any row here;"
+            f' methods.more = ["{LONGEST}"] would give it as many.'
+        )
+
+
 def notes(table: Comparison) -> list[str]:
     """Return what the marks in a table mean; a mark that the table does not have is not explained."""
     found, name = [], table.score.title
@@ -299,6 +314,7 @@ def notes(table: Comparison) -> list[str]:
         routed = any(cell.row.kind.routed for cell in table.cells)
         steps = "the target's longest route" if routed else "all hospitals together"
         found.append(f"Longer: with as many gradient steps as {steps}.")
+    found += _controls(table)
     grown = [routes_taken(cell) for cell in table.cells if cell.row.kind.grows]
     if grown:
         found.append(f"Routes that grew: {'; '.join(grown)}.")

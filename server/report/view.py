@@ -52,6 +52,11 @@ class NetworkView:
         return contrasts.family(self.results, self.table, testing=self.main)
 
     @cached_property
+    def controls(self) -> list[contrasts.Contrast]:
+        """The contrasts of methods with a control of their own number of gradient steps."""
+        return contrasts.controls(self.results, self.table)
+
+    @cached_property
     def forest(self) -> Forest | None:
         """The forest plot of the contrasts."""
         return forest(self.family)
@@ -125,6 +130,11 @@ class NetworkView:
     def growths(self) -> list[Growth]:
         """The numbers of trainings for grown routes."""
         return growths(self.results)
+
+    @cached_property
+    def transfers(self) -> list[forgetting.TransferLine]:
+        """The transfer of each method along its routes."""
+        return forgetting.transfer_lines(self.results)
 
     @cached_property
     def matrices(self) -> list[forgetting.Matrix]:

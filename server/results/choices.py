@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from common.config.study import FederatedConfig, Study
 from common.plan import Plan
 from common.plan.graph import Average
+from common.plan.routes import settings_of
 from common.scores import deciding
 from common.strategies import STRATEGIES
-from common.text import listed
+from common.text import either, listed
 
 BATCH_NORM = {
     "precise": "its statistics are estimated anew from the training slices before weights are scored or leave a site",
@@ -24,6 +25,13 @@ OF_AVERAGES = {
     "local": "its tensors stay at their site and are put back at every visit, at first those of the first weights",
 }
 """The remark on each way to the statistics of batch normalisation in an average."""
+
+
+ANNEALING = {
+    "stage": "every training of a route has a cosine of its own; the paper does not say",
+    "route": "one cosine over a whole route, over laps and over the target alone restarted",
+}
+"""The remark on each annealing of routes."""
 
 
 def open_choices(study: Study, plan: Plan) -> list[tuple[str, str, str]]:
@@ -49,6 +57,12 @@ def open_choices(study: Study, plan: Plan) -> list[tuple[str, str, str]]:
         ("precision", training.precision, "the paper names none"),
         ("first layer", "one grey channel", "ImageNet's three summed: what three equal channels give"),
     ]
+    choices += [
+        ("optimizer", "Adam", "its moments begin at zero in every training: no state of it travels with the weights"),
+        ("annealing", study.methods.sequential.annealing, ANNEALING[study.methods.sequential.annealing]),
+        ("second and later trainings", *_later(study)),
+        *_brakes(study),
+    ]
     if rounds:
         choices.append(("federated rounds", rounds, "beyond the paper; by default the longest route's gradient steps"))
         choices.append(("batch normalisation of averages", *_of_averages(study)))
@@ -69,6 +83,33 @@ def _clean_up(study: Study) -> tuple[str, str]:
     if not study.postprocessing.clean_up:
         return "none", "segmentations are scored as the network draws them; the paper names no clean-up"
     return "tried", "largest part, holes filled; kept for a model where its validation patients gain by it"
+
+
+def _later(study: Study) -> tuple[str, str]:
+    """Return the rates, warm-ups and freezing of second and later trainings, and the remark on them."""
+    part = study.methods.sequential
+    rates = either(f"{rate:g}" for rate in part.learning_rate or (study.training.learning_rate,))
+    warmups = either(map(str, part.warmup_epochs))
+    encoder = either("frozen" if one == "encoder" else "trained" for one in part.freeze)
+    number = len(settings_of(study))
+    chose = f"of {number} settings each target's validation patients choose" if number > 1 else "not varied"
+    whom = "for routes, laps, the target restarted, and the target after an average or all data alike"
+    return f"rate {rates}, {warmups} epochs of warm-up, encoder {encoder}", f"{chose}; {whom}"
+
+
+def _brakes(study: Study) -> Iterator[tuple[str, str, str]]:
+    """Yield the brakes on forgetting that are rows of the study."""
+    if weights := study.methods.lwf.weight:
+        setting = f"weight {either(f'{one:g}' for one in weights)}, temperature {study.methods.lwf.temperature:g}"
+        statistics = "of its training slices" if study.training.batch_norm == "precise" else "received"
+        remark = f"the received weights teach on the site's slices, with batch norm's statistics {statistics}"
+        yield "learning without forgetting", setting, remark
+    if weights := study.methods.l2_sp.weight:
+        yield (
+            "L2-SP",
+            f"weight {either(f'{one:g}' for one in weights)}",
+            "all parameters are pulled to the received ones",
+        )
 
 
 def _of_averages(study: Study) -> tuple[str, str]:

@@ -14,8 +14,20 @@ from common.config.study import Study
 from common.model.network import declared_bytes, staying_bytes
 from common.plan import GROWING, PlannedRow, method_of, name_of, routes_to
 from common.plan.cost import Cost, all_behind, behind, cost_of
-from common.plan.graph import Average, Best, Completed, Evaluate, FineTune, Node, ensemble_in, travelled, way_of
+from common.plan.graph import (
+    Average,
+    Best,
+    Completed,
+    Evaluate,
+    FineTune,
+    Node,
+    ensemble_in,
+    training_in,
+    travelled,
+    way_of,
+)
 from common.plan.methods.local_norm import completed_at
+from common.plan.routes import settings_of
 from common.plan.selection import group_of, means
 from common.protocol.messages import Description
 from common.scores import COUNTED, OVERLAPS, SCORES, VALIDATED, Score
@@ -24,6 +36,7 @@ from server.ledger.ledger import StageRecord
 from server.results import schema
 from server.results.choices import open_choices
 from server.results.schema import Results
+from server.results.transfer import backward_transfer, forward_transfer
 from server.scheduling.absence import absence_text, absent_from, trained_for, why_not_counted
 from server.scheduling.retention import inputs
 from server.scheduling.state import RunState
@@ -197,6 +210,7 @@ class _Part:
         """Yield, for every selected route, each site's test Dice of the model after every hop."""
         if not self.run.study.methods.forgetting:
             return  # otherwise rows of other methods would fill some cells by chance
+        alone = self._alone()
         for row in self.finished:
             if not method_of(row.method).travelling or row not in self.selected or self.absent[row]:
                 continue
@@ -211,7 +225,15 @@ class _Part:
                     fold=row.fold,
                     headline=row in self.headline,
                     after=after,
+                    alone={site: alone[site] for site in dict.fromkeys(row.route) if site in alone},
+                    backward_transfer=backward_transfer(after),
+                    forward_transfer=forward_transfer(after, alone),
                 )
+
+    def _alone(self) -> dict[str, float]:
+        """Return the test Dice of each site's own model, trained alone for one stage, in per cent."""
+        own = (row for row in self.selected if method_of(row.method).baseline and not self.absent[row])
+        return {row.target: _per_cent(self.run.records[row.test].value(self.run.score)) for row in own if row.test}
 
     def _everywhere(self, node: FineTune) -> dict[str, float | None]:
         """Return a model's test Dice by site, in per cent."""
@@ -230,7 +252,8 @@ class _Part:
         sequential = study.methods.sequential.model_copy(update={"routes": "all"})
         every = study.model_copy(update={"methods": study.methods.model_copy(update={"sequential": sequential})})
         for target in study.sites:
-            tried = all_behind(node for node in plan.tried if node.site == target)
+            ends = ((node, training_in(node)) for node in plan.tried)
+            tried = all_behind(node for node, training in ends if training and training.site == target)
             yield schema.Grown(
                 **self.labels,
                 target=target,
@@ -372,8 +395,9 @@ def _headline(run: RunState, rows: list[PlannedRow]) -> Iterator[PlannedRow]:
     for row in rows:
         if method_of(row.method).routed:
             groups[row.target].append(row)
+    planned = {group_of(row) for row in run.plan.rows if method_of(row.method).routed}
     for target, group in groups.items():
-        if method_of(group[0].method).grows or len(group) == len(routes_to(run.study, target)):
+        if len(group) == sum(of == target for _, _, of in planned):
             folds = [row for row in run.plan.rows if row.target == target and row.validation in run.records]
             by_group = means(folds, [run.records[row.validation].value(run.score) for row in folds])
             yield max(group, key=lambda row: by_group[group_of(row)])
@@ -442,8 +466,14 @@ def _budgets(parts: list[_Part]) -> Iterator[schema.Budget]:
 
 
 def _trainings_of(study: Study, target: str) -> int:
-    """Return the number of trainings, for one fold, of every route to a target."""
-    return len({route[:length] for route in routes_to(study, target) for length in range(1, len(route) + 1)})
+    """Return the number of trainings, for one fold, of every route to a target, with all settings tried."""
+    whole = study.methods.sequential.annealing == "route"
+    parts = {
+        (route[:length], len(route) if whole else 0)
+        for route in routes_to(study, target)
+        for length in range(1, len(route) + 1)
+    }
+    return sum(len(settings_of(study)) if len(part) > 1 else 1 for part, _ in parts)
 
 
 def _trained_by(run: RunState, model: Node) -> Node:

@@ -285,6 +285,15 @@ class Forgetting(_OfVariant):
     """Whether this is the route with the best validation Dice at the target."""
     after: tuple[MeasuredHop, ...]
     """An entry for each hop, in order."""
+    alone: dict[str, Figure] = Field(default_factory=dict)
+    """By site: the test Dice of the site's own model (its selected fold, trained alone for one stage), per cent; only
+    sites with such a row."""
+    backward_transfer: Figure = None
+    """Dice points: over the sites that the model left, the mean of its Dice at the end of the route less its Dice after
+    the site's last hop. Null where no site was left."""
+    forward_transfer: Figure = None
+    """Dice points: over the sites that the model came to after the first hop, the mean of its Dice before the site's
+    first hop less the site's own model's (`alone`). Null where there is no such site, or no own model."""
 
 
 class Grown(_OfVariant):

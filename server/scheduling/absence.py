@@ -63,10 +63,11 @@ class Absences:
                 self._hours[node] = max(self._hours.get(node, 0.0), rule.wait_hours)
             if rule.then == "skip":
                 self._cuttable.update(nodes)
-                # The target's own training at the end of a route is the row itself, and is never skipped; so are the
-                # re-estimates of averages at the target, of which one is the row.
+                # The target's own training at the end of a route is the row itself, and is never skipped; nor are
+                # the trainings of which one is the row, and the re-estimates of averages at the target.
+                ends = model.candidates if isinstance(model, Best) else (model,)
                 trainings = (node for node in nodes if isinstance(node, FineTune) and node.trains)
-                self._skippable.update(node for node in trainings if node != model and not _needs_its_site(node))
+                self._skippable.update(node for node in trainings if node not in ends and not _needs_its_site(node))
 
     def patience(self, node: Node) -> float:
         """Return the seconds for which a stage waits for its site."""

@@ -26,6 +26,7 @@ from common.plan.graph import (
     ServerStep,
     fold_of,
     models_in,
+    training_in,
 )
 from common.plan.stage_key import ExecutionEnvironment, completed_digest, stage_key
 from common.protocol.messages import Description
@@ -270,8 +271,8 @@ class RunState:
         lead to the same weights later, and continue from there.
         """
         self.records[node] = record
-        if isinstance(node, FineTune):
-            self.changed_targets.add(node.site)
+        if training := training_in(node):
+            self.changed_targets.add(training.site)
         if record.kind == "absent":
             self.skipped.add(node)
         self._lacking[node] = self._lacks(node, record)

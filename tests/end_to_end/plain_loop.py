@@ -100,7 +100,12 @@ class PlainLoop:
         mu: float = 0.0,
         towards: Tensors | None = None,
         visit: int = 0,
+        rate: float | None = None,
+        warmup: int = 0,
+        frozen: bool = False,
+        taught: tuple[float, float] | None = None,
     ) -> Stage:
+        """Train; `taught` is the weight and the temperature of learning without forgetting."""
         rules = self.study.training
         total = total or rules.epochs
         train, validation = self.members(site, fold)
@@ -117,17 +122,30 @@ class PlainLoop:
             for (name, _), before in zip(network.named_parameters(), anchor, strict=True):
                 before.copy_(towards[name])
         adam = torch.optim.Adam(network.parameters(), lr=rules.learning_rate, weight_decay=rules.weight_decay)
-        low, high = rules.final_learning_rate, rules.learning_rate
+        low, high = rules.final_learning_rate, rate or rules.learning_rate
+        teacher = self._teacher(parent, images) if taught else None
+        if frozen:
+            for parameter in network.encoder.parameters():
+                parameter.requires_grad = False
+            if rules.batch_norm == "precise":
+                with self._precision():
+                    estimate_anew(network, images)
         losses: list[float] = []
         dices: list[float] = []
         kept: Tensors = {}
         for epoch in epochs or range(total):
             for group in adam.param_groups:
-                group["lr"] = low + (high - low) * (1 + math.cos(math.pi * epoch / total)) / 2
+                if epoch < warmup:
+                    group["lr"] = (epoch + 1) * high / (warmup + 1)
+                else:
+                    part = (epoch - warmup) / (total - warmup)
+                    group["lr"] = low + (high - low) * (1 + math.cos(math.pi * part)) / 2
             seed = seed_of(self.study.seed, site, fold, *([f"visit {visit}"] if visit else []), epoch)
             torch.manual_seed(seed)
             generator = torch.Generator().manual_seed(seed)
             network.train()
+            if frozen:
+                network.encoder.eval()
             batch_losses = []
             for selected in self._batches(empty, generator):
                 x, y = images[selected], masks[selected]
@@ -136,6 +154,12 @@ class PlainLoop:
                 with self._precision():
                     logits = network(x.to(memory_format=torch.channels_last))
                 loss = dice_and_bce(logits.float(), y)
+                if taught and teacher is not None:
+                    weight, temperature = taught
+                    with torch.no_grad(), self._precision():
+                        answers = teacher(x.to(memory_format=torch.channels_last)).float()
+                    softened = torch.sigmoid(answers / temperature)
+                    loss = loss + weight * F.binary_cross_entropy_with_logits(logits.float() / temperature, softened)
                 adam.zero_grad()
                 loss.backward()
                 if mu:  # the gradient of mu/2 |w - anchor|², by hand
@@ -154,6 +178,17 @@ class PlainLoop:
                 kept = {name: value.clone() for name, value in network.state_dict().items()}
         network.load_state_dict(kept)
         return Stage(kept, losses, dices, self.native_dice(network, site, fold))
+
+    def _teacher(self, parent: Tensors, images: torch.Tensor) -> torch.nn.Module:
+        """The received model, with batch normalisation's statistics of this site where the study estimates them."""
+        network = self.network()
+        network.load_state_dict(parent)
+        network.to(memory_format=torch.channels_last)
+        network.eval()
+        if self.study.training.batch_norm == "precise":
+            with self._precision():
+                estimate_anew(network, images)
+        return network
 
     def with_own_statistics(self, site: str, fold: int, average: Tensors) -> Stage:
         """An average of which nothing but batch normalisation's means and variances becomes the site's own."""

@@ -26,6 +26,7 @@ SIZES: dict[str, dict[str, Any]] = {
 TO_A = [
     ("baseline", ["A"]),
     ("longer", ["A"]),
+    ("longest", ["A"]),
     ("restarts", ["A", "A", "A"]),
     ("sequential", ["B", "A"]),
     ("sequential", ["C", "A"]),

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 from common.config.study import Study
-from common.plan.graph import FineTune, Node, Start
+from common.plan.graph import FineTune, Node, Start, best_of
 from common.plan.methods.method import Given, Method, Section
-from common.plan.routes import whole_cosine
+from common.plan.routes import Setting, schedules, settings_of
 from common.plan.values import PlannedRow, row_of
 from common.text import count
 
@@ -27,11 +27,18 @@ def laps_to(study: Study, target: str) -> tuple[str, ...]:
 
 
 def _model(study: Study, route: tuple[str, ...], fold: int) -> Node:
+    """Return the model of all laps; of several settings for second and later visits, the best at the target."""
+    made = (_laps_with(study, route, fold, setting) for setting in settings_of(study))
+    return best_of(tuple(dict.fromkeys(made)), route[-1])
+
+
+def _laps_with(study: Study, route: tuple[str, ...], fold: int, setting: Setting) -> Node:
     part = study.methods.cyclic
     epochs = part.epochs or max(1, study.training.epochs // part.laps)
-    node: Node = Start()
-    for site in route:
-        node = FineTune(site, fold, node, whole_cosine(epochs, study.training.keep))
+    first, *later = zip(route, schedules(study, len(route), epochs), strict=True)
+    node = FineTune(first[0], fold, Start(), first[1])
+    for site, schedule in later:
+        node = setting.train(site, fold, node, schedule)
     return node
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from common.config.study import FederatedConfig
 from common.plan.graph import RE_ESTIMATED, best_of
-from common.plan.methods.method import Given, Method, Section
+from common.plan.methods.method import LONGEST, Given, Method, Section
 from common.plan.routes import re_estimated_at, then_at
 from common.plan.values import PlannedRow, row_of
 from common.strategies import Strategy
@@ -84,6 +84,7 @@ def then_target(strategy: Strategy) -> Method:
         skippable=strategy.skippable,
         absence=strategy.key,
         strategy=strategy.key,
+        control=LONGEST,
     )
 
 

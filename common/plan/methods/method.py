@@ -15,6 +15,10 @@ Namer = Callable[[Sequence[str], str], str]
 """Returns a name for readers, from a row's route and target."""
 
 
+LONGEST = "longest"
+"""The key of the control for rows that end with "then the target"."""
+
+
 class Section(IntEnum):
     """The kinds of method, from simple to elaborate: rows are planned and shown in this order."""
 
@@ -88,6 +92,8 @@ class Method:
     longer: bool = False
     """Whether the method is the target alone with the gradient steps of its longest route: the control for longer
     training."""
+    control: str = ""
+    """The key of the target alone with the method's gradient steps, where "longer" has fewer; empty: "longer"."""
     travelling: bool = False
     """Whether a model is handed from site to site, and may forget on the way."""
     routed: bool = False

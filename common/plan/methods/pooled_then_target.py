@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from common.config.study import POOLED
-from common.plan.methods.method import Given, Method, Section
+from common.plan.methods.method import LONGEST, Given, Method, Section
 from common.plan.routes import along, then_at
 from common.plan.values import PlannedRow, row_of
 
@@ -26,4 +26,5 @@ METHOD = Method(
     rows=_rows,
     everybody=True,
     deliverable=False,
+    control=LONGEST,
 )

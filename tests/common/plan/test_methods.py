@@ -22,7 +22,9 @@ EVERYTHING: dict[str, Any] = {
     "training": {"epochs": 2},
     "methods": {
         "unadapted": True,
-        "more": ("restarts", "target-folds", "route-folds", "consensus"),
+        "more": ("restarts", "longest", "target-folds", "route-folds", "consensus"),
+        "lwf": {"weight": 1.0},
+        "l2_sp": {"weight": (0.1, 1.0)},
         "cyclic": {"laps": 2},
         "federated": tuple(
             {"strategy": key, "rounds": 2} | (STAYS if strategy.plain_rounds else {})
@@ -43,12 +45,21 @@ def test_every_method_has_rows_of_its_own_under_one_name() -> None:
     assert rows_of(EVERYTHING) == [
         ("baseline", "A alone"),
         ("longer", "A alone, longer"),
+        ("longest", "A alone, longest"),
         ("restarts", "A alone, restarted"),
         ("target-folds", "A alone, all folds"),
         ("sequential", "B → A"),
         ("sequential", "C → A"),
         ("sequential", "B → C → A"),
         ("sequential", "C → B → A"),
+        ("lwf", "B → A, LwF"),
+        ("lwf", "C → A, LwF"),
+        ("lwf", "B → C → A, LwF"),
+        ("lwf", "C → B → A, LwF"),
+        ("l2-sp", "B → A, L2-SP"),
+        ("l2-sp", "C → A, L2-SP"),
+        ("l2-sp", "B → C → A, L2-SP"),
+        ("l2-sp", "C → B → A, L2-SP"),
         ("cyclic", "2 laps to A"),
         ("unadapted", "B, unadapted"),
         ("unadapted", "C, unadapted"),
@@ -111,6 +122,7 @@ def test_every_method_has_rows_of_its_own_under_one_name() -> None:
     ]
     grown = rows_of(EVERYTHING | GREEDY, {"A": ("C", "A")})
     assert ("greedy", "C → A") in grown and "sequential" not in dict(grown)
+    assert [name for method, name in grown if method in ("lwf", "l2-sp")] == ["C → A, LwF", "C → A, L2-SP"]
     assert {method for method, _ in (*rows_of(EVERYTHING), *grown)} == {method.key for method in METHODS}
 
 
@@ -146,7 +158,7 @@ def test_a_study_that_names_a_method_that_is_not_known_is_told() -> None:
     study = Study.model_validate({"sites": SITES, "methods": {"more": ("swarm",)}})
     with pytest.raises(
         RelayError,
-        match=r"names swarm, which this relay lacks \(it knows consensus, restarts, route-folds, target-folds\);",
+        match=r"names swarm, which this relay lacks \(it knows consensus, longest, restarts, route-folds, target-f",
     ):
         plan(study, dict.fromkeys((*SITES, "pooled"), (10,) * 5))
 

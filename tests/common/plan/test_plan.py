@@ -345,12 +345,26 @@ def test_a_visit_is_counted_by_the_annealings_that_a_site_began_before() -> None
     assert {counts for _, counts in (*visits["sequential"], *visits["baseline"])} == {(0,)}
 
 
-MORE = ("restarts", "target-folds", "route-folds", "consensus")
+MORE = ("restarts", "longest", "target-folds", "route-folds", "consensus")
 STRATEGIES_DRAWN = ("fedavg", "fedprox", "fedadam", "feddc", "cyclicfl")
 CENSUS_COUNTS = st.integers(min_value=1, max_value=2000)
 
 
 BATCH_NORM = st.lists(st.sampled_from(["average", "re-estimate"]), min_size=1, unique=True).map(tuple)
+
+
+WEIGHTS = st.sampled_from([(), (), (), (0.5,), (0.5, 2.0)])
+HOPS = st.sampled_from(
+    [
+        {},
+        {},
+        {"learning_rate": (1e-4, 1e-3)},
+        {"freeze": ("none", "encoder")},
+        {"annealing": "route"},
+        {"annealing": "route", "freeze": "encoder"},
+    ]
+)
+"""Settings of second and later trainings."""
 
 
 @st.composite
@@ -395,7 +409,10 @@ def studies(draw: st.DrawFn) -> tuple[Study, Census]:
                     )
                 ),
                 "max_hops": draw(st.integers(1, 3)),
+                **draw(HOPS),
             },
+            "lwf": {"weight": draw(WEIGHTS)},
+            "l2_sp": {"weight": draw(WEIGHTS)},
             "federated": tuple(federated),
         },
     )
@@ -484,7 +501,9 @@ def test_the_rows_are_those_that_were_asked_for(example: tuple[Study, Census]) -
         wanted = {route for n in range(2, hops + 2) for route in itertools.permutations(sites, n)}
     else:
         wanted = set() if isinstance(routes, str) else {tuple(route) for route in routes}
-    expected: set[tuple[str, tuple[str, ...], str]] = {("sequential", route, route[-1]) for route in wanted}
+    brakes = [key for key, part in (("lwf", methods.lwf), ("l2-sp", methods.l2_sp)) if part.weight]
+    kinds = ("sequential", *brakes)
+    expected: set[tuple[str, tuple[str, ...], str]] = {(kind, way, way[-1]) for kind in kinds for way in wanted}
     for target in sites:
         expected |= {("baseline", (target,), target)} if methods.baseline else set()
         expected |= {("longer", (target,), target)} if methods.longer_baseline else set()
@@ -508,13 +527,16 @@ def test_the_rows_are_those_that_were_asked_for(example: tuple[Study, Census]) -
             stages = min(methods.sequential.max_hops, len(sites) - 1) + 1
         if "restarts" in methods.more and stages > 1:
             expected.add(("restarts", (target,) * stages, target))
+        then = any(part.then_target for part in methods.federated) or (methods.pooled and methods.pooled_then_target)
+        if "longest" in methods.more and then:
+            expected.add(("longest", (target,), target))
         folds = len(study.split.run) > 1 and methods.scored_on == "test"
         if folds and "target-folds" in methods.more:
             expected.add(("target-folds", (target,), target))
         if folds and "route-folds" in methods.more and any(route[-1] == target for route in wanted):
             expected.add(("route-folds", (target,), target))
     rows = grown_to_the_end(study, census).rows
-    grows = ("greedy", "route-folds") if routes == "greedy" else ()  # how far, the scores decide
+    grows = ("greedy", "route-folds", *brakes) if routes == "greedy" else ()  # how far, the scores decide
     assert {(row.method, row.route, row.target) for row in rows if row.method not in grows} == expected
     assert {row.target for row in rows if row.method == "greedy"} == (set(sites) if routes == "greedy" else set())
 
@@ -623,7 +645,9 @@ def test_a_route_grows_by_the_best_of_all_sources_hop_by_hop(
 
     choices: Choices = {}
     while (
-        further := grown(study, plan(study, census, choices).growing, choices, lambda n: dice(way_of(n)))
+        further := grown(
+            study, plan(study, census, choices).growing, choices, lambda n: dice(way_of(n, settings=False))
+        )
     ) != choices:
         choices = further
         whole = plan(study, census, choices)
