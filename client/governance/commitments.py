@@ -47,17 +47,17 @@ def check_limits(site: SiteConfig, study: Study, census: Census) -> None:
 
 
 def check_routes_extend(site: SiteConfig, study: Study, choices: Choices) -> None:
-    """Refuse hops of greedy routes that replace hops of earlier orders.
+    """Refuse choices of routes that replace choices of earlier orders.
 
-    A coordinator free to take a hop back could try all routes.
+    A coordinator free to take a hop of a growing route back, or a rung of halving, could try all routes.
 
     Args:
         site: this site.
         study: the plain study.
-        choices: the hops selected so far, for each target.
+        choices: what is selected so far, for each target.
 
     Raises:
-        Refused: a hop differs from the same hop in an earlier order.
+        Refused: a hop or rung differs from the same in an earlier order.
     """
     path = answered_folder(site, study.digest) / CHOICES
     known = {target: tuple(hops) for target, hops in cache.read_json(path).items()}

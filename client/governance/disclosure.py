@@ -19,7 +19,7 @@ from client.data.survey import Survey
 from client.governance.egress import numbers_in
 from common.config.study import Study
 from common.model.network import declared_bytes, declared_shapes, staying_bytes, staying_names
-from common.plan import Choices, Method, asked_for, batches_per_epoch, most_rounds, plan
+from common.plan import Choices, Method, asked_for, batches_per_epoch, most_rounds, plan, search_of
 from common.plan.cost import made_at
 from common.plan.graph import (
     Average,
@@ -168,7 +168,7 @@ def disclosure_of(
 
 
 def onward_of(site: str, study: Study) -> Onward:
-    """Return the onward path of a site's weights; of greedy routes only the first hop is known."""
+    """Return the onward path of a site's weights; of routes that grow hop by hop, only the first hop is known."""
     variant = study.variants[0]
     nodes = plan(variant, dict.fromkeys(variant.sites, (1,) * variant.split.folds), rounds=most_rounds).nodes
     routes: dict[tuple[str, ...], None] = {}
@@ -222,13 +222,13 @@ def _most(site: str, variant: Study, survey: Survey, largest_elsewhere: int) -> 
         return found
 
     total = tally(own({}))
-    if variant.methods.sequential.grows:
+    if search := search_of(variant):
         growing = tuple(method for method in asked_for(variant) if method.routed or method.of_selected_route)
         first = own({}, *growing)
         for target in variant.sites:
             most = _Tally()
-            for route in _routes_that_matter(site, variant, target):
-                most |= tally(own({target: route}, *growing) - first)
+            for selected in search.heaviest(variant, site, target):
+                most |= tally(own({target: selected}, *growing) - first)
             total += most
     return total
 
@@ -244,21 +244,6 @@ def _own(site: str, nodes: Iterable[Node]) -> Iterator[FineTune | Evaluate]:
             if ballots and all((ballot.site, ballot.fold, ballot.split) == scored for ballot in ballots):
                 continue
         yield node
-
-
-def _routes_that_matter(site: str, variant: Study, target: str) -> Iterator[tuple[str, ...]]:
-    """Yield, for greedy routes, one complete route to a target for each place of the site on the route.
-
-    For the site's own work the other sites are interchangeable. The longest routes ask the most, since all shorter
-    routes were tried before them.
-    """
-    hops = min(variant.methods.sequential.max_hops, len(variant.sites) - 1)
-    others = tuple(name for name in variant.sites if name not in (site, target))
-    if len(others) >= hops:
-        yield (*others[:hops], target)
-    if target != site:
-        for place in range(hops):
-            yield (*others[:place], site, *others[place : hops - 1], target)
 
 
 def _is_exact(study: Study) -> bool:

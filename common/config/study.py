@@ -7,6 +7,7 @@ this file alone. Nothing in this module touches an image.
 from __future__ import annotations
 
 import itertools
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -34,6 +35,10 @@ POOLED = "pooled"
 MOST_MODELS = 200_000
 """The most models that the routes, laps or rounds of a study may ask for. A plan of so many takes 1 GB and minutes;
 the routes "all" of 12 sites over 11 hops are more than a billion, and a study file comes by mail."""
+
+MOST_TO_HALVE = 40_000
+"""The most routes, to all targets together, with which successive halving begins: which of them go on travels with
+every order, with a digit for each route of each rung."""
 
 SiteName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")]
 
@@ -318,12 +323,18 @@ class TrainingConfig(_Config):
 class SequentialConfig(_Config):
     """Sequential transfer: the model is handed from site to site."""
 
-    routes: Literal["all", "greedy", "none"] | tuple[tuple[SiteName, ...], ...] = "all"
+    routes: Literal["all", "greedy", "halving", "none"] | tuple[tuple[SiteName, ...], ...] = "all"
     """"all": every route without repetition; "greedy": each target's route grows hop by hop, always by the source with
-    the best validation Dice at the target, while the Dice improves; "none"; or a list, each route ending with its
-    target."""
+    the best validation Dice at the target, while the Dice improves; "halving": every route to a target begins with a
+    fraction of `training.epochs` in each stage, and the half with the better validation Dice at the target begins anew
+    with twice the epochs, until one route has all epochs (successive halving: Jamieson and Talwalkar, AISTATS 2016);
+    "none"; or a list, each route ending with its target."""
     max_hops: int = Field(default=2, ge=1)
-    """The hops of the longest route, where routes is "all" or "greedy"."""
+    """The hops of the longest route, where routes is no list."""
+    predictors: bool = Field(default=False, exclude_if=lambda wanted: not wanted)
+    """Whether every route's model is also scored on the target's validation patients before the target trains: as it
+    arrives, and with batch norm's statistics estimated at the target. Neither takes a gradient step. The report says
+    how well these scores predicted the order of the finished routes (Kendall's τ)."""
     learning_rate: Annotated[tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_several)] = Field(
         default=(), exclude_if=lambda rates: not rates
     )
@@ -362,8 +373,8 @@ class SequentialConfig(_Config):
 
     @property
     def grows(self) -> bool:
-        """Whether the routes are selected only while the study runs."""
-        return self.routes == "greedy"
+        """Whether the routes are found only while the study runs."""
+        return self.routes in ("greedy", "halving")
 
     @property
     def settings(self) -> tuple[tuple[float, int, Literal["none", "encoder"]], ...]:
@@ -587,9 +598,9 @@ class AbsenceRule(_Config):
     then: Literal["park", "skip"] = "park"
     """The rule for stages after `wait_hours`. "park": the stage and all its descendants wait for another run. "skip": a
     round averages the sites present, at least two (FedTrimmedAvg: three), and a route goes on with the next site.
-    Methods without rules of their own (see `methods`), and growing routes, are parked in any case. A row made without a
-    site is marked, and never counted as the complete row. A skipped stage stays skipped in its result folder, for the
-    same weights."""
+    Methods without rules of their own (see `methods`), and routes that are found while the study runs, are parked in
+    any case. A row made without a site is marked, and never counted as the complete row. A skipped stage stays skipped
+    in its result folder, for the same weights."""
 
 
 class AbsenceConfig(AbsenceRule):
@@ -717,6 +728,17 @@ class Study(_Config):
             raise ValueError(
                 f"a warm-up of {longest} epochs leaves nothing of the {self.training.epochs} epochs of a training; set"
                 " methods.sequential.warmup_epochs below training.epochs"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _few_enough_to_halve(self) -> Study:
+        others, hops = len(self.sites) - 1, self.methods.sequential.max_hops
+        routes = len(self.sites) * sum(math.perm(others, n) for n in range(1, min(hops, others) + 1))
+        if self.methods.sequential.routes == "halving" and routes > MOST_TO_HALVE:
+            raise ValueError(
+                f"halving would begin with {routes} routes, and {MOST_TO_HALVE} are the most; set a smaller max_hops,"
+                ' or routes to "greedy"'
             )
         return self
 

@@ -1,13 +1,23 @@
 """The plan of a study: its methods as a graph of stages, identical at the coordinator and at every site."""
 
-from common.plan.methods import GROWING, Method, Section, absence_rule, asked_for, method_of, name_of, place_of
+from common.plan.methods import (
+    Method,
+    Section,
+    absence_rule,
+    asked_for,
+    growing_method,
+    method_of,
+    name_of,
+    place_of,
+    route_method,
+)
 from common.plan.planning import plan
 from common.plan.rounds import batches_per_epoch, most_rounds, rounds_of
-from common.plan.routes import grown, routes_to
+from common.plan.routes import every_route, routes_to
+from common.plan.searches import grown, route_found, search_of, steps_to
 from common.plan.values import Candidate, Census, Choices, Plan, PlannedRow, Rounds
 
 __all__ = [
-    "GROWING",
     "Candidate",
     "Census",
     "Choices",
@@ -19,12 +29,18 @@ __all__ = [
     "absence_rule",
     "asked_for",
     "batches_per_epoch",
+    "every_route",
     "grown",
+    "growing_method",
     "method_of",
     "most_rounds",
     "name_of",
     "place_of",
     "plan",
+    "route_found",
+    "route_method",
     "routes_to",
     "rounds_of",
+    "search_of",
+    "steps_to",
 ]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from common.config.study import Study
 from common.plan.graph import Best, Evaluate, FineTune, Node, lacks_batch_norm, models_in
 from common.plan.rounds import batches_per_epoch
+from common.plan.routes import along, every_route, most_hops
 from common.plan.values import Census
+
+MOST_STAGES = 50_000
+"""The most last stages of routes for which all stages are made only to be counted."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,29 @@ def planned_steps(study: Study, census: Census) -> Callable[[FineTune], int]:
         return node.schedule.epochs * batches_per_epoch(census[node.site][node.fold], study.training.batch)
 
     return steps
+
+
+def steps_of_all_routes(study: Study, census: Census) -> int | None:
+    """Return the gradient steps of all routes to all targets, each stage counted once; None for too many routes.
+
+    This is what a study of all routes takes, beside a search that trains some of them.
+
+    Args:
+        study: a plain study; its search and its list of routes play no part.
+        census: the training slices of each site, a number for each fold.
+    """
+    others = len(study.sites) - 1
+    routes = len(study.sites) * sum(math.perm(others, hops) for hops in range(1, most_hops(study) + 1))
+    if routes * len(study.split.run) > MOST_STAGES:
+        return None
+    ends = (
+        along(study, route, fold)
+        for target in study.sites
+        for route in every_route(study, target)
+        for fold in study.split.run
+    )
+    steps = planned_steps(study, census)
+    return sum(steps(node) for node in all_behind(ends) if isinstance(node, FineTune))
 
 
 def behind(node: Node, winner: Callable[[Best], Node]) -> list[Node]:

@@ -1,8 +1,8 @@
 """The plan of a study: its methods as a graph of stages (`common.plan.graph`).
 
-`plan` is a pure function of the study, the census (the number of training slices at each site) and, where routes grow,
-the hops selected so far. The coordinator plans in order to run the stages; a site plans in order to check an ordered
-stage against its approved study.
+`plan` is a pure function of the study, the census (the number of training slices at each site) and, where routes are
+found while the study runs, the choices made so far. The coordinator plans in order to run the stages; a site plans in
+order to check an ordered stage against its approved study.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from common.config.study import POOLED, Study
 from common.errors import RelayError
 from common.plan.graph import Best, Evaluate, FineTune, Node, parents_first
 from common.plan.methods import Given, Method, asked_for, method_of
+from common.plan.predictors import predicted
 from common.plan.rounds import rounds_of
-from common.plan.routes import along, check_choices, growing_targets, tried_on_the_way
-from common.plan.values import Candidate, Census, Choices, Plan, PlannedRow, Rounds
+from common.plan.routes import along, routes_to
+from common.plan.searches import check_choices, search_of, steps_to
+from common.plan.values import Candidate, Census, Choices, Plan, PlannedRow, Predicted, Rounds, Step
 
 
 def plan(
@@ -32,12 +34,13 @@ def plan(
     Args:
         study: a plain study (a single network and pair of seeds).
         census: the number of training slices at each site, by fold.
-        choices: where routes grow, the hops selected so far, by target; none unless given.
+        choices: where routes are found while the study runs, what is selected so far, by target; nothing unless given.
         rounds: returns the number of rounds of a federated method.
-        at: plan for this site only: tried routes whose last two stages lie at other sites are left out, since each
-            earlier stage of a route is also the end of a shorter route. Of the ten thousand routes of a hundred sites
-            two hundred remain, and a site plans again for every order. Where a route has one cosine, its stages are its
-            own, and only routes without the site are left out.
+        at: plan for this site only: tried routes without a stage at the site are left out; where routes grow hop by
+            hop, also routes whose last two stages lie at other sites, since each earlier stage of a route is also the
+            end of a shorter route. Of the ten thousand routes of a hundred sites two hundred remain, and a site plans
+            again for every order. Where a route has one cosine, its stages are its own, and only routes without the
+            site are left out.
         methods: plan the rows of these methods only; by default, of all methods of the study.
 
     Raises:
@@ -53,22 +56,41 @@ def plan(
     methods = asked_for(study) if methods is None else methods
     rows = tuple(row for target in study.sites for method in methods for row in method.rows(given, target))
     growing = {}
-    last = 2 if study.methods.sequential.annealing == "stage" else len(study.sites)
-    tried: list[Node] = []
-    for target in growing_targets(study):
-        selected = choices.get(target, ())
-        made = {
-            route: tuple(along(study, route, fold) for fold in study.split.run)
-            for route in tried_on_the_way(study, target, selected)
-            if at is None or at in route[-last:]
-        }
-        tried += [node for models in made.values() for node in models]
-        if selected[-1:] != (target,):
-            candidates = [route for route in made if route == (*selected, target) or len(route) == len(selected) + 2]
-            growing[target] = tuple(Candidate(route, made[route]) for route in candidates)
+    tried: dict[Node, None] = {}
+    forecast: dict[Predicted, None] = {}
+    for target in study.sites:
+        steps = steps_to(study, target, choices)
+        if study.methods.sequential.predictors:
+            listed = [Step(study.training.epochs, tuple(routes_to(study, target)), ())]
+            for step in steps or listed:
+                forecast |= dict.fromkeys(predicted(step.epochs, candidates_of(study, step, at)))
+        for step in steps:
+            candidates = list(candidates_of(study, step, at))
+            tried |= dict.fromkeys(model for candidate in candidates for model in candidate.models)
+            if step.decided is None:
+                growing[target] = tuple(candidates)
     wanted = [node for row in rows for node in (row.test or row.model, row.validation)]
-    nodes = tuple(parents_first([*wanted, *tried, *_forgetting(study, rows)]))
-    return Plan(rows, nodes, tuple(tried), growing)
+    scored = [node for one in forecast for node in (*one.models, *one.unadapted, *one.re_estimated)]
+    nodes = tuple(parents_first([*wanted, *tried, *scored, *_forgetting(study, rows)]))
+    return Plan(rows, nodes, tuple(tried), growing, tuple(forecast))
+
+
+def candidates_of(study: Study, step: Step, at: str | None = None) -> Iterator[Candidate]:
+    """Yield the routes of a step with their last stages.
+
+    Args:
+        study: the study.
+        step: a step of the study's search.
+        at: leave out routes without work for this site; see `plan`.
+    """
+    search = search_of(study)
+    shared = search and search.hop_by_hop and study.methods.sequential.annealing == "stage"
+    last = 2 if shared else len(study.sites)
+    training = study.training.model_copy(update={"epochs": step.epochs})
+    of_step = study.model_copy(update={"training": training})
+    for route in step.routes:
+        if at is None or at in route[-last:]:
+            yield Candidate(route, tuple(along(of_step, route, fold) for fold in study.split.run))
 
 
 def _forgetting(study: Study, rows: tuple[PlannedRow, ...]) -> Iterator[Evaluate]:

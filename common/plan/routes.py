@@ -1,16 +1,15 @@
-"""Routes: the routes to a target, the stages along a route, and the hop-by-hop growth of greedy routes."""
+"""Routes: the routes to a target, and the stages along a route."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from common.config.study import Study
-from common.errors import RelayError
 from common.plan.graph import FineTune, Hop, Keep, Node, Schedule, Start, best_of, fold_of
-from common.plan.values import Candidate, Choices
+from common.plan.values import Route
 
 
 def whole_cosine(epochs: int, keep: Keep) -> Schedule:
@@ -127,85 +126,23 @@ def re_estimated_at(target: str, model: Node) -> FineTune:
 def routes_to(study: Study, target: str) -> list[tuple[str, ...]]:
     """Return the routes of at least one hop to a target, shortest first, in the study's order of sites.
 
-    The list is empty where routes grow, since growing routes are selected only while the study runs.
+    The list is empty where routes are found only while the study runs.
     """
     part = study.methods.sequential
     if part.routes == "all":
-        others = [site for site in study.sites if site != target]
-        hops = range(1, most_hops(study) + 1)
-        return [(*sources, target) for n in hops for sources in itertools.permutations(others, n)]
+        return list(every_route(study, target))
     if isinstance(part.routes, str):
         return []
     return sorted(dict.fromkeys(route for route in part.routes if route[-1] == target), key=len)
 
 
+def every_route(study: Study, target: str) -> tuple[Route, ...]:
+    """Return all routes to a target without repetition, shortest first, in the study's order of sites."""
+    others = [site for site in study.sites if site != target]
+    hops = range(1, most_hops(study) + 1)
+    return tuple((*sources, target) for n in hops for sources in itertools.permutations(others, n))
+
+
 def most_hops(study: Study) -> int:
     """Return the number of hops of the longest route without repetition."""
     return min(study.methods.sequential.max_hops, len(study.sites) - 1)
-
-
-def growing_targets(study: Study) -> tuple[str, ...]:
-    """Return the targets whose routes grow hop by hop."""
-    return study.sites if study.methods.sequential.grows and len(study.sites) > 1 else ()
-
-
-def check_choices(study: Study, choices: Choices) -> None:
-    """Check that each choice is a route of the study without repetition, or the beginning of such a route.
-
-    Raises:
-        RelayError: a choice is no such route.
-    """
-    for target, selected in choices.items():
-        sources = [site for site in selected if site != target]
-        complete = selected[-1:] == (target,)
-        if (
-            target not in growing_targets(study)
-            or not set(selected) <= set(study.sites)
-            or len(selected) != len(sources) + complete
-            or len(set(sources)) < len(sources)
-            or not complete <= len(sources) <= most_hops(study)
-        ):
-            raise RelayError(
-                f"{' → '.join(selected) or 'nothing'} is no route to {target} that this study could choose."
-            )
-
-
-def tried_on_the_way(study: Study, target: str, selected: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """Return the routes that were or will be compared on the way to a choice, in the order in which they are tried."""
-    sources = tuple(site for site in selected if site != target)
-    tried = []
-    # A complete route shorter than the limit was compared with all routes that are one hop longer.
-    for hop in range(min(len(sources) + 1, most_hops(study))):
-        before = sources[:hop]
-        tried += [(*before, site, target) for site in study.sites if site not in (*before, target)]
-    return tried
-
-
-def grown(
-    study: Study, growing: Mapping[str, tuple[Candidate, ...]], choices: Choices, dice: Callable[[Node], float | None]
-) -> dict[str, tuple[str, ...]]:
-    """Return the choices, extended by a hop for each target with scores for all its candidates.
-
-    The next hop is the source whose route has the best validation Dice at the target, in the mean over the folds run;
-    among equals, the first source in the study's order. A route is complete when no further hop is better, or no
-    further hop is allowed.
-
-    Args:
-        study: the study.
-        growing: for each target the candidates of its next hop; see `Plan.growing`.
-        choices: the hops selected so far, by target.
-        dice: returns the validation Dice (0 to 1) of a node; None for a node not scored yet.
-    """
-    result = {target: tuple(selected) for target, selected in choices.items()}
-    for target, candidates in growing.items():
-        means: dict[tuple[str, ...], float] = {}
-        for candidate in candidates:
-            scores = [dice(model) for model in candidate.models]
-            known = [score for score in scores if score is not None]
-            if len(known) == len(scores):
-                means[candidate.route] = sum(known) / len(known)
-        if len(means) == len(candidates):
-            best = max(means, key=means.__getitem__)
-            complete = best == (*result.get(target, ()), target) or len(best) - 1 == most_hops(study)
-            result[target] = best if complete else best[:-1]
-    return result

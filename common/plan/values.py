@@ -7,13 +7,17 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from common.config.study import FederatedConfig, Study
-from common.plan.graph import Best, Evaluate, Node, ballot
+from common.plan.graph import Best, Evaluate, FineTune, Node, ballot
 
 Census = Mapping[str, tuple[int, ...]]
 """For each site the number of selected training slices, a number for each fold."""
-Choices = Mapping[str, tuple[str, ...]]
-"""Where routes grow: for each target the sources selected so far, in the order of travel. The target itself as the last
-entry marks the route as complete. A missing target has no source yet."""
+Route = tuple[str, ...]
+"""The sites of a route, in the order of travel; the last one is the target."""
+Selected = tuple[str, ...]
+"""What a search has decided for a target so far; only ever extended. `common.plan.greedy` and `common.plan.halving` say
+what the entries are."""
+Choices = Mapping[str, Selected]
+"""Where routes are found while the study runs: what is decided so far, by target. For a missing target nothing is."""
 
 Rounds = Callable[[Study, FederatedConfig, int, Census], int]
 """Returns the number of rounds of a federated method, from the study, the method's settings, its local epochs and the
@@ -57,12 +61,38 @@ def row_of(study: Study, method: str, route: tuple[str, ...], target: str, fold:
 
 
 @dataclass(frozen=True)
+class Step:
+    """Routes to a target that are compared with each other while the study runs."""
+
+    epochs: int
+    """The epochs of every stage of these routes."""
+    routes: tuple[Route, ...]
+    decided: tuple[Route, ...] | None
+    """The routes that go on, or that are left at the end; None until the step is decided."""
+
+
+@dataclass(frozen=True)
 class Candidate:
-    """A candidate route in the selection of a target's next hop."""
+    """A candidate route in the next step of a target's search."""
 
     route: tuple[str, ...]
     models: tuple[Node, ...]
     """For each fold, the last training of the route, which is at the target; of several settings, the best."""
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """A route with the scores of its model at the target before the target trains; see `common.plan.predictors`."""
+
+    route: Route
+    epochs: int
+    """The epochs of every stage of the route."""
+    models: tuple[Node, ...]
+    """For each fold, the last training of the route."""
+    unadapted: tuple[Evaluate, ...]
+    """For each fold, the scoring of the model as it arrives, on the target's validation patients."""
+    re_estimated: tuple[FineTune, ...]
+    """For each fold, the estimate of batch norm's statistics at the target, which scores the model on the same."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +102,12 @@ class Plan:
     rows: tuple[PlannedRow, ...]
     nodes: tuple[Node, ...]
     tried: tuple[Node, ...] = ()
-    """Where routes grow: the last stage of every route that was or will be tried; of several settings, the best."""
+    """Where routes are found while the study runs: the last stage of every route that was or will be tried; of several
+    settings, the best."""
     growing: Mapping[str, tuple[Candidate, ...]] = field(default_factory=dict)
-    """For each target whose route still grows, the candidates of its next hop; the route so far, if any, comes
-    first."""
+    """For each target whose route is not found yet, the candidates of its next step, in order."""
+    predicted: tuple[Predicted, ...] = ()
+    """Where the study asks for predictors, the routes compared, each once."""
 
     @cached_property
     def by_id(self) -> dict[str, Node]:

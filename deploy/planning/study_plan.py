@@ -20,13 +20,13 @@ from common.config.study import POOLED, Study
 from common.errors import RelayError
 from common.fingerprint import format_fingerprint
 from common.model.network import check_network, declared_bytes
-from common.plan import GROWING, Census, Plan, grown, method_of, plan
-from common.plan.cost import all_behind, cost_of, planned_steps
+from common.plan import Census, Choices, Plan, growing_method, grown, method_of, plan, search_of, steps_to
+from common.plan.cost import all_behind, cost_of, planned_steps, steps_of_all_routes
 from common.plan.graph import Evaluate, FineTune, Node, models_in, validation_folds, way_of
 from common.plan.routes import settings_of
 from common.statistics.paired import LEVEL
 from common.statistics.power import POWER
-from common.text import between, count, duration, listed, short_bytes
+from common.text import between, count, duration, listed, short_bytes, whole
 from deploy.console import bar, terminal
 from deploy.planning.power_plan import (
     DEVIATION,
@@ -110,16 +110,17 @@ def study_plan(
     sites = {name: load_site(path) for name, path in files.items()}
     surveys = {name: _surveyed(site, variant) for name, site in sites.items()}
     census, assumed = _census(variant, surveys, slices)
-    found = _to_the_end(variant, census)
+    found, choices = _to_the_end(variant, census)
+    search = _search(variant, census, choices)
     lines, together = _lines(study, variant, found, census)
     counted = _patients(variant, surveys, patients or {})
     targets = [site for site in study.sites if any(row.target == site for row in found.rows)]
     powers = power_lines(study, targets, counted, sd=sd, measured=measured)
     estimate = _estimate(study, found, census, surveys, sites, files, at_once) if trial else None
     if as_json:
-        print(json.dumps(_as_values(study, census, lines, together, estimate, powers), indent=1))
+        print(json.dumps(_as_values(study, census, lines, together, estimate, powers, search), indent=1))
     else:
-        _print(study, census, assumed, lines, together, estimate)
+        _print(study, census, assumed, lines, together, estimate, search)
         print(*power_text(study, powers), sep="\n")
     return 0
 
@@ -175,6 +176,19 @@ def _census(study: Study, surveys: Mapping[str, Survey], slices: Mapping[str, in
     return census, assumed
 
 
+def _search(study: Study, census: Census, choices: Choices) -> dict[str, Any] | None:
+    """Return the steps of a study's search for routes, the same for every target but for the names of the sites."""
+    search = search_of(study)
+    if search is None:
+        return None
+    steps = steps_to(study, study.sites[0], choices)
+    return {
+        "hop_by_hop": search.hop_by_hop,
+        "steps": [{"routes": len(step.routes), "epochs": step.epochs} for step in steps],
+        "gradient_steps_of_all_routes": steps_of_all_routes(study, census),
+    }
+
+
 def _patients(study: Study, surveys: Mapping[str, Survey], elsewhere: Mapping[str, int]) -> dict[str, Patients]:
     """Return the patients of each site where they are known."""
     known = {site: patients for site, (patients, _) in PAPER.items()} if study.paper else {}
@@ -187,13 +201,13 @@ def _patients(study: Study, surveys: Mapping[str, Survey], elsewhere: Mapping[st
     return found
 
 
-def _to_the_end(study: Study, census: Census) -> Plan:
-    """Return the plan in which growing routes are as long as the study allows."""
-    choices: dict[str, tuple[str, ...]] = {}
+def _to_the_end(study: Study, census: Census) -> tuple[Plan, Choices]:
+    """Return the plan in which the longest routes are found, where routes are found while the study runs."""
+    choices: Choices = {}
     while True:
         found = plan(study, census, choices)
         if not found.growing:
-            return found
+            return found, choices
         choices = grown(study, found.growing, choices, lambda node: float(way_of(node).count("→")))
 
 
@@ -218,8 +232,8 @@ def _lines(study: Study, variant: Study, found: Plan, census: Census) -> tuple[l
     ends: dict[str, list[list[Node]]] = defaultdict(list)
     for row in found.rows:
         ends[row.method].append([row.test or row.model, row.validation])
-    if found.tried:
-        ends[GROWING.key] += [[node] for node in found.tried]
+    if searched := growing_method(variant):
+        ends[searched.key] += [[node] for node in found.tried]
     lines = [
         line(method, [node for end in of_method for node in end], len(of_method), _alone(of_method))
         for method, of_method in ends.items()
@@ -356,6 +370,7 @@ def _as_values(
     together: Line,
     estimate: Estimate | None,
     powers: list[TargetPower],
+    search: dict[str, Any] | None,
 ) -> dict[str, Any]:
     return {
         "study": study.name,
@@ -364,13 +379,20 @@ def _as_values(
         "train_slices": {site: list(counts) for site, counts in census.items()},
         "methods": [asdict(line) for line in lines],
         "together": asdict(together),
+        "search": search,
         "estimate": asdict(estimate) if estimate else None,
         "power": {"power": POWER, "level": LEVEL, "targets": [asdict(one) for one in powers]},
     }
 
 
 def _print(
-    study: Study, census: Census, assumed: list[str], lines: list[Line], together: Line, estimate: Estimate | None
+    study: Study,
+    census: Census,
+    assumed: list[str],
+    lines: list[Line],
+    together: Line,
+    estimate: Estimate | None,
+    search: dict[str, Any] | None,
 ) -> None:
     head = ("", "rows", "trainings", "if not shared", "scorings", "gradient steps", "to and fro")
     rows = [_cells(line) for line in lines]
@@ -412,19 +434,18 @@ def _print(
     planned = {line.method for line in lines}
     if without := [method_of(key).title for key in study.methods.more if key not in planned]:
         print(f"Without a row in this study, whose sites, folds or routes are too few for it: {listed(without)}.")
-    sequential = study.methods.sequential
     if (settings := len(settings_of(study.variants[0]))) > 1:
         print(
             f"Second and later trainings have {settings} settings; each is trained along the whole way, and each"
             " target's validation patients choose."
         )
-    if sequential.annealing == "route":
+    if study.methods.sequential.annealing == "route":
         print(
             "A route has one cosine: its trainings depend on their place and on its length, and are shared with routes"
             " of the same length alone."
         )
-    if sequential.grows:
-        print("Routes grow as long as they gain; counted is the most that they may ask for.")
+    if search:
+        print(_search_text(search))
     if estimate:
         print(
             f"About {duration(estimate.training)} of training on this machine, {count(estimate.at_once, 'stage')} at"
@@ -436,6 +457,19 @@ def _print(
                 f"About {duration(estimate.preparing)} of preparation before it, once for all studies of these"
                 " patients."
             )
+
+
+def _search_text(search: dict[str, Any]) -> str:
+    """Return the steps of a search, and what all routes would take, in sentences."""
+    if search["hop_by_hop"]:
+        text = "Routes grow as long as they gain; counted is the most that they may ask for."
+    else:
+        first, *others = search["steps"]
+        rungs = [f"{count(first['routes'], 'route')} of {count(first['epochs'], 'epoch')} a stage"]
+        rungs += [f"{one['routes']} of {one['epochs']}" for one in others]
+        text = f"To each target: {', then '.join(rungs)}. Counted are the longest routes of each rung."
+    every = search["gradient_steps_of_all_routes"]
+    return text if every is None else f"{text} All routes would take {whole(every)} gradient steps."
 
 
 def _cells(line: Line) -> tuple[str, ...]:

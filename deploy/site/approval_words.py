@@ -14,6 +14,7 @@ from client.site_config import SiteConfig
 from common.config.study import Study
 from common.fingerprint import format_fingerprint
 from common.model.network import declared_bytes, declared_shapes, staying_names
+from common.plan import search_of
 from common.strategies import STRATEGIES
 from common.text import between, count, listed, moment, short_bytes, whole
 
@@ -142,7 +143,7 @@ def _runs(study: Study, surveys: Sequence[Survey], counts: Disclosure) -> Iterat
     if counts.estimates:
         yield from _labelled(
             "estimates",
-            f"{most}{whole(counts.estimates)} of batch normalisation's statistics, for averages of all sites' weights:"
+            f"{most}{whole(counts.estimates)} of batch normalisation's statistics, for weights from elsewhere:"
             " the slices of a training are shown to the network once, and no step is made.",
         )
     of_each = "each training or estimate" if counts.estimates else "each training"
@@ -151,10 +152,11 @@ def _runs(study: Study, surveys: Sequence[Survey], counts: Disclosure) -> Iterat
         f"{most}{whole(counts.validations)} on validation patients, besides the one that belongs to {of_each},"
         f" and {whole(counts.tests)} on test patients.",
     )
-    if study.methods.sequential.grows:
-        yield from _labelled(
-            "routes", "they grow in the course of the study, hop by hop; counted is the most that they may ask for."
-        )
+    if search := search_of(study.variants[0]):
+        how = "they grow in the course of the study, hop by hop"
+        if not search.hop_by_hop:
+            how = "which of them go on with more epochs is found in the course of the study"
+        yield from _labelled("routes", f"{how}; counted is the most that they may ask for.")
 
 
 def _leaves(study: Study, counts: Disclosure) -> Iterator[str]:
@@ -237,7 +239,7 @@ def _goes(study: Study, site: str, others: Sequence[str], onward: Onward) -> Ite
             f"To {listed(list(dict.fromkeys(route[-1] for route in onward.routes)))}, where others go on training from"
             f" them: {shown}{f' and {more} more ways' if more > 0 else ''}."
         )
-    if study.methods.sequential.grows:
+    if (search := search_of(study.variants[0])) and search.hop_by_hop:
         yield (
             f"Wherever a route grows through {site}: further hops lead from there to any of {listed(others)}"
             f" ({study.methods.sequential.max_hops} hops at most)."

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from common.plan import method_of
 from server.report.table import Comparison
 from server.report.wording import full_name
-from server.results.schema import Budget, Grown, Results, Row
+from server.results.schema import Budget, Grown, Results, Row, Tried
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def budget_lines(results: Results, table: Comparison) -> list[BudgetLine]:
 
 @dataclass(frozen=True)
 class Growth:
-    """The number of trainings for a grown route, and for all routes of the permitted lengths."""
+    """A route found in the course of the study: its number of trainings, that of all routes, and the steps to it."""
 
     target: str
     way: str
@@ -76,10 +76,24 @@ class Growth:
     """The number of the repeat, counted from 1; empty in a study without repeats."""
     trainings: int
     of_all: int
+    steps: tuple[GrowthStep, ...]
+
+
+@dataclass(frozen=True)
+class GrowthStep:
+    """A step of a search, as in results.json, with its routes from the best to the worst."""
+
+    epochs: int
+    tried: tuple[Tried, ...]
+
+    @property
+    def going_on(self) -> int:
+        """The number of routes that go on."""
+        return sum(one.goes_on is True for one in self.tried)
 
 
 def growths(results: Results) -> list[Growth]:
-    """Return the numbers of trainings for all grown routes."""
+    """Return the routes found in the course of the study."""
     repeats = results.repeats
     return [
         Growth(
@@ -88,6 +102,10 @@ def growths(results: Results) -> list[Growth]:
             str(repeats.index(entry.repeat) + 1) if len(repeats) > 1 and entry.repeat in repeats else "",
             entry.trainings,
             entry.trainings_of_all_routes,
+            tuple(
+                GrowthStep(step.epochs, tuple(sorted(step.tried, key=lambda one: -(one.validation_dice or 0.0))))
+                for step in entry.steps
+            ),
         )
         for entry in results.grown
     ]

@@ -99,7 +99,9 @@ def _contents(results: Results, view: NetworkView | None, *, several: bool, othe
         if view.maps:
             yield "routes", "Hops"
         if view.growths:
-            yield "growth", "Growing"
+            yield "growth", "Finding routes"
+        if view.forecasts:
+            yield "predictions", "Predictors"
         if view.matrices:
             yield "forgetting", "Forgetting"
     if others:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from common.plan import Section
 from common.scores import DICE
-from common.text import count, listed, points
+from common.text import count, listed, points, whole
 from server.report.budget import Growth
 from server.report.contrasts import Family
 from server.report.gland import Gland
@@ -14,7 +15,7 @@ from server.report.networks import Networks
 from server.report.opening import drawn, held_out, synthetic_sentence
 from server.report.paper import Table3
 from server.report.table import Comparison
-from server.report.wording import figure, small
+from server.report.wording import figure, sequential_setting, small
 from server.results.schema import Results
 
 COVERAGE = {6: 89, 30: 92}
@@ -298,11 +299,48 @@ def of_maps(results: Results) -> str:
 
 
 def of_growth(results: Results, found: list[Growth]) -> str:
-    """Return the remark under the table of grown routes."""
+    """Return the remark under the table of routes found in the course of the study."""
     taken, of_all = sum(one.trainings for one in found), sum(one.of_all for one in found)
+    if sequential_setting(results, "routes") == "halving":
+        how = (
+            "Every rung trains anew, and stages of fewer epochs are trainings too. A route that comes late, being good"
+            " only with many epochs, was dropped early: these figures cannot say whether there was one."
+        )
+    else:
+        how = (
+            "A route that grows sees only the best source of each hop: a better route that begins with a worse source"
+            " is never tried, and these figures cannot say whether there was one."
+        )
+    return f"{taken} trainings in place of {of_all}.{_steps_saved(results)} {how}"
+
+
+def _steps_saved(results: Results) -> str:
+    """Return what a search for routes took in gradient steps, against all routes; empty where that is not known.
+
+    The numbers cover all networks of a study.
+    """
+    for budget in results.budgets:
+        every = budget.gradient_steps_of_all_routes
+        if every:
+            share = 100 * (1 - budget.gradient_steps / every)
+            told = f"{share:.0f} % saved" if share >= 0 else f"{-share:.0f} % more, so that nothing was saved"
+            return (
+                f" In gradient steps, each stage counted once: {whole(budget.gradient_steps)}, where all routes would"
+                f" have taken {whole(every)} ({told})."
+            )
+    return ""
+
+
+def of_predictions(results: Results) -> str:
+    """Return the remark under the tables of predictors."""
+    fewest = min((entry.routes for one in results.predictions for entry in one.agreement), default=0)
+    chance = ""
+    if 1 < fewest < 8:
+        chance = f" Of {fewest} routes, one order in {math.factorial(fewest)} has a τ of 1 by chance."
     return (
-        f"{taken} trainings in place of {of_all}. A route that grows sees only the best source of each hop: a better"
-        " route that begins with a worse source is never tried, and these figures cannot say whether there was one."
+        "τ is 1 where both orders are the same, −1 where one is the reverse of the other, and about 0 without relation."
+        f"{chance} The routes share sources and patients, so no p is given. Validation patients have also chosen each"
+        f" route's epoch; test patients have chosen nothing.{synthetic_sentence(results)}"
     )
 
 

@@ -273,7 +273,7 @@ def _one(numbers: Sequence[int | None]) -> int | None:
 
 
 def _headline(results: Results, columns: tuple[str, ...]) -> TableLine | None:
-    """Return the line of the routes selected by validation, for each target and repeat; None where routes grow."""
+    """Return the line of the routes selected by validation, for each target and repeat; None where they grow."""
     repeats, tested = len(results.repeats), results.tested
     cells = []
     for target in columns:
@@ -317,7 +317,7 @@ def notes(table: Comparison) -> list[str]:
     found += _controls(table)
     grown = [routes_taken(cell) for cell in table.cells if cell.row.kind.grows]
     if grown:
-        found.append(f"Routes that grew: {'; '.join(grown)}.")
+        found.append(f"Routes found: {'; '.join(grown)}.")
     lacking = [
         f"{full_name(cell.row)} at {cell.row.target} without {', '.join(cell.absent)}"
         for cell in table.cells

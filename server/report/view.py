@@ -7,7 +7,7 @@ from functools import cached_property
 
 from markupsafe import Markup
 
-from server.report import budget_curves, contrasts, forgetting, gland, intervals, paper, routes
+from server.report import budget_curves, contrasts, forgetting, gland, intervals, paper, predictions, routes
 from server.report.budget import BudgetLine, Growth, budget_lines, growths
 from server.report.colours import shade
 from server.report.disagreements import disagreements
@@ -15,7 +15,7 @@ from server.report.equivalence import findings
 from server.report.forest import Forest, forest
 from server.report.summary import in_short
 from server.report.table import Comparison, comparison, notes
-from server.report.wording import network_name
+from server.report.wording import network_name, sequential_setting
 from server.results.schema import Results
 
 
@@ -128,8 +128,18 @@ class NetworkView:
 
     @cached_property
     def growths(self) -> list[Growth]:
-        """The numbers of trainings for grown routes."""
+        """The routes found in the course of the study."""
         return growths(self.results)
+
+    @property
+    def halved(self) -> bool:
+        """Whether these routes were found by halving."""
+        return sequential_setting(self.results, "routes") == "halving"
+
+    @cached_property
+    def forecasts(self) -> list[predictions.Forecast]:
+        """How well scores on arrival predicted the routes."""
+        return predictions.forecasts(self.results)
 
     @cached_property
     def transfers(self) -> list[forgetting.TransferLine]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from common import text
 from common.config.study import POOLED
 from common.networks.registry import NETWORKS
@@ -77,6 +79,13 @@ def encoder_name(encoder: str) -> str:
         if encoder.startswith(prefix):
             return name + encoder.removeprefix(prefix)
     return encoder or "no encoder"
+
+
+def sequential_setting(results: Results, name: str) -> Any:
+    """Return a setting of the study's `methods.sequential`, or None."""
+    methods = results.study.get("methods")
+    part = methods.get("sequential") if isinstance(methods, dict) else None
+    return part.get(name) if isinstance(part, dict) else None
 
 
 def targets(results: Results) -> tuple[str, ...]:

@@ -12,8 +12,16 @@ from typing import Any
 
 from common.config.study import Study
 from common.model.network import declared_bytes, staying_bytes
-from common.plan import GROWING, PlannedRow, method_of, name_of, routes_to
-from common.plan.cost import Cost, all_behind, behind, cost_of
+from common.plan import (
+    PlannedRow,
+    growing_method,
+    method_of,
+    name_of,
+    route_found,
+    search_of,
+    steps_to,
+)
+from common.plan.cost import Cost, all_behind, behind, cost_of, steps_of_all_routes
 from common.plan.graph import (
     Average,
     Best,
@@ -27,19 +35,22 @@ from common.plan.graph import (
     way_of,
 )
 from common.plan.methods.local_norm import completed_at
-from common.plan.routes import settings_of
+from common.plan.planning import candidates_of
+from common.plan.routes import every_route, settings_of
 from common.plan.selection import group_of, means
+from common.plan.values import Step
 from common.protocol.messages import Description
 from common.scores import COUNTED, OVERLAPS, SCORES, VALIDATED, Score
 from common.statistics.intervals import case_interval
 from server.ledger.ledger import StageRecord
 from server.results import schema
 from server.results.choices import open_choices
+from server.results.predictions import predictions_of
 from server.results.schema import Results
 from server.results.transfer import backward_transfer, forward_transfer
 from server.scheduling.absence import absence_text, absent_from, trained_for, why_not_counted
 from server.scheduling.retention import inputs
-from server.scheduling.state import RunState
+from server.scheduling.state import RunState, census_of
 
 
 def results_of(study: Study, runs: Sequence[RunState]) -> Results:
@@ -72,6 +83,7 @@ def results_of(study: Study, runs: Sequence[RunState]) -> Results:
         budgets=tuple(_budgets(parts)),
         forgetting=tuple(entry for part in parts for entry in part.forgetting()),
         grown=tuple(entry for part in parts for entry in part.grown()),
+        predictions=tuple(entry for part in parts for entry in predictions_of(part.run, part.labels)),
         stages=tuple(stage for part in parts for stage in part.stages()),
         parked=tuple(entry for part in parts for entry in part.parked()),
     )
@@ -195,7 +207,7 @@ class _Part:
         """Return every finished stage behind a method's rows: all folds, rounds, routes and candidates."""
         rows = [row for row in self.run.plan.rows if row.method == method]
         wanted: list[Node] = [node for row in rows for node in (row.test or row.model, row.validation)]
-        if method == GROWING.key:
+        if method_of(method).grows:
             wanted += self.run.plan.tried
         return [node for node in all_behind(wanted) if self._is_done(node)]
 
@@ -245,22 +257,39 @@ class _Part:
         return scores
 
     def grown(self) -> Iterator[schema.Grown]:
-        """Yield, for every target, the grown route and its number of trainings, against the trainings of all routes."""
-        study, plan = self.run.study, self.run.plan
-        if not plan.tried:
-            return
-        sequential = study.methods.sequential.model_copy(update={"routes": "all"})
-        every = study.model_copy(update={"methods": study.methods.model_copy(update={"sequential": sequential})})
-        for target in study.sites:
-            ends = ((node, training_in(node)) for node in plan.tried)
+        """Yield, for every target, the route found in the course of the study, and what was tried on the way."""
+        run, study = self.run, self.run.study
+        search = search_of(study)
+        for target in study.sites if search else ():
+            assert search is not None
+            ends = ((node, training_in(node)) for node in run.plan.tried)
             tried = all_behind(node for node, training in ends if training and training.site == target)
+            selected = run.choices.get(target, ())
             yield schema.Grown(
                 **self.labels,
                 target=target,
-                route=self.run.choices.get(target, ()),
+                # Of a route that grows hop by hop, the sources selected so far are worth telling.
+                route=route_found(study, target, run.choices) or (selected if search.hop_by_hop else ()),
                 trainings=sum(isinstance(node, FineTune) for node in tried),
-                trainings_of_all_routes=_trainings_of(every, target) * len(study.split.run),
+                trainings_of_all_routes=_trainings_of(study, target) * len(study.split.run),
+                steps=tuple(self._step(step) for step in steps_to(study, target, run.choices)),
             )
+
+    def _step(self, step: Step) -> schema.Step:
+        """Return a step of a search, with the mean validation Dice by which it was decided."""
+        tried = []
+        for candidate in candidates_of(self.run.study, step):
+            records = [self.run.records[model] for model in candidate.models if self._is_done(model)]
+            dices = [record.value(self.run.score) for record in records]
+            complete = len(dices) == len(candidate.models)
+            tried.append(
+                schema.Tried(
+                    route=candidate.route,
+                    validation_dice=_per_cent(statistics.fmean(dices)) if complete else None,
+                    goes_on=None if step.decided is None else candidate.route in step.decided,
+                )
+            )
+        return schema.Step(epochs=step.epochs, tried=tuple(tried))
 
     def stages(self) -> Iterator[schema.Stage]:
         """Yield the finished trainings, averages, and re-estimates of averages."""
@@ -327,7 +356,7 @@ class _Part:
         return _stage_id(self.number, parent) if isinstance(parent, FineTune | Average) else None
 
     def parked(self) -> Iterator[schema.ParkedRow]:
-        """Yield the unfinished rows, the rows not counted, and the growing routes without a next hop."""
+        """Yield the unfinished rows, the rows not counted, and the routes that are not found yet."""
         run = self.run
         for row in run.plan.rows:
             reason = (
@@ -342,7 +371,9 @@ class _Part:
                     fold=row.fold,
                     reason=reason,
                 )
-        for target, candidates in run.plan.growing.items():
+        searched = growing_method(run.study)
+        for target, candidates in run.plan.growing.items() if searched else ():
+            assert searched is not None
             models = [node for candidate in candidates for node in candidate.models]
             stuck = [
                 why for node in models if (why := run.parked.get(node) or absence_text(absent_from(node, run.skipped)))
@@ -350,11 +381,11 @@ class _Part:
             for fold in run.study.split.run:
                 yield schema.ParkedRow(
                     **self.labels,
-                    method=GROWING.key,
-                    label=GROWING.name((), target),
+                    method=searched.key,
+                    label=searched.name((), target),
                     target=target,
                     fold=fold,
-                    reason=stuck[0] if stuck else "its next hop is not selected yet",
+                    reason=stuck[0] if stuck else "its next step is not decided yet",
                 )
 
 
@@ -389,7 +420,7 @@ def _selected(run: RunState, rows: list[PlannedRow]) -> Iterator[PlannedRow]:
 def _headline(run: RunState, rows: list[PlannedRow]) -> Iterator[PlannedRow]:
     """Yield, for each target, the route with the best mean validation Dice over its folds; test scores play no part.
 
-    A target with an unfinished route has no headline. A grown route is the headline of its target.
+    A target with an unfinished route has no headline. A route found in the course of the study is the headline.
     """
     groups: dict[str, list[PlannedRow]] = defaultdict(list)
     for row in rows:
@@ -452,8 +483,8 @@ def _spread(rows: list[schema.Row]) -> Iterator[schema.Spread]:
 def _budgets(parts: list[_Part]) -> Iterator[schema.Budget]:
     """Yield the cost of all rows of each method, and of the whole study, with all folds and discarded routes."""
     methods = dict.fromkeys(row.method for part in parts for row in part.run.plan.rows)
-    if any(part.run.plan.tried for part in parts):
-        methods[GROWING.key] = None
+    if parts and (searched := growing_method(parts[0].run.study)):
+        methods[searched.key] = None
     for method in (*methods, "all"):
         costs = [part.cost(part.everything() if method == "all" else part.needed(method)) for part in parts]
         yield schema.Budget(
@@ -462,18 +493,26 @@ def _budgets(parts: list[_Part]) -> Iterator[schema.Budget]:
             scorings=sum(cost.scorings for cost in costs),
             gradient_steps=sum(cost.gradient_steps for cost in costs),
             bytes_moved=sum(cost.bytes for cost in costs),
+            **(_of_all_routes(parts) if method_of(method).grows else {}),
         )
 
 
 def _trainings_of(study: Study, target: str) -> int:
-    """Return the number of trainings, for one fold, of every route to a target, with all settings tried."""
+    """Return the number of trainings, for one fold, of all routes to a target, with all settings tried."""
     whole = study.methods.sequential.annealing == "route"
     parts = {
         (route[:length], len(route) if whole else 0)
-        for route in routes_to(study, target)
+        for route in every_route(study, target)
         for length in range(1, len(route) + 1)
     }
     return sum(len(settings_of(study)) if len(part) > 1 else 1 for part, _ in parts)
+
+
+def _of_all_routes(parts: list[_Part]) -> dict[str, int | None]:
+    """Return what all routes of the permitted lengths would have taken in all variants, by field."""
+    steps = [steps_of_all_routes(part.run.study, census_of(part.run.descriptions)) for part in parts]
+    known = [count for count in steps if count is not None]
+    return {"gradient_steps_of_all_routes": sum(known) if len(known) == len(steps) else None}
 
 
 def _trained_by(run: RunState, model: Node) -> Node:

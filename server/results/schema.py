@@ -207,7 +207,7 @@ class Spread(Value):
     model: str = ""
     """The network: architecture and encoder."""
     route: tuple[str, ...] = ()
-    """The route; empty for a grown route, which may differ between repeats."""
+    """The route; empty for a route found in the course of the study, which may differ between repeats."""
     target: str
     """The site whose patients score the weights."""
     runs: int
@@ -259,6 +259,9 @@ class Budget(Value):
     """Gradient steps of all trainings."""
     bytes_moved: int
     """Bytes of weights sent and received, counted from the plan."""
+    gradient_steps_of_all_routes: int | None = None
+    """Of routes found in the course of the study: the gradient steps that all routes of the permitted lengths would
+    have taken, each stage counted once. Null for other methods, and for too many routes to count."""
 
 
 class MeasuredHop(Value):
@@ -296,17 +299,84 @@ class Forgetting(_OfVariant):
     first hop less the site's own model's (`alone`). Null where there is no such site, or no own model."""
 
 
+class Tried(Value):
+    """A route that was compared with others in a step of a search."""
+
+    route: tuple[str, ...]
+    """The sites of the route, in order."""
+    validation_dice: Figure = None
+    """Dice on the target's validation patients, per cent, by which the study selects, mean over the folds run; null
+    where a fold is unfinished."""
+    goes_on: bool | None = None
+    """Whether the route goes on, or is left at the end; null before the step is decided."""
+
+
+class Step(Value):
+    """A step of the search for a target's route: a hop of a growing route, or a rung of halving."""
+
+    epochs: int
+    """The epochs of every stage of these routes."""
+    tried: tuple[Tried, ...]
+    """The routes compared; among equals the first one in this order goes on."""
+
+
 class Grown(_OfVariant):
-    """A grown route, with its number of trainings and the number for all routes of the permitted lengths."""
+    """A route found in the course of the study, with what was tried on the way."""
 
     target: str
     """The last site of the route."""
     route: tuple[str, ...]
-    """The hops selected so far, in order; a complete route ends with the target."""
+    """The route, or of a growing route the hops selected so far; a complete route ends with the target."""
     trainings: int
     """Trainings of all candidates tried for this target."""
     trainings_of_all_routes: int
-    """Trainings for all routes of the permitted lengths."""
+    """Trainings for all routes of the permitted lengths, with the study's epochs."""
+    steps: tuple[Step, ...] = ()
+    """The steps of the search, in order: hops of a growing route, rungs of halving."""
+
+
+class PredictedRoute(Value):
+    """A route with its Dice before and after the training at its target.
+
+    All are the Dice by which the study selects, per cent, means over the folds.
+    """
+
+    route: tuple[str, ...]
+    """The sites of the route, in order."""
+    unadapted: Figure = None
+    """Of the model as it arrives at the target, on the fold's validation patients there."""
+    re_estimated: Figure = None
+    """Of the same with batch norm's statistics estimated on the target's training slices."""
+    validation: Figure = None
+    """Of the finished route, on the fold's validation patients."""
+    test: Figure = None
+    """Of the finished route, on the test patients; null where the route was not tested."""
+
+
+class Agreement(Value):
+    """How well a score on arrival predicted the order of the finished routes."""
+
+    predictor: str
+    """"unadapted" or "re_estimated"; see the routes."""
+    outcome: str
+    """"validation" or "test"; see the routes."""
+    tau: Figure = None
+    """Kendall's τ-b, from -1 (the reverse order) to 1 (the same order); null for a single route or equal scores."""
+    routes: int
+    """The number of routes."""
+
+
+class Prediction(_OfVariant):
+    """The routes to a target with equal epochs, and how well scores without a gradient step predicted their order."""
+
+    target: str
+    """The last site of the routes."""
+    epochs: int
+    """The epochs of every stage of the routes."""
+    routes: tuple[PredictedRoute, ...]
+    """The routes with all folds finished, and no training skipped."""
+    agreement: tuple[Agreement, ...]
+    """An entry for each predictor and outcome."""
 
 
 class Epoch(Value):
@@ -329,8 +399,8 @@ class Stage(Value):
     id: str
     """The stage's name within this file: the variant, and a digest of the stage's node."""
     kind: str = ""
-    """The kind of stage: "fine-tune", "average", or "re-estimate" (batch norm's statistics of an average, estimated at
-    a site)."""
+    """The kind of stage: "fine-tune", "average", or "re-estimate" (batch norm's statistics of weights from elsewhere,
+    estimated at a site)."""
     site: str = ""
     """The site of the training or estimate; empty for an average."""
     fold: int | None = None
@@ -398,7 +468,9 @@ class Results(Value):
     forgetting: tuple[Forgetting, ...] = ()
     """An entry for each selected route, where the study measures forgetting."""
     grown: tuple[Grown, ...] = ()
-    """An entry for each target, where routes grow."""
+    """An entry for each target, where routes are found in the course of the study."""
+    predictions: tuple[Prediction, ...] = ()
+    """An entry for each target and number of epochs, where the study asks for predictors."""
     stages: tuple[Stage, ...] = ()
     """An entry for each finished training or average."""
     parked: tuple[ParkedRow, ...] = ()
@@ -446,7 +518,7 @@ class Results(Value):
         return self.model_copy(
             update={
                 name: tuple(entry for entry in getattr(self, name) if entry.model == model)
-                for name in ("rows", "spread", "forgetting", "grown", "parked")
+                for name in ("rows", "spread", "forgetting", "grown", "predictions", "parked")
             }
         )
 

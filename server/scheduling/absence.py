@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from common.config.study import AbsenceRule, Study
-from common.plan import GROWING, Plan, PlannedRow, absence_rule, method_of
+from common.plan import Plan, PlannedRow, absence_rule, method_of, route_method
 from common.plan.cost import all_behind, behind
 from common.plan.graph import Best, FineTune, Node
 
@@ -57,7 +57,8 @@ class Absences:
             (absence_rule(study, method_of(row.method)), row.model, all_behind([row.test or row.model, row.validation]))
             for row in plan.rows
         ]
-        wanted.append((absence_rule(study, GROWING), None, all_behind(plan.tried)))
+        scored = [node for one in plan.predicted for node in (*one.unadapted, *one.re_estimated)]
+        wanted.append((absence_rule(study, route_method(study)), None, all_behind([*plan.tried, *scored])))
         for rule, model, nodes in wanted:
             for node in nodes:
                 self._hours[node] = max(self._hours.get(node, 0.0), rule.wait_hours)

@@ -304,6 +304,10 @@ class RunState:
         """Return whether a node is not run: an ancestor was skipped, and no row of the node goes on without a site."""
         return any(self._lacking[parent] for parent in node.parents) and not self.absences.may_use_cut(node)
 
+    def lacks(self, node: Node) -> bool:
+        """Return whether a settled node or any of its ancestors was skipped."""
+        return self._lacking[node]
+
     def patience(self, site: str) -> float:
         """Return the seconds of a site's absence until any of its stages needs a decision."""
         at_work = [self.at_work[site]] if site in self.at_work else []

@@ -41,7 +41,17 @@ def test_an_example_is_read_planned_and_named_on_its_page(path: Path) -> None:
 def test_there_is_an_example_of_every_method() -> None:
     strategies = set(get_args(FederatedConfig.model_fields["strategy"].annotation))
     shown = set().union(*(methods_of(load_study(path)) for path in EXAMPLES))
-    others = {"baseline", "longer", "unadapted", "sequential", "greedy", "cyclic", "pooled", "pooled-then-target"}
+    others = {
+        "baseline",
+        "longer",
+        "unadapted",
+        "sequential",
+        "greedy",
+        "halving",
+        "cyclic",
+        "pooled",
+        "pooled-then-target",
+    }
     assert shown >= others | strategies | {"fedavg-then-target", "fedprox-then-target"}
 
 

@@ -10,6 +10,7 @@ from common.plan.methods import (
     cyclic,
     folds,
     greedy,
+    halving,
     l2_sp,
     longer,
     longest,
@@ -28,16 +29,17 @@ from common.plan.values import PlannedRow
 from common.strategies import STRATEGIES
 
 __all__ = [
-    "GROWING",
     "METHODS",
     "Given",
     "Method",
     "Section",
     "absence_rule",
     "asked_for",
+    "growing_method",
     "method_of",
     "name_of",
     "place_of",
+    "route_method",
 ]
 
 METHODS: tuple[Method, ...] = (
@@ -48,6 +50,7 @@ METHODS: tuple[Method, ...] = (
     folds.OF_TARGET,
     sequential.METHOD,
     greedy.METHOD,
+    halving.METHOD,
     lwf.METHOD,
     l2_sp.METHOD,
     cyclic.METHOD,
@@ -64,8 +67,15 @@ METHODS: tuple[Method, ...] = (
 )
 """All methods, in the order of a table's lines."""
 
-GROWING = greedy.METHOD
-"""The method of the routes in `Plan.growing` and `Plan.tried`."""
+
+def growing_method(study: Study) -> Method | None:
+    """Return the method of the routes in `Plan.growing` and `Plan.tried`; None where routes are known beforehand."""
+    return next((method for method in METHODS if method.grows and method.key == study.methods.sequential.routes), None)
+
+
+def route_method(study: Study) -> Method:
+    """Return the method of a study's routes: that of its search, or that of routes known beforehand."""
+    return growing_method(study) or sequential.METHOD
 
 
 def method_of(key: str) -> Method:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from common.config.study import Study
 from common.plan.methods.method import Given, Method, Section, arrows, sources
 from common.plan.routes import Setting, along, routes_to
+from common.plan.searches import route_found
 from common.plan.values import PlannedRow, row_of
 
 
@@ -45,8 +46,6 @@ def braked(*, key: str, title: str, short: str, settings: Callable[[Study], Sequ
 
 
 def _routes(given: Given, target: str) -> Iterable[tuple[str, ...]]:
-    """Return the routes to a target; where routes grow, the route once it is complete, if it has a hop."""
-    grown = given.choices.get(target, ())
-    if given.study.methods.sequential.grows:
-        return (grown,) if grown[-1:] == (target,) and len(grown) > 1 else ()
-    return routes_to(given.study, target)
+    """Return the routes to a target; where a search finds them, the route that is found."""
+    found = route_found(given.study, target, given.choices)
+    return (found,) if found else routes_to(given.study, target)

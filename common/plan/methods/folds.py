@@ -12,6 +12,7 @@ from common.config.study import Study
 from common.plan.graph import Ensemble, Node, best_of
 from common.plan.methods.method import Given, Method, Section, arrows
 from common.plan.routes import along, routes_to
+from common.plan.searches import route_found
 from common.plan.values import PlannedRow, row_of
 
 
@@ -35,8 +36,8 @@ def _of_target(given: Given, target: str) -> Iterator[PlannedRow]:
 
 
 def _of_route(given: Given, target: str) -> Iterator[PlannedRow]:
-    study, grown = given.study, given.choices.get(target, ())
-    routes = [grown] if grown[-1:] == (target,) else routes_to(study, target)
+    study, found = given.study, route_found(given.study, target, given.choices)
+    routes = [found] if found else routes_to(study, target)
     if _has_rows(study) and routes:
         # The route is no part of the row, since it may differ between repeats.
         yield _row(given, OF_ROUTE.key, target, best_of(tuple(together(study, route) for route in routes), target))

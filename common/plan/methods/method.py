@@ -9,7 +9,9 @@ from enum import IntEnum
 from common.config.study import FederatedConfig, Study
 from common.plan.graph import Average
 from common.plan.rounds import averages_of
-from common.plan.values import Census, Choices, PlannedRow, Rounds
+from common.plan.routes import along
+from common.plan.searches import route_found
+from common.plan.values import Census, Choices, PlannedRow, Rounds, row_of
 
 Namer = Callable[[Sequence[str], str], str]
 """Returns a name for readers, from a row's route and target."""
@@ -99,10 +101,11 @@ class Method:
     routed: bool = False
     """Whether validation selects the best of the target's rows of all such methods as the target's headline."""
     grows: bool = False
-    """Whether the route is selected only while the study runs, and may differ between repeats."""
+    """Whether the route is found only while the study runs, and may differ between repeats; the key is then the word
+    for it in the study's `methods.sequential.routes`."""
     of_selected_route: bool = False
     """Whether a row is of the route that validation selects for its target: its name is known only then. Where routes
-    grow, the row is there once the route is complete."""
+    are found while the study runs, the row is there once the route is found."""
     own_line: bool = False
     """Whether each route to a target has its own line in the table."""
     adapted: bool = True
@@ -126,6 +129,20 @@ class Method:
     def line_of(self, route: Sequence[str], target: str) -> str:
         """Return the head of the method's line in a table."""
         return self.line(route, target) if self.line else self.title
+
+
+def rows_found(given: Given, key: str, target: str) -> Iterator[PlannedRow]:
+    """Yield the rows of the route that the study's search has found for a target; none until then.
+
+    Args:
+        given: the inputs.
+        key: the key of the rows' method; another search of the study has no such rows.
+        target: the target.
+    """
+    study = given.study
+    if study.methods.sequential.routes == key and (route := route_found(study, target, given.choices)):
+        for fold in study.split.run:
+            yield row_of(study, key, route, target, fold, along(study, route, fold))
 
 
 def sources(route: Sequence[str], target: str) -> tuple[str, ...]:

@@ -41,6 +41,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "all routes": {"sequential": {"routes": "all", "max_hops": 2}, "forgetting": True},
     "greedy": {"sequential": {"routes": "greedy", "max_hops": 2}, "forgetting": True, "baseline": True},
     "greedy, one hop": {"sequential": {"routes": "greedy", "max_hops": 1}, "longer_baseline": True},
+    "halving": {"sequential": {"routes": "halving", "max_hops": 2}, "forgetting": True, "baseline": True},
+    "halving, folds": {"sequential": {"routes": "halving", "max_hops": 1}, "more": ("route-folds",)},
     "laps": {"cyclic": {"laps": 2}, "baseline": True},
     "averages": {"federated": ({"strategy": "fedavg", "rounds": 2},), "sequential": {"routes": (("B", "A"),)}},
     "chains and laps": {
@@ -144,7 +146,7 @@ def test_no_census_of_the_others_asks_for_more_than_was_shown(
 def test_what_does_not_depend_on_the_others_is_told_exactly() -> None:
     exact = {name: disclosed(study).exact for name, study in STUDIES.items()}
     assert exact["alone, best-fold"] and exact["routes, best-fold"] and exact["averages, same-fold"]
-    assert not any(found for name, found in exact.items() if name.startswith(("longer", "greedy")))
+    assert not any(found for name, found in exact.items() if name.startswith(("longer", "greedy", "halving")))
 
 
 def test_a_larger_site_elsewhere_makes_the_longest_training_longer() -> None:

@@ -72,6 +72,10 @@ def complaint(tmp_path: Path, text: str) -> str:
         (SITES + "[split]\nuse_folds = 9", '"split": use_folds is 9, but there are only 5 folds.'),
         (SITES + '[methods.sequential]\nroutes = "some"', '"methods.sequential.routes" is "some", but input'),
         (
+            f'sites = {[f"S{k}" for k in range(40)]}\n[methods.sequential]\nroutes = "halving"',
+            "halving would begin with 60840 routes, and 40000 are the most; set a smaller max_hops, or routes to",
+        ),
+        (
             SITES + '[methods.sequential]\nroutes = [["A", "B"], ["B", 1]]',
             '"methods.sequential.routes.1.1" is 1, but input should be a valid string.',
         ),

@@ -33,6 +33,7 @@ EVERYTHING: dict[str, Any] = {
     },
 }
 CENSUS = {"A": (10, 11), "B": (20, 21), "C": (33, 34), "pooled": (60, 61)}
+HALVING = {"methods": EVERYTHING["methods"] | {"sequential": {"routes": "halving", "max_hops": 1}}}
 GREEDY = {"methods": EVERYTHING["methods"] | {"sequential": {"routes": "greedy", "max_hops": 1}}}
 
 
@@ -123,7 +124,10 @@ def test_every_method_has_rows_of_its_own_under_one_name() -> None:
     grown = rows_of(EVERYTHING | GREEDY, {"A": ("C", "A")})
     assert ("greedy", "C → A") in grown and "sequential" not in dict(grown)
     assert [name for method, name in grown if method in ("lwf", "l2-sp")] == ["C → A, LwF", "C → A, L2-SP"]
-    assert {method for method, _ in (*rows_of(EVERYTHING), *grown)} == {method.key for method in METHODS}
+    halved = rows_of(EVERYTHING | HALVING, {"A": ("01",)})
+    assert ("halving", "C → A") in halved and "sequential" not in dict(halved)
+    planned = {method for method, _ in (*rows_of(EVERYTHING), *grown, *halved)}
+    assert planned == {method.key for method in METHODS}
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.key)
@@ -208,6 +212,7 @@ def test_no_source_of_a_growing_route_is_left_out() -> None:
         {"sites": ("A", "B"), "methods": {"sequential": {"routes": "greedy"}}, "absence": {"then": "skip"}}
     )
     assert absence_rule(study, method_of("greedy")).then == "park"
+    assert absence_rule(study, method_of("halving")).then == "park"
     assert absence_rule(study, method_of("fedavg")).then == "skip"
     assert absence_rule(study, method_of("krum")).then == "park"
     assert absence_rule(study, method_of("feddc")).then == "park"

@@ -405,7 +405,8 @@ def studies(draw: st.DrawFn) -> tuple[Study, Census]:
             "sequential": {
                 "routes": draw(
                     st.one_of(
-                        st.sampled_from(["all", "greedy", "none"]), st.lists(routes.map(tuple), max_size=3).map(tuple)
+                        st.sampled_from(["all", "greedy", "halving", "none"]),
+                        st.lists(routes.map(tuple), max_size=3).map(tuple),
                     )
                 ),
                 "max_hops": draw(st.integers(1, 3)),
@@ -523,7 +524,7 @@ def test_the_rows_are_those_that_were_asked_for(example: tuple[Study, Census]) -
         if "consensus" in methods.more:
             expected.add(("consensus", (*(site for site in sites if site != target), target), target))
         stages = max((len(route) for route in wanted if route[-1] == target), default=0)
-        if routes == "greedy":
+        if routes in ("greedy", "halving") and len(sites) > 1:
             stages = min(methods.sequential.max_hops, len(sites) - 1) + 1
         if "restarts" in methods.more and stages > 1:
             expected.add(("restarts", (target,) * stages, target))
@@ -536,9 +537,10 @@ def test_the_rows_are_those_that_were_asked_for(example: tuple[Study, Census]) -
         if folds and "route-folds" in methods.more and any(route[-1] == target for route in wanted):
             expected.add(("route-folds", (target,), target))
     rows = grown_to_the_end(study, census).rows
-    grows = ("greedy", "route-folds", *brakes) if routes == "greedy" else ()  # how far, the scores decide
+    grows = (routes, "route-folds", *brakes) if routes in ("greedy", "halving") else ()  # which, the scores decide
     assert {(row.method, row.route, row.target) for row in rows if row.method not in grows} == expected
-    assert {row.target for row in rows if row.method == "greedy"} == (set(sites) if routes == "greedy" else set())
+    found = {row.target for row in rows if row.method in ("greedy", "halving")}
+    assert found == (set(sites) if grows else set())
 
 
 @settings(max_examples=40, deadline=None)
@@ -558,7 +560,7 @@ def test_the_longer_baseline_takes_the_longest_routes_steps_to_half_an_epoch(exa
         if row.method == "longer":
             assert isinstance(row.model, FineTune)
             routes = routes_to(study, row.target) or [study.sites]
-            if study.methods.sequential.routes == "greedy":
+            if study.methods.sequential.routes in ("greedy", "halving"):
                 hops = min(study.methods.sequential.max_hops, len(study.sites) - 1)
                 others = [site for site in study.sites if site != row.target]
                 routes = [(*selected, row.target) for selected in itertools.permutations(others, hops)]
@@ -684,9 +686,9 @@ def test_a_route_grows_by_the_best_of_all_sources_hop_by_hop(
 )
 def test_hops_that_the_study_could_not_choose_are_refused(choices: Choices) -> None:
     study = study_of(sites=NAMES, methods={"sequential": {"routes": "greedy", "max_hops": 2}})
-    with pytest.raises(RelayError, match="is no route to"):
+    with pytest.raises(RelayError, match="is no choice of routes to"):
         plan(study, census_of(study), choices)
-    with pytest.raises(RelayError, match="is no route to"):
+    with pytest.raises(RelayError, match="is no choice of routes to"):
         plan(study_of(), census_of(study_of()), {"A": ("B",)})
 
 

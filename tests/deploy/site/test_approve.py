@@ -85,7 +85,7 @@ def test_what_runs_and_what_leaves_is_counted_in_plain_words(site: SiteConfig, s
     assert f"trainings 8: 4 of 1 epoch, 4 of 2 epochs; 12 epochs and {counted.gradient_steps} gradient steps" in text
     # Each of two rounds and folds gives an average, of which this site estimates the statistics.
     assert counted.estimates == 2 * 2
-    assert "estimates 4 of batch normalisation's statistics, for averages of all sites' weights" in text
+    assert "estimates 4 of batch normalisation's statistics, for weights from elsewhere" in text
     assert f"weights 12 times, once a training or estimate: {counted.tensors // 12} tensors of" in text
     assert "errors of the gland's volume, and Dice of its apex, middle and base" in text
     assert "none of single patients." in text

@@ -162,6 +162,28 @@ def test_a_picture_a_target_draws_every_method_and_names_every_line(folder: Path
     assert "gradient steps" in text and "bytes moved (logarithmic)" in text
 
 
+def test_a_route_found_by_halving_is_shown_with_every_rung(tmp_path: Path) -> None:
+    methods = {"baseline": True, "sequential": {"routes": "halving", "max_hops": 2}}
+    study = small_study(methods=methods, training={"epochs": 8})
+    page = page_of(put(tmp_path / "results", plausible(study, tmp_path / "run")))
+    results = read_results(tmp_path / "results")
+    assert "How the routes were found" in page.text and "All routes to a target began with a fraction" in page.text
+    grid = next(grid for grid in page.grids if grid[0][1] == "epochs a stage")
+    lines = [(line[0], *line[1:4]) for line in grid[1:]]
+    assert lines == [(site, *rung) for site in "ABC" for rung in (("2", "4", "2"), ("4", "2", "1"), ("8", "1", "1"))]
+    for entry in results.grown:
+        first = max(entry.steps[0].tried, key=lambda one: one.validation_dice or 0)
+        (line,) = (line for line in grid[1:] if line[0] == entry.target and line[1] == "2")
+        assert line[4].startswith(f"{' → '.join(first.route)} {first.validation_dice:.1f}")
+    (budget,) = (budget for budget in results.budgets if budget.method == "halving")
+    assert budget.gradient_steps_of_all_routes is not None
+    share = 100 * (1 - budget.gradient_steps / budget.gradient_steps_of_all_routes)
+    told = f"({share:.0f} % saved)" if share >= 0 else f"({-share:.0f} % more, so that nothing was saved)"
+    assert told in page.text
+    said = f"{budget.gradient_steps}, where all routes would have taken {budget.gradient_steps_of_all_routes}"
+    assert said.replace(" ", "") in "".join(page.text.split())
+
+
 def test_a_route_that_grew_says_how_many_trainings_it_took_against_all(grown: Path) -> None:
     results = json.loads((grown / "results.json").read_text())
     page = page_of(grown)

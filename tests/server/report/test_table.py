@@ -230,7 +230,7 @@ def test_a_study_of_validation_patients_shows_theirs_and_no_test_figure(folders:
 def test_a_route_that_grew_is_named_in_its_cell(folders: dict[str, Path]) -> None:
     results = json.loads((folders["greedy"] / "results.json").read_text())
     line = next(line for line in page_of(folders["greedy"]).grids[0] if line[0] == "Growing route")
-    said = next(line for line in text_lines(read_results(folders["greedy"])) if line.startswith("Routes that grew"))
+    said = next(line for line in text_lines(read_results(folders["greedy"])) if line.startswith("Routes found"))
     for target, cell in zip("ABC", line[1:], strict=True):
         for row in results["rows"]:
             if row["headline"] and row["target"] == target:

@@ -31,6 +31,8 @@ EVERYTHING: dict[str, Any] = {
     "forgetting": True,
 }
 GROWING: dict[str, Any] = {**EVERYTHING, "sequential": {"routes": "greedy", "max_hops": 2}}
+HALVING: dict[str, Any] = {**EVERYTHING, "sequential": {"routes": "halving", "max_hops": 2}}
+ALL_KINDS = pytest.mark.parametrize("methods", [EVERYTHING, GROWING, HALVING], ids=["listed", "growing", "halving"])
 
 
 def files(out: Path) -> set[str]:
@@ -41,7 +43,7 @@ def found_by(run: RunState) -> bytes:
     return write_json(dump(results_of(run.study, [run])))
 
 
-@pytest.mark.parametrize("methods", [EVERYTHING, GROWING], ids=["listed", "growing"])
+@ALL_KINDS
 def test_at_the_end_the_rows_weights_are_there_and_no_others(tmp_path: Path, methods: dict[str, Any]) -> None:
     run = go(FakeGrid(study_of(**methods)), tmp_path)
     rows = {run.records[row.model].weights for row in run.plan.rows}
@@ -51,7 +53,7 @@ def test_at_the_end_the_rows_weights_are_there_and_no_others(tmp_path: Path, met
     assert len(made) > len(rows) + 5, "something was taken away"
 
 
-@pytest.mark.parametrize("methods", [EVERYTHING, GROWING], ids=["listed", "growing"])
+@ALL_KINDS
 def test_what_was_taken_away_is_asked_for_by_nobody(tmp_path: Path, methods: dict[str, Any]) -> None:
     expected = found_by(go(FakeGrid(study_of(**methods)), tmp_path, keep_weights=True))
     assert found_by(go(FakeGrid(study_of(**methods)), tmp_path / "pruned")) == expected
@@ -61,7 +63,7 @@ def test_what_was_taken_away_is_asked_for_by_nobody(tmp_path: Path, methods: dic
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 6))])
-@pytest.mark.parametrize("methods", [EVERYTHING, GROWING], ids=["listed", "growing"])
+@ALL_KINDS
 def test_a_study_broken_off_anywhere_asks_for_what_is_missing_alone(
     tmp_path: Path, methods: dict[str, Any], seed: int
 ) -> None:
