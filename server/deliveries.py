@@ -85,13 +85,15 @@ def deliver(
 
 
 def _run_for(site: str, study: Study, runs: Sequence[RunState]) -> RunState | None:
-    """Return the run whose weights a site gets: in the first repeat, the network selected by the site's validation.
+    """Return the run whose weights a site gets: the network selected by the site's validation, in the first rotation.
 
-    The other repeats show how much chance is in the first repeat. Each repeat holds out other patients, so validation
-    scores and test scores of different repeats cannot be compared.
+    The rotation is that of the first repeat, fixed before any result is known. The other repeats and rotations show how
+    much chance is in the first. Each holds out other patients, so validation scores and test scores of different ones
+    cannot be compared: the best of them would be the one with the easiest patients, and all of them together have seen
+    every patient, so that nobody is left to test them.
     """
-    repeats = [(run.study.split.seed, run.study.seed) for run in runs]
-    first = [run for run, repeat in zip(runs, repeats, strict=True) if repeat == study.pairs_of_seeds[0]]
+    fixed = (*study.pairs_of_seeds[0], study.split.turns[0])
+    first = [run for run in runs if (run.study.split.seed, run.study.seed, run.study.split.rotation) == fixed]
     if not first or not all(_is_finished(run, site) for run in first):
         return None
     return max(first, key=lambda run: max(means(offered(run.plan, site), _dices(run, site)).values()))

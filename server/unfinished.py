@@ -27,12 +27,10 @@ def sentences(runs: Sequence[RunState], results: dict[str, Any], deliveries: Del
     """
     reasons = {reason for run in runs for reason in run.parked.values()} | {row["reason"] for row in results["parked"]}
     cut = [row for row in results["rows"] if row["absent"]]
+    made = results["rotation_rows"] or results["rows"]
     if parked := len(results["parked"]):
         which = _which(results["parked"])
-        yield (
-            f"{parked} of {parked + len(results['rows'])} rows could not be finished ({which}) –"
-            f" {'; '.join(sorted(reasons))}."
-        )
+        yield (f"{parked} of {parked + len(made)} rows could not be finished ({which}) – {'; '.join(sorted(reasons))}.")
     elif reasons:
         yield f"What is measured beside the rows could not be finished – {'; '.join(sorted(reasons))}."
     if cut:

@@ -1,16 +1,27 @@
-"""The division of a site's patients into test patients and validation folds, by patient and never by slice."""
+"""The division of a site's patients into test patients and validation folds, by patient and never by slice.
+
+Each person has a place in an order of the site, by a keyed hash of the person's identifier and of nothing else. The
+test set is a stretch of this order, of the size that the study's fraction gives. Another patient therefore moves nobody
+but possibly the person at each border of a stretch, who comes into the stretch beside it.
+
+A rule that moves nobody at all must look at each person alone, and then leaves the sizes to chance: of 19 patients and
+a fraction of 20 %, anything from none to nine. Sizes are promised to the hospital (`minimum_patients`) and to the
+folds, and are those of the paper, so they are kept, and the border is what gives way.
+"""
 
 from __future__ import annotations
 
+import hmac
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from common.digest import digest_of
+from common.config.study import SplitConfig
 from common.errors import BadData
+
+PUBLIC = b""
+"""The key of a split that anybody who knows the patients' identifiers can repeat."""
 
 
 @dataclass(frozen=True)
@@ -32,58 +43,60 @@ class Split:
 
 def split(
     patients: Iterable[str],
+    part: SplitConfig,
     *,
-    seed: int,
     site: str,
-    test_fraction: float,
-    folds: int,
     persons: Mapping[str, str] | None = None,
+    key: bytes = PUBLIC,
 ) -> Split:
     """Divide a site's patients; the result depends on the arguments alone, not on the order of the patients.
 
-    Persons are dealt out, each with all of the person's visits.
+    Persons are divided, each with all of the person's visits. Sizes are counted in persons: the test set of a study
+    that holds out has `part.test_fraction` of all, rounded half up, at least one; the test sets of rotations, and the
+    validation sets of folds, differ by one at most.
 
     Args:
         patients: the patients' names.
-        seed: the study's seed for splits.
-        site: the site's name, which enters the random order, so that every site has an order of its own.
-        test_fraction: the share of test patients; their number is rounded half up and at least one.
-        folds: the number of validation sets to which the other persons are dealt out; sizes differ by one at most.
+        part: the study's settings for splits; of a study whose test rotates, with the rotation.
+        site: the site's name, which enters the order, so that every site has an order of its own.
         persons: by patient, the person of a patient who is one of several visits; others are persons of their own.
+        key: the secret with which persons are ordered; whoever lacks it cannot tell who is tested.
 
     Raises:
         BadData: there are too few patients for a validation patient and a training patient in every fold.
-        ValueError: a patient's name occurs twice, or there are fewer than two folds.
+        ValueError: a patient's name occurs twice, or the test rotates and no rotation is given.
     """
     names = sorted(patients)
     if len(set(names)) < len(names):
         raise ValueError("a patient stands twice")
-    if folds < 2:
-        raise ValueError("cross-validation needs two folds at least")
+    if part.test == "rotate" and part.rotation is None:
+        raise ValueError("a split is of a single rotation")
     visits: dict[str, list[str]] = {}
     for name in names:
         visits.setdefault((persons or {}).get(name) or name, []).append(name)
-    people = sorted(visits)
-    held_out = _test_size(len(people), test_fraction)
-    if len(people) - held_out < folds:
-        start = max(folds + 1, math.floor((folds - 0.5) / (1 - test_fraction)))
-        need = next(n for n in itertools.count(start) if n - _test_size(n, test_fraction) >= folds)
+    if not _is_enough(len(visits), part):
+        need = next(number for number in itertools.count(len(visits) + 1) if _is_enough(number, part))
+        sets = "a test set" if part.test == "hold-out" else f"{part.rotations} test sets"
         raise BadData(
-            f"Site {site} has {_people(len(names), len(people))}, but a test set and {folds} folds need {need};"
+            f"Site {site} has {_people(len(names), len(visits))}, but {sets} and {part.folds} folds need {need};"
             " add patients, or set fewer folds in the study's [split]."
         )
-    content = "\n".join([str(seed), site, *(f"{len(name)}:{name}" for name in people)])
-    state = int(digest_of(content.encode("utf-8", "surrogateescape")), 16)
-    order = np.random.Generator(np.random.PCG64(state)).permutation(len(people))
-    shuffled = [people[k] for k in order]
-    rest = shuffled[held_out:]
+
+    def ordered(people: Iterable[str], what: str) -> list[str]:
+        def place(person: str) -> bytes:
+            content = f"{what}\n{part.seed}\n{site}\n{person}".encode("utf-8", "surrogateescape")
+            return hmac.digest(key, content, "sha256")
+
+        return sorted(people, key=place)
 
     def all_visits(some: Iterable[str]) -> tuple[str, ...]:
         return tuple(sorted(name for person in some for name in visits[person]))
 
+    tested = ordered(visits, "test")[_test_set(len(visits), part)]
+    rest = ordered(visits.keys() - set(tested), "folds")
     return Split(
-        test=all_visits(shuffled[:held_out]),
-        validation=tuple(all_visits(rest[k::folds]) for k in range(folds)),
+        test=all_visits(tested),
+        validation=tuple(all_visits(rest[stretch]) for stretch in _stretches(len(rest), part.folds)),
     )
 
 
@@ -113,5 +126,21 @@ def _people(patients: int, persons: int) -> str:
     return f"{patients} usable patients" + (f" of {persons} persons" if persons < patients else "")
 
 
-def _test_size(patients: int, fraction: float) -> int:
-    return max(1, math.floor(patients * fraction + 0.5))
+def _is_enough(persons: int, part: SplitConfig) -> bool:
+    """Return whether every test set has a person, and every fold a person to validate and another to train."""
+    turns = range(part.rotations) if part.test == "rotate" else (None,)
+    sizes = [len(range(persons)[_test_set(persons, part.model_copy(update={"rotation": turn}))]) for turn in turns]
+    return min(sizes) >= 1 and persons - max(sizes) >= max(2, part.folds)
+
+
+def _test_set(persons: int, part: SplitConfig) -> slice:
+    """Return the stretch of the order that is tested."""
+    if part.rotation is None:
+        return slice(max(1, math.floor(persons * part.test_fraction + 0.5)))
+    return _stretches(persons, part.rotations)[part.rotation]
+
+
+def _stretches(persons: int, number: int) -> Sequence[slice]:
+    """Return so many stretches of an order one after the other, whose sizes differ by one at most."""
+    borders = [(2 * persons * k + number) // (2 * number) for k in range(number + 1)]
+    return [slice(first, last) for first, last in itertools.pairwise(borders)]

@@ -97,16 +97,9 @@ def divide(site: SiteConfig, counted: Counted, study: Study) -> Survey:
     Raises:
         RelayError: there are too few patients for the study's folds.
     """
-    part, counts = study.split, counted.slices
-    divided = split(
-        counts,
-        seed=part.seed,
-        site=site.name,
-        test_fraction=part.test_fraction,
-        folds=part.folds,
-        persons=counted.persons,
-    )
-    folds = range(part.folds)
+    counts = counted.slices
+    divided = split(counts, study.split, site=site.name, persons=counted.persons)
+    folds = range(study.split.folds)
 
     def trained(names: Iterable[str]) -> int:
         return slices_an_epoch((counts[name] for name in names), study.training)

@@ -347,6 +347,8 @@ def _card(
             "route": travelled(model) if method_of(row.method).of_selected_route else row.route,
             "fold": row.fold,
             "folds": len(study.split.run),
+            "rotation": study.split.rotation,
+            "rotations": study.split.rotations,
             "weights": weights_digest(files[0]) if parcel.own else delivery.models[delivery.row],
             "own_tensors": len(parcel.own),
             "members": tuple(members),

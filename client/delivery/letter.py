@@ -22,6 +22,7 @@ from client.delivery.model_card import (
     Scores,
     name_of,
     number,
+    rotation_text,
     weights_files,
 )
 from client.delivery.model_card_text import SYNTHETIC, environment, score_cells
@@ -290,6 +291,8 @@ def _decided(card: Card) -> Iterator[str]:
             f"{count(card.own_tensors, 'tensor')} of the study's model never left your hospital, and the coordinator"
             " has no copy of them: keep the model's file."
         )
+    if rotation := rotation_text(card):
+        yield rotation
     took = ", ".join(f"{one.name} ({count(one.patients, 'patient')})" for one in card.hospitals)
     yield (
         f"Took part: {took}. “Your own model” is the one that this study trained on your patients alone; no other that"

@@ -120,6 +120,9 @@ class Card(_Value):
     route: tuple[str, ...]
     fold: int
     folds: int
+    rotation: int | None = Field(default=None, exclude_if=lambda rotation: rotation is None)
+    """The rotation whose test patients the model never saw, counted from 0; None where the test does not rotate."""
+    rotations: int = Field(default=1, exclude_if=lambda rotations: rotations == 1)
     weights: str
     """sha256 of the safetensors file; of an ensemble, a digest of its members' (`common.plan.stage_key`)."""
     members: tuple[Member, ...] = ()
@@ -153,6 +156,18 @@ class Card(_Value):
     scores: Scores | None
     references: tuple[Reference, ...]
     forgetting: tuple[Hop, ...]
+
+
+def rotation_text(card: Card) -> str:
+    """Return which of a study's rotations a model is of; empty where the test does not rotate."""
+    if card.rotation is None:
+        return ""
+    return (
+        f"The study's test went round all patients in {card.rotations} rotations, each with models of its own. This"
+        f" model is of rotation {card.rotation + 1}, which was fixed before any result, and its figures here are of the"
+        " test patients of that rotation, whom it never saw. The study's report pools the patients of all rotations:"
+        " its figures are of the method, not of this model."
+    )
 
 
 def models_of(card: Card) -> tuple[Member, ...]:

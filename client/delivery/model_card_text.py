@@ -18,6 +18,7 @@ from client.delivery.model_card import (
     models_of,
     name_of,
     number,
+    rotation_text,
 )
 from common.plan import method_of
 from common.scores import SCORES, deciding
@@ -43,6 +44,7 @@ def markdown(card: Card) -> str:
             deciding=deciding(card.training.slices),
             fewest=FEWEST,
             interval_method=METHOD,
+            rotation=rotation_text(card),
             no_device=NO_DEVICE,
             synthetic=SYNTHETIC,
             no_licence=NO_LICENCE,

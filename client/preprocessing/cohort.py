@@ -45,9 +45,7 @@ def gather(records: Iterable[Record], site: SiteConfig, part: SplitConfig) -> Co
     by_name = {record.patient: record for record in records}
 
     def split_of(name: str, persons: dict[str, str]) -> Split:
-        return split(
-            persons, seed=part.seed, site=name, test_fraction=part.test_fraction, folds=part.folds, persons=persons
-        )
+        return split(persons, part, site=name, persons=persons)
 
     if not site.pooled:
         return Cohort(by_name, split_of(site.name, {name: record.person for name, record in by_name.items()}))

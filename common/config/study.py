@@ -245,6 +245,12 @@ class SplitConfig(_Config):
 
     seed: int = Field(default=1, ge=0)
     """Seed of the division into test patients and folds."""
+    test: Literal["hold-out", "rotate"] = Field(default="hold-out", exclude_if=lambda test: test == "hold-out")
+    """"hold-out": the same test patients in the whole study. "rotate": the study is run 1 / `test_fraction` times
+    (rounded, two at least), each time with other test patients, so that each patient is tested once, by models that
+    never saw the patient; a site's row pools all its patients."""
+    rotation: int | None = Field(default=None, ge=0, exclude_if=lambda rotation: rotation is None)
+    """Where test is "rotate": run this rotation alone, counted from 0. Unset: all rotations."""
     test_fraction: float = Field(default=0.2, gt=0, lt=1)
     """The share of each site's patients held out for the test."""
     folds: int = Field(default=5, ge=2, le=20)
@@ -260,6 +266,26 @@ class SplitConfig(_Config):
         if self.use_folds > self.folds:
             raise ValueError(f"use_folds is {self.use_folds}, but there are only {self.folds} folds")
         return self
+
+    @model_validator(mode="after")
+    def _a_rotation_of_these(self) -> SplitConfig:
+        if self.rotation is not None and self.test != "rotate":
+            raise ValueError('only a study with test = "rotate" has rotations; set it, or leave out rotation')
+        if self.rotation is not None and self.rotation >= self.rotations:
+            raise ValueError(f"rotation is {self.rotation}, but there are only {self.rotations}, counted from 0")
+        return self
+
+    @property
+    def rotations(self) -> int:
+        """The number of sets of test patients that take turns; 1 where the test does not rotate."""
+        return max(2, round(1 / self.test_fraction)) if self.test == "rotate" else 1
+
+    @property
+    def turns(self) -> tuple[int | None, ...]:
+        """The rotations to run; one entry of None where the test does not rotate."""
+        if self.test == "hold-out" or self.rotation is not None:
+            return (self.rotation,)
+        return tuple(range(self.rotations))
 
     @property
     def run(self) -> range:
@@ -757,6 +783,14 @@ class Study(_Config):
         return self
 
     @model_validator(mode="after")
+    def _somebody_to_test(self) -> Study:
+        if self.split.test == "rotate" and self.methods.scored_on != "test":
+            raise ValueError(
+                'split.test = "rotate" tests every patient, but methods.scored_on = "validation" tests none'
+            )
+        return self
+
+    @model_validator(mode="after")
     def _the_papers_sites(self) -> Study:
         if self.paper and not set(self.sites) <= {"A", "B", "C"}:
             raise ValueError("the paper's sites are named A, B and C; name this study's so, or leave out paper")
@@ -808,7 +842,8 @@ class Study(_Config):
         A site approves the plain studies and works for each of them; only the coordinator knows of the study as a
         whole.
         """
-        if self.repeats == 1 and self.models == ModelsConfig() and not self.training.seeds:
+        turns = self.split.turns
+        if self.repeats == 1 and self.models == ModelsConfig() and not self.training.seeds and len(turns) == 1:
             return (self,)
         return tuple(
             self.model_copy(
@@ -816,12 +851,12 @@ class Study(_Config):
                     "repeats": 1,
                     "models": ModelsConfig(),
                     "seed": seed,
-                    "split": self.split.model_copy(update={"seed": split_seed}),
+                    "split": self.split.model_copy(update={"seed": split_seed, "rotation": rotation}),
                     "training": self.training.model_copy(update={"seeds": ()}),
                     "model": model,
                 }
             )
-            for (split_seed, seed), model in itertools.product(self.pairs_of_seeds, self.networks)
+            for (split_seed, seed), rotation, model in itertools.product(self.pairs_of_seeds, turns, self.networks)
         )
 
     @property

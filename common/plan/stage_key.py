@@ -73,7 +73,7 @@ def stage_key(node: FineTune | Evaluate, *, study: Study, weights: str, environm
         "model": study.model.model_dump(mode="json", exclude={"encoder_weights"}),
         "preprocessing": study.preprocessing.model_dump(mode="json"),
         "postprocessing": study.postprocessing.model_dump(mode="json"),
-        "splits": study.split.model_dump(mode="json", include={"seed", "test_fraction", "folds"}),
+        "splits": study.split.model_dump(mode="json", include={"seed", "test", "rotation", "test_fraction", "folds"}),
         "weights": weights,
         "data": environment.fingerprint,
         "machine": [environment.torch, environment.device, environment.precision],

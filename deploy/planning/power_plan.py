@@ -29,7 +29,7 @@ class Patients:
 
     all: int
     test: int
-    """Patients held out in a repeat."""
+    """Patients held out in a repeat, or in a rotation of a repeat."""
 
 
 @dataclass(frozen=True)
@@ -53,14 +53,12 @@ class TargetPower:
 
 
 def patients_elsewhere(patients: int, study: Study, site: str) -> Patients:
-    """Return the patients of a site elsewhere, divided as a plain study divides them.
+    """Return the patients of a site elsewhere, divided as a plain study, from `Study.variants`, divides them.
 
     Raises:
         RelayError: there are too few patients for the study's folds.
     """
-    part = study.split
-    names = [str(number) for number in range(patients)]
-    divided = split(names, seed=part.seed, site=site, test_fraction=part.test_fraction, folds=part.folds)
+    divided = split(map(str, range(patients)), study.split, site=site)
     return Patients(patients, len(divided.test))
 
 
@@ -94,6 +92,8 @@ def power_lines(
     for target in targets:
         deviation = measured.get(target) or sd  # all differences alike say nothing of other patients
         need, known = max(FEWEST, patients_for(POINT, deviation)), patients.get(target)
+        if known and len(study.split.turns) > 1:
+            known = Patients(known.all, known.all)  # every patient is tested, whatever the split
         tested = _held_out(known, study.repeats) if known else None
         lines.append(
             TargetPower(
@@ -120,6 +120,8 @@ def _repeats_for(need: int, patients: Patients) -> int | None:
     if need > patients.all:
         return None
     # The expected number is rounded: nothing is certain to hold out the last patient.
+    if patients.test == patients.all:
+        return 1
     kept = min(1.0, (patients.all - need + 0.5) / patients.all)
     return max(1, math.ceil(math.log(kept) / math.log(1 - patients.test / patients.all) - 1e-9))
 

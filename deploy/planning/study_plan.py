@@ -402,7 +402,7 @@ def _print(
     networks = len({one.model for one in study.variants})
     print(
         f"{study.name}: sites {', '.join(study.sites)}; {count(folds, 'fold')}, {count(networks, 'network')},"
-        f" {count(len(study.pairs_of_seeds), 'repeat')};"
+        f" {count(len(study.pairs_of_seeds), 'repeat')}{_rotations(study)};"
         f" weights of {short_bytes(declared_bytes(study.variants[0].model))}."
     )
     print(f"Hash: {format_fingerprint(study.digest)}.")
@@ -431,6 +431,13 @@ def _print(
         f"Equal stages are worked out once: {together.trainings} trainings instead of {together.alone}."
         " What several methods share counts in each of their lines, and once in the last."
     )
+    if (turns := len(study.split.turns)) > 1:
+        each = count(together.trainings // turns, "training")
+        print(
+            f"Every patient is tested once: {turns} rotations of {each} each, since other patients train in each. The"
+            " rotations share the prepared patients, and the first weights of each training seed; a study that holds"
+            f" out one test set takes {each} in all."
+        )
     planned = {line.method for line in lines}
     if without := [method_of(key).title for key in study.methods.more if key not in planned]:
         print(f"Without a row in this study, whose sites, folds or routes are too few for it: {listed(without)}.")
@@ -470,6 +477,11 @@ def _search_text(search: dict[str, Any]) -> str:
         text = f"To each target: {', then '.join(rungs)}. Counted are the longest routes of each rung."
     every = search["gradient_steps_of_all_routes"]
     return text if every is None else f"{text} All routes would take {whole(every)} gradient steps."
+
+
+def _rotations(study: Study) -> str:
+    turns = len(study.split.turns)
+    return f", {turns} rotations of the test" if turns > 1 else ""
 
 
 def _cells(line: Line) -> tuple[str, ...]:

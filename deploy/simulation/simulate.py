@@ -146,9 +146,8 @@ def _check_patients(site: SiteConfig, study: Study) -> None:
         first = found.problems[0]
         why = 'stops at a bad patient, as bad_patients = "stop" asks for' if found.sources else "has no usable patient"
         raise RelayError(f"Site {site.name} {why}; patient {first.patient}: {first.sentence}")
-    part = study.split
     persons = {source.patient: source.person for source in found.sources}
-    split(persons, seed=part.seed, site=site.name, test_fraction=part.test_fraction, folds=part.folds, persons=persons)
+    split(persons, study.variants[0].split, site=site.name, persons=persons)
 
 
 def _pooled_file(members: Sequence[Path], sites: Mapping[str, SiteConfig], folder: Path) -> Path:

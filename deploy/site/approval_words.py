@@ -116,19 +116,22 @@ def flat(content: Any, name: str = "") -> dict[str, Any]:
 
 def _runs(study: Study, surveys: Sequence[Survey], counts: Disclosure) -> Iterator[str]:
     first = surveys[0]
+    number = len(study.split.turns)
+    turns = f" in the first of {number} rotations, every patient in one of them" if number > 1 else ""
     out = f"; {first.left_out} cannot be used and are left out" if first.left_out else ""
     yield from _labelled(
         "patients",
-        f"{first.patients} of this site{out}: {first.test_patients} are held out for test, the others are divided into"
-        f" {study.split.folds} folds; a training uses {between(first.train_patients)} of them, and"
+        f"{first.patients} of this site{out}: {first.test_patients} are held out for test{turns}, the others are"
+        f" divided into {study.split.folds} folds; a training uses {between(first.train_patients)} of them, and"
         f" {between(first.validation_patients)} to validate.",
     )
     if len(surveys) > 1:
+        rotated = f", each with {number} rotations of the test" if number > 1 else ""
         networks = len({variant.model for variant in study.variants})
         yield from _labelled(
             "variants",
             f"the study is {len(surveys)} in one: {count(len(study.pairs_of_seeds), 'repeat')} of"
-            f" {count(networks, 'network')}."
+            f" {count(networks, 'network')}{rotated}."
             " All that follows is counted over them together.",
         )
     most = "" if counts.exact else "at most "

@@ -13,7 +13,7 @@ from server.results.schema import Budget, Grown, Results, Row, Tried
 
 @dataclass(frozen=True)
 class Spent:
-    """The cost of a chain of stages, from the first weights to the target; the mean over the repeats."""
+    """The cost of a chain of stages, from the first weights to the target; the mean over the repeats and rotations."""
 
     steps: float
     bytes: float
@@ -35,10 +35,9 @@ class BudgetLine:
 
 
 def _spent(rows: tuple[Row, ...]) -> Spent | None:
-    """Return the mean cost of a cell's rows, a row for each repeat."""
-    known = [(row.gradient_steps, row.bytes_moved) for row in rows]
-    steps = [step for step, _ in known if step is not None]
-    moved = [number for _, number in known if number is not None]
+    """Return the mean cost of a cell's rows, a row for each repeat, and of each row's rotations."""
+    steps = [row.gradient_steps / (row.rotations or 1) for row in rows if row.gradient_steps is not None]
+    moved = [row.bytes_moved / (row.rotations or 1) for row in rows if row.bytes_moved is not None]
     if not steps or not moved:
         return None
     ways = dict.fromkeys(full_name(row) for row in rows)

@@ -103,7 +103,7 @@ def family(results: Results, table: Comparison, *, testing: bool = True) -> Fami
     problems = dict(not_compared(results))
     repeats = len(results.repeats)
     seed = _study_seed(results)
-    headline = {(row.target, row.repeat): row for row in results.rows if row.headline}
+    headline = {(row.target, row.repeat): row for row in results.headlines}
     contrasts = []
     for line in table.lines:
         cells = [cell for cell in line.cells if cell]

@@ -10,7 +10,9 @@ from server.results.schema import Results
 
 def test_patients(results: Results) -> dict[str, int]:
     """Return the number of test patients of each target: from its site's description, else from its rows."""
-    said = {site.name: site.test_patients for site in results.sites if site.test_patients is not None}
+    rotating = results.rotations > 1
+    known = {site.name: site.patients if rotating else site.test_patients for site in results.sites}
+    said = {name: number for name, number in known.items() if number is not None}
     counted = {
         target: max((row.patients or 0 for row in results.rows if row.target == target), default=0)
         for target in targets(results)
@@ -42,7 +44,7 @@ def _facts(results: Results) -> str:
     patients, repeats = test_patients(results), len(results.repeats)
     facts = [
         f"{' + '.join(str(number) for number in patients.values())} test patients"
-        + (" a repeat" if repeats > 1 else "")
+        + (" a repeat" if repeats > 1 and results.rotations < 2 else "")
         if results.tested
         else "validation patients alone"
     ]
@@ -53,6 +55,8 @@ def _facts(results: Results) -> str:
         facts.append(count(len(results.models), "network"))
     if repeats > 1:
         facts.append(count(repeats, "repeat"))
+    if results.rotations > 1:
+        facts.append(f"{results.rotations} rotations of the test")
     return ", ".join(facts)
 
 
@@ -66,7 +70,12 @@ def opening(results: Results) -> str:
     patients = test_patients(results)
     text = f"{count(len(patients), 'hospital')} ({', '.join(patients)}): {_facts(results)}"
     if results.folds > 1:
-        shown = f", of which the one with the best validation {results.score.title} is shown" if results.tested else ""
+        each = " of each rotation" if results.rotations > 1 else ""
+        shown = (
+            f", of which the one with the best validation {results.score.title} is shown{each}"
+            if results.tested
+            else ""
+        )
         text += f", {results.folds} folds{shown}"
     text += "."
     if not results.tested:

@@ -63,7 +63,7 @@ def _every_row(views: list[NetworkView], results: Results) -> list[Row]:
         known = order.get((row.model, row.method, row.route, row.target), last)
         return results.models.index(row.model), known, row.variant, -1 if row.fold is None else row.fold
 
-    return sorted(results.rows, key=place)
+    return sorted(results.fold_rows, key=place)
 
 
 def _views(results: Results) -> tuple[list[NetworkView], list[NetworkView]]:
@@ -151,6 +151,7 @@ def render(results: Results, run: RecordedRun | None, study_toml: str) -> str:
         "architectures": wording.ARCHITECTURES,
         "authors": AUTHORS,
         "repeats": len(results.repeats),
+        "rotations": results.rotations,
         "what": "test" if results.tested else "validation",
         "remarks": remarks,
         "synthetic": synthetic_sentence(results),
@@ -165,7 +166,9 @@ def render(results: Results, run: RecordedRun | None, study_toml: str) -> str:
         "dot": intervals,
         "bars": forest,
         "spent": budget_curves,
-        "curves": curves.curve_rows(view.results, view.table) if view else curves.network_curves(results),
+        "curves": curves.curve_rows(view.first, view.first_table)
+        if view
+        else curves.network_curves(results.of_first_rotation()),
         "curve": curves,
         "lowest": curves.lowest_shown(results.stages),
         "colour_of": lambda site: colours.get(site, "#5f5f5f"),

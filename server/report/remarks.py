@@ -36,8 +36,23 @@ def _runs(results: Results) -> str:
 
 
 def _first(results: Results) -> str:
-    """Return the note on drawing only the first repeat, for a study with several repeats."""
-    return " The first repeat is drawn." if len(results.repeats) > 1 else ""
+    """Return the note on drawing only the first repeat or rotation, for a study with several of them."""
+    several = [
+        name for name, number in (("repeat", len(results.repeats)), ("rotation", results.rotations)) if number > 1
+    ]
+    return f" The first {listed(several)} is drawn." if several else ""
+
+
+def _rotating(results: Results) -> str:
+    """Return the note on the models behind a figure where the test rotates; empty where it does not."""
+    if results.rotations < 2:
+        return ""
+    return (
+        f" Each figure is of {results.rotations} rotations' models: every patient is scored once, by the models of the"
+        " rotation that held the patient out, and each rotation chose by its own validation patients. Two rotations"
+        " share most of their training patients. The intervals are over all patients with these models as they are, as"
+        " if patients of one rotation had nothing in common; they do not say how another split would have come out."
+    )
 
 
 def _selected_by(results: Results) -> str:
@@ -67,7 +82,12 @@ def of_comparison(results: Results, table: Comparison) -> str:
             f"Each figure is a mean over {table.repeats} repeats ({drawn(results)}),"
             f" of one model a repeat{which}; ± is the standard deviation over the repeats. The repeats draw their test"
             " patients from the same hospitals' patients and are not independent of one another: the ± is no"
-            " interval." + synthetic_sentence(results)
+            f" interval.{_rotating(results)}{synthetic_sentence(results)}"
+        )
+    if table.rotations > 1:
+        return (
+            f"Each figure is one trained model a rotation{which}, on {held_out(results)}, all of the hospitals'"
+            f" patients.{_rotating(results)}{synthetic_sentence(results)}"
         )
     return (
         f"Each figure is one trained model{which}, on {held_out(results)}. It does not show what another split of the"
@@ -103,6 +123,12 @@ def of_grid(results: Results) -> list[str]:
 def of_spread(results: Results) -> str:
     """Return the remark under the spread over folds and repeats."""
     what = "test" if results.tested else "validation"
+    if results.rotations > 1:
+        return (
+            f"Mean ± standard deviation of the test {results.score.title} over {_runs(results)} and"
+            f" {results.rotations} rotations. Each rotation is tested on other patients: ± holds the difference between"
+            " patients as well as that between trainings, and says not how sure the figure is."
+        )
     same = (
         " All folds of a split are tested on the same patients: ± is how far training on other patients moves a figure,"
         " not how sure the figure is."
@@ -183,6 +209,10 @@ def of_contrasts(results: Results, family: Family) -> str:
             "p: sign-flip permutation test within patients, stratified over hospitals, corrected by Holm's method for"
             f" {count(number, 'comparison')}; the intervals are not corrected. A large p does not say that two methods"
             " are equal."
+        )
+    if results.rotations > 1:
+        sentences.append(
+            "Patients of one rotation are scored by the same models, of which neither interval nor test knows anything."
         )
     sentences.append(
         "The trained models are taken as they are: "
@@ -379,11 +409,9 @@ def of_wire(results: Results) -> str:
 def of_hospitals(results: Results) -> str:
     """Return the remark under the table of hospitals."""
     left_out = sum(site.left_out for site in results.sites)
-    split = (
-        f"The split is that of the first of {len(results.repeats)} repeats."
-        if len(results.repeats) > 1
-        else "One split."
-    )
+    counted = (("repeat", len(results.repeats)), ("rotation", results.rotations))
+    several = [count(number, name) for name, number in counted if number > 1]
+    split = f"The split is that of the first of {listed(several)}." if several else "One split."
     if not left_out:
         return f"{split} No patient was left out.{synthetic_sentence(results)}"
     return (
@@ -405,7 +433,7 @@ def of_folds(results: Results) -> str:
         return "Validation figures of every fold; no test patient was looked at." + synthetic_sentence(results)
     without = sum(
         row.patients is not None and row.surface_patients is not None and 0 < row.surface_patients < row.patients
-        for row in results.rows
+        for row in results.fold_rows
     )
     lost = (
         f" In {count(without, 'row')} some patients had nothing segmented and are missing from the distances, which"
@@ -413,7 +441,8 @@ def of_folds(results: Results) -> str:
         if without
         else ""
     )
+    what = "rotation" if results.rotations > 1 else "repeat"
     return (
-        f"Distances are means over the patients of whom anything was segmented.{lost} Rows of one target and repeat"
+        f"Distances are means over the patients of whom anything was segmented.{lost} Rows of one target and {what}"
         f" share their test patients and are not independent.{synthetic_sentence(results)}"
     )

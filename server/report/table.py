@@ -149,8 +149,11 @@ class Comparison:
     repeats."""
     score: Score
     """The Dice by which the study selects and compares."""
+    rotations: int = 1
+    """The number of rotations whose test patients each figure pools."""
     headline: TableLine | None = None
-    """With several repeats, the line of the routes selected by validation, which may differ between repeats."""
+    """With several repeats or rotations, the line of the routes selected by validation, which may differ between
+    them."""
 
     def shown(self, row: Row) -> float | None:
         """Return the Dice that the study compares by, in per cent."""
@@ -253,7 +256,8 @@ def comparison(results: Results) -> Comparison:
             for target in columns
         ),
         score=results.score,
-        headline=_headline(results, columns) if repeats > 1 else None,
+        rotations=results.rotations,
+        headline=_headline(results, columns) if repeats > 1 or results.chosen else None,
     )
 
 
@@ -277,9 +281,7 @@ def _headline(results: Results, columns: tuple[str, ...]) -> TableLine | None:
     repeats, tested = len(results.repeats), results.tested
     cells = []
     for target in columns:
-        rows = sorted(
-            (row for row in results.rows if row.headline and row.target == target), key=lambda row: row.variant
-        )
+        rows = sorted((row for row in results.headlines if row.target == target), key=lambda row: row.variant)
         if any(row.kind.grows for row in rows):
             return None  # a growing route has a line of its own already
         cells.append(Cell(tuple(rows), repeats, tested=tested, score=results.score) if rows else None)
@@ -303,8 +305,9 @@ def _controls(table: Comparison) -> Iterator[str]:
 def notes(table: Comparison) -> list[str]:
     """Return what the marks in a table mean; a mark that the table does not have is not explained."""
     found, name = [], table.score.title
-    if any(cell.headlines for cell in table.cells):
-        what = "and in how many of the repeats" if table.repeats > 1 else ""
+    if any(cell and cell.headlines for line in table.with_headline for cell in line.cells):
+        what = "chosen anew in each rotation" if table.rotations > 1 else ""
+        what += f"{' ' if what else ''}and in how many of the repeats" if table.repeats > 1 else ""
         who = "; test patients had no say in it" if table.tested else ""
         found.append(
             f"{HEADLINE_MARK} the route with the best validation {name} at this target"

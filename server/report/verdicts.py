@@ -61,11 +61,15 @@ def _pairs(results: Results, target: str) -> list[tuple[Row, Row]]:
         return -1.0 if value is None else value
 
     rows = [row for row in results.rows if row.target == target and row.value(score) is not None]
+    chosen = [row for row in results.chosen if row.target == target and row.value(score) is not None]
     found = []
     for repeat in results.repeats:
         here = [row for row in rows if row.repeat == repeat]
-        route = next((row for row in here if row.headline), None)
-        own = [row for row in here if row.selected and row.kind.alone and not row.absent]
+        route = next((row for row in results.headlines if row.repeat == repeat and row.target == target), None)
+        # Where the test rotates, each rotation has chosen by itself: one rotation's validation patients test another.
+        own = [row for row in chosen if row.repeat == repeat and row.kind.alone] or [
+            row for row in here if row.selected and row.kind.alone and not row.absent
+        ]
         if route and own:
             found.append((route, max(own, key=chosen_by)))
     return found

@@ -47,6 +47,16 @@ class NetworkView:
         return comparison(self.results)
 
     @cached_property
+    def first(self) -> Results:
+        """The results of the first rotation, where a chain of stages is drawn; all results without rotations."""
+        return self.results.of_first_rotation()
+
+    @cached_property
+    def first_table(self) -> Comparison:
+        """The comparison of the first rotation."""
+        return comparison(self.first) if self.results.rotation_rows else self.table
+
+    @cached_property
     def family(self) -> contrasts.Family:
         """The contrasts with the selected routes."""
         return contrasts.family(self.results, self.table, testing=self.main)
@@ -119,17 +129,17 @@ class NetworkView:
     @cached_property
     def pictures(self) -> list[budget_curves.BudgetPicture]:
         """The charts of Dice against cost of each target."""
-        return budget_curves.budget_pictures(self.results, self.table)
+        return budget_curves.budget_pictures(self.first, self.first_table)
 
     @cached_property
     def maps(self) -> list[routes.Map]:
         """The route map of each target."""
-        return routes.route_maps(self.results, self.table)
+        return routes.route_maps(self.first, self.first_table)
 
     @cached_property
     def growths(self) -> list[Growth]:
         """The routes found in the course of the study."""
-        return growths(self.results)
+        return growths(self.first)
 
     @property
     def halved(self) -> bool:
@@ -149,7 +159,7 @@ class NetworkView:
     @cached_property
     def matrices(self) -> list[forgetting.Matrix]:
         """The tables of forgetting."""
-        return forgetting.matrices(self.results)
+        return forgetting.matrices(self.first)
 
 
 def shades(table: Comparison) -> list[list[str]]:

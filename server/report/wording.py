@@ -26,6 +26,8 @@ def sources(row: Row) -> tuple[str, ...]:
 
 def full_name(row: Row) -> str:
     """Return the name of a row: "B → C → A", "A alone", "FedAvg, then A"."""
+    if row.rotations and not row.route:
+        return row.label  # the rotations have different routes
     return row.kind.name(row.route, row.target)
 
 

@@ -48,6 +48,7 @@ def open_choices(study: Study, plan: Plan) -> list[tuple[str, str, str]]:
             f"{grid.pixels} × {grid.pixels} pixels of {grid.spacing_mm:g} mm, {side:g} mm about the image's centre",
             "the paper gives neither size nor resampling",
         ),
+        ("test patients", *_tested(study)),
         ("clean-up", *_clean_up(study)),
         ("epoch kept", training.keep, f"by {dice} of the validation patients; the paper does not say"),
         ("a source's fold handed on", split.source, "best-fold: the source's best by its own validation patients"),
@@ -68,6 +69,15 @@ def open_choices(study: Study, plan: Plan) -> list[tuple[str, str, str]]:
         choices.append(("batch normalisation of averages", *_of_averages(study)))
         choices.append(("averages", "each part weighted by its site's training slices", OF_ROUNDS))
     return choices + _of_strategies(study)
+
+
+def _tested(study: Study) -> tuple[str, str]:
+    """Return how test patients are held out, and the remark on it."""
+    share = f"{100 * study.split.test_fraction:g} %"
+    if study.split.test == "rotate":
+        each = "every patient is tested once, by the models that never saw the patient"
+        return f"{study.split.rotations} sets in turn", f"{each}; the paper holds out one set of 20 %"
+    return f"{share}, held out throughout", "the paper's 20 % too, but it does not name them"
 
 
 def _slices(study: Study) -> str:

@@ -40,12 +40,13 @@ from common.plan.routes import every_route, settings_of
 from common.plan.selection import group_of, means
 from common.plan.values import Step
 from common.protocol.messages import Description
-from common.scores import COUNTED, OVERLAPS, SCORES, VALIDATED, Score
+from common.scores import COUNTED, OVERLAPS, SCORES, VALIDATED, Score, deciding
 from common.statistics.intervals import case_interval
 from server.ledger.ledger import StageRecord
 from server.results import schema
 from server.results.choices import open_choices
 from server.results.predictions import predictions_of
+from server.results.rotations import chosen, pool
 from server.results.schema import Results
 from server.results.transfer import backward_transfer, forward_transfer
 from server.scheduling.absence import absence_text, absent_from, trained_for, why_not_counted
@@ -66,6 +67,7 @@ def results_of(study: Study, runs: Sequence[RunState]) -> Results:
     """
     parts = [_Part(run, number, name) for number, (run, name) in enumerate(zip(runs, _names(runs), strict=True))]
     rows = [row for part in parts for row in part.rows()]
+    turns, score = len(study.split.turns), deciding(study.training.slices)
     return Results(
         relay=importlib.metadata.version("prostate-relay"),
         study=study.model_dump(mode="json"),
@@ -78,7 +80,9 @@ def results_of(study: Study, runs: Sequence[RunState]) -> Results:
         },
         sites=tuple(_site(name, runs[0].descriptions[name]) for name in study.sites),
         choices=tuple(open_choices(study, runs[0].plan)),
-        rows=tuple(rows),
+        rows=tuple(pool(rows, rotations=turns, score=score) if turns > 1 else rows),
+        chosen=tuple(chosen(rows, rotations=turns, score=score) if turns > 1 else ()),
+        rotation_rows=tuple(rows if turns > 1 else ()),
         spread=tuple(_spread(rows)),
         budgets=tuple(_budgets(parts)),
         forgetting=tuple(entry for part in parts for entry in part.forgetting()),
@@ -121,6 +125,7 @@ class _Part:
             "variant": number,
             "seed": run.study.seed,
             "split_seed": run.study.split.seed,
+            "rotation": run.study.split.rotation,
             "model": network,
         }
         done = [row for row in run.plan.rows if {row.test or row.validation, row.validation} <= run.records.keys()]
@@ -156,6 +161,7 @@ class _Part:
             label=_label(row, run),
             route=row.route,
             target=row.target,
+            rotations=None,
             fold=row.fold,
             selected=row in self.selected,
             headline=row in self.headline,

@@ -36,11 +36,15 @@ class _OfVariant(Value):
     """An entry of a single network and repeat of the study."""
 
     variant: int = 0
-    """The number of the entry's network and repeat, counted from 0 in the study's order."""
+    """The number of the entry's network, repeat and rotation, counted from 0 in the study's order; of a row over all
+    rotations, that of the first."""
     seed: int = 0
     """The training seed of the entry's repeat."""
     split_seed: int | None = None
     """The split seed of the entry's repeat; null in results of earlier versions."""
+    rotation: int | None = None
+    """The rotation of the entry's models and of their test patients, counted from 0; null where the test does not
+    rotate, and of rows over all rotations."""
     model: str = ""
     """The network: architecture and encoder, and where a study compares several, the first encoder weights."""
 
@@ -101,13 +105,17 @@ class Row(_OfVariant):
     """The sites of the weights' trainings, in order; for an average, all sites in the study's order."""
     target: str
     """The site whose patients score the weights."""
+    rotations: int | None = None
+    """The number of rotations whose test patients are pooled in the row, each patient scored by the models of the
+    rotation that held the patient out; null for the row of a single set of test patients."""
     fold: int | None = None
-    """The fold, counted from 0."""
+    """The fold, counted from 0; null for a row over all rotations, each of which selected a fold."""
     selected: bool
     """Whether this fold is the best of all folds of this method, route and target, by the validation Dice by which the
     study selects."""
     headline: bool = False
-    """Whether this route is the best of all routes to the target, by the mean of the same Dice over the folds."""
+    """Whether this route is the best of all routes to the target, by the mean of the same Dice over the folds; of a row
+    over all rotations, in each of them."""
     validation_dice: Figure = None
     """Dice on the target's validation patients of the fold, per cent, mean over selected slices."""
     validation_iou: Figure = None
@@ -163,11 +171,12 @@ class Row(_OfVariant):
     case_slices: dict[str, int] | None = None
     """Selected slices of each test patient, by the same case numbers."""
     gradient_steps: int | None = None
-    """Gradient steps of all trainings behind the weights."""
+    """Gradient steps of all trainings behind the weights, or behind the weights of all rotations."""
     bytes_moved: int | None = None
     """Bytes of weights sent and received for these trainings and the test, counted from the plan."""
     weights: str = ""
-    """The sha256 of the weights; of an ensemble, a digest of its members' digests."""
+    """The sha256 of the weights; of an ensemble, a digest of its members' digests; empty for a row over all
+    rotations."""
     members: tuple[str, ...] = ()
     """The sha256 of the weights of each of an ensemble's members; empty for a single model."""
     contributed: tuple[str, ...] | None = None
@@ -197,8 +206,9 @@ class Row(_OfVariant):
 
 
 class Spread(Value):
-    """Mean and standard deviation of each score over all folds and repeats of a method, network, route and target.
+    """Mean and standard deviation of each score over all folds, rotations and repeats of a method at a target.
 
+    One entry is of one method, network, route and target.
     Rows with absent sites are not counted. The deviation of a single row is null.
     """
 
@@ -460,7 +470,13 @@ class Results(Value):
     choices: tuple[tuple[str, ...], ...] = ()
     """Choices left open by the paper: subject, setting of this study, remark."""
     rows: tuple[Row, ...]
-    """An entry for each finished method, route, target and fold."""
+    """An entry for each finished method, route, target and fold; where the test rotates, for each method, route and
+    target, over all rotations."""
+    chosen: tuple[Row, ...] = ()
+    """Where the test rotates, for each target the route that validation chose in each rotation, and the model that it
+    chose among those of the target's patients alone, over all rotations."""
+    rotation_rows: tuple[Row, ...] = ()
+    """Where the test rotates, an entry for each finished method, route, target, fold and rotation."""
     spread: tuple[Spread, ...] = ()
     """An entry for each method, network, route and target."""
     budgets: tuple[Budget, ...] = ()
@@ -488,6 +504,24 @@ class Results(Value):
         return tuple(sorted(first, key=lambda repeat: (first[repeat], repeat)))
 
     @property
+    def fold_rows(self) -> tuple[Row, ...]:
+        """The rows of single folds, and of single rotations where the test rotates."""
+        return self.rotation_rows or self.rows
+
+    @property
+    def rotations(self) -> int:
+        """The number of rotations, 1 where the test does not rotate."""
+        return len({row.rotation for row in self.fold_rows}) or 1
+
+    @property
+    def headlines(self) -> tuple[Row, ...]:
+        """The routes that validation chose, for each target and repeat."""
+        rows = [row for row in self.rows if row.headline]
+        whole = {(row.repeat, row.model, row.target) for row in rows}
+        more = [row for row in self.chosen if row.kind.routed]
+        return (*rows, *(row for row in more if (row.repeat, row.model, row.target) not in whole))
+
+    @property
     def tested(self) -> bool:
         """Whether any test patient was scored."""
         said = self.study.get("methods")
@@ -511,16 +545,30 @@ class Results(Value):
     @property
     def folds(self) -> int:
         """The number of folds in the rows."""
-        return len({row.fold for row in self.rows if row.fold is not None})
+        return len({row.fold for row in self.fold_rows if row.fold is not None})
 
     def of_model(self, model: str) -> Results:
         """Return the results of a single network; stages and budgets still cover all networks."""
         return self.model_copy(
             update={
                 name: tuple(entry for entry in getattr(self, name) if entry.model == model)
-                for name in ("rows", "spread", "forgetting", "grown", "predictions", "parked")
+                for name in (
+                    "rows", "chosen", "rotation_rows", "spread", "forgetting", "grown", "predictions", "parked"
+                )
             }
         )
+
+    def of_first_rotation(self) -> Results:
+        """Return the results of the first rotation as those of a study that holds out its test patients."""
+        if not self.rotation_rows:
+            return self
+        first = min(row.rotation or 0 for row in self.rotation_rows)
+        parts = {
+            name: tuple(entry for entry in getattr(self, name) if entry.rotation == first)
+            for name in ("forgetting", "grown", "parked")
+        }
+        rows = tuple(row for row in self.rotation_rows if row.rotation == first)
+        return self.model_copy(update={**parts, "rows": rows, "chosen": (), "rotation_rows": ()})
 
 
 Model = TypeVar("Model", bound=Value)

@@ -84,7 +84,7 @@ class PlainLoop:
     def members(self, site: str, fold: int) -> tuple[list[Patient], list[Patient]]:
         part = self.study.split
         here = self.patients[site]
-        made = split(here, seed=part.seed, site=site, test_fraction=part.test_fraction, folds=part.folds)
+        made = split(here, part, site=site)
         training = [name for k, names in enumerate(made.validation) if k != fold for name in names]
         return [here[name] for name in sorted(training)], [here[name] for name in made.validation[fold]]
 

@@ -128,7 +128,7 @@ def figures(
     """
     patients = read(folder)
     part, grid = study.split, study.preprocessing
-    divided = split(patients, seed=part.seed, site=site, test_fraction=part.test_fraction, folds=part.folds)
+    divided = split(patients, part, site=site)
     shape, new = (grid.pixels, grid.pixels), (grid.spacing_mm, grid.spacing_mm)
 
     def on_grid(patient: Patient) -> NDArray[np.float32]:

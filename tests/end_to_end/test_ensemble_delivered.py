@@ -60,7 +60,7 @@ def test_the_files_of_an_ensemble_draw_what_the_hospital_was_scored_by(
     site = load_site(sites["A"])
     sources = {source.patient: source for source in find(site).sources}
     part, found = STUDY.split, []
-    for name in split(sources, seed=part.seed, site="A", test_fraction=part.test_fraction, folds=part.folds).test:
+    for name in split(sources, part, site="A").test:
         mask, spread = tmp_path / f"{name}.nrrd", tmp_path / f"{name}-spread.nrrd"
         order = files[::-1] if found else files  # in whatever order they are named
         image = sources[name].image[0]

@@ -219,6 +219,18 @@ def test_of_a_repeated_study_the_first_repeat_is_delivered(tmp_path: Path) -> No
     assert {order.study for order in grid.orders(Delivery)} == {study.variants[0].digest}
 
 
+def test_of_a_rotating_test_the_first_rotation_is_delivered(tmp_path: Path) -> None:
+    base = study_of(**METHODS)
+    study = base.model_copy(update={"split": base.split.model_copy(update={"test": "rotate"})})
+    grid = FakeGrid(base)
+    results = run(grid, tmp_path / "out", study)
+    first = {**results, "rows": [row for row in results["rotation_rows"] if row["rotation"] == 0]}
+    for site in "ABC":
+        assert grid.received[site]["selected"] == best(first, site)["weights"]
+    assert {order.study for order in grid.orders(Delivery)} == {study.variants[0].digest}
+    assert study.variants[0].split.rotation == 0
+
+
 def test_of_several_networks_validation_chooses_one_for_each_site(tmp_path: Path) -> None:
     base = study_of(**METHODS)
     study = Study.model_validate(base.model_dump() | {"models": {"encoders": ("resnet18", "resnet34", "mobilenet_v2")}})

@@ -55,11 +55,20 @@ class PlausibleGrid(FakeGrid):
             self._plans[choices] = plan(self.study, census, hops)
         return self._plans[choices]
 
+    @property
+    def _turn(self) -> tuple[int, ...]:
+        """The rotation, whose patients differ from those of the others."""
+        return () if self.study.split.rotation is None else (self.study.split.rotation,)
+
     def _held_out(self, site: str) -> list[int]:
-        """The test patients of this repeat, by the numbers that stay the same in all."""
+        """The test patients of this repeat or rotation, by the numbers that stay the same in all."""
         everybody = range(1, self.patients[site] + 1)
-        count = math.floor(self.patients[site] * self.study.split.test_fraction + 0.5)
-        return sorted(random.Random(seed_of(self.study.split.seed, site)).sample(everybody, count))
+        part = self.study.split
+        draw = random.Random(seed_of(part.seed, site))
+        if part.rotation is not None:
+            shuffled = draw.sample(everybody, len(everybody))
+            return sorted(shuffled[part.rotation :: part.rotations])
+        return sorted(draw.sample(everybody, math.floor(self.patients[site] * part.test_fraction + 0.5)))
 
     def describe(self, site: str) -> Description:
         folds, test = self.study.split.folds, self._held_out(site)
@@ -99,7 +108,7 @@ class PlausibleGrid(FakeGrid):
         self.held[node.site][order.key] = leaving
         epochs, slices = node.schedule.epochs, self._slices(node.site)[node.fold]
         digest = digest_of(serialised(moved))
-        noise = random.Random(seed_of(digest, node.fold, "epochs"))
+        noise = random.Random(seed_of(digest, node.fold, "epochs", *self._turn))
         network = hardness(self.study.model.architecture, 0) + hardness(self.study.model.encoder, 0)
         start, end = skill(node.parent, node.site) + network, skill(node, node.site) + network
         dices = tuple(

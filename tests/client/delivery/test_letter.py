@@ -230,3 +230,14 @@ def test_every_test_patient_is_a_dot_on_its_side_of_zero(differences: list[float
     assert picture.interval is not None and picture.interval[0] <= picture.mean <= picture.interval[1]
     assert any(label in ("0", "0.0") and x == picture.zero for x, label in picture.ticks)
     assert 2 <= len(picture.ticks) <= 10
+
+
+def test_where_the_test_rotated_letter_and_card_say_whose_figures_these_are() -> None:
+    one = card(rotation=0, rotations=5)
+    for words in (text(letter(Outcome(Arrival(one, Path("x"), {}), None))), markdown(one)):
+        said = " ".join(words.split())
+        assert "This model is of rotation 1, which was fixed before any result" in said
+        assert "its figures are of the method, not of this model." in said
+    for words in (text(letter(UNKNOWN)), markdown(card())):
+        assert "rotation" not in words
+    assert not {"rotation", "rotations"} & set(card().model_dump())

@@ -372,6 +372,37 @@ def test_splits_and_training_seeds_are_crossed() -> None:
         from_table({**table, "training": {"seeds": [3, 3]}}, Study, "a test")
 
 
+def test_a_rotating_test_is_a_plain_study_a_rotation() -> None:
+    table = {"sites": ["A", "B"], "split": {"test": "rotate", "test_fraction": 0.25}, "training": {"seeds": [3, 4]}}
+    study = from_table(table, Study, "a test")
+    assert from_table(tomllib.loads(study_toml(study)), Study, "a test") == study
+    assert [(one.seed, one.split.rotation) for one in study.variants] == [(s, r) for s in (3, 4) for r in range(4)]
+    assert len({one.digest for one in study.variants}) == 8
+    for one in study.variants:
+        assert one.variants == (one,), "a variant is a plain study"
+        assert from_table(tomllib.loads(study_toml(one)), Study, "a test") == one
+    rotations = {0.2: 5, 0.1: 10, 0.15: 7, 0.34: 3, 0.5: 2, 0.9: 2}
+    for fraction, number in rotations.items():
+        table["split"] = {"test": "rotate", "test_fraction": fraction}
+        assert from_table(table, Study, "a test").split.rotations == number
+    plain = from_table({"sites": ["A", "B"]}, Study, "a test")
+    assert plain.split.rotations == 1
+    assert not {"test", "rotation"} & set(plain.model_dump(mode="json")["split"]), "its digest is that of before"
+
+
+@pytest.mark.parametrize(
+    ("table", "why"),
+    [
+        ({"split": {"rotation": 0}}, 'only a study with test = "rotate" has rotations'),
+        ({"split": {"rotation": 5, "test": "rotate"}}, "rotation is 5, but there are only 5, counted from 0"),
+        ({"split": {"test": "rotate"}, "methods": {"scored_on": "validation"}}, "tests every patient"),
+    ],
+)
+def test_a_rotation_without_a_test_is_refused(table: dict[str, Any], why: str) -> None:
+    with pytest.raises(RelayError, match=why):
+        from_table({"sites": ["A", "B"], **table}, Study, "a test")
+
+
 def test_a_study_without_either_is_its_own_variant() -> None:
     study = Study.model_validate({"sites": ("A", "B")})
     assert study.variants == (study,)

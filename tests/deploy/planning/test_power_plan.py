@@ -78,6 +78,17 @@ def test_repeats_hold_out_more_patients_and_are_counted_by_drawing(
     assert distinct(known["repeats_for_one_point"] - 1) < 34
 
 
+def test_where_the_test_rotates_every_patient_is_a_test_patient(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for repeats in (1, 3):
+        of = study(split={"test": "rotate"}, repeats=repeats)
+        (known, few) = planned(capsys, tmp_path, of, *SLICES, "--patients", "A=34", "--patients", "B=20")["targets"]
+        assert (known["patients"], known["test_patients"], known["repeats_for_one_point"]) == (34, 34, 1)
+        assert known["smallest_gain"] == pytest.approx(1.0, abs=0.02)
+        assert (few["test_patients"], few["repeats_for_one_point"]) == (20, None), "more than all cannot be tested"
+
+
 def test_no_number_of_repeats_is_told_where_the_patients_are_too_few() -> None:
     (line,) = power_lines(study(), ["A"], {"A": Patients(30, 6)}, sd=2.0, measured={})
     assert line.patients_for_one_point == 34 and line.repeats_for_one_point is None

@@ -60,6 +60,21 @@ def test_repeats_and_networks_multiply(capsys: pytest.CaptureFixture[str], tmp_p
     assert both["together"]["gradient_steps"] == 2 * single["together"]["gradient_steps"]
 
 
+def test_rotations_multiply_all_but_what_they_share(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    one = small_study(sites=("A", "B"), methods={"baseline": True}, split={"folds": 2})
+    round_trip = small_study(sites=("A", "B"), methods={"baseline": True}, split={"folds": 2, "test": "rotate"})
+    slices = ("--no-trial", "--slices", "A=100", "--slices", "B=50")
+    single, several = (planned(capsys, tmp_path, study, *slices) for study in (one, round_trip))
+    assert several["variants"] == 5
+    assert several["together"]["trainings"] == 5 * single["together"]["trainings"] == 5 * 2 * 2
+    assert several["together"]["gradient_steps"] == 5 * single["together"]["gradient_steps"]
+    assert main(["study", "plan", str(tmp_path / "mine.toml"), *slices]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "1 repeat, 5 rotations of the test;" in told
+    assert "5 rotations of 4 trainings each, since other patients train in each" in told
+    assert "share the prepared patients, and the first weights of each training seed" in told
+
+
 @pytest.mark.slow
 def test_the_plan_is_what_the_study_then_does(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, hospitals: dict[str, Path]

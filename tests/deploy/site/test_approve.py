@@ -96,6 +96,13 @@ def test_what_runs_and_what_leaves_is_counted_in_plain_words(site: SiteConfig, s
     assert "Approved. Site A answers" in text
 
 
+def test_a_hospital_is_told_that_all_its_patients_are_tested_in_turn(site: SiteConfig, shown: Shown) -> None:
+    split = STUDY.split.model_copy(update={"test": "rotate", "test_fraction": 0.5, "folds": 2})
+    text = shown(STUDY.model_copy(update={"split": split}))
+    assert "are held out for test in the first of 2 rotations, every patient in one of them, the others" in text
+    assert "the study is 2 in one: 1 repeat of 1 network, each with 2 rotations of the test." in text
+
+
 def test_models_that_travel_into_ensembles_are_told(site: SiteConfig, shown: Shown) -> None:
     text = shown(STUDY.model_copy(update={"methods": STUDY.methods.model_copy(update={"more": ("consensus",)})}))
     assert "As models beside those of other sites, whose probabilities are averaged: 1 to B, 1 to C." in text
