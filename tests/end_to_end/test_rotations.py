@@ -18,11 +18,11 @@ from tests.support.hospitals import forget_stages, run_on_grid, small_study, wri
 Json = dict[str, Any]
 STUDY: Study = small_study(
     sites=("A", "B"),
-    split={"test": "rotate", "test_fraction": 0.34, "folds": 2, "use_folds": 1},
+    split={"test": "rotate", "test_fraction": 0.5, "folds": 2, "use_folds": 1},
     training={"epochs": 1},
     methods={"baseline": True, "longer_baseline": True, "sequential": {"routes": (("B", "A"),)}},
 )
-PATIENTS = {"A": 6, "B": 5}
+PATIENTS = {"A": 6, "B": 4}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def read(out: Path) -> Json:
 
 @pytest.mark.slow
 def test_every_patient_is_tested_once_and_never_by_a_model_that_saw_it(sites: dict[str, Path], out: Path) -> None:
-    assert [one.split.rotation for one in STUDY.variants] == [0, 1, 2]
+    assert [one.split.rotation for one in STUDY.variants] == [0, 1]
     for name, count in PATIENTS.items():
         site = load_site(sites[name])
         tested: Counter[str] = Counter()
@@ -71,7 +71,7 @@ def test_every_patient_is_tested_once_and_never_by_a_model_that_saw_it(sites: di
 def test_a_pooled_row_is_what_its_patients_give(out: Path) -> None:
     results = read(out)
     assert {(row["method"], row["target"]) for row in results["rows"]} == {
-        ("baseline", "A"), ("baseline", "B"), ("longer", "A"), ("sequential", "A"),
+        ("baseline", "A"), ("baseline", "B"), ("longer", "A"), ("longer", "B"), ("sequential", "A"),
     }  # fmt: skip
     for row in [*results["rows"], *results["chosen"]]:
         assert len(row["case_dice"]) == row["patients"] == PATIENTS[row["target"]]
@@ -87,7 +87,7 @@ def test_a_pooled_row_is_what_its_patients_give(out: Path) -> None:
             for one in results["rotation_rows"]
             if one["selected"] and (one["method"], one["target"]) == (row["method"], row["target"])
         ]
-        assert len(parts) == 3
+        assert len(parts) == 2
         assert row["case_dice"] == {case: dice for one in parts for case, dice in one["case_dice"].items()}
 
 
@@ -100,7 +100,7 @@ def test_a_hospital_gets_the_model_of_the_first_rotation_and_the_card_says_so(
         folder = load_site(path).private() / "received" / STUDY.variants[0].digest
         card = json.loads((folder / "selected.json").read_text(encoding="utf-8"))
         assert card["weights"] in {row["weights"] for row in first if row["target"] == name and row["selected"]}
-        assert (card["rotation"], card["rotations"]) == (0, 3)
+        assert (card["rotation"], card["rotations"]) == (0, 2)
         received = {path.name for path in (load_site(path).private() / "received").iterdir()}
         assert received == {STUDY.variants[0].digest}
 
