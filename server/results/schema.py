@@ -553,7 +553,14 @@ class Results(Value):
             update={
                 name: tuple(entry for entry in getattr(self, name) if entry.model == model)
                 for name in (
-                    "rows", "chosen", "rotation_rows", "spread", "forgetting", "grown", "predictions", "parked"
+                    "rows",
+                    "chosen",
+                    "rotation_rows",
+                    "spread",
+                    "forgetting",
+                    "grown",
+                    "predictions",
+                    "parked",
                 )
             }
         )
