@@ -9,7 +9,7 @@ from pathlib import Path
 from common.config.study import Study
 from common.errors import DiskFull
 from common.model.network import declared_bytes
-from common.plan.graph import Average, FineTune, Node, ServerStep
+from common.plan.graph import Average, FineTune, Node, ServerStep, Soup
 from common.strategies import STRATEGIES
 from common.text import short_bytes
 
@@ -36,7 +36,7 @@ def check_disk_space(
             # Of federated rounds, each fold keeps only the leading averages and the weights in transit; of averages
             # re-estimated at a target, the leading one and the one at work.
             folds, sites = len(variant.split.run), len(variant.sites)
-            averages = [node for node in nodes if isinstance(node, Average)]
+            averages = [node for node in nodes if isinstance(node, Average) and not isinstance(node, Soup)]
             later = (node for node in nodes if isinstance(node, FineTune) and node.schedule.first > 0)
             of_rounds = {*averages, *(part for average in averages for part in average.parts), *later} & set(nodes)
             estimates = sum(isinstance(node, FineTune) and not node.trains for node in nodes)

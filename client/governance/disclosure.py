@@ -27,6 +27,7 @@ from common.plan.graph import (
     Evaluate,
     FineTune,
     Node,
+    Soup,
     Stays,
     ensemble_in,
     travelled,
@@ -187,7 +188,8 @@ def onward_of(site: str, study: Study) -> Onward:
         ensemble = ensemble_in(node.weights) if isinstance(node, Evaluate) and node.site != site else None
         if ensemble is not None and isinstance(node, Evaluate):
             together[node.site].update(member for member in ensemble.members if made_at(member) == site)
-    strategies = {node.strategy: None for node in nodes if isinstance(node, Average)}
+    averages = (node for node in nodes if isinstance(node, Average) and not isinstance(node, Soup))
+    strategies = {node.strategy: None for node in averages}
     return Onward(
         routes=tuple(sorted(routes, key=len)),
         scored_at=tuple(name for name in study.sites if name in scored),
@@ -257,6 +259,7 @@ def _is_exact(study: Study) -> bool:
     one_fold = study.split.source == "same-fold" or len(study.split.run) == 1
     return (
         not methods.sequential.grows
+        and not methods.leave_out  # of several models that turn out to be the same, one is scored
         and not methods.more  # the dependencies of further methods are not known here
         and rounds_known
         and (alone or not methods.longer_baseline)

@@ -596,13 +596,18 @@ class MethodsConfig(_Config):
     more: tuple[MethodKey, ...] = Field(default=(), exclude_if=lambda keys: not keys)
     """Methods without settings of their own, by their keys in `common.plan.methods`: "restarts" (the target alone, for
     as many stages as its longest route has), "longest" (the target alone, with the gradient steps of the longest of its
-    rows that end with "then the target"), and the ensembles "target-folds" (the
-    target's models of all folds), "route-folds" (the best route's) and "consensus" (all sites' own models)."""
+    rows that end with "then the target"), "soup" (the mean of the weights of a target's routes), and the ensembles
+    "target-folds" (the target's models of all folds), "route-folds" (the best route's) and "consensus" (all sites' own
+    models)."""
     pooled: bool = True
     """Whether a model is trained on all data in one place; possible in simulation alone, so a federation sets
     `false`."""
     pooled_then_target: bool = True
     """Whether the model of all data is also fine-tuned at the target, where `pooled` is true."""
+    leave_out: bool = Field(default=False, exclude_if=lambda leaves: not leaves)
+    """Whether each target also gets rows of models that never saw it: of routes, averages and own models of the other
+    sites, chosen by the other sites' validation patients, and scored on the target's test patients. The routes and the
+    averages among the other sites are further trainings; `relay study plan` counts them."""
     forgetting: bool = True
     """Whether the travelling model is also scored at every site after every hop."""
     scored_on: Literal["test", "validation"] = "test"
@@ -775,6 +780,11 @@ class Study(_Config):
             raise ValueError(
                 f"a study of {self.sites[0]} alone has nobody to share with;"
                 ' add sites, or set "federated" to [], "pooled" to false and no laps'
+            )
+        if methods.leave_out and len(self.sites) < 3:
+            raise ValueError(
+                "leave_out needs three sites: two that share, and one that their models never saw; add sites, or set"
+                " leave_out to false"
             )
         for part in methods.federated:
             strategy = STRATEGIES[part.strategy]

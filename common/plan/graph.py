@@ -232,6 +232,11 @@ class ServerStep(Average):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
+class Soup(Average):
+    """The mean of the weights of models trained apart, which end at one site and fold: one model, made of several."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Ensemble(Node):
     """Several models whose probabilities are averaged: scored at sites, trained nowhere."""
 
@@ -271,6 +276,19 @@ class Best(Node):
     def ballots(self) -> tuple[tuple[Node, ...], ...]:
         """For each candidate, in their order, the nodes whose mean score is the candidate's score."""
         return tuple(_ballots(candidate, self.at) for candidate in self.candidates)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class BestElsewhere(Best):
+    """The candidate with the best mean score over several sites, chosen for a site that is none of them."""
+
+    sites: tuple[str, ...]
+    """The sites whose patients score the candidates; `at` is empty."""
+
+    @cached_property
+    def ballots(self) -> tuple[tuple[Node, ...], ...]:
+        """For each candidate, in their order, the nodes whose mean score is the candidate's score: one a site."""
+        return tuple(tuple(ballot(candidate, site) for site in self.sites) for candidate in self.candidates)
 
 
 def ballot(candidate: Node, at: str, fold: int | None = None) -> FineTune | Evaluate:
@@ -444,12 +462,20 @@ def way_of(node: Node, *, settings: bool = True) -> str:
         before = way_of(node.parent, settings=False)
         setting = f" ({words})" if settings and (words := _setting(node)) else ""
         return f"{before} → {node.site}{setting}" if before else node.site
+    if isinstance(node, Soup):
+        return f"mean of {count(len(node.parts), 'model')}"
     if isinstance(node, Average):
         return f"{_title(node)}, round {_round(node.parts[0])}"
     if isinstance(node, Completed):
         return way_of(node.weights)
+    if isinstance(node, BestElsewhere):
+        best = Best(node.candidates, node.sites[0], node.split)
+        several = isinstance(node.candidates[0], FineTune) and len(node.candidates) > 1
+        return f"{f'best of {len(node.candidates)} routes' if several else way_of(best)}, chosen elsewhere"
     if isinstance(node, Best):
         first = node.candidates[0]
+        if isinstance(first, Ensemble) and len(node.candidates) == 1:
+            return way_of(first)
         if isinstance(first, Ensemble):
             return f"best of {len(node.candidates)} routes, {len(first.members)} folds"
         if isinstance(first, FineTune) and not first.trains:

@@ -38,7 +38,7 @@ class PlannedRow:
     """The node that makes the weights."""
     validation: Node
     """The node whose validation Dice decides the selection of the fold: a FineTune at the target, the best of several,
-    or an Evaluate on the target's validation patients."""
+    or an Evaluate on the target's validation patients. Of a model for an unseen site, the choice by the other sites."""
     test: Evaluate | None
     """The scoring on the target's test patients; None for a study without test scores."""
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 
 from common.plan.graph import Evaluate, FineTune
 from common.plan.stage_key import completed_digest, ensemble_digest
 from common.protocol.messages import EvaluateReply, FineTuneReply
-from common.scores import COUNTED, GLAND, SCORES
+from common.scores import COUNTED, GLAND, SCORES, VALIDATED
 from server.ledger.ledger import Cases, StageRecord
 
 
@@ -82,6 +83,17 @@ def of_ensemble(fold: int, members: Sequence[StageRecord]) -> StageRecord:
     models = tuple(member.weights for member in members)
     digest = ensemble_digest(models)
     return StageRecord(key=digest, kind="ensemble", fold=fold, parents=models, weights=digest)
+
+
+def of_choice_elsewhere(chosen: StageRecord, ballots: Sequence[StageRecord]) -> StageRecord:
+    """Return the record of a choice by several sites: of the chosen weights, with the mean of the sites' scores.
+
+    Args:
+        chosen: the record of the chosen weights.
+        ballots: the records with the scores of these weights, one a site.
+    """
+    means = {score.key: statistics.fmean(ballot.value(score) for ballot in ballots) for score in VALIDATED}
+    return chosen.model_copy(update=means)
 
 
 def of_completed(average: StageRecord, part: StageRecord) -> StageRecord:

@@ -318,6 +318,11 @@ def notes(table: Comparison) -> list[str]:
         steps = "the target's longest route" if routed else "all hospitals together"
         found.append(f"Longer: with as many gradient steps as {steps}.")
     found += _controls(table)
+    if any(cell.row.kind.section is Section.UNSEEN for cell in table.cells):
+        found.append(
+            "Target unseen: no patient of the target trained the model or chose anything for it; the other hospitals'"
+            " validation patients chose."
+        )
     grown = [routes_taken(cell) for cell in table.cells if cell.row.kind.grows]
     if grown:
         found.append(f"Routes found: {'; '.join(grown)}.")

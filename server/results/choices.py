@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from common.config.study import FederatedConfig, Study
 from common.plan import Plan
-from common.plan.graph import Average
+from common.plan.graph import Average, Soup
 from common.plan.routes import settings_of
 from common.scores import deciding
 from common.strategies import STRATEGIES
@@ -68,6 +68,10 @@ def open_choices(study: Study, plan: Plan) -> list[tuple[str, str, str]]:
         choices.append(("federated rounds", rounds, "beyond the paper; by default the longest route's gradient steps"))
         choices.append(("batch normalisation of averages", *_of_averages(study)))
         choices.append(("averages", "each part weighted by its site's training slices", OF_ROUNDS))
+    if "soup" in study.methods.more:
+        choices.append(("mean of all routes", "uniform", OF_SOUPS))
+    if study.methods.leave_out:
+        choices.append(("models of an unseen site", "chosen by the other sites", OF_UNSEEN))
     return choices + _of_strategies(study)
 
 
@@ -157,6 +161,15 @@ OF_PERSONAL = (
     "each goes on from its own of the round before, with the round's epochs and learning rates, and stays at its site"
     " with batch norm's statistics of its own; Adam's moments start anew in each round; scored at its site alone"
 )
+OF_SOUPS = (
+    "every route to the target counts alike, whatever its score; statistics of batch normalisation are estimated anew"
+    " at the target; no gradient step is made"
+)
+OF_UNSEEN = (
+    "round, settings, route and fold by the mean validation score over the other sites; averages with averaged"
+    " statistics of batch normalisation; routes and ensembles of one fold; images standardised by the target's own"
+    " training slices"
+)
 BY_VALIDATION = "chosen by each target's validation patients; "
 
 
@@ -197,7 +210,7 @@ def _rounds(plan: Plan) -> list[str]:
     """Return the federated settings tried in the study, in words."""
     found: dict[str, None] = {}
     for node in plan.nodes:
-        if isinstance(node, Average):
+        if isinstance(node, Average) and not isinstance(node, Soup):
             schedule, mu = node.parts[0].schedule, node.parts[0].proximal_mu
             term = f", μ {mu:g}" if mu else ""
             rounds = schedule.total_epochs // schedule.epochs

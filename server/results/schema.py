@@ -117,7 +117,8 @@ class Row(_OfVariant):
     """Whether this route is the best of all routes to the target, by the mean of the same Dice over the folds; of a row
     over all rotations, in each of them."""
     validation_dice: Figure = None
-    """Dice on the target's validation patients of the fold, per cent, mean over selected slices."""
+    """Dice on the target's validation patients of the fold, per cent, mean over selected slices. Of a model that never
+    saw the target, this and the next two are means over the other sites, each on its own validation patients."""
     validation_iou: Figure = None
     """IoU on the same slices, per cent."""
     validation_dice_volume: Figure = None

@@ -18,21 +18,24 @@ from common.plan import Census, Plan, grown, plan
 from common.plan.graph import (
     Average,
     Best,
+    BestElsewhere,
     Completed,
     Ensemble,
     Evaluate,
     FineTune,
     Node,
     ServerStep,
+    Soup,
     fold_of,
     models_in,
     training_in,
+    way_of,
 )
 from common.plan.stage_key import ExecutionEnvironment, completed_digest, stage_key
 from common.protocol.messages import Description
 from common.scores import Score, deciding
 from server.ledger.ledger import StageRecord
-from server.ledger.records import of_completed, of_ensemble
+from server.ledger.records import of_choice_elsewhere, of_completed, of_ensemble
 from server.scheduling.absence import Absences
 from server.scheduling.keys import absent_key, average_key
 from server.scheduling.retention import collectable, inputs, roots, to_remake, winner
@@ -55,8 +58,9 @@ def slices_shown(node: Node, descriptions: Mapping[str, Description]) -> float:
 
 
 def parts_of(node: Average, known: Records) -> dict[str, StageRecord]:
-    """Return the records of a round's parts, by site; skipped parts are left out."""
-    return {part.site: known[part] for part in node.parts if known[part].kind != "absent"}
+    """Return the records of a round's parts by site, of a soup's by route; skipped parts are left out."""
+    names = {part: way_of(part) if isinstance(node, Soup) else part.site for part in node.parts}
+    return {names[part]: known[part] for part in node.parts if known[part].kind != "absent"}
 
 
 def _is_in_a_round(node: Node) -> bool:
@@ -202,6 +206,10 @@ class RunState:
             return of_ensemble(fold_of(node), [known[member] for member in node.members])
         if isinstance(node, Completed):
             return of_completed(known[node.weights], known[node.own])
+        if isinstance(node, BestElsewhere):
+            won = winner(node, lambda ballot: known[ballot].value(self.score))
+            ballots = node.ballots[node.candidates.index(won)]
+            return of_choice_elsewhere(known[won], [known[ballot] for ballot in ballots])
         if isinstance(node, Best):
             return known[winner(node, lambda ballot: known[ballot].value(self.score))]
         return self.start

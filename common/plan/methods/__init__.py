@@ -19,7 +19,9 @@ from common.plan.methods import (
     pooled_then_target,
     restarts,
     sequential,
+    soup,
     unadapted,
+    unseen,
 )
 from common.plan.methods.ditto import personal
 from common.plan.methods.federated import averaged, re_estimated, then_target
@@ -53,6 +55,7 @@ METHODS: tuple[Method, ...] = (
     halving.METHOD,
     lwf.METHOD,
     l2_sp.METHOD,
+    soup.METHOD,
     cyclic.METHOD,
     unadapted.METHOD,
     *(averaged(strategy) for strategy in STRATEGIES.values()),
@@ -64,6 +67,9 @@ METHODS: tuple[Method, ...] = (
     consensus.METHOD,
     pooled.METHOD,
     pooled_then_target.METHOD,
+    unseen.OF_ROUTES,
+    unseen.OF_ENSEMBLE,
+    *(unseen.averaged(strategy) for strategy in STRATEGIES.values()),
 )
 """All methods, in the order of a table's lines."""
 

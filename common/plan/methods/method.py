@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from functools import cached_property
 
 from common.config.study import FederatedConfig, Study
 from common.plan.graph import Average
@@ -12,6 +13,7 @@ from common.plan.rounds import averages_of
 from common.plan.routes import along
 from common.plan.searches import route_found
 from common.plan.values import Census, Choices, PlannedRow, Rounds, row_of
+from common.strategies import STRATEGIES
 
 Namer = Callable[[Sequence[str], str], str]
 """Returns a name for readers, from a row's route and target."""
@@ -31,6 +33,7 @@ class Section(IntEnum):
     AVERAGES = 4
     ENSEMBLES = 5
     ALL_DATA = 6
+    UNSEEN = 7
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,41 @@ class Given:
                 for fold in self.study.split.run
             )
         return self.made[part.strategy, local]
+
+    @property
+    def leaves_out(self) -> bool:
+        """Whether the study has rows of models that never saw the target; these are for test scores alone."""
+        return self.study.methods.leave_out and self.study.methods.scored_on == "test"
+
+    def elsewhere(self, target: str) -> Given:
+        """Return the inputs of the same study without a target: the other sites, and folds that are never mixed."""
+        return self._elsewhere[target]
+
+    @cached_property
+    def _elsewhere(self) -> Mapping[str, Given]:
+        """For each target, the study of the other sites; strategies that need more sites are left out."""
+        return {target: replace(self, study=_without(self.study, target), made={}) for target in self.study.sites}
+
+
+def _without(study: Study, target: str) -> Study:
+    """Return a study of the other sites, with their routes, and with the strategies for which they are enough."""
+    sites = tuple(site for site in study.sites if site != target)
+    methods, routes = study.methods, study.methods.sequential.routes
+    if not isinstance(routes, str):
+        routes = tuple(route for route in routes if target not in route)
+    federated = tuple(part for part in methods.federated if STRATEGIES[part.strategy].fewest_parts <= len(sites))
+    return study.model_copy(
+        update={
+            "sites": sites,
+            "split": study.split.model_copy(update={"source": "same-fold"}),
+            "methods": methods.model_copy(
+                update={
+                    "sequential": methods.sequential.model_copy(update={"routes": routes}),
+                    "federated": federated if methods.leave_out and methods.scored_on == "test" else (),
+                }
+            ),
+        }
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,6 +45,12 @@ METHODS: dict[str, dict[str, Any]] = {
     "halving, folds": {"sequential": {"routes": "halving", "max_hops": 1}, "more": ("route-folds",)},
     "laps": {"cyclic": {"laps": 2}, "baseline": True},
     "averages": {"federated": ({"strategy": "fedavg", "rounds": 2},), "sequential": {"routes": (("B", "A"),)}},
+    "soup": {"more": ("soup",), "sequential": {"routes": "all", "max_hops": 1}},
+    "unseen": {
+        "leave_out": True,
+        "federated": ({"strategy": "fedavg", "rounds": 2},),
+        "sequential": {"routes": "all", "max_hops": 1},
+    },
     "chains and laps": {
         "federated": (
             {"strategy": "feddc", "average_every": (2, 3)},

@@ -22,7 +22,8 @@ EVERYTHING: dict[str, Any] = {
     "training": {"epochs": 2},
     "methods": {
         "unadapted": True,
-        "more": ("restarts", "longest", "target-folds", "route-folds", "consensus"),
+        "more": ("restarts", "longest", "target-folds", "route-folds", "consensus", "soup"),
+        "leave_out": True,
         "lwf": {"weight": 1.0},
         "l2_sp": {"weight": (0.1, 1.0)},
         "cyclic": {"laps": 2},
@@ -61,6 +62,7 @@ def test_every_method_has_rows_of_its_own_under_one_name() -> None:
         ("l2-sp", "C → A, L2-SP"),
         ("l2-sp", "B → C → A, L2-SP"),
         ("l2-sp", "C → B → A, L2-SP"),
+        ("soup", "mean of all routes to A"),
         ("cyclic", "2 laps to A"),
         ("unadapted", "B, unadapted"),
         ("unadapted", "C, unadapted"),
@@ -120,6 +122,18 @@ def test_every_method_has_rows_of_its_own_under_one_name() -> None:
         ("consensus", "All sites' own models"),
         ("pooled", "All data"),
         ("pooled-then-target", "All data, then A"),
+        # Krum and FedTrimmedAvg need three sites, and two are left
+        ("route-unseen", "best route, A unseen"),
+        ("consensus-unseen", "other sites' own models, A unseen"),
+        ("cyclicfl-unseen", "CyclicFL, A unseen"),
+        ("feddc-unseen", "FedDC, A unseen"),
+        ("fedyogi-unseen", "FedYogi, A unseen"),
+        ("fedadam-unseen", "FedAdam, A unseen"),
+        ("fedadagrad-unseen", "FedAdagrad, A unseen"),
+        ("fedavgm-unseen", "FedAvgM, A unseen"),
+        ("fedmedian-unseen", "FedMedian, A unseen"),
+        ("fedprox-unseen", "FedProx, A unseen"),
+        ("fedavg-unseen", "FedAvg, A unseen"),
     ]
     grown = rows_of(EVERYTHING | GREEDY, {"A": ("C", "A")})
     assert ("greedy", "C → A") in grown and "sequential" not in dict(grown)
@@ -127,7 +141,11 @@ def test_every_method_has_rows_of_its_own_under_one_name() -> None:
     halved = rows_of(EVERYTHING | HALVING, {"A": ("01",)})
     assert ("halving", "C → A") in halved and "sequential" not in dict(halved)
     planned = {method for method, _ in (*rows_of(EVERYTHING), *grown, *halved)}
-    assert planned == {method.key for method in METHODS}
+    need_three = {"krum-unseen", "fedtrimmedavg-unseen"}
+    assert planned == {method.key for method in METHODS} - need_three
+    four = EVERYTHING | {"sites": (*SITES, "D")}
+    found = plan(Study.model_validate(four), CENSUS | {"D": (7, 8)})
+    assert need_three <= {row.method for row in found.rows}
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.key)
@@ -162,7 +180,7 @@ def test_a_study_that_names_a_method_that_is_not_known_is_told() -> None:
     study = Study.model_validate({"sites": SITES, "methods": {"more": ("swarm",)}})
     with pytest.raises(
         RelayError,
-        match=r"names swarm, which this relay lacks \(it knows consensus, longest, restarts, route-folds, target-f",
+        match=r"names swarm, which this relay lacks \(it knows consensus, longest, restarts, route-folds, soup, target-f",
     ):
         plan(study, dict.fromkeys((*SITES, "pooled"), (10,) * 5))
 

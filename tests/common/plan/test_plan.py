@@ -15,7 +15,19 @@ from hypothesis import strategies as st
 from common.config.study import Study
 from common.errors import RelayError
 from common.plan import Choices, Plan, PlannedRow, batches_per_epoch, grown, plan, routes_to
-from common.plan.graph import Average, Best, Evaluate, FineTune, Node, Schedule, Start, fold_of, visit_of, way_of
+from common.plan.graph import (
+    Average,
+    Best,
+    Evaluate,
+    FineTune,
+    Node,
+    Schedule,
+    Start,
+    fold_of,
+    parents_first,
+    visit_of,
+    way_of,
+)
 
 NAMES = ("A", "B", "C", "D")
 Census = dict[str, tuple[int, ...]]
@@ -345,7 +357,7 @@ def test_a_visit_is_counted_by_the_annealings_that_a_site_began_before() -> None
     assert {counts for _, counts in (*visits["sequential"], *visits["baseline"])} == {(0,)}
 
 
-MORE = ("restarts", "longest", "target-folds", "route-folds", "consensus")
+MORE = ("restarts", "longest", "target-folds", "route-folds", "consensus", "soup")
 STRATEGIES_DRAWN = ("fedavg", "fedprox", "fedadam", "feddc", "cyclicfl")
 CENSUS_COUNTS = st.integers(min_value=1, max_value=2000)
 
@@ -400,6 +412,7 @@ def studies(draw: st.DrawFn) -> tuple[Study, Census]:
             "pooled": draw(st.booleans()),
             "pooled_then_target": draw(st.booleans()),
             "forgetting": draw(st.booleans()),
+            "leave_out": len(sites) > 2 and draw(st.booleans()),
             "scored_on": draw(st.sampled_from(["test", "test", "validation"])),
             "cyclic": {"laps": draw(st.integers(0, 2)), "epochs": draw(st.integers(0, 2))},
             "sequential": {
@@ -465,6 +478,12 @@ def test_every_plan_holds_together(example: tuple[Study, Census]) -> None:
             assert row.test.weights == row.model
             assert row.test.id in seen
         assert row.validation.id in seen
+        groups.setdefault((row.method, row.route, row.target), []).append(row)
+        if row.method.endswith("-unseen"):
+            assert row.validation == row.model
+            behind = set(parents_first([row.model]))
+            assert not any(getattr(node, "site", "") == row.target for node in behind), "the target had a part in it"
+            continue
         # Its fold is selected by the target's own validation patients of that fold.
         scorings = row.validation.candidates if isinstance(row.validation, Best) else (row.validation,)
         assert len(scorings) == 1 or row.validation == row.model
@@ -472,7 +491,6 @@ def test_every_plan_holds_together(example: tuple[Study, Census]) -> None:
             assert isinstance(scoring, FineTune | Evaluate)
             assert (scoring.site, scoring.fold) == (row.target, row.fold)
             assert not isinstance(scoring, Evaluate) or scoring.split == "validation"
-        groups.setdefault((row.method, row.route, row.target), []).append(row)
     for rows in groups.values():
         together = rows[0].method in ("target-folds", "route-folds")  # a single row for all folds
         assert [row.fold for row in rows] == sorted(folds)[: 1 if together else None]
@@ -532,6 +550,14 @@ def test_the_rows_are_those_that_were_asked_for(example: tuple[Study, Census]) -
         if "longest" in methods.more and then:
             expected.add(("longest", (target,), target))
         folds = len(study.split.run) > 1 and methods.scored_on == "test"
+        ending = [route for route in wanted if route[-1] == target]
+        if "soup" in methods.more and len(ending) > 1:
+            on_the_way = [site for site in sites if site != target and any(site in route for route in ending)]
+            expected.add(("soup", (*on_the_way, target), target))
+        if methods.leave_out and methods.scored_on == "test":
+            others = tuple(site for site in sites if site != target)
+            expected |= {("route-unseen", (), target), ("consensus-unseen", others, target)}
+            expected |= {(f"{part.strategy}-unseen", others, target) for part in methods.federated}
         if folds and "target-folds" in methods.more:
             expected.add(("target-folds", (target,), target))
         if folds and "route-folds" in methods.more and any(route[-1] == target for route in wanted):
