@@ -10,7 +10,7 @@ from common.plan.graph import Average, Soup
 from common.plan.routes import settings_of
 from common.scores import deciding
 from common.strategies import STRATEGIES
-from common.text import either, listed
+from common.text import count, either, listed
 
 BATCH_NORM = {
     "precise": "its statistics are estimated anew from the training slices before weights are scored or leave a site",
@@ -186,12 +186,17 @@ def _of_strategies(study: Study) -> list[tuple[str, str, str]]:
             of_several = BY_VALIDATION if len(part.ditto_lambda) > 1 else ""
             choices.append((f"personal models ({strategy.personal_title})", pull, of_several + OF_PERSONAL))
         if strategy.daisy_chain:
-            every = f"averaged every {listed(list(map(str, part.average_every)))} rounds"
+            every = f"averaged every {_numbers(part.average_every)}"
             choices.append((f"chain of {strategy.title}", every, several + OF_CHAINS))
         if strategy.laps_first:
-            laps = f"the first {listed(list(map(str, part.laps)))} rounds, never the last"
+            laps = f"the first {_numbers(part.laps)}, never the last"
             choices.append((f"laps of {strategy.title}", laps, several + OF_LAPS))
     return choices
+
+
+def _numbers(rounds: tuple[int, ...]) -> str:
+    """Return numbers of rounds in words: "2 rounds", "2 and 4 rounds"."""
+    return listed([*map(str, rounds[:-1]), count(rounds[-1], "round")])
 
 
 def _tries_several(part: FederatedConfig) -> bool:

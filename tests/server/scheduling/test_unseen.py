@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import statistics
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from flwr.app import Error
 from common.config.study import Study
 from common.plan.graph import Best, Evaluate, FineTune, Node, ballot, parents_first
 from common.protocol.messages import EvaluateOrder, FineTuneOrder, WireMessage
+from server.report.page import write_report
+from server.report.table import comparison, notes
 from server.results.rows import results_of, write_json
-from server.results.schema import dump
+from server.results.schema import dump, read_results
 from server.scheduling.state import RunState
 from tests.support.fake_sites import Answer, FakeGrid, go, quick, study_of
 
@@ -121,3 +124,26 @@ def test_a_model_of_an_unseen_site_is_delivered_to_nobody_and_two_sites_are_too_
     assert not any(method.deliverable or method.adapted for method in ALL if method.key.endswith("-unseen"))
     with pytest.raises(ValueError, match="leave_out needs three sites"):
         Study.model_validate({"sites": ("A", "B"), "methods": {"leave_out": True}})
+
+
+def test_the_rows_stand_in_the_table_and_on_the_page_with_what_they_are(tmp_path: Path) -> None:
+    methods = LEFT_OUT | {"baseline": True, "longer_baseline": True, "forgetting": True, "unadapted": True}
+    chains = ({"strategy": "feddc", "rounds": 3}, {"strategy": "cyclicfl", "rounds": 2}, {"strategy": "fedadam"})
+    run = go(FakeGrid(study_of(**methods | {"federated": chains, "more": ("soup",)})), tmp_path)
+    assert not run.parked
+    (tmp_path / "results.json").write_bytes(found_by(run))
+    results = read_results(tmp_path)
+    table = comparison(results)
+    assert [line.label for line in table.lines][-5:] == [
+        "Best route, target unseen",
+        "Other sites' own models, target unseen",
+        "FedAdam, target unseen",
+        "FedDC, target unseen",
+        "CyclicFL, target unseen",
+    ]
+    assert any(note.startswith("Target unseen: no patient of the target trained the model") for note in notes(table))
+    write_report(tmp_path)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert all(line.label in html.unescape(page) for line in table.lines)
+    assert "averaged every 2 rounds" in page and "the first 1 round, never the last" in page
+    assert "Mean of all routes" in page
