@@ -21,6 +21,8 @@ from common.protocol.refusals import Refusal, Refused
 
 CHOICES = "choices.json"
 CENSUS = "census.json"
+RESTARTED = ".restarted"
+"""The end of the name of the file with a stage's restart token."""
 
 log = logging.getLogger("relay.site")
 
@@ -120,3 +122,27 @@ def bind_stage(site: SiteConfig, study: Study, node: Node, key: str) -> None:
         write_atomically(path, key.encode(), durable=True)
     elif path.read_bytes() != key.encode():
         raise Refused(Refusal.ANSWERED)
+
+
+def bind_restart(site: SiteConfig, study: Study, node: Node, token: str) -> None:
+    """Bind a stage of an approved study to the token of its first restart: a stage is begun anew once.
+
+    A coordinator free to invent tokens could have a training repeated without end, and on a device whose sums differ
+    from run to run get another answer each time. The same token again, after a lost reply, is no new restart.
+
+    Args:
+        site: this site.
+        study: the plain study.
+        node: the stage.
+        token: the order's restart token.
+
+    Raises:
+        Refused: the stage was begun anew before, with another token.
+    """
+    folder = answered_folder(site, study.digest)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{node.id}{RESTARTED}"
+    if not path.exists():
+        write_atomically(path, token.encode(), durable=True)
+    elif path.read_bytes() != token.encode():
+        raise Refused(Refusal.RESTARTED)

@@ -9,6 +9,7 @@ from client.evaluation import score_store
 from client.evaluation.evaluate import slice_mean, volume_mean
 from client.evaluation.scoring import case_numbers, network_of, predictions, validated
 from client.governance.approval import approved
+from client.governance.commitments import bind_restart
 from client.stages.describe import trained_slices
 from client.stages.order import VerifiedOrder
 from client.stages.own_tensors import OwnTensors, own_tensors
@@ -34,11 +35,12 @@ def answer_fine_tune(order: VerifiedOrder[FineTune], store: StageStore) -> tuple
         The reply, and with the last leg the finished weights, without the tensors that stay; None if all of them stay.
 
     Raises:
-        Refused: the start weights differ from the order's digest, the site has left the study, or the training
-            diverged.
+        Refused: the start weights differ from the order's digest, the site has left the study, the stage was begun
+            anew before with another token, or the training diverged.
     """
     store.forget(order.acknowledged)
     if order.restart_token:
+        bind_restart(order.site, order.study, order.node, order.restart_token)
         store.restart(order.key, order.restart_token)
     reply = store.reply(order.key, FineTuneReply)
     if reply is not None and (not order.node.stays or _own(order).has(order.node, reply.own)):

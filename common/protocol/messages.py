@@ -21,7 +21,13 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 DigestOrNone = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
 Count = Annotated[int, Field(ge=0, le=10**9)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(ge=0)]
+Rate = Annotated[float, Field(ge=0, le=1e6)]
+Loss = Annotated[float, Field(ge=-1e9, le=1e9)]
+Millimetres = Annotated[float, Field(ge=0, le=2_000)]
+"""A distance in a patient: no image is longer than a person. The coordinator averages these numbers, and a single
+greater one, finite as it may be, would overflow the mean of everybody's."""
+Millilitres = Annotated[float, Field(ge=-100_000, le=100_000)]
+"""The error of a volume in a patient: no image holds more than a person."""
 
 
 class WireMessage(BaseModel):
@@ -123,7 +129,7 @@ class FineTuneOrder(Order):
 
     restart_token: str = Field(default="", pattern=r"^([0-9a-f]{16})?$")
     """Set if the coordinator rejected the site's result of the stage: the site discards the result and begins the stage
-    again, once for each token, since the same order may arrive twice."""
+    again, once for the token, since the same order may arrive twice. Another token for the same stage is refused."""
 
 
 class EvaluateOrder(Order):
@@ -149,9 +155,9 @@ class FineTuneReply(WireMessage):
     state: Literal["needs-weights", "running", "done"]
     epoch: Count = 0
     """Epochs finished."""
-    losses: tuple[float, ...] = ()
+    losses: tuple[Loss, ...] = ()
     """Mean training loss of each epoch."""
-    learning_rates: tuple[Positive, ...] = ()
+    learning_rates: tuple[Rate, ...] = ()
     dices: tuple[Share, ...] = ()
     """Validation Dice of each epoch on the study's grid, which selects the epoch: mean over slices or over volumes, as
     the study's `training.slices` says."""
@@ -175,9 +181,9 @@ class FineTuneReply(WireMessage):
     """Validation Dice of the stage's start weights at this site, measured in the same way as `dices`, with batch
     normalisation's statistics of this site. This field and the next two are measured only if the stage's own Dice fell
     below the study's `collapse`."""
-    received_loss: Positive = 0.0
+    received_loss: Loss = 0.0
     """Loss of the received weights over the training slices, without augmentation."""
-    kept_loss: Positive = 0.0
+    kept_loss: Loss = 0.0
     """Loss of the kept weights over the training slices, without augmentation."""
 
     @model_validator(mode="after")
@@ -215,15 +221,15 @@ class EvaluateReply(WireMessage):
     patients: Count = 0
     slices: Count = 0
     """Selected slices."""
-    hd95_mm: Positive = 0.0
+    hd95_mm: Millimetres = 0.0
     """95 % Hausdorff distance, mean over `surface_patients`."""
-    assd_mm: Positive = 0.0
+    assd_mm: Millimetres = 0.0
     """Average symmetric surface distance, mean over `surface_patients`."""
     surface_patients: Count = 0
     """Test patients with a non-empty prediction; 0 if distances were not measured."""
-    volume_error_ml: float = 0.0
+    volume_error_ml: Millilitres = 0.0
     """Predicted minus expert volume, mean over `volume_patients`."""
-    absolute_volume_error_ml: Positive = 0.0
+    absolute_volume_error_ml: Annotated[Millilitres, Field(ge=0)] = 0.0
     """The same without the sign of each patient's error, mean over `volume_patients`."""
     volume_patients: Count = 0
     """Test patients with a volume error; 0 if it was not measured."""

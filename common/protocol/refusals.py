@@ -27,6 +27,7 @@ class Refusal(IntEnum):
     LEFT = 1014
     BEYOND_APPROVAL = 1015
     OWN_TENSORS_GONE = 1016
+    RESTARTED = 1017
 
     @property
     def code(self) -> str:
@@ -52,6 +53,7 @@ REFUSALS: dict[Refusal, str] = {
     Refusal.LEFT: "the site has left the study",
     Refusal.BEYOND_APPROVAL: "another site has more training slices than the site's approval of the study allows for",
     Refusal.OWN_TENSORS_GONE: "the tensors that stayed at the site are gone or damaged; run the study in a new folder",
+    Refusal.RESTARTED: "the site has begun this stage anew once already; approve the study there again",
 }
 """The fixed text of each refusal."""
 

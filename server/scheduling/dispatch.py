@@ -128,9 +128,16 @@ class Dispatcher:
             check_not_collapsed(reply, self.state.study.collapse)
 
     def _evaluate(self, node: Evaluate) -> StageRecord:
-        """Return the record of a scoring."""
+        """Return the record of a scoring.
+
+        Raises:
+            Parked: the site scored on more patients or slices than it has.
+        """
         models = self.state.records[node.weights].models
         order = EvaluateOrder(**self.state.order(node), members=models if len(models) > 1 else ())
         self.work.report("running", node)
         reply = self.channels[node.site].evaluate(order, self.ledger.file)
+        described = self.state.descriptions[node.site]
+        if reply.patients > described.patients or reply.slices > described.slices:
+            raise Parked("it scored on more patients or slices than it described")
         return of_scores(node, reply, models=models)

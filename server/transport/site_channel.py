@@ -61,6 +61,7 @@ FINAL = frozenset(
         Refusal.NOT_SELECTED,
         Refusal.BEYOND_APPROVAL,
         Refusal.OWN_TENSORS_GONE,
+        Refusal.RESTARTED,
     )
 )
 """Refusals for which another try is useless."""

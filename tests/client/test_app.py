@@ -178,6 +178,12 @@ def test_a_stage_whose_answer_was_refused_is_worked_out_from_its_beginning(
     assert trainings == [1, 2, 1, 2]
     assert trained(send(restart, start))[0] == once
     assert trainings == [1, 2, 1, 2], "the same order, which came twice"
+    # Any number of tokens would repeat the training any number of times; not even what was acknowledged begins again.
+    for acknowledged in ((), (order.key,)):
+        further = restart.model_copy(update={"restart_token": "1" * 16, "acknowledged": acknowledged})
+        assert refused(send(further, start), Refusal.RESTARTED)
+    assert trainings == [1, 2, 1, 2]
+    approve_everywhere({"A": home / "site.toml"}, STUDY)
     trained(send(restart.model_copy(update={"restart_token": "1" * 16}), start))
     assert trainings == [1, 2, 1, 2, 1, 2]
 

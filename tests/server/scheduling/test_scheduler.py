@@ -171,6 +171,7 @@ def test_what_keeps_failing_is_parked_after_three_tries(tmp_path: Path) -> None:
         Refusal.DISK_FULL,
         Refusal.BLOCKED,
         Refusal.BEYOND_APPROVAL,
+        Refusal.RESTARTED,
     ],
 )
 def test_a_final_refusal_parks_what_descends_from_it_and_nothing_else(tmp_path: Path, code: Refusal) -> None:
@@ -783,3 +784,16 @@ def test_weights_that_went_with_another_stage_of_the_same_work_are_made_again(
     )
     assert first == second, "the work is the same, or this shows nothing"
     assert run.parked == {}
+
+
+@pytest.mark.parametrize("change", [{"patients": 10**9}, {"slices": 10**9}])
+def test_a_site_that_scores_more_than_it_has_parks_its_own_rows_alone(tmp_path: Path, change: dict[str, int]) -> None:
+    def boast(site: str, order: WireMessage, answer: Answer) -> Answer:
+        if isinstance(answer, Error) or site != "B" or not isinstance(answer[0], EvaluateReply):
+            return answer
+        return answer[0].model_copy(update=change), answer[1]
+
+    run = go(FakeGrid(study_of(baseline=True), boast), tmp_path)
+    assert set(run.parked.values()) == {"site B: it scored on more patients or slices than it described"}
+    assert {node.site for node in run.parked} == {"B"}
+    assert {record.site for record in run.records.values() if record.kind == "evaluate"} == {"A", "C"}
