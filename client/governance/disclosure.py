@@ -103,7 +103,8 @@ class _Tally:
     trainings: Counter[int] = field(default_factory=Counter)
     """The number of trainings, by epochs."""
     validated: Counter[int] = field(default_factory=Counter)
-    """How often a fold's validation patients are scored, by fold; an ensemble of folds scores all at once."""
+    """How often a fold's validation patients are scored, within a training or by an evaluation, by fold; an ensemble of
+    folds scores all at once."""
     other: Counter[str] = field(default_factory=Counter)
     """The numbers of estimates, of evaluations on validation patients, of tests, of gradient steps, and of trainings
     after which batch norm's or all tensors stay."""
@@ -209,6 +210,8 @@ def _most(site: str, variant: Study, survey: Survey, largest_elsewhere: int) -> 
     def tally(nodes: Iterable[FineTune | Evaluate]) -> _Tally:
         found = _Tally()
         for node in nodes:
+            if isinstance(node, FineTune):
+                found.validated[node.fold] += 1
             if isinstance(node, FineTune) and not node.trains:
                 found.other["estimates"] += 1
             elif isinstance(node, FineTune):

@@ -77,7 +77,7 @@ def release(
         if patients < site.minimum_patients:
             log.error("Blocked at the door: %d patients stand behind a number.", patients)
             raise Refused(Refusal.TOO_FEW_PATIENTS)
-    if isinstance(answer, EvaluateReply) and answer.case_numbers and not site.patient_scores:
+    if isinstance(answer, FineTuneReply | EvaluateReply) and answer.case_numbers and not site.patient_scores:
         log.error("Blocked at the door: scores of single patients, which the site's file does not permit.")
         raise Refused(Refusal.BLOCKED)
     record = to_record(answer, weights)

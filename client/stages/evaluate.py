@@ -12,6 +12,7 @@ from client.evaluation.evaluate import CaseScore, Example, Probabilities, evalua
 from client.evaluation.gallery import add_to_page
 from client.evaluation.scoring import case_numbers, network_of, predictions, validated
 from client.preprocessing.pipeline import Record
+from client.stages.cases import case_fields, permitted
 from client.stages.order import VerifiedOrder
 from client.stages.store import StageStore, intact
 from client.training.batches import statistics
@@ -20,9 +21,6 @@ from common.model.weights import Weights
 from common.plan.graph import Evaluate, Node, ensemble_in, validation_folds, way_of
 from common.plan.stage_key import stage_key
 from common.protocol.messages import EvaluateReply
-
-CASES = ("case_numbers", "case_slices", "case_dices", "case_ious", "case_volume_dices")
-"""The fields of a reply about single patients: stored at the site, and sent only where the site's file permits."""
 
 
 def answer_evaluate(order: VerifiedOrder[Evaluate], store: StageStore) -> EvaluateReply:
@@ -46,7 +44,7 @@ def answer_evaluate(order: VerifiedOrder[Evaluate], store: StageStore) -> Evalua
         store.finish(reply)
     shutil.rmtree(store.beside(order.key), ignore_errors=True)
     store.forget(order.acknowledged)
-    return reply if order.site.patient_scores else reply.model_copy(update=dict.fromkeys(CASES, ()))
+    return permitted(reply, order.site)
 
 
 def _single_model(order: VerifiedOrder[Evaluate], store: StageStore) -> Probabilities | int:
@@ -139,7 +137,6 @@ def _reply(
     order: VerifiedOrder[Evaluate], scores: Sequence[CaseScore], numbers: dict[str, int], *, cleaned: bool
 ) -> EvaluateReply:
     dice, iou = slice_mean(scores)
-    ordered = sorted(scores, key=lambda score: numbers[score.patient])
     tested = order.node.split == "test"
     return EvaluateReply.model_validate(
         {
@@ -155,11 +152,7 @@ def _reply(
             "patients": len(scores),
             "slices": sum(score.slices for score in scores),
             **(counted_means(scores, minimum_patients=order.site.minimum_patients) if tested else {}),
-            "case_numbers": tuple(numbers[score.patient] for score in ordered),
-            "case_slices": tuple(score.slices for score in ordered),
-            "case_dices": tuple(score.dice for score in ordered),
-            "case_ious": tuple(score.iou for score in ordered),
-            "case_volume_dices": tuple(round(score.dice_volume, 6) for score in ordered),
+            **case_fields(scores, numbers),
         }
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from client import progress
 from client.evaluation import score_store
@@ -10,6 +11,7 @@ from client.evaluation.evaluate import slice_mean, volume_mean
 from client.evaluation.scoring import case_numbers, network_of, predictions, validated
 from client.governance.approval import approved
 from client.governance.commitments import bind_restart
+from client.stages.cases import case_fields, permitted
 from client.stages.describe import trained_slices
 from client.stages.order import VerifiedOrder
 from client.stages.own_tensors import OwnTensors, own_tensors
@@ -46,7 +48,7 @@ def answer_fine_tune(order: VerifiedOrder[FineTune], store: StageStore) -> tuple
     if reply is not None and (not order.node.stays or _own(order).has(order.node, reply.own)):
         finished = intact(store.weights(reply.weights), reply.weights) if reply.weights else None
         if finished is not None or not reply.weights:
-            return reply, finished
+            return permitted(reply, order.site), finished
     resume = store.checkpoint(order.key)
     (digest,) = order.models
     start = order.start or intact(store.start(order.key), digest) or intact(store.weights(digest), digest)
@@ -104,11 +106,14 @@ def _train(
     network.load_state_dict(trained.kept)
     scores, cleaned = validated(predictions(network, device, mean_std), validation, study)
     dice, iou = slice_mean(scores)
-    figures = {"validation_dice": dice, "validation_iou": iou, "validation_dice_volume": volume_mean(scores)}
+    figures: dict[str, Any] = {"validation_dice": dice, "validation_iou": iou}
+    figures["validation_dice_volume"] = volume_mean(scores)
     fell = node.trains and trained.dices[trained.kept_epoch - 1] < study.collapse
     if fell and not isinstance(node.parent, Start):
         received = network_of(study, start, digest, own=order.own, lacking=order.lacking)
         figures |= against_received(network, received, *slices, training=study.training, device=device)
+    numbers = case_numbers(site, cohort)
+    figures |= case_fields(scores, numbers)
     stays = staying_names(study.model, node.stays)
     leaving = {name: tensor for name, tensor in trained.kept.items() if name not in stays}
     staying = {name: tensor for name, tensor in trained.kept.items() if name in stays}
@@ -121,11 +126,11 @@ def _train(
         site,
         stage_key(scored, study=study, weights=completed_digest(left, own), environment=order.environment),
         scores,
-        case_numbers(site, cohort),
+        numbers,
         cleaned=cleaned,
     )
     store.finish(reply)
-    return reply, leaving or None
+    return permitted(reply, site), leaving or None
 
 
 def _own(order: VerifiedOrder[FineTune]) -> OwnTensors:

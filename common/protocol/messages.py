@@ -145,10 +145,31 @@ class EvaluateOrder(Order):
     """The place among `members` of the weights that travel with this message."""
 
 
-class FineTuneReply(WireMessage):
+class _OfPatients(WireMessage):
+    """A reply about patients, with scores of single patients where the site permits them."""
+
+    case_numbers: tuple[Count, ...] = ()
+    """Random numbers in place of patients' names; empty if the site does not permit scores of single patients."""
+    case_slices: tuple[Count, ...] = ()
+    case_dices: tuple[Share, ...] = ()
+    case_ious: tuple[Share, ...] = ()
+    case_volume_dices: tuple[Share, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_entry_a_case(self) -> Self:
+        entries = (self.case_slices, self.case_dices, self.case_ious, self.case_volume_dices)
+        if any(len(entry) != len(self.case_numbers) for entry in entries):
+            raise ValueError("every case has one entry of each kind")
+        if len(set(self.case_numbers)) < len(self.case_numbers):
+            raise ValueError("a case stands twice")
+        return self
+
+
+class FineTuneReply(_OfPatients):
     """From a site: the progress of a fine-tuning stage; the weights come with the last leg.
 
-    The reply to an estimate of batch norm's statistics is "done" without an epoch.
+    With the weights come the scores of single validation patients, where the site permits them. The reply to an
+    estimate of batch norm's statistics is "done" without an epoch.
     """
 
     key: Digest
@@ -193,6 +214,8 @@ class FineTuneReply(WireMessage):
         # A stage without an epoch estimates batch norm's statistics; the coordinator compares `epoch` with the plan's.
         if not (self.state == "done" and self.epoch > 0) <= self.kept_epoch <= self.epoch:
             raise ValueError("the epoch kept is one of those finished")
+        if self.case_numbers and self.state != "done":
+            raise ValueError("patients are scored once the training is done")
         if self.gradient_steps and not self.epoch:
             raise ValueError("without an epoch there are no gradient steps")
         if self.own and self.state != "done":
@@ -202,7 +225,7 @@ class FineTuneReply(WireMessage):
         return self
 
 
-class EvaluateReply(WireMessage):
+class EvaluateReply(_OfPatients):
     """From a site: scores of weights on its patients, a field for each score (`common.scores`); overlaps are shares."""
 
     key: Digest
@@ -239,22 +262,11 @@ class EvaluateReply(WireMessage):
     dice_base: Share = 0.0
     thirds_patients: Count = 0
     """Test patients whose gland has three slices or more; 0 if the thirds were not measured."""
-    case_numbers: tuple[Count, ...] = ()
-    """Random numbers in place of patients' names; empty if the site does not permit scores of single patients."""
-    case_slices: tuple[Count, ...] = ()
-    case_dices: tuple[Share, ...] = ()
-    case_ious: tuple[Share, ...] = ()
-    case_volume_dices: tuple[Share, ...] = ()
 
     @model_validator(mode="after")
-    def _one_entry_a_case(self) -> Self:
-        entries = (self.case_slices, self.case_dices, self.case_ious, self.case_volume_dices)
-        if any(len(entry) != len(self.case_numbers) for entry in entries):
-            raise ValueError("every case has one entry of each kind")
+    def _figures_have_what_stands_behind_them(self) -> Self:
         if self.false_slices > self.empty_slices:
             raise ValueError("gland is drawn in more slices without gland than there are")
-        if len(set(self.case_numbers)) < len(self.case_numbers):
-            raise ValueError("a case stands twice")
         for name, scores in COUNTED.items():
             behind, measured = getattr(self, name), any(getattr(self, score.key) for score in scores)
             if behind > self.patients or (measured and not behind):

@@ -36,17 +36,17 @@ Floats = NDArray[np.float64]
 class Priors:
     """What is supposed before any result is known, in Dice points; docs/explanation/statistics.md shows the influence.
 
-    The variances of patients and of trainings of a patient have scaled inverse chi-square priors of one degree of
-    freedom: they weigh as much as one patient.
+    The variance between the patients of a hospital, and what is left within a patient, have Jeffreys' prior, one over
+    the variance, as behind Student's t interval.
     """
 
     overall: float = 10.0
     """The standard deviation of the normal prior of the mean over all conceivable hospitals, about 0."""
     between: float = 2.0
     """The scale of the half-t prior of the standard deviation between hospitals."""
-    patients: float = 2.0
-    """The scale of the prior of the standard deviation between the patients of a hospital, which `relay study plan`
-    supposes too; and of the deviation left within a patient."""
+    floor: float = 0.1
+    """About the least standard deviation between patients, and within a patient; without it methods that are alike to
+    the last digit would have none."""
     trainings: float = 1.0
     """The scale of the half-t prior of the standard deviation between trainings, which all patients of a training
     share."""
@@ -241,7 +241,7 @@ def _known(hospital: _Hospital, patients: Floats, left: Floats, trainings: Float
 def _draws(hospitals: Sequence[_Hospital], priors: Priors) -> tuple[Floats, Floats]:
     """Return draws of the hospitals' differences (kept, chains, hospitals), and of a further hospital's."""
     generator = np.random.default_rng(SEED)
-    patients = np.full((len(hospitals), CHAINS), float(priors.patients**2))
+    patients = np.ones((len(hospitals), CHAINS))
     left, trainings = patients.copy(), np.full(CHAINS, float(priors.trainings**2))
     kept, further = np.empty((KEPT, CHAINS, len(hospitals))), np.empty((KEPT, CHAINS))
     for step in range(-FIRST, KEPT):
@@ -257,9 +257,9 @@ def _draws(hospitals: Sequence[_Hospital], priors: Priors) -> tuple[Floats, Floa
                 sums = rest @ hospital.member
                 spread = np.sqrt(found.share * left[place][:, None])
                 own = found.share * sums + spread * generator.standard_normal(sums.shape)
-                patients[place] = _variance(own, priors.patients, generator)
+                patients[place] = _variance(own, priors.floor, generator)
                 rest = rest - own[:, hospital.patient]
-            left[place] = _variance(rest, priors.patients, generator)
+            left[place] = _variance(rest, priors.floor, generator)
         if effects:
             several = np.concatenate(effects, axis=1)
             squares, number = (several**2).sum(axis=1)[:, None], several.shape[1]
@@ -298,10 +298,10 @@ def _of_trainings(found: _Known, difference: Floats, generator: np.random.Genera
     return np.asarray((mean + np.linalg.solve(lower.transpose(0, 2, 1), noise))[..., 0], dtype=np.float64)
 
 
-def _variance(effects: Floats, scale: float, generator: np.random.Generator) -> Floats:
+def _variance(effects: Floats, floor: float, generator: np.random.Generator) -> Floats:
     """Return draws of a variance, given normal effects (chains, effects) about 0."""
-    squares = scale**2 + (effects**2).sum(axis=1)
-    return squares / generator.chisquare(1 + effects.shape[1], size=len(effects))
+    squares = floor**2 + (effects**2).sum(axis=1)
+    return squares / generator.chisquare(effects.shape[1], size=len(effects))
 
 
 def _from_grid(logarithms: Floats, scale: float, generator: np.random.Generator) -> Floats:

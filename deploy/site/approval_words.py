@@ -195,8 +195,9 @@ def _leaves(study: Study, counts: Disclosure) -> Iterator[str]:
     if counts.patient_numbers:
         yield from _labelled(
             "",
-            f"{most}{whole(counts.patient_numbers)} OF SINGLE PATIENTS: slices, Dice, IoU and volume Dice of each,"
-            f' under a random number in the place of the name; "patient_scores" is true in the site file.',
+            f"{most}{whole(counts.patient_numbers)} OF SINGLE PATIENTS, with trainings and scorings: slices, Dice, IoU"
+            " and volume Dice of each, under a random number in the place of the name;"
+            ' "patient_scores" is true in the site file.',
         )
     else:
         yield from _labelled("", "none of single patients.")

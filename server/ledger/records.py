@@ -39,6 +39,7 @@ def of_training(node: FineTune, reply: FineTuneReply, *, parent: str) -> StageRe
         iou=reply.validation_iou,
         dice_volume=reply.validation_dice_volume,
         patients=reply.validation_patients,
+        cases=_cases(reply),
     )
 
 
@@ -63,13 +64,18 @@ def of_scores(node: Evaluate, reply: EvaluateReply, *, models: tuple[str, ...]) 
         false_slices=reply.false_slices,
         empty_slices=reply.empty_slices,
         cleaned=reply.cleaned,
-        cases=Cases(
-            numbers=reply.case_numbers,
-            slices=reply.case_slices,
-            dices=reply.case_dices,
-            ious=reply.case_ious,
-            volume_dices=reply.case_volume_dices,
-        ),
+        cases=_cases(reply),
+    )
+
+
+def _cases(reply: FineTuneReply | EvaluateReply) -> Cases:
+    """Return the scores of single patients; empty where the site does not permit them."""
+    return Cases(
+        numbers=reply.case_numbers,
+        slices=reply.case_slices,
+        dices=reply.case_dices,
+        ious=reply.case_ious,
+        volume_dices=reply.case_volume_dices,
     )
 
 

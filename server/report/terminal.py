@@ -18,6 +18,7 @@ from common.text import count
 from server.report import remarks
 from server.report.contrasts import family
 from server.report.equivalence import findings
+from server.report.firmness import firmness
 from server.report.networks import NetworkCell, Networks, best_network, networks
 from server.report.table import HEADLINE_MARK, Comparison, comparison, notes, whole_volumes
 from server.report.wording import ARCHITECTURES, capital, encoder_name, figure, network_name
@@ -102,7 +103,14 @@ def _comparison(results: Results, table: Comparison, title: str) -> TextTable:
         ("", *(f"→ {target}" for target in table.targets)),
         tuple(rows),
         _sections(table),
-        (caption(table), *notes(table), *found, *remarks.of_grid(results), remarks.of_comparison(results, table)),
+        (
+            caption(table),
+            *notes(table),
+            *firmness(results),
+            *found,
+            *remarks.of_grid(results),
+            remarks.of_comparison(results, table),
+        ),
     )
 
 

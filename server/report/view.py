@@ -12,6 +12,7 @@ from server.report.budget import BudgetLine, Growth, budget_lines, growths
 from server.report.colours import shade
 from server.report.disagreements import disagreements
 from server.report.equivalence import findings
+from server.report.firmness import firmness
 from server.report.forest import Forest, forest
 from server.report.summary import in_short
 from server.report.table import Comparison, comparison, notes
@@ -93,8 +94,8 @@ class NetworkView:
 
     @property
     def notes(self) -> list[str]:
-        """The notes on the marks in the comparison."""
-        return notes(self.table)
+        """The notes on the marks in the comparison, and how firm the choice of routes is."""
+        return [*notes(self.table), *firmness(self.results)]
 
     @property
     def spread(self) -> bool:

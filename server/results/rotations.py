@@ -107,6 +107,9 @@ def pooled(rows: Sequence[Row], *, score: Score) -> Row:
             "bytes_moved": _sum(rows, "bytes_moved"),
             "cleaned": first.cleaned if len({row.cleaned for row in rows}) == 1 else None,
             **cases,
+            "validation_case_dice": None,  # a patient validates in one rotation, and trains or is tested in another
+            "validation_case_dice_volume": None,
+            "validation_case_slices": None,
             "weights": "",
             "members": (),
             "contributed": _sites(rows, lambda row: row.contributed or ()),

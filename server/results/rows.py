@@ -41,7 +41,8 @@ from common.plan.selection import group_of, means
 from common.plan.values import Step
 from common.protocol.messages import Description
 from common.scores import COUNTED, OVERLAPS, SCORES, VALIDATED, Score, deciding
-from common.statistics.intervals import case_interval
+from common.statistics.intervals import Repeat, case_interval
+from common.statistics.optimism import choice
 from server.ledger.ledger import StageRecord
 from server.results import schema
 from server.results.choices import open_choices
@@ -83,6 +84,7 @@ def results_of(study: Study, runs: Sequence[RunState]) -> Results:
         rows=tuple(pool(rows, rotations=turns, score=score) if turns > 1 else rows),
         chosen=tuple(chosen(rows, rotations=turns, score=score) if turns > 1 else ()),
         rotation_rows=tuple(rows if turns > 1 else ()),
+        route_choices=tuple(_choices(rows, score)),
         spread=tuple(_spread(rows)),
         budgets=tuple(_budgets(parts)),
         forgetting=tuple(entry for part in parts for entry in part.forgetting()),
@@ -178,7 +180,13 @@ class _Part:
 
     def _validated(self, record: StageRecord) -> dict[str, Any]:
         """Return the validation scores of a row, by field."""
-        return {f"validation_{score.key}": _per_cent(record.value(score)) for score in VALIDATED}
+        cases = record.cases
+        return {
+            **{f"validation_{score.key}": _per_cent(record.value(score)) for score in VALIDATED},
+            "validation_case_dice": _cases(record, cases.dices) if cases.numbers else None,
+            "validation_case_dice_volume": _cases(record, cases.volume_dices) if cases.numbers else None,
+            "validation_case_slices": dict(zip(map(str, cases.numbers), cases.slices, strict=True)) or None,
+        }
 
     def _scores(self, test: StageRecord) -> dict[str, Any]:
         """Return the test scores of a row, by field."""
@@ -458,6 +466,44 @@ def _site(name: str, description: Description) -> schema.Site:
         device=description.device,
         precision=description.precision,
     )
+
+
+def _choices(rows: Sequence[schema.Row], score: Score) -> Iterator[schema.Choice]:
+    """Yield the choice of each target's route, and what other validation patients would have chosen.
+
+    A target without a headline has no choice; neither has one whose route grew, since its hops were chosen one by one.
+    """
+    groups: dict[tuple[int, str], dict[tuple[str, ...], list[schema.Row]]] = defaultdict(dict)
+    for row in rows:
+        if row.kind.routed and not row.kind.grows:
+            groups[row.variant, row.target].setdefault(row.route, []).append(row)
+    for (_, target), routes in groups.items():
+        headline = next((row for folds in routes.values() for row in folds if row.headline), None)
+        cases = [[row.cases(score, tested=False) for row in folds] for folds in routes.values()]
+        if headline is None or any(found is None for folds in cases for found in folds):
+            continue
+        # Every value is a number: `_cases` writes no other.
+        found = choice([[_as_repeat(one) for one in folds if one] for folds in cases])
+        if found is not None:
+            yield schema.Choice(
+                variant=headline.variant,
+                seed=headline.seed,
+                split_seed=headline.split_seed,
+                rotation=headline.rotation,
+                model=headline.model,
+                target=target,
+                route=headline.route,
+                patients=found.patients,
+                another=_per_cent(1 - found.shares[list(routes).index(headline.route)]),
+                optimism=round(found.optimism, 6),
+                chosen={
+                    folds[0].label: _per_cent(share) for folds, share in zip(routes.values(), found.shares, strict=True)
+                },
+            )
+
+
+def _as_repeat(cases: dict[str, tuple[float | None, int]]) -> Repeat:
+    return {case: (value, weight) for case, (value, weight) in cases.items() if value is not None}
 
 
 SPREAD = (*(score.key for score in SCORES), *(f"validation_{score.key}" for score in VALIDATED))

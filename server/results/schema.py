@@ -171,6 +171,13 @@ class Row(_OfVariant):
     """Volume Dice of each test patient, per cent, by the same case numbers."""
     case_slices: dict[str, int] | None = None
     """Selected slices of each test patient, by the same case numbers."""
+    validation_case_dice: dict[str, Figure] | None = None
+    """Dice of each validation patient of the fold, per cent, by random case number; null where the site does not permit
+    scores of single patients."""
+    validation_case_dice_volume: dict[str, Figure] | None = None
+    """Volume Dice of each validation patient, per cent, by the same case numbers."""
+    validation_case_slices: dict[str, int] | None = None
+    """Selected slices of each validation patient, by the same case numbers."""
     gradient_steps: int | None = None
     """Gradient steps of all trainings behind the weights, or behind the weights of all rotations."""
     bytes_moved: int | None = None
@@ -197,13 +204,41 @@ class Row(_OfVariant):
         value: float | None = getattr(self, score.key if tested else f"validation_{score.key}")
         return value
 
-    def cases(self, score: Score) -> dict[str, tuple[float | None, int]] | None:
-        """Return each test patient's Dice with its weight in the mean; None where the site does not permit them."""
-        values: dict[str, float | None] | None = getattr(self, f"case_{score.key}")
-        if values is None or self.case_slices is None or values.keys() != self.case_slices.keys():
+    def cases(self, score: Score, *, tested: bool = True) -> dict[str, tuple[float | None, int]] | None:
+        """Return each patient's Dice with its weight in the mean; None where the site does not permit them.
+
+        Args:
+            score: a kind of Dice.
+            tested: of the test patients, or of the fold's validation patients.
+        """
+        split = "" if tested else "validation_"
+        values: dict[str, float | None] | None = getattr(self, f"{split}case_{score.key}")
+        slices: dict[str, int] | None = getattr(self, f"{split}case_slices")
+        if values is None or slices is None or values.keys() != slices.keys():
             return None
-        weights = self.case_slices if score.over == "slices" else dict.fromkeys(values, 1)
+        weights = slices if score.over == "slices" else dict.fromkeys(values, 1)
         return {case: (value, weights[case]) for case, value in values.items()}
+
+
+class Choice(_OfVariant):
+    """The choice of a target's route by its validation patients, and what other patients would have chosen.
+
+    A bootstrap over the validation patients (`common.statistics.optimism`). There is an entry for each target with a
+    choice among several routes, where the site permits scores of single patients.
+    """
+
+    target: str
+    """The site whose validation patients choose."""
+    route: tuple[str, ...]
+    """The chosen route."""
+    patients: int
+    """The validation patients of all folds."""
+    another: Figure = None
+    """How often another route would have been chosen, per cent of the resamples."""
+    optimism: Figure = None
+    """How far the chosen route's validation Dice, by which the study selects, is too good, in points."""
+    chosen: dict[str, Figure] = Field(default_factory=dict)
+    """How often each route was chosen, per cent of the resamples, by its name for people."""
 
 
 class Spread(Value):
@@ -478,6 +513,9 @@ class Results(Value):
     chose among those of the target's patients alone, over all rotations."""
     rotation_rows: tuple[Row, ...] = ()
     """Where the test rotates, an entry for each finished method, route, target, fold and rotation."""
+    route_choices: tuple[Choice, ...] = ()
+    """An entry for each target with a choice among several routes, where it is known; where the test rotates, for each
+    rotation."""
     spread: tuple[Spread, ...] = ()
     """An entry for each method, network, route and target."""
     budgets: tuple[Budget, ...] = ()
@@ -557,6 +595,7 @@ class Results(Value):
                     "rows",
                     "chosen",
                     "rotation_rows",
+                    "route_choices",
                     "spread",
                     "forgetting",
                     "grown",

@@ -17,7 +17,7 @@ PRIORS = {
     "hospitals less alike (8)": Priors(between=8.0),
     "mean within 2 points": Priors(overall=2.0),
     "mean within 50 points": Priors(overall=50.0),
-    "patients more alike (0.5)": Priors(patients=0.5),
+    "patients differ by half a point": Priors(floor=0.5),
 }
 
 

@@ -117,6 +117,7 @@ class PlausibleGrid(FakeGrid):
         )
         best = max(range(epochs), key=lambda k: dices[k], default=0)
         kept = dices[best] if epochs else min(1.0, max(0.0, end + noise.gauss(0, 0.004)))
+        cases = self._validation(node, kept)
         reply = FineTuneReply(
             study=order.study,
             key=order.key,
@@ -136,8 +137,27 @@ class PlausibleGrid(FakeGrid):
             # now and then another order than that of the slices, or nobody would miss who selects by which
             validation_dice_volume=max(0.0, kept - 0.08 * noise.random()),
             validation_patients=3,
+            **(cases if self.scores_leave and len(cases["case_numbers"]) else {}),
         )
         return reply, leaving or None
+
+    def _validation(self, node: FineTune, mean: float) -> dict[str, Any]:
+        """Scores of the fold's validation patients, about a mean."""
+        held = self._held_out(node.site)
+        rest = [case for case in range(1, self.patients[node.site] + 1) if case not in held]
+        numbers = rest[node.fold :: self.study.split.folds]
+        noise = random.Random(seed_of(str(node), "cases"))
+        around = [hardness(node.site, case) + noise.gauss(0, 0.01) for case in numbers]
+        slices = [slices_of(node.site, case) for case in numbers]
+        middle = sum(a * s for a, s in zip(around, slices, strict=True)) / max(sum(slices), 1)
+        dices = tuple(min(1.0, max(0.0, mean + value - middle)) for value in around)
+        return {
+            "case_numbers": tuple(numbers),
+            "case_slices": tuple(slices),
+            "case_dices": dices,
+            "case_ious": tuple(dice / (2 - dice) for dice in dices),
+            "case_volume_dices": dices,
+        }
 
     def evaluate(self, node: Any, order: WireMessage) -> Answer:
         assert isinstance(node, Evaluate) and isinstance(order, EvaluateOrder)

@@ -223,7 +223,7 @@ def test_numbers_of_single_patients_are_counted_where_they_may_leave() -> None:
     found, without = disclosed(study), disclosed(study, patient_scores=False)
     assert without.patient_numbers == 0
     # Number, slices, Dice, IoU and volume Dice of each patient.
-    assert found.patient_numbers == 5 * (found.tests * 3 + found.validations * 4)
+    assert found.patient_numbers == 5 * (found.tests * 3 + (found.trainings + found.validations) * 4)
 
 
 def test_where_weights_go_is_told() -> None:

@@ -256,6 +256,14 @@ def test_scores_of_single_patients_need_the_sites_word(site: SiteConfig) -> None
     release(answer, None, site=site.model_copy(update={"patient_scores": True}), model=MODEL)
 
 
+def test_scores_of_single_validation_patients_need_the_sites_word_too(site: SiteConfig, weights: Weights) -> None:
+    cases = {"case_numbers": (1, 2), "case_slices": (4, 5)}
+    cases |= dict.fromkeys(("case_dices", "case_ious", "case_volume_dices"), (0.4, 0.6))
+    answer = done(weights, **cases)
+    assert refusal(answer, weights, site) == Refusal.BLOCKED
+    release(answer, weights, site=site.model_copy(update={"patient_scores": True}), model=MODEL)
+
+
 def test_the_log_says_what_left_in_a_chain(site: SiteConfig, weights: Weights) -> None:
     for _ in range(3):
         release(description(), None, site=site, model=MODEL)

@@ -445,6 +445,11 @@ def test_scores_of_cases_stand_side_by_side_or_not_at_all() -> None:
     for change in [*({field: values[:1]} for field, values in whole.items()), {"case_numbers": (1, 1)}]:
         with pytest.raises(ValidationError):
             EvaluateReply.model_validate({"study": A, "key": B, "state": "done", **whole, **change})
+    training = {"study": A, "key": B, "epoch": 1, "losses": (1.0,), "learning_rates": (1.0,), "dices": (0.5,)}
+    FineTuneReply.model_validate(training | whole | {"state": "done", "kept_epoch": 1})
+    for change in ({"state": "running"}, {"state": "done", "case_dices": ()}):
+        with pytest.raises(ValidationError):
+            FineTuneReply.model_validate(training | whole | {"kept_epoch": 1} | change)
 
 
 def test_a_description_has_as_many_folds_everywhere() -> None:

@@ -37,11 +37,11 @@ GAINS = {
 
 
 def test_of_one_hospital_about_which_nothing_is_supposed_it_is_students_t() -> None:
-    """Normal values with a scaled inverse chi-square prior of one degree of freedom (Gelman et al., BDA3, ch. 3.3)."""
+    """Normal values whose variance has Jeffreys' prior (Gelman et al., Bayesian Data Analysis, 3rd ed., ch. 3.2)."""
     values = np.array(GAINS["A"])
     number = len(values)
-    squares = 2.0**2 + ((values - values.mean()) ** 2).sum()
-    exact = t(number, values.mean(), (squares / number / number) ** 0.5)
+    squares = 0.1**2 + ((values - values.mean()) ** 2).sum()
+    exact = t(number - 1, values.mean(), (squares / (number - 1) / number) ** 0.5)
     ((_, odds),) = found(of({"A": GAINS["A"]}), priors=FLAT).at
     assert odds.better == pytest.approx(exact.sf(1), abs=MONTE_CARLO)
     assert odds.worse == pytest.approx(exact.cdf(-1), abs=MONTE_CARLO)
@@ -55,8 +55,8 @@ def quadrature(values: dict[str, list[float]], margin: float, priors: Priors) ->
     scales = np.exp(np.linspace(np.log(0.02), np.log(60), 160))
     likelihoods = []
     for patients in values.values():
-        squares = priors.patients**2 + ((np.array(patients)[:, None] - grid) ** 2).sum(axis=0)
-        likelihoods.append(squares ** (-(1 + len(patients)) / 2))
+        squares = priors.floor**2 + ((np.array(patients)[:, None] - grid) ** 2).sum(axis=0)
+        likelihoods.append(squares ** (-len(patients) / 2))
     masses = np.zeros((len(values), len(grid)))
     for scale in scales:
         kernel = np.exp(-((grid[:, None] - overall) ** 2) / (2 * scale**2)) / scale
@@ -74,7 +74,7 @@ def quadrature(values: dict[str, list[float]], margin: float, priors: Priors) ->
     }
 
 
-@pytest.mark.parametrize("priors", [Priors(), Priors(between=0.5), Priors(overall=3, between=6, patients=1)])
+@pytest.mark.parametrize("priors", [Priors(), Priors(between=0.5), Priors(overall=3, between=6, floor=1)])
 def test_of_several_hospitals_it_is_what_quadrature_finds(priors: Priors) -> None:
     exact = quadrature(GAINS, 1.0, priors)
     for site, odds in found(of(GAINS), priors=priors).at:
@@ -103,7 +103,7 @@ def drawn(
     true = overall + between * generator.normal(size=hospitals)
     strata = {}
     for place in range(hospitals):
-        of_patients, left = priors.patients / np.sqrt(generator.chisquare(1, size=2))
+        of_patients, left = np.exp(generator.uniform(-1.2, 1.2, size=2))
         own, every = generator.normal(0, of_patients, patients), generator.normal(0, shared, trainings)
         strata[str(place)] = [
             {
@@ -120,7 +120,7 @@ def drawn(
 @pytest.mark.parametrize("trainings", [1, 4])
 def test_patients_drawn_from_it_have_true_values_anywhere_in_its_intervals(trainings: int) -> None:
     """Cook, Gelman & Rubin, JCGS 15, 2006: the share of draws below the truth is evenly spread over many studies."""
-    generator, priors = np.random.default_rng((4, trainings)), Priors(overall=2, between=1, patients=1, trainings=1)
+    generator, priors = np.random.default_rng((4, trainings)), Priors(overall=2, between=1)
     held, below = [], []
     for _ in range(70):
         strata, true = drawn(generator, priors, patients=7, trainings=trainings, hospitals=3)

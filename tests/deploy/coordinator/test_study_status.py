@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import re
-import shutil
 import signal
 import socket
 import struct
@@ -18,16 +17,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from websockets.sync.client import connect
 
 from deploy.coordinator.status_page import AT_ONCE, SECONDS, server
 from deploy.coordinator.study_status import Status
 from server.progress.events import Event
 from server.progress.snapshot import Recorder
+from tests.support.browser import CHROMIUM, WHY_NOT, browser
 from tests.support.federation import wait_for
 from tests.support.hospitals import small_study
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @pytest.fixture
@@ -203,10 +200,10 @@ def test_the_command_serves_until_it_is_stopped(recorder: Recorder, tmp_path: Pa
             program.kill()  # or a failure would wait for ever
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here to open the page in")
+@pytest.mark.skipif(CHROMIUM is None, reason=WHY_NOT)
 def test_a_browser_shows_it_and_keeps_it_up_to_date(page: int, recorder: Recorder, tmp_path: Path) -> None:
     """Opened once; what happens afterwards has to appear by itself."""
-    with browser(f"http://127.0.0.1:{page}/", tmp_path) as text_of:
+    with texts(f"http://127.0.0.1:{page}/", tmp_path) as text_of:
         assert shown(text_of, "headline", "4 of 20 stages")
         assert text_of("study") == "three-hospitals"
         assert text_of("parked") == "site A: <b>it</b> went away", "text stays text"
@@ -227,29 +224,7 @@ def shown(text_of: Callable[[str], str], part: str, text: str) -> bool:
 
 
 @contextmanager
-def browser(address: str, tmp_path: Path) -> Iterator[Callable[[str], str]]:
+def texts(address: str, tmp_path: Path) -> Iterator[Callable[[str], str]]:
     """A page open in a browser without a screen; gives what reads the text of a part of it, by its id."""
-    assert CHROMIUM is not None
-    profile = tmp_path / "browser"
-    command = [
-        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-        "--disable-component-update", "--disable-sync", f"--user-data-dir={profile}", "--remote-debugging-port=0",
-        address,
-    ]  # fmt: skip
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as program:
-        try:
-            until = time.monotonic() + 60
-            while not (profile / "DevToolsActivePort").exists() and time.monotonic() < until:
-                time.sleep(0.1)
-            port = int((profile / "DevToolsActivePort").read_text(encoding="ascii").splitlines()[0])
-            (tab,) = [tab for tab in json.loads(get(port, "/json/list")[1]) if tab["type"] == "page"]
-            with connect(tab["webSocketDebuggerUrl"]) as socket:
-
-                def text_of(part: str) -> str:
-                    read = {"expression": f"document.getElementById({part!r})?.textContent ?? ''"}
-                    socket.send(json.dumps({"id": 1, "method": "Runtime.evaluate", "params": read}))
-                    return str(json.loads(socket.recv(timeout=20))["result"]["result"]["value"])
-
-                yield text_of
-        finally:
-            program.terminate()
+    with browser(address, tmp_path / "browser") as evaluate:
+        yield lambda part: str(evaluate(f"document.getElementById({part!r})?.textContent ?? ''"))
