@@ -30,6 +30,7 @@ from client.evaluation import score_store
 from client.evaluation.ensemble import shown_fold
 from client.evaluation.score_store import OwnScores
 from client.evaluation.scoring import check_named
+from client.governance import looks
 from client.preprocessing import cache
 from client.preprocessing.cohort import Cohort
 from client.site_config import SiteConfig
@@ -331,6 +332,7 @@ def _card(
     validation, test = known.validation[delivery.row], known.test[delivery.row]
     counts = zip(study.sites, delivery.patients, delivery.test_patients, delivery.slices, strict=True)
     width = len(study.sites)
+    looked = looks.looks(site)
     hops = [delivery.forgetting[k : k + width] for k in range(0, len(delivery.forgetting), width)]
     return Card.model_validate(
         {
@@ -373,6 +375,8 @@ def _card(
             "left_out": len(delivery.left_out),
             "stated": site.statement().sentences(),
             "scores": comparison.scores(test) if test else None,
+            "test_looks": looked.models,
+            "test_studies": looked.studies,
             "references": tuple(_references(known, delivery.row)),
             "forgetting": tuple(
                 Hop(site=hop, dice={name: 100 * dice for name, dice in zip(study.sites, dices, strict=True)})

@@ -154,6 +154,11 @@ class Card(_Value):
     stated: tuple[str, ...] = ()
     """The hospital's own statements about its files (`client.data.layouts.Statement`), one sentence each."""
     scores: Scores | None
+    test_looks: int = 0
+    """How many models have been scored on the hospital's test patients, in all its studies up to the receipt; 0 where
+    it is not on record."""
+    test_studies: int = 0
+    """The number of these studies; each repeat and network of a study counts."""
     references: tuple[Reference, ...]
     forgetting: tuple[Hop, ...]
 

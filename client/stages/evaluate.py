@@ -11,6 +11,7 @@ from client.evaluation.ensemble import Incomplete, MeanProbabilities, shown_fold
 from client.evaluation.evaluate import CaseScore, Example, Probabilities, evaluate, slice_mean, volume_mean
 from client.evaluation.gallery import add_to_page
 from client.evaluation.scoring import case_numbers, network_of, predictions, validated
+from client.governance import looks
 from client.preprocessing.pipeline import Record
 from client.stages.cases import case_fields, permitted
 from client.stages.order import VerifiedOrder
@@ -38,6 +39,8 @@ def answer_evaluate(order: VerifiedOrder[Evaluate], store: StageStore) -> Evalua
             if isinstance(model, int):
                 return EvaluateReply(study=order.study.digest, key=order.key, state="needs-weights", member=model)
             reply = score(order, model)
+            if order.node.split == "test":
+                looks.note(order.site, order.study.digest, order.key)
         except Incomplete:
             shutil.rmtree(store.beside(order.key), ignore_errors=True)
             return EvaluateReply(study=order.study.digest, key=order.key, state="needs-weights")

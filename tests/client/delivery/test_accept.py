@@ -14,9 +14,12 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 import client.delivery.accept
+from client.delivery.model_card import load_card
+from client.delivery.model_card_text import markdown
 from client.delivery.store import outcomes
 from client.evaluation import score_store
 from client.governance.approval import approved
+from client.governance.looks import note
 from client.preprocessing.cohort import gather
 from client.preprocessing.pipeline import load, prepare
 from client.site_config import SiteConfig, load_site
@@ -166,6 +169,19 @@ def test_a_training_keeps_the_very_scores_that_scoring_its_weights_gives(
     assert (reply.dice, reply.iou) == (kept.dice, kept.iou)
     assert score_store.kept(site, key) == kept
     assert reply.case_dices == tuple(patient.dice for patient in kept.patients)
+
+
+def test_the_card_counts_the_models_that_were_scored_on_test_patients_in_all_studies(
+    home: Path, site: SiteConfig, models: list[Weights]
+) -> None:
+    note(site, "e" * 64, "f" * 64)
+    row = best(site, models)
+    message = delivery(models, row, forgetting=())
+    assert state_of(deliver(message, models[row])) == "done"
+    card = load_card(site.private() / "received" / STUDY.digest / "selected.json")
+    different = len({digest_of(serialised(weights)) for weights in models})
+    assert (card.test_looks, card.test_studies) == (different + 1, 2)
+    assert f"have been looked at {different + 1} times: so many models, of\n2 studies, were scored" in markdown(card)
 
 
 def test_a_delivery_arrives_with_its_card(home: Path, site: SiteConfig, models: list[Weights]) -> None:
