@@ -22,7 +22,7 @@ from client.evaluation.clean_up import clean_up
 from client.evaluation.ensemble import mean_of
 from client.preprocessing.bias_field import correct_bias_field
 from client.preprocessing.pipeline import off_grid, onto_grid
-from client.training.batches import standardised
+from client.training.batches import standardised, with_neighbours
 from client.training.device import Device, place
 from client.training.fine_tune import probabilities
 from common.digest import digest_of
@@ -212,7 +212,8 @@ def _predicted(
     for model, network in zip(models, networks, strict=True):
         slices = standardised(gridded, (model.mean, model.std))
         place(network, device)
-        found = probabilities(network, torch.from_numpy(slices).unsqueeze(1), device).squeeze(1).numpy()
+        images = torch.from_numpy(with_neighbours(slices, card.model.neighbours))
+        found = probabilities(network, images, device).squeeze(1).numpy()
         total += found
         squares += np.square(found, dtype=np.float64)
     variance = squares / len(models) - np.square(total / len(models))

@@ -95,7 +95,8 @@ def _model(order: VerifiedOrder[Evaluate], weights: Weights, number: int, fold: 
     device = choose_device(order.site.device, order.study.training.precision)
     network = network_of(order.study, weights, order.models[number], own=order.own, lacking=order.lacking)
     place(network, device)
-    return predictions(network, device, statistics(order.cohort.train(fold), order.study.training))
+    mean_std = statistics(order.cohort.train(fold), order.study.training)
+    return predictions(network, device, mean_std, order.study.model.neighbours)
 
 
 def _patients(order: VerifiedOrder[Evaluate], member: Node, *, validates: bool) -> Iterator[Record]:

@@ -20,7 +20,7 @@ from client.training.batches import standardised_slices, statistics
 from client.training.collapse import against_received
 from client.training.device import choose_device
 from client.training.fine_tune import Trained, fine_tune, re_estimated
-from common.model.network import staying_names
+from common.model.network import declared, staying_names
 from common.model.weights import Weights
 from common.plan.graph import Evaluate, FineTune, Start, visit_of
 from common.plan.stage_key import completed_digest, stage_key
@@ -69,8 +69,8 @@ def _train(
     (digest,) = order.models
     network = network_of(study, start, digest, own=order.own, lacking=order.lacking)
     slices = (
-        standardised_slices(train, mean_std, study.training),
-        standardised_slices(validation, mean_std, study.training),
+        standardised_slices(train, mean_std, study.training, neighbours=study.model.neighbours),
+        standardised_slices(validation, mean_std, study.training, neighbours=study.model.neighbours),
     )
     trained = resume
     legs_end = began + study.training.leg_minutes * 60
@@ -87,6 +87,7 @@ def _train(
             proximal_mu=node.proximal_mu,
             anchor=start if node.stays == "everything" else None,
             hop=node.hop,
+            output_weights=declared(study.model).output_weights,
             resume=resume,
         ):
             approved(site, study.digest)  # raises Refused: a site that has left the study trains no further epoch
@@ -104,7 +105,7 @@ def _train(
                 checkpointed = now
     assert trained is not None
     network.load_state_dict(trained.kept)
-    scores, cleaned = validated(predictions(network, device, mean_std), validation, study)
+    scores, cleaned = validated(predictions(network, device, mean_std, study.model.neighbours), validation, study)
     dice, iou = slice_mean(scores)
     figures: dict[str, Any] = {"validation_dice": dice, "validation_iou": iou}
     figures["validation_dice_volume"] = volume_mean(scores)

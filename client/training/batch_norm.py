@@ -32,7 +32,7 @@ def estimate_statistics(network: nn.Module, images: torch.Tensor, device: Device
 
     Args:
         network: the network, on its device.
-        images: (slices, 1, rows, columns), standardised, in the order of patients.
+        images: (slices, channels, rows, columns), standardised, in the order of patients.
         device: the device and precision of the network.
     """
     network.eval()

@@ -22,9 +22,9 @@ class Slices:
     """Standardised slices, in the order of patients and, within a patient, from feet to head."""
 
     images: torch.Tensor
-    """(slices, 1, pixels, pixels), float32."""
+    """(slices, channels, pixels, pixels), float32; the channels are a slice and its neighbours."""
     masks: torch.Tensor
-    """The same shape, float32, 0 or 1."""
+    """(slices, 1, pixels, pixels), float32, 0 or 1."""
     empty: tuple[int, ...] = ()
     """The places of slices without gland, of which each epoch draws a share."""
     volumes: tuple[int, ...] = ()
@@ -68,13 +68,32 @@ def standardised(image: np.ndarray, mean_std: MeanStd) -> np.ndarray:
     return ((image - np.float32(mean)) / np.float32(std)).astype(np.float32, copy=False)
 
 
-def standardised_slices(records: Sequence[Record], mean_std: Mapping[str, MeanStd], training: TrainingConfig) -> Slices:
+def with_neighbours(slices: NDArray[np.float32], neighbours: int) -> NDArray[np.float32]:
+    """Return each slice with the slices to either side as channels; beyond an end of the volume its last slice stands.
+
+    Args:
+        slices: all slices of a volume in order, (slices, pixels, pixels).
+        neighbours: the number of slices to either side.
+
+    Returns:
+        (slices, 2 × neighbours + 1, pixels, pixels), with the slice itself in the middle.
+    """
+    if not neighbours:
+        return slices[:, np.newaxis]
+    places = np.arange(len(slices))[:, np.newaxis] + np.arange(-neighbours, neighbours + 1)
+    return slices[places.clip(0, len(slices) - 1)]
+
+
+def standardised_slices(
+    records: Sequence[Record], mean_std: Mapping[str, MeanStd], training: TrainingConfig, *, neighbours: int = 0
+) -> Slices:
     """Return the slices of all records that the study trains on, standardised, in the order of the patients' names.
 
     Args:
         records: the patients.
         mean_std: mean and standard deviation of each site.
         training: the study's training settings.
+        neighbours: the slices to either side that the network sees beside each slice, trained on or not.
     """
     images, masks = [], []
     empty: list[int] = []
@@ -84,11 +103,11 @@ def standardised_slices(records: Sequence[Record], mean_std: Mapping[str, MeanSt
         used = _used(slices, training)
         gland = np.count_nonzero(slices.native_mask, axis=(1, 2))
         empty += (sum(volumes) + np.flatnonzero(gland[used] == 0)).tolist()
-        images.append(standardised(slices.image[used], mean_std[record.site]))
+        images.append(standardised(with_neighbours(slices.image, neighbours)[used], mean_std[record.site]))
         masks.append(slices.mask[used].astype(np.float32))
         volumes.append(int(used.sum()))
     return Slices(
-        torch.from_numpy(np.concatenate(images)).unsqueeze(1),
+        torch.from_numpy(np.concatenate(images)),
         torch.from_numpy(np.concatenate(masks)).unsqueeze(1),
         empty=tuple(empty),
         volumes=() if training.slices == "chosen" else tuple(volumes),
@@ -109,7 +128,7 @@ def batches(
         generator: draws the order, and the slices without gland.
 
     Yields:
-        Images and masks, each (slices, 1, pixels, pixels).
+        Images (slices, channels, pixels, pixels) and masks (slices, 1, pixels, pixels).
     """
     places = _drawn(slices, training, generator)
     count, size = len(places), training.batch
@@ -143,8 +162,8 @@ def augment(
     offset.
 
     Args:
-        images: (slices, 1, pixels, pixels), standardised.
-        masks: the same shape, 0 or 1.
+        images: (slices, channels, pixels, pixels), standardised.
+        masks: (slices, 1, pixels, pixels), 0 or 1.
         kind: "none" or "light".
         generator: draws the amounts.
 

@@ -14,7 +14,8 @@ from torch import nn
 from client.training.batch_norm import estimate_statistics
 from client.training.batches import Slices
 from client.training.device import Device, place
-from client.training.fine_tune import grid_dice, loss_of, predicted_logits
+from client.training.fine_tune import grid_dice, predicted_logits
+from client.training.recipe import loss_of
 from common.config.study import TrainingConfig
 from common.protocol.refusals import Refusal, Refused
 

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from client.training.batch_norm import estimate_statistics
 from client.training.batches import Slices, augment, batches
 from client.training.device import Device, place
 from client.training.distillation import Teacher, distillation_loss
+from client.training.recipe import clip_gradients, learning_rate, loss_of_outputs, optimizer_of
 from common.config.study import TrainingConfig
 from common.model.weights import Weights
-from common.networks.smp import segmentation_models
 from common.plan.graph import Hop, Schedule
 from common.protocol.refusals import Refusal, Refused
 from common.seeds import seed_of
@@ -44,44 +43,6 @@ class Trained:
     optimizer: dict[str, Any] = field(default_factory=dict)
 
 
-def learning_rate(schedule: Schedule, epoch: int, training: TrainingConfig, hop: Hop | None = None) -> float:
-    """Return the learning rate of an epoch by cosine annealing (Loshchilov and Hutter, ICLR 2017, without restarts).
-
-    A linear warm-up of w epochs comes before the cosine, which takes the remaining epochs; its k-th epoch has
-    k / (w + 1) of the cosine's first rate.
-
-    Args:
-        schedule: the stage's part of the whole cosine.
-        epoch: the epoch in the whole cosine, counted from 0.
-        training: gives the first and the final learning rate.
-        hop: gives the first rate and the warm-up of a second or later training, where it sets them.
-    """
-    low, high = training.final_learning_rate, training.learning_rate
-    warmup = 0
-    if hop is not None:
-        high, warmup = hop.learning_rate or high, hop.warmup_epochs
-    if epoch < warmup:
-        return high * (epoch + 1) / (warmup + 1)
-    return low + (high - low) * (1 + math.cos(math.pi * (epoch - warmup) / (schedule.total_epochs - warmup))) / 2
-
-
-def loss_of(logits: torch.Tensor, masks: torch.Tensor, kind: str) -> torch.Tensor:
-    """Return the loss of a batch: soft Dice over the whole batch, binary cross entropy, or their sum.
-
-    Args:
-        logits: (slices, 1, pixels, pixels).
-        masks: the same shape, 0 or 1.
-        kind: contains "dice", "bce" or both.
-    """
-    logits = logits.float()
-    terms = []
-    if "dice" in kind:
-        terms.append(segmentation_models().losses.DiceLoss("binary")(logits, masks))
-    if "bce" in kind:
-        terms.append(F.binary_cross_entropy_with_logits(logits, masks))
-    return torch.stack(terms).sum()
-
-
 def fine_tune(
     network: nn.Module,
     train: Slices,
@@ -94,15 +55,18 @@ def fine_tune(
     proximal_mu: float = 0.0,
     anchor: Weights | None = None,
     hop: Hop | None = None,
+    output_weights: Sequence[float] = (1.0,),
     resume: Trained | None = None,
 ) -> Iterator[Trained]:
     """Train from the network's weights, or continue from `resume`, and yield the state after every epoch.
 
     The order of batches, the augmentation and the dropout of an epoch depend on `seed_names` and the epoch's number in
-    the whole cosine alone, so that stopping and continuing changes nothing. At a stage's start Adam's moments are zero.
+    the whole cosine alone, so that stopping and continuing changes nothing. At a stage's start the optimizer remembers
+    nothing.
 
     Args:
-        network: takes images (n, 1, pixels, pixels) and returns logits of the same shape.
+        network: takes images (n, channels, pixels, pixels) and returns logits (n, 1, pixels, pixels), in training with
+            auxiliary outputs.
         train: standardised training slices.
         validation: standardised validation slices.
         training: the study's training settings.
@@ -114,6 +78,7 @@ def fine_tune(
         anchor: weights towards which the pull goes, of the network's shape, where they are not the start weights
             (Ditto's personal models: Li et al., ICML 2021).
         hop: the settings of a second or later training, where it has any.
+        output_weights: the weights of the losses of the network's outputs in training.
         resume: the state after an earlier leg of the same stage.
 
     Yields:
@@ -127,7 +92,7 @@ def fine_tune(
     weight = hop.distillation if hop else 0.0
     teacher = Teacher(network, train.images, training, device) if weight else None
     frozen = _frozen(network, hop)
-    optimizer = torch.optim.Adam(network.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay)
+    optimizer = optimizer_of(network, training)
     state = resume or Trained()
     if resume is not None:
         network.load_state_dict(resume.current)
@@ -152,14 +117,16 @@ def fine_tune(
             masks = masks.to(device.kind)
             optimizer.zero_grad(set_to_none=True)
             with device.autocast():
-                logits = network(images)
-            loss = loss_of(logits, masks, training.loss)
+                outputs = network(images)
+            loss = loss_of_outputs(outputs, masks, training.loss, output_weights)
             if teacher is not None and hop is not None:
+                logits = outputs if isinstance(outputs, torch.Tensor) else outputs[0]
                 loss = loss + weight * distillation_loss(logits, teacher.logits(images), hop.temperature)
             if proximal_mu:
                 pairs = zip(network.parameters(), start, strict=True)
                 loss = loss + proximal_mu / 2 * torch.stack([(a - b).square().sum() for a, b in pairs]).sum()
             loss.backward()
+            clip_gradients(network, training)
             optimizer.step()
             losses.append(loss.detach())
         mean_loss = float(torch.stack(losses).mean())
@@ -220,7 +187,7 @@ def probabilities(network: nn.Module, images: torch.Tensor, device: Device) -> t
 
     Args:
         network: the network, on its device.
-        images: (n, 1, pixels, pixels), standardised.
+        images: (n, channels, pixels, pixels), standardised.
         device: the device and precision to predict in.
 
     Returns:
@@ -235,7 +202,7 @@ def predicted_logits(network: nn.Module, images: torch.Tensor, device: Device) -
 
     Args:
         network: the network, on its device.
-        images: (slices, 1, pixels, pixels), standardised.
+        images: (slices, channels, pixels, pixels), standardised.
         device: the device and precision to predict in.
     """
     network.eval()

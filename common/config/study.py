@@ -109,6 +109,10 @@ class ModelConfig(_Config):
     decoder_attention: Literal["none", "scse"] = Field(default="none", exclude_if=lambda value: value == "none")
     """"scse": concurrent spatial and channel squeeze and excitation in the decoder's blocks (Roy et al., MICCAI 2018),
     for the architectures with such blocks."""
+    neighbours: int = Field(default=0, ge=0, le=3, exclude_if=lambda value: not value)
+    """Slices to either side that the network sees with each slice, as further channels (2.5-D): 1 gives three channels.
+    At the ends of a volume the last slice stands twice. Only the middle slice is segmented. A pretrained first layer is
+    adapted to the channels."""
     package: str = Field(default="", pattern=r"^([0-9a-f]{64})?$", exclude_if=lambda value: not value)
     """For the network of an installed package, the hash of the package's files; `relay study plan` names the hash.
     Every site compares the package that it installed."""
@@ -151,8 +155,8 @@ class ModelConfig(_Config):
 
     @property
     def channels(self) -> int:
-        """The channels of an image, as the network takes it."""
-        return 1
+        """The channels of an image, as the network takes it: a slice and its neighbours."""
+        return 2 * self.neighbours + 1
 
     @property
     def has_batch_norm(self) -> bool:
@@ -309,14 +313,22 @@ class TrainingConfig(_Config):
     """Where slices is "all": of the slices without any gland, the share that one epoch trains on (0.5: half of them);
     each epoch makes a draw of its own. Slices with a little gland are always trained on. No effect where slices is
     "chosen"."""
+    recipe: Literal["adam", "nnunet"] = Field(default="adam", exclude_if=lambda value: value == "adam")
+    """"adam": Adam with cosine annealing. "nnunet": as nnU-Net trains (Isensee et al., Nature Methods 18, 2021):
+    stochastic gradient descent with Nesterov's momentum of 0.99, a learning rate that falls with the power 0.9 of the
+    epochs left, gradients clipped to a norm of 12; unless set, `learning_rate` is then 0.01, `weight_decay` 3e-5 and
+    `loss` "nnunet". Epochs, batch, augmentation and patch stay the study's: nnU-Net itself trains 1000 epochs of 250
+    steps with an augmentation of its own."""
     learning_rate: float = Field(default=1e-3, gt=0)
-    """Learning rate of a stage's first step; cosine annealing leads to `final_learning_rate`."""
+    """Learning rate of a stage's first step; cosine annealing leads to `final_learning_rate`, nnU-Net's schedule to
+    0."""
     final_learning_rate: float = Field(default=0.0, ge=0)
     """Learning rate of a stage's last step."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """Weight decay of Adam."""
-    loss: Literal["dice+bce", "dice", "bce"] = "dice+bce"
-    """Dice loss, binary cross-entropy, or their sum."""
+    """Weight decay of the optimizer."""
+    loss: Literal["dice+bce", "dice", "bce", "nnunet"] = "dice+bce"
+    """Dice loss, binary cross-entropy, or their sum; "nnunet": the sum with nnU-Net's soft Dice, smoothed by 1e-5. Of
+    auxiliary outputs each is compared with the mask at its own size."""
     augmentation: Literal["none", "light"] = "light"
     """"light": flips left–right, turns by at most 10°, scales and shifts by at most 10 %, gain and offset."""
     keep: Literal["best", "last"] = "best"
@@ -344,6 +356,23 @@ class TrainingConfig(_Config):
         if len(set(seeds)) < len(seeds):
             raise ValueError("a seed stands twice")
         return seeds
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_the_recipe(cls, given: Any) -> Any:
+        """Set what the recipe sets and the study does not."""
+        if not isinstance(given, dict):
+            return given
+        # After a validator of this kind pydantic takes no list for a tuple, even from a file.
+        given = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+        by_recipe = {"learning_rate": 0.01, "weight_decay": 3e-5, "loss": "nnunet"}
+        return by_recipe | given if given.get("recipe") == "nnunet" else given
+
+    @model_validator(mode="after")
+    def _schedule_of_the_recipe(self) -> TrainingConfig:
+        if self.recipe == "nnunet" and self.final_learning_rate:
+            raise ValueError("the schedule of nnU-Net ends with the rate 0; leave out final_learning_rate")
+        return self
 
 
 class SequentialConfig(_Config):

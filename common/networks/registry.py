@@ -96,6 +96,73 @@ NETWORKS: Mapping[str, Network] = {
         _of_library("PAN", "PAN", "Pyramid attention network (Li et al., BMVC 2018).", smallest_side=128),
         _of_library("UPerNet", "UPerNet", "Unified perceptual parsing (Xiao et al., ECCV 2018)."),
         _of_library("Segformer", "SegFormer", "The decoder of SegFormer (Xie et al., NeurIPS 2021), with any encoder."),
+        Network(
+            "DynUNet",
+            "nnU-Net's network",
+            "The network of nnU-Net (Isensee et al., Nature Methods 2021) as MONAI has it: six levels, deep"
+            " supervision.",
+            "common.networks.dynunet:build",
+            smallest_side=64,
+            normalisation="none",
+            output_weights=(8 / 15, 4 / 15, 2 / 15, 1 / 15),  # halved at each level, together 1, as in nnU-Net
+        ),
+        Network(
+            "AttentionUnet",
+            "Attention U-Net",
+            "Attention U-Net (Oktay et al., MIDL 2018) as MONAI has it, 32 to 512 channels.",
+            "common.networks.monai_networks:attention_unet",
+        ),
+        Network(
+            "BasicUNet",
+            "basic U-Net",
+            "MONAI's basic U-Net (after Falk et al., Nature Methods 2019): small, with instance normalisation.",
+            "common.networks.monai_networks:basic_unet",
+            normalisation="none",
+        ),
+        Network(
+            "VNet",
+            "V-Net 2-D (MONAI)",
+            "MONAI's V-Net in two dimensions (after Milletari et al., 3DV 2016): batch normalisation, dropout and ELU,"
+            " which the authors' release has not.",
+            "common.networks.monai_networks:vnet",
+        ),
+        Network(
+            "EncUSENet",
+            "Enc USE-Net",
+            "U-Net with squeeze and excitation after every encoder block (after Rundo et al., Neurocomputing 2019).",
+            "common.networks.use_net:encoder_alone",
+        ),
+        Network(
+            "EncDecUSENet",
+            "Enc-Dec USE-Net",
+            "U-Net with squeeze and excitation after every encoder and decoder block (after Rundo et al., 2019).",
+            "common.networks.use_net:encoder_and_decoder",
+        ),
+        Network(
+            "HolisticallyNested",
+            "holistically nested network",
+            "VGG-16 with five side outputs and their fusion (Xie and Tu, ICCV 2015; for the prostate Cheng et al.,"
+            " 2017).",
+            "common.networks.hnn:build",
+            encoders=("vgg16", "vgg16_bn"),
+            normalisation="encoder",
+            output_weights=(1.0,) * 6,
+        ),
+        Network(
+            "FCN8s",
+            "FCN-8s",
+            "FCN-8s on VGG-16 (Long et al., CVPR 2015), the family of PSNet (Tian et al., J. Med. Imaging 2018).",
+            "common.networks.fcn8s:build",
+            encoders=("vgg16", "vgg16_bn"),
+            normalisation="encoder",
+        ),
+        Network(
+            "DenseUNet",
+            "dense U-Net",
+            "A dense U-Net in the manner of Z-Net (Zhang et al., ISBI 2019), whose own block could not be read.",
+            "common.networks.dense_unet:build",
+            smallest_side=64,
+        ),
     )
 }
 """The built-in networks by name, in their order in tables: the paper's four first."""

@@ -25,7 +25,7 @@ class Speed:
     """Hold the seconds of the slowest among several processes run side by side."""
 
     step: float
-    """A batch: forward, backward and the update by Adam."""
+    """A batch: forward, backward and the update."""
     predict: float
     """A slice's forward pass."""
 
@@ -63,15 +63,15 @@ def _measure_one(study: Study, device: str) -> Speed:
     from client.training.batches import Slices
     from client.training.device import choose_device, place
     from client.training.fine_tune import fine_tune, probabilities
-    from common.model.network import build
+    from common.model.network import build, declared
     from common.plan.graph import Schedule
 
     torch.set_num_threads(study.training.threads)
     selected = choose_device(device, study.training.precision)
     random = np.random.default_rng(0)
     count, pixels = STEPS * study.training.batch, study.preprocessing.pixels
-    images = torch.from_numpy(random.standard_normal((count, 1, pixels, pixels), dtype=np.float32))
-    slices = Slices(images, (images > 1).float())
+    images = torch.from_numpy(random.standard_normal((count, study.model.channels, pixels, pixels), dtype=np.float32))
+    slices = Slices(images, (images[:, :1] > 1).float())
     few = Slices(images[:1], slices.masks[:1])
     network = build(study.model)
     epochs = fine_tune(
@@ -82,6 +82,7 @@ def _measure_one(study: Study, device: str) -> Speed:
         schedule=Schedule(2, 0, 2, "last"),
         seed_names=("trial",),
         device=selected,
+        output_weights=declared(study.model).output_weights,
     )
     next(epochs)
     began = time.perf_counter()

@@ -22,6 +22,7 @@ from client.data.splits import split
 from client.preprocessing.pipeline import load, prepare
 from client.site_config import load_site
 from common.config.study import Study
+from common.model.network import build
 from common.networks.smp import segmentation_models
 
 Tensors = dict[str, torch.Tensor]
@@ -30,7 +31,7 @@ Tensors = dict[str, torch.Tensor]
 @dataclass(frozen=True)
 class Patient:
     image: NDArray[np.float32]
-    """The slices that the study trains on."""
+    """The slices that the study trains on, each with its neighbours as channels."""
     mask: NDArray[np.float32]
     native: NDArray[np.bool_]
     """The expert's mask of these slices, on the patient's own grid."""
@@ -67,14 +68,18 @@ class PlainLoop:
             for record in prepare(load_site(path), study.preprocessing).records:
                 slices = load(record)
                 used = slices.selected | (study.training.slices == "all")
+                shown = beside(slices.image, study.model.neighbours)[used]
                 self.patients[name][record.patient] = Patient(
-                    slices.image[used], slices.mask[used].astype(np.float32), slices.native_mask[used]
+                    shown, slices.mask[used].astype(np.float32), slices.native_mask[used]
                 )
 
     def network(self) -> torch.nn.Module:
         model = self.study.model
+        if not hasattr(segmentation_models(), model.architecture):
+            return build(model)
         make = getattr(segmentation_models(), model.architecture)
-        network: torch.nn.Module = make(encoder_name=model.encoder, encoder_weights=None, in_channels=1, classes=1)
+        channels = 1 + 2 * model.neighbours
+        network: torch.nn.Module = make(model.encoder, encoder_weights=None, in_channels=channels, classes=1)
         return network
 
     def start(self) -> Tensors:
@@ -122,6 +127,8 @@ class PlainLoop:
             for (name, _), before in zip(network.named_parameters(), anchor, strict=True):
                 before.copy_(towards[name])
         adam = torch.optim.Adam(network.parameters(), lr=rules.learning_rate, weight_decay=rules.weight_decay)
+        if rules.recipe == "nnunet":
+            adam = NnUNetsDescent(network.parameters(), rules.weight_decay)
         low, high = rules.final_learning_rate, rate or rules.learning_rate
         teacher = self._teacher(parent, images) if taught else None
         if frozen:
@@ -140,6 +147,8 @@ class PlainLoop:
                 else:
                     part = (epoch - warmup) / (total - warmup)
                     group["lr"] = low + (high - low) * (1 + math.cos(math.pi * part)) / 2
+                if rules.recipe == "nnunet":
+                    group["lr"] = high * (1 - epoch / total) ** 0.9
             seed = seed_of(self.study.seed, site, fold, *([f"visit {visit}"] if visit else []), epoch)
             torch.manual_seed(seed)
             generator = torch.Generator().manual_seed(seed)
@@ -153,7 +162,7 @@ class PlainLoop:
                     x, y = augmented(x, y, generator)
                 with self._precision():
                     logits = network(x.to(memory_format=torch.channels_last))
-                loss = dice_and_bce(logits.float(), y)
+                loss = self._loss(logits, y)
                 if taught and teacher is not None:
                     weight, temperature = taught
                     with torch.no_grad(), self._precision():
@@ -190,6 +199,19 @@ class PlainLoop:
                 estimate_anew(network, images)
         return network
 
+    def _loss(self, logits: torch.Tensor | list[torch.Tensor], y: torch.Tensor) -> torch.Tensor:
+        """Of a network with auxiliary outputs the sum over all, each at its own size, by the weights of its authors."""
+        one = nnunets_dice_and_bce if self.study.training.loss == "nnunet" else dice_and_bce
+        if isinstance(logits, torch.Tensor):
+            return one(logits.float(), y)
+        weights = AUTHORS_WEIGHTS[self.study.model.architecture]
+        assert len(weights) == len(logits)
+        losses = []
+        for weight, output in zip(weights, logits, strict=True):
+            step = y.shape[2] // output.shape[2]  # of each step × step pixels, the one that lies after the middle
+            losses.append(weight * one(output.float(), y[:, :, step // 2 :: step, step // 2 :: step]))
+        return torch.stack(losses).sum()
+
     def with_own_statistics(self, site: str, fold: int, average: Tensors) -> Stage:
         """An average of which nothing but batch normalisation's means and variances becomes the site's own."""
         network = self.network()
@@ -203,10 +225,12 @@ class PlainLoop:
     def standardised(self, site: str, fold: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Training and validation slices, by the mean and deviation of the training slices."""
         train, validation = self.members(site, fold)
-        pixels = np.concatenate([patient.image for patient in train]).astype(np.float64)
+        middle = self.study.model.neighbours
+        pixels = np.concatenate([patient.image[:, middle] for patient in train]).astype(np.float64)
         mean, std = np.float32(pixels.mean()), np.float32(pixels.std())
         first, second = (
-            tensor([(patient.image - mean) / std for patient in patients]) for patients in (train, validation)
+            torch.from_numpy(np.concatenate([(patient.image - mean) / std for patient in patients]))
+            for patients in (train, validation)
         )
         return first, second
 
@@ -258,6 +282,58 @@ class PlainLoop:
     def _precision(self) -> torch.autocast | nullcontext[None]:
         bfloat16 = self.study.training.precision == "bfloat16"
         return torch.autocast("cpu", torch.bfloat16) if bfloat16 else nullcontext()
+
+
+AUTHORS_WEIGHTS = {
+    "HolisticallyNested": [1.0] * 6,
+    "DynUNet": [2.0**-level / (1 + 1 / 2 + 1 / 4 + 1 / 8) for level in range(4)],
+}
+"""HED's six losses count alike; nnU-Net halves the weight with each level, and the sum is 1."""
+
+
+class NnUNetsDescent:
+    """Stochastic gradient descent with Nesterov's momentum of 0.99, and gradients clipped to a norm of 12, by hand."""
+
+    def __init__(self, parameters: Iterator[torch.nn.Parameter], decay: float) -> None:
+        self.parameters, self.decay = list(parameters), decay
+        self.param_groups: list[dict[str, float]] = [{}]
+        self.velocity: list[torch.Tensor] | None = None
+
+    def zero_grad(self) -> None:
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        rate = self.param_groups[0]["lr"]
+        slopes = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        assert len(slopes) == len(self.parameters)
+        norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(slope) for slope in slopes]))
+        slopes = [slope * (12 / (norm + 1e-6)).clamp(max=1.0) for slope in slopes]
+        slopes = [slope.add(one, alpha=self.decay) for slope, one in zip(slopes, self.parameters, strict=True)]
+        if self.velocity is None:
+            self.velocity = [slope.clone() for slope in slopes]
+        else:
+            self.velocity = [before * 0.99 + slope for before, slope in zip(self.velocity, slopes, strict=True)]
+        for parameter, slope, speed in zip(self.parameters, slopes, self.velocity, strict=True):
+            parameter.add_(slope.add(speed, alpha=0.99), alpha=-rate)
+
+
+def nnunets_dice_and_bce(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """As nnU-Net's source has them: soft Dice over the batch with 1e-5 above and below, and cross entropy."""
+    gland = torch.sigmoid(logits)
+    shared = (gland * masks).sum()
+    dice = (2 * shared + 1e-5) / (gland.sum() + masks.sum() + 1e-5)
+    return torch.stack([1 - dice, F.binary_cross_entropy_with_logits(logits, masks)]).sum()
+
+
+def beside(image: NDArray[np.float32], neighbours: int) -> NDArray[np.float32]:
+    """Each slice between its neighbours, (slices, channels, rows, columns); the last slices stand again at the ends."""
+    shown = [
+        [image[min(max(k + step, 0), len(image) - 1)] for step in range(-neighbours, neighbours + 1)]
+        for k in range(len(image))
+    ]
+    return np.array(shown)
 
 
 def tensor(arrays: list[NDArray[np.float32]]) -> torch.Tensor:

@@ -134,6 +134,42 @@ def test_legs_of_one_epoch_and_one_site_at_a_time_change_nothing(
     assert found[0] == found[1]
 
 
+UNET = {"architecture": "Unet", "encoder": "mobilenet_v2"}
+OTHERS = ("AttentionUnet", "VNet", "EncUSENet", "EncDecUSENet", "HolisticallyNested", "FCN8s", "DenseUNet")
+HOPS: list[Any] = [
+    ({**UNET, "neighbours": 1}, {}),
+    ({"architecture": "BasicUNet"}, {"recipe": "nnunet"}),
+    pytest.param({"architecture": "DynUNet"}, {"recipe": "nnunet"}, marks=pytest.mark.slow),
+    *(pytest.param({"architecture": name}, {}, marks=pytest.mark.slow) for name in OTHERS),
+]
+
+
+@pytest.mark.parametrize(("model", "training"), HOPS, ids=str)
+def test_a_hop_of_every_network_gives_the_weights_of_a_plain_loop(
+    hospitals: dict[str, Path], tmp_path: Path, model: dict[str, Any], training: dict[str, Any]
+) -> None:
+    """B → A, with auxiliary outputs, with neighbours as channels, and by nnU-Net's recipe, in legs of an epoch."""
+    whole = {"epochs": 2, "batch": 8, "slices": "chosen", "precision": "float32", "leg_minutes": 0.0, **training}
+    content = small_study().model_dump()
+    content |= {
+        "sites": ("A", "B"),
+        "model": {"encoder_weights": "none", **model},
+        "preprocessing": {"pixels": 64, "spacing_mm": 1.0, "n4": {"enabled": False}},
+        "split": {"folds": 2, "use_folds": 1},
+        "training": whole,
+    }
+    content["methods"]["sequential"] = {"routes": (("B", "A"),)}
+    study = Study.model_validate(content)
+    sites = {name: hospitals[name] for name in study.sites}
+    results, _ = run_on_grid(study, sites, tmp_path)
+    loop = PlainLoop(study, sites)
+    weights = loop.start()
+    for site in ("B", "A"):
+        weights = loop.fine_tune(site, 0, weights).weights
+    (row,) = results["rows"]
+    assert row["weights"] == digest(weights)
+
+
 def has_bfloat16() -> bool:
     able = torch.cpu.get_capabilities()
     return bool(able.get("avx512_bf16") or able.get("amx_bf16"))

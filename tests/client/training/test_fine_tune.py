@@ -19,7 +19,8 @@ from client.preprocessing.pipeline import load as load_slices
 from client.site_config import load_site
 from client.training.batches import Slices, augment, batches, standardised, standardised_slices, statistics
 from client.training.device import Device, choose_device
-from client.training.fine_tune import Trained, fine_tune, grid_dice, learning_rate, loss_of
+from client.training.fine_tune import Trained, fine_tune, grid_dice
+from client.training.recipe import learning_rate, loss_of
 from common.config.study import PreprocessingConfig, TrainingConfig
 from common.plan import batches_per_epoch
 from common.plan.graph import Schedule

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from client.training.distillation import Teacher, distillation_loss
-from client.training.fine_tune import Trained, fine_tune, learning_rate
+from client.training.fine_tune import Trained, fine_tune
+from client.training.recipe import learning_rate
 from common.config.study import TrainingConfig
 from common.plan.graph import Hop, Schedule
 from tests.client.training.test_fine_tune import CPU, slices_of, training_of

@@ -27,6 +27,16 @@ def test_a_decoder_of_the_library_with_a_small_encoder(architecture: str) -> Non
     Built(architecture, encoder="resnet18", pixels=SIDES[architecture]).check_all(unused=UNUSED.get(architecture, ()))
 
 
+@pytest.mark.parametrize("architecture", OWN)
+def test_a_network_that_no_library_of_decoders_has(architecture: str) -> None:
+    Built(architecture, pixels=SIDES[architecture]).check_all()
+
+
+@pytest.mark.parametrize("architecture", ["HolisticallyNested", "FCN8s"])
+def test_vgg_with_batch_normalisation(architecture: str) -> None:
+    Built(architecture, encoder="vgg16_bn").check_weights()
+
+
 @pytest.mark.parametrize(("architecture", "last"), [("Unet", "4"), ("UnetPlusPlus", "x_0_4")])
 def test_a_decoder_with_squeeze_and_excitation(architecture: str, last: str) -> None:
     plain = Built(architecture, encoder="resnet18")

@@ -46,6 +46,7 @@ CHANGES_ALL: list[dict[str, Any]] = [
     {"model": {"architecture": "Unet"}},
     {"model": {"encoder": "resnet18"}},
     {"model": {"decoder_attention": "scse"}},
+    {"model": {"neighbours": 1}},
     {"preprocessing": {"pixels": 64}},
     {"preprocessing": {"minimum_mask_pixels": 1}},
     {"preprocessing": {"n4": {"shrink": 5}}},
@@ -68,6 +69,7 @@ CHANGES_TRAINING: list[dict[str, Any]] = [
     {"training": {"loss": "dice"}},
     {"training": {"augmentation": "none"}},
     {"training": {"batch_norm": "running"}},
+    {"training": {"recipe": "nnunet"}},
     {"training": {"empty_share": 1.0}},
 ]
 CHANGES_NOTHING: list[dict[str, Any]] = [
