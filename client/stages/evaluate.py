@@ -114,7 +114,8 @@ def _decides_clean_up(order: VerifiedOrder[Evaluate]) -> bool:
 
     The test patients choose nothing: whether this model is cleaned up after, its validation patients say.
     """
-    return order.study.postprocessing.clean_up and score_store.kept(order.site, validation_key(order)) is None
+    decides = order.study.postprocessing.clean_up and order.node.decides_clean_up
+    return decides and score_store.kept(order.site, validation_key(order)) is None
 
 
 def score(order: VerifiedOrder[Evaluate], model: Probabilities) -> EvaluateReply:
@@ -123,7 +124,7 @@ def score(order: VerifiedOrder[Evaluate], model: Probabilities) -> EvaluateReply
     examples: list[Example] = []
     numbers = case_numbers(site, cohort)
     key = validation_key(order)
-    known = score_store.kept(site, key) if node.split == "test" else None
+    known = score_store.kept(site, key) if node.split == "test" and node.decides_clean_up else None
     cleaned = known is not None and known.cleaned
     if node.split == "validation" or _decides_clean_up(order):
         patients = [record for fold in validation_folds(node) for record in cohort.validation(fold)]

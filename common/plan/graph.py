@@ -177,6 +177,14 @@ class Evaluate(Node):
         """The node whose weights are scored."""
         return (self.weights,)
 
+    @property
+    def decides_clean_up(self) -> bool:
+        """Whether the site's validation patients may decide on the clean-up: not for a model that never saw the site.
+
+        Such a model is scored as the network draws.
+        """
+        return not isinstance(self.weights, BestElsewhere)
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Average(Node):

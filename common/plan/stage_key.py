@@ -66,13 +66,14 @@ def stage_key(node: FineTune | Evaluate, *, study: Study, weights: str, environm
             "split": node.split,
             "training": study.training.model_dump(mode="json", include={"precision", "threads", "slices"}),
         }
+    as_drawn = {} if isinstance(node, FineTune) or node.decides_clean_up else {"clean_up": False}
     stage |= {
         "version": STAGE_VERSION,
         "site": node.site,
         "fold": node.fold,
         "model": study.model.model_dump(mode="json", exclude={"encoder_weights"}),
         "preprocessing": study.preprocessing.model_dump(mode="json"),
-        "postprocessing": study.postprocessing.model_dump(mode="json"),
+        "postprocessing": study.postprocessing.model_dump(mode="json") | as_drawn,
         "splits": study.split.model_dump(mode="json", include={"seed", "test", "rotation", "test_fraction", "folds"}),
         "weights": weights,
         "data": environment.fingerprint,

@@ -167,8 +167,8 @@ OF_SOUPS = (
 )
 OF_UNSEEN = (
     "round, settings, route and fold by the mean validation score over the other sites; averages with averaged"
-    " statistics of batch normalisation; routes and ensembles of one fold; images standardised by the target's own"
-    " training slices"
+    " statistics of batch normalisation; routes and ensembles of one fold; no clean-up; images standardised by the"
+    " target's own training slices"
 )
 BY_VALIDATION = "chosen by each target's validation patients; "
 

@@ -657,3 +657,35 @@ def test_an_ensemble_whose_sums_are_lost_begins_again_and_comes_to_the_same(seve
     shutil.rmtree(home / "private" / "stages")
     undisturbed = [scored(send(message, weights)) for message, weights in zip(messages, several, strict=True)]
     assert undisturbed[-1] == replies[-1]
+
+
+UNSEEN = small_study(
+    name="unseen",
+    methods={"leave_out": True, "federated": ({"strategy": "fedavg", "rounds": 1, "then_target": False},)},
+    postprocessing={"clean_up": True},
+)
+
+
+def test_no_validation_patient_of_an_unseen_site_decides_on_a_clean_up(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: Weights
+) -> None:
+    folder = tmp_path / "A"
+    shutil.copytree(prepared, folder)
+    approve_everywhere({"A": folder / "site.toml"}, UNSEEN)
+    monkeypatch.setenv("RELAY_SITE", str(folder / "site.toml"))
+    enter_run(1)
+    looked_at: list[int] = []
+
+    def always(model: Any, patients: Any, study: Any) -> Any:
+        looked_at.append(len(patients))
+        return validated(model, patients, study)[0], True
+
+    monkeypatch.setattr(client.stages.evaluate, "validated", always)
+    rows = {row.method: row for row in planned(UNSEEN)[0].rows if (row.target, row.fold) == ("A", 0)}
+    tests = {method: rows[method].test for method in ("fedavg", "fedavg-unseen")}
+    assert isinstance(tests["fedavg"], Evaluate) and isinstance(tests["fedavg-unseen"], Evaluate)
+    plain = scored(send(order_of(tests["fedavg"], start, UNSEEN), start))
+    assert plain.cleaned and looked_at, "or nothing is shown"
+    looked_at.clear()
+    unseen = scored(send(order_of(tests["fedavg-unseen"], start, UNSEEN), start))
+    assert (unseen.patients, unseen.cleaned, looked_at) == (plain.patients, False, [])

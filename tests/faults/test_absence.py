@@ -123,9 +123,18 @@ def test_what_is_parked_goes_on_when_the_site_is_back(tmp_path: Path, nth: int) 
     assert results_in(tmp_path / "parked") == whole
 
 
-def test_rounds_average_who_is_there_and_equal_a_study_of_those_alone(tmp_path: Path) -> None:
-    three = bench("three", ("A", "B", "C"), 3.0, 10.0, absence=SKIP, federated=FEDAVG)
-    two = bench("two", ("A", "B"), 3.0, 10.0, federated=FEDAVG)
+@pytest.mark.parametrize(
+    "part",
+    [
+        *FEDAVG,
+        {"strategy": "fedadam", "rounds": 3, "server_learning_rate": 0.01},
+        {"strategy": "cyclicfl", "rounds": 3},
+    ],
+    ids=["fedavg", "fedadam", "cyclicfl"],
+)
+def test_rounds_average_who_is_there_and_equal_a_study_of_those_alone(tmp_path: Path, part: dict[str, Any]) -> None:
+    three = bench("three", ("A", "B", "C"), 3.0, 10.0, absence=SKIP, federated=(part,))
+    two = bench("two", ("A", "B"), 3.0, 10.0, federated=(part,))
     with in_a(three, tmp_path / "three", leaves("C", 2)) as history:
         said = history.start()
         assert said and "without C" in said
@@ -138,6 +147,21 @@ def test_rounds_average_who_is_there_and_equal_a_study_of_those_alone(tmp_path: 
     assert all("site C: it was away" in entry["reason"] for entry in found["parked"])
     rounds = [stage for stage in found["stages"] if stage["kind"] == "average"]
     assert rounds and all(stage["contributed"] == ["A", "B"] for stage in rounds)
+
+
+def test_a_daisy_chain_waits_for_every_site_whatever_the_rule(tmp_path: Path) -> None:
+    """A model whose last site of a chain is away would take with it what its earlier sites have trained."""
+    chain = {"strategy": "feddc", "rounds": 4, "average_every": 2}
+    part = bench("chain", ("A", "B", "C"), 3.0, 10.0, absence=SKIP, federated=(chain,))
+    with in_a(part, tmp_path / "left", leaves("C", 3)) as history:
+        said = history.start()
+        assert said and "site C: it was away" in said
+        found = results_in(tmp_path / "left")
+        assert not rows_of(found, method="feddc") and not any(row["absent"] for row in found["rows"])
+        assert {entry["method"] for entry in found["parked"]} >= {"feddc", "feddc-then-target"}
+        history.engine.start(history.engine.nodes["C"])
+        assert history.start() == ""
+    assert results_in(tmp_path / "left") == undisturbed(part, tmp_path / "whole")
     assert not found["spread"]
 
 

@@ -5,7 +5,8 @@ trains such a model or chooses anything for it: round, settings, route and fold 
 over the other sites, each on its own patients of the fold. A site's validation patients must have trained none of the
 models that they choose among, so routes and ensembles keep to one fold, whatever `split.source` says.
 
-The target's own training images give the mean and the deviation by which its slices are standardised, as for every
+The clean-up of segmentations, which a site's validation patients decide on elsewhere, is left out. The target's own
+training images give the mean and the deviation by which its slices are standardised, as for every
 model that is scored there. Averages have the other sites' averaged batch-norm statistics, since estimating them again
 would take a site's slices.
 """

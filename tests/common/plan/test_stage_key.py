@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from common.config.study import ModelConfig, Study
-from common.plan.graph import Evaluate, FineTune, Schedule, Start
+from common.plan.graph import BestElsewhere, Evaluate, FineTune, Schedule, Start
 from common.plan.stage_key import ExecutionEnvironment, completed_digest, stage_key
 from common.protocol.messages import STAGE_VERSION
 
@@ -177,6 +177,13 @@ def test_a_node_without_later_fields_is_what_it_was() -> None:
     """Sites note their answers, and results their stages, by a node's identity."""
     assert TRAIN.id == "f4b9bb41b9ec9c4415279f7d9587b19d773802c02f22d316ed53bfe21ecfcd83"
     assert len({node.id for node in (TRAIN, LOCAL, PERSONAL, dataclasses.replace(LOCAL, before=LOCAL))}) == 4
+
+
+def test_a_model_that_never_saw_the_site_is_scored_as_by_a_study_without_clean_up() -> None:
+    """So no score with a clean-up that the site's own validation patients chose is ever taken for it."""
+    unseen = Evaluate("A", 1, "test", BestElsewhere((TRAIN,), "", "validation", ("B", "C")))
+    assert key(unseen) != key(SCORE)
+    assert key(unseen) == key(SCORE, study=study_of(postprocessing={"clean_up": False}))
 
 
 def test_the_same_work_has_the_same_key_whatever_way_its_weights_came() -> None:
