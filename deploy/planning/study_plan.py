@@ -63,13 +63,17 @@ class Line:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Hold seconds on this machine: in all for training and preparing, and for a step and a prediction."""
+    """Hold seconds on this machine: in all for training and preparing, and for a step and a prediction; and memory."""
 
     training: float
     preparing: float
     at_once: int
     step: float
     predict: float
+    memory: int
+    """Bytes of memory of the largest network's stage."""
+    wanted: int
+    """The number of stages at once that was asked for; more than `at_once` where the memory does not suffice."""
 
 
 def study_plan(
@@ -264,12 +268,13 @@ def _estimate(
         for one in of_model.values():
             speeds.append(measure(one, device=device, at_once=at_once))
             progress(len(speeds), len(of_model))
-            training += makespan(found, _duration(one, census, surveys, speeds[-1]), at_once=at_once)
+            training += makespan(found, _duration(one, census, surveys, speeds[-1]), at_once=speeds[-1].at_once)
     training *= len(study.variants) / len(of_model)
     preparing = 0.0
     for name, path in files.items():
         preparing += measure_n4(path, study.variants[0]) * surveys[name].patients / cores()
-    return Estimate(training, preparing, at_once, speeds[0].step, speeds[0].predict)
+    memory, together = max(speed.memory for speed in speeds), min(speed.at_once for speed in speeds)
+    return Estimate(training, preparing, together, speeds[0].step, speeds[0].predict, memory, at_once)
 
 
 def _duration(
@@ -459,6 +464,10 @@ def _print(
             f" once (a step takes {estimate.step:.3g} s, a prediction {1000 * estimate.predict:.3g} ms a slice,"
             " measured just now)."
         )
+        fewer = (
+            f"; {estimate.wanted} at once do not fit into what is free" if estimate.at_once < estimate.wanted else ""
+        )
+        print(f"A stage takes {short_bytes(estimate.memory)} of memory{fewer}.")
         if estimate.preparing >= 1:
             print(
                 f"About {duration(estimate.preparing)} of preparation before it, once for all studies of these"
