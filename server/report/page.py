@@ -92,6 +92,8 @@ def _contents(results: Results, view: NetworkView | None, *, several: bool, othe
         if view.family.shown:
             yield "contrasts", "Patient by patient"
         yield "intervals", "Intervals"
+        if view.variance:
+            yield "variance", "Where figures vary"
         if view.gland.shown:
             yield "gland", "Volume and parts"
         if view.budget:

@@ -245,6 +245,18 @@ def of_posteriors(results: Results, family: Family) -> str:
     return f"{text} The probabilities are not corrected for the number of comparisons."
 
 
+def of_variance(results: Results) -> str:
+    """Return the remark under the sources of variance."""
+    few = len(results.repeats)
+    return (
+        "Estimated by the method of moments from"
+        f" {count(few, 'repeat')} ({drawn(results)}); with so few, the shares of splits and seeds are rough, and one of"
+        " 0 % may be small instead. Patients move every method alike, which a comparison on the same patients takes"
+        " out; splits and seeds move one method and not another, which no number of patients takes out."
+        f"{synthetic_sentence(results)}"
+    )
+
+
 def of_intervals(results: Results, table: Comparison) -> str:
     """Return the remark under the intervals."""
     if not table.tested:

@@ -16,6 +16,7 @@ from server.report.firmness import firmness
 from server.report.forest import Forest, forest
 from server.report.summary import in_short
 from server.report.table import Comparison, comparison, notes
+from server.report.variance import Share, shares
 from server.report.wording import network_name, sequential_setting
 from server.results.schema import Results
 
@@ -116,6 +117,11 @@ class NetworkView:
     def intervals(self) -> list[intervals.Panel]:
         """The dot plot of each target."""
         return intervals.interval_panels(self.results, self.table)
+
+    @cached_property
+    def variance(self) -> list[Share]:
+        """The sources of variance."""
+        return shares(self.results) if self.table.tested else []
 
     @cached_property
     def gland(self) -> gland.Gland:

@@ -22,7 +22,7 @@ from server.results.schema import Results, Row
 
 SITES = ("A", "B", "C")
 PATIENTS = (6, 10, 30)
-STUDIES = 200
+STUDIES = 60
 SEED = 17
 GAIN = 2.0
 TRUTHS = {"no difference": dict.fromkeys(SITES, 0.0), "routes 2 points better at A": {"A": GAIN, "B": 0.0, "C": 0.0}}
