@@ -114,6 +114,24 @@ def test_ml_and_slices_are_counted(tmp_path: Path) -> None:
     assert found.slices == 3 and found.remarks == ()
 
 
+class BrightBelow(nn.Module):
+    """A network of three neighbouring slices that draws on each slice what is bright on the one nearer the feet."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        assert images.shape[1] == 3
+        return (images[:, :1] - 0.5) * 100
+
+
+@pytest.mark.parametrize("order", ["LPS", "RAI"])
+def test_neighbours_are_shown_in_the_bodys_order_and_the_last_slice_twice(tmp_path: Path, order: str) -> None:
+    path = write_volume(tmp_path / "scan.nrrd", bright_block(), order=order)
+    three = CARD.model_copy(update={"model": CARD.model.model_copy(update={"neighbours": 1})})
+    below = draw(find_scan(path), three, [BrightBelow()], CPU)
+    own, shifted = (sitk.GetArrayFromImage(sitk.DICOMOrient(found.mask, "LPS")) for found in (drawn(path)[1], below))
+    assert own.any() and not np.array_equal(own, shifted)
+    assert np.array_equal(shifted, own[[0, *range(len(own) - 1)]])
+
+
 def test_a_segmentation_is_cleaned_up_if_the_card_says_so(tmp_path: Path) -> None:
     """As the hospital's validation patients decided; a card without that word leaves all that is drawn."""
     image = bright_block()

@@ -7,12 +7,14 @@ import sys
 
 import pytest
 
-from common.config.study import Study
+from common.config.study import Study, load_study
 from common.config.toml import from_table
 from common.errors import RelayError
 from common.networks.encoders import ENCODERS, known_encoder
 from common.networks.registry import NETWORKS
 from common.networks.smp import segmentation_models
+from common.plan import plan
+from tests.support.hospitals import REPO
 
 
 def study(model: dict[str, object], **parts: object) -> Study:
@@ -53,6 +55,9 @@ def test_reading_a_study_imports_neither_torch_nor_a_library_of_networks() -> No
         ({"encoder": "tu-../x"}, ("there is no encoder",)),
         ({"encoder": ""}, ("the architecture UnetPlusPlus needs an encoder",)),
         ({"architecture": "FPN", "decoder_attention": "scse"}, ("takes no decoder_attention", "Unet, UnetPlusPlus")),
+        ({"architecture": "DynUNet", "encoder": "resnet18"}, ('takes no encoder, and not "resnet18"',)),
+        ({"architecture": "DynUNet", "encoder_weights": "imagenet"}, ("no weights of ImageNet",)),
+        ({"architecture": "FCN8s", "encoder": "resnet18"}, ("takes the encoders vgg16, vgg16_bn",)),
         ({"package": "a" * 64}, ("is built in; leave out package",)),
     ],
 )
@@ -65,6 +70,30 @@ def test_a_wrong_network_is_one_sentence(model: dict[str, object], parts: tuple[
 def test_attention_is_refused_for_every_network_of_a_list_without_it() -> None:
     text = sentence({"decoder_attention": "scse"}, models={"architectures": ["Unet", "Linknet"]})
     assert "the architecture Linknet takes no decoder_attention" in text
+
+
+def test_the_study_of_related_work_has_a_row_for_each_network_of_its_own() -> None:
+    found = load_study(REPO / "deploy" / "studies" / "related-work.toml").networks
+    assert {model.architecture for model in found} == {key for key, one in NETWORKS.items() if one.encoders is not None}
+    starts = {model.architecture: (model.encoder, model.encoder_weights) for model in found}
+    assert starts.pop("HolisticallyNested") == starts.pop("FCN8s") == ("vgg16", "imagenet")
+    assert set(starts.values()) == {("", "none")}
+    listed = study(
+        {"encoder": "resnet18"}, models={"architectures": ["Unet", "DynUNet"], "encoders": ["resnet18", "vgg16"]}
+    )
+    names = [(model.architecture, model.encoder) for model in listed.networks]
+    assert names == [("Unet", "resnet18"), ("DynUNet", ""), ("Unet", "vgg16")]
+
+
+def test_an_average_of_a_network_without_batch_norm_has_no_row_with_estimated_statistics() -> None:
+    def methods(architecture: str) -> set[str]:
+        model: dict[str, object] = {"architecture": architecture, "encoder_weights": "none"}
+        part = study(model, methods={"federated": [{"rounds": 1}], "pooled": False})
+        return {row.method for row in plan(part, {"A": (40,) * 5, "B": (40,) * 5}, {}).rows}
+
+    assert methods("VNet") - methods("BasicUNet") == {"fedavg-re-estimated"}
+    only = {"federated": [{"batch_norm": "re-estimate"}]}
+    assert "has no batch normalisation" in sentence({"architecture": "BasicUNet"}, methods=only)
 
 
 def test_titles_and_names_are_each_used_once() -> None:
