@@ -19,7 +19,7 @@ from client.data.survey import Survey
 from client.governance.egress import numbers_in
 from common.config.study import Study
 from common.model.network import declared_bytes, declared_shapes, staying_bytes, staying_names
-from common.plan import Choices, Method, asked_for, batches_per_epoch, most_rounds, plan, search_of
+from common.plan import MOST, Choices, Method, asked_for, batches_per_epoch, longest_has_all, plan, search_of
 from common.plan.cost import made_at
 from common.plan.graph import (
     Average,
@@ -172,7 +172,7 @@ def disclosure_of(
 def onward_of(site: str, study: Study) -> Onward:
     """Return the onward path of a site's weights; of routes that grow hop by hop, only the first hop is known."""
     variant = study.variants[0]
-    nodes = plan(variant, dict.fromkeys(variant.sites, (1,) * variant.split.folds), rounds=most_rounds).nodes
+    nodes = plan(variant, dict.fromkeys(variant.sites, (1,) * variant.split.folds), budgets=MOST).nodes
     routes: dict[tuple[str, ...], None] = {}
     for node in nodes:
         if isinstance(node, FineTune) and node.site != site:
@@ -205,7 +205,7 @@ def _most(site: str, variant: Study, survey: Survey, largest_elsewhere: int) -> 
 
     def own(choices: Choices, *methods: Method) -> set[FineTune | Evaluate]:
         """Return the site's stages, of the given methods or of all methods."""
-        return set(_own(site, plan(variant, census, choices, rounds=most_rounds, methods=methods or None).nodes))
+        return set(_own(site, plan(variant, census, choices, budgets=MOST, methods=methods or None).nodes))
 
     def tally(nodes: Iterable[FineTune | Evaluate]) -> _Tally:
         found = _Tally()
@@ -255,8 +255,9 @@ def _is_exact(study: Study) -> bool:
     """Return whether the counts depend neither on other sites' sizes nor on which stages turn out to be the same."""
     methods, alone = study.methods, len(study.sites) == 1
     routes = methods.sequential.routes
-    all_sites = routes == "none" or (routes == "all" and methods.sequential.max_hops >= len(study.sites) - 1)
-    rounds_known = all(part.rounds or all_sites for part in methods.federated)
+    all_sites = longest_has_all(study)
+    rounds_known = all(part.rounds or (all_sites and part.budget == ("steps",)) for part in methods.federated)
+    laps_known = not methods.cyclic.laps or methods.cyclic.epochs > 0 or all_sites
     # A route within one fold may turn out to pass through the best of the folds.
     revisits = not isinstance(routes, str) and any(len(set(route)) < len(route) for route in routes)
     one_fold = study.split.source == "same-fold" or len(study.split.run) == 1
@@ -265,6 +266,7 @@ def _is_exact(study: Study) -> bool:
         and not methods.leave_out  # of several models that turn out to be the same, one is scored
         and not methods.more  # the dependencies of further methods are not known here
         and rounds_known
+        and laps_known
         and (alone or not methods.longer_baseline)
         and (one_fold or not (revisits or methods.cyclic.laps))
     )

@@ -478,8 +478,12 @@ class CyclicConfig(_Config):
     laps: int = Field(default=0, ge=0, le=100)
     """The number of the model's laps; each target's laps end at the target. 0: the method is not run."""
     epochs: int = Field(default=0, ge=0)
-    """Epochs of each visit. 0: `training.epochs` divided by the number of laps, at least 1."""
+    """Epochs of each visit. 0: as many at each site, over all its visits, as come closest to the gradient steps of the
+    target's longest route; at least one a visit, and where they cannot be divided, one more in the first laps."""
 
+
+Budget = Literal["steps", "depth"]
+"""What the rounds of an average have in common with the longest route."""
 
 MethodKey = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,63}$")]
 
@@ -490,7 +494,14 @@ class FederatedConfig(_Config):
     strategy: StrategyKey = "fedavg"
     """The rule by which the sites' weights are aggregated."""
     rounds: int = Field(default=0, ge=0, le=1000)
-    """Rounds of training and aggregating. 0: the number closest to the gradient steps of the longest route."""
+    """Rounds of training and aggregating. 0: the number closest to the longest route, as `budget` says."""
+    budget: Annotated[tuple[Budget, ...], BeforeValidator(_several)] = Field(
+        default=("steps",), exclude_if=lambda budgets: budgets == ("steps",)
+    )
+    """Where `rounds` is 0, what the rounds have in common with the longest route; each word is a row of its own where
+    the two come to other numbers of rounds. "steps": the gradient steps of all sites together. "depth": the gradient
+    steps one after another; in a round the sites train side by side, and the site with the most steps counts. CyclicFL,
+    whose laps are no such rounds, has "steps" alone. "depth" costs up to as many times the steps as there are sites."""
     local_epochs: Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_several)] = (1,)
     """Epochs of each site's training in a round; a single number may stand without brackets. Among several numbers,
     each target's validation patients select the best, as for rounds."""

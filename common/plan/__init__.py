@@ -12,10 +12,10 @@ from common.plan.methods import (
     route_method,
 )
 from common.plan.planning import plan
-from common.plan.rounds import batches_per_epoch, most_rounds, rounds_of
+from common.plan.rounds import MOST, batches_per_epoch, longest_has_all, rounds_of
 from common.plan.routes import every_route, routes_to
 from common.plan.searches import grown, route_found, search_of, steps_to
-from common.plan.values import Candidate, Census, Choices, Plan, PlannedRow, Rounds
+from common.plan.values import Candidate, Census, Choices, Plan, PlannedRow
 
 __all__ = [
     "Candidate",
@@ -23,7 +23,7 @@ __all__ = [
     "Choices",
     "Method",
     "Plan",
-    "Rounds",
+    "MOST",
     "PlannedRow",
     "Section",
     "absence_rule",
@@ -33,7 +33,7 @@ __all__ = [
     "grown",
     "growing_method",
     "method_of",
-    "most_rounds",
+    "longest_has_all",
     "name_of",
     "place_of",
     "plan",

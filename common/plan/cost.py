@@ -77,6 +77,26 @@ def planned_steps(study: Study, census: Census) -> Callable[[FineTune], int]:
     return steps
 
 
+def depths(
+    nodes: Iterable[Node], *, steps: Callable[[FineTune], int], winner: Callable[[Best], Node] | None = None
+) -> dict[Node, int]:
+    """Return the sequential depth of each node: the most gradient steps that follow one another on the way to it.
+
+    Sites train side by side in a round, so that of a round the site with the most steps counts.
+
+    Args:
+        nodes: the nodes of a plan, parents first.
+        steps: returns the gradient steps of a training.
+        winner: returns the candidate chosen by a `Best`; None: the deepest candidate counts.
+    """
+    found: dict[Node, int] = {}
+    for node in nodes:
+        parents = (winner(node),) if winner and isinstance(node, Best) else node.parents
+        own = steps(node) if isinstance(node, FineTune) and node.trains else 0
+        found[node] = own + max((found[parent] for parent in parents), default=0)
+    return found
+
+
 def steps_of_all_routes(study: Study, census: Census) -> int | None:
     """Return the gradient steps of all routes to all targets, each stage counted once; None for too many routes.
 

@@ -524,3 +524,15 @@ def _setting(node: FineTune) -> str:
     """Return the settings of a training on a route in words; empty for a first training, and for a round's."""
     pull = f"L2-SP {node.proximal_mu:g}" if node.proximal_mu and travelled(node.parent) else ""
     return ", ".join(filter(None, [node.hop.words if node.hop else "", pull]))
+
+
+def rounds_tried(model: Node) -> int:
+    """Return the most rounds that any setting of a model's averages had; 0 for a model without averages behind it."""
+    if isinstance(model, Average) or (isinstance(model, FineTune) and model.stays == "everything"):
+        schedule = (model.parts[0] if isinstance(model, Average) else model).schedule
+        return schedule.total_epochs // schedule.epochs
+    if isinstance(model, FineTune):
+        return rounds_tried(model.parent)
+    if isinstance(model, Best | Ensemble):
+        return max(map(rounds_tried, model.candidates if isinstance(model, Best) else model.members))
+    return rounds_tried(model.weights) if isinstance(model, Completed) else 0

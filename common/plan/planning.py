@@ -14,10 +14,10 @@ from common.errors import RelayError
 from common.plan.graph import Best, Evaluate, FineTune, Node, parents_first
 from common.plan.methods import Given, Method, asked_for, method_of
 from common.plan.predictors import predicted
-from common.plan.rounds import rounds_of
+from common.plan.rounds import COUNTED
 from common.plan.routes import along, routes_to
 from common.plan.searches import check_choices, search_of, steps_to
-from common.plan.values import Candidate, Census, Choices, Plan, PlannedRow, Predicted, Rounds, Step
+from common.plan.values import Budgets, Candidate, Census, Choices, Plan, PlannedRow, Predicted, Step
 
 
 def plan(
@@ -25,7 +25,7 @@ def plan(
     census: Census,
     choices: Choices | None = None,
     *,
-    rounds: Rounds = rounds_of,
+    budgets: Budgets = COUNTED,
     at: str | None = None,
     methods: Sequence[Method] | None = None,
 ) -> Plan:
@@ -35,7 +35,7 @@ def plan(
         study: a plain study (a single network and pair of seeds).
         census: the number of training slices at each site, by fold.
         choices: where routes are found while the study runs, what is selected so far, by target; nothing unless given.
-        rounds: returns the number of rounds of a federated method.
+        budgets: the lengths of the methods that are as long as the longest route.
         at: plan for this site only: tried routes without a stage at the site are left out; where routes grow hop by
             hop, also routes whose last two stages lie at other sites, since each earlier stage of a route is also the
             end of a shorter route. Of the ten thousand routes of a hundred sites two hundred remain, and a site plans
@@ -52,7 +52,7 @@ def plan(
             raise RelayError(f"Nothing is known of site {site} yet; every site has to describe its data first.")
     choices = choices or {}
     check_choices(study, choices)
-    given = Given(study, census, choices, rounds)
+    given = Given(study, census, choices, budgets)
     methods = asked_for(study) if methods is None else methods
     rows = tuple(row for target in study.sites for method in methods for row in method.rows(given, target))
     growing = {}

@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from common.config.study import FederatedConfig, Study
+from common.config.study import Budget, FederatedConfig, Study
 from common.plan.graph import Average, FineTune, Node, Schedule, ServerStep, Start, Stays, parents_first
 from common.plan.routes import most_hops, routes_to
-from common.plan.values import Census, Rounds
+from common.plan.values import Budgets, Census
 from common.seeds import seed_of
 
 Settings = tuple[tuple[str, float], ...]
@@ -25,7 +25,7 @@ def batches_per_epoch(slices: int, batch: int) -> int:
 
 
 def averages_of(
-    study: Study, part: FederatedConfig, fold: int, census: Census, rounds: Rounds, *, local: bool = False
+    study: Study, part: FederatedConfig, fold: int, rounds: Callable[[int], int], *, local: bool = False
 ) -> Iterator[Average]:
     """Yield the averages of all rounds of a federated method, for each of its settings.
 
@@ -33,13 +33,12 @@ def averages_of(
         study: the study.
         part: the method's settings.
         fold: the fold on which every site trains.
-        census: the number of training slices at each site, by fold.
-        rounds: returns the number of rounds.
+        rounds: returns the number of rounds, from the epochs of a site's training in a round.
         local: whether batch norm's tensors stay at the sites.
     """
     stays: Stays = "batch-norm" if local else ""
     for local_epochs, mu in part.settings:
-        number = rounds(study, part, local_epochs, census)
+        number = rounds(local_epochs)
         for server, (every, laps) in itertools.product(part.server_settings, part.chains):
 
             def average(parts: Iterable[FineTune], server: Settings = server) -> Average:
@@ -104,31 +103,90 @@ def _places(study: Study, number: int) -> list[str]:
     return sorted(study.sites, key=lambda site: seed_of(study.seed, "daisy chain", number, site))
 
 
-def rounds_of(study: Study, part: FederatedConfig, local_epochs: int, census: Census) -> int:
-    """Return the study's number of rounds, or the best match for the gradient steps of the longest route."""
-    if part.rounds:
-        return part.rounds
-    folds = study.split.run
-    longest = max(sum(_longest_in_steps(study, census, target, fold) for fold in folds) for target in study.sites)
-    of_a_round = sum(_steps(study, census, site, fold) * local_epochs for site in study.sites for fold in folds)
-    return max(1, round(longest / of_a_round))
+def rounds_of(study: Study, part: FederatedConfig, local_epochs: int, census: Census, budget: Budget = "steps") -> int:
+    """Return the study's number of rounds, or the best match for the longest route.
 
-
-def most_rounds(study: Study, part: FederatedConfig, local_epochs: int, _: Census) -> int:
-    """Return an upper bound of `rounds_of` for every possible census.
-
-    A route with at most n visits to each site has at most n times the gradient steps of all sites together.
+    Args:
+        study: the study.
+        part: the method's settings.
+        local_epochs: epochs of each site's training in a round.
+        census: the number of training slices at each site, by fold.
+        budget: "steps": match the gradient steps of all sites together; "depth": match the gradient steps one after
+            another, of the site with the most steps in a round.
     """
     if part.rounds:
         return part.rounds
+    folds = study.split.run
+    together = max if budget == "depth" else sum
+    longest = max(sum(longest_in_steps(study, census, target, fold) for fold in folds) for target in study.sites)
+    of_a_round = sum(together(_steps(study, census, site, fold) for site in study.sites) for fold in folds)
+    return max(1, round(longest / (of_a_round * local_epochs)))
+
+
+def _most_rounds(study: Study, part: FederatedConfig, local_epochs: int, budget: Budget) -> int:
+    """Return an upper bound of `rounds_of` for every possible census.
+
+    A route with at most n visits to each site has at most n times the gradient steps of all sites together, and a route
+    of n stages at most n times those of the largest site.
+    """
+    if part.rounds:
+        return part.rounds
+    longest = _most_stages(study) if budget == "depth" else _most_visits(study)
+    return max(1, round(longest * study.training.epochs / local_epochs))
+
+
+def _most_visits(study: Study) -> int:
+    """Return how often a route visits a site at most."""
     routes = [route for target in study.sites for route in routes_to(study, target)]
-    visits = max((route.count(site) for route in routes for site in route), default=1)
-    return max(1, round(visits * study.training.epochs / local_epochs))
+    return max((route.count(site) for route in routes for site in route), default=1)
+
+
+def _most_stages(study: Study) -> int:
+    """Return the number of stages of the longest route; without a route, of one visit to every site."""
+    if study.methods.sequential.grows:
+        return most_hops(study) + 1
+    return max((len(route) for target in study.sites for route in routes_to(study, target)), default=len(study.sites))
+
+
+def lap_epochs_of(study: Study, target: str, fold: int, census: Census) -> int:
+    """Return the epochs at each site, over all laps, with the best match for the steps of the target's longest route.
+
+    Every site has the same number of epochs, so that the match is to half an epoch of all sites.
+    """
+    of_an_epoch = sum(_steps(study, census, site, fold) for site in study.sites)
+    return max(1, round(longest_in_steps(study, census, target, fold) / of_an_epoch))
+
+
+def _most_lap_epochs(study: Study) -> int:
+    """Return an upper bound of `lap_epochs_of` for every possible census.
+
+    One epoch is added where the census decides: a stage that the bound shares with a route may be none of the route's.
+    """
+    epochs = _most_visits(study) * study.training.epochs
+    return epochs if longest_has_all(study) else epochs + 1
+
+
+def longest_has_all(study: Study) -> bool:
+    """Return whether every target's longest route visits all sites once, whatever the census, or there is no route."""
+    part = study.methods.sequential
+    return part.routes == "none" or (part.routes == "all" and part.max_hops >= len(study.sites) - 1)
+
+
+COUNTED = Budgets(
+    lambda study, part, local_epochs, budget, census: rounds_of(study, part, local_epochs, census, budget),
+    lap_epochs_of,
+)
+"""The lengths for a census."""
+MOST = Budgets(
+    lambda study, part, local_epochs, budget, _: _most_rounds(study, part, local_epochs, budget),
+    lambda study, *_: _most_lap_epochs(study),
+)
+"""The largest lengths for any census."""
 
 
 def longest_in_epochs(study: Study, census: Census, target: str, fold: int) -> int:
     """Return the number of epochs at the target with the best match for the gradient steps of its longest route."""
-    return epochs_for(study, census, target, fold, _longest_in_steps(study, census, target, fold))
+    return epochs_for(study, census, target, fold, longest_in_steps(study, census, target, fold))
 
 
 def epochs_for(study: Study, census: Census, site: str, fold: int, steps: int) -> int:
@@ -165,7 +223,7 @@ def _steps(study: Study, census: Census, site: str, fold: int) -> int:
     return batches_per_epoch(census[site][fold], study.training.batch)
 
 
-def _longest_in_steps(study: Study, census: Census, target: str, fold: int) -> int:
+def longest_in_steps(study: Study, census: Census, target: str, fold: int) -> int:
     """Return the gradient steps of the longest route to a target; without a route, of all sites together."""
     part = study.methods.sequential
 

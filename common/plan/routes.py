@@ -17,18 +17,18 @@ def whole_cosine(epochs: int, keep: Keep) -> Schedule:
     return Schedule(total_epochs=epochs, first=0, last=epochs, keep=keep)
 
 
-def schedules(study: Study, stages: int, epochs: int) -> tuple[Schedule, ...]:
+def schedules(study: Study, epochs: Sequence[int]) -> tuple[Schedule, ...]:
     """Return the schedules of a chain of trainings: a cosine for each, or consecutive parts of a single cosine.
 
     Args:
         study: the study; says which, and which epoch is kept.
-        stages: the number of trainings.
-        epochs: the epochs of each.
+        epochs: the epochs of each training.
     """
     keep = study.training.keep
     if study.methods.sequential.annealing == "stage":
-        return (whole_cosine(epochs, keep),) * stages
-    return tuple(Schedule(stages * epochs, k * epochs, (k + 1) * epochs, keep) for k in range(stages))
+        return tuple(whole_cosine(of_one, keep) for of_one in epochs)
+    ends = (0, *itertools.accumulate(epochs))
+    return tuple(Schedule(ends[-1], first, last, keep) for first, last in itertools.pairwise(ends))
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def along(study: Study, route: tuple[str, ...], fold: int, settings: Sequence[Se
     """
     same_fold = study.split.source == "same-fold" or len(set(route)) < len(route)
     folds = None if same_fold else study.split.run
-    parts = schedules(study, len(route), study.training.epochs)
+    parts = schedules(study, [study.training.epochs] * len(route))
     tried = (settings_of(study) if settings is None else settings) if len(route) > 1 else (Setting(),)
     return best_of(tuple(_last_of(route, fold, folds, parts, setting) for setting in tried), route[-1])
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from common.config.study import FederatedConfig, Study
+from common.config.study import Budget, FederatedConfig, Study
 from common.plan.graph import Best, Evaluate, FineTune, Node, ballot
 
 Census = Mapping[str, tuple[int, ...]]
@@ -19,9 +19,17 @@ what the entries are."""
 Choices = Mapping[str, Selected]
 """Where routes are found while the study runs: what is decided so far, by target. For a missing target nothing is."""
 
-Rounds = Callable[[Study, FederatedConfig, int, Census], int]
-"""Returns the number of rounds of a federated method, from the study, the method's settings, its local epochs and the
-census."""
+
+@dataclass(frozen=True)
+class Budgets:
+    """The lengths of the methods that are as long as the longest route."""
+
+    rounds: Callable[[Study, FederatedConfig, int, Budget, Census], int]
+    """Returns the number of rounds of a federated method, from the study, the method's settings, its local epochs, what
+    the rounds have in common with the longest route, and the census."""
+    lap_epochs: Callable[[Study, str, int, Census], int]
+    """Returns the epochs at each site over all laps to a target, from the study, the target, the fold and the
+    census."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import heapq
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,11 @@ from common.errors import RelayError
 from common.fingerprint import format_fingerprint
 from common.model.network import check_network, declared_bytes
 from common.plan import Census, Choices, Plan, growing_method, grown, method_of, plan, search_of, steps_to
-from common.plan.cost import all_behind, cost_of, planned_steps, steps_of_all_routes
+from common.plan.cost import all_behind, cost_of, depths, planned_steps, steps_of_all_routes
 from common.plan.graph import Evaluate, FineTune, Node, models_in, validation_folds, way_of
+from common.plan.methods.cyclic import epochs_of_laps
+from common.plan.methods.method import Given
+from common.plan.rounds import COUNTED, batches_per_epoch, longest_in_steps
 from common.plan.routes import settings_of
 from common.statistics.paired import LEVEL
 from common.statistics.power import POWER
@@ -59,6 +62,8 @@ class Line:
     scorings: int
     gradient_steps: int
     bytes_moved: int
+    sequential_steps: int
+    """The most gradient steps that follow one another on the way to a row's model."""
 
 
 @dataclass(frozen=True)
@@ -220,6 +225,7 @@ def _lines(study: Study, variant: Study, found: Plan, census: Census) -> tuple[l
     steps = planned_steps(variant, census)
     weight_bytes = sum(declared_bytes(one.model) for one in study.variants)
     times = len(study.variants)
+    deep = depths(found.nodes, steps=steps)
 
     def line(method: str, wanted: Sequence[Node], rows: int, alone: int) -> Line:
         cost = cost_of(all_behind(wanted), steps=steps, weight_bytes=weight_bytes)
@@ -231,6 +237,7 @@ def _lines(study: Study, variant: Study, found: Plan, census: Census) -> tuple[l
             scorings=cost.scorings * times,
             gradient_steps=cost.gradient_steps * times,
             bytes_moved=cost.bytes,
+            sequential_steps=max((deep[node] for node in wanted), default=0),
         )
 
     ends: dict[str, list[list[Node]]] = defaultdict(list)
@@ -399,7 +406,7 @@ def _print(
     estimate: Estimate | None,
     search: dict[str, Any] | None,
 ) -> None:
-    head = ("", "rows", "trainings", "if not shared", "scorings", "gradient steps", "to and fro")
+    head = ("", "rows", "trainings", "if not shared", "scorings", "gradient steps", "in sequence", "to and fro")
     rows = [_cells(line) for line in lines]
     total = _cells(together)
     screen = terminal()
@@ -432,6 +439,8 @@ def _print(
         shown.add_row(*total, style="bold")
         screen.print(shown)
     print()
+    for text in _lap_text(study, census):
+        print(text)
     print(
         f"Equal stages are worked out once: {together.trainings} trainings instead of {together.alone}."
         " What several methods share counts in each of their lines, and once in the last."
@@ -493,8 +502,25 @@ def _rotations(study: Study) -> str:
     return f", {turns} rotations of the test" if turns > 1 else ""
 
 
+def _lap_text(study: Study, census: Census) -> Iterator[str]:
+    """Yield the epochs of the laps to each target, with their gradient steps beside those of its longest route."""
+    part = study.methods.cyclic
+    if not part.laps or part.epochs:
+        return
+    fold = study.split.run[0]
+    given = Given(study, census, {}, COUNTED)
+    an_epoch = sum(batches_per_epoch(census[site][fold], study.training.batch) for site in study.sites)
+    for target in study.sites:
+        epochs = epochs_of_laps(given, target, fold)
+        longest = longest_in_steps(study, census, target, fold)
+        yield (
+            f"Laps to {target}: {' + '.join(map(str, epochs))} epochs a site, {whole(sum(epochs) * an_epoch)} steps;"
+            f" its longest route has {whole(longest)}."
+        )
+
+
 def _cells(line: Line) -> tuple[str, ...]:
-    counts = (line.rows, line.trainings, line.alone, line.scorings, line.gradient_steps)
+    counts = (line.rows, line.trainings, line.alone, line.scorings, line.gradient_steps, line.sequential_steps)
     return (
         TOGETHER if line.method == ALL else method_of(line.method).title,
         *(f"{count:,}".replace(",", "\u202f") for count in counts),

@@ -16,6 +16,8 @@ class Spent:
     """The cost of a chain of stages, from the first weights to the target; the mean over the repeats and rotations."""
 
     steps: float
+    depth: float | None
+    """The steps among them that follow one another; None where the results do not say."""
     bytes: float
     way: str
     """The name of the chain; empty where the repeats differ."""
@@ -41,7 +43,9 @@ def _spent(rows: tuple[Row, ...]) -> Spent | None:
     if not steps or not moved:
         return None
     ways = dict.fromkeys(full_name(row) for row in rows)
-    return Spent(statistics.fmean(steps), statistics.fmean(moved), next(iter(ways)) if len(ways) == 1 else "")
+    deep = [row.sequential_steps for row in rows if row.sequential_steps is not None]
+    depth = statistics.fmean(deep) if deep else None
+    return Spent(statistics.fmean(steps), depth, statistics.fmean(moved), next(iter(ways)) if len(ways) == 1 else "")
 
 
 def budget_lines(results: Results, table: Comparison) -> list[BudgetLine]:

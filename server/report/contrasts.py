@@ -58,6 +58,8 @@ class Contrast:
     """The p before correction; None where no test is shown."""
     corrected: float | None = None
     """The p corrected by Holm's method; None where no test is shown."""
+    few_rounds: bool = False
+    """Whether the opponent is an average of too few rounds for a test (`server.report.table.FEWEST_ROUNDS`)."""
     posterior: Posterior | None = None
     """How probable a difference that matters is; None without scores of single patients, or with too few of them."""
 
@@ -124,9 +126,8 @@ def family(results: Results, table: Comparison, *, testing: bool = True) -> Fami
                 pairs[target] = found
         if pairs:
             margin = results.margin if testing else None
-            contrasts.append(
-                _contrast(line.label, pairs, score=results.score, seed=seed, repeats=repeats, margin=margin)
-            )
+            made = _contrast(line.label, pairs, score=results.score, seed=seed, repeats=repeats, margin=margin)
+            contrasts.append(replace(made, p=None, few_rounds=True) if any(c.has_few_rounds for c in cells) else made)
     without = tuple(
         target
         for target in table.targets
@@ -236,8 +237,8 @@ def _tested(
     contrasts: list[Contrast], problems: dict[str, str], without: tuple[str, ...], *, testing: bool, repeats: int
 ) -> Family:
     """Return the family with corrected p values, or without p values and with the reason."""
-    number = len(contrasts)
-    attainable = min(1.0, number * max((contrast.smallest for contrast in contrasts), default=1.0))
+    opponents = [contrast for contrast in contrasts if not contrast.few_rounds]
+    attainable = min(1.0, len(opponents) * max((contrast.smallest for contrast in opponents), default=1.0))
     if not testing:
         why = "No test is shown: this is not the network that validation chose."
     elif without:
@@ -250,12 +251,13 @@ def _tested(
         )
     else:
         why = ""
-    if why or not contrasts:
+    if why or not opponents:
         stripped = tuple(replace(contrast, p=None) for contrast in contrasts)
         return Family(stripped, tuple(problems.values()), without, False, why, attainable, repeats)
-    corrected = holm([contrast.p if contrast.p is not None else 1.0 for contrast in contrasts])
+    values = holm([contrast.p if contrast.p is not None else 1.0 for contrast in opponents])
+    corrected = {contrast.opponent: value for contrast, value in zip(opponents, values, strict=True)}
     return Family(
-        tuple(replace(contrast, corrected=value) for contrast, value in zip(contrasts, corrected, strict=True)),
+        tuple(replace(contrast, corrected=corrected.get(contrast.opponent)) for contrast in contrasts),
         tuple(problems.values()),
         without,
         True,

@@ -10,7 +10,7 @@ from server.report.wording import probability
 
 def disagreements(family: Family) -> list[str]:
     """Return a sentence for each contrast of which only the interval, or only the corrected p, shows a difference."""
-    number = len(family.contrasts)
+    number = sum(not contrast.few_rounds for contrast in family.contrasts)
     return [sentence for contrast in family.contrasts if (sentence := _sentence(contrast, number))]
 
 

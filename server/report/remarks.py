@@ -183,7 +183,7 @@ def of_paper(results: Results, table: Table3) -> str:
 
 def of_contrasts(results: Results, family: Family) -> str:
     """Return the remark under the contrasts."""
-    number = len(family.contrasts)
+    number = sum(not contrast.few_rounds for contrast in family.contrasts)
     behind = {contrast.together.patients for contrast in family.contrasts}
     patients, most = min(behind, default=0), max(behind, default=0)
     sentences = []

@@ -8,15 +8,18 @@ from dataclasses import dataclass
 
 from common.config.study import POOLED
 from common.errors import RelayError
-from common.plan import Section, place_of
+from common.plan import Section, method_of, place_of
 from common.plan.methods.method import LONGEST
 from common.scores import DICE, DICE_VOLUME, HD95, IOU, Score
-from common.text import count
+from common.text import count, listed
 from server.report.wording import figure, full_name, site_names, sources, targets
 from server.results.schema import Results, Row, Spread
 
 HEADLINE_MARK = "★"
 ABSENT_MARK = "†"
+FEW_MARK = "‡"
+FEWEST_ROUNDS = 10
+"""The rounds below which an average is marked, and has no test: it had no chance to be at its best."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +90,15 @@ class Cell:
 
     @property
     def marks(self) -> str:
-        """The marks for a headline and for absent sites; `notes` explains them."""
+        """The marks for a headline, for absent sites and for few rounds; `notes` explains them."""
         share = f" {self.headlines}/{self.repeats}" if self.repeats > 1 else ""
-        return (f"{HEADLINE_MARK}{share}" if self.headlines else "") + (ABSENT_MARK if self.absent else "")
+        marks = (ABSENT_MARK if self.absent else "") + (FEW_MARK if self.has_few_rounds else "")
+        return (f"{HEADLINE_MARK}{share}" if self.headlines else "") + marks
+
+    @property
+    def has_few_rounds(self) -> bool:
+        """Whether an average had fewer than `FEWEST_ROUNDS` rounds in every setting."""
+        return any(row.rounds is not None and row.rounds < FEWEST_ROUNDS for row in self.rows)
 
     @property
     def finished(self) -> str:
@@ -333,6 +342,14 @@ def notes(table: Comparison) -> list[str]:
     ]
     if lacking:
         found.append(f"{ABSENT_MARK} not every hospital took part: {'; '.join(lacking)}.")
+    few = dict.fromkeys(
+        f"{method_of(cell.row.method).title} ({cell.row.rounds})" for cell in table.cells if cell.has_few_rounds
+    )
+    if few:
+        found.append(
+            f"{FEW_MARK} fewer than {FEWEST_ROUNDS} rounds, too few for an average at its best, so that no p is given"
+            f" against it: {listed(few)}."
+        )
     missing = [
         f"{full_name(cell.row)} at {cell.row.target} has {cell.finished}" for cell in table.cells if cell.finished
     ]

@@ -21,7 +21,7 @@ from common.plan import (
     search_of,
     steps_to,
 )
-from common.plan.cost import Cost, all_behind, behind, cost_of, steps_of_all_routes
+from common.plan.cost import Cost, all_behind, behind, cost_of, depths, steps_of_all_routes
 from common.plan.graph import (
     Average,
     Best,
@@ -30,6 +30,7 @@ from common.plan.graph import (
     FineTune,
     Node,
     ensemble_in,
+    rounds_tried,
     training_in,
     travelled,
     way_of,
@@ -122,6 +123,7 @@ class _Part:
         """
         self.run, self.number = run, number
         self.weight_bytes = declared_bytes(run.study.model)
+        self.depths = depths(run.plan.nodes, steps=self._steps, winner=run.winner)
         self.norm_bytes = staying_bytes(run.study.model, "batch-norm")
         self.labels: dict[str, Any] = {
             "variant": number,
@@ -170,6 +172,8 @@ class _Part:
             **self._validated(run.records[row.validation]),
             **(self._scores(run.records[row.test]) if row.test else {}),
             gradient_steps=cost.gradient_steps,
+            sequential_steps=self.depths[row.model],
+            rounds=rounds_tried(row.model) or None,
             bytes_moved=cost.bytes,
             weights=run.records[row.model].weights,
             members=run.records[row.model].parents if ensemble_in(row.model) else (),
@@ -207,6 +211,10 @@ class _Part:
             "case_dice_volume": _cases(test, test.cases.volume_dices) if test.cases.numbers else None,
             "case_slices": dict(zip(map(str, test.cases.numbers), test.cases.slices, strict=True)) or None,
         }
+
+    def _steps(self, node: FineTune) -> int:
+        """Return the gradient steps that a training has made so far as the run knows."""
+        return self.run.records[node].gradient_steps if node in self.run.records else 0
 
     def cost(self, nodes: Iterable[Node]) -> Cost:
         """Return the real cost of some nodes."""

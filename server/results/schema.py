@@ -180,6 +180,10 @@ class Row(_OfVariant):
     """Selected slices of each validation patient, by the same case numbers."""
     gradient_steps: int | None = None
     """Gradient steps of all trainings behind the weights, or behind the weights of all rotations."""
+    sequential_steps: int | None = None
+    """The most of these gradient steps that follow one another: in a round, sites train side by side."""
+    rounds: int | None = None
+    """The most rounds of an average behind the weights, among the settings tried; null without an average."""
     bytes_moved: int | None = None
     """Bytes of weights sent and received for these trainings and the test, counted from the plan."""
     weights: str = ""

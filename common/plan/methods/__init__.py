@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from common.config.study import AbsenceRule, Study
+from common.config.study import AbsenceRule, Budget, Study
 from common.errors import RelayError
 from common.plan.methods import (
     baseline,
@@ -44,6 +44,12 @@ __all__ = [
     "route_method",
 ]
 
+BUDGETS: tuple[Budget, ...] = ("steps", "depth")
+MATCHED = tuple(
+    (strategy, budget) for strategy in STRATEGIES.values() for budget in BUDGETS[: 1 if strategy.laps_first else 2]
+)
+"""Every strategy with every budget of its rounds."""
+
 METHODS: tuple[Method, ...] = (
     baseline.METHOD,
     longer.METHOD,
@@ -58,11 +64,11 @@ METHODS: tuple[Method, ...] = (
     soup.METHOD,
     cyclic.METHOD,
     unadapted.METHOD,
-    *(averaged(strategy) for strategy in STRATEGIES.values()),
-    *(re_estimated(strategy) for strategy in STRATEGIES.values()),
-    *(local(strategy) for strategy in STRATEGIES.values() if strategy.plain_rounds),
+    *(averaged(strategy, budget) for strategy, budget in MATCHED),
+    *(re_estimated(strategy, budget) for strategy, budget in MATCHED),
+    *(local(strategy, budget) for strategy, budget in MATCHED if strategy.plain_rounds),
     *(then_target(strategy) for strategy in STRATEGIES.values()),
-    *(personal(strategy) for strategy in STRATEGIES.values() if strategy.plain_rounds),
+    *(personal(strategy, budget) for strategy, budget in MATCHED if strategy.plain_rounds),
     folds.OF_ROUTE,
     consensus.METHOD,
     pooled.METHOD,

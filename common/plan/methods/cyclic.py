@@ -1,6 +1,6 @@
 """Laps: the model visits all sites in turn, several times (cyclical weight transfer: Chang et al., JAMIA 25, 2018)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from common.config.study import Study
 from common.plan.graph import FineTune, Node, Start, best_of
@@ -17,7 +17,9 @@ def _rows(given: Given, target: str) -> Iterator[PlannedRow]:
     if study.methods.cyclic.laps:
         route = laps_to(study, target)
         for fold in study.split.run:
-            yield row_of(study, KEY, route, target, fold, _model(study, route, fold))
+            yield row_of(
+                study, KEY, route, target, fold, _model(study, route, fold, epochs_of_laps(given, target, fold))
+            )
 
 
 def laps_to(study: Study, target: str) -> tuple[str, ...]:
@@ -26,16 +28,24 @@ def laps_to(study: Study, target: str) -> tuple[str, ...]:
     return (*study.sites[after:], *study.sites[:after]) * study.methods.cyclic.laps
 
 
-def _model(study: Study, route: tuple[str, ...], fold: int) -> Node:
+def epochs_of_laps(given: Given, target: str, fold: int) -> list[int]:
+    """Return the epochs of every visit of each lap; where they cannot be divided, the first laps have one more."""
+    part = given.study.methods.cyclic
+    if part.epochs:
+        return [part.epochs] * part.laps
+    epochs, more = divmod(given.budgets.lap_epochs(given.study, target, fold, given.census), part.laps)
+    return [epochs + (lap < more) for lap in range(part.laps)] if epochs else [1] * part.laps
+
+
+def _model(study: Study, route: tuple[str, ...], fold: int, epochs: Sequence[int]) -> Node:
     """Return the model of all laps; of several settings for second and later visits, the best at the target."""
-    made = (_laps_with(study, route, fold, setting) for setting in settings_of(study))
+    made = (_laps_with(study, route, fold, epochs, setting) for setting in settings_of(study))
     return best_of(tuple(dict.fromkeys(made)), route[-1])
 
 
-def _laps_with(study: Study, route: tuple[str, ...], fold: int, setting: Setting) -> Node:
-    part = study.methods.cyclic
-    epochs = part.epochs or max(1, study.training.epochs // part.laps)
-    first, *later = zip(route, schedules(study, len(route), epochs), strict=True)
+def _laps_with(study: Study, route: tuple[str, ...], fold: int, epochs: Sequence[int], setting: Setting) -> Node:
+    visits = [of_lap for of_lap in epochs for _ in study.sites]
+    first, *later = zip(route, schedules(study, visits), strict=True)
     node = FineTune(first[0], fold, Start(), first[1])
     for site, schedule in later:
         node = setting.train(site, fold, node, schedule)

@@ -10,26 +10,27 @@ Source: Ditto (Li et al., ICML 2021).
 
 from collections.abc import Iterator, Sequence
 
+from common.config.study import Budget
 from common.plan.graph import Average, FineTune, best_of
-from common.plan.methods.method import Given, Method, Section
+from common.plan.methods.method import Given, Method, Section, of_budget
 from common.plan.values import PlannedRow, row_of
 from common.strategies import Strategy
 
 
-def personal(strategy: Strategy) -> Method:
+def personal(strategy: Strategy, budget: Budget = "steps") -> Method:
     """Return the method whose rows are the target's best personal model beside the strategy's rounds."""
-    key = f"{strategy.key}-ditto"
+    key, title = of_budget(budget, f"{strategy.key}-ditto", strategy.personal_title)
 
     def rows(given: Given, target: str) -> Iterator[PlannedRow]:
-        for part in given.parts(strategy.key):
-            for fold, averages in given.averages(part) if part.ditto_lambda else ():
+        for part in given.parts(strategy.key, budget):
+            for fold, averages in given.averages(part, budget=budget) if part.ditto_lambda else ():
                 models = [model for pull in part.ditto_lambda for model in _personal_models(target, averages, pull)]
                 yield row_of(given.study, key, given.study.sites, target, fold, best_of(tuple(models), target))
 
     return Method(
         key=key,
-        title=strategy.personal_title,
-        name=lambda _, __: strategy.personal_title,
+        title=title,
+        name=lambda _, __: title,
         section=Section.AVERAGES,
         rows=rows,
         everybody=True,

@@ -7,46 +7,48 @@ tried, the setting.
 
 from collections.abc import Iterator
 
-from common.config.study import FederatedConfig
+from common.config.study import Budget, FederatedConfig
 from common.plan.graph import RE_ESTIMATED, best_of
-from common.plan.methods.method import LONGEST, Given, Method, Section
+from common.plan.methods.method import LONGEST, Given, Method, Section, of_budget
 from common.plan.routes import re_estimated_at, then_at
 from common.plan.values import PlannedRow, row_of
 from common.strategies import Strategy
 
 
-def averaged(strategy: Strategy) -> Method:
+def averaged(strategy: Strategy, budget: Budget = "steps") -> Method:
     """Return the method whose rows are the strategy's best average at the target."""
+    key, title = of_budget(budget, strategy.key, strategy.title)
 
     def rows(given: Given, target: str) -> Iterator[PlannedRow]:
-        for part in given.parts(strategy.key):
-            for fold, averages in given.averages(part) if "average" in part.batch_norm else ():
-                yield row_of(given.study, strategy.key, given.study.sites, target, fold, best_of(averages, target))
+        for part in given.parts(strategy.key, budget):
+            for fold, averages in given.averages(part, budget=budget) if "average" in part.batch_norm else ():
+                yield row_of(given.study, key, given.study.sites, target, fold, best_of(averages, target))
 
     return Method(
-        key=strategy.key,
-        title=strategy.title,
-        name=lambda _, __: strategy.title,
+        key=key,
+        title=title,
+        name=lambda _, __: title,
         section=Section.AVERAGES,
         rows=rows,
         everybody=True,
         skippable=strategy.skippable,
+        absence=strategy.key,
         strategy=strategy.key,
-        style=strategy.style,
+        style=strategy.style if budget == "steps" else "",
     )
 
 
-def re_estimated(strategy: Strategy) -> Method:
+def re_estimated(strategy: Strategy, budget: Budget = "steps") -> Method:
     """Return the method whose rows are the strategy's best average with the target's batch-norm statistics.
 
     The round is selected among the averages with these statistics, by their own scores: it may be another round than
     that of the plain average.
     """
-    key, title = f"{strategy.key}-re-estimated", f"{strategy.title}, {RE_ESTIMATED}"
+    key, title = of_budget(budget, f"{strategy.key}-re-estimated", f"{strategy.title}, {RE_ESTIMATED}")
 
     def rows(given: Given, target: str) -> Iterator[PlannedRow]:
-        for part in given.parts(strategy.key):
-            for fold, averages in given.averages(part) if _estimates(given, part) else ():
+        for part in given.parts(strategy.key, budget):
+            for fold, averages in given.averages(part, budget=budget) if _estimates(given, part) else ():
                 model = best_of(tuple(re_estimated_at(target, average) for average in averages), target)
                 yield row_of(given.study, key, given.study.sites, target, fold, model)
 
@@ -70,7 +72,11 @@ def then_target(strategy: Strategy) -> Method:
     def rows(given: Given, target: str) -> Iterator[PlannedRow]:
         route = (*given.study.sites, target)
         for part in given.parts(strategy.key):
-            for fold, averages in given.averages(part) if part.then_target and part.averages_statistics else ():
+            for fold, averages in (
+                given.averages(part, budget=given.budgets_of(part)[0])
+                if part.then_target and part.averages_statistics
+                else ()
+            ):
                 model = then_at(given.study, target, best_of(averages, target))
                 yield row_of(given.study, key, route, target, fold, model)
 

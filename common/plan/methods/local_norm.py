@@ -8,27 +8,27 @@ Sources: FedBN (Li et al., ICLR 2021); MS-Net's domain-specific batch normalisat
 
 from collections.abc import Iterator
 
-from common.config.study import FederatedConfig
+from common.config.study import Budget, FederatedConfig
 from common.plan.graph import Average, Completed, best_of
-from common.plan.methods.method import Given, Method, Section
+from common.plan.methods.method import Given, Method, Section, of_budget
 from common.plan.values import PlannedRow, row_of
 from common.strategies import Strategy
 
 
-def local(strategy: Strategy) -> Method:
+def local(strategy: Strategy, budget: Budget = "steps") -> Method:
     """Return the method whose rows are the strategy's best average with the target's own batch-norm tensors."""
-    key = f"{strategy.key}-local"
+    key, title = of_budget(budget, f"{strategy.key}-local", strategy.local_title)
 
     def rows(given: Given, target: str) -> Iterator[PlannedRow]:
-        for part in given.parts(strategy.key):
-            for fold, averages in given.averages(part, local=True) if _is_local(given, part) else ():
+        for part in given.parts(strategy.key, budget):
+            for fold, averages in given.averages(part, local=True, budget=budget) if _is_local(given, part) else ():
                 model = best_of(tuple(completed_at(target, average) for average in averages), target)
                 yield row_of(given.study, key, given.study.sites, target, fold, model)
 
     return Method(
         key=key,
-        title=strategy.local_title,
-        name=lambda _, __: strategy.local_title,
+        title=title,
+        name=lambda _, __: title,
         section=Section.AVERAGES,
         rows=rows,
         everybody=True,

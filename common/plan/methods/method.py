@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
-from functools import cached_property
+from functools import cached_property, partial
 
-from common.config.study import FederatedConfig, Study
+from common.config.study import Budget, FederatedConfig, Study
 from common.plan.graph import Average
 from common.plan.rounds import averages_of
 from common.plan.routes import along
 from common.plan.searches import route_found
-from common.plan.values import Census, Choices, PlannedRow, Rounds, row_of
+from common.plan.values import Budgets, Census, Choices, PlannedRow, row_of
 from common.strategies import STRATEGIES
 
 Namer = Callable[[Sequence[str], str], str]
@@ -43,29 +43,53 @@ class Given:
     study: Study
     census: Census
     choices: Choices
-    rounds: Rounds
-    """Returns the number of rounds of a federated method."""
-
-    made: dict[tuple[str, bool], tuple[tuple[int, tuple[Average, ...]], ...]] = field(default_factory=dict)
+    budgets: Budgets
+    """The lengths of the methods that are as long as the longest route."""
+    made: dict[tuple[str, bool, Budget], tuple[tuple[int, tuple[Average, ...]], ...]] = field(default_factory=dict)
     """The results of `averages` so far: every target has the same."""
 
-    def parts(self, strategy: str) -> Iterator[FederatedConfig]:
-        """Yield the study's settings for a strategy: at most one entry."""
-        return (part for part in self.study.methods.federated if part.strategy == strategy)
+    def parts(self, strategy: str, budget: Budget | None = None) -> Iterator[FederatedConfig]:
+        """Yield the study's settings for a strategy: at most one entry.
 
-    def averages(self, part: FederatedConfig, *, local: bool = False) -> tuple[tuple[int, tuple[Average, ...]], ...]:
+        Args:
+            strategy: the strategy's key.
+            budget: if given, only settings with rows of this budget are yielded.
+        """
+        for part in self.study.methods.federated:
+            if part.strategy == strategy and (budget is None or budget in self.budgets_of(part)):
+                yield part
+
+    def budgets_of(self, part: FederatedConfig) -> tuple[Budget, ...]:
+        """Return the budgets with rows of their own: of two that come to the same rounds, the first one."""
+        if part.rounds or STRATEGIES[part.strategy].laps_first:
+            return ("steps",)
+        rounds = {budget: [self.rounds(part, epochs, budget) for epochs in part.local_epochs] for budget in part.budget}
+        return tuple(
+            budget
+            for place, budget in enumerate(part.budget)
+            if rounds[budget] not in [rounds[before] for before in part.budget[:place]]
+        )
+
+    def rounds(self, part: FederatedConfig, local_epochs: int, budget: Budget) -> int:
+        """Return the number of rounds of a federated method."""
+        return self.budgets.rounds(self.study, part, local_epochs, budget, self.census)
+
+    def averages(
+        self, part: FederatedConfig, *, local: bool = False, budget: Budget = "steps"
+    ) -> tuple[tuple[int, tuple[Average, ...]], ...]:
         """Return, for each fold, the fold and the averages of every round and setting: the candidates of every target.
 
         Args:
             part: the study's settings for a strategy.
             local: whether batch norm's tensors stay at the sites.
+            budget: what the rounds have in common with the longest route.
         """
-        if (part.strategy, local) not in self.made:
-            self.made[part.strategy, local] = tuple(
-                (fold, tuple(averages_of(self.study, part, fold, self.census, self.rounds, local=local)))
-                for fold in self.study.split.run
+        if (part.strategy, local, budget) not in self.made:
+            rounds = partial(self.rounds, part, budget=budget)
+            self.made[part.strategy, local, budget] = tuple(
+                (fold, tuple(averages_of(self.study, part, fold, rounds, local=local))) for fold in self.study.split.run
             )
-        return self.made[part.strategy, local]
+        return self.made[part.strategy, local, budget]
 
     @property
     def leaves_out(self) -> bool:
@@ -80,6 +104,11 @@ class Given:
     def _elsewhere(self) -> Mapping[str, Given]:
         """For each target, the study of the other sites; strategies that need more sites are left out."""
         return {target: replace(self, study=_without(self.study, target), made={}) for target in self.study.sites}
+
+
+def of_budget(budget: Budget, key: str, title: str) -> tuple[str, str]:
+    """Return the key and the title of a federated method whose rounds are matched in a way."""
+    return (f"{key}-depth", f"{title}, equal depth") if budget == "depth" else (key, title)
 
 
 def _without(study: Study, target: str) -> Study:

@@ -59,6 +59,13 @@ METHODS: dict[str, dict[str, Any]] = {
         ),
         "sequential": {"routes": (("B", "A", "B", "A"),)},
     },
+    "laps and depth": {
+        "federated": ({"strategy": "fedavg", "local_epochs": (1, 2), "budget": ("steps", "depth")},),
+        "cyclic": {"laps": 2},
+        "sequential": {"routes": "all", "max_hops": 1},
+        "baseline": True,
+    },
+    "one lap": {"cyclic": {"laps": 1}, "sequential": {"routes": "all", "max_hops": 1}, "baseline": True},
     "what stays": {
         "federated": (
             {

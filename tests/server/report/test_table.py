@@ -116,7 +116,7 @@ ROUTES: dict[str, Any] = {
     "unadapted": True,
     "sequential": {"routes": "all", "max_hops": 2},
     "cyclic": {"laps": 2},
-    "federated": ({"strategy": "fedavg", "rounds": 2},),
+    "federated": ({"strategy": "fedavg", "rounds": 10},),
     "pooled": True,
     "pooled_then_target": True,
 }

@@ -23,7 +23,7 @@ from tests.support.plausible import plausible
 METHODS: dict[str, Any] = {
     "baseline": True,
     "sequential": {"routes": "all", "max_hops": 2},
-    "federated": ({"strategy": "fedavg", "rounds": 2},),
+    "federated": ({"strategy": "fedavg", "rounds": 10},),
 }
 
 
