@@ -35,6 +35,10 @@ EVERYTHING: dict[str, Any] = {
 }
 CENSUS = {"A": (10, 11), "B": (20, 21), "C": (33, 34), "pooled": (60, 61)}
 HALVING = {"methods": EVERYTHING["methods"] | {"sequential": {"routes": "halving", "max_hops": 1}}}
+DEEP = {
+    "methods": EVERYTHING["methods"]
+    | {"federated": tuple(part | {"rounds": 0, "budget": "depth"} for part in EVERYTHING["methods"]["federated"])}
+}
 GREEDY = {"methods": EVERYTHING["methods"] | {"sequential": {"routes": "greedy", "max_hops": 1}}}
 
 
@@ -140,7 +144,9 @@ def test_every_method_has_rows_of_its_own_under_one_name() -> None:
     assert [name for method, name in grown if method in ("lwf", "l2-sp")] == ["C → A, LwF", "C → A, L2-SP"]
     halved = rows_of(EVERYTHING | HALVING, {"A": ("01",)})
     assert ("halving", "C → A") in halved and "sequential" not in dict(halved)
-    planned = {method for method, _ in (*rows_of(EVERYTHING), *grown, *halved)}
+    deep = rows_of(EVERYTHING | DEEP)
+    assert ("fedavg-depth", "FedAvg, equal depth") in deep and ("fedavg-local-depth", "FedBN, equal depth") in deep
+    planned = {method for method, _ in (*rows_of(EVERYTHING), *grown, *halved, *deep)}
     need_three = {"krum-unseen", "fedtrimmedavg-unseen"}
     assert planned == {method.key for method in METHODS} - need_three
     four = EVERYTHING | {"sites": (*SITES, "D")}

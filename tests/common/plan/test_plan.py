@@ -244,7 +244,7 @@ def test_the_target_chooses_among_all_averages_with_statistics_of_its_own() -> N
             assert isinstance(then, FineTune) and then.parent == plain, "it goes on from the plain average, as ever"
 
 
-@pytest.mark.parametrize(("laps", "epochs", "visit"), [(1, 0, 6), (2, 0, 3), (4, 0, 1), (9, 0, 1), (2, 5, 5)])
+@pytest.mark.parametrize(("laps", "epochs", "visit"), [(1, 0, 6), (2, 0, 3), (3, 0, 2), (9, 0, 1), (2, 5, 5)])
 def test_laps_go_round_all_sites_and_end_with_the_target(laps: int, epochs: int, visit: int) -> None:
     study = study_of(training={"epochs": 6}, split={"folds": 2}, methods={"cyclic": {"laps": laps, "epochs": epochs}})
     cycles = {"A": ("B", "C", "A"), "B": ("C", "A", "B"), "C": ("A", "B", "C")}
