@@ -19,7 +19,7 @@ from client.site_config import SiteConfig, load_site
 from common.config.study import POOLED, Study
 from common.errors import RelayError
 from common.fingerprint import format_fingerprint
-from common.model.network import check_network, declared_bytes
+from common.model.network import check_network, declared_bytes, staying_bytes
 from common.plan import Census, Choices, Plan, growing_method, grown, method_of, plan, search_of, steps_to
 from common.plan.cost import all_behind, cost_of, depths, planned_steps, steps_of_all_routes
 from common.plan.graph import Evaluate, FineTune, Node, models_in, validation_folds, way_of
@@ -224,11 +224,12 @@ def _lines(study: Study, variant: Study, found: Plan, census: Census) -> tuple[l
     """Return a line for each method and a line for all methods together, counted over all variants."""
     steps = planned_steps(variant, census)
     weight_bytes = sum(declared_bytes(one.model) for one in study.variants)
+    norm_bytes = sum(staying_bytes(one.model, "batch-norm") for one in study.variants)
     times = len(study.variants)
     deep = depths(found.nodes, steps=steps)
 
     def line(method: str, wanted: Sequence[Node], rows: int, alone: int) -> Line:
-        cost = cost_of(all_behind(wanted), steps=steps, weight_bytes=weight_bytes)
+        cost = cost_of(all_behind(wanted), steps=steps, weight_bytes=weight_bytes, norm_bytes=norm_bytes)
         return Line(
             method=method,
             rows=rows * times,
