@@ -50,6 +50,12 @@ _TYPES = {
 warnings.filterwarnings("ignore", message="The given buffer is not writable")
 
 
+LARGEST = 1e8
+"""The greatest absolute value in a tensor. Weights are of the order of 1, and variances of activations below 1e5."""
+NEVER_NEGATIVE = ("running_var", "num_batches_tracked")
+"""The ends of the names, in torch, of the buffers of batch normalisation that are never negative."""
+
+
 class UnfitWeights(Exception):
     """The tensors do not fit the declared network. The error text names the broken rule, never a value."""
 
@@ -168,7 +174,10 @@ def _header_end(file: File) -> int:
 
 
 def check_fit(weights: Weights, model: ModelConfig, *, without: Collection[str] = ()) -> None:
-    """Check that weights fit the declared network exactly: names, shapes, types, finite values.
+    """Check that weights fit the declared network exactly: names, shapes, types, values that a training can come to.
+
+    Finite values alone are not enough: one site's 1e38 overflows the average of all sites, and a negative variance
+    makes the next site's first step infinite, so that the next site seems to have failed.
 
     Args:
         weights: the tensors.
@@ -185,11 +194,13 @@ def check_fit(weights: Weights, model: ModelConfig, *, without: Collection[str] 
         tensor = weights[name]
         if tuple(tensor.shape) != shape or tensor.dtype != dtype:
             raise UnfitWeights("a tensor's shape or type is not that of the declared network")
-        # A finite sum has finite terms only, and is quicker to compute; an infinite sum may be a mere overflow.
-        if not tensor.is_floating_point() or math.isfinite(tensor.sum()):
-            continue
-        if not bool(torch.isfinite(tensor).all()):
+        low, high = (bound.item() for bound in tensor.aminmax()) if tensor.numel() else (0, 0)
+        if not (math.isfinite(low) and math.isfinite(high)):
             raise UnfitWeights("a tensor holds a value that is not finite")
+        if max(-low, high) > LARGEST:
+            raise UnfitWeights(f"a tensor holds a value beyond ±{LARGEST:.0e}, which no training comes to")
+        if low < 0 and name.endswith(NEVER_NEGATIVE):
+            raise UnfitWeights("a variance or a count of batch normalisation is negative")
 
 
 def size_in_bytes(weights: Weights | File) -> int:

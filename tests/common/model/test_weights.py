@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import subprocess
 from pathlib import Path
 
@@ -174,6 +175,36 @@ def test_what_is_not_exactly_the_declared_network_is_refused(network: Weights) -
         with pytest.raises(UnfitWeights) as error:
             check_fit(weights, MODEL)
         assert "patient" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("ending", "value", "sentence"),
+    [
+        ("weight", 1e20, "beyond ±1e+08"),
+        ("weight", -3e38, "beyond ±1e+08"),
+        ("running_mean", 1e9, "beyond ±1e+08"),
+        ("running_var", -1e-3, "is negative"),
+        ("num_batches_tracked", -1, "is negative"),
+        ("num_batches_tracked", 2**62, "beyond ±1e+08"),
+    ],
+)
+def test_poisoned_values_are_refused_where_they_come_from(
+    network: Weights, ending: str, value: float, sentence: str
+) -> None:
+    """They pass as finite, and the next hospital's training fails in their place."""
+    name = next(name for name in network if name.endswith(ending))
+    poisoned = network[name].clone()
+    poisoned.view(-1)[-1] = value
+    with pytest.raises(UnfitWeights, match=re.escape(sentence)):
+        check_fit(network | {name: poisoned}, MODEL)
+
+
+@pytest.mark.parametrize("value", [0.0, -0.0, 1e-45, -1e8, 1e8, 12.5])
+def test_any_value_that_a_training_comes_to_is_taken(network: Weights, value: float) -> None:
+    name = first(network, floating=True)
+    changed = network[name].clone()
+    changed.view(-1)[0] = value
+    check_fit(network | {name: changed}, MODEL)
 
 
 def test_weights_of_another_network_are_refused(network: Weights) -> None:
