@@ -25,6 +25,7 @@ Hospitals that are really apart: at the coordinator
   relay enroll site NAME REQUEST let a hospital in; makes the kit it gets back
   relay enroll list | revoke NAME | renew
   relay coordinator start        run the coordinator's programs
+  relay study hash STUDY.toml    the digits that hospitals compare by telephone
   relay study run STUDY.toml     run a study on the hospitals, and follow it
   relay study status             who is there, who is missing
 

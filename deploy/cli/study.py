@@ -127,6 +127,30 @@ def plan(
     )
 
 
+@command(app, "hash")
+def show_hash(
+    study: Annotated[
+        Path,
+        typer.Argument(metavar="STUDY", parser=Path, help="A study file, or paper-table2, paper-table3, demo."),
+    ],
+    as_json: AsJson = False,
+) -> int:
+    """Print a study's hash, to read out over the telephone.
+
+    The hash is over every setting, and the same for files that say the same in another layout. Hospitals give it to
+    relay site approve --hash.
+    """
+    from common.config.study import load_study
+    from common.fingerprint import format_fingerprint
+
+    loaded = load_study(shipped_study(study))
+    if as_json:
+        print(json.dumps({"name": loaded.name, "digest": loaded.digest}))
+    else:
+        print(format_fingerprint(loaded.digest))
+    return 0
+
+
 @command(
     app,
     "run",

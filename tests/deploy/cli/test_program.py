@@ -81,6 +81,21 @@ def given(sites: dict[str, Path], **changed: Path) -> list[str]:
     return [word for name, path in (sites | changed).items() for word in ("--site", f"{name}={path}")]
 
 
+# -- hash ----------------------------------------------------------------------------------------------
+
+
+def test_a_studys_hash_is_what_a_hospital_compares(study: Path, tmp_path: Path) -> None:
+    shown = relay("study", "hash", study)
+    assert shown.returncode == 0 and re.fullmatch(r"([0-9a-f]{4} ){4}[0-9a-f]{4}\n", shown.stdout)
+    digest = json.loads(relay("study", "hash", study, "--json").stdout)["digest"]
+    assert digest.startswith(shown.stdout.strip().replace(" ", ""))
+    other = tmp_path / "other.toml"
+    other.write_text("# another layout\n\n" + study.read_text(encoding="utf-8"), encoding="utf-8")
+    assert relay("study", "hash", other).stdout == shown.stdout
+    other.write_text("seed = 77\n" + study.read_text(encoding="utf-8").replace("seed =", "# seed ="), encoding="utf-8")
+    assert relay("study", "hash", other).stdout != shown.stdout
+
+
 # -- help ------------------------------------------------------------------------------------------
 
 
