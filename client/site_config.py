@@ -23,7 +23,31 @@ from common.errors import RelayError
 __all__ = ["SiteConfig", "load_site"]
 
 STATEMENTS = ("patient", "spacing_mm", "orientation", "labels", "mask_threshold", "roi")
-OF_A_PLAIN_SITE = ("layout", "images", "masks", "series", *STATEMENTS)
+OF_A_PLAIN_SITE = ("layout", "images", "masks", "series", "archive", *STATEMENTS)
+FETCHED = "archive"
+"""The folder in the private one where `relay site fetch` puts images, unless the file has `images`."""
+
+
+class ArchiveConfig(BaseModel):
+    """What `relay site fetch` asks the hospital's archive for: studies, and series in them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+    modality: str = Field(default="MR", pattern=r"^[A-Z]{2,16}$")
+    """The Modality of the image series."""
+    description: str = "t2"
+    """Regular expression for the SeriesDescription of the image series, upper or lower case alike."""
+    study_dates: str = Field(default="", pattern=r"^(\d{8}|\d{8}-|-\d{8}|\d{8}-\d{8})?$")
+    """A day or a span of StudyDate, such as 20200101-20231231; if empty, any day."""
+    patients: tuple[str, ...] = ()
+    """The PatientIDs; if empty, all patients."""
+    unlabelled: bool = False
+    """Whether studies without a segmentation or an RTSTRUCT are fetched too."""
+
+    @field_validator("description")
+    @classmethod
+    def _description_is_a_pattern(cls, description: str) -> str:
+        return _pattern(description, "T2.*AX")
 
 
 class SiteConfig(BaseModel):
@@ -78,6 +102,9 @@ class SiteConfig(BaseModel):
     """Whether scores of single patients, under random case numbers, may leave the site."""
     minimum_patients: int = Field(default=1, ge=1)
     """The smallest number of patients behind any number that leaves the site."""
+    archive: ArchiveConfig | None = None
+    """The query with which `relay site fetch` takes images and labels from a DICOMweb server. With it, images may be
+    left out: the private folder then holds them."""
     members: tuple[Path, ...] = ()
     """The site files of the sites united in the pooled site."""
 
@@ -92,11 +119,7 @@ class SiteConfig(BaseModel):
     @field_validator("series")
     @classmethod
     def _series_is_a_pattern(cls, series: str) -> str:
-        try:
-            re.compile(series)
-        except re.error as error:
-            raise ValueError(f"this is no regular expression ({error}); write one such as T2.*AX") from None
-        return series
+        return _pattern(series, "T2.*AX")
 
     @field_validator("patient")
     @classmethod
@@ -115,10 +138,7 @@ class SiteConfig(BaseModel):
     @classmethod
     def _roi_is_a_pattern(cls, roi: str | tuple[str, ...]) -> str | tuple[str, ...]:
         for name in (roi,) if isinstance(roi, str) else roi:
-            try:
-                re.compile(name)
-            except re.error as error:
-                raise ValueError(f"this is no regular expression ({error}); write one such as prostate") from None
+            _pattern(name, "prostate")
         return roi
 
     @field_validator("labels")
@@ -162,7 +182,7 @@ class SiteConfig(BaseModel):
             )
         if self.labels and self.mask_threshold is not None:
             raise ValueError('"labels" and "mask_threshold" exclude each other; masks hold labels or probabilities')
-        if "images" not in given:
+        if "images" not in given and self.archive is None:
             raise ValueError('the key "images" is missing; add it')
         if self.layout == layouts.AUTO:
             return self
@@ -254,11 +274,25 @@ def _load(path: Path) -> SiteConfig:
     folder = raw.folder if "folder" in raw.model_fields_set else Path(f".relay-{raw.name}")
     changes: dict[str, object] = {"folder": resolve(folder), "members": tuple(map(resolve, raw.members))}
     if not raw.pooled:
-        changes["images"] = resolve(raw.images)
+        fetched = raw.archive is not None and "images" not in raw.model_fields_set
+        changes["images"] = resolve(folder) / FETCHED if fetched else resolve(raw.images)
         changes["masks"] = resolve(raw.masks) if raw.masks else None
     site = raw.model_copy(update=changes)
     for held in (beside, *([] if site.pooled else [site.images]), *([site.masks] if site.masks else [])):
         # The private folder is closed to others and may be emptied, so neither data nor the site file may lie in it.
-        if held.is_relative_to(site.folder):
+        if held.is_relative_to(site.folder) and not (site.archive and held == site.folder / FETCHED):
             raise RelayError(f'In the site file {path}, "folder" holds {held}; give it a folder of its own.')
     return site
+
+
+def _pattern(text: str, example: str) -> str:
+    """Return a regular expression as it is.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"this is no regular expression ({error}); write one such as {example}") from None
+    return text

@@ -177,6 +177,10 @@ ENVIRONMENT = {
     " set it for the processes that they start.",
     "RELAY_SITES": "The same for Flower's own simulation (`flwr run`): the site files, separated as in `PATH`; each"
     " simulated node takes the one of its partition.",
+    "RELAY_ARCHIVE_TOKEN": "The token with which `relay site fetch` and `relay predict --store` speak to the hospital's"
+    " archive (Authorization: Bearer). It is sent encrypted alone, or to this machine.",
+    "RELAY_ARCHIVE_CA": "The file with the certificate of the authority that signed the archive's; without it, those"
+    " that Python knows.",
     "RELAY_SITE_LOG": "The site's log, for errors that arise before the site file is read. `relay site start` sets it.",
     "RELAY_CORES": "How many processor cores a site's process may take for preprocessing; the smaller one of this and"
     " `cores` in site.toml counts. The embedded grid sets it.",
@@ -302,6 +306,8 @@ def _model_in(annotation: Any) -> tuple[str, type[BaseModel]] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "one", annotation
     inner = get_args(annotation)
+    if get_origin(annotation) in (Union, types.UnionType):
+        return next((found for part in inner if (found := _model_in(part))), None)
     if inner and get_origin(annotation) in (tuple, dict):
         found = _model_in(inner[1] if get_origin(annotation) is dict else inner[0])
         return ("named" if get_origin(annotation) is dict else "list", found[1]) if found else None

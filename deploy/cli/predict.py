@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 import typer
 
@@ -55,6 +57,15 @@ def predict(
             rich_help_panel=RESULTS,
         ),
     ] = None,
+    store: Annotated[
+        str,
+        typer.Option(
+            "--store",
+            metavar="URL",
+            help="Also send the DICOM segmentation to this DICOMweb server.",
+            rich_help_panel=RESULTS,
+        ),
+    ] = "",
     uncertainty: Annotated[
         Path | None,
         typer.Option(
@@ -104,8 +115,12 @@ def predict(
     for path in (out, uncertainty):
         if path is not None:
             ending_of(path)
-    if dicom_seg is not None:
+    if dicom_seg is not None or store:
         check_installed()
+    if store:
+        from client.archive.connection import connect
+
+        connect(store)  # a wrong address, too
     named = [path.absolute() for path in (out, dicom_seg, uncertainty) if path is not None]
     if len(set(named)) < len(named):
         raise RelayError(f"Two results would be written to {out}; give each a path of its own.")
@@ -115,12 +130,13 @@ def predict(
     files = in_order(weights, model_card)
     first = load_network(files[0], model_card)  # wrong weights are reported before minutes of work
     found = find_scan(scan, series)
-    if dicom_seg is not None and not found.is_series:
-        raise RelayError(f"{scan} is no DICOM series, so there is nothing that --dicom-seg could refer to.")
+    if (dicom_seg is not None or store) and not found.is_series:
+        option = "--dicom-seg" if dicom_seg is not None else "--store"
+        raise RelayError(f"{scan} is no DICOM series, so there is nothing that {option} could refer to.")
     for path in (out, dicom_seg, uncertainty):
         if path is not None and path.exists() and any(path.samefile(file) for file in (*found.files, *weights)):
             raise RelayError(f"{path} is what is read; give another path for what is written.")
-    images = read_series(found.files) if dicom_seg is not None else []
+    images = read_series(found.files) if dicom_seg is not None or store else []
     selected = choose_device(device, model_card.precision)
     with bar("Correcting the bias field, drawing", unit="iterations", stream=sys.stderr) as progress:
         others = (load_network(path, model_card, number) for number, path in enumerate(files[1:], start=1))
@@ -130,10 +146,21 @@ def predict(
         write_mask(drawn.disagreement, uncertainty)
     if dicom_seg is not None:
         write_segmentation(drawn.mask, images, model_card, dicom_seg)
+    if store:
+        from client.archive.store import store as send
+
+        with tempfile.TemporaryDirectory() as scratch:
+            path = dicom_seg
+            if path is None:
+                path = Path(scratch) / "segmentation.dcm"
+                write_segmentation(drawn.mask, images, model_card, path)
+            send(path, store)
     for remark in drawn.remarks:
         print(remark, file=sys.stderr)
     print(f"{out}: {drawn.ml:.1f} ml in {drawn.slices} of {drawn.mask.GetSize()[2]} slices")
     for path in (dicom_seg, uncertainty):
         if path is not None:
             print(path)
+    if store:
+        print(f"The segmentation is in the archive {urlsplit(store).hostname}")
     return 0

@@ -78,6 +78,25 @@ def check(
     return site_check(site, masks=masks, grid=grid, as_json=as_json, counts=counts)
 
 
+@command(app, "fetch", stopped="Stopped; what was fetched is kept, and the same command goes on.")
+def fetch(
+    site: SiteFile,
+    url: Annotated[
+        str,
+        typer.Option("--from", metavar="URL", help="The DICOMweb server, such as https://pacs.hospital/dicom-web."),
+    ],
+    as_json: AsJson = False,
+) -> int:
+    """Fetch images and labels from the hospital's archive.
+
+    The query is [archive] in the site file. Only what is not there yet is fetched, and the archive is not changed. The
+    environment has the token (RELAY_ARCHIVE_TOKEN) and the authority's certificate (RELAY_ARCHIVE_CA), if need be.
+    """
+    from deploy.site.fetch import site_fetch
+
+    return site_fetch(site, url, as_json=as_json)
+
+
 @command(app, "init")
 def init(
     site: Annotated[

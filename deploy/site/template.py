@@ -10,14 +10,14 @@ import tomli_w
 from pydantic.fields import FieldInfo
 
 from client.data import layouts
-from client.site_config import SiteConfig
+from client.site_config import ArchiveConfig, SiteConfig
 
 WIDTH = 100
 HEAD = """\
 # This hospital's settings for relay. Nothing in this file is ever sent.
 # Paths are taken from the folder that the file lies in.
 """
-OF_A_POOLED_SITE = "members"
+OF_A_POOLED_SITE, TABLE = "members", "archive"
 FIRST_VALUES = {
     "images": "images",
     "masks": "labels",
@@ -40,15 +40,27 @@ def site_template(name: str) -> str:
     Args:
         name: the site's name.
     """
-    parts = [HEAD]
+    parts, last = [HEAD], ""
     for key, field in SiteConfig.model_fields.items():
         if key == OF_A_POOLED_SITE:
+            continue
+        if key == TABLE:
+            last = _table(key, field)
             continue
         value = {"name": name, **FIRST_VALUES}.get(key, field.default)
         # A list on one line is the same in JSON and in TOML.
         line = f"{key} = {json.dumps(value)}\n" if isinstance(value, list) else tomli_w.dumps({key: value})
         parts.append(_comment(key, field) + (f"# {line}" if key in LEFT_OUT else line))
-    return "\n".join(parts)
+    return "\n".join([*parts, last])
+
+
+def _table(key: str, field: FieldInfo) -> str:
+    """Return the query for the archive as a comment: in TOML, a table stands below all other keys."""
+    lines = [_comment(key, field), f"# [{key}]\n"]
+    for name, inner in ArchiveConfig.model_fields.items():
+        default = list(inner.default) if isinstance(inner.default, tuple) else inner.default
+        lines += [_comment(name, inner), f"# {name} = {json.dumps(default)}\n"]
+    return "".join(lines)
 
 
 def _comment(key: str, field: FieldInfo) -> str:

@@ -203,7 +203,8 @@ def test_a_new_site_file_explains_every_key_and_is_read_as_it_stands(tmp_path: P
     text = site_template("A")
     plain = load_site(written(tmp_path, text))
     for key in SiteConfig.model_fields:
-        assert key == "members" or f"\n{key} = " in text or f"\n# {key} = " in text
+        lines = (f"\n{key} = ", f"\n# {key} = ", f"\n# [{key}]\n")
+        assert key == "members" or any(line in text for line in lines)
     assert plain.statement() == Statement() and plain.patient == ""
     uncommented = text.replace("# patient =", "patient =").replace("# labels =", "labels =")
     uncommented = uncommented.replace("# spacing_mm =", "spacing_mm =").replace("# orientation =", "orientation =")

@@ -23,6 +23,7 @@ MAY = {
 }
 INSIDE: dict[str, dict[str, set[str]]] = {
     "client": {
+        "archive": set(),
         "data": set(),
         "data_check": {"data", "preprocessing"},
         "preprocessing": {"data"},
