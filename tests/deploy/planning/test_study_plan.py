@@ -113,6 +113,28 @@ def test_a_method_that_the_study_has_no_row_for_is_told(capsys: pytest.CaptureFi
     assert "All sites' own models" in text and "Target alone, all folds" in text
 
 
+def test_settings_of_later_trainings_and_what_one_cosine_costs_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    def planned(**methods: Any) -> tuple[str, dict[str, int]]:
+        text = ""
+        study = small_study(methods={"sequential": {"routes": "all", **methods.pop("sequential", {})}, **methods})
+        for as_json in (False, True):
+            assert study_plan(study, {}, dict.fromkeys("ABC", 100), at_once=1, trial=False, as_json=as_json) == 0
+            said = capsys.readouterr().out
+            text = text if as_json else " ".join(said.split())
+        return text, {line["method"]: line["trainings"] for line in json.loads(said)["methods"]}
+
+    text, trainings = planned(lwf={"weight": (0.5, 1.0)}, l2_sp={"weight": 0.1})
+    assert "settings" not in text and "one cosine" not in text
+    # In each of two folds: three first trainings, six of one hop, six of two; of a brake, so many a weight.
+    assert trainings == {"sequential": 2 * 15, "lwf": 2 * (3 + 2 * 12), "l2-sp": 2 * 15}
+    text, trainings = planned(sequential={"learning_rate": (3e-3, 1e-4), "freeze": ("none", "encoder")})
+    assert "Second and later trainings have 4 settings" in text
+    assert trainings == {"sequential": 2 * (3 + 4 * 12)}
+    text, trainings = planned(sequential={"annealing": "route"})
+    assert "A route has one cosine: its trainings depend on their place and on its length" in text
+    assert trainings == {"sequential": 2 * (3 + 6 + 3 + 6 + 6)}
+
+
 def test_the_papers_counts_stand_in_for_a_site_that_is_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["study", "plan", "paper-table3", "--no-trial"]) == 0
     told = capsys.readouterr().out
