@@ -59,7 +59,11 @@ def open_choices(study: Study, plan: Plan) -> list[tuple[str, str, str]]:
         ("first layer", "one grey channel", "ImageNet's three summed: what three equal channels give"),
     ]
     choices += [
-        ("optimizer", "Adam", "its moments begin at zero in every training: no state of it travels with the weights"),
+        (
+            "optimizer",
+            "SGD with Nesterov momentum" if training.recipe == "nnunet" else "Adam",
+            "its moments begin at zero in every training: no state of it travels with the weights",
+        ),
         ("annealing", study.methods.sequential.annealing, ANNEALING[study.methods.sequential.annealing]),
         ("second and later trainings", *_later(study)),
         *_brakes(study),
