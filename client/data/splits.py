@@ -35,10 +35,23 @@ class Split:
     test: tuple[str, ...]
     validation: tuple[tuple[str, ...], ...]
     """The validation patients of each fold."""
+    persons: tuple[tuple[str, ...], ...] = ()
+    """The visits of each person, in the order in which a share of the training patients is taken; none for pooled
+    data, of which nobody takes a share."""
 
-    def train(self, fold: int) -> tuple[str, ...]:
-        """Return a fold's training patients: all but the test patients and the fold's validation patients."""
-        return tuple(sorted(name for k, names in enumerate(self.validation) if k != fold for name in names))
+    def train(self, fold: int, share: float | None = None) -> tuple[str, ...]:
+        """Return a fold's training patients: all but the test patients and the fold's validation patients.
+
+        Args:
+            fold: the fold.
+            share: the share of the persons, rounded half up, one at least; a larger share holds a smaller one. None:
+                all.
+        """
+        names = {name for k, part in enumerate(self.validation) if k != fold for name in part}
+        if share is not None:
+            trained = [visits for visits in self.persons if names.issuperset(visits)]
+            names = {name for visits in trained[: max(1, math.floor(len(trained) * share + 0.5))] for name in visits}
+        return tuple(sorted(names))
 
 
 def split(
@@ -92,11 +105,12 @@ def split(
     def all_visits(some: Iterable[str]) -> tuple[str, ...]:
         return tuple(sorted(name for person in some for name in visits[person]))
 
-    tested = ordered(visits, "test")[_test_set(len(visits), part)]
+    tested = ordered(visits, "test")[_test_sets(len(visits), part)[part.rotation or 0]]
     rest = ordered(visits.keys() - set(tested), "folds")
     return Split(
         test=all_visits(tested),
         validation=tuple(all_visits(rest[stretch]) for stretch in _stretches(len(rest), part.folds)),
+        persons=tuple(tuple(visits[person]) for person in ordered(visits, "share")),
     )
 
 
@@ -128,16 +142,15 @@ def _people(patients: int, persons: int) -> str:
 
 def _is_enough(persons: int, part: SplitConfig) -> bool:
     """Return whether every test set has a person, and every fold a person to validate and another to train."""
-    turns = range(part.rotations) if part.test == "rotate" else (None,)
-    sizes = [len(range(persons)[_test_set(persons, part.model_copy(update={"rotation": turn}))]) for turn in turns]
+    sizes = [stretch.stop - stretch.start for stretch in _test_sets(persons, part)]
     return min(sizes) >= 1 and persons - max(sizes) >= max(2, part.folds)
 
 
-def _test_set(persons: int, part: SplitConfig) -> slice:
-    """Return the stretch of the order that is tested."""
-    if part.rotation is None:
-        return slice(max(1, math.floor(persons * part.test_fraction + 0.5)))
-    return _stretches(persons, part.rotations)[part.rotation]
+def _test_sets(persons: int, part: SplitConfig) -> Sequence[slice]:
+    """Return the stretches of the order that are tested: one, or one in each rotation."""
+    if part.test == "rotate":
+        return _stretches(persons, part.rotations)
+    return [slice(0, max(1, math.floor(persons * part.test_fraction + 0.5)))]
 
 
 def _stretches(persons: int, number: int) -> Sequence[slice]:

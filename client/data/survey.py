@@ -40,11 +40,13 @@ class Survey:
     """Slices that an epoch trains on."""
     validation_patients: tuple[int, ...]
     validation_slices: tuple[int, ...]
+    part_patients: tuple[int, ...] = ()
+    """Training patients of each fold and share of the study's `methods.train_fraction`."""
 
     @property
     def fewest(self) -> int:
         """Return the number of patients in the smallest split."""
-        return min(self.test_patients, *self.train_patients, *self.validation_patients)
+        return min(self.test_patients, *self.train_patients, *self.validation_patients, *self.part_patients)
 
 
 def survey(site: SiteConfig, study: Study, *, progress: Callable[[int, int], None] | None = None) -> Survey:
@@ -117,4 +119,5 @@ def divide(site: SiteConfig, counted: Counted, study: Study) -> Survey:
         train_slices=tuple(trained(divided.train(fold)) for fold in folds),
         validation_patients=tuple(len(names) for names in divided.validation),
         validation_slices=tuple(scored(names) for names in divided.validation),
+        part_patients=tuple(len(divided.train(fold, share)) for share in study.methods.parts for fold in folds),
     )

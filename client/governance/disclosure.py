@@ -264,6 +264,7 @@ def _is_exact(study: Study) -> bool:
     return (
         not methods.sequential.grows
         and not methods.leave_out  # of several models that turn out to be the same, one is scored
+        and not methods.parts  # a share of the patients has about that share of the slices
         and not methods.more  # the dependencies of further methods are not known here
         and rounds_known
         and laps_known

@@ -18,9 +18,9 @@ class Cohort:
     records: dict[str, Record]
     split: Split
 
-    def train(self, fold: int) -> list[Record]:
-        """Return the training patients of a fold."""
-        return [self.records[name] for name in self.split.train(fold)]
+    def train(self, fold: int, share: float | None = None) -> list[Record]:
+        """Return the training patients of a fold, or a share of them; see `Split.train`."""
+        return [self.records[name] for name in self.split.train(fold, share)]
 
     def validation(self, fold: int) -> list[Record]:
         """Return the validation patients of a fold."""

@@ -19,7 +19,7 @@ from client.stages.store import StageStore, intact
 from client.training.batches import statistics
 from client.training.device import choose_device, place
 from common.model.weights import Weights
-from common.plan.graph import Evaluate, Node, ensemble_in, validation_folds, way_of
+from common.plan.graph import Evaluate, Node, ensemble_in, share_at, validation_folds, way_of
 from common.plan.stage_key import stage_key
 from common.protocol.messages import EvaluateReply
 
@@ -95,7 +95,8 @@ def _model(order: VerifiedOrder[Evaluate], weights: Weights, number: int, fold: 
     device = choose_device(order.site.device, order.study.training.precision)
     network = network_of(order.study, weights, order.models[number], own=order.own, lacking=order.lacking)
     place(network, device)
-    mean_std = statistics(order.cohort.train(fold), order.study.training)
+    share = share_at(order.node.weights, order.site.name)
+    mean_std = statistics(order.cohort.train(fold, share), order.study.training)
     return predictions(network, device, mean_std, order.study.model.neighbours)
 
 

@@ -64,7 +64,7 @@ def _train(
     site, study, node, cohort, key = order.site, order.study, order.node, order.cohort, order.key
     began = checkpointed = time.monotonic()
     device = choose_device(site.device, study.training.precision)
-    train, validation = cohort.train(node.fold), cohort.validation(node.fold)
+    train, validation = cohort.train(node.fold, node.share), cohort.validation(node.fold)
     mean_std = statistics(train, study.training)
     (digest,) = order.models
     network = network_of(study, start, digest, own=order.own, lacking=order.lacking)
@@ -139,7 +139,7 @@ def _own(order: VerifiedOrder[FineTune]) -> OwnTensors:
 
 
 def _reply(order: VerifiedOrder[FineTune], trained: Trained, state: str) -> FineTuneReply:
-    train, validation = order.cohort.train(order.node.fold), order.cohort.validation(order.node.fold)
+    train, validation = order.cohort.train(order.node.fold, order.node.share), order.cohort.validation(order.node.fold)
     return FineTuneReply.model_validate(
         {
             "study": order.study.digest,

@@ -275,6 +275,10 @@ class SplitConfig(_Config):
     def _a_rotation_of_these(self) -> SplitConfig:
         if self.rotation is not None and self.test != "rotate":
             raise ValueError('only a study with test = "rotate" has rotations; set it, or leave out rotation')
+        if self.rotations > 100:
+            raise ValueError(
+                f"test_fraction {self.test_fraction:g} makes {self.rotations} rotations, and 100 are allowed"
+            )
         if self.rotation is not None and self.rotation >= self.rotations:
             raise ValueError(f"rotation is {self.rotation}, but there are only {self.rotations}, counted from 0")
         return self
@@ -639,6 +643,12 @@ class MethodsConfig(_Config):
     rows that end with "then the target"), "soup" (the mean of the weights of a target's routes), and the ensembles
     "target-folds" (the target's models of all folds), "route-folds" (the best route's) and "consensus" (all sites' own
     models)."""
+    train_fraction: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], BeforeValidator(_several)] = Field(
+        default=(), exclude_if=lambda shares: not shares
+    )
+    """Shares of the target's own training patients, such as [0.25, 0.5, 1], on which the target alone and the end of
+    each route are also trained: how many own patients a hop is worth. A larger share holds the patients of a smaller
+    one; validation and test patients, and all sources, are as in every other row. 1 is those other rows."""
     pooled: bool = True
     """Whether a model is trained on all data in one place; possible in simulation alone, so a federation sets
     `false`."""
@@ -652,6 +662,18 @@ class MethodsConfig(_Config):
     """Whether the travelling model is also scored at every site after every hop."""
     scored_on: Literal["test", "validation"] = "test"
     """The patients to score. "validation": no test patient is scored, as befits a comparison of networks."""
+
+    @property
+    def parts(self) -> tuple[float, ...]:
+        """The shares below 1 of `train_fraction`, the smallest first."""
+        return tuple(sorted(share for share in self.train_fraction if share < 1))
+
+    @field_validator("train_fraction")
+    @classmethod
+    def _distinct_shares(cls, shares: tuple[float, ...]) -> tuple[float, ...]:
+        if len(set(shares)) < len(shares):
+            raise ValueError("a share stands twice")
+        return shares
 
     @field_validator("federated")
     @classmethod

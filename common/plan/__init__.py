@@ -10,6 +10,7 @@ from common.plan.methods import (
     name_of,
     place_of,
     route_method,
+    with_share,
 )
 from common.plan.planning import plan
 from common.plan.rounds import MOST, batches_per_epoch, longest_has_all, rounds_of
@@ -36,6 +37,7 @@ __all__ = [
     "longest_has_all",
     "name_of",
     "place_of",
+    "with_share",
     "plan",
     "route_found",
     "route_method",

@@ -72,7 +72,8 @@ def planned_steps(study: Study, census: Census) -> Callable[[FineTune], int]:
     """Return a function that gives the planned gradient steps of a training."""
 
     def steps(node: FineTune) -> int:
-        return node.schedule.epochs * batches_per_epoch(census[node.site][node.fold], study.training.batch)
+        slices = census[node.site][node.fold] * (node.share or 1)  # about so many, since patients differ
+        return node.schedule.epochs * batches_per_epoch(math.ceil(slices), study.training.batch)
 
     return steps
 

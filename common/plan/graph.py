@@ -151,6 +151,8 @@ class FineTune(Node):
     """The training at the same site whose kept tensors this training goes on from; None: the parent has them all."""
     hop: Hop | None = field(default=None, metadata={LATER: True})
     """The settings of a second or later training; None: as a first training."""
+    share: float | None = field(default=None, metadata={LATER: True})
+    """The share of the fold's training patients that the site trains on; None: all of them."""
 
     @property
     def parents(self) -> tuple[Node, ...]:
@@ -322,6 +324,21 @@ def _ballots(candidate: Node, at: str) -> tuple[Node, ...]:
     if isinstance(candidate, Ensemble) and candidate.is_of_folds_at(at):
         return candidate.members
     return (ballot(candidate, at),)
+
+
+def with_share(node: Node, share: float) -> Node:
+    """Return a training with a share of its fold's training patients; of a choice, each of its candidates so."""
+    if isinstance(node, Best):
+        return Best(tuple(with_share(candidate, share) for candidate in node.candidates), node.at, node.split)
+    assert isinstance(node, FineTune)
+    return replace(node, share=share)
+
+
+def share_at(node: Node, site: str) -> float | None:
+    """Return the share of a site's training patients in weights made there; None: all of them, or made elsewhere."""
+    if isinstance(node, Best):
+        return share_at(node.candidates[0], site)
+    return node.share if isinstance(node, FineTune) and node.site == site else None
 
 
 def fold_of(node: Node) -> int:

@@ -12,8 +12,8 @@ from common.config.study import Study
 from common.plan.methods import method_of
 from common.plan.values import Plan, PlannedRow
 
-Group = tuple[str, tuple[str, ...], str]
-"""What all folds of a row have in common: method, route and target."""
+Group = tuple[str, tuple[str, ...], str, float | None]
+"""What all folds of a row have in common: method, route, target, and the share of the target's patients."""
 
 
 def offered(plan: Plan, site: str) -> tuple[PlannedRow, ...]:
@@ -37,7 +37,7 @@ def may_be_left_out(study: Study, row: PlannedRow) -> bool:
 
 def group_of(row: PlannedRow) -> Group:
     """Return the group of a row."""
-    return row.method, row.route, row.target
+    return row.method, row.route, row.target, row.share
 
 
 def means(rows: Sequence[PlannedRow], validation_dices: Sequence[float]) -> dict[Group, float]:

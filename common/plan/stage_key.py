@@ -8,7 +8,7 @@ from typing import Any
 
 from common.config.study import Study
 from common.digest import digest_of_json
-from common.plan.graph import Evaluate, FineTune, visit_of
+from common.plan.graph import Evaluate, FineTune, share_at, visit_of
 from common.protocol.messages import STAGE_VERSION
 
 
@@ -54,6 +54,8 @@ def stage_key(node: FineTune | Evaluate, *, study: Study, weights: str, environm
             stage["stays"] = node.stays
         if node.hop is not None:
             stage["hop"] = node.hop.differing
+        if node.share is not None:
+            stage["share"] = node.share
     elif isinstance(node, FineTune):
         # No random number is drawn and no step is made: only the slices, the precision and the threads matter.
         stage = {
@@ -64,6 +66,8 @@ def stage_key(node: FineTune | Evaluate, *, study: Study, weights: str, environm
         stage = {
             "kind": "evaluate",
             "split": node.split,
+            # images are standardised by the training patients
+            **({"share": share} if (share := share_at(node.weights, node.site)) is not None else {}),
             "training": study.training.model_dump(mode="json", include={"precision", "threads", "slices"}),
         }
     as_drawn = {} if isinstance(node, FineTune) or node.decides_clean_up else {"clean_up": False}

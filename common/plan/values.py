@@ -49,9 +49,20 @@ class PlannedRow:
     or an Evaluate on the target's validation patients. Of a model for an unseen site, the choice by the other sites."""
     test: Evaluate | None
     """The scoring on the target's test patients; None for a study without test scores."""
+    share: float | None = None
+    """The share of the target's training patients that the model has; None: all of them."""
 
 
-def row_of(study: Study, method: str, route: tuple[str, ...], target: str, fold: int, model: Node) -> PlannedRow:
+def row_of(
+    study: Study,
+    method: str,
+    route: tuple[str, ...],
+    target: str,
+    fold: int,
+    model: Node,
+    *,
+    share: float | None = None,
+) -> PlannedRow:
     """Return the row of a model, with the scorings required by the study.
 
     A choice among models that the target has made and scored has the score of the model chosen: no further is needed.
@@ -65,6 +76,7 @@ def row_of(study: Study, method: str, route: tuple[str, ...], target: str, fold:
         model=model,
         validation=model if made_there else ballot(model, target, fold),
         test=Evaluate(target, fold, "test", model) if study.methods.scored_on == "test" else None,
+        share=share,
     )
 
 

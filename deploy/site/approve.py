@@ -231,7 +231,7 @@ def _check_minimum(site: SiteConfig, surveys: list[Survey]) -> None:
     for survey in surveys:
         for split, patients in (
             ("test", survey.test_patients),
-            ("training", min(survey.train_patients)),
+            ("training", min(*survey.train_patients, *survey.part_patients)),
             ("validation", min(survey.validation_patients)),
         ):
             if patients < site.minimum_patients:

@@ -294,6 +294,15 @@ def of_gland(results: Results, gland: Gland) -> str:
     return " ".join(sentences) + synthetic_sentence(results)
 
 
+def of_own_patients(results: Results) -> str:
+    """Return the remark under the tables of shares of own patients."""
+    return (
+        "Each share is one draw of the target's patients, and trains for as many epochs as all of them, so with fewer"
+        " gradient steps: another draw of so few patients may come out otherwise. The intervals are over test patients"
+        f" and are not corrected for the number of lines.{synthetic_sentence(results)}"
+    )
+
+
 def of_budget(results: Results) -> str:
     """Return the remark under the table of costs."""
     parts = [f"all {_runs(results)}"] if results.folds > 1 or len(results.repeats) > 1 else []

@@ -222,8 +222,8 @@ def comparison(results: Results) -> Comparison:
     spread = {(entry.method, entry.route, entry.target): entry for entry in results.spread}
     lines: dict[tuple[tuple[Section, int], int, tuple[int, ...], str], dict[str, dict[tuple[int, int], Row]]] = {}
     for row in results.rows:
-        if not row.selected:
-            continue
+        if not row.selected or row.share is not None:
+            continue  # rows of a share stand in a section of their own
         # the target is the column; lines differ in method and sources
         way = tuple(order.get(site, len(order)) for site in sources(row)) if row.kind.own_line else ()
         key = (_section(row), place_of(row.kind), way, row.kind.line_of(row.route, row.target))
@@ -360,7 +360,12 @@ def notes(table: Comparison) -> list[str]:
 
 def routes_taken(cell: Cell) -> str:
     """Return the routes of a cell's repeats, each with its number of repeats: "C → A (2), B → A (1)"."""
-    routes = [full_name(row) for row in cell.rows]
+    return routes_taken_by(cell.rows)
+
+
+def routes_taken_by(rows: Sequence[Row]) -> str:
+    """Return the routes of rows, a row for each repeat, each with its number of repeats."""
+    routes = [full_name(row) for row in rows]
     if len(set(routes)) == 1:
         return routes[0]
     often = sorted(dict.fromkeys(routes), key=lambda route: -routes.count(route))

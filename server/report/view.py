@@ -7,7 +7,17 @@ from functools import cached_property
 
 from markupsafe import Markup
 
-from server.report import budget_curves, contrasts, forgetting, gland, intervals, paper, predictions, routes
+from server.report import (
+    budget_curves,
+    contrasts,
+    forgetting,
+    gland,
+    intervals,
+    own_patients,
+    paper,
+    predictions,
+    routes,
+)
 from server.report.budget import BudgetLine, Growth, budget_lines, growths
 from server.report.colours import shade
 from server.report.disagreements import disagreements
@@ -156,12 +166,17 @@ class NetworkView:
     @cached_property
     def forecasts(self) -> list[predictions.Forecast]:
         """How well scores on arrival predicted the routes."""
-        return predictions.forecasts(self.results)
+        return predictions.forecasts(self.first)
 
     @cached_property
     def transfers(self) -> list[forgetting.TransferLine]:
         """The transfer of each method along its routes."""
         return forgetting.transfer_lines(self.results)
+
+    @cached_property
+    def shares(self) -> list[own_patients.OwnPatients]:
+        """The table of shares of each target's own patients."""
+        return own_patients.own_patients(self.results)
 
     @cached_property
     def matrices(self) -> list[forgetting.Matrix]:

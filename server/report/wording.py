@@ -7,6 +7,7 @@ from typing import Any
 from common import text
 from common.config.study import POOLED
 from common.networks.registry import NETWORKS
+from common.plan import with_share
 from common.plan.methods.method import sources as sources_of
 from server.results.schema import Results, Row
 
@@ -28,7 +29,7 @@ def full_name(row: Row) -> str:
     """Return the name of a row: "B → C → A", "A alone", "FedAvg, then A"."""
     if row.rotations and not row.route:
         return row.label  # the rotations have different routes
-    return row.kind.name(row.route, row.target)
+    return with_share(row.kind.name(row.route, row.target), row.share)
 
 
 def figure(value: float | None, digits: int = 1) -> str:

@@ -19,8 +19,8 @@ WEIGHED = {score: "slices" if score.over == "slices" else "patients" for score i
 }
 """For each score, the field with the number of slices or patients that it is a mean over."""
 
-Cell = tuple[tuple[int, int], str, str]
-"""Repeat, network and target."""
+Cell = tuple[tuple[int, int], str, str, float | None]
+"""Repeat, network, target, and the share of the target's patients."""
 
 
 def pool(rows: Iterable[Row], *, rotations: int, score: Score) -> Iterator[Row]:
@@ -121,7 +121,7 @@ def pooled(rows: Sequence[Row], *, score: Score) -> Row:
 
 
 def _cell(row: Row) -> Cell:
-    return row.repeat, row.model, row.target
+    return row.repeat, row.model, row.target, row.share
 
 
 def _mean(rows: Sequence[Row], name: str, weight: str | None) -> float | None:

@@ -38,7 +38,7 @@ from common.plan.graph import (
 from common.plan.methods.local_norm import completed_at
 from common.plan.planning import candidates_of
 from common.plan.routes import every_route, settings_of
-from common.plan.selection import group_of, means
+from common.plan.selection import Group, group_of, means
 from common.plan.values import Step
 from common.protocol.messages import Description
 from common.scores import COUNTED, OVERLAPS, SCORES, VALIDATED, Score, deciding
@@ -165,6 +165,7 @@ class _Part:
             label=_label(row, run),
             route=row.route,
             target=row.target,
+            share=row.share,
             rotations=None,
             fold=row.fold,
             selected=row in self.selected,
@@ -430,7 +431,7 @@ def _selected(run: RunState, rows: list[PlannedRow]) -> Iterator[PlannedRow]:
 
     Nothing is selected without all folds finished: the best of some folds is not the best of all.
     """
-    groups: dict[tuple[str, tuple[str, ...], str], list[PlannedRow]] = defaultdict(list)
+    groups: dict[Group, list[PlannedRow]] = defaultdict(list)
     for row in rows:
         groups[group_of(row)].append(row)
     planned = Counter(map(group_of, run.plan.rows))
@@ -442,15 +443,16 @@ def _selected(run: RunState, rows: list[PlannedRow]) -> Iterator[PlannedRow]:
 def _headline(run: RunState, rows: list[PlannedRow]) -> Iterator[PlannedRow]:
     """Yield, for each target, the route with the best mean validation Dice over its folds; test scores play no part.
 
-    A target with an unfinished route has no headline. A route found in the course of the study is the headline.
+    So for each share of the target's patients too. A target with an unfinished route has no headline. A route found in
+    the course of the study is the headline.
     """
-    groups: dict[str, list[PlannedRow]] = defaultdict(list)
+    groups: dict[tuple[str, float | None], list[PlannedRow]] = defaultdict(list)
     for row in rows:
-        if method_of(row.method).routed:
-            groups[row.target].append(row)
-    planned = {group_of(row) for row in run.plan.rows if method_of(row.method).routed}
-    for target, group in groups.items():
-        if len(group) == sum(of == target for _, _, of in planned):
+        if method_of(row.method).routed or method_of(row.method).of_share:
+            groups[row.target, row.share].append(row)
+    planned = {group_of(row) for row in run.plan.rows if method_of(row.method).routed or method_of(row.method).of_share}
+    for (target, share), group in groups.items():
+        if len(group) == sum((of, part) == (target, share) for _, _, of, part in planned):
             folds = [row for row in run.plan.rows if row.target == target and row.validation in run.records]
             by_group = means(folds, [run.records[row.validation].value(run.score) for row in folds])
             yield max(group, key=lambda row: by_group[group_of(row)])
@@ -525,7 +527,7 @@ def _spread(rows: list[schema.Row]) -> Iterator[schema.Spread]:
     """
     groups: dict[tuple[str, str, tuple[str, ...], str], list[schema.Row]] = defaultdict(list)
     for row in rows:
-        if row.absent:
+        if row.absent or row.share is not None:
             continue
         # A grown route may differ between repeats, so its spread is over all rows of the method.
         route = () if row.kind.grows else row.route

@@ -105,6 +105,8 @@ class Row(_OfVariant):
     """The sites of the weights' trainings, in order; for an average, all sites in the study's order."""
     target: str
     """The site whose patients score the weights."""
+    share: Figure = None
+    """The share of the target's training patients that the model has; null: all of them."""
     rotations: int | None = None
     """The number of rotations whose test patients are pooled in the row, each patient scored by the models of the
     rotation that held the patient out; null for the row of a single set of test patients."""
@@ -114,8 +116,8 @@ class Row(_OfVariant):
     """Whether this fold is the best of all folds of this method, route and target, by the validation Dice by which the
     study selects."""
     headline: bool = False
-    """Whether this route is the best of all routes to the target, by the mean of the same Dice over the folds; of a row
-    over all rotations, in each of them."""
+    """Whether this route is the best of all routes to the target (with the same share of the target's patients), by the
+    mean of the same Dice over the folds; of a row over all rotations, in each of them."""
     validation_dice: Figure = None
     """Dice on the target's validation patients of the fold, per cent, mean over selected slices. Of a model that never
     saw the target, this and the next two are means over the other sites, each on its own validation patients."""
@@ -559,7 +561,7 @@ class Results(Value):
     @property
     def headlines(self) -> tuple[Row, ...]:
         """The routes that validation chose, for each target and repeat."""
-        rows = [row for row in self.rows if row.headline]
+        rows = [row for row in self.rows if row.headline and row.kind.routed]
         whole = {(row.repeat, row.model, row.target) for row in rows}
         more = [row for row in self.chosen if row.kind.routed]
         return (*rows, *(row for row in more if (row.repeat, row.model, row.target) not in whole))
@@ -616,7 +618,7 @@ class Results(Value):
         first = min(row.rotation or 0 for row in self.rotation_rows)
         parts = {
             name: tuple(entry for entry in getattr(self, name) if entry.rotation == first)
-            for name in ("forgetting", "grown", "parked")
+            for name in ("forgetting", "grown", "predictions", "parked")
         }
         rows = tuple(row for row in self.rotation_rows if row.rotation == first)
         return self.model_copy(update={**parts, "rows": rows, "chosen": (), "rotation_rows": ()})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import itertools
 import json
 from pathlib import Path
@@ -11,9 +12,10 @@ import pytest
 import safetensors.torch
 import torch
 
+from client.data.splits import split
 from common.config.study import Study
 from server.aggregation import Contribution, aggregate
-from tests.end_to_end.plain_loop import PlainLoop, Stage, Tensors, digest
+from tests.end_to_end.plain_loop import Patient, PlainLoop, Stage, Tensors, digest
 from tests.support.hospitals import forget_stages, run_on_grid, small_study, write_hospitals
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -301,6 +303,44 @@ def test_fedavgs_rounds_are_slices_of_one_cosine(rounds: tuple[Study, Path], hos
     assert found[digest(second.weights)]["parents"] == [average["weights"]]
     assert first["learning_rates"] == pytest.approx([3e-3])
     assert found[digest(second.weights)]["learning_rates"] == pytest.approx([1.5e-3])
+
+
+class ShareLoop(PlainLoop):
+    """A plain loop whose trainings have half of their patients: those with the least sha256 by HMAC."""
+
+    def members(self, site: str, fold: int) -> tuple[list[Patient], list[Patient]]:
+        part, here = self.study.split, self.patients[site]
+        made = split(here, part, site=site)
+        names = [name for k, group in enumerate(made.validation) if k != fold for name in group]
+        names.sort(key=lambda name: hmac.new(b"", f"share\n{part.seed}\n{site}\n{name}".encode(), "sha256").digest())
+        half = sorted(names[: max(1, (len(names) + 1) // 2)])
+        return [here[name] for name in half], [here[name] for name in made.validation[fold]]
+
+
+def test_a_share_of_the_targets_patients_trains_the_last_stage_alone(
+    hospitals: dict[str, Path], tmp_path: Path
+) -> None:
+    study = small_study(
+        sites=("A", "B"),
+        split={"use_folds": 1},
+        training={"epochs": 1, "precision": "float32"},
+        methods={"baseline": True, "sequential": {"routes": (("B", "A"),)}, "train_fraction": (0.5, 1.0)},
+    )
+    sites = {name: hospitals[name] for name in study.sites}
+    results, _ = run_on_grid(study, sites, tmp_path)
+    made = {(row["method"], row["target"], row["share"]): row for row in results["rows"]}
+    whole, half = PlainLoop(study, sites), ShareLoop(study, sites)
+    start = whole.start()
+    alone, source = half.fine_tune("A", 0, start), whole.fine_tune("B", 0, start)
+    assert made["baseline-share", "A", 0.5]["weights"] == digest(alone.weights)
+    handed_on = half.fine_tune("A", 0, source.weights)
+    row = made["sequential-share", "A", 0.5]
+    assert row["weights"] == digest(handed_on.weights)
+    assert row["validation_dice"] == pytest.approx(100 * handed_on.native_dice, abs=0.01)
+    assert made["sequential", "A", None]["weights"] == digest(whole.fine_tune("A", 0, source.weights).weights)
+    assert row["weights"] != made["sequential", "A", None]["weights"], "or nothing is shown"
+    assert row["patients"] == made["sequential", "A", None]["patients"], "test patients are the same"
+    assert made["baseline-share", "B", 0.5]["weights"] == digest(half.fine_tune("B", 0, start).weights)
 
 
 def all_records(out: Path) -> list[dict[str, Any]]:

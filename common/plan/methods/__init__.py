@@ -19,6 +19,7 @@ from common.plan.methods import (
     pooled_then_target,
     restarts,
     sequential,
+    share,
     soup,
     unadapted,
     unseen,
@@ -42,6 +43,7 @@ __all__ = [
     "name_of",
     "place_of",
     "route_method",
+    "with_share",
 ]
 
 BUDGETS: tuple[Budget, ...] = ("steps", "depth")
@@ -55,6 +57,7 @@ METHODS: tuple[Method, ...] = (
     longer.METHOD,
     longest.METHOD,
     restarts.METHOD,
+    share.ALONE,
     folds.OF_TARGET,
     sequential.METHOD,
     greedy.METHOD,
@@ -62,6 +65,7 @@ METHODS: tuple[Method, ...] = (
     lwf.METHOD,
     l2_sp.METHOD,
     soup.METHOD,
+    share.HANDED_ON,
     cyclic.METHOD,
     unadapted.METHOD,
     *(averaged(strategy, budget) for strategy, budget in MATCHED),
@@ -97,7 +101,12 @@ def method_of(key: str) -> Method:
 
 def name_of(row: PlannedRow) -> str:
     """Return a row's name for readers: "B → C → A", "A alone"."""
-    return method_of(row.method).name(row.route, row.target)
+    return with_share(method_of(row.method).name(row.route, row.target), row.share)
+
+
+def with_share(name: str, share: float | None) -> str:
+    """Return a row's name with the share of the target's patients, where it is not all of them."""
+    return name if share is None else name.replace("a share of", f"{100 * share:g} % of")
 
 
 def place_of(method: Method) -> int:

@@ -173,6 +173,9 @@ class Method:
     of_selected_route: bool = False
     """Whether a row is of the route that validation selects for its target: its name is known only then. Where routes
     are found while the study runs, the row is there once the route is found."""
+    of_share: bool = False
+    """Whether rows are of routes with a share of the target's training patients; validation selects the best of each
+    share."""
     own_line: bool = False
     """Whether each route to a target has its own line in the table."""
     adapted: bool = True

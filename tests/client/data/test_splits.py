@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from client.data.splits import Split, split, unite
@@ -28,13 +28,13 @@ def names(count: int, prefix: str = "patient") -> list[str]:
     return [f"{prefix} {k:03}" for k in range(count)]
 
 
-def settings(seed: int, fraction: float, folds: int, rotation: int | None = None) -> SplitConfig:
+def rules(seed: int, fraction: float, folds: int, rotation: int | None = None) -> SplitConfig:
     test = "hold-out" if rotation is None else "rotate"
     return SplitConfig(seed=seed, test_fraction=fraction, folds=folds, test=test, rotation=rotation)  # type: ignore[arg-type]
 
 
 def divide(count: int, seed: int, fraction: float, folds: int, *, site: str = "A") -> Split:
-    return split(names(count), settings(seed, fraction, folds), site=site)
+    return split(names(count), rules(seed, fraction, folds), site=site)
 
 
 @given(SETTINGS)
@@ -69,7 +69,7 @@ def test_a_split_does_not_depend_on_the_order_of_patients(setting: tuple[int, in
     count, seed, fraction, folds = setting
     shuffled = names(count)
     random.shuffle(shuffled)
-    assert split(shuffled, settings(seed, fraction, folds), site="A") == divide(*setting)
+    assert split(shuffled, rules(seed, fraction, folds), site="A") == divide(*setting)
 
 
 @given(st.lists(SETTINGS, min_size=2, max_size=4), st.integers(2, 5))
@@ -93,7 +93,7 @@ def test_pooled_training_never_holds_a_members_test_patient(
 
 
 def test_a_split_is_the_same_on_every_machine_and_in_every_version() -> None:
-    made = split("abcdefghij", settings(1, 0.2, 4), site="A")
+    made = split("abcdefghij", rules(1, 0.2, 4), site="A")
     assert made.test == ("b", "g")
     assert made.validation == (("e", "h"), ("d", "j"), ("a", "c"), ("f", "i"))
 
@@ -102,7 +102,7 @@ def test_seed_and_site_and_patients_each_matter() -> None:
     first = divide(30, 1, 0.2, 5)
     assert first != divide(30, 2, 0.2, 5)
     assert first != divide(30, 1, 0.2, 5, site="B")
-    other = split(names(30, "person"), settings(1, 0.2, 5), site="A")
+    other = split(names(30, "person"), rules(1, 0.2, 5), site="A")
     assert [name[-3:] for name in other.test] != [name[-3:] for name in first.test]
 
 
@@ -130,7 +130,7 @@ def test_a_site_too_small_is_told_how_many_patients_it_needs(count: int, fractio
 
 def test_a_patient_given_twice_is_refused() -> None:
     with pytest.raises(ValueError, match="twice"):
-        split(["a", "b", "c", "a", "d", "e"], settings(1, 0.2, 2), site="A")
+        split(["a", "b", "c", "a", "d", "e"], rules(1, 0.2, 2), site="A")
 
 
 @given(SETTINGS, st.data())
@@ -140,7 +140,7 @@ def test_a_split_never_parts_a_person(setting: tuple[int, int, float, int], data
     persons = {
         f"{k:03}_{v}": f"{k:03}_0" if number > 1 else "" for k, number in enumerate(visits) for v in range(number)
     }
-    made = split(persons, settings(seed, fraction, folds), site="A", persons=persons)
+    made = split(persons, rules(seed, fraction, folds), site="A", persons=persons)
     sides = [made.test, *made.validation]
     owners = [{name.partition("_")[0] for name in side} for side in sides]
     assert sum(map(len, owners)) == len(set.union(*owners)) == count
@@ -155,27 +155,28 @@ def test_a_split_never_parts_a_person(setting: tuple[int, int, float, int], data
 def test_a_site_without_visits_is_divided_as_ever(setting: tuple[int, int, float, int]) -> None:
     count, seed, fraction, folds = setting
     persons = dict.fromkeys(names(count), "")
-    made = split(persons, settings(seed, fraction, folds), site="A", persons=persons)
+    made = split(persons, rules(seed, fraction, folds), site="A", persons=persons)
     assert made == divide(*setting)
 
 
 def test_too_few_persons_are_told_however_many_visits_they_have() -> None:
     persons = {f"{k}_{v}": f"{k}_0" for k in range(3) for v in range(9)}
     with pytest.raises(RelayError, match="27 usable patients of 3 persons"):
-        split(persons, settings(1, 0.2, 5), site="A", persons=persons)
+        split(persons, rules(1, 0.2, 5), site="A", persons=persons)
 
 
 def turns(people: int, seed: int, fraction: float, folds: int, **more: Any) -> list[Split]:
     """The splits of all rotations; a site that is too small for them is no example."""
-    rotations = settings(seed, fraction, folds, 0).rotations
+    rotations = rules(seed, fraction, folds, 0).rotations
     patients = more.pop("patients", names(people))
     try:
-        return [split(patients, settings(seed, fraction, folds, turn), site="A", **more) for turn in range(rotations)]
+        return [split(patients, rules(seed, fraction, folds, turn), site="A", **more) for turn in range(rotations)]
     except RelayError:
         assume(False)
         raise
 
 
+@settings(deadline=None)
 @given(SETTINGS)
 def test_over_the_rotations_everybody_is_tested_once(setting: tuple[int, int, float, int]) -> None:
     count, _, fraction, folds = setting
@@ -193,6 +194,7 @@ def test_over_the_rotations_everybody_is_tested_once(setting: tuple[int, int, fl
             assert one.train(fold)
 
 
+@settings(deadline=None)
 @given(SETTINGS, st.data())
 def test_over_the_rotations_the_visits_of_a_person_stay_together(
     setting: tuple[int, int, float, int], data: st.DataObject
@@ -221,7 +223,7 @@ def test_one_more_patient_moves_at_most_the_one_at_the_border(setting: tuple[int
     count, seed, fraction, folds = setting
     assume(new not in names(count))
     before = divide(*setting)
-    after = split([*names(count), new], settings(seed, fraction, folds), site="A")
+    after = split([*names(count), new], rules(seed, fraction, folds), site="A")
     assert len(moved(before, after, new)) <= 1
     if new in before.test or len(after.test) == len(before.test):
         assert moved(before, after, new) <= set(before.test), "nobody who trained is tested now"
@@ -229,6 +231,7 @@ def test_one_more_patient_moves_at_most_the_one_at_the_border(setting: tuple[int
         assert moved(before, after, new) <= set(after.test), "nobody who was tested trains now"
 
 
+@settings(deadline=None)
 @given(SETTINGS, st.text(min_size=1, max_size=8))
 def test_one_more_patient_moves_nobody_further_than_to_the_next_rotation(
     setting: tuple[int, int, float, int], new: str
@@ -250,10 +253,35 @@ def test_one_more_patient_moves_nobody_further_than_to_the_next_fold(
 ) -> None:
     count, seed, fraction, folds = setting
     assume(new not in names(count))
-    before, after = divide(*setting), split([*names(count), new], settings(seed, fraction, folds), site="A")
+    before, after = divide(*setting), split([*names(count), new], rules(seed, fraction, folds), site="A")
     fold = [{name: k for k, part in enumerate(made.validation) for name in part} for made in (before, after)]
     stayed = [name for name in names(count) if name in fold[0] and name in fold[1]]
     assert all(abs(fold[0][name] - fold[1][name]) <= 1 for name in stayed)
+
+
+SHARES = (0.1, 0.25, 0.5, 0.75)
+
+
+@settings(deadline=None)
+@given(SETTINGS, st.data())
+def test_a_larger_share_of_the_training_patients_holds_a_smaller_one(
+    setting: tuple[int, int, float, int], data: st.DataObject
+) -> None:
+    count, seed, fraction, folds = setting
+    visits = data.draw(st.lists(st.integers(1, 3), min_size=count, max_size=count))
+    persons = {
+        f"{k:03}_{v}": f"{k:03}_0" if number > 1 else "" for k, number in enumerate(visits) for v in range(number)
+    }
+    made = split(persons, rules(seed, fraction, folds), site="A", persons=persons)
+    for fold in range(folds):
+        whole = {name.partition("_")[0] for name in made.train(fold)}
+        parts = [made.train(fold, share) for share in SHARES]
+        assert made.train(fold, 1.0) == made.train(fold)
+        for share, part, larger in zip(SHARES, parts, [*parts[1:], made.train(fold)], strict=True):
+            assert set(part) <= set(larger)
+            people = {name.partition("_")[0] for name in part}
+            assert len(people) == max(1, math.floor(len(whole) * share + 0.5))
+            assert set(part) == {name for name in persons if name.partition("_")[0] in people}, "all visits of each"
 
 
 def test_the_order_is_that_of_a_keyed_hash_of_the_person_alone() -> None:
@@ -266,24 +294,25 @@ def test_the_order_is_that_of_a_keyed_hash_of_the_person_alone() -> None:
 
     for key in (b"", b"secret of the site"):
         ranked = sorted(names(30), key=lambda person: rank(person, key))
-        made = split(names(30), settings(7, 0.2, 5), site="A", key=key)
+        made = split(names(30), rules(7, 0.2, 5), site="A", key=key)
         assert made.test == tuple(sorted(ranked[:6]))
-        second = split(names(30), settings(7, 0.2, 5, 1), site="A", key=key)
+        second = split(names(30), rules(7, 0.2, 5, 1), site="A", key=key)
         assert second.test == tuple(sorted(ranked[6:12]))
 
 
 def test_whoever_lacks_the_key_cannot_tell_who_is_tested() -> None:
-    part = settings(7, 0.2, 5)
+    part = rules(7, 0.2, 5)
     keyed = {split(names(30), part, site="A", key=bytes([k])).test for k in range(20)}
     assert len(keyed) == 20
     assert split(names(30), part, site="A") == split(names(30), part, site="A", key=b"")
 
 
+@settings(deadline=None)
 @given(st.integers(1, 30), st.sampled_from([0.2, 0.34, 0.5]), st.integers(2, 5))
 def test_a_site_too_small_for_rotations_is_told_how_many_patients_it_needs(
     count: int, fraction: float, folds: int
 ) -> None:
-    part = settings(1, fraction, folds, 0)
+    part = rules(1, fraction, folds, 0)
     try:
         split(names(count), part, site="A")
     except RelayError as error:
@@ -294,6 +323,6 @@ def test_a_site_too_small_for_rotations_is_told_how_many_patients_it_needs(
     need = int(sentence.split(" need ")[1].split(";")[0])
     assert need > count
     for turn in range(part.rotations):
-        split(names(need), settings(1, fraction, folds, turn), site="A")
+        split(names(need), rules(1, fraction, folds, turn), site="A")
     with pytest.raises(RelayError):
         split(names(need - 1), part, site="A")

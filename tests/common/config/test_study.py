@@ -372,6 +372,19 @@ def test_splits_and_training_seeds_are_crossed() -> None:
         from_table({**table, "training": {"seeds": [3, 3]}}, Study, "a test")
 
 
+def test_shares_of_the_targets_patients_are_listed_once() -> None:
+    def methods(**part: object) -> Any:
+        return from_table({"sites": ["A", "B"], "methods": part}, Study, "a test").methods
+
+    assert methods(train_fraction=[1, 0.5, 0.25]).parts == (0.25, 0.5)
+    assert methods(train_fraction=0.5).parts == (0.5,)
+    assert methods().parts == ()
+    assert "train_fraction" not in methods().model_dump(mode="json"), "its digest is that of before"
+    for wrong in ([0.5, 0.5], [0.0], [1.5]):
+        with pytest.raises(RelayError, match="train_fraction"):
+            methods(train_fraction=wrong)
+
+
 def test_a_rotating_test_is_a_plain_study_a_rotation() -> None:
     table = {"sites": ["A", "B"], "split": {"test": "rotate", "test_fraction": 0.25}, "training": {"seeds": [3, 4]}}
     study = from_table(table, Study, "a test")

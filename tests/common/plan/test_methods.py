@@ -26,6 +26,7 @@ EVERYTHING: dict[str, Any] = {
         "leave_out": True,
         "lwf": {"weight": 1.0},
         "l2_sp": {"weight": (0.1, 1.0)},
+        "train_fraction": (0.5, 1.0),
         "cyclic": {"laps": 2},
         "federated": tuple(
             {"strategy": key, "rounds": 2} | (STAYS if strategy.plain_rounds else {})
@@ -53,6 +54,7 @@ def test_every_method_has_rows_of_its_own_under_one_name() -> None:
         ("longer", "A alone, longer"),
         ("longest", "A alone, longest"),
         ("restarts", "A alone, restarted"),
+        ("baseline-share", "A alone, 50 % of its patients"),
         ("target-folds", "A alone, all folds"),
         ("sequential", "B → A"),
         ("sequential", "C → A"),
@@ -67,6 +69,10 @@ def test_every_method_has_rows_of_its_own_under_one_name() -> None:
         ("l2-sp", "B → C → A, L2-SP"),
         ("l2-sp", "C → B → A, L2-SP"),
         ("soup", "mean of all routes to A"),
+        ("sequential-share", "B → A, 50 % of A's patients"),
+        ("sequential-share", "C → A, 50 % of A's patients"),
+        ("sequential-share", "B → C → A, 50 % of A's patients"),
+        ("sequential-share", "C → B → A, 50 % of A's patients"),
         ("cyclic", "2 laps to A"),
         ("unadapted", "B, unadapted"),
         ("unadapted", "C, unadapted"),

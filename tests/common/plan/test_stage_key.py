@@ -186,6 +186,14 @@ def test_a_model_that_never_saw_the_site_is_scored_as_by_a_study_without_clean_u
     assert key(unseen) == key(SCORE, study=study_of(postprocessing={"clean_up": False}))
 
 
+def test_a_share_of_the_patients_changes_the_key_of_training_and_of_scoring_there() -> None:
+    part = dataclasses.replace(TRAIN, share=0.5)
+    assert len({key(), key(part), key(dataclasses.replace(part, share=0.25))}) == 3
+    here, elsewhere = (Evaluate(site, 1, "test", part) for site in "AB")
+    assert key(here) != key(SCORE), "images are standardised by the training patients"
+    assert key(elsewhere) == key(dataclasses.replace(SCORE, site="B"))
+
+
 def test_the_same_work_has_the_same_key_whatever_way_its_weights_came() -> None:
     other = FineTune("A", 1, FineTune("B", 0, Start(), Schedule(9, 0, 9, "last")), TRAIN.schedule)
     assert key(other) == key()

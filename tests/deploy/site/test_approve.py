@@ -103,6 +103,12 @@ def test_a_hospital_is_told_that_all_its_patients_are_tested_in_turn(site: SiteC
     assert "the study is 2 in one: 1 repeat of 1 network, each with 2 rotations of the test." in text
 
 
+def test_a_share_of_too_few_patients_is_not_approved(site: SiteConfig) -> None:
+    methods = STUDY.methods.model_copy(update={"train_fraction": (0.1, 1.0)})
+    sentence = refusal(site, STUDY.model_copy(update={"methods": methods}))
+    assert "the smallest training split of this study has 1 of this site's" in sentence
+
+
 def test_models_that_travel_into_ensembles_are_told(site: SiteConfig, shown: Shown) -> None:
     text = shown(STUDY.model_copy(update={"methods": STUDY.methods.model_copy(update={"more": ("consensus",)})}))
     assert "As models beside those of other sites, whose probabilities are averaged: 1 to B, 1 to C." in text
