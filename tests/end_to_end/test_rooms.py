@@ -31,7 +31,7 @@ INSIDE: dict[str, dict[str, set[str]]] = {
         "evaluation": {"preprocessing", "training"},
         "stages": {"data", "evaluation", "governance", "preprocessing", "training"},
         "governance": {"data", "preprocessing"},
-        "delivery": {"evaluation", "preprocessing", "stages", "training"},
+        "delivery": {"evaluation", "governance", "preprocessing", "stages", "training"},
         "inference": {"data", "delivery", "evaluation", "preprocessing", "training"},
     },
     "server": {
