@@ -30,7 +30,7 @@ def firmness(results: Results) -> list[str]:
         told.append(
             "How firm ★ is: with other validation patients like these (2000 resamples) another route would have been"
             f" chosen in {listed(shares)}. Being the best of several, its validation {results.score.title} is too good,"
-            f" by an estimated {listed(above)} points; test patients know nothing of it."
+            f" by an estimated {listed(above)} points{'; test patients know nothing of it' if results.tested else ''}."
         )
     several = {row.target for row in results.rows if len(_routes(results, row.target)) > 1}
     lacking = [target for target in targets(results) if target in (marked & several) - found.keys()]
