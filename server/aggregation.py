@@ -25,7 +25,7 @@ from safetensors import safe_open
 from common.errors import RelayError
 from common.model.weights import Weights
 from common.strategies import STRATEGIES
-from server.server_optimizer import ServerStep
+from server.server_optimizer import OptimizerStep
 from server.tensor_pieces import Piece, chunks, joined, part_of
 
 Rule = Callable[[Mapping[str, Piece], Weights, Sequence[Message]], ArrayRecord | None]
@@ -56,7 +56,7 @@ def aggregate(
     *,
     expected: frozenset[str],
     parent: Path,
-    step: ServerStep | None = None,
+    step: OptimizerStep | None = None,
     without: Collection[str] = (),
 ) -> Weights:
     """Return the weights of a round.

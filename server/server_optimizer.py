@@ -35,7 +35,7 @@ LATE = 10**6
 Arrays = dict[str, NDArray[np.float64]]
 
 
-class ServerStep:
+class OptimizerStep:
     """The step of a round, made for one group of tensor pieces after another; a context manager."""
 
     def __init__(self, strategy: Strategy, settings: Mapping[str, float], state: Path | None) -> None:
@@ -53,7 +53,7 @@ class ServerStep:
         self._before = None if state is None else self._open.enter_context(safe_open(state, framework="pt"))
         self._made: dict[str, list[torch.Tensor]] = defaultdict(list)
 
-    def __enter__(self) -> ServerStep:
+    def __enter__(self) -> OptimizerStep:
         """Return the step."""
         return self
 

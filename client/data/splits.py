@@ -11,13 +11,13 @@ folds, and are those of the paper, so they are kept, and the border is what give
 
 from __future__ import annotations
 
-import hmac
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from common.config.study import SplitConfig
+from common.digest import keyed_digest
 from common.errors import BadData
 
 PUBLIC = b""
@@ -96,9 +96,8 @@ def split(
         )
 
     def ordered(people: Iterable[str], what: str) -> list[str]:
-        def place(person: str) -> bytes:
-            content = f"{what}\n{part.seed}\n{site}\n{person}".encode("utf-8", "surrogateescape")
-            return hmac.digest(key, content, "sha256")
+        def place(person: str) -> str:
+            return keyed_digest(key, f"{what}\n{part.seed}\n{site}\n{person}".encode("utf-8", "surrogateescape"))
 
         return sorted(people, key=place)
 

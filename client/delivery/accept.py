@@ -16,7 +16,7 @@ from pathlib import Path
 from client.delivery import comparison
 from client.delivery.model_card import (
     Card,
-    Hop,
+    HopScores,
     HospitalCounts,
     Member,
     Reference,
@@ -379,7 +379,7 @@ def _card(
             "test_studies": looked.studies,
             "references": tuple(_references(known, delivery.row)),
             "forgetting": tuple(
-                Hop(site=hop, dice={name: 100 * dice for name, dice in zip(study.sites, dices, strict=True)})
+                HopScores(site=hop, dice={name: 100 * dice for name, dice in zip(study.sites, dices, strict=True)})
                 for hop, dices in zip(row.route, hops, strict=False)
             ),
         }

@@ -84,7 +84,7 @@ class HospitalCounts(_Value):
     """Whether these weights were trained at the site."""
 
 
-class Hop(_Value):
+class HopScores(_Value):
     """The test Dice, in per cent and by site, of the model after the training at a site."""
 
     site: str
@@ -160,7 +160,7 @@ class Card(_Value):
     test_studies: int = 0
     """The number of these studies; each repeat and network of a study counts."""
     references: tuple[Reference, ...]
-    forgetting: tuple[Hop, ...]
+    forgetting: tuple[HopScores, ...]
 
 
 def rotation_text(card: Card) -> str:

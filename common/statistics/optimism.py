@@ -17,7 +17,7 @@ SEED = 1983
 
 
 @dataclass(frozen=True)
-class Choice:
+class Firmness:
     """A choice of the best of several candidates, and what other patients would have chosen."""
 
     chosen: int
@@ -34,7 +34,7 @@ class Choice:
         return 1 - self.shares[self.chosen]
 
 
-def choice(candidates: Sequence[Sequence[Repeat]]) -> Choice | None:
+def choice(candidates: Sequence[Sequence[Repeat]]) -> Firmness | None:
     """Return what a choice among candidates would have been with other patients.
 
     Patients are drawn with replacement within each fold, the same patients for all candidates, and the choice is made
@@ -68,4 +68,4 @@ def choice(candidates: Sequence[Sequence[Repeat]]) -> Choice | None:
     best = drawn.argmax(axis=1)
     shares = np.bincount(best, minlength=len(candidates)) / RESAMPLES
     optimism = float(np.mean(drawn[np.arange(RESAMPLES), best] - own[best]))
-    return Choice(int(own.argmax()), tuple(map(float, shares)), optimism, patients)
+    return Firmness(int(own.argmax()), tuple(map(float, shares)), optimism, patients)

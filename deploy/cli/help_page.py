@@ -33,6 +33,8 @@ Hospitals that are really apart: at each hospital
   relay site init SITE.toml --name NAME
                                  make its file, its keys, its request
   relay site join SITE.toml KIT  take the coordinator's kit
+  relay site fetch SITE.toml --from URL
+                                 series and labels from the hospital's archive
   relay site approve SITE.toml STUDY.toml
                                  what a study would run here and what would
                                  leave, in plain words; approve it, or not

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import datetime
-import hashlib
 import ipaddress
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from common.digest import digest_of_json
+from common.digest import digest_of, digest_of_json
 from common.errors import RelayError
 
 CA_DAYS = 3650
@@ -247,7 +246,7 @@ def is_signed(key: ec.EllipticCurvePublicKey, signature: str, content: bytes) ->
 def key_digest(key: ec.EllipticCurvePublicKey) -> str:
     """Return the sha256 of a public key as 64 hexadecimal digits, however the key was written down."""
     der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    return hashlib.sha256(der).hexdigest()
+    return digest_of(der)
 
 
 def days_left(certificate: x509.Certificate) -> float:

@@ -8,7 +8,7 @@ from collections import defaultdict
 from common.statistics.intervals import FEWEST
 from common.text import listed
 from server.report.wording import signed, targets
-from server.results.schema import Choice, Results, Row
+from server.results.schema import RouteChoice, Results, Row
 
 
 def firmness(results: Results) -> list[str]:
@@ -18,7 +18,7 @@ def firmness(results: Results) -> list[str]:
         results: the results of a single network.
     """
     marked = {row.target for row in _chosen_among(results) if row.headline and not row.kind.grows}
-    found: dict[str, list[Choice]] = defaultdict(list)
+    found: dict[str, list[RouteChoice]] = defaultdict(list)
     for entry in results.route_choices:
         if entry.target in marked:
             found[entry.target].append(entry)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from common.config.study import FederatedConfig, Study
-from common.plan import Plan
+from common.plan import Plan, asked_for
 from common.plan.graph import Average, Soup
 from common.plan.routes import settings_of
 from common.scores import deciding
@@ -48,7 +48,7 @@ def open_choices(study: Study, plan: Plan) -> list[tuple[str, str, str]]:
             f"{grid.pixels} × {grid.pixels} pixels of {grid.spacing_mm:g} mm, {side:g} mm about the image's centre",
             "the paper gives neither size nor resampling",
         ),
-        ("test patients", *_tested(study)),
+        ("patients held out for the test", *_tested(study)),
         ("clean-up", *_clean_up(study)),
         ("epoch kept", training.keep, f"by {dice} of the validation patients; the paper does not say"),
         ("a source's fold handed on", split.source, "best-fold: the source's best by its own validation patients"),
@@ -72,10 +72,99 @@ def open_choices(study: Study, plan: Plan) -> list[tuple[str, str, str]]:
         choices.append(("federated rounds", rounds, "beyond the paper; by default the longest route's gradient steps"))
         choices.append(("batch normalisation of averages", *_of_averages(study)))
         choices.append(("averages", "each part weighted by its site's training slices", OF_ROUNDS))
-    if "soup" in study.methods.more:
-        choices.append(("mean of all routes", "uniform", OF_SOUPS))
+    choices += [method.handled for method in asked_for(study) if method.handled]
     if study.methods.leave_out:
         choices.append(("models of an unseen site", "chosen by the other sites", OF_UNSEEN))
+    return choices + _of_strategies(study)
+
+
+def _tested(study: Study) -> tuple[str, str]:
+    """Return how test patients are held out, and the remark on it."""
+    share = f"{100 * study.split.test_fraction:g} %"
+    if study.split.test == "rotate":
+        each = "every patient is tested once, by the models that never saw the patient"
+        return f"{study.split.rotations} sets in turn", f"{each}; the paper holds out one set of 20 %"
+    return f"{share}, held out throughout", "the paper's 20 % too, but it does not name them"
+
+
+def _slices(study: Study) -> str:
+    """Return the remark on the slices to train on."""
+    if study.training.slices == "chosen":
+        return f"those whose mask holds more than {study.preprocessing.minimum_mask_pixels} pixels, as in the paper"
+    share = f"{100 * study.training.empty_share:g} %"
+    return f"all slices with gland, and in each epoch {share} of those without; the paper has selected slices alone"
+
+
+def _clean_up(study: Study) -> tuple[str, str]:
+    """Return the setting of the clean-up, and the remark on it."""
+    if not study.postprocessing.clean_up:
+        return "none", "segmentations are scored as the network draws them; the paper names no clean-up"
+    return "tried", "largest part, holes filled; kept for a model where its validation patients gain by it"
+
+
+def _later(study: Study) -> tuple[str, str]:
+    """Return the rates, warm-ups and freezing of second and later trainings, and the remark on them."""
+    part = study.methods.sequential
+    rates = either(f"{rate:g}" for rate in part.learning_rate or (study.training.learning_rate,))
+    warmups = either(map(str, part.warmup_epochs))
+    encoder = either("frozen" if one == "encoder" else "trained" for one in part.freeze)
+    number = len(settings_of(study))
+    chose = f"of {number} settings each target's validation patients choose" if number > 1 else "not varied"
+    whom = "for routes, laps, the target restarted, and the target after an average or all data alike"
+    return f"rate {rates}, {warmups} epochs of warm-up, encoder {encoder}", f"{chose}; {whom}"
+
+
+def _brakes(study: Study) -> Iterator[tuple[str, str, str]]:
+    """Yield the brakes on forgetting that are rows of the study."""
+    if weights := study.methods.lwf.weight:
+        setting = f"weight {either(f'{one:g}' for one in weights)}, temperature {study.methods.lwf.temperature:g}"
+        statistics = "of its training slices" if study.training.batch_norm == "precise" else "received"
+        remark = f"the received weights teach on the site's slices, with batch norm's statistics {statistics}"
+        yield "learning without forgetting", setting, remark
+    if weights := study.methods.l2_sp.weight:
+        yield (
+            "L2-SP",
+            f"weight {either(f'{one:g}' for one in weights)}",
+            "all parameters are pulled to the received ones",
+        )
+
+
+def _of_averages(study: Study) -> tuple[str, str]:
+    """Return the ways to the statistics of batch normalisation in averages, and the remark on them."""
+    titles: dict[tuple[str, ...], list[str]] = {}
+    for part in study.methods.federated:
+        titles.setdefault(tuple(sorted(part.batch_norm)), []).append(STRATEGIES[part.strategy].title)
+    ways = [listed(words) for words in titles]
+    if len(titles) > 1:
+        ways = [f"{', '.join(of)}: {way}" for way, of in zip(ways, titles.values(), strict=True)]
+    used = sorted({word for words in titles for word in words})
+    return "; ".join(ways), "; ".join(f"{word}: {OF_AVERAGES[word]}" for word in used)
+
+
+SERVER = {"learning_rate": "η", "momentum": "β", "second_moment": "β₂", "tau": "τ"}
+"""The signs of the settings of a server's optimizer."""
+OF_SERVERS = (
+    "its gradient is the mean change of a round, weighted by training slices; statistics of batch normalisation are the"
+    " plain mean; its moments go on from round to round, those of the sites' Adam start anew in each"
+)
+OF_CHAINS = (
+    "after the other rounds the models change places, in an order drawn from the study's seed, with their batch-norm"
+    " statistics; a mean is weighted by the training slices of each model's last site; Adam's moments start anew in"
+    " each round"
+)
+OF_LAPS = (
+    "one model goes from site to site, with its batch-norm statistics; the rounds after them go on from its end and in"
+    " the same cosine annealing; Adam's moments start anew at each site"
+)
+OF_ROUNDS = (
+    "the rounds are parts of one cosine annealing, Adam's moments start anew in each, and a round keeps its last epoch;"
+    " each target's validation patients choose the round and the setting"
+)
+OF_PERSONAL = (
+    "each goes on from its own of the round before, with the round's epochs and learning rates, and stays at its site"
+    " with batch norm's statistics of its own; Adam's moments start anew in each round; scored at its site alone"
+)
+OF_UNSEEN))
     return choices + _of_strategies(study)
 
 

@@ -298,7 +298,7 @@ class _Part:
                 steps=tuple(self._step(step) for step in steps_to(study, target, run.choices)),
             )
 
-    def _step(self, step: Step) -> schema.Step:
+    def _step(self, step: Step) -> schema.SearchStep:
         """Return a step of a search, with the mean validation Dice by which it was decided."""
         tried = []
         for candidate in candidates_of(self.run.study, step):
@@ -312,7 +312,7 @@ class _Part:
                     goes_on=None if step.decided is None else candidate.route in step.decided,
                 )
             )
-        return schema.Step(epochs=step.epochs, tried=tuple(tried))
+        return schema.SearchStep(epochs=step.epochs, tried=tuple(tried))
 
     def stages(self) -> Iterator[schema.Stage]:
         """Yield the finished trainings, averages, and re-estimates of averages."""
@@ -478,7 +478,7 @@ def _site(name: str, description: Description) -> schema.Site:
     )
 
 
-def _choices(rows: Sequence[schema.Row], score: Score) -> Iterator[schema.Choice]:
+def _choices(rows: Sequence[schema.Row], score: Score) -> Iterator[schema.RouteChoice]:
     """Yield the choice of each target's route, and what other validation patients would have chosen.
 
     A target without a headline has no choice; neither has one whose route grew, since its hops were chosen one by one.
@@ -495,7 +495,7 @@ def _choices(rows: Sequence[schema.Row], score: Score) -> Iterator[schema.Choice
         # Every value is a number: `_cases` writes no other.
         found = choice([[_as_repeat(one) for one in folds if one] for folds in cases])
         if found is not None:
-            yield schema.Choice(
+            yield schema.RouteChoice(
                 variant=headline.variant,
                 seed=headline.seed,
                 split_seed=headline.split_seed,

@@ -226,7 +226,7 @@ class Row(_OfVariant):
         return {case: (value, weights[case]) for case, value in values.items()}
 
 
-class Choice(_OfVariant):
+class RouteChoice(_OfVariant):
     """The choice of a target's route by its validation patients, and what other patients would have chosen.
 
     A bootstrap over the validation patients (`common.statistics.optimism`). There is an entry for each target with a
@@ -363,7 +363,7 @@ class Tried(Value):
     """Whether the route goes on, or is left at the end; null before the step is decided."""
 
 
-class Step(Value):
+class SearchStep(Value):
     """A step of the search for a target's route: a hop of a growing route, or a rung of halving."""
 
     epochs: int
@@ -383,7 +383,7 @@ class Grown(_OfVariant):
     """Trainings of all candidates tried for this target."""
     trainings_of_all_routes: int
     """Trainings for all routes of the permitted lengths, with the study's epochs."""
-    steps: tuple[Step, ...] = ()
+    steps: tuple[SearchStep, ...] = ()
     """The steps of the search, in order: hops of a growing route, rungs of halving."""
 
 
@@ -519,7 +519,7 @@ class Results(Value):
     chose among those of the target's patients alone, over all rotations."""
     rotation_rows: tuple[Row, ...] = ()
     """Where the test rotates, an entry for each finished method, route, target, fold and rotation."""
-    route_choices: tuple[Choice, ...] = ()
+    route_choices: tuple[RouteChoice, ...] = ()
     """An entry for each target with a choice among several routes, where it is known; where the test rotates, for each
     rotation."""
     spread: tuple[Spread, ...] = ()

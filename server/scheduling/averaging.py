@@ -36,7 +36,7 @@ def average(node: Average, state: RunState, ledger: Ledger) -> StageRecord:
     moments: Weights = {}
     if isinstance(node, ServerStep):
         before = state.records[node.before].state if node.before else ""
-        with server_optimizer.ServerStep(
+        with server_optimizer.OptimizerStep(
             STRATEGIES[node.strategy], dict(node.settings), ledger.checked(before) if before else None
         ) as step:
             weights = average_of(step=step)

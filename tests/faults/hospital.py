@@ -251,7 +251,7 @@ def put_in_place(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(client.evaluation.scoring, "build_undrawn", lambda _: Network())
     patch.setattr(client.stages.evaluate, "place", lambda *_: None)
     patch.setattr(client.stages.evaluate, "add_to_page", lambda *_, **__: None)
-    patch.setattr(client.stages.fine_tune, "standardised_slices", lambda *_: None)
+    patch.setattr(client.stages.fine_tune, "standardised_slices", lambda *_, **__: None)
     patch.setattr(server.study_run, "write_report", lambda _: None)
     patch.setattr(server.study_run, "deliver", lambda *_: Deliveries())
     patch.setattr(server.study_run, "recording", lambda folder, study, observe: nullcontext(observe))

@@ -17,7 +17,7 @@ from common.strategies import STRATEGIES
 from deploy.simulation.local_grid import enter_run
 from server import aggregation
 from server.aggregation import Contribution, aggregate
-from server.server_optimizer import ServerStep
+from server.server_optimizer import OptimizerStep
 
 SETTINGS: dict[str, dict[str, float]] = {
     "fedavgm": {"learning_rate": 0.7, "momentum": 0.9},
@@ -60,7 +60,7 @@ def stepped(
     strategy: str, folder: Path, round_number: int, parent: Path, state: Path | None, **settings: float
 ) -> tuple[Weights, Weights]:
     parts, _ = parts_of(folder, round_number)
-    with ServerStep(STRATEGIES[strategy], SETTINGS[strategy] | settings, state) as step:
+    with OptimizerStep(STRATEGIES[strategy], SETTINGS[strategy] | settings, state) as step:
         made = aggregate(strategy, parts, expected=frozenset(parts), parent=parent, step=step)
         return made, step.state
 
@@ -135,7 +135,7 @@ def test_cut_into_single_rows_and_in_any_order_the_result_is_the_same(
     monkeypatch.setattr(aggregation, "AT_ONCE_BYTES", 1)
     parts, _ = parts_of(tmp_path, 2)
     for order in itertools.permutations(parts):
-        with ServerStep(STRATEGIES[strategy], SETTINGS[strategy], file) as step:
+        with OptimizerStep(STRATEGIES[strategy], SETTINGS[strategy], file) as step:
             given = {site: parts[site] for site in order}
             made = aggregate(strategy, given, expected=frozenset(parts), parent=parent, step=step)
             assert same(made, whole[0]) and same(step.state, whole[1])

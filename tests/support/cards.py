@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from client.delivery.model_card import Card, Figure, Hop, HospitalCounts, Reference, Scores
+from client.delivery.model_card import Card, Figure, HopScores, HospitalCounts, Reference, Scores
 from client.delivery.store import Arrival, Outcome
 from common.config.study import ModelConfig, PreprocessingConfig, TrainingConfig
 
@@ -86,9 +86,9 @@ def card(**changes: Any) -> Card:
 
 
 HOPS = (
-    Hop(site="B", dice={"A": 70.0, "B": 90.0, "C": 66.0}),
-    Hop(site="C", dice={"A": 72.0, "B": 80.0, "C": 86.0}),
-    Hop(site="A", dice={"A": 91.4, "B": 75.0, "C": 70.5}),
+    HopScores(site="B", dice={"A": 70.0, "B": 90.0, "C": 66.0}),
+    HopScores(site="C", dice={"A": 72.0, "B": 80.0, "C": 86.0}),
+    HopScores(site="A", dice={"A": 91.4, "B": 75.0, "C": 70.5}),
 )
 
 

@@ -191,6 +191,8 @@ class Method:
     """The table of [absence.methods] with the method's rule; empty: the table of the method's key."""
     strategy: str = ""
     """A key of `common.strategies`: rows stand in the order in which the study lists its strategies."""
+    handled: tuple[str, str, str] | None = None
+    """A line of the page's list of choices, for a method with choices of its own: what, which, and a remark."""
     in_paper: bool = False
     """Whether the paper's Table III has the method."""
     style: str = ""

@@ -38,4 +38,10 @@ METHOD = Method(
     rows=_rows,
     optional=True,
     absence="sequential",
+    handled=(
+        "mean of all routes",
+        "uniform",
+        "every route to the target counts alike, whatever its score; statistics of batch normalisation are estimated"
+        " anew at the target; no gradient step is made",
+    ),
 )

@@ -9,6 +9,7 @@ import re
 import shutil
 import stat
 import subprocess
+import tomllib
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -20,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_ssh_priv
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from client.data import layouts
-from client.site_config import SiteConfig, load_site
+from client.site_config import ArchiveConfig, SiteConfig, load_site
 from common.errors import RelayError
 from common.fingerprint import format_fingerprint
 from deploy.cli import main
@@ -535,8 +536,13 @@ def test_the_site_file_that_is_written_holds_every_key_explained_and_as_it_is_by
     for key, field in SiteConfig.model_fields.items():
         assert getattr(site, key) == changed.get(key, field.default), key
     text = site_file.read_text(encoding="utf-8")
-    written = dict(re.findall(r"((?:^# .+\n)+)^(?:# )?(\w+) = ", text, re.MULTILINE)).values()
-    assert set(written) == set(SiteConfig.model_fields) - {"members"}
+    plain, table, query = text.partition("\n# [archive]\n")
+    written = dict(re.findall(r"((?:^# .+\n)+)^(?:# )?(\w+) = ", plain, re.MULTILINE)).values()
+    assert table and set(written) == set(SiteConfig.model_fields) - {"members", "archive"}
+    asked = re.findall(r"^# (\w+) = (.+)$", query, re.MULTILINE)
+    assert [name for name, _ in asked] == list(ArchiveConfig.model_fields)
+    filled = tomllib.loads(plain + "".join(f"{line}\n" for line in ["[archive]", *(f"{k} = {v}" for k, v in asked)]))
+    assert filled["archive"] == json.loads(ArchiveConfig().model_dump_json(exclude_none=True))
     for name, layout in layouts.known().items():
         assert re.search(rf"^# +{name} +{re.escape(layout.looks_for)}$", text, re.MULTILINE)
     assert "One of auto, cpu, cuda, mps." in text

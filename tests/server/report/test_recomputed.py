@@ -27,7 +27,7 @@ METHODS: dict[str, Any] = {
     "baseline": True,
     "longer_baseline": True,
     "sequential": {"routes": "all", "max_hops": 2},
-    "federated": ({"strategy": "fedavg", "rounds": 2, "batch_norm": "average"},),
+    "federated": ({"strategy": "fedavg", "rounds": 10, "batch_norm": "average"},),
 }
 LABELS = {
     "baseline": "Target alone",
