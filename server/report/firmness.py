@@ -8,7 +8,7 @@ from collections import defaultdict
 from common.statistics.intervals import FEWEST
 from common.text import listed
 from server.report.wording import signed, targets
-from server.results.schema import RouteChoice, Results, Row
+from server.results.schema import Results, RouteChoice, Row
 
 
 def firmness(results: Results) -> list[str]:

@@ -41,7 +41,6 @@ METHOD = Method(
     handled=(
         "mean of all routes",
         "uniform",
-        "every route to the target counts alike, whatever its score; statistics of batch normalisation are estimated"
-        " anew at the target; no gradient step is made",
+        "every route counts alike, whatever its score; batch norm is estimated anew at the target, without a step",
     ),
 )

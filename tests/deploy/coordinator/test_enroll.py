@@ -541,7 +541,7 @@ def test_the_site_file_that_is_written_holds_every_key_explained_and_as_it_is_by
     assert table and set(written) == set(SiteConfig.model_fields) - {"members", "archive"}
     asked = re.findall(r"^# (\w+) = (.+)$", query, re.MULTILINE)
     assert [name for name, _ in asked] == list(ArchiveConfig.model_fields)
-    filled = tomllib.loads(plain + "".join(f"{line}\n" for line in ["[archive]", *(f"{k} = {v}" for k, v in asked)]))
+    filled = tomllib.loads(plain + "".join(f"\n{line}" for line in ["[archive]", *(f"{k} = {v}" for k, v in asked)]))
     assert filled["archive"] == json.loads(ArchiveConfig().model_dump_json(exclude_none=True))
     for name, layout in layouts.known().items():
         assert re.search(rf"^# +{name} +{re.escape(layout.looks_for)}$", text, re.MULTILINE)
