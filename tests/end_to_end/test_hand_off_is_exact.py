@@ -77,7 +77,7 @@ def assert_exact(study: Study, hospitals: dict[str, Path], out: Path, results: d
         assert record["losses"] == stage.losses
         assert record["dices"] == pytest.approx(stage.dices, abs=1e-6)
         deciding = "dice" if study.training.slices == "chosen" else "dice_volume"
-        # The loop interpolates by itself: a voxel whose probability is 0.5 but for the last bit may fall to either side.
+        # The loop interpolates by itself: a voxel of probability 0.5 but for the last bit may fall to either side.
         assert record.get(deciding, 0.0) == pytest.approx(stage.native_dice, abs=5e-5)
         assert record["kept_epoch"] == stage.dices.index(max(stage.dices)) + 1
     at_target = {record["weights"] for key, record in recorded.items() if key[0] == "A"}
