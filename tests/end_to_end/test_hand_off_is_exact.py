@@ -143,7 +143,7 @@ HOPS: list[Any] = [
     ({**UNET, "neighbours": 1}, {}),
     ({"architecture": "BasicUNet"}, {"recipe": "nnunet"}),
     pytest.param({"architecture": "DynUNet"}, {"recipe": "nnunet"}, marks=pytest.mark.slow),
-    *(pytest.param({"architecture": name}, {}, marks=pytest.mark.slow) for name in OTHERS),
+    *(pytest.param({"architecture": name}, {}, marks=pytest.mark.nightly) for name in OTHERS),
 ]
 
 

@@ -216,7 +216,7 @@ def test_a_personal_model_is_the_plain_loops_and_leaves_in_no_message(
             assert large and not any(piece in file for piece in large for _, _, file in messages)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("study", [FEDBN, DITTO], ids=["fedbn", "ditto"])
 @pytest.mark.parametrize("when", ["done:4", "inside:6:0.3"])
 def test_killed_and_resumed_it_ends_as_if_nothing_had_been(
