@@ -14,7 +14,7 @@ from common.config.study import Study
 from tests.end_to_end.plain_loop import PlainLoop, Tensors, digest, seed_of
 from tests.support.hospitals import run_on_grid, small_study, write_hospitals
 
-pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.nightly]
 
 SITES = ("A", "B", "C")
 ROUNDS = 4
