@@ -354,10 +354,11 @@ def keep_out(coordinator: Coordinator) -> list[str]:
     for record in readable_records(coordinator)[0]:
         again = [listed[serial] for serial in record.serials if serial in listed]
         if again and not record.revoked:
-            excluded = record.excluded | {entry.serial: entry.when for entry in again}
-            _write_record(coordinator, record.model_copy(update={"revoked": again[0].when, "excluded": excluded}))
+            since = again[0].when.isoformat(timespec="seconds")
+            excluded = record.excluded | {entry.serial: since for entry in again}
+            _write_record(coordinator, record.model_copy(update={"revoked": since, "excluded": excluded}))
             sentences.append(
-                f"Site {record.site} was revoked on {again[0].when[:10]}, and stays out; its record, of an older"
+                f"Site {record.site} was revoked on {since[:10]}, and stays out; its record, of an older"
                 " backup, let it in."
             )
     if listed.keys() - {entry.serial_number for entry in read_crl(coordinator.gateway / "crl.pem")}:
@@ -408,7 +409,7 @@ def _write_crl(coordinator: Coordinator) -> None:
     for record in records(coordinator):
         for serial, when in record.excluded.items():
             revocations.add(coordinator, record.site, [serial], when)  # relay 0.2 kept them in the records alone
-    revoked = {serial: entry.time for serial, entry in revocations.revoked(coordinator).items()}
+    revoked = {serial: entry.when for serial, entry in revocations.revoked(coordinator).items()}
     write_atomically(coordinator.gateway / "crl.pem", pem(make_crl(revoked, ca=ca, ca_key=ca_key)), durable=True)
 
 

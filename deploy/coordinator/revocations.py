@@ -10,7 +10,7 @@ import datetime
 from collections.abc import Iterable
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from common.config.study import SiteName
 from common.errors import RelayError
@@ -25,13 +25,8 @@ class Revoked(BaseModel):
     site: SiteName
     serial: str = Field(pattern=r"^[0-9]{1,60}$")
     """The certificate's serial number, in decimal digits."""
-    when: str
+    when: AwareDatetime
     """The time of the revocation."""
-
-    @property
-    def time(self) -> datetime.datetime:
-        """Return the time of the revocation."""
-        return datetime.datetime.fromisoformat(self.when)
 
 
 def add(coordinator: Coordinator, site: str, serials: Iterable[str], when: str) -> None:
@@ -47,7 +42,7 @@ def add(coordinator: Coordinator, site: str, serials: Iterable[str], when: str) 
     for serial in serials:
         path = coordinator.revoked / f"{serial}.json"
         if not path.exists():
-            entry = Revoked(site=site, serial=serial, when=when)
+            entry = Revoked(site=site, serial=serial, when=datetime.datetime.fromisoformat(when))
             write_atomically(path, (entry.model_dump_json(indent=1) + "\n").encode(), durable=True)
 
 
@@ -63,10 +58,8 @@ def revoked(coordinator: Coordinator) -> dict[int, Revoked]:
 
 def _read(path: Path) -> Revoked:
     try:
-        entry = Revoked.model_validate_json(path.read_bytes())
-        entry.time  # noqa: B018 - a damaged time is found here
-        return entry
-    except (OSError, ValueError, ValidationError):
+        return Revoked.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
         raise RelayError(
             f"The file {path} of a revoked certificate cannot be read; restore it from a backup, so that the hospital"
             " stays out."

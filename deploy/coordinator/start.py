@@ -63,6 +63,7 @@ def start(coordinator: Coordinator, parts: Sequence[str], *, health: str = "") -
         supervisor = Supervisor([programs[part]() for part in parts], _print_line)
         _print_line(f"Starting {', '.join(parts)}; hospitals dial {settings.host}:{settings.port}.")
         told_at = 0.0
+        said: list[str] = []
         stamp = _stamp(certificate)
         try:
             while not over.wait(0.5):
@@ -76,7 +77,11 @@ def start(coordinator: Coordinator, parts: Sequence[str], *, health: str = "") -
                 if time.monotonic() - told_at > TELL_EVERY and grpc_health(health_of["superlink"], timeout=1):
                     # Sites may have been enrolled or revoked while the SuperLink was down.
                     told_at = time.monotonic()
-                    update_superlink_if_up(coordinator, _print_line)
+                    said, before = [], said
+                    update_superlink_if_up(coordinator, said.append)
+                    for sentence in said:
+                        if sentence not in before:  # a record that stays as bad is told once
+                            _print_line(sentence)
         finally:
             supervisor.end()
     _print_line("Stopped.")

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from common.config.study import Budget
 from common.plan.graph import Average, FineTune, best_of
-from common.plan.methods.method import Given, Method, Section, of_budget
+from common.plan.methods.method import Given, Method, of_budget, of_rounds
 from common.plan.values import PlannedRow, row_of
 from common.strategies import Strategy
 
@@ -27,17 +27,7 @@ def personal(strategy: Strategy, budget: Budget = "steps") -> Method:
                 models = [model for pull in part.ditto_lambda for model in _personal_models(target, averages, pull)]
                 yield row_of(given.study, key, given.study.sites, target, fold, best_of(tuple(models), target))
 
-    return Method(
-        key=key,
-        title=title,
-        name=lambda _, __: title,
-        section=Section.AVERAGES,
-        rows=rows,
-        everybody=True,
-        skippable=strategy.skippable,
-        absence=strategy.key,
-        strategy=strategy.key,
-    )
+    return of_rounds(strategy, key, title, rows)
 
 
 def _personal_models(target: str, averages: Sequence[Average], pull: float) -> Iterator[FineTune]:

@@ -5,11 +5,11 @@ average fine-tuned at the target. Each target's validation patients select the r
 tried, the setting.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from common.config.study import Budget, FederatedConfig
+from common.config.study import Budget
 from common.plan.graph import RE_ESTIMATED, best_of
-from common.plan.methods.method import LONGEST, Given, Method, Section, of_budget
+from common.plan.methods.method import LONGEST, Given, Method, of_budget, of_rounds
 from common.plan.routes import re_estimated_at, then_at
 from common.plan.values import PlannedRow, row_of
 from common.strategies import Strategy
@@ -24,18 +24,7 @@ def averaged(strategy: Strategy, budget: Budget = "steps") -> Method:
             for fold, averages in given.averages(part, budget=budget) if "average" in part.batch_norm else ():
                 yield row_of(given.study, key, given.study.sites, target, fold, best_of(averages, target))
 
-    return Method(
-        key=key,
-        title=title,
-        name=lambda _, __: title,
-        section=Section.AVERAGES,
-        rows=rows,
-        everybody=True,
-        skippable=strategy.skippable,
-        absence=strategy.key,
-        strategy=strategy.key,
-        style=strategy.style if budget == "steps" else "",
-    )
+    return of_rounds(strategy, key, title, rows, style=strategy.style if budget == "steps" else "")
 
 
 def re_estimated(strategy: Strategy, budget: Budget = "steps") -> Method:
@@ -48,21 +37,11 @@ def re_estimated(strategy: Strategy, budget: Budget = "steps") -> Method:
 
     def rows(given: Given, target: str) -> Iterator[PlannedRow]:
         for part in given.parts(strategy.key, budget):
-            for fold, averages in given.averages(part, budget=budget) if _estimates(given, part) else ():
+            for fold, averages in given.averages(part, budget=budget) if given.has_norm(part, "re-estimate") else ():
                 model = best_of(tuple(re_estimated_at(target, average) for average in averages), target)
                 yield row_of(given.study, key, given.study.sites, target, fold, model)
 
-    return Method(
-        key=key,
-        title=title,
-        name=lambda _, __: title,
-        section=Section.AVERAGES,
-        rows=rows,
-        everybody=True,
-        skippable=strategy.skippable,
-        absence=strategy.key,
-        strategy=strategy.key,
-    )
+    return of_rounds(strategy, key, title, rows)
 
 
 def then_target(strategy: Strategy) -> Method:
@@ -80,20 +59,7 @@ def then_target(strategy: Strategy) -> Method:
                 model = then_at(given.study, target, best_of(averages, target))
                 yield row_of(given.study, key, route, target, fold, model)
 
-    return Method(
-        key=key,
-        title=f"{strategy.title}, then the target",
-        name=lambda _, target: f"{strategy.title}, then {target}",
-        section=Section.AVERAGES,
-        rows=rows,
-        everybody=True,
-        skippable=strategy.skippable,
-        absence=strategy.key,
-        strategy=strategy.key,
-        control=LONGEST,
-    )
+    def name(_: Sequence[str], target: str) -> str:
+        return f"{strategy.title}, then {target}"
 
-
-def _estimates(given: Given, part: FederatedConfig) -> bool:
-    """Return whether an average gets statistics of the target: a network without batch norm has none to get."""
-    return "re-estimate" in part.batch_norm and given.study.model.has_batch_norm
+    return of_rounds(strategy, key, f"{strategy.title}, then the target", rows, name=name, control=LONGEST)

@@ -8,9 +8,9 @@ Sources: FedBN (Li et al., ICLR 2021); MS-Net's domain-specific batch normalisat
 
 from collections.abc import Iterator
 
-from common.config.study import Budget, FederatedConfig
+from common.config.study import Budget
 from common.plan.graph import Average, Completed, best_of
-from common.plan.methods.method import Given, Method, Section, of_budget
+from common.plan.methods.method import Given, Method, of_budget, of_rounds
 from common.plan.values import PlannedRow, row_of
 from common.strategies import Strategy
 
@@ -21,28 +21,15 @@ def local(strategy: Strategy, budget: Budget = "steps") -> Method:
 
     def rows(given: Given, target: str) -> Iterator[PlannedRow]:
         for part in given.parts(strategy.key, budget):
-            for fold, averages in given.averages(part, local=True, budget=budget) if _is_local(given, part) else ():
+            for fold, averages in (
+                given.averages(part, local=True, budget=budget) if given.has_norm(part, "local") else ()
+            ):
                 model = best_of(tuple(completed_at(target, average) for average in averages), target)
                 yield row_of(given.study, key, given.study.sites, target, fold, model)
 
-    return Method(
-        key=key,
-        title=title,
-        name=lambda _, __: title,
-        section=Section.AVERAGES,
-        rows=rows,
-        everybody=True,
-        skippable=strategy.skippable,
-        absence=strategy.key,
-        strategy=strategy.key,
-    )
+    return of_rounds(strategy, key, title, rows)
 
 
 def completed_at(target: str, average: Average) -> Completed:
     """Return an average with a target's own batch-norm tensors, of the target's part of the same round."""
     return Completed(average, next(part for part in average.parts if part.site == target))
-
-
-def _is_local(given: Given, part: FederatedConfig) -> bool:
-    """Return whether batch norm's tensors stay at their sites: a network without batch norm has none."""
-    return "local" in part.batch_norm and given.study.model.has_batch_norm

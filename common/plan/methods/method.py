@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from functools import cached_property, partial
+from typing import Literal
 
 from common.config.study import Budget, FederatedConfig, Study
 from common.plan.graph import Average
@@ -13,7 +14,7 @@ from common.plan.rounds import averages_of
 from common.plan.routes import along
 from common.plan.searches import route_found
 from common.plan.values import Budgets, Census, Choices, PlannedRow, row_of
-from common.strategies import STRATEGIES
+from common.strategies import STRATEGIES, Strategy
 
 Namer = Callable[[Sequence[str], str], str]
 """Returns a name for readers, from a row's route and target."""
@@ -69,6 +70,10 @@ class Given:
             for place, budget in enumerate(part.budget)
             if rounds[budget] not in [rounds[before] for before in part.budget[:place]]
         )
+
+    def has_norm(self, part: FederatedConfig, word: Literal["re-estimate", "local"]) -> bool:
+        """Return whether a strategy treats batch norm so; a network without batch norm has nothing to treat."""
+        return word in part.batch_norm and self.study.model.has_batch_norm
 
     def rounds(self, part: FederatedConfig, local_epochs: int, budget: Budget) -> int:
         """Return the number of rounds of a federated method."""
@@ -201,6 +206,42 @@ class Method:
     def line_of(self, route: Sequence[str], target: str) -> str:
         """Return the head of the method's line in a table."""
         return self.line(route, target) if self.line else self.title
+
+
+def of_rounds(
+    strategy: Strategy,
+    key: str,
+    title: str,
+    rows: Callable[[Given, str], Iterable[PlannedRow]],
+    *,
+    name: Namer | None = None,
+    control: str = "",
+    style: str = "",
+) -> Method:
+    """Return a method whose models come out of the rounds of a strategy, with what all such methods have in common.
+
+    Args:
+        strategy: the strategy.
+        key: the method's key.
+        title: the name of all rows together, and of a single row unless `name` is given.
+        rows: see `Method.rows`.
+        name: see `Method.name`.
+        control: see `Method.control`.
+        style: see `Method.style`.
+    """
+    return Method(
+        key=key,
+        title=title,
+        name=name or (lambda _, __: title),
+        section=Section.AVERAGES,
+        rows=rows,
+        everybody=True,
+        skippable=strategy.skippable,
+        absence=strategy.key,
+        strategy=strategy.key,
+        control=control,
+        style=style,
+    )
 
 
 def rows_found(given: Given, key: str, target: str) -> Iterator[PlannedRow]:
