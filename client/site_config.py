@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from client.data import layouts
 from client.data.layouts import Statement
 from client.data.layouts.size import STEPS_MM
-from common.config.study import POOLED, SiteName
 from common.config.toml import load_toml
+from common.config.values import POOLED, SiteName
 from common.errors import RelayError
 
 __all__ = ["SiteConfig", "load_site"]

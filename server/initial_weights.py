@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from common.config.study import ModelConfig, Study
+from common.config.model import ModelConfig
+from common.config.study import Study
 from common.digest import digest_of
 from common.errors import RelayError, Unreachable
 from common.model.network import build

@@ -11,7 +11,8 @@ from typing import Any
 
 from flwr.serverapp import Grid
 
-from common.config.study import POOLED, Study, load_study, study_toml
+from common.config.study import Study, load_study, study_toml
+from common.config.values import POOLED
 from common.errors import RelayError, Unfinished
 from common.files import write_atomically
 from common.model.network import check_network

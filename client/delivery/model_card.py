@@ -13,7 +13,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from common.config.study import ModelConfig, PreprocessingConfig, TrainingConfig
+from common.config.model import ModelConfig
+from common.config.study import PreprocessingConfig, TrainingConfig
 from common.digest import digest_of_file
 from common.errors import RelayError
 from common.plan import method_of

@@ -13,7 +13,8 @@ import logging
 from client.governance.approval import answered_folder, approvals, taking_part
 from client.preprocessing import cache
 from client.site_config import SiteConfig
-from common.config.study import POOLED, Study
+from common.config.study import Study
+from common.config.values import POOLED
 from common.files import write_atomically
 from common.plan import Census, Choices
 from common.plan.graph import Node

@@ -21,7 +21,7 @@ from flwr.app import Context, Message, RecordDict
 from client.governance import audit_log
 from client.governance.simulation_mode import in_simulation_mode
 from client.site_config import SiteConfig
-from common.config.study import ModelConfig
+from common.config.model import ModelConfig
 from common.digest import digest_of
 from common.errors import Damaged, DiskFull, RelayError
 from common.model.network import staying_names

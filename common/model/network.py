@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from common.config.study import ModelConfig
+from common.config.model import ModelConfig
 from common.errors import BadConfiguration, RelayError
 from common.networks.registry import Form, Network, find
 

@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 from flwr.app import Array, ArrayRecord
 
-from common.config.study import ModelConfig
+from common.config.model import ModelConfig
 from common.digest import digest_of
 from common.files import write_atomically
 from common.model.network import declared_shapes

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from common.config.study import POOLED, Study
+from common.config.study import Study
+from common.config.values import POOLED
 from common.errors import RelayError
 from common.plan.graph import Best, Evaluate, FineTune, Node, parents_first
 from common.plan.methods import Given, Method, asked_for, method_of

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from common.config.study import Budget, FederatedConfig, Study
+from common.config.methods import Budget, FederatedConfig
+from common.config.study import Study
 from common.plan.graph import Average, FineTune, Node, Schedule, ServerStep, Start, Stays, parents_first
 from common.plan.routes import most_hops, routes_to
 from common.plan.values import Budgets, Census

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from common.config.study import Budget, FederatedConfig, Study
+from common.config.methods import Budget, FederatedConfig
+from common.config.study import Study
 from common.plan.graph import Best, Evaluate, FineTune, Node, ballot
 
 Census = Mapping[str, tuple[int, ...]]

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from common.config.study import SiteName
+from common.config.values import SiteName
 from common.errors import RelayError, Unreachable
 from common.files import write_atomically
 from common.fingerprint import parse_fingerprint

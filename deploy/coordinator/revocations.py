@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from common.config.study import SiteName
+from common.config.values import SiteName
 from common.errors import RelayError
 from common.files import write_atomically
 from deploy.coordinator.folder import Coordinator

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from common.config.study import SiteName
+from common.config.values import SiteName
 from common.errors import RelayError
 from common.files import write_atomically
 from deploy.pki.certificates import Key, fingerprint, is_signed, sign, ssh_public

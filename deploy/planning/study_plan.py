@@ -16,7 +16,8 @@ from rich.table import Table
 
 from client.data.survey import Survey, survey
 from client.site_config import SiteConfig, load_site
-from common.config.study import POOLED, Study
+from common.config.study import Study
+from common.config.values import POOLED
 from common.errors import RelayError
 from common.fingerprint import format_fingerprint
 from common.model.network import check_network, declared_bytes, staying_bytes

@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from common.config.study import POOLED
+from common.config.values import POOLED
 from common.text import duration
 from deploy.console import BAR, terminal
 from server.progress.events import Event, Observer

@@ -13,7 +13,8 @@ from client.data import layouts
 from client.data.splits import split
 from client.governance.simulation_mode import simulation_mode
 from client.site_config import SiteConfig, load_site
-from common.config.study import POOLED, Study
+from common.config.study import Study
+from common.config.values import POOLED
 from common.errors import RelayError
 from common.text import listed
 

@@ -13,12 +13,13 @@ from client.data_check.others import shared
 from client.data_check.page import write_page
 from client.data_check.words import kind_table, lines, patient_table, remarks, summary, to_json
 from client.site_config import SiteConfig, load_site
-from common.config.study import POOLED, PreprocessingConfig
+from common.config.study import PreprocessingConfig
+from common.config.values import POOLED
 from common.errors import FaultsFound, RelayError
 from deploy.console import bar, terminal
 
 LONGEST = 32
-"""Characters of the longest site name (`common.config.study.SiteName`)."""
+"""Characters of the longest site name (`common.config.values.SiteName`)."""
 
 
 def site_check(

@@ -15,7 +15,7 @@ from cryptography import x509
 from pydantic import TypeAdapter, ValidationError
 
 from client.site_config import SiteConfig, load_site
-from common.config.study import POOLED, SiteName
+from common.config.values import POOLED, SiteName
 from common.errors import Expired, NotEnrolled, RelayError
 from deploy.pki.certificates import (
     Key,

@@ -16,7 +16,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from common.config.study import POOLED, Study
+from common.config.study import Study
+from common.config.values import POOLED
 from common.errors import RelayError
 from common.files import write_atomically
 from server.progress.events import Event, Observer

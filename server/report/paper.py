@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from common.config.study import POOLED
+from common.config.values import POOLED
 from server.report.table import Cell, Comparison
 from server.report.wording import sources
 from server.results.schema import Results

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from common.config.study import POOLED
+from common.config.values import POOLED
 from common.errors import RelayError
 from common.plan import Section, method_of, place_of
 from common.plan.methods.method import LONGEST

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from common import text
-from common.config.study import POOLED
+from common.config.values import POOLED
 from common.networks.registry import NETWORKS
 from common.plan import with_share
 from common.plan.methods.method import sources as sources_of

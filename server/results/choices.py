@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from common.config.study import FederatedConfig, Study
+from common.config.methods import FederatedConfig
+from common.config.study import Study
 from common.plan import Plan, asked_for
 from common.plan.graph import Average, Soup
 from common.plan.routes import settings_of

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from common.config.study import AbsenceRule, Study
+from common.config.methods import AbsenceRule
+from common.config.study import Study
 from common.plan import Plan, PlannedRow, absence_rule, method_of, route_method
 from common.plan.cost import all_behind, behind
 from common.plan.graph import Best, FineTune, Node

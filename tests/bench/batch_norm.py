@@ -25,7 +25,8 @@ from client.training.batch_norm import estimate_statistics
 from client.training.batches import Slices, standardised_slices, statistics
 from client.training.device import Device
 from client.training.fine_tune import fine_tune, grid_dice
-from common.config.study import ModelConfig, Study, load_study
+from common.config.model import ModelConfig
+from common.config.study import Study, load_study
 from common.model.network import build
 from common.plan.graph import Schedule
 from deploy.phantom import write_hospitals

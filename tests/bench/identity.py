@@ -28,7 +28,7 @@ import deploy.simulation.local_grid
 from client.evaluation.evaluate import CaseScore
 from client.preprocessing.pipeline import Record
 from client.training.fine_tune import Trained
-from common.config.study import ModelConfig
+from common.config.model import ModelConfig
 
 STEPS = "RELAY_BENCH_STEPS"
 LAST = "send"

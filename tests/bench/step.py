@@ -22,7 +22,7 @@ from client.site_config import load_site
 from client.training.batches import Slices
 from client.training.device import choose_device
 from client.training.fine_tune import fine_tune
-from common.config.study import ModelConfig
+from common.config.model import ModelConfig
 from common.model.network import build
 from common.plan.graph import Schedule
 from tests.bench.pairs import PAIRS, Pairs, show, table

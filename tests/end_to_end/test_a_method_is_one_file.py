@@ -27,7 +27,7 @@ from tests.support.hospitals import REPO
 from tests.support.plausible import plausible
 
 ROOMS = ("client", "common", "deploy", "server")
-MAY_NAME = ("common/plan/methods/", "common/strategies/", "common/config/study.py")
+MAY_NAME = ("common/plan/methods/", "common/strategies/", "common/config/")
 """Where methods are, and the keys and values of a study file."""
 
 

@@ -20,7 +20,8 @@ from client.preprocessing.cohort import Cohort, gather
 from client.preprocessing.pipeline import Record, load, prepare
 from client.site_config import SiteConfig, load_site
 from client.training import batches
-from common.config.study import POOLED, SplitConfig, Study
+from common.config.study import SplitConfig, Study
+from common.config.values import POOLED
 from common.digest import digest_of
 from common.model.weights import Weights, serialised
 from common.plan import plan

@@ -7,7 +7,9 @@ from typing import Any, get_args
 
 import pytest
 
-from common.config.study import POOLED, FederatedConfig, Study, load_study
+from common.config.methods import FederatedConfig
+from common.config.study import Study, load_study
+from common.config.values import POOLED
 from common.plan import grown, plan
 from tests.support.hospitals import REPO, run_on_grid, write_hospitals
 

@@ -10,7 +10,8 @@ import pytest
 
 import server.deliveries
 import server.study_run
-from common.config.study import AbsenceConfig, Study
+from common.config.methods import AbsenceConfig
+from common.config.study import Study
 from common.errors import RelayError
 from common.plan.graph import FineTune, Start, way_of
 from common.protocol.messages import Delivery, EvaluateOrder, FineTuneOrder, WireMessage

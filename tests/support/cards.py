@@ -8,7 +8,8 @@ from typing import Any
 
 from client.delivery.model_card import Card, Figure, HopScores, HospitalCounts, Reference, Scores
 from client.delivery.store import Arrival, Outcome
-from common.config.study import ModelConfig, PreprocessingConfig, TrainingConfig
+from common.config.model import ModelConfig
+from common.config.study import PreprocessingConfig, TrainingConfig
 
 SELECTED, BASELINE, LONGER = "b" * 64, "c" * 64, "d" * 64
 

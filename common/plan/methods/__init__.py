@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from common.config.study import AbsenceRule, Budget, Study
+from common.config.methods import AbsenceRule, Budget
+from common.config.study import Study
 from common.errors import RelayError
 from common.plan.methods import (
     baseline,

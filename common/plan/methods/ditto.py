@@ -10,7 +10,7 @@ Source: Ditto (Li et al., ICML 2021).
 
 from collections.abc import Iterator, Sequence
 
-from common.config.study import Budget
+from common.config.methods import Budget
 from common.plan.graph import Average, FineTune, best_of
 from common.plan.methods.method import Given, Method, of_budget, of_rounds
 from common.plan.values import PlannedRow, row_of

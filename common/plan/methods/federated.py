@@ -7,7 +7,7 @@ tried, the setting.
 
 from collections.abc import Iterator, Sequence
 
-from common.config.study import Budget
+from common.config.methods import Budget
 from common.plan.graph import RE_ESTIMATED, best_of
 from common.plan.methods.method import LONGEST, Given, Method, of_budget, of_rounds
 from common.plan.routes import re_estimated_at, then_at

@@ -8,7 +8,7 @@ Sources: FedBN (Li et al., ICLR 2021); MS-Net's domain-specific batch normalisat
 
 from collections.abc import Iterator
 
-from common.config.study import Budget
+from common.config.methods import Budget
 from common.plan.graph import Average, Completed, best_of
 from common.plan.methods.method import Given, Method, of_budget, of_rounds
 from common.plan.values import PlannedRow, row_of

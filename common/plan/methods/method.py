@@ -8,7 +8,8 @@ from enum import IntEnum
 from functools import cached_property, partial
 from typing import Literal
 
-from common.config.study import Budget, FederatedConfig, Study
+from common.config.methods import Budget, FederatedConfig
+from common.config.study import Study
 from common.plan.graph import Average
 from common.plan.rounds import averages_of
 from common.plan.routes import along

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from common.config.study import POOLED
+from common.config.values import POOLED
 from common.plan.methods.method import Given, Method, Section
 from common.plan.routes import along
 from common.plan.values import PlannedRow, row_of

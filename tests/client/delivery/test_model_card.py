@@ -14,7 +14,8 @@ from markdown_it import MarkdownIt
 from client.data.layouts import Statement
 from client.delivery.model_card import Card, card_beside, figure_text, load_card, name_of, network_named, number
 from client.delivery.model_card_text import as_text, markdown
-from common.config.study import ModelConfig, N4Config, PreprocessingConfig
+from common.config.model import ModelConfig
+from common.config.study import N4Config, PreprocessingConfig
 from common.errors import RelayError
 from tests.support.cards import HOPS, card, figure, outcome, scores
 

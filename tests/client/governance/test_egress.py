@@ -17,7 +17,7 @@ from flwr.app import Context, Message, RecordDict
 
 from client.governance.egress import LOG, release, scrub
 from client.site_config import SiteConfig, load_site
-from common.config.study import ModelConfig
+from common.config.model import ModelConfig
 from common.digest import digest_of
 from common.errors import BadPatient, RelayError
 from common.model.network import build

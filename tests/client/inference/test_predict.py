@@ -18,7 +18,8 @@ from torch import nn
 from client.delivery.model_card import Card
 from client.inference.predict import Drawn, Scan, draw, ending_of, find_scan, load_network, write_mask
 from client.training.device import Device
-from common.config.study import ModelConfig, N4Config, PreprocessingConfig
+from common.config.model import ModelConfig
+from common.config.study import N4Config, PreprocessingConfig
 from common.digest import digest_of
 from common.errors import RelayError
 from common.model.network import build

@@ -14,7 +14,8 @@ from client.training.batch_norm import estimate_statistics
 from client.training.batches import Slices
 from client.training.device import Device
 from client.training.fine_tune import fine_tune, grid_dice, re_estimated
-from common.config.study import ModelConfig, TrainingConfig
+from common.config.model import ModelConfig
+from common.config.study import TrainingConfig
 from common.model.network import build
 from common.plan.graph import Schedule
 

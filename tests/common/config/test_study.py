@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from common.config.study import FederatedConfig, Study, load_study, study_toml
+from common.config.methods import FederatedConfig
+from common.config.study import Study, load_study, study_toml
 from common.config.toml import from_table
 from common.errors import RelayError
 

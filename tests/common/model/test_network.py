@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from common.config.study import ModelConfig
+from common.config.model import ModelConfig
 from common.errors import BadConfiguration
 from common.model.network import build, build_undrawn, check_network, declared_shapes
 

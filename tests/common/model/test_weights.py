@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.config.study import ModelConfig
+from common.config.model import ModelConfig
 from common.digest import digest_of
 from common.model.network import build
 from common.model.weights import (

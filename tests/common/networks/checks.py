@@ -6,7 +6,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from common.config.study import ModelConfig
+from common.config.model import ModelConfig
 from common.model.network import build, check_network, declared
 from common.model.weights import check_fit, serialised
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.config.study import ModelConfig, Study
+from common.config.model import ModelConfig
+from common.config.study import Study
 from common.config.toml import from_table
 from common.errors import BadConfiguration, RelayError
 from common.model.network import build, check_network

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 import pytest
 
-import common.config.study
+import common.config.methods
 from common.config.study import Study, load_study, study_toml
 from common.errors import RelayError
 from common.plan import Section, absence_rule, method_of, name_of, plan
@@ -207,7 +207,7 @@ def test_a_study_that_names_no_more_methods_has_the_digest_of_before() -> None:
 
 def test_a_rule_of_its_own_may_be_given_to_what_can_do_without_a_site_and_to_nothing_else() -> None:
     skippable = {method.absence or method.key for method in METHODS if method.skippable}
-    assert set(get_args(common.config.study.Skippable)) == skippable
+    assert set(get_args(common.config.methods.Skippable)) == skippable
 
 
 def test_a_method_has_the_rule_of_all_but_for_what_it_says_itself(tmp_path: Path) -> None:

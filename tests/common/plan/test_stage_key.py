@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from common.config.study import ModelConfig, Study
+from common.config.model import ModelConfig
+from common.config.study import Study
 from common.plan.graph import BestElsewhere, Evaluate, FineTune, Schedule, Start
 from common.plan.stage_key import ExecutionEnvironment, completed_digest, stage_key
 from common.protocol.messages import STAGE_VERSION

@@ -13,7 +13,8 @@ import torch
 from client.delivery.model_card import Figure
 from client.delivery.store import Arrival
 from client.site_config import load_site
-from common.config.study import ModelConfig, N4Config, PreprocessingConfig
+from common.config.model import ModelConfig
+from common.config.study import N4Config, PreprocessingConfig
 from common.digest import digest_of
 from common.errors import RelayError
 from common.model.network import build
