@@ -157,7 +157,8 @@ def compose(study: Study, tmp_path: Path) -> Iterator[Compose]:
 
 def comparable(row: dict[str, Any]) -> dict[str, Any]:
     """A row without what each site draws for itself: the numbers in patients' places, and so the stage's key."""
-    cases = {name: sorted(row[name].values()) for name in ("case_dice", "case_dice_volume", "case_slices")}
+    cases = {name: sorted(found.values()) for name, found in row.items() if "case_" in name and found is not None}
+    assert {"case_dice", "validation_case_dice"} <= cases.keys()
     return {name: value for name, value in row.items() if name != "stage"} | cases
 
 
