@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -9,13 +10,20 @@ from pathlib import Path
 from common.config.study import Study
 from common.errors import DiskFull
 from common.model.network import declared_bytes
+from common.plan import steps_to
 from common.plan.graph import Average, FineTune, Node, ServerStep, Soup
+from common.plan.routes import most_hops, settings_of
 from common.strategies import STRATEGIES
 from common.text import short_bytes
 
 
 def check_disk_space(
-    variants: Sequence[Study], to_make: Sequence[Collection[Node]], folder: Path, *, everything: bool
+    variants: Sequence[Study],
+    to_make: Sequence[Collection[Node]],
+    folder: Path,
+    *,
+    everything: bool,
+    searched: Sequence[Collection[Node]],
 ) -> None:
     """Refuse a study whose weights do not fit on the disk, before days of training.
 
@@ -24,12 +32,13 @@ def check_disk_space(
         to_make: for each variant, the nodes still to be made.
         folder: the result folder.
         everything: whether all weights are kept, even if no row, choice or stage needs them any more.
+        searched: for each variant, the trainings of all routes compared in a search.
 
     Raises:
         DiskFull: the weights need more space than is free.
     """
     made = need = 0
-    for variant, nodes in zip(variants, to_make, strict=True):
+    for variant, nodes, of_search in zip(variants, to_make, searched, strict=True):
         stay = {node for node in nodes if isinstance(node, FineTune) and node.stays == "everything"}
         trained = sum(isinstance(node, FineTune | Average) for node in nodes) - len(stay)
         if not everything:
@@ -39,8 +48,10 @@ def check_disk_space(
             averages = [node for node in nodes if isinstance(node, Average) and not isinstance(node, Soup)]
             later = (node for node in nodes if isinstance(node, FineTune) and node.schedule.first > 0)
             of_rounds = {*averages, *(part for average in averages for part in average.parts), *later} & set(nodes)
+            of_rounds -= set(of_search)
             estimates = sum(isinstance(node, FineTune) and not node.trains for node in nodes)
             strategies = sum("re-estimate" in part.batch_norm for part in variant.methods.federated)
+            trained -= max(0, len(set(of_search) & set(nodes)) - most_of_a_search(variant))
             trained -= max(0, len(of_rounds) - 3 * folds * (sites + 1))
             trained -= max(0, estimates - 2 * folds * sites * strategies)
         trained += _states(nodes, everything=everything)
@@ -53,6 +64,21 @@ def check_disk_space(
             f" and {short_bytes(free)} are free; make room, give another folder with --out,"
             " or set fewer rounds, folds or routes in the study."
         )
+
+
+def most_of_a_search(study: Study) -> int:
+    """Return the most weights of a search for routes that lie on the disk at once.
+
+    A target keeps the folds of the route that leads and of the one at work. What a step to come may begin with is kept
+    too: on each rung, the models of all ways of fewer hops than the longest route has. Where settings are tried,
+    or a stage depends on the length of its route, there are as many of each.
+    """
+    sites, folds = len(study.sites), len(study.split.run) * len(settings_of(study))
+    folds *= most_hops(study) if study.methods.sequential.annealing == "route" else 1
+    ways = sum(math.perm(sites, length) for length in range(1, most_hops(study) + 1))
+    steps = steps_to(study, study.sites[0], {})
+    rungs = (study.training.epochs // max(1, steps[0].epochs)).bit_length() + 1 if steps else 0
+    return folds * (ways * rungs + 2 * sites)
 
 
 def _states(nodes: Collection[Node], *, everything: bool) -> int:

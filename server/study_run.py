@@ -144,8 +144,9 @@ def _run(
             has_weights=ledger.has,
         )
 
-    to_make = [state_of(number).to_make() for number in range(len(variants))]
-    check_disk_space(variants, to_make, folder, everything=keep_weights)
+    states = [state_of(number) for number in range(len(variants))]
+    to_make = [state.to_make() for state in states]
+    check_disk_space(variants, to_make, folder, everything=keep_weights, searched=[state.searched for state in states])
     runs: list[RunState] = []
     for number in range(len(variants)):
         scheduler = Scheduler(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from common.config.study import Study
-from common.plan.routes import most_hops
+from common.plan.routes import most_hops, returns_to_hops
 from common.plan.values import Route, Selected, Step
 
 
@@ -37,6 +37,20 @@ def after(study: Study, target: str, selected: Selected, dices: Mapping[Route, f
     best = max(dices, key=dices.__getitem__)
     complete = best == (*selected, target) or len(best) - 1 == most_hops(study)
     return best if complete else best[:-1]
+
+
+def ahead(study: Study, target: str, selected: Selected) -> Callable[[Route, int], bool]:
+    """Return whether routes of later hops may begin in a way; see `Search.ahead`."""
+    most = most_hops(study) if returns_to_hops(study) else most_hops(study) * (len(selected) + 1 < most_hops(study))
+
+    def may_begin(way: Route, epochs: int) -> bool:
+        sources = way[:-1] if way[-1] == target else way
+        known = sources[: len(selected)] == selected[: len(sources)] and epochs == study.training.epochs
+        if way[-1] == target:  # a route of a hop to come, trained already for another target
+            return known and len(selected) + 2 <= len(sources) <= most_hops(study)
+        return known and target not in way and len(way) <= most
+
+    return may_begin
 
 
 def fits(study: Study, target: str, selected: Selected) -> bool:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import compress
 
 from common.config.study import Study
-from common.plan.routes import every_route
+from common.plan.routes import every_route, returns_to_hops
 from common.plan.values import Route, Selected, Step
 
 
@@ -66,6 +66,19 @@ def after(study: Study, target: str, selected: Selected, dices: Mapping[Route, f
     routes = steps(study, target, selected)[-1].routes
     best = sorted(routes, key=lambda route: -dices[route])[: _kept(study, target, len(selected), len(routes))]
     return (*selected, "".join(str(int(route in best)) for route in routes))
+
+
+def ahead(study: Study, target: str, selected: Selected) -> Callable[[Route, int], bool]:
+    """Return whether routes of later rungs may begin in a way; see `Search.ahead`."""
+    step = steps(study, target, selected)[-1]
+    rungs = epochs_of_rungs(study.training.epochs, len(every_route(study, target)))
+    begun = {route[:length] for route in step.routes for length in range(1, len(route))}
+    last = step.epochs == study.training.epochs
+    later = {step.epochs} if last and returns_to_hops(study) else {epochs for epochs in rungs if epochs > step.epochs}
+    # A route of the last rung, which is trained already for another target that goes on from it.
+    ends = set() if last else set(step.routes)
+    full = study.training.epochs
+    return lambda way, epochs: epochs in later and (way in begun or (epochs == full and way in ends))
 
 
 def fits(study: Study, target: str, selected: Selected) -> bool:

@@ -91,7 +91,8 @@ def candidates_of(study: Study, step: Step, at: str | None = None) -> Iterator[C
     of_step = study.model_copy(update={"training": training})
     for route in step.routes:
         if at is None or at in route[-last:]:
-            yield Candidate(route, tuple(along(of_step, route, fold) for fold in study.split.run))
+            models = tuple(along(of_step, route, fold) for fold in study.split.run)
+            yield Candidate(route, models, final=step.epochs == study.training.epochs)
 
 
 def _forgetting(study: Study, rows: tuple[PlannedRow, ...]) -> Iterator[Evaluate]:

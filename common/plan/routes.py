@@ -143,6 +143,12 @@ def every_route(study: Study, target: str) -> tuple[Route, ...]:
     return tuple((*sources, target) for n in hops for sources in itertools.permutations(others, n))
 
 
+def returns_to_hops(study: Study) -> bool:
+    """Return whether a route that a search has found is gone along again: scored after every hop, or with a brake."""
+    methods = study.methods
+    return (methods.forgetting and methods.scored_on == "test") or bool(methods.lwf.weight or methods.l2_sp.weight)
+
+
 def most_hops(study: Study) -> int:
     """Return the number of hops of the longest route without repetition."""
     return min(study.methods.sequential.max_hops, len(study.sites) - 1)

@@ -30,14 +30,18 @@ class Search:
     heaviest: Callable[[Study, str, str], Iterator[Selected]]
     """Yields, for a site and a target, complete selections of which one asks the most of the site, whatever is counted
     of the site's work."""
+    ahead: Callable[[Study, str, Selected], Callable[[Route, int], bool]]
+    """Returns, for a target whose route is not found yet, a function of some sites and a number of epochs: whether a
+    step to come, or what is done along the route that is found, may need weights trained at these sites in this order,
+    with these epochs a stage."""
     hop_by_hop: bool
     """Whether a route grows by a hop each step: then only the first hops are known before the study runs, and each
     earlier stage of a tried route is also the end of a shorter route that was tried."""
 
 
 SEARCHES = {
-    "greedy": Search(greedy.steps, greedy.after, greedy.fits, greedy.heaviest, hop_by_hop=True),
-    "halving": Search(halving.steps, halving.after, halving.fits, halving.heaviest, hop_by_hop=False),
+    "greedy": Search(greedy.steps, greedy.after, greedy.fits, greedy.heaviest, greedy.ahead, hop_by_hop=True),
+    "halving": Search(halving.steps, halving.after, halving.fits, halving.heaviest, halving.ahead, hop_by_hop=False),
 }
 """The searches by the word for them in a study's `methods.sequential.routes`."""
 

@@ -99,6 +99,8 @@ class Candidate:
     route: tuple[str, ...]
     models: tuple[Node, ...]
     """For each fold, the last training of the route, which is at the target; of several settings, the best."""
+    final: bool = True
+    """Whether these models are the rows' if the route is left; a rung of halving but the last has other epochs."""
 
 
 @dataclass(frozen=True)

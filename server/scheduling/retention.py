@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from common.plan import Plan
+from common.plan import Candidate, Plan
 from common.plan.graph import Average, Best, Completed, Ensemble, Evaluate, FineTune, Node, ServerStep, Start
 from common.scores import Score
 from server.ledger.ledger import StageRecord
@@ -66,12 +66,32 @@ def _may_win(best: Best, dice: Dice) -> list[Node]:
     ]
 
 
-def roots(found: Plan) -> Iterator[Node]:
-    """Yield the nodes whose weights always stay: the model of every row, and the candidates of a route's next hop."""
+def roots(found: Plan, dice: Dice) -> Iterator[Node]:
+    """Yield the nodes whose weights stay: the model of every row, and of every route that a search may still find."""
     yield Start()
     yield from (row.model for row in found.rows)
     for candidates in found.growing.values():
-        yield from (model for candidate in candidates for model in candidate.models)
+        beaten = set(losers(candidates, dice))
+        yield from (model for candidate in candidates for model in candidate.models if model not in beaten)
+
+
+def losers(candidates: Sequence[Candidate], dice: Dice) -> Iterator[Node]:
+    """Yield the models of candidates in a search's step whose weights are of no use to the step itself any more.
+
+    These are all scored models of routes that another route has beaten by the mean over the folds, the first among
+    equals; and on a rung that trains with fewer epochs than the study's, all scored models.
+    """
+    means: list[float | None] = []
+    for candidate in candidates:
+        scores = [score for model in candidate.models if (score := dice(model)) is not None]
+        means.append(statistics.fmean(scores) if len(scores) == len(candidate.models) else None)
+    highest = max((mean for mean in means if mean is not None), default=None)
+    leader = means.index(highest) if highest is not None else None
+    for place, candidate in enumerate(candidates):
+        if not candidate.final:
+            yield from (model for model in candidate.models if dice(model) is not None)
+        elif means[place] is not None and place != leader:
+            yield from candidate.models
 
 
 def to_remake(found: Plan, records: Mapping[Node, StageRecord], score: Score, has: Callable[[str], bool]) -> set[Node]:
@@ -87,7 +107,7 @@ def to_remake(found: Plan, records: Mapping[Node, StageRecord], score: Score, ha
     def dice(node: Node) -> float | None:
         return records[node].value(score) if node in records else None
 
-    needed = set(roots(found))
+    needed = set(roots(found, dice))
     stepped: set[Node] = set()  # rounds whose optimizer's state is needed
     again: set[Node] = set()
     for node in reversed(found.nodes):
@@ -113,6 +133,7 @@ def collectable(
     kept: set[Node],
     records: Mapping[Node, StageRecord],
     score: Score,
+    awaited: Callable[[Node], bool] = lambda _: False,
 ) -> set[str]:
     """Return the digests, among some nodes' files, that no row, choice or stage needs any more.
 
@@ -125,6 +146,7 @@ def collectable(
         kept: the nodes whose weights always stay; see `roots`.
         records: the records of the finished nodes.
         score: the score by which the study selects.
+        awaited: returns whether stages that are not planned yet may need a node's weights.
     """
 
     def dice(node: Node) -> float | None:
@@ -138,7 +160,7 @@ def collectable(
         return node in used[user]
 
     def wanted(node: Node) -> bool:
-        return node in kept or any(needs(user, node) for user in users.get(node, ()))
+        return node in kept or any(needs(user, node) for user in users.get(node, ())) or awaited(node)
 
     def continues(node: Node) -> bool:
         steps = [user for user in users.get(node, ()) if isinstance(user, ServerStep) and user.before == node]

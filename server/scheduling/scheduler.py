@@ -93,6 +93,7 @@ class Scheduler:
             if (further := state.further(state.records, targets)) is not None:
                 ready += self._taken_in(state.extend(further))
                 state.mark_lost()
+                self._take_away(state.let_go())
                 # The ledger may hold the scores of the new candidates already, so that the route grows again at once.
                 state.changed_targets |= {
                     target for target in further.growing if state.choices.get(target) != before.get(target)

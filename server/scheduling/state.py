@@ -14,7 +14,8 @@ from functools import cached_property
 from typing import Any
 
 from common.config.study import Study
-from common.plan import Census, Plan, grown, plan
+from common.plan import Census, Plan, grown, plan, search_of
+from common.plan.cost import all_behind
 from common.plan.graph import (
     Average,
     Best,
@@ -29,6 +30,7 @@ from common.plan.graph import (
     fold_of,
     models_in,
     training_in,
+    travelled,
     way_of,
 )
 from common.plan.stage_key import ExecutionEnvironment, completed_digest, stage_key
@@ -38,7 +40,7 @@ from server.ledger.ledger import StageRecord
 from server.ledger.records import of_choice_elsewhere, of_completed, of_ensemble
 from server.scheduling.absence import Absences
 from server.scheduling.keys import absent_key, average_key
-from server.scheduling.retention import collectable, inputs, roots, to_remake, winner
+from server.scheduling.retention import collectable, inputs, losers, roots, to_remake, winner
 
 Records = Mapping[Node, StageRecord]
 
@@ -112,12 +114,18 @@ class RunState:
     """Nodes whose weights always stay."""
     changed_targets: set[str] = field(default_factory=set)
     """Targets of growing routes for which a new score may have decided the next hop."""
+    searched: set[Node] = field(default_factory=set)
+    """The trainings of all routes compared in a search."""
     absences: Absences = field(init=False)
     """The rules for absent sites: waiting times, and stages allowed to be skipped."""
     _children: dict[Node, list[Node]] = field(default_factory=lambda: defaultdict(list))
     """For each node, its children in the graph."""
     _remake: set[Node] = field(default_factory=set)
     """Stages with a record whose needed weights were deleted or lost."""
+    _ahead: list[Callable[[tuple[str, ...], int], bool]] = field(default_factory=list)
+    """For each target whose route is not found yet, whether later steps of its search may begin in a way."""
+    _begun: set[Node] = field(default_factory=set)
+    """The models of routes compared in a search, of which one fold at least is scored."""
     _lacking: dict[Node, bool] = field(default_factory=dict)
     """For each node with a record, whether the node or any of its ancestors was skipped."""
 
@@ -154,7 +162,11 @@ class RunState:
             after = max((self.way_left[child] for child in self._children[node]), default=0.0)
             self.way_left[node] = after + slices_shown(node, self.descriptions)
         self._find(fresh)
-        self.kept = set(roots(plan))
+        known = ChainMap(self.records, self.found)
+        self.kept = set(roots(plan, lambda node: known[node].value(self.score) if node in known else None))
+        if search := search_of(self.study):
+            self.searched = {node for node in all_behind(plan.tried) if isinstance(node, FineTune)}
+            self._ahead = [search.ahead(self.study, target, self.choices.get(target, ())) for target in plan.growing]
         self.absences = Absences(self.study, plan)
         return fresh
 
@@ -257,26 +269,28 @@ class RunState:
         """Return a site's next stage.
 
         First come scorings of weights still at the site, and all that is done with an average but further rounds: the
-        average can be deleted afterwards. Then comes the stage with the longest path to the end of the study.
+        average can be deleted afterwards. Then come the other folds of a route of which one was compared with other
+        routes already, since the weights of the worse route can then be deleted. Then comes the stage with the longest
+        path to the end of the study.
 
         Args:
             nodes: the stages ready to begin at the site.
             held: the digest of the site's last trained weights.
         """
 
-        def rank(node: Node) -> tuple[bool, float]:
+        def rank(node: Node) -> tuple[bool, bool, float]:
             first = (isinstance(node, FineTune) and not node.trains) or (
                 isinstance(node, Evaluate) and (isinstance(node.weights, Average) or self.input_digest(node) == held)
             )
-            return first, self.way_left[node]
+            return first, node in self._begun, self.way_left[node]
 
         return max(nodes, key=rank)
 
     def settle(self, node: Node, record: StageRecord) -> list[Node]:
         """Take in a node's record; return the nodes of rounds whose weights may no longer be needed.
 
-        A new score may decide a choice against another candidate. Weights on a route stay to the end: another path may
-        lead to the same weights later, and continue from there.
+        A new score may decide a choice against another candidate, or a search against another route. Weights on other
+        routes stay to the end: another path may lead to the same weights later, and continue from there.
         """
         self.records[node] = record
         if training := training_in(node):
@@ -286,7 +300,36 @@ class RunState:
         self._lacking[node] = self._lacks(node, record)
         rivals = [rival for child in self._children[node] if isinstance(child, Best) for rival in child.candidates]
         used = inputs(node) if isinstance(node, Average) else node.parents
-        return [other for other in (node, *used, *rivals) if self._is_of_a_round(other)]
+        beaten = self._beaten(node)
+        others = [other for other in (node, *used, *rivals) if self._is_of_a_round(other) or other in self.searched]
+        return [*others, *beaten]
+
+    def _beaten(self, node: Node) -> list[Node]:
+        """Let go of the models that a newly scored model of a search has beaten, and return these models."""
+        site = node.site if isinstance(node, FineTune) else node.at if isinstance(node, Best) else ""
+        candidates = self.plan.growing.get(site, ())
+        models = [model for candidate in candidates if node in candidate.models for model in candidate.models]
+        if not models:
+            return []
+        self._begun.update(models)
+        beaten = [model for model in losers(candidates, self._dice) if model in self.kept]
+        self.kept.difference_update(beaten)
+        return beaten
+
+    def awaited(self, node: Node) -> bool:
+        """Return whether later steps of a search, which are not planned yet, may need the weights of a training."""
+        if node not in self.searched or not isinstance(node, FineTune):
+            return False
+        way = travelled(node)
+        return any(may_begin(way, node.schedule.epochs) for may_begin in self._ahead)
+
+    def let_go(self) -> list[Node]:
+        """Return the trainings of a search whose weights exist, to be looked at after a decision of the search."""
+        return [
+            node
+            for node in self.searched
+            if node in self.records and any(map(self.has_weights, self.records[node].models))
+        ]
 
     def free(self, node: Node) -> list[Node]:
         """Count a settled node for its children, and return the children ready to begin."""

@@ -58,6 +58,7 @@ class WeightOwners:
                 kept=state.kept,
                 records=state.records,
                 score=state.score,
+                awaited=state.awaited,
             )
             for digest in sorted(digests):
                 self._ledger.drop(digest)
