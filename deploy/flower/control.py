@@ -21,8 +21,11 @@ QUIET: Mapping[str, str] = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "NO_PROXY": "*",
+    "no_proxy": "*",
 }
-"""Environment variables to keep Flower's processes from reaching the internet and from installing packages."""
+"""Environment variables to keep Flower's processes from reaching the internet, from installing packages, and from dialling
+each other through the proxy of the machine's HTTPS_PROXY, which reaches none of them."""
 
 CONNECTION = "relay"
 """The name of the connection in the configuration file for `flwr`."""

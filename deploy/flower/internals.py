@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+import ssl
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -153,19 +154,20 @@ def confine(runtime: ModuleType, installed_app: Callable[[], Callable[[Message, 
         setattr(runtime, name, replaced[name])
 
 
-def answer_message(runtime: ModuleType, *, address: str, token: str) -> None:
+def answer_message(runtime: ModuleType, *, address: str, token: str, authority: Path) -> None:
     """Answer a message of a SuperNode on this machine.
 
     Args:
         runtime: the module of `client_runtime`, confined by `confine`.
         address: HOST:PORT of the SuperNode's Runtime API.
         token: the token of the claim on the message.
+        authority: the certificate of the authority that signed the SuperNode's, as a PEM file.
     """
     runtime.run_clientapp(
         runtime_api_address=address,
         token=token,
-        insecure=True,  # the SuperNode and this process talk on the loopback interface of one machine
-        certificates=None,
+        insecure=False,
+        certificates=authority.read_bytes(),
         runtime_dependency_install=False,
     )
 
@@ -190,34 +192,36 @@ def check_claims() -> None:
         private_module(module, *names)
 
 
-def send_heartbeat(address: str, token: str, *, timeout: float) -> bool:
+def send_heartbeat(address: str, token: str, *, authority: Path, timeout: float) -> bool:
     """Send a heartbeat for the claim on a message.
 
     Args:
         address: HOST:PORT of the SuperNode's Runtime API.
         token: the token of the claim.
+        authority: as of `answer_message`.
         timeout: seconds to wait for the answer.
 
     Returns:
         Whether the SuperNode accepted the heartbeat.
 
     Raises:
-        Exception: the SuperNode does not answer, or answers with an error; the latter has a `response` with a
+        Exception: the SuperNode does not answer or does not prove itself, or answers with an error; the latter has a `response` with a
             `status_code`.
     """
     from flwr.proto.runtime_pb2 import SendTaskHeartbeatRequest
 
-    with _runtime_client(address, token, timeout) as client:
+    with _runtime_client(address, token, authority, timeout) as client:
         return bool(client.SendTaskHeartbeat(SendTaskHeartbeatRequest()).success)
 
 
-def report_failure(address: str, token: str, details: str, *, timeout: float) -> None:
+def report_failure(address: str, token: str, details: str, *, authority: Path, timeout: float) -> None:
     """End the claim on a message by reporting a failure of the answering process.
 
     Args:
         address: HOST:PORT of the SuperNode's Runtime API.
         token: the token of the claim.
         details: a text for the SuperNode's log.
+        authority: as of `answer_message`.
         timeout: seconds to wait for the answer.
 
     Raises:
@@ -225,18 +229,20 @@ def report_failure(address: str, token: str, details: str, *, timeout: float) ->
     """
     from flwr.proto.runtime_pb2 import PushTaskOutputRequest
 
-    with _runtime_client(address, token, timeout) as client:
+    with _runtime_client(address, token, authority, timeout) as client:
         client.PushTaskOutput(PushTaskOutputRequest(sub_status="failed", details=details))
 
 
-def _runtime_client(address: str, token: str, timeout: float) -> RuntimeHttpClient:
+def _runtime_client(address: str, token: str, authority: Path, timeout: float) -> RuntimeHttpClient:
     from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor, RuntimeVersionHttpInterceptor
     from flwr.supercore.runtime import RuntimeHttpClient
 
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(authority)
     return RuntimeHttpClient(
-        f"http://{address}",
+        f"https://{address}",
         interceptors=[RuntimeVersionHttpInterceptor("SuperExec"), RuntimeTokenHttpInterceptor(token)],
-        verify=False,  # no TLS on the loopback interface
+        verify=context,
         timeout=timeout,
     )
 
@@ -248,7 +254,8 @@ def run_superexec(*, launch: Callable[[Any], str], reconcile: Callable[[], None]
     """Run `flower-superexec` with the arguments of the command line, and start processes by relay's own function.
 
     Args:
-        launch: starts a process for a task, which has `task_type`, `task_id`, `runtime_api_address` and `token`;
+        launch: starts a process for a task, which has `task_type`, `task_id`, `runtime_api_address`, `insecure`,
+            `root_certificates_path` and `token`;
             returns the reason of a failure, or an empty text. Flower offers a failed task again after a minute.
         reconcile: called several times a second.
         close: called once, when the SuperExec ends.

@@ -7,6 +7,7 @@ heartbeat. Flower's own client sends the first heartbeat after all its imports, 
 from __future__ import annotations
 
 from contextlib import suppress
+from pathlib import Path
 
 from deploy.flower import internals
 from deploy.site.launcher import Task
@@ -36,7 +37,9 @@ class Claim:
         """
         task = self._task
         try:
-            return internals.send_heartbeat(task.runtime_api_address, task.token, timeout=ANSWER_WITHIN)
+            return internals.send_heartbeat(
+                task.runtime_api_address, task.token, authority=Path(task.authority), timeout=ANSWER_WITHIN
+            )
         except Exception as error:  # after any error the next heartbeat is still sent
             status = getattr(getattr(error, "response", None), "status_code", None)
             return False if status in (401, 403) else None
@@ -49,4 +52,6 @@ class Claim:
         """
         task, details = self._task, "The process ended before it said so."
         with suppress(Exception):
-            internals.report_failure(task.runtime_api_address, task.token, details, timeout=ANSWER_WITHIN)
+            internals.report_failure(
+                task.runtime_api_address, task.token, details, authority=Path(task.authority), timeout=ANSWER_WITHIN
+            )

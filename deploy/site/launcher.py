@@ -75,7 +75,7 @@ def main() -> None:
     while True:
         task = Task(**json.loads(lines.get()))
         if not LINUX or NVIDIA.exists():
-            return internals.answer_message(runtime, address=task.runtime_api_address, token=task.token)
+            return answer(runtime, task)
         with warnings.catch_warnings():  # forking is safe here: the other thread only reads
             warnings.simplefilter("ignore", DeprecationWarning)
             child = os.fork()
@@ -98,7 +98,7 @@ def in_child(runtime: ModuleType, task: Task, source: int) -> NoReturn:
     try:
         end_with_parent(signal.SIGKILL)
         threading.Thread(target=listen, args=(source, queue.SimpleQueue()), daemon=True).start()
-        internals.answer_message(runtime, address=task.runtime_api_address, token=task.token)
+        answer(runtime, task)
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -114,10 +114,27 @@ def in_child(runtime: ModuleType, task: Task, source: int) -> NoReturn:
 
 @dataclass(frozen=True)
 class Task:
-    """Hold the address of a message's SuperNode and the token of the message's claim, both from `flower-superexec`."""
+    """Hold what `flower-superexec` says of a message."""
 
     runtime_api_address: str
+    """HOST:PORT of the message's SuperNode."""
     token: str
+    """The token of the message's claim."""
+    authority: str
+    """The file of the authority's certificate by which the SuperNode proves itself: whoever else listens at the address
+    is answered nothing."""
+
+
+def answer(runtime: ModuleType, task: Task) -> None:
+    """Answer a message in this process.
+
+    Args:
+        runtime: the confined module of Flower's.
+        task: the message.
+    """
+    internals.answer_message(
+        runtime, address=task.runtime_api_address, token=task.token, authority=Path(task.authority)
+    )
 
 
 def standard_input() -> int:

@@ -2,7 +2,8 @@
 
 Three parts run: the tunnel (a thread), Flower's SuperNode, which fetches the coordinator's orders through the tunnel,
 and the site's own SuperExec, which lets the installed app answer the orders. The three parts talk to each other over
-the loopback interface alone.
+the loopback interface alone, and in TLS: any user of the machine may listen on a port that a part is about to take, and
+would otherwise give the installed app its orders. The authority of these certificates is made anew for each start.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from deploy.site.launcher import SLOW_NOTE
 from deploy.site.tunnel import Contact, Trouble, Tunnel, inward_context, outward_context
 
 SUPERNODE, SUPEREXEC = "supernode", "superexec"
+LOOPBACK_CA, LOOPBACK_CERTIFICATE, LOOPBACK_KEY = "loopback-ca.crt", "loopback.crt", "loopback.key"
+"""The files of the certificate with which tunnel and SuperNode prove themselves to the site's other programs."""
 SLOW = "slow"
 """The name of the file whose path is passed in the environment variable `SLOW_NOTE`."""
 SILENT = 150.0
@@ -63,6 +66,7 @@ def start(path: Path, *, health: str = "") -> None:
         )
     internals.client_runtime()
     with shared_lock(site), tempfile.TemporaryDirectory(prefix="relay-site-") as scratch, until_stopped() as over:
+        _write_loopback_certificate(Path(scratch))
         tunnel = _tunnel(admitted, Path(scratch))
         tunnel.start()
         words, slow = Words(gateway), Note(Path(scratch) / SLOW)
@@ -140,19 +144,23 @@ class Note:
 
 
 def _tunnel(admitted: Admission, scratch: Path) -> Tunnel:
-    """Return the tunnel, with a certificate for the loopback interface whose authority is made for this start alone."""
-    key = new_key()
-    ca = make_ca("relay loopback", key)
-    own = new_key()
-    write_private(scratch / "loopback.key", pem_of_key(own))
-    write_private(scratch / "loopback.crt", pem(make_server(["localhost", "127.0.0.1"], own, ca=ca, ca_key=key)))
-    write_private(scratch / "loopback-ca.crt", pem(ca))
     return Tunnel(
         admitted.kit.host,
         admitted.kit.port,
         outward=outward_context(admitted.kit.authority, admitted.certificate, admitted.tls_key),
-        inward=inward_context(scratch / "loopback.crt", scratch / "loopback.key"),
+        inward=inward_context(scratch / LOOPBACK_CERTIFICATE, scratch / LOOPBACK_KEY),
     )
+
+
+def _write_loopback_certificate(scratch: Path) -> None:
+    """Write the certificate of what listens on the loopback interface, whose authority is made for this start alone."""
+    ca_key, key = new_key(), new_key()
+    ca = make_ca("relay loopback", ca_key)
+    write_private(scratch / LOOPBACK_KEY, pem_of_key(key))
+    write_private(
+        scratch / LOOPBACK_CERTIFICATE, pem(make_server(["localhost", "127.0.0.1"], key, ca=ca, ca_key=ca_key))
+    )
+    write_private(scratch / LOOPBACK_CA, pem(ca))
 
 
 def _programs(
@@ -171,12 +179,14 @@ def _programs(
         SIMULATION: "",
     }
     node = [sys.executable, "-I", "-m", "deploy.site.supernode", "--superlink", f"127.0.0.1:{port}"]
-    node += ["--root-certificates", str(scratch / "loopback-ca.crt")]
+    node += ["--root-certificates", str(scratch / LOOPBACK_CA)]
     node += ["--auth-supernode-private-key", str(admitted.node_key)]
     node += ["--isolation", "process", "--superexec-auth-secret-file", str(secret)]
-    node += ["--host", "127.0.0.1", "--port", str(runtime)]
+    node += ["--host", "127.0.0.1", "--port", str(runtime), "--ssl-ca-certfile", str(scratch / LOOPBACK_CA)]
+    node += ["--ssl-certfile", str(scratch / LOOPBACK_CERTIFICATE), "--ssl-keyfile", str(scratch / LOOPBACK_KEY)]
     node += ["--health-server-address", health] if health else []
-    executor = [sys.executable, "-I", "-m", "deploy.site.superexec", "--insecure"]
+    executor = [sys.executable, "-I", "-m", "deploy.site.superexec"]
+    executor += ["--root-certificates", str(scratch / LOOPBACK_CA)]
     executor += ["--runtime-api-address", f"127.0.0.1:{runtime}", "--superexec-auth-secret-file", str(secret)]
     return [
         Program(SUPERNODE, node, site.folder / "supernode.log", environment, scratch),

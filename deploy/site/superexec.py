@@ -46,8 +46,10 @@ def main() -> None:
     def launch(task: Any) -> str:
         if task.task_type != "flwr-clientapp":
             _say(f"Asked for a task of the kind {task.task_type}; the installed app answers it.")
+        if task.insecure or not task.root_certificates_path:
+            return "The SuperNode was not asked for a certificate; nothing is answered."
         try:
-            launchers.give(task.task_id, Task(task.runtime_api_address, task.token))
+            launchers.give(task.task_id, Task(task.runtime_api_address, task.token, task.root_certificates_path))
         except OSError as error:
             return f"No process could be started ({error.strerror})."
         return ""

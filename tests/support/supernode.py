@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import uvicorn
 from flwr.app import ConfigRecord, Context, Message, RecordDict
@@ -20,6 +22,7 @@ from flwr.supernode.nodestate import NodeState, NodeStateFactory
 from flwr.supernode.start_client_internal import _insert_message
 
 from deploy.flower.supervisor import a_free_port
+from deploy.pki.certificates import make_ca, make_server, new_key, pem, pem_of_key
 from deploy.simulation.local_grid import RUN_ID, enter_run
 
 NODE = 1
@@ -31,6 +34,8 @@ class SuperNode:
     """One that runs: orders are put into it as the coordinator's are, and answers taken out."""
 
     address: str
+    authority: Path
+    """The authority that signed its certificate."""
     factory: NodeStateFactory
     server: uvicorn.Server
     answers: list[Message] = field(default_factory=list)
@@ -62,8 +67,28 @@ class SuperNode:
 
 
 @contextmanager
-def supernode() -> Iterator[SuperNode]:
-    """A SuperNode on the loopback interface."""
+def supernode(*, port: int | None = None, tls: bool = True, secret: str | None = SECRET) -> Iterator[SuperNode]:
+    """A SuperNode on the loopback interface, with an authority of its own.
+
+    Args:
+        port: where it listens; default: a free port.
+        tls: False: it speaks plain HTTP.
+        secret: by which a SuperExec proves itself; None: it takes anybody's word.
+    """
+    with TemporaryDirectory() as folder:
+        ca_key, key = new_key(), new_key()
+        ca = make_ca("a test's", ca_key)
+        files = [Path(folder) / name for name in ("ca", "certificate", "key")]
+        certificate = make_server(["127.0.0.1"], key, ca=ca, ca_key=ca_key)
+        for path, content in zip(files, (pem(ca), pem(certificate), pem_of_key(key)), strict=True):
+            path.write_bytes(content)
+        shown = {"ssl_certfile": files[1], "ssl_keyfile": files[2]} if tls else {}
+        with _serving(port or a_free_port(), files[0], shown, secret) as made:
+            yield made
+
+
+@contextmanager
+def _serving(port: int, authority: Path, shown: dict[str, Path], secret: str | None) -> Iterator[SuperNode]:
     factory = NodeStateFactory(ObjectStoreFactory())
     state = factory.state()
     state.set_node_id(NODE)
@@ -72,16 +97,15 @@ def supernode() -> Iterator[SuperNode]:
     run = Run.create_empty(RUN_ID)
     run.series_id, run.fab_hash = RUN_ID, state.store_fab(Fab("", b"", {}))
     state.store_run(run)
-    port = a_free_port()
-    app = create_app(state_factory=factory, superexec_auth_secret=SECRET.encode())
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, access_log=False, log_level="error"))
+    app = create_app(state_factory=factory, superexec_auth_secret=secret.encode() if secret else None)
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, access_log=False, loop="asyncio", log_level="error", **shown))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while thread.is_alive() and not server.started:
         time.sleep(0.02)
     assert server.started
     try:
-        yield SuperNode(f"127.0.0.1:{port}", factory, server)
+        yield SuperNode(f"127.0.0.1:{port}", authority, factory, server)
     finally:
         server.should_exit = True
         with suppress(RuntimeError):

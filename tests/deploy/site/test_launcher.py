@@ -194,11 +194,19 @@ def test_every_kind_of_task_goes_to_the_launcher_and_nothing_else(
     superexec.main()
     executor = SubprocessExecutor()
     spec = types.SimpleNamespace(
-        task_type=kind, insecure=True, runtime_api_address="127.0.0.1:9", token="t", parent_pid=7, task_id=1
+        task_type=kind,
+        insecure=False,
+        root_certificates_path="ca.crt",
+        runtime_api_address="127.0.0.1:9",
+        token="t",
+        parent_pid=7,
+        task_id=1,
     )
     assert executor.launch(spec).status.name == "ACCEPTED"  # type: ignore[arg-type]
     executor.reconcile()
-    assert [launcher.told for launcher in started] == [[{"runtime_api_address": "127.0.0.1:9", "token": "t"}]]
+    assert [launcher.told for launcher in started] == [
+        [{"runtime_api_address": "127.0.0.1:9", "token": "t", "authority": "ca.crt"}]
+    ]
     executor.close()
     assert [launcher.returncode for launcher in started] == [-9]
 
@@ -207,7 +215,7 @@ def test_one_launcher_is_given_every_message_and_is_started_again_only_where_it_
     started: list[FakeLauncher],
 ) -> None:
     launchers = superexec.Launchers()
-    tasks = [Task("127.0.0.1:9", f"token {number}") for number in range(4)]
+    tasks = [Task("127.0.0.1:9", f"token {number}", "ca.crt") for number in range(4)]
     for _ in range(3):
         launchers.tend()
     assert len(started) == 1
@@ -230,7 +238,7 @@ def test_one_launcher_is_given_every_message_and_is_started_again_only_where_it_
 def test_a_message_that_comes_again_finds_its_first_process_ended(started: list[FakeLauncher]) -> None:
     launchers = superexec.Launchers()
     for number in range(3):
-        launchers.give(7, Task("127.0.0.1:9", f"token {number}"))
+        launchers.give(7, Task("127.0.0.1:9", f"token {number}", "ca.crt"))
         assert [launcher.returncode for launcher in started] == [-9] * number + [None]
     assert not any(claim.closed for claim in FakeClaim.made), "Flower has closed them"
 
@@ -240,9 +248,9 @@ def test_another_message_waits_for_the_process_before_and_ends_it_at_last(
 ) -> None:
     monkeypatch.setattr(superexec, "GRACE", 0.5)
     launchers = superexec.Launchers()
-    launchers.give(1, Task("127.0.0.1:9", "first"))
+    launchers.give(1, Task("127.0.0.1:9", "first", "ca.crt"))
     began = time.monotonic()
-    launchers.give(2, Task("127.0.0.1:9", "second"))
+    launchers.give(2, Task("127.0.0.1:9", "second", "ca.crt"))
     assert time.monotonic() - began >= 0.5
     assert [launcher.returncode for launcher in started] == [-9, None]
     assert [[line["token"] for line in launcher.told] for launcher in started] == [["first"], ["second"]]
@@ -253,7 +261,7 @@ def test_another_message_waits_for_the_process_before_and_ends_it_at_last(
 @pytest.mark.parametrize("end", ["answered", "die"])
 def test_a_claim_is_kept_from_the_first_moment_to_the_end_of_the_process(started: list[FakeLauncher], end: str) -> None:
     launchers = superexec.Launchers()
-    launchers.give(1, Task("127.0.0.1:9", "t"))
+    launchers.give(1, Task("127.0.0.1:9", "t", "ca.crt"))
     (claim,) = FakeClaim.made
     assert claim.kept >= 1
     wait_for(lambda: claim.kept > 5, seconds=20)
@@ -271,7 +279,7 @@ def test_a_process_whose_claim_is_lost_is_ended(
     """Refused, or for so long without an answer that the SuperNode has given the message up by itself."""
     monkeypatch.setattr(FakeClaim, "holds", holds)
     monkeypatch.setattr(superexec, "LAPSE", 0.2)
-    superexec.Launchers().give(1, Task("127.0.0.1:9", "t"))
+    superexec.Launchers().give(1, Task("127.0.0.1:9", "t", "ca.crt"))
     wait_for(lambda: started[0].returncode == -9, seconds=20)
 
 
@@ -285,7 +293,7 @@ def test_where_no_launcher_can_be_started_to_wait_the_next_message_gets_one_all_
     with monkeypatch.context() as patch:
         patch.setattr(superexec.subprocess, "Popen", full)
         launchers.tend()
-    launchers.give(1, Task("127.0.0.1:9", "t"))
+    launchers.give(1, Task("127.0.0.1:9", "t", "ca.crt"))
     assert [line["token"] for line in started[0].told] == ["t"]
 
 

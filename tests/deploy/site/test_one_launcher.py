@@ -127,14 +127,17 @@ def hospital(
         launcher=(LAUNCHER, str(noted), str(importing), str(work), str(signalled)),
         times=(claim / 6, claim / 3, 2 * claim),  # as those of the program to 30 s
     )
-    command = [sys.executable, "-c", code, "--insecure", "--superexec-auth-secret-file", str(secret)]
+    command = [sys.executable, "-c", code, "--superexec-auth-secret-file", str(secret)]
     environment = {**os.environ, **QUIET, "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2"}
     with (
         pytest.MonkeyPatch.context() as patch,
         supernode() as node,
         (folder / "log").open("wb") as log,
         subprocess.Popen(
-            [*command, "--runtime-api-address", node.address], stdout=log, stderr=log, env=environment
+            [*command, "--root-certificates", str(node.authority), "--runtime-api-address", node.address],
+            stdout=log,
+            stderr=log,
+            env=environment,
         ) as process,
     ):
         patch.setattr(in_memory_corestate, "HEARTBEAT_DEFAULT_INTERVAL", claim)
@@ -156,10 +159,12 @@ def test_a_claim_is_held_until_it_is_closed_and_no_answer_follows_from_that() ->
         (task,) = node.state.get_tasks()
         token = node.state.claim_task(task.task_id)
         assert token is not None
-        claim = Claim(Task(node.address, token))
+        claim = Claim(Task(node.address, token, str(node.authority)))
         assert node.state.activate_task(task.task_id)
         assert claim.keep() is True
-        assert Claim(Task(node.address, "another")).keep() is False
+        assert Claim(Task(node.address, "another", str(node.authority))).keep() is False
+        with supernode() as stranger:
+            assert Claim(Task(node.address, token, str(stranger.authority))).keep() is None, "it did not prove itself"
         claim.close()
         assert claim.keep() is False
         assert not node.started() and not node.answered()
