@@ -24,8 +24,8 @@ QUIET: Mapping[str, str] = {
     "NO_PROXY": "*",
     "no_proxy": "*",
 }
-"""Environment variables to keep Flower's processes from reaching the internet, from installing packages, and from dialling
-each other through the proxy of the machine's HTTPS_PROXY, which reaches none of them."""
+"""Environment variables to keep Flower's processes from reaching the internet, from installing packages, and from
+dialling each other through the proxy of the machine's HTTPS_PROXY, which reaches none of them."""
 
 CONNECTION = "relay"
 """The name of the connection in the configuration file for `flwr`."""

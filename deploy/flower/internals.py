@@ -205,8 +205,8 @@ def send_heartbeat(address: str, token: str, *, authority: Path, timeout: float)
         Whether the SuperNode accepted the heartbeat.
 
     Raises:
-        Exception: the SuperNode does not answer or does not prove itself, or answers with an error; the latter has a `response` with a
-            `status_code`.
+        Exception: the SuperNode does not answer or does not prove itself, or answers with an error; the latter has a
+            `response` with a `status_code`.
     """
     from flwr.proto.runtime_pb2 import SendTaskHeartbeatRequest
 

@@ -1,4 +1,8 @@
-"""Keep programs running: start them, restart them after growing pauses, and end them together with this process."""
+"""Keep programs running: start them, restart them after growing pauses, and end them together with this process.
+
+Each program has a process group of its own. A supervisor that ends in order ends the groups itself; if it is killed,
+its guard does (`deploy.flower.guard`), and Linux sends SIGTERM to the programs if the guard was killed too.
+"""
 
 from __future__ import annotations
 
@@ -60,6 +64,7 @@ class Supervisor:
         self._pause = dict.fromkeys((program.name for program in programs), FIRST_PAUSE)
         self._next = dict.fromkeys((program.name for program in programs), 0.0)
         self.starts = dict.fromkeys((program.name for program in programs), 0)
+        self._guard: subprocess.Popen[bytes] | None = None
 
     def tend(self) -> None:
         """Note ended programs, kill the processes left over by ended programs, and start the programs now due."""
@@ -67,6 +72,7 @@ class Supervisor:
         for group in [group for group, ended in self._left.items() if now - ended > LEFT_FOR]:
             del self._left[group]
             _signal_group(group, signal.SIGKILL)
+            self._tell_guard("-", group)
         for program in self._programs:
             name, process = program.name, self._running.get(program.name)
             if process is not None and process.poll() is not None:
@@ -97,6 +103,11 @@ class Supervisor:
         for group in self._left:
             _signal_group(group, signal.SIGKILL)
         self._left.clear()
+        if self._guard is not None and self._guard.stdin is not None:
+            with suppress(OSError):
+                self._guard.stdin.close()
+            self._guard.wait()
+            self._guard = None
 
     def _start(self, program: Program) -> None:
         self.starts[program.name] += 1
@@ -116,6 +127,24 @@ class Supervisor:
             except OSError as error:
                 self._wait_before(program.name, time.monotonic())
                 self._notify(f"{program.name} cannot be started ({error.strerror}).")
+                return
+        self._tell_guard("+", self._running[program.name].pid)
+
+    def _tell_guard(self, what: str, group: int) -> None:
+        """Have the guard watch a process group, or no longer; a guard that was killed is started again."""
+        if self._guard is None or self._guard.poll() is not None:
+            self._guard = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(Path(__file__).with_name("guard.py"))],
+                stdin=subprocess.PIPE,
+                start_new_session=True,
+                bufsize=0,
+            )
+            watched = [f"+{pid}\n" for pid in [*(p.pid for p in self._running.values()), *self._left]]
+        else:
+            watched = [f"{what}{group}\n"]
+        assert self._guard.stdin is not None
+        with suppress(OSError):
+            self._guard.stdin.write("".join(watched).encode())
 
     def _wait_before(self, name: str, now: float) -> None:
         pause = FIRST_PAUSE if now - self._since[name] > SETTLED else self._pause[name]
@@ -132,13 +161,16 @@ def a_free_port() -> int:
 
 @contextmanager
 def until_stopped() -> Iterator[threading.Event]:
-    """Yield an event, set by SIGTERM or Ctrl-C while the block runs."""
+    """Yield an event, set by SIGTERM, Ctrl-C or the end of the terminal (unless ignored) while the block runs."""
     over = threading.Event()
 
     def stop(_: int, __: FrameType | None) -> None:
         over.set()
 
-    before = {kind: signal.signal(kind, stop) for kind in (signal.SIGTERM, signal.SIGINT)}
+    kinds = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as under nohup
+        kinds.append(signal.SIGHUP)
+    before = {kind: signal.signal(kind, stop) for kind in kinds}
     try:
         yield over
     finally:

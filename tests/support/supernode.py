@@ -98,7 +98,9 @@ def _serving(port: int, authority: Path, shown: dict[str, Path], secret: str | N
     run.series_id, run.fab_hash = RUN_ID, state.store_fab(Fab("", b"", {}))
     state.store_run(run)
     app = create_app(state_factory=factory, superexec_auth_secret=secret.encode() if secret else None)
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, access_log=False, loop="asyncio", log_level="error", **shown))
+    server = uvicorn.Server(
+        uvicorn.Config(app, host="127.0.0.1", port=port, access_log=False, loop="asyncio", log_level="error", **shown)
+    )
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while thread.is_alive() and not server.started:
