@@ -9,7 +9,7 @@ PYTEST := $(BIN)/python -m pytest -rs -n 2 --dist loadfile
 # Training sets its own threads; a test's arithmetic on tiny arrays is slowed by more.
 test test-slow test-all test-compose: export OMP_NUM_THREADS = 1
 
-.PHONY: help demo test test-slow test-all test-compose wheels bench clean
+.PHONY: help demo real test test-slow test-all test-compose wheels bench clean
 
 help:
 	@echo "make demo      three synthetic hospitals, a whole study, its table and page (relay-demo/)"
@@ -17,12 +17,25 @@ help:
 	@echo "make test-slow the tests marked slow: about twice as long"
 	@echo "make test-all  ruff, mypy and all tests but the containers: hours, for whole studies with many seeds are among them"
 	@echo "make test-compose  three hospitals in containers, against a Docker engine"
+	@echo "make real RELAY_DATA=DIR  the study of three real hospitals, whose data are not here (docs/how-to); a night or two"
 	@echo "make wheels    the packages that the containers' image is made of, into deploy/wheels/"
 	@echo "make bench     what the software costs: a study, a hop, a step, preprocessing; an hour and a half"
 	@echo "make clean     remove .venv, caches, relay-demo/ and relay-apart/"
 
 demo: .venv/ready
 	RELAY_CALLED_AS="make demo" $(BIN)/relay demo
+
+# A site file that is there already stays: a folder may lie elsewhere, or need a layout named.
+WEIGHTS := tu-tf_efficientnet_lite0_imagenet.pth
+real: .venv/ready
+	@test -n "$(RELAY_DATA)" || { echo "Say where the data lie: make real RELAY_DATA=DIR, as in docs/how-to/three-real-hospitals.md." >&2; exit 1; }
+	mkdir -p relay-real
+	cp deploy/studies/real-three.toml "$(RELAY_DATA)/weights/$(WEIGHTS)" relay-real/
+	for site in runmc bmc ucl; do test -e relay-real/$$site.toml || \
+		printf 'name = "%s"\nimages = "%s"\npatient_scores = true\n' $$site "$(abspath $(RELAY_DATA))/hospitals/$$site" \
+		> relay-real/$$site.toml; done
+	RELAY_CALLED_AS="make real RELAY_DATA=$(RELAY_DATA)" $(BIN)/relay simulate relay-real/real-three.toml --out relay-real/results \
+		--site runmc=relay-real/runmc.toml --site bmc=relay-real/bmc.toml --site ucl=relay-real/ucl.toml
 
 test: .venv/ready-dev
 	$(BIN)/ruff check .

@@ -45,7 +45,7 @@ def shipped_study(given: Path) -> Path:
 def plan(
     study: Annotated[
         Path,
-        typer.Argument(metavar="STUDY", parser=Path, help="A study file, or paper-table2, paper-table3, demo."),
+        typer.Argument(metavar="STUDY", parser=Path, help="A study file, or paper-table2, paper-table3, real-three, demo."),
     ],
     site: Annotated[
         list[str] | None,
@@ -131,7 +131,7 @@ def plan(
 def show_hash(
     study: Annotated[
         Path,
-        typer.Argument(metavar="STUDY", parser=Path, help="A study file, or paper-table2, paper-table3, demo."),
+        typer.Argument(metavar="STUDY", parser=Path, help="A study file, or paper-table2, paper-table3, real-three, demo."),
     ],
     as_json: AsJson = False,
 ) -> int:
