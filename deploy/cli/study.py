@@ -45,7 +45,9 @@ def shipped_study(given: Path) -> Path:
 def plan(
     study: Annotated[
         Path,
-        typer.Argument(metavar="STUDY", parser=Path, help="A study file, or paper-table2, paper-table3, real-three, demo."),
+        typer.Argument(
+            metavar="STUDY", parser=Path, help="A study file, or one that comes along, such as paper-table3."
+        ),
     ],
     site: Annotated[
         list[str] | None,
@@ -131,7 +133,9 @@ def plan(
 def show_hash(
     study: Annotated[
         Path,
-        typer.Argument(metavar="STUDY", parser=Path, help="A study file, or paper-table2, paper-table3, real-three, demo."),
+        typer.Argument(
+            metavar="STUDY", parser=Path, help="A study file, or one that comes along, such as paper-table3."
+        ),
     ],
     as_json: AsJson = False,
 ) -> int:
