@@ -9,15 +9,24 @@ import os
 import re
 import stat
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 from client.data import layouts
 from client.data.layouts import Statement
 from client.data.layouts.size import STEPS_MM
 from common.config.toml import load_toml
-from common.config.values import POOLED, SiteName
+from common.config.values import POOLED, SiteName, several
 from common.errors import RelayError
 
 __all__ = ["SiteConfig", "load_site"]
@@ -48,6 +57,35 @@ class ArchiveConfig(BaseModel):
     @classmethod
     def _description_is_a_pattern(cls, description: str) -> str:
         return _pattern(description, "T2.*AX")
+
+
+Values = Annotated[tuple[int, ...], BeforeValidator(several), Field(min_length=1)]
+
+
+class ZoneLabels(BaseModel):
+    """The values in the masks that are each zone: a value, or a list."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    PZ: Values
+    """The peripheral zone."""
+    CG: Values
+    """The central gland: transition zone, central zone and anterior stroma together."""
+
+    @model_validator(mode="after")
+    def _each_value_once(self) -> Self:
+        if len({*self.PZ, *self.CG}) < len(self.PZ) + len(self.CG):
+            raise ValueError("a value stands twice; a voxel lies in one zone")
+        return self
+
+
+def _kind_of_labels(labels: Any) -> str:
+    return "[zones]" if isinstance(labels, dict | ZoneLabels) else "[values]"
+
+
+Labels = Annotated[
+    Annotated[tuple[int, ...], Tag("[values]")] | Annotated[ZoneLabels, Tag("[zones]")], Discriminator(_kind_of_labels)
+]
 
 
 class SiteConfig(BaseModel):
@@ -83,8 +121,10 @@ class SiteConfig(BaseModel):
     patient: str = ""
     """Regular expression that finds the person in a patient's name, such as ^(\\d+)_ for names PERSON_STUDY. Visits of
     one person are never divided between training, validation and test."""
-    labels: tuple[int, ...] = ()
-    """The values in the masks that are gland, such as [1, 2]; if empty, all values above 0."""
+    labels: Labels = ()
+    """The values in the masks that are gland, such as [1, 2]; if empty, all values above 0. For studies of the two
+    zones, the values of each, such as { PZ = 1, CG = 2 } (peripheral zone and central gland; NCI-ISBI's) or { PZ = 1,
+    CG = [2, 3] }; together they are the gland. `relay site check` lists the values found."""
     mask_threshold: float | None = None
     """The value above which a voxel of a mask is gland, for masks that hold probabilities; without it, such masks are
     refused."""
@@ -143,8 +183,8 @@ class SiteConfig(BaseModel):
 
     @field_validator("labels")
     @classmethod
-    def _labels_are_not_the_background(cls, labels: tuple[int, ...]) -> tuple[int, ...]:
-        if 0 in labels:
+    def _labels_are_not_the_background(cls, labels: Labels) -> Labels:
+        if 0 in _values(labels):
             raise ValueError("0 is the background of every mask; leave it out")
         return labels
 
@@ -204,7 +244,8 @@ class SiteConfig(BaseModel):
         return Statement(
             spacing_mm=(depth, row, column) if self.spacing_mm else None,
             orientation=self.orientation,
-            labels=tuple(sorted(set(self.labels))),
+            labels=tuple(sorted(set(_values(self.labels)))),
+            zones=(self.labels.PZ, self.labels.CG) if isinstance(self.labels, ZoneLabels) else (),
             mask_threshold=self.mask_threshold,
             roi=self.roi if isinstance(self.roi, tuple) else tuple(filter(None, (self.roi,))),
         )
@@ -283,6 +324,10 @@ def _load(path: Path) -> SiteConfig:
         if held.is_relative_to(site.folder) and not (site.archive and held == site.folder / FETCHED):
             raise RelayError(f'In the site file {path}, "folder" holds {held}; give it a folder of its own.')
     return site
+
+
+def _values(labels: Labels) -> tuple[int, ...]:
+    return (*labels.PZ, *labels.CG) if isinstance(labels, ZoneLabels) else labels
 
 
 def _pattern(text: str, example: str) -> str:

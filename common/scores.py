@@ -63,6 +63,10 @@ DICE_MIDDLE = Score("dice_middle", "Dice of the middle", "%", digits=1, over="pa
 """Dice of the middle third."""
 DICE_BASE = Score("dice_base", "Dice of the base", "%", digits=1, over="patients")
 """Dice of the highest third."""
+DICE_PZ = Score("dice_pz", "Dice of the peripheral zone", "%", digits=1, over="patients")
+"""Dice over all voxels of the peripheral zone; a patient of whom the whole gland alone is drawn has none."""
+DICE_CG = Score("dice_cg", "Dice of the central gland", "%", digits=1, over="patients")
+"""Dice over all voxels of the central gland, of the same patients."""
 
 OVERLAPS = (DICE, IOU, DICE_VOLUME)
 """Scores measured on every split."""
@@ -74,7 +78,16 @@ VOLUME_ERRORS = (VOLUME_ERROR, ABSOLUTE_VOLUME_ERROR)
 THIRDS = (DICE_APEX, DICE_MIDDLE, DICE_BASE)
 GLAND = (*VOLUME_ERRORS, *THIRDS)
 """Scores measured on test patients only, which stand in a section of their own."""
-COUNTED = {"surface_patients": DISTANCES, "volume_patients": VOLUME_ERRORS, "thirds_patients": THIRDS}
+OF_ZONES = (DICE_PZ, DICE_CG)
+"""Scores of studies whose target are the zones, measured on test patients only, in the order of `common.target.ZONES`.
+Replies and results of other studies lack their fields."""
+ZONES_PATIENTS = "zones_patients"
+COUNTED = {
+    "surface_patients": DISTANCES,
+    "volume_patients": VOLUME_ERRORS,
+    "thirds_patients": THIRDS,
+    ZONES_PATIENTS: OF_ZONES,
+}
 """The scores measured on test patients only, by the field that counts the patients behind them; 0 where they were not
 measured."""
 VALIDATED = OVERLAPS

@@ -26,6 +26,7 @@ from client.data_check.patient import ZONES, Patient, fingerprint, measure, oddi
 from client.data_check.swaps import elsewhere, laid_over
 from client.data_check.trials import Outlined, outlined
 from client.data_check.verdicts import looked, outline_findings, together_sentence
+from client.data_check.zones import values_seen, zone_findings
 from client.site_config import SiteConfig
 from common.config.study import PreprocessingConfig
 from common.errors import BadPatient
@@ -165,7 +166,12 @@ def examine(
             *_looked(len(patients), len(problems), findings),
             *looked(tried, views, verdict, findings),
         ),
-        notes=(*found.notes, *_values_note(patients, site), *_notes(verdict, len(patients))),
+        notes=(
+            *found.notes,
+            *_values_note(patients, site),
+            *_notes(verdict, len(patients)),
+            *values_seen(patients, site.statement()),
+        ),
         whole_site=verdict.together is not None,
         duplicates=same,
     )
@@ -246,7 +252,10 @@ def _examine(source: Source, minimum_pixels: int, grid: PreprocessingConfig | No
     image = view(case)
     return _Examined(
         patient=patient,
-        oddities=oddities(case, patient, minimum_pixels=minimum_pixels, grid=grid, values_stated=source.stated.masks),
+        oddities=[
+            *oddities(case, patient, minimum_pixels=minimum_pixels, grid=grid, values_stated=source.stated.masks),
+            *zone_findings(patient, source.stated),
+        ],
         view=image,
         outlined=outlined(case, image),
         fingerprint=fingerprint(case.image),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from client.data.layouts import Case
+from client.data.layouts import Case, Part
 from client.data_check.findings import Finding, Kind
 from client.preprocessing.cache import digest_of_voxels
 from client.preprocessing.grid_loss import CUT, beyond_grid
@@ -61,6 +61,8 @@ class Patient:
     mask_digest: str
     values: tuple[tuple[float, int], ...] = ()
     """The values other than 0 in the mask's file, each with its number of voxels."""
+    parts: tuple[Part, ...] = ()
+    """What the values are like, where there are several, but few."""
     remarks: tuple[str, ...] = ()
     """What was taken from the site file's statements, and what the files' tags make doubtful, one sentence each."""
 
@@ -94,6 +96,7 @@ def measure(case: Case, *, minimum_pixels: int, stored: str, mask_stored: str) -
         digest=digest_of_voxels(case.image),
         mask_digest=digest_of_voxels(case.mask),
         values=case.values,
+        parts=case.parts,
         remarks=case.remarks,
     )
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from client.delivery.model_card import Figure, Scores
 from client.evaluation.score_store import OwnScores, PatientScore
-from common.scores import SCORES, Score
+from common.scores import OF_ZONES, SCORES, Score
 from common.statistics.intervals import ANYWHERE, interval
 
 
@@ -43,7 +43,7 @@ def scores(own: OwnScores) -> Scores:
     """
     if not own.patients:
         raise ValueError("there is no patient to score")
-    figures = {score.key: _figure_of(score, own.patients) for score in SCORES}
+    figures = {score.key: _figure_of(score, own.patients) for score in (*SCORES, *OF_ZONES)}
     counts = ("slices", "false_slices", "empty_slices")
     return Scores.model_validate(
         {**figures, **{name: sum(getattr(patient, name) for patient in own.patients) for name in counts}}

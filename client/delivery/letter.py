@@ -24,6 +24,7 @@ from client.delivery.model_card import (
     number,
     rotation_text,
     weights_files,
+    zones_text,
 )
 from client.delivery.model_card_text import SYNTHETIC, environment, score_cells
 from client.delivery.store import Arrival, Outcome
@@ -131,7 +132,7 @@ def letter(outcome: Outcome) -> Letter:
         reasons=tuple(_reasons(verdict, card, reference, differences)),
         columns=SCORES,
         rows=tuple((name, score_cells(scores)) for name, scores in models if scores),
-        below=f"{_below(card)} {_false_slices(models)}".strip() if card.scores else "",
+        below=" ".join(filter(None, (_below(card), _false_slices(models), _zones(models)))) if card.scores else "",
         picture=picture,
         picture_text=picture_text,
         decided=tuple(_decided(card)),
@@ -254,6 +255,11 @@ def _false_slices(models: Sequence[tuple[str, Scores | None]]) -> str:
         return ""
     drawn = ", ".join(f"“{name}” in {scores.false_slices}" for name, scores in known)
     return f"Of {known[0][1].empty_slices} slices without gland, gland is drawn by {drawn}."
+
+
+def _zones(models: Sequence[tuple[str, Scores | None]]) -> str:
+    """Return each model's Dice of the zones; empty where there is none."""
+    return " ".join(filter(None, (zones_text(f"“{name}”", scores) for name, scores in models)))
 
 
 def _listed(scores: Sequence[Score]) -> str:

@@ -18,6 +18,8 @@ from common.config.study import PreprocessingConfig, TrainingConfig
 from common.digest import digest_of_file
 from common.errors import RelayError
 from common.plan import method_of
+from common.scores import OF_ZONES
+from common.text import count, listed
 
 Role = Literal["selected", "own"]
 
@@ -58,6 +60,10 @@ class Scores(_Value):
     """Slices without gland, of all test patients together, in which the model draws gland."""
     empty_slices: int = 0
     """Slices without gland, of all test patients together; 0 where they were not counted."""
+    dice_pz: Figure | None = Field(default=None, exclude_if=lambda dice: dice is None)
+    """Dice of the peripheral zone over all slices of a patient, like `dice_cg` of the central gland; None where the
+    model segments no zones, or the test patients' are not drawn."""
+    dice_cg: Figure | None = Field(default=None, exclude_if=lambda dice: dice is None)
 
 
 class Reference(_Value):
@@ -257,6 +263,16 @@ def weights_digest(path: Path) -> str:
 def name_of(method: str, route: tuple[str, ...], site: str) -> str:
     """Return a model's method and route in words: "A alone", "B → C → A", "FedAvg, then A"."""
     return method_of(method).name(route, site)
+
+
+def zones_text(name: str, scores: Scores | None) -> str:
+    """Return a model's Dice of the zones in words; empty where there is none."""
+    figures = [(score, getattr(scores, score.key)) for score in OF_ZONES] if scores else []
+    known = [f"{score.title} {figure_text(value)} %" for score, value in figures if value is not None]
+    if not known:
+        return ""
+    patients = scores.dice_pz.patients if scores and scores.dice_pz else 0
+    return f"{name}: {listed(known)}, over all slices of {count(patients, 'test patient')} with zones drawn."
 
 
 def figure_text(value: Figure | None, digits: int = 1, *, sign: bool = False) -> str:

@@ -19,6 +19,7 @@ from client.delivery.model_card import (
     name_of,
     number,
     rotation_text,
+    zones_text,
 )
 from common.plan import method_of
 from common.scores import SCORES, deciding
@@ -39,6 +40,7 @@ def markdown(card: Card) -> str:
             way=name_of(card.method, card.route, card.site),
             side=card.preprocessing.pixels * card.preprocessing.spacing_mm,
             scored=_rows(card),
+            zones=zones_text("This model", card.scores),
             longer=_longer(card),
             columns=SCORES,
             deciding=deciding(card.training.slices),

@@ -7,11 +7,19 @@ from collections.abc import Sequence
 import numpy as np
 
 from client.evaluation.evaluate import CaseScore
-from common.scores import COUNTED
+from common.scores import COUNTED, OF_ZONES, ZONES_PATIENTS
+from common.target import Target
+
+UNMEASURED: dict[str, float | int] = {**{score.key: 0.0 for score in OF_ZONES}, ZONES_PATIENTS: 0}
+
+
+def of_target(target: Target) -> dict[str, float | int]:
+    """Return the fields that the replies of a target have and others lack, as they are where nothing is measured."""
+    return dict(UNMEASURED) if target.zones else {}
 
 
 def counted_means(scores: Sequence[CaseScore], *, minimum_patients: int) -> dict[str, float | int]:
-    """Return distances, volume errors and Dice of thirds, each a mean over the patients who have a value.
+    """Return distances, volume errors and Dice of thirds and zones, each a mean over the patients who have a value.
 
     Args:
         scores: the scores of the test patients.

@@ -12,8 +12,10 @@ from client.evaluation.clean_up import clean_up
 from client.evaluation.gland import dice_of_thirds, volume_error_ml
 from client.evaluation.surface_distance import surface_distances
 from client.preprocessing.pipeline import PatientSlices, Record, load, to_native
-from client.preprocessing.resampling import resample_mask
+from client.preprocessing.resampling import larger_zone, resample_mask
 from common import metrics
+from common.scores import OF_ZONES
+from common.target import ZONES
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,10 @@ class CaseScore:
     slices."""
     dice_middle: float | None = None
     dice_base: float | None = None
+    dice_pz: float | None = None
+    """Dice over all voxels of the peripheral zone, like `dice_cg` of the central gland; None where the study is of the
+    gland, or the patient's zones are not drawn."""
+    dice_cg: float | None = None
 
     @property
     def absolute_volume_error_ml(self) -> float | None:
@@ -66,9 +72,10 @@ class Example:
 
 
 Predict = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""Takes standardised slices (n, pixels, pixels) and returns probabilities of the same shape."""
+"""Takes standardised slices (n, pixels, pixels) and returns probabilities: of gland, in the same shape, or of each
+zone, (n, zones, pixels, pixels)."""
 Probabilities = Callable[[Record, PatientSlices], NDArray[np.float32]]
-"""Takes a patient and returns the probability of gland, (slices, pixels, pixels), on the study's grid."""
+"""Takes a patient and returns the same on the study's grid."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +86,9 @@ class _Drawn:
     slices: PatientSlices
     mask: NDArray[np.bool_]
     """(slices, rows, columns), on the native grid."""
+    larger: NDArray[np.uint8] | None = None
+    """The more probable zone at every voxel, within the gland or not (`common.target.Zone.label`); None without zones.
+    """
 
 
 def standardised_first(predict: Predict, mean_std: Callable[[Record], tuple[float, float]]) -> Probabilities:
@@ -106,7 +116,8 @@ def evaluate(
 ) -> list[CaseScore]:
     """Score a model on patients.
 
-    Predictions are resampled to the native grid and thresholded at 0.5 there, before a comparison with the masks.
+    Predictions are resampled to the native grid and thresholded at 0.5 there, before a comparison with the masks. Of
+    zones, a voxel is gland where their probabilities together are above 0.5, and belongs to the more probable zone.
 
     Args:
         probabilities: the model.
@@ -146,9 +157,14 @@ def _drawn(probabilities: Probabilities, records: Sequence[Record]) -> Iterator[
     for record in records:
         slices = load(record)
         found = probabilities(record, slices)
-        if found.shape != slices.image.shape:
+        zoned = found.ndim == slices.image.ndim + 1
+        if (found[:, 0] if zoned else found).shape != slices.image.shape:
             raise ValueError(f"predictions of shape {found.shape} for slices of {slices.image.shape}")
-        yield _Drawn(record, slices, to_native(found, slices) > 0.5)
+        if not zoned:
+            yield _Drawn(record, slices, to_native(found, slices) > 0.5)
+            continue
+        native = [to_native(found[:, k], slices) for k in range(found.shape[1])]
+        yield _Drawn(record, slices, np.sum(native, axis=0) > 0.5, larger_zone(native))
 
 
 def _scored(
@@ -173,6 +189,11 @@ def _scored(
     distances = surface_distances(predicted, expert, slices.native_spacing) if surfaces else None
     hd95, assd = distances or (None, None)
     apex, middle, base = dice_of_thirds(predicted, expert)
+    zones: dict[str, float] = {}
+    if drawn.larger is not None and slices.native_zones is not None:
+        found = drawn.larger * predicted
+        pairs = zip(OF_ZONES, ZONES.zones, strict=True)
+        zones = {s.key: metrics.dice(found == z.label, slices.native_zones == z.label) for s, z in pairs}
     if keep is not None:
         side = slices.image.shape[1], slices.image.shape[2]
         shown = resample_mask(predicted, slices.native_spacing[1:], side, (slices.spacing_mm, slices.spacing_mm))
@@ -201,6 +222,7 @@ def _scored(
         dice_apex=apex,
         dice_middle=middle,
         dice_base=base,
+        **zones,
     )
 
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from client.preprocessing import cache
 from client.site_config import SiteConfig
-from common.scores import SCORES, THIRDS, VOLUME_ERROR, Score
+from common.scores import OF_ZONES, SCORES, THIRDS, VOLUME_ERROR, Score
 
 if TYPE_CHECKING:
     from client.evaluation.evaluate import CaseScore
@@ -44,6 +44,9 @@ class PatientScore(BaseModel):
     """Dice of the lowest third of the gland's slices, like `dice_middle` and `dice_base`; None where there is none."""
     dice_middle: float | None = None
     dice_base: float | None = None
+    dice_pz: float | None = Field(default=None, exclude_if=lambda dice: dice is None)
+    """Dice of the peripheral zone, like `dice_cg` of the central gland; None where it was not measured."""
+    dice_cg: float | None = Field(default=None, exclude_if=lambda dice: dice is None)
 
     def value(self, score: Score) -> float | None:
         """Return the patient's value of a score, a share or in millimetres; None where there is none."""
@@ -99,7 +102,7 @@ def keep(site: SiteConfig, key: str, scores: Sequence[CaseScore], numbers: Mappi
             slices=case.slices,
             false_slices=case.false_slices,
             empty_slices=case.empty_slices,
-            **{one.key: getattr(case, one.key) for one in (*SCORES, VOLUME_ERROR, *THIRDS)},
+            **{one.key: getattr(case, one.key) for one in (*SCORES, VOLUME_ERROR, *THIRDS, *OF_ZONES)},
         )
         for case in scores
     ]

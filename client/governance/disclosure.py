@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pydantic import BaseModel, ConfigDict
 
 from client.data.survey import Survey
+from client.evaluation.counted_means import of_target
 from client.governance.egress import numbers_in
 from common.config.study import Study
 from common.model.network import declared_bytes, declared_shapes, staying_bytes, staying_names
@@ -34,6 +35,7 @@ from common.plan.graph import (
     validation_folds,
 )
 from common.protocol.messages import Description, EvaluateReply, FineTuneReply
+from common.target import Target
 
 STAYING: tuple[Stays, ...] = ("batch-norm", "everything")
 """The kinds of trainings after which tensors stay at the site."""
@@ -133,6 +135,7 @@ def disclosure_of(
     total: Counter[str] = Counter()
     for variant, survey in zip(study.variants, surveys, strict=True):
         tally = _most(site, variant, survey, largest_elsewhere)
+        target = variant.model.segments
         validations, tests, estimates = (tally.other[kind] for kind in ("validations", "tests", "estimates"))
         sent = tally.trainings.total() + estimates
         kept = {stays: tally.other[stays] for stays in STAYING}
@@ -152,11 +155,11 @@ def disclosure_of(
             tests=tests,
             tensors=sent * len(declared_shapes(variant.model)) - staying_tensors,
             weight_bytes=sent * declared_bytes(variant.model) - staying,
-            description_numbers=_of_description(variant.split.folds),
+            description_numbers=_of_description(variant.split.folds, target),
             training_numbers=estimates * _of_training(0)
             + sum(_of_training(epochs) * count for epochs, count in tally.trainings.items()),
-            scoring_numbers=(validations + tests) * _of_scoring(0),
-            patient_numbers=shown * (_of_scoring(1) - _of_scoring(0)) if patient_scores else 0,
+            scoring_numbers=(validations + tests) * _of_scoring(0, target),
+            patient_numbers=shown * (_of_scoring(1, target) - _of_scoring(0, target)) if patient_scores else 0,
         )
     return Disclosure(
         exact=_is_exact(study),
@@ -273,10 +276,11 @@ def _is_exact(study: Study) -> bool:
     )
 
 
-def _of_description(folds: int) -> int:
+def _of_description(folds: int, target: Target) -> int:
     each = (0,) * folds
     return numbers_in(
         Description(
+            zoned_patients=0 if target.zones else None,
             study=ANY,
             site="A",
             patients_found=0,
@@ -305,18 +309,21 @@ def _of_training(epochs: int) -> int:
     )
 
 
-def _of_scoring(patients: int) -> int:
+def _of_scoring(patients: int, target: Target) -> int:
     each = (0.0,) * patients
     numbers = tuple(range(patients))
     return numbers_in(
-        EvaluateReply(
-            study=ANY,
-            key=ANY,
-            state="done",
-            case_numbers=numbers,
-            case_slices=numbers,
-            case_dices=each,
-            case_ious=each,
-            case_volume_dices=each,
+        EvaluateReply.model_validate(
+            {
+                "study": ANY,
+                "key": ANY,
+                "state": "done",
+                "case_numbers": numbers,
+                "case_slices": numbers,
+                "case_dices": each,
+                "case_ious": each,
+                "case_volume_dices": each,
+                **of_target(target),
+            }
         )
     )

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from client.delivery.model_card import Card
 from common.errors import RelayError
+from common.target import CG, PZ
 
 if TYPE_CHECKING:
     import pydicom
@@ -53,12 +54,15 @@ def read_series(files: Sequence[Path]) -> list[pydicom.Dataset]:
 
 
 def write_segmentation(mask: sitk.Image, images: Sequence[pydicom.Dataset], card: Card, path: Path) -> None:
-    """Write a DICOM segmentation with a single segment, "Prostate", and a frame for each slice of its series.
+    """Write a DICOM segmentation with a frame for each slice of its series and each segment.
+
+    The segment is "Prostate" (SNOMED CT 41216001), or of zones two: "Peripheral zone" (SNOMED CT 279706003, of DICOM's
+    context group 6300) and "Central gland", for which neither has a code: its own, CG of the scheme 99RELAY.
 
     The file repeats the patient's and the study's identifiers from the images, and is as private as the images.
 
     Args:
-        mask: 0 or 1, on the series' grid, as from `client.data.layouts.dicom.read_image`.
+        mask: 0 or 1, or of zones their labels, on the series' grid, as from `client.data.layouts.dicom.read_image`.
         images: the headers of the series, of `read_series`.
         card: the model card of the weights.
         path: the file to write.
@@ -77,22 +81,30 @@ def write_segmentation(mask: sitk.Image, images: Sequence[pydicom.Dataset], card
         family=codes.cid7162.ArtificialIntelligence,
         parameters={"weights": card.weights, "study": card.study_digest},
     )
-    segment = highdicom.seg.SegmentDescription(
-        segment_number=1,
-        segment_label="Prostate",
-        segmented_property_category=codes.SCT.AnatomicalStructure,
-        segmented_property_type=codes.SCT.Prostate,
-        algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
-        algorithm_identification=algorithm,
-    )
+    central = highdicom.sr.CodedConcept("CG", "99RELAY", "Central gland of the prostate")
+    codes_of = {PZ: codes.SCT.PeripheralZoneOfTheProstate, CG: central}
+    zones = card.model.segments.zones
+    described = [(zone.label, zone.title.capitalize(), codes_of[zone]) for zone in zones]
+    segments = [
+        highdicom.seg.SegmentDescription(
+            segment_number=number,
+            segment_label=title,
+            segmented_property_category=codes.SCT.AnatomicalStructure,
+            segmented_property_type=code,
+            algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+            algorithm_identification=algorithm,
+        )
+        for number, title, code in described or [(1, "Prostate", codes.SCT.Prostate)]
+    ]
+    what = "Prostate zones" if zones else "Prostate"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pydicom warns of names, such as pseudonyms, that are not people's names
             segmentation = highdicom.seg.Segmentation(
                 source_images=list(images),
-                pixel_array=frames.astype(bool),
+                pixel_array=frames if zones else frames.astype(bool),
                 segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
-                segment_descriptions=[segment],
+                segment_descriptions=segments,
                 series_instance_uid=highdicom.UID(),
                 series_number=1000 + int(images[0].get("SeriesNumber") or 0),
                 sop_instance_uid=highdicom.UID(),
@@ -102,8 +114,8 @@ def write_segmentation(mask: sitk.Image, images: Sequence[pydicom.Dataset], card
                 software_versions=version,
                 device_serial_number=card.weights[:16],
                 content_label="PROSTATE",
-                content_description="Prostate, drawn by a research model",
-                series_description="Prostate (relay, research only)",
+                content_description=f"{what}, drawn by a research model",
+                series_description=f"{what} (relay, research only)",
                 omit_empty_frames=False,
             )
     except (AttributeError, TypeError, ValueError) as error:

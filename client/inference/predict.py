@@ -1,4 +1,4 @@
-"""Segmentation of the gland in an image without a mask, with weights and their card, by the same steps as scoring."""
+"""Segmentation of gland or zones in an image without a mask, with weights and their card, by the steps of scoring."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from client.evaluation.clean_up import clean_up
 from client.evaluation.ensemble import mean_of
 from client.preprocessing.bias_field import correct_bias_field
 from client.preprocessing.pipeline import off_grid, onto_grid
+from client.preprocessing.resampling import larger_zone
 from client.training.batches import standardised, with_neighbours
 from client.training.device import Device, place
 from client.training.fine_tune import probabilities
@@ -58,12 +59,15 @@ class Drawn:
     """The gland as drawn by the model."""
 
     mask: sitk.Image
-    """0 or 1, uint8, on the scan's own grid."""
+    """0 or 1, or of zones their labels (`common.target.Zone.label`), uint8, on the scan's own grid."""
+    zones_ml: tuple[float, ...]
+    """The volume of each zone, in the order of `common.target.ZONES`; empty where the model draws the gland alone."""
     ml: float
     slices: int
     """The number of slices with gland."""
     disagreement: sitk.Image
-    """Standard deviation of the models' probabilities, 0 to 0.5, float32, on the scan's own grid; 0 for one model."""
+    """Standard deviation of the models' probabilities of gland, 0 to 0.5, float32, on the scan's own grid; 0 for one
+    model."""
     remarks: tuple[str, ...]
     """Warnings about the mask for the user, one sentence each."""
 
@@ -160,7 +164,7 @@ def draw(
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> Drawn:
-    """Draw the gland on every slice of a scan.
+    """Draw the gland or its zones on every slice of a scan.
 
     Args:
         scan: the image.
@@ -190,10 +194,14 @@ def draw(
     gridded = onto_grid(values, (y, x), part)
     found, spread = _predicted(gridded, card, networks, device)
     shape = values.shape[1], values.shape[2]
-    gland = off_grid(found, part.spacing_mm, shape, (y, x)) > 0.5
+    native = [off_grid(found[:, k], part.spacing_mm, shape, (y, x)) for k in range(found.shape[1])]
+    gland = np.sum(native, axis=0) > 0.5
     gland = clean_up(gland) if card.cleaned else gland
+    zones = card.model.segments.zones
+    drawn = larger_zone(native) * gland if zones else gland.astype(np.uint8)
     return Drawn(
-        mask=_as_it_lay(gland.astype(np.uint8), image, scan.image),
+        mask=_as_it_lay(drawn, image, scan.image),
+        zones_ml=tuple(float((drawn == zone.label).sum()) * x * y * z / 1000 for zone in zones),
         ml=float(gland.sum()) * x * y * z / 1000,
         slices=int(gland.any(axis=(1, 2)).sum()),
         disagreement=_as_it_lay(off_grid(spread, part.spacing_mm, shape, (y, x)), image, scan.image),
@@ -206,17 +214,22 @@ def draw(
 def _predicted(
     gridded: NDArray[np.float32], card: Card, networks: Iterable[nn.Module], device: Device
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return mean and standard deviation of the models' probabilities, (slices, pixels, pixels), on the card's grid."""
-    total, squares = np.zeros(gridded.shape), np.zeros(gridded.shape)
-    models = models_of(card)
+    """Return the mean of the models' probabilities and the standard deviation of those of gland, on the card's grid.
+
+    The mean is (slices, 1 or zones, pixels, pixels), the deviation (slices, pixels, pixels).
+    """
+    models, regions = models_of(card), max(1, len(card.model.segments.zones))
+    total = np.zeros((len(gridded), regions, *gridded.shape[1:]))
+    glands, squares = np.zeros(gridded.shape), np.zeros(gridded.shape)
     for model, network in zip(models, networks, strict=True):
         slices = standardised(gridded, (model.mean, model.std))
         place(network, device)
         images = torch.from_numpy(with_neighbours(slices, card.model.neighbours))
-        found = probabilities(network, images, device).squeeze(1).numpy()
+        found = probabilities(network, images, device).numpy()
         total += found
-        squares += np.square(found, dtype=np.float64)
-    variance = squares / len(models) - np.square(total / len(models))
+        glands += found.sum(axis=1)
+        squares += np.square(found.sum(axis=1), dtype=np.float64)
+    variance = squares / len(models) - np.square(glands / len(models))
     return mean_of(total, len(models)), np.sqrt(np.maximum(variance, 0.0)).astype(np.float32)
 
 

@@ -19,6 +19,7 @@ from client.preprocessing import cache
 from client.site_config import SiteConfig
 from common.config.study import PreprocessingConfig
 from common.digest import digest_of_json
+from common.target import GLAND, Target
 
 FOUND_VERSION = 2
 """Must be raised whenever a layout lists a site's patients in another way than before."""
@@ -44,10 +45,12 @@ class PreparationTask:
     corrected: Path
     slices: Path
     digest: str
+    zoned: bool = False
+    """Whether the patient's zones are prepared as well, where they are drawn."""
 
 
 def tasks_of(
-    home: SiteConfig, preprocessing: PreprocessingConfig, prefix: str
+    home: SiteConfig, preprocessing: PreprocessingConfig, prefix: str, target: Target = GLAND
 ) -> tuple[list[PreparationTask], list[Problem]]:
     """Return a site's patients with their cache keys, and its problems; images of unchanged files are not read.
 
@@ -55,6 +58,7 @@ def tasks_of(
         home: a plain site.
         preprocessing: the study's settings.
         prefix: is put before each patient's name in the tasks.
+        target: what the study segments; a study of the gland has the same keys whether the site names zones or values.
     """
     folder = home.private() / "cache"
     index = folder / "index.json"
@@ -84,7 +88,8 @@ def tasks_of(
             continue
         geometry, values = _statements(source.stated)
         corrected = digest_of_json([CORRECTED_VERSION, found.layout, image, source.channel, n4, itk, *geometry])
-        slices = digest_of_json([SLICES_VERSION, corrected, mask, slicing, *values])
+        zones = source.stated.zones if target.zones else ()
+        slices = digest_of_json([SLICES_VERSION, corrected, mask, slicing, *values, *([zones] if zones else [])])
         tasks.append(
             PreparationTask(
                 home=home,
@@ -93,6 +98,7 @@ def tasks_of(
                 corrected=folder / "corrected" / f"{corrected}.safetensors",
                 slices=folder / "slices" / f"{slices}.safetensors",
                 digest=slices,
+                zoned=bool(zones),
             )
         )
     if digests.changed or entry != known.get("found"):

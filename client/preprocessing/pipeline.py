@@ -38,6 +38,7 @@ from client.site_config import SiteConfig
 from common.config.study import N4Config, PreprocessingConfig
 from common.digest import digest_of_json, keyed_digest
 from common.errors import BadData, BadPatient, Damaged, RelayError
+from common.target import GLAND, ZONES, Target
 from common.text import listed, percent
 
 _READING = threading.Lock()
@@ -66,6 +67,8 @@ class Record:
     """sha256 over the native voxels as read, whatever the file's format or header."""
     person: str = ""
     """The person whose visits include this patient, see `client.data.layouts.Source`; empty for a single visit."""
+    zoned: bool = False
+    """Whether the zones are drawn and prepared; never so for a study of the gland."""
     remarks: str = ""
     """What was taken from the site file's statements, and what the files' tags make doubtful, in sentences."""
 
@@ -108,6 +111,11 @@ class PatientSlices:
     """Millimetres: slice, row, column."""
     spacing_mm: float
     """Millimetres a pixel of the study's grid."""
+    zones: NDArray[np.uint8] | None = None
+    """The zone of each pixel of `mask` (`common.target.Zone.label`), 0 outside; None where the study is of the gland,
+    or the zones are not drawn in this patient."""
+    native_zones: NDArray[np.uint8] | None = None
+    """The same for `native_mask`."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +139,7 @@ def prepare(
     site: SiteConfig,
     preprocessing: PreprocessingConfig,
     *,
+    target: Target = GLAND,
     seconds: float = math.inf,
     progress: Callable[[int, int], None] | None = None,
     cores: int | None = None,
@@ -142,6 +151,7 @@ def prepare(
     Args:
         site: a plain or the pooled site.
         preprocessing: the study's settings.
+        target: what the study segments: for zones, masks keep the zones that the site file names.
         seconds: the time after which no further patient is begun; one batch of patients is always begun.
         progress: is called with the number of patients done and the number in all.
         cores: the number of volumes processed side by side; by default the site's own setting.
@@ -155,7 +165,7 @@ def prepare(
     pending: list[PreparationTask] = []
     for home in site.member_sites() if site.pooled else (site,):
         prefix = f"{home.name}/" if site.pooled else ""
-        tasks, problems = tasks_of(home, preprocessing, prefix)
+        tasks, problems = tasks_of(home, preprocessing, prefix, target)
         for problem in problems:
             state.homes[f"{prefix}{problem.patient}"] = home
             state.problems[f"{prefix}{problem.patient}"] = problem.sentence
@@ -211,6 +221,8 @@ def load(record: Record) -> PatientSlices:
         native_mask=arrays["native_mask"],
         native_spacing=(depth, row, column),
         spacing_mm=float(metadata["spacing_mm"]),
+        zones=arrays.get("zones"),
+        native_zones=arrays.get("native_zones"),
     )
 
 
@@ -357,14 +369,22 @@ def _prepare_one(task: PreparationTask, preprocessing: PreprocessingConfig) -> R
     shape = (preprocessing.pixels, preprocessing.pixels)
     spacing = (preprocessing.spacing_mm, preprocessing.spacing_mm)
     lost = grid_loss(case.mask, native, preprocessing)
+    mask = resampling.resample_mask(case.mask, native, shape, spacing)
+    zones: dict[str, NDArray[np.uint8]] = {}
+    if task.zoned and case.zones is not None:
+        larger = resampling.larger_zone(
+            [onto_grid((case.zones == zone.label).astype(np.float32), native, preprocessing) for zone in ZONES.zones]
+        )
+        zones = {"zones": larger * mask, "native_zones": case.zones}
     cache.write_tensors(
         task.slices,
         {
             "image": onto_grid(corrected, native, preprocessing),
-            "mask": resampling.resample_mask(case.mask, native, shape, spacing),
+            "mask": mask,
             "selected": selected,
             "native_mask": case.mask,
             "native_spacing": np.array(case.spacing, dtype=np.float64),
+            **zones,
         },
         {
             "slices": str(len(area)),
@@ -375,6 +395,7 @@ def _prepare_one(task: PreparationTask, preprocessing: PreprocessingConfig) -> R
             "reader": READER_VERSION,
             "beyond": repr(lost.beyond),
             "ceiling": repr(lost.ceiling),
+            **({"zoned": "yes"} if zones else {}),
             **({"remarks": " ".join(case.remarks)} if case.remarks else {}),
         },
     )
@@ -432,6 +453,7 @@ def _record(task: PreparationTask) -> Record | None:
             ceiling=float(metadata["ceiling"]),
             image_digest=metadata["voxels"],
             person=task.source.person,
+            zoned="zoned" in metadata,
             remarks=metadata.get("remarks", ""),
         )
     except (KeyError, ValueError):

@@ -8,9 +8,12 @@ coarser, the tent widens to one new pixel on either side, which prevents aliasin
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+
+from common.target import ZONES
 
 Plane = tuple[float, float]
 """Millimetres from one row to the next, and from one column to the next."""
@@ -50,6 +53,18 @@ def resample_mask(
 ) -> NDArray[np.bool_]:
     """Resample a mask as `resample` does; a new pixel belongs to the mask if its value is at least one half."""
     return resample(mask.astype(np.float32), spacing, new_shape, new_spacing) >= 0.5
+
+
+def larger_zone(shares: Sequence[NDArray[np.float32]]) -> NDArray[np.uint8]:
+    """Return the zone of the largest share at every voxel (`common.target.Zone.label`); of equal shares, the first.
+
+    Args:
+        shares: interpolated masks or probabilities of the zones, in the order of `common.target.ZONES`, all of one
+            shape.
+    """
+    labels = np.array([zone.label for zone in ZONES.zones], dtype=np.uint8)
+    larger: NDArray[np.uint8] = labels[np.argmax(np.stack(shares), axis=0)]
+    return larger
 
 
 def _taps(n: int, spacing: float, new_n: int, new_spacing: float) -> tuple[NDArray[np.intp], NDArray[np.float32]]:

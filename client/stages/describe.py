@@ -27,13 +27,20 @@ def describe_patients(site: SiteConfig, study: Study) -> Description:
     """
     cores = min(filter(None, (int(os.environ.get("RELAY_CORES", "0")), site.cores)), default=None)
     seconds = study.training.leg_minutes * 60
-    prepared = prepare(site, study.preprocessing, seconds=seconds, progress=progress.notify, cores=cores)
+    prepared = prepare(
+        site,
+        study.preprocessing,
+        target=study.model.segments,
+        seconds=seconds,
+        progress=progress.notify,
+        cores=cores,
+    )
     if prepared.done < prepared.total:
         return Description(study=study.digest, site=site.name, patients_found=prepared.total, prepared=prepared.done)
     cohort = gather(prepared.records, site, study.split)
     folds = range(study.split.folds)
     # A smaller number would single out patients, by two studies whose grids differ a little.
-    cut = sum(record.cut for record in cohort.records.values())
+    cut, zoned = (sum(getattr(record, kind) for record in cohort.records.values()) for kind in ("cut", "zoned"))
     return Description.model_validate(
         {
             "study": study.digest,
@@ -47,6 +54,7 @@ def describe_patients(site: SiteConfig, study: Study) -> Description:
             "test_slices": count_selected(cohort.test()),
             "below": sum(record.below for record in cohort.records.values()),
             "cut_patients": cut if cut >= site.minimum_patients else 0,
+            "zoned_patients": (zoned if zoned >= site.minimum_patients else 0) if study.model.segments.zones else None,
             "ceiling": round(fmean(record.ceiling for record in cohort.records.values()), 3),
             "train_slices": train_slices(cohort, study),
             "train_patients": tuple(len(cohort.train(fold)) for fold in folds),

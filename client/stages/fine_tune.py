@@ -68,9 +68,10 @@ def _train(
     mean_std = statistics(train, study.training)
     (digest,) = order.models
     network = network_of(study, start, digest, own=order.own, lacking=order.lacking)
+    neighbours, target = study.model.neighbours, study.model.segments
     slices = (
-        standardised_slices(train, mean_std, study.training, neighbours=study.model.neighbours),
-        standardised_slices(validation, mean_std, study.training, neighbours=study.model.neighbours),
+        standardised_slices(train, mean_std, study.training, neighbours=neighbours, target=target),
+        standardised_slices(validation, mean_std, study.training, neighbours=neighbours, target=target),
     )
     trained = resume
     legs_end = began + study.training.leg_minutes * 60

@@ -218,7 +218,7 @@ def _gather(site: SiteConfig, rebuilt: _Rebuilt, message: Planned) -> tuple[Coho
         Refused: the patients differ from the patients in the coordinator's plan.
     """
     study = rebuilt.study
-    prepared = prepare(site, study.preprocessing)
+    prepared = prepare(site, study.preprocessing, target=study.model.segments)
     cohort = gather(prepared.records, site, study.split)
     environment = execution_environment(site, study, prepared)
     own = train_slices(cohort, study)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from client.data.slice_counts import drawn_of
 from client.preprocessing.pipeline import PatientSlices, Record, load
 from common.config.study import TrainingConfig
+from common.target import GLAND, Target
 
 MeanStd = tuple[float, float]
 
@@ -24,7 +25,8 @@ class Slices:
     images: torch.Tensor
     """(slices, channels, pixels, pixels), float32; the channels are a slice and its neighbours."""
     masks: torch.Tensor
-    """(slices, 1, pixels, pixels), float32, 0 or 1."""
+    """(slices, classes, pixels, pixels), float32, 0 or 1: the gland and, where zones are the target, each zone. Of a
+    patient whose zones are not drawn no zone is 1 anywhere."""
     empty: tuple[int, ...] = ()
     """The places of slices without gland, of which each epoch draws a share."""
     volumes: tuple[int, ...] = ()
@@ -85,7 +87,12 @@ def with_neighbours(slices: NDArray[np.float32], neighbours: int) -> NDArray[np.
 
 
 def standardised_slices(
-    records: Sequence[Record], mean_std: Mapping[str, MeanStd], training: TrainingConfig, *, neighbours: int = 0
+    records: Sequence[Record],
+    mean_std: Mapping[str, MeanStd],
+    training: TrainingConfig,
+    *,
+    neighbours: int = 0,
+    target: Target = GLAND,
 ) -> Slices:
     """Return the slices of all records that the study trains on, standardised, in the order of the patients' names.
 
@@ -94,6 +101,7 @@ def standardised_slices(
         mean_std: mean and standard deviation of each site.
         training: the study's training settings.
         neighbours: the slices to either side that the network sees beside each slice, trained on or not.
+        target: what the network segments.
     """
     images, masks = [], []
     empty: list[int] = []
@@ -104,14 +112,20 @@ def standardised_slices(
         gland = np.count_nonzero(slices.native_mask, axis=(1, 2))
         empty += (sum(volumes) + np.flatnonzero(gland[used] == 0)).tolist()
         images.append(standardised(with_neighbours(slices.image, neighbours)[used], mean_std[record.site]))
-        masks.append(slices.mask[used].astype(np.float32))
+        masks.append(_truth(slices, target)[used])
         volumes.append(int(used.sum()))
     return Slices(
         torch.from_numpy(np.concatenate(images)),
-        torch.from_numpy(np.concatenate(masks)).unsqueeze(1),
+        torch.from_numpy(np.concatenate(masks)),
         empty=tuple(empty),
         volumes=() if training.slices == "chosen" else tuple(volumes),
     )
+
+
+def _truth(slices: PatientSlices, target: Target) -> NDArray[np.float32]:
+    """Return a patient's masks of the gland and of each zone, (slices, classes, pixels, pixels)."""
+    zones = slices.zones if slices.zones is not None else np.zeros(slices.mask.shape, np.uint8)
+    return np.stack([slices.mask, *(zones == zone.label for zone in target.zones)], axis=1).astype(np.float32)
 
 
 def batches(
@@ -128,7 +142,7 @@ def batches(
         generator: draws the order, and the slices without gland.
 
     Yields:
-        Images (slices, channels, pixels, pixels) and masks (slices, 1, pixels, pixels).
+        Images (slices, channels, pixels, pixels) and masks (slices, classes, pixels, pixels).
     """
     places = _drawn(slices, training, generator)
     count, size = len(places), training.batch
@@ -163,7 +177,7 @@ def augment(
 
     Args:
         images: (slices, channels, pixels, pixels), standardised.
-        masks: (slices, 1, pixels, pixels), 0 or 1.
+        masks: (slices, classes, pixels, pixels), 0 or 1; see `Slices`.
         kind: "none" or "light".
         generator: draws the amounts.
 
@@ -185,5 +199,15 @@ def augment(
     rotation = torch.stack([torch.stack([cos * flip, -sin], 1), torch.stack([sin * flip, cos], 1)], 1)
     field = F.affine_grid(torch.cat([rotation, shift.unsqueeze(2)], 2), list(images.shape), align_corners=False)
     images = F.grid_sample(images, field, mode="bilinear", padding_mode="zeros", align_corners=False)
-    masks = (F.grid_sample(masks, field, mode="bilinear", padding_mode="zeros", align_corners=False) >= 0.5).float()
+    masks = _whole(F.grid_sample(masks, field, mode="bilinear", padding_mode="zeros", align_corners=False))
     return images * gain.view(n, 1, 1, 1) + offset.view(n, 1, 1, 1), masks
+
+
+def _whole(masks: torch.Tensor) -> torch.Tensor:
+    """Return interpolated masks as 0 or 1: gland from one half on, and within it the zone with the larger share."""
+    gland = (masks[:, :1] >= 0.5).float()
+    if masks.shape[1] == 1:
+        return gland
+    zones = masks[:, 1:]
+    larger = F.one_hot(zones.argmax(1), zones.shape[1]).permute(0, 3, 1, 2)
+    return torch.cat([gland, larger * (zones.sum(1, keepdim=True) > 0) * gland], 1)

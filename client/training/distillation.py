@@ -2,7 +2,7 @@
 
 The paper's term for old tasks is the cross-entropy of the new answers against the received model's, both softened by a
 temperature. Of a gland's probability there are two classes, so each softened answer is the sigmoid of the logit divided
-by the temperature.
+by the temperature; of zones it is the softmax of the logits so divided.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Teacher:
 
         Args:
             network: the network with the received weights, on its device; unchanged.
-            images: the standardised training slices, (slices, 1, pixels, pixels).
+            images: the standardised training slices, (slices, channels, pixels, pixels).
             training: the study's training settings.
             device: the device and precision.
         """
@@ -40,7 +40,7 @@ class Teacher:
 
     @torch.no_grad()
     def logits(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the received model's logits for a batch, of the images' shape, float32; no random number is drawn."""
+        """Return the received model's logits for a batch, float32; no random number is drawn."""
         with self._device.autocast():
             found: torch.Tensor = self._network(images)
         return found.float()
@@ -50,9 +50,12 @@ def distillation_loss(logits: torch.Tensor, taught: torch.Tensor, temperature: f
     """Return the mean over all pixels of the cross-entropy against the teacher's softened answers.
 
     Args:
-        logits: the model's logits, of any shape.
+        logits: the model's logits, (slices, classes, pixels, pixels); one class is the gland's.
         taught: the teacher's logits, of the same shape.
         temperature: divides the logits of both; above 1, answers far from the edge of the gland count more.
     """
+    if logits.shape[1] > 1:
+        softened = (taught.float() / temperature).softmax(1)
+        return -(softened * (logits.float() / temperature).log_softmax(1)).sum(1).mean()
     answers = (taught.float() / temperature).sigmoid()
     return F.binary_cross_entropy_with_logits(logits.float() / temperature, answers)

@@ -65,8 +65,8 @@ def fine_tune(
     nothing.
 
     Args:
-        network: takes images (n, channels, pixels, pixels) and returns logits (n, 1, pixels, pixels), in training with
-            auxiliary outputs.
+        network: takes images (n, channels, pixels, pixels) and returns logits (n, classes, pixels, pixels), in training
+            with auxiliary outputs.
         train: standardised training slices.
         validation: standardised validation slices.
         training: the study's training settings.
@@ -183,7 +183,7 @@ def re_estimated(network: nn.Module, train: Slices, device: Device) -> Trained:
 
 
 def probabilities(network: nn.Module, images: torch.Tensor, device: Device) -> torch.Tensor:
-    """Return the gland's probability at every pixel.
+    """Return the probability of the gland, or of each zone, at every pixel.
 
     Args:
         network: the network, on its device.
@@ -191,14 +191,19 @@ def probabilities(network: nn.Module, images: torch.Tensor, device: Device) -> t
         device: the device and precision to predict in.
 
     Returns:
-        (n, 1, pixels, pixels), float32 on the CPU.
+        (n, 1 or zones, pixels, pixels), float32 on the CPU.
     """
-    return torch.cat([logits.sigmoid() for logits in predicted_logits(network, images, device)])
+    return torch.cat(
+        [
+            logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(1)[:, 1:]
+            for logits in predicted_logits(network, images, device)
+        ]
+    )
 
 
 @torch.inference_mode()
 def predicted_logits(network: nn.Module, images: torch.Tensor, device: Device) -> Iterator[torch.Tensor]:
-    """Yield the network's logits, CHUNK slices at a time: (n, 1, pixels, pixels), float32 on the CPU.
+    """Yield the network's logits, CHUNK slices at a time: (n, classes, pixels, pixels), float32 on the CPU.
 
     Args:
         network: the network, on its device.
@@ -213,12 +218,12 @@ def predicted_logits(network: nn.Module, images: torch.Tensor, device: Device) -
 
 
 def grid_dice(network: nn.Module, slices: Slices, device: Device) -> float:
-    """Return the mean Dice on the study's grid, 0 to 1: over volumes where the slices name them, else over slices.
+    """Return the gland's mean Dice on the study's grid, 0 to 1: over volumes where the slices name them, else slices.
 
-    Where neither the prediction nor the mask holds gland, the Dice is 1.
+    Zones make up the gland. Where neither the prediction nor the mask holds gland, the Dice is 1.
     """
-    predicted = probabilities(network, slices.images, device) > 0.5
-    truth = slices.masks > 0.5
+    predicted = probabilities(network, slices.images, device).sum(1, keepdim=True) > 0.5
+    truth = slices.masks[:, :1] > 0.5
     both = (predicted & truth).sum((1, 2, 3))
     sizes = predicted.sum((1, 2, 3)) + truth.sum((1, 2, 3))
     if slices.volumes:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from client.training.zones_loss import SMOOTH, zones_loss
 from common.config.study import TrainingConfig
 from common.networks.smp import segmentation_models
 from common.plan.graph import Hop, Schedule
@@ -21,7 +22,6 @@ from common.plan.graph import Hop, Schedule
 MOMENTUM = 0.99
 POWER = 0.9
 LARGEST_NORM = 12.0
-SMOOTH = 1e-5
 
 
 def optimizer_of(network: nn.Module, training: TrainingConfig) -> torch.optim.Optimizer:
@@ -65,15 +65,19 @@ def clip_gradients(network: nn.Module, training: TrainingConfig) -> None:
 def loss_of(logits: torch.Tensor, masks: torch.Tensor, kind: str) -> torch.Tensor:
     """Return the loss of a batch: soft Dice over the whole batch, binary cross entropy, or their sum.
 
+    Of several classes it is `zones_loss`.
+
     "nnunet" is the sum with nnU-Net's soft Dice, (2 Σpg + 1e-5) / (Σp + Σg + 1e-5), which counts batches without gland
     too.
 
     Args:
-        logits: (slices, 1, pixels, pixels).
-        masks: the same shape, 0 or 1.
+        logits: (slices, 1, pixels, pixels), or of the background and each zone.
+        masks: the same shape, 0 or 1; of zones, the gland and each zone.
         kind: contains "dice", "bce" or both, or is "nnunet".
     """
     logits = logits.float()
+    if logits.shape[1] > 1:
+        return zones_loss(logits, masks, kind)
     terms = []
     if "dice" in kind:
         terms.append(segmentation_models().losses.DiceLoss("binary")(logits, masks))
@@ -94,8 +98,8 @@ def loss_of_outputs(
     An auxiliary output is compared with the mask at its own size, which takes the mask's nearest pixels, as in nnU-Net.
 
     Args:
-        outputs: logits (slices, 1, pixels, pixels), or a list of them of any sizes, the network's own first.
-        masks: (slices, 1, pixels, pixels), 0 or 1.
+        outputs: logits (slices, classes, pixels, pixels), or a list of them of any sizes, the network's own first.
+        masks: (slices, classes, pixels, pixels), 0 or 1; see `loss_of`.
         kind: see `loss_of`.
         weights: the weight of each output's loss.
     """

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from common.config.values import Config, Line
 from common.networks.encoders import known_encoder
 from common.networks.registry import NETWORKS, known_architecture
+from common.target import TARGETS, Target
 
 Architecture = Annotated[str, AfterValidator(known_architecture)]
 Encoder = Annotated[str, AfterValidator(known_encoder)]
@@ -27,6 +28,11 @@ class ModelConfig(Config):
     """"imagenet", "none" (drawn from the study's seed), or a file beside the study file: of encoder weights, or for a
     network without encoder of all its weights. The file's tensors must fit one by one. A network without encoder starts
     from "none" unless a file is named."""
+    target: Literal["gland", "zones"] = Field(default="gland", exclude_if=lambda value: value == "gland")
+    """What the network segments. "gland": the whole prostate. "zones": the peripheral zone and the central gland, which
+    make up the gland; sites name the values of their masks with `labels` in the site file, and patients of whom the
+    whole gland alone is drawn take part as well ([zones](../explanation/zones.md)). Selection is by the gland's Dice in
+    either case, since every patient has it."""
     decoder_attention: Literal["none", "scse"] = Field(default="none", exclude_if=lambda value: value == "none")
     """"scse": concurrent spatial and channel squeeze and excitation in the decoder's blocks (Roy et al., MICCAI 2018),
     for the architectures with such blocks."""
@@ -78,6 +84,11 @@ class ModelConfig(Config):
     def channels(self) -> int:
         """The channels of an image, as the network takes it: a slice and its neighbours."""
         return 2 * self.neighbours + 1
+
+    @property
+    def segments(self) -> Target:
+        """What the network segments."""
+        return TARGETS[self.target]
 
     @property
     def has_batch_norm(self) -> bool:

@@ -100,11 +100,11 @@ def _readable(sentence: str) -> str:
 def _sentence(error: ValidationError, kind: type[BaseModel]) -> str:
     """Return the sentence about the first error of a validation."""
     first = _first_to_show(error.errors(include_url=False))
-    steps = first["loc"]
-    if first["type"] != "extra_forbidden":
-        steps = tuple(step for step in steps if not _is_kind(step))
+    unknown = first["type"] == "extra_forbidden"
+    last = len(first["loc"]) - 1  # of an unknown key, its name as it stands in the file
+    steps = tuple(step for place, step in enumerate(first["loc"]) if (unknown and place == last) or not _is_kind(step))
     key = ".".join(str(step) for step in steps)
-    if first["type"] == "extra_forbidden":
+    if unknown:
         known = _keys_beside(kind, steps)
         near = difflib.get_close_matches(str(steps[-1]), known, n=1)
         hint = f'did you mean "{near[0]}"?' if near else f"known keys here: {', '.join(known)}."

@@ -37,14 +37,16 @@ def declared(model: ModelConfig) -> Network:
 def build(model: ModelConfig) -> nn.Module:
     """Return the network, its weights drawn from torch's global generator; nothing is downloaded.
 
-    The network maps (batch, channels, rows, columns) float images to (batch, 1, rows, columns) logits of the gland. In
-    training, a network with auxiliary outputs returns a list of logits (`common.networks.registry.Network`).
+    The network maps (batch, channels, rows, columns) float images to (batch, classes, rows, columns) logits: of the
+    gland, or of the background and each zone (`common.target`). In training, a network with auxiliary outputs returns a
+    list of logits (`common.networks.registry.Network`).
 
     Raises:
         BadConfiguration: the network cannot be built.
     """
     network_of = declared(model)
-    form = Form(model.architecture, model.encoder, model.channels, attention=model.decoder_attention)
+    classes = model.segments.classes
+    form = Form(model.architecture, model.encoder, model.channels, classes, attention=model.decoder_attention)
     try:
         network: nn.Module = network_of.made(form)
     except (RelayError, MemoryError):
@@ -113,13 +115,18 @@ def _check_outputs(network: nn.Module, model: ModelConfig, pixels: int) -> None:
     trained = network.train()(images)
     outputs = trained if isinstance(trained, list) else [trained]
     scored = network.eval()(images)
-    whole = (2, 1, pixels, pixels)
+    whole = (2, model.segments.classes, pixels, pixels)
     promised = len(outputs) == len(weights) and isinstance(scored, torch.Tensor)
     if not promised or tuple(outputs[0].shape) != whole or tuple(scored.shape) != whole:
         raise BadConfiguration(
-            f"The network {_name(model)} does not return one map of logits for a slice of {pixels} × {pixels} pixels;"
+            f"The network {_name(model)} does not return {_maps(whole[1])} of logits for a slice of {pixels} × {pixels}"
+            " pixels;"
             " choose another architecture or encoder under [model]."
         )
+
+
+def _maps(classes: int) -> str:
+    return "one map" if classes == 1 else f"{classes} maps"
 
 
 def _not_built(model: ModelConfig, where: str, error: Exception) -> BadConfiguration:

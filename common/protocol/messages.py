@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from common.scores import COUNTED
+from common.scores import COUNTED, OF_ZONES, ZONES_PATIENTS
 
 DESCRIBE = "query.describe"
 FINE_TUNE = "train.stage"
@@ -64,6 +64,9 @@ class Description(WireMessage):
     """Slices with some gland, but too little to be selected."""
     cut_patients: Count = 0
     """Patients whose gland reaches beyond the study's grid; 0 if they are fewer than the site's `minimum_patients`."""
+    zoned_patients: Count | None = Field(default=None, exclude_if=lambda patients: patients is None)
+    """Patients whose zones are drawn; 0 if they are fewer than the site's `minimum_patients`. None in a study of the
+    gland."""
     ceiling: Share = 0.0
     """Dice of the masks, taken to the study's grid and back, with the masks themselves: mean over all patients, to
     three decimal places."""
@@ -262,15 +265,23 @@ class EvaluateReply(_OfPatients):
     dice_base: Share = 0.0
     thirds_patients: Count = 0
     """Test patients whose gland has three slices or more; 0 if the thirds were not measured."""
+    dice_pz: Share | None = Field(default=None, exclude_if=lambda dice: dice is None)
+    """Dice of the peripheral zone, mean over `zones_patients`, like the next one of the central gland. These fields are
+    in every reply of a study whose target are the zones, and in no other."""
+    dice_cg: Share | None = Field(default=None, exclude_if=lambda dice: dice is None)
+    zones_patients: Count | None = Field(default=None, exclude_if=lambda patients: patients is None)
+    """Test patients whose zones are drawn; 0 if they were not measured."""
 
     @model_validator(mode="after")
     def _figures_have_what_stands_behind_them(self) -> Self:
         if self.false_slices > self.empty_slices:
             raise ValueError("gland is drawn in more slices without gland than there are")
         for name, scores in COUNTED.items():
-            behind, measured = getattr(self, name), any(getattr(self, score.key) for score in scores)
+            behind, measured = getattr(self, name) or 0, any(getattr(self, score.key) for score in scores)
             if behind > self.patients or (measured and not behind):
-                raise ValueError("distances, volume errors and thirds need patients behind them")
+                raise ValueError("distances, volume errors, thirds and zones need patients behind them")
+        if len({getattr(self, name) is None for name in (ZONES_PATIENTS, *(score.key for score in OF_ZONES))}) > 1:
+            raise ValueError("a reply has all figures of the zones or none")
         if self.state == "needs-weights" and not self._nothing_but("key", "state", "member"):
             raise ValueError("nothing was scored")
         if self.state == "done" and self.member:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import typer
 
 from common.errors import RelayError
+from common.text import listed
 from deploy.cli.commands import command, top_level
 from deploy.cli.options import MACHINE, RESULTS
 
@@ -100,7 +101,7 @@ def predict(
         typer.Option("--device", help="Default: auto.", rich_help_panel=MACHINE),
     ] = "auto",
 ) -> int:
-    """Draw the prostate gland in a DICOM series or a volume.
+    """Draw the prostate gland, or its two zones, in a DICOM series or a volume.
 
     The weights are those that a study brought, and draw exactly as the study scored them: of an ensemble, all files
     together. The mask has the image's own grid. Research software, not a medical device.
@@ -157,7 +158,10 @@ def predict(
             send(path, store)
     for remark in drawn.remarks:
         print(remark, file=sys.stderr)
-    print(f"{out}: {drawn.ml:.1f} ml in {drawn.slices} of {drawn.mask.GetSize()[2]} slices")
+    parts = zip(model_card.model.segments.zones, drawn.zones_ml, strict=True)
+    zones = listed(f"{zone.title} (value {zone.label}) {ml:.1f} ml" for zone, ml in parts) if drawn.zones_ml else ""
+    slices = f"{drawn.slices} of {drawn.mask.GetSize()[2]} slices"
+    print(f"{out}: {drawn.ml:.1f} ml in {slices}{f': {zones}' if zones else ''}")
     for path in (dicom_seg, uncertainty):
         if path is not None:
             print(path)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from deploy.phantom.anatomy import Anatomy, Rectum, surround
 from deploy.phantom.dicom import Frame, uid, write_label, write_series
-from deploy.phantom.gland import CENTRAL, Grid, draw_gland, outline
+from deploy.phantom.gland import CENTRAL, PERIPHERAL, Grid, draw_gland, outline
 from deploy.phantom.masks import RealGland, digest, shape_of, tissue_zones
 from deploy.phantom.scanner import Scanner, acquire
 
@@ -42,6 +42,9 @@ class Hospital:
     """The site's site.toml, without the keys common to all sites."""
 
 
+_LABELS = f"labels = {{ PZ = {PERIPHERAL}, CG = {CENTRAL} }}\n"
+"""Site C's masks are of the whole gland alone."""
+
 HOSPITALS: dict[str, Hospital] = {
     "A": Hospital(
         scanner=Scanner(
@@ -58,7 +61,7 @@ HOSPITALS: dict[str, Hospital] = {
         centre=(0.50, 0.485, 0.51),
         tilt=0.15,
         rectum=(("stool", 0.5), ("gas", 0.25), ("collapsed", 0.25)),
-        site_file='layout = "nci-isbi"\nimages = "A/Prostate-3T"\nmasks = "A/labels"\n',
+        site_file=f'layout = "nci-isbi"\nimages = "A/Prostate-3T"\nmasks = "A/labels"\n{_LABELS}',
     ),
     "B": Hospital(
         scanner=Scanner(
@@ -77,7 +80,7 @@ HOSPITALS: dict[str, Hospital] = {
         rectum=(("balloon", 1.0),),
         site_file=(
             'layout = "nci-isbi"\nimages = "B/PROSTATE-DIAGNOSIS"\nmasks = "B/labels"\n'
-            'series = "T2W_TSE_AX"\n'
+            f'series = "T2W_TSE_AX"\n{_LABELS}'
         ),
     ),
     "C": Hospital(

@@ -179,18 +179,21 @@ def _leaves(study: Study, counts: Disclosure) -> Iterator[str]:
         f"{most}{whole(counts.training_numbers)} with them: of each epoch the loss, the learning rate and the"
         f" validation Dice; of each {with_what} Dice, IoU and volume Dice, and counts of patients, slices and steps.",
     )
+    zones = ", and of its two zones" if study.model.segments.zones else ""
     yield from _labelled(
         "",
         f"{most}{whole(counts.scoring_numbers)} with the scorings: Dice, IoU and volume Dice, of test patients also"
-        " distances between surfaces, errors of the gland's volume, and Dice of its apex, middle and base, each a mean"
-        " over patients of the split; counts of patients, of slices, and of slices in which gland is wrongly drawn.",
+        f" distances between surfaces, errors of the gland's volume, and Dice of its apex, middle and base{zones}, each"
+        " a mean over patients of the split; counts of patients, of slices, and of slices in which gland is wrongly"
+        " drawn.",
     )
+    drawn = "in how many patients the zones are drawn; " if study.model.segments.zones else ""
     yield from _labelled(
         "",
         f"{whole(counts.description_numbers)} about the data, each time that the coordinator asks: counts of patients"
-        " and slices, in each split; in how many patients the gland reaches beyond the study's grid, and the mean Dice"
-        " that this grid allows. With them go a fingerprint of the data, under a key that stays here, this machine's"
-        " kind of processor, and the version of torch.",
+        f" and slices, in each split; {drawn}in how many patients the gland reaches beyond the study's grid, and the"
+        " mean Dice that this grid allows. With them go a fingerprint of the data, under a key that stays here, this"
+        " machine's kind of processor, and the version of torch.",
     )
     if counts.patient_numbers:
         yield from _labelled(

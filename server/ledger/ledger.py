@@ -94,6 +94,10 @@ class StageRecord(BaseModel):
     dice_base: float = 0.0
     thirds_patients: int = 0
     """Patients behind the Dice of apex, middle and base; 0 where they were not measured."""
+    dice_pz: float = 0.0
+    dice_cg: float = 0.0
+    zones_patients: int = 0
+    """Patients behind the Dice of the zones; 0 where they were not measured."""
     cases: Cases = Cases()
 
     def value(self, score: Score) -> float:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from typing import Any
 
 from common.plan.graph import Evaluate, FineTune
 from common.plan.stage_key import completed_digest, ensemble_digest
 from common.protocol.messages import EvaluateReply, FineTuneReply
-from common.scores import COUNTED, GLAND, SCORES, VALIDATED
+from common.scores import COUNTED, GLAND, OF_ZONES, SCORES, VALIDATED
 from server.ledger.ledger import Cases, StageRecord
 
 
@@ -51,6 +52,9 @@ def of_scores(node: Evaluate, reply: EvaluateReply, *, models: tuple[str, ...]) 
         reply: the site's reply.
         models: digests of the scored weights files: several of an ensemble.
     """
+    # Replies of a study of the gland lack the figures of zones.
+    names = (*(score.key for score in OF_ZONES), *COUNTED)
+    counted: dict[str, Any] = {name: getattr(reply, name) or 0 for name in names}
     return StageRecord(
         key=reply.key,
         kind="evaluate",
@@ -60,7 +64,7 @@ def of_scores(node: Evaluate, reply: EvaluateReply, *, models: tuple[str, ...]) 
         patients=reply.patients,
         slices=reply.slices,
         **{score.key: getattr(reply, score.key) for score in (*SCORES, *GLAND)},
-        **{name: getattr(reply, name) for name in COUNTED},
+        **counted,
         false_slices=reply.false_slices,
         empty_slices=reply.empty_slices,
         cleaned=reply.cleaned,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from common.scores import ABSOLUTE_VOLUME_ERROR, GLAND, LOW, THIRDS, VOLUME_ERROR
+from common.scores import ABSOLUTE_VOLUME_ERROR, GLAND, LOW, OF_ZONES, THIRDS, VOLUME_ERROR
 from common.text import listed
 from server.report.table import Cell, Comparison, routes_taken
 from server.report.wording import figure, signed
@@ -35,6 +35,8 @@ class GlandLine:
     absolute_volume_error: str
     thirds: tuple[str, ...]
     """Dice of apex, middle and base, per cent."""
+    zones: tuple[str, ...]
+    """Dice of peripheral zone and central gland, per cent."""
     low: tuple[LowPatient, ...] | None
     """The patients below, the worst first; None without volume Dice of single patients."""
     patients: int
@@ -48,6 +50,8 @@ class Gland:
     lines: tuple[GlandLine, ...]
     measured: bool
     """Whether volume errors or thirds were measured."""
+    zoned: bool
+    """Whether Dice of the zones was measured."""
     below: int
     """The volume Dice, in per cent, below which patients are listed."""
     repeats: int
@@ -68,7 +72,7 @@ class Gland:
 
 
 def gland(results: Results, table: Comparison) -> Gland:
-    """Return the errors of volume, Dice of thirds and patients with a low Dice, for a single network.
+    """Return the errors of volume, Dice of thirds and zones, and patients with a low Dice, for a single network.
 
     Routes that validation did not select have no line, and neither have models without training at the target.
     """
@@ -81,6 +85,7 @@ def gland(results: Results, table: Comparison) -> Gland:
             volume_error=signed(cell.mean(VOLUME_ERROR)),
             absolute_volume_error=figure(cell.mean(ABSOLUTE_VOLUME_ERROR)),
             thirds=tuple(figure(cell.mean(third)) for third in THIRDS),
+            zones=tuple(figure(cell.mean(zone)) for zone in OF_ZONES),
             low=_low(cell, results.repeats),
             patients=len({case for row in cell.rows for case in row.case_dice_volume or ()}),
         )
@@ -90,6 +95,7 @@ def gland(results: Results, table: Comparison) -> Gland:
     return Gland(
         lines=tuple(lines),
         measured=any(cell.mean(score) is not None for _, cell in cells for score in GLAND),
+        zoned=any(cell.mean(score) is not None for _, cell in cells for score in OF_ZONES),
         below=round(100 * LOW),
         repeats=table.repeats,
         without_scores=tuple(dict.fromkeys(kept)),

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from common.plan import Section
-from common.scores import DICE
+from common.scores import DICE, OF_ZONES
 from common.text import count, listed, points, whole
 from server.report.budget import Growth
 from server.report.contrasts import Family
@@ -14,7 +14,7 @@ from server.report.gland import Gland
 from server.report.networks import Networks
 from server.report.opening import drawn, held_out, synthetic_sentence
 from server.report.paper import Table3
-from server.report.table import Comparison
+from server.report.table import Comparison, routes_taken
 from server.report.wording import figure, sequential_setting, small
 from server.results.schema import Results
 
@@ -273,6 +273,36 @@ def of_intervals(results: Results, table: Comparison) -> str:
         f" patients, such intervals hold the true mean in {numbers}, instead of 95 %. Overlapping intervals do not mean"
         f" that two methods are equal, for the same patients stand behind both.{synthetic_sentence(results)}"
     )
+
+
+def of_zones(results: Results, table: Comparison) -> list[str]:
+    """Return where the zones are drawn, and their Dice at each target; nothing where the study is of the gland.
+
+    The Dice is that of the route that validation chose, or else of the first method.
+    """
+    known = [site for site in results.sites if site.zoned_patients is not None]
+    if not known:
+        return []
+    drawn = [f"{site.zoned_patients} of {site.patients} patients of {site.name}" for site in known]
+    alone = [site.name for site in known if not site.zoned_patients]
+    found = [f"Both zones are drawn in {listed(drawn)}."]
+    if alone:
+        found[0] += (
+            f" At {listed(alone)} the whole gland alone is drawn: trainings there hold the two zones together against"
+            " it, and models are scored on the gland."
+        )
+    figures = []
+    for column, target in enumerate(table.targets):
+        selected = table.selected_at(column)
+        cells = [(routes_taken(selected), selected)] if selected is not None else []
+        cells += [(line.label, cell) for line, cell in table.column(column)]
+        name, cell = next(iter(cells), ("", None))
+        if cell is not None and any(cell.mean(score) is not None for score in OF_ZONES):
+            scores = listed(f"{score.title} {figure(cell.mean(score))} %" for score in OF_ZONES)
+            figures.append(f"of {name} at {target}: {scores}")
+    if figures and table.tested:
+        found.append(f"On the whole volumes of test patients with zones, {'; '.join(figures)}.")
+    return found
 
 
 def of_gland(results: Results, gland: Gland) -> str:

@@ -109,6 +109,7 @@ def _comparison(results: Results, table: Comparison, title: str) -> TextTable:
             *firmness(results),
             *found,
             *remarks.of_grid(results),
+            *remarks.of_zones(results, table),
             remarks.of_comparison(results, table),
         ),
     )

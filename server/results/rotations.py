@@ -10,7 +10,7 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from common.scores import COUNTED, OVERLAPS, VALIDATED, Score
+from common.scores import COUNTED, OF_ZONES, OVERLAPS, VALIDATED, ZONES_PATIENTS, Score
 from common.statistics.intervals import case_interval
 from server.results.schema import Row
 
@@ -87,7 +87,10 @@ def pooled(rows: Sequence[Row], *, score: Score) -> Row:
     first = min(rows, key=lambda row: row.rotation or 0)
     routes = Counter(row.label for row in rows)
     alike = len({row.route for row in rows}) == 1 and len({row.method for row in rows}) == 1
-    values = {score.key: _mean(rows, score.key, WEIGHED[score]) for score in WEIGHED}
+    zoned = ZONES_PATIENTS in first.model_fields_set
+    measured = [score for score in WEIGHED if zoned or score not in OF_ZONES]
+    counted = [name for name in COUNTED if zoned or name != ZONES_PATIENTS]
+    values = {score.key: _mean(rows, score.key, WEIGHED[score]) for score in measured}
     validated = {f"validation_{score.key}": _mean(rows, f"validation_{score.key}", None) for score in VALIDATED}
     cases = {name: _united(rows, name) for name in ("case_dice", "case_dice_volume", "case_slices")}
     pool = first.model_copy(
@@ -102,7 +105,7 @@ def pooled(rows: Sequence[Row], *, score: Score) -> Row:
             **validated,
             **{
                 name: _sum(rows, name)
-                for name in (*COUNTED, "false_slices", "empty_slices", "patients", "slices", "gradient_steps")
+                for name in (*counted, "false_slices", "empty_slices", "patients", "slices", "gradient_steps")
             },
             "bytes_moved": _sum(rows, "bytes_moved"),
             "cleaned": first.cleaned if len({row.cleaned for row in rows}) == 1 else None,

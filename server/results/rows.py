@@ -41,7 +41,7 @@ from common.plan.routes import every_route, settings_of
 from common.plan.selection import Group, group_of, means
 from common.plan.values import Step
 from common.protocol.messages import Description
-from common.scores import COUNTED, OVERLAPS, SCORES, VALIDATED, Score, deciding
+from common.scores import COUNTED, OVERLAPS, SCORES, VALIDATED, ZONES_PATIENTS, Score, deciding
 from common.statistics.intervals import Repeat, case_interval
 from common.statistics.optimism import choice
 from server.ledger.ledger import StageRecord
@@ -197,6 +197,8 @@ class _Part:
         """Return the test scores of a row, by field."""
         counted: dict[str, Any] = {}
         for name, scores in COUNTED.items():
+            if name == ZONES_PATIENTS and not self.run.study.model.segments.zones:
+                continue
             patients: int = getattr(test, name)
             counted |= {score.key: _shown(test, score) if patients else None for score in scores} | {name: patients}
         return {
@@ -468,6 +470,7 @@ def _site(name: str, description: Description) -> schema.Site:
         test_slices=description.test_slices,
         below=description.below,
         cut_patients=description.cut_patients,
+        **({} if description.zoned_patients is None else {"zoned_patients": description.zoned_patients}),
         ceiling=_per_cent(description.ceiling),
         train_slices=description.train_slices,
         train_patients=description.train_patients,

@@ -74,6 +74,9 @@ class Site(Value):
     cut_patients: int | None = None
     """Patients whose gland reaches beyond the study's grid, so that no model can segment the whole gland; 0 if they are
     fewer than the site's `minimum_patients`."""
+    zoned_patients: int | None = None
+    """Patients whose zones are drawn, where the study's target are the zones; the others have the whole gland alone. 0
+    if they are fewer than the site's `minimum_patients`."""
     ceiling: Figure = None
     """Volume Dice of the experts' own masks, taken to the study's grid and back, per cent, mean over all patients."""
     train_slices: tuple[int, ...] = ()
@@ -153,6 +156,13 @@ class Row(_OfVariant):
     """Dice of the base, the highest third, per cent."""
     thirds_patients: int | None = None
     """Test patients whose gland has three slices or more, so that there are thirds."""
+    dice_pz: Figure = None
+    """Dice over all voxels of the peripheral zone, per cent, mean over `zones_patients`. Null where it was not
+    measured, like the next one: where the target drew the whole gland alone. Absent where the study is of the gland."""
+    dice_cg: Figure = None
+    """Dice over all voxels of the central gland, per cent."""
+    zones_patients: int | None = None
+    """Test patients whose zones are drawn."""
     false_slices: int | None = None
     """Slices without gland, of all test patients together, in which the model draws gland."""
     empty_slices: int | None = None

@@ -10,12 +10,25 @@ from client.delivery.model_card import Scores
 from client.evaluation.evaluate import CaseScore
 from client.evaluation.score_store import PatientScore
 from common.protocol.messages import EvaluateReply, FineTuneReply
-from common.scores import COUNTED, DISTANCES, GLAND, OVERLAPS, SCORES, THIRDS, VALIDATED, VOLUME_ERROR, VOLUME_ERRORS
+from common.scores import (
+    COUNTED,
+    DISTANCES,
+    GLAND,
+    OF_ZONES,
+    OVERLAPS,
+    SCORES,
+    THIRDS,
+    VALIDATED,
+    VOLUME_ERROR,
+    VOLUME_ERRORS,
+)
+from common.target import ZONES
 from server.ledger.ledger import StageRecord
 from server.results.schema import Row, Spread
 
 KEYS = [score.key for score in SCORES]
 GLAND_KEYS = [score.key for score in GLAND]
+ZONE_KEYS = [score.key for score in OF_ZONES]
 
 
 @pytest.mark.parametrize("model", [EvaluateReply, StageRecord, PatientScore, Scores, Row])
@@ -26,7 +39,7 @@ def test_what_holds_scores_has_a_field_for_each_under_its_one_name(
     assert [key for key in fields if key in KEYS] == KEYS
     others = {"received_dice", "validation_dice", "validation_iou", "case_dice", "case_dices", "case_ious", "dices"}
     others |= {"validation_dice_volume", "case_volume_dices", "case_dice_volume"}
-    others |= {*GLAND_KEYS, "volume_patients", "validation_case_dice", "validation_case_dice_volume"}
+    others |= {*GLAND_KEYS, *ZONE_KEYS, "volume_patients", "validation_case_dice", "validation_case_dice_volume"}
     alike = {name for name in fields if any(part in name for part in ("dice", "iou", "hd95", "assd", "volume"))}
     assert alike - others == set(KEYS)
 
@@ -42,9 +55,15 @@ def test_what_holds_test_scores_has_a_field_for_each_figure_of_the_gland_and_for
 
 
 def test_a_patients_scores_at_the_site_have_the_same_names() -> None:
-    own = {*KEYS, *(score.key for score in (VOLUME_ERROR, *THIRDS))}
+    own = {*KEYS, *(score.key for score in (VOLUME_ERROR, *THIRDS, *OF_ZONES))}
     assert own <= {field.name for field in dataclasses.fields(CaseScore)}
     assert own <= PatientScore.model_fields.keys()
+
+
+def test_every_zone_has_a_score_in_the_zones_order() -> None:
+    assert [f"dice_{zone.key.lower()}" for zone in ZONES.zones] == ZONE_KEYS
+    for model in (EvaluateReply, StageRecord, PatientScore, Scores, Row):
+        assert [key for key in model.model_fields if key in ZONE_KEYS] == ZONE_KEYS
 
 
 def test_scores_that_select_are_on_every_row_of_validation_and_in_every_answer_of_a_training() -> None:

@@ -27,6 +27,8 @@ CHOSEN_PIXELS = 200
 class Patient:
     image: NDArray[np.float32]
     mask: NDArray[np.bool_]
+    labels: NDArray[np.uint8]
+    """The values of the file: 1 is the peripheral zone and 2 the central gland."""
     spacing: tuple[float, float, float]
     """Millimetres: slice, row, column."""
 
@@ -47,6 +49,9 @@ class Figures:
     thirds_patients: int
     patients: int
     cleaned: bool
+    zones: tuple[float, ...] = ()
+    """Dice of peripheral zone and central gland."""
+    zones_patients: int = 0
 
 
 def read(folder: Path) -> dict[str, Patient]:
@@ -57,7 +62,8 @@ def read(folder: Path) -> dict[str, Patient]:
         image = sitk.DICOMOrient(sitk.ReadImage(str(folder / f"{name}.nii.gz"), sitk.sitkFloat32), "LPS")
         mask = sitk.DICOMOrient(sitk.ReadImage(str(path)), "LPS")
         column, row, slices = image.GetSpacing()
-        found[name] = Patient(sitk.GetArrayFromImage(image), sitk.GetArrayFromImage(mask) > 0, (slices, row, column))
+        labels = sitk.GetArrayFromImage(mask)
+        found[name] = Patient(sitk.GetArrayFromImage(image), labels > 0, labels, (slices, row, column))
     return found
 
 
@@ -124,8 +130,10 @@ def figures(
     """The scores of weights on a hospital's test patients, standardised as the fold's training patients say.
 
     Several weights are an ensemble. With `folds` each of them is of a fold of the hospital's own: it sees images as in
-    its training, and a validation patient is segmented by the one that did not train on it.
+    its training, and a validation patient is segmented by the one that did not train on it. Zones are drawn where the
+    study's target are the zones; a voxel of gland belongs to the more probable one.
     """
+    zoned = study.model.target == "zones"
     patients = read(folder)
     part, grid = study.split, study.preprocessing
     divided = split(patients, part, site=site)
@@ -146,7 +154,7 @@ def figures(
 
     def network_of(path: Path) -> torch.nn.Module:
         network = getattr(segmentation_models(), study.model.architecture)(
-            encoder_name=study.model.encoder, encoder_weights=None, in_channels=1, classes=1
+            encoder_name=study.model.encoder, encoder_weights=None, in_channels=1, classes=3 if zoned else 1
         )
         network.load_state_dict(safetensors.torch.load_file(path))
         return network.eval().to(memory_format=torch.channels_last)
@@ -156,15 +164,23 @@ def figures(
         for path, of_fold in zip(weights, folds or [fold] * len(weights), strict=True)
     ]
 
-    def draw(patient: Patient, alone: int | None = None) -> NDArray[np.bool_]:
+    def draw_zones(patient: Patient, alone: int | None = None) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """The gland, and where the central gland is more probable than the peripheral zone."""
         shares = []
         for network, mean, std in members if alone is None else [members[alone]]:
             shown = torch.from_numpy((on_grid(patient) - mean) / std)[:, None]
             with torch.no_grad():
                 logits = torch.cat([network(part.to(memory_format=torch.channels_last)) for part in shown.split(32)])
-            shares.append(torch.sigmoid(logits.float())[:, 0].numpy())
-        share = np.mean(shares, axis=0, dtype=np.float64).astype(np.float32)
-        return resampled(share, new, (patient.mask.shape[1], patient.mask.shape[2]), patient.spacing[1:]) > 0.5
+            powers = torch.exp(logits.double())
+            chances = powers[:, 1:] / powers.sum(1, keepdim=True) if zoned else torch.sigmoid(logits.float())
+            shares.append(chances.numpy())
+        mean = np.mean(shares, axis=0, dtype=np.float64).astype(np.float32)
+        native = (patient.mask.shape[1], patient.mask.shape[2])
+        back = [resampled(mean[:, k], new, native, patient.spacing[1:]) for k in range(mean.shape[1])]
+        return np.sum(back, axis=0) > 0.5, back[-1] > back[0]
+
+    def draw(patient: Patient, alone: int | None = None) -> NDArray[np.bool_]:
+        return draw_zones(patient, alone)[0]
 
     cleaned = False
     if study.postprocessing.clean_up:
@@ -177,9 +193,13 @@ def figures(
         before = np.mean([dice(drawn, mask) for drawn, mask in pairs])
         cleaned = bool(np.mean([dice(largest(drawn), mask) for drawn, mask in pairs]) > before)
     slice_dices, volumes, distances, errors, heights, false, empty = [], [], [], [], [], 0, 0
+    of_zones = []
     for name in divided.test:
         patient = patients[name]
-        drawn = largest(draw(patient)) if cleaned else draw(patient)
+        drawn, central = draw_zones(patient)
+        drawn = largest(drawn) if cleaned else drawn
+        if zoned and {1, 2} <= set(np.unique(patient.labels)):
+            of_zones.append([dice(drawn & ~central, patient.labels == 1), dice(drawn & central, patient.labels == 2)])
         for k in range(len(drawn)):
             if patient.mask[k].sum() > CHOSEN_PIXELS:
                 slice_dices.append(dice(drawn[k], patient.mask[k]))
@@ -207,4 +227,6 @@ def figures(
         thirds_patients=len(heights),
         patients=len(divided.test),
         cleaned=cleaned,
+        zones=tuple(100 * np.mean(of_zones, axis=0)) if of_zones else (),
+        zones_patients=len(of_zones),
     )

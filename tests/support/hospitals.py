@@ -180,6 +180,8 @@ def write_site(beside: Path, name: str, **keys: Any) -> Path:
 
 
 def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{key} = {_toml(inner)}' for key, inner in value.items())} }}"
     return str(value).lower() if isinstance(value, bool) else repr(value)
 
 

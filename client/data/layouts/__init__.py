@@ -17,6 +17,8 @@ image       float32, the values of the scanner after the file's own rescaling; f
             same image read from two formats has the same voxels.
 mask        bool, the image's shape. The whole gland is every label above 0, or those that the site's file names
             (`labels`): zones are merged. Values between whole numbers are refused unless the file states a threshold.
+zones       where the site's file says which values are which zone, also the zone of each voxel of the mask. A patient
+            in whom a zone is missing has none: an expert who drew one label alone may have drawn the whole gland.
 geometry    is what the files state. A missing spacing or orientation, or two statements that contradict each other,
             make a patient unusable, unless the site's file states what is missing.
 space       image and mask are brought together in physical space, by the positions in their headers,
@@ -85,6 +87,7 @@ from numpy.typing import NDArray
 
 from client.data.layouts.folder import Folder, is_text, list_folder
 from common.errors import RelayError
+from common.target import ZONES
 from common.text import listed
 
 if TYPE_CHECKING:
@@ -98,6 +101,7 @@ __all__ = [
     "Found",
     "Layout",
     "NOTHING_STATED",
+    "Part",
     "Problem",
     "Source",
     "Statement",
@@ -123,6 +127,9 @@ class Statement:
     """The directions in which columns, rows and slices of files without orientation run, such as "LPS"."""
     labels: tuple[int, ...] = ()
     """The values of a mask that are gland; if empty, every value above 0."""
+    zones: tuple[tuple[int, ...], ...] = ()
+    """Those of the values that are each zone, in the order of `common.target.ZONES`; empty where the file does not name
+    zones."""
     mask_threshold: float | None = None
     """The value of a mask above which a voxel is gland; None: masks hold whole numbers."""
     roi: tuple[str, ...] = ()
@@ -142,7 +149,11 @@ class Statement:
             said.append(f"For image files without a spacing the hospital stated {steps} mm (slices, rows, columns).")
         if self.orientation:
             said.append(f"For image files without an orientation the hospital stated {self.orientation}.")
-        if self.labels:
+        if self.zones:
+            named = zip(ZONES.zones, self.zones, strict=True)
+            which = listed(f"{listed(map(str, values))} as {zone.title}" for zone, values in named)
+            said.append(f"The hospital named the values {which} of its masks.")
+        elif self.labels:
             said.append(f"As gland the hospital named the values {listed(map(str, self.labels))} of its masks.")
         if self.mask_threshold is not None:
             said.append(f"As gland the hospital named the values above {self.mask_threshold:g} of its masks.")
@@ -204,6 +215,16 @@ class Found:
     """The name of the layout, filled in by `find`."""
 
 
+@dataclass(frozen=True)
+class Part:
+    """The voxels of one value in a mask's file."""
+
+    value: float
+    ml: float
+    behind_mm: float
+    """How far their middle lies behind the middle of all voxels of the mask."""
+
+
 @dataclass(frozen=True, eq=False)
 class Case:
     """One patient's image and mask on one grid; see the contract at the top of this module."""
@@ -219,6 +240,11 @@ class Case:
     """Nine direction cosines in SimpleITK's order: row by row, for the axes columns, rows, slices."""
     values: tuple[tuple[float, int], ...] = ()
     """The values above and below 0 in the mask's file, ascending, each with its number of voxels there."""
+    parts: tuple[Part, ...] = ()
+    """What the values are like, where there are several, but few; in the same order."""
+    zones: NDArray[np.uint8] | None = None
+    """The zone of each voxel of the mask (`common.target.Zone.label`), 0 outside; None where the site file names no
+    zones, or a zone is not drawn in this patient."""
     remarks: tuple[str, ...] = ()
     """What was taken from the site file's statements in reading, and what the files' tags make doubtful, one sentence
     each."""

@@ -8,8 +8,9 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from client.data.layouts import Statement
+from client.data.layouts import Part, Statement
 from common.errors import RelayError
+from common.target import ZONES
 from common.text import listed
 
 Counts = tuple[tuple[float, int], ...]
@@ -21,6 +22,8 @@ MOST = 64
 """The most values that are counted one by one; a mask with more is no mask of labels."""
 FEW = 4
 """The most values that a sentence names."""
+PARTS = 8
+"""The most values of a mask whose size and place are measured."""
 
 
 def counts(values: NDArray[Any]) -> Counts:
@@ -37,7 +40,7 @@ def counts(values: NDArray[Any]) -> Counts:
 
 
 def gland(raw: sitk.Image, found: Counts, place: str, stated: Statement) -> sitk.Image:
-    """Return a mask's gland as uint8, 0 or 1, on the mask's own grid.
+    """Return a mask's gland as uint8, above 0, on the mask's own grid: of zones that the site names, each one's label.
 
     Args:
         raw: the mask as it lies.
@@ -66,9 +69,36 @@ def gland(raw: sitk.Image, found: Counts, place: str, stated: Statement) -> sitk
         )
     if not stated.labels:
         return raw > WHOLE
-    mask = sitk.GetImageFromArray(np.isin(np.rint(values), stated.labels).astype(np.uint8))
+    drawn = np.isin(np.rint(values), stated.labels).astype(np.uint8)
+    for zone, named in zip(ZONES.zones, stated.zones, strict=False):  # none, where the site names no zones
+        drawn[np.isin(np.rint(values), named)] = zone.label
+    mask = sitk.GetImageFromArray(drawn)
     mask.CopyInformation(raw)
     return mask
+
+
+def parts(raw: sitk.Image, found: Counts) -> tuple[Part, ...]:
+    """Return what each value of a mask is like; nothing for a single value, or for more than `PARTS`.
+
+    Args:
+        raw: the mask as it lies.
+        found: its values, from `counts`.
+    """
+    if not 2 <= len(found) <= PARTS:
+        return ()
+    upright = sitk.DICOMOrient(raw, "LPS")
+    values = sitk.GetArrayViewFromImage(upright)
+    voxel = float(np.prod(upright.GetSpacing())) / 1000
+    down = np.array(upright.GetDirection()).reshape(3, 3)[1]
+    middles, sizes = [], []
+    for value, number in found:
+        index = np.argwhere(values == value).mean(axis=0)[::-1]
+        middles.append(float(down @ (index * np.array(upright.GetSpacing()))))
+        sizes.append(number)
+    middle = float(np.average(middles, weights=sizes))
+    return tuple(
+        Part(value, number * voxel, behind - middle) for (value, number), behind in zip(found, middles, strict=True)
+    )
 
 
 def words(found: Counts) -> str:

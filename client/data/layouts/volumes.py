@@ -12,6 +12,7 @@ import SimpleITK as sitk
 from client.data.layouts import (
     NOTHING_STATED,
     Case,
+    Part,
     Source,
     Statement,
     dicom,
@@ -27,6 +28,7 @@ from client.data.layouts import (
 )
 from client.data.layouts.size import check_steps, check_voxels, raise_if_short
 from common.errors import BadPatient, RelayError
+from common.target import ZONES
 from common.text import count, percent
 
 # ITK reports harmless oddities of headers on stderr, with the names of the files.
@@ -49,7 +51,7 @@ def read_case(source: Source) -> Case:
     stated = source.stated
     try:
         image = read_image(source.image, channel=source.channel, stated=stated)
-        mask, values = _read_mask(
+        mask, values, parts = _read_mask(
             source.mask, step=image.GetSpacing()[2], stated=stated, image=image, files=source.image
         )
         with _header_errors(place(source.mask)):
@@ -61,14 +63,18 @@ def read_case(source: Source) -> Case:
     said = geometry.remark(missing, stated)
     series = not is_volume_file(source.image[0]) and len(source.image) > 1
     remarks = (*([said] if said else []), *(dicom.doubts(source.image) if series else ()))
+    drawn = sitk.GetArrayFromImage(mask)
+    zoned = bool(stated.zones) and all((drawn == zone.label).any() for zone in ZONES.zones)
     return Case(
         patient=source.patient,
         image=sitk.GetArrayFromImage(image),
-        mask=sitk.GetArrayFromImage(mask).astype(bool),
+        mask=drawn.astype(bool),
         spacing=(z, y, x),
         origin=image.GetOrigin(),
         direction=image.GetDirection(),
         values=values,
+        parts=parts,
+        zones=drawn if zoned else None,
         remarks=remarks,
     )
 
@@ -153,7 +159,7 @@ def upright(raw: sitk.Image, place: str, stated: Statement = NOTHING_STATED) -> 
 
 
 def read_mask(files: Sequence[Path], *, step: float = 0.0, stated: Statement = NOTHING_STATED) -> sitk.Image:
-    """Return a mask on its own grid in LPS order: uint8, 1 wherever the value is gland, else 0.
+    """Return a mask on its own grid in LPS order: uint8, above 0 wherever the value is gland, with zones' labels.
 
     Args:
         files: one volume file, or all files of one DICOM series.
@@ -173,8 +179,8 @@ def _read_mask(
     stated: Statement,
     image: sitk.Image | None = None,
     files: Sequence[Path] = (),
-) -> tuple[sitk.Image, mask_values.Counts]:
-    """Return a mask as `read_mask` does, with its values; contours need their image and its files."""
+) -> tuple[sitk.Image, mask_values.Counts, tuple[Part, ...]]:
+    """Return a mask as `read_mask` does, with its values and their parts; contours need their image and its files."""
     _there(masks)
     with _header_errors(place(masks)):
         if is_volume_file(masks[0]):
@@ -183,11 +189,17 @@ def _read_mask(
             if missing := geometry.stated_of(geometry.lacking(masks[0], raw), stated):
                 raw = geometry.restated(raw, missing, stated)
         elif len(masks) == 1 and dicom_labels.is_label(masks[0]):
+            if stated.zones:
+                raise RelayError(
+                    f"{masks[0]} is a DICOM segmentation or an RTSTRUCT, whose segments have names in place of values;"
+                    ' in the site file, give "labels" no zones, and name the gland with "roi".'
+                )
             raw = segmentation.read_label(masks[0], step=step, stated=stated, image=image, files=files)
         else:
             raw = dicom.read_mask(masks, step=step, stated=stated)
         check_steps(place(masks), raw.GetSpacing())
         counts = mask_values.counts(sitk.GetArrayViewFromImage(raw))
+        parts = mask_values.parts(raw, counts)
         mask = sitk.DICOMOrient(mask_values.gland(raw, counts, place(masks), stated), "LPS")
     if not sitk.GetArrayViewFromImage(mask).any():
         listed = mask_values.words(counts)
@@ -196,7 +208,7 @@ def _read_mask(
             wanted = ", ".join(map(str, stated.labels))
             what = f'none of the labels {wanted}, but {listed or "0 alone"}; correct "labels" in the site file'
         raise RelayError(f"The mask {place(masks)} is empty ({what}); draw it, or remove the patient.")
-    return mask, counts
+    return mask, counts, parts
 
 
 def _read_labels(path: Path, stated: Statement) -> sitk.Image:
@@ -212,7 +224,7 @@ def on_grid(mask: sitk.Image, image: sitk.Image, *, place: str) -> sitk.Image:
     """Resample a mask onto the image's grid, by nearest neighbour in physical space.
 
     Args:
-        mask: uint8, 0 or 1, on its own grid in LPS order.
+        mask: uint8, above 0 where gland is, on its own grid in LPS order.
         image: the image in LPS order.
         place: the name of the mask's file or folder in an error's sentence.
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from client.data.layouts.dicom import read_image
 from client.inference.dicom_seg import check_installed, read_series, write_segmentation
+from common.config.model import ModelConfig
 from common.errors import RelayError
 from tests.support.cards import SELECTED, card
 from tests.support.layout_files import OBLIQUE, STRAIGHT, truth, write_series
@@ -22,7 +23,7 @@ pydicom = pytest.importorskip("pydicom")
 
 
 def segmented(
-    folder: Path, axes: NDArray[np.float64], mask: NDArray[Any] | None = None
+    folder: Path, axes: NDArray[np.float64], mask: NDArray[Any] | None = None, **on_the_card: Any
 ) -> tuple[Path, sitk.Image, Any]:
     """A series whose file names and instance numbers are in no order, a mask on it, and the segmentation as read."""
     image, drawn = truth()
@@ -37,7 +38,7 @@ def segmented(
     on_grid = sitk.GetImageFromArray(drawn)
     on_grid.CopyInformation(grid)
     path = folder / "seg" / "out.dcm"
-    write_segmentation(on_grid, read_series(files), card(), path)
+    write_segmentation(on_grid, read_series(files), card(**on_the_card), path)
     return series, on_grid, pydicom.dcmread(path)
 
 
@@ -94,6 +95,34 @@ def test_the_segment_is_the_prostate_in_snomeds_words_drawn_by_these_weights(tmp
         assert getattr(read, name) == getattr(source, name)
     assert read.SeriesInstanceUID != source.SeriesInstanceUID
     assert "research" in read.SeriesDescription
+
+
+@pytest.mark.parametrize("axes", [STRAIGHT, OBLIQUE], ids=["straight", "oblique"])
+def test_zones_are_two_segments_with_codes_of_their_own(tmp_path: Path, axes: NDArray[np.float64]) -> None:
+    drawn = truth()[1] % 3
+    drawn[4, 12:14, 10:20], drawn[4, 14:18, 10:20] = 1, 2
+    model = ModelConfig.model_validate({"target": "zones"})
+    series, mask, read = segmented(tmp_path, axes, drawn.astype(np.uint8), model=model)
+    found = [
+        (int(one.SegmentNumber), one.SegmentLabel, code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning)
+        for one in read.SegmentSequence
+        for code in one.SegmentedPropertyTypeCodeSequence
+    ]
+    assert found == [
+        (1, "Peripheral zone", "279706003", "SCT", "Peripheral zone of the prostate"),
+        (2, "Central gland", "CG", "99RELAY", "Central gland of the prostate"),
+    ]
+    assert "zones" in read.SeriesDescription and "research" in read.SeriesDescription
+    frames = read.pixel_array
+    for frame, item in zip(frames, read.PerFrameFunctionalGroupsSequence, strict=True):
+        number = int(item.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
+        position = [float(value) for value in item.PlanePositionSequence[0].ImagePositionPatient]
+        place = round(mask.TransformPhysicalPointToContinuousIndex(position)[2])
+        assert np.array_equal(frame > 0, sitk.GetArrayFromImage(mask)[place] == number)
+    got = highdicom.seg.segread(tmp_path / "seg" / "out.dcm").get_pixels_by_source_instance(
+        [str(header.SOPInstanceUID) for header in read_series(sorted(series.iterdir()))]
+    )
+    assert np.array_equal(got[..., 0] + 2 * got[..., 1], sitk.GetArrayFromImage(mask))
 
 
 def test_an_empty_mask_is_written_as_empty_frames(tmp_path: Path) -> None:

@@ -133,6 +133,35 @@ def test_neighbours_are_shown_in_the_bodys_order_and_the_last_slice_twice(tmp_pa
     assert np.array_equal(shifted, own[[0, *range(len(own) - 1)]])
 
 
+class TwoBrightnesses(nn.Module):
+    """A network that takes for peripheral zone what is bright, and for central gland what is brighter still."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        bright, brighter = (images.clamp(max=5) - 1) * 50, (images - 5.5) * 200
+        return torch.cat([torch.zeros_like(images), bright, brighter], dim=1)
+
+
+@pytest.mark.parametrize("order", ["LPS", "RAI", "ASL"])
+def test_both_zones_are_drawn_each_with_its_own_value(tmp_path: Path, order: str) -> None:
+    _, mask = truth()
+    noise = np.random.default_rng(3).integers(0, 40, mask.shape)
+    image = (60 + noise + 200 * (mask == 1) + 420 * (mask == 2)).astype(np.int16)
+    model = ModelConfig.model_validate({"target": "zones"})
+    scan = find_scan(write_volume(tmp_path / "scan.nrrd", image, order=order))
+    found = draw(scan, CARD.model_copy(update={"model": model}), [TwoBrightnesses()], CPU)
+    assert same_grid(found.mask, scan.image) and found.mask.GetPixelID() == sitk.sitkUInt8
+    values = sitk.GetArrayFromImage(sitk.DICOMOrient(found.mask, "LPS"))
+    assert set(np.unique(values)) == {0, 1, 2}
+    for label in (1, 2):
+        both = ((values == label) & (mask == label)).sum()
+        assert 2 * both / ((values == label).sum() + (mask == label).sum()) > 0.85
+    voxel = 3.0 * 0.5 * 0.75 / 1000
+    assert found.zones_ml == pytest.approx([(values == label).sum() * voxel for label in (1, 2)])
+    assert found.ml == pytest.approx(sum(found.zones_ml)) and found.slices == 3
+    alone = drawn(write_volume(tmp_path / "gland.nrrd", image, order=order))[1]
+    assert alone.zones_ml == () and set(np.unique(sitk.GetArrayFromImage(alone.mask))) == {0, 1}
+
+
 def test_a_segmentation_is_cleaned_up_if_the_card_says_so(tmp_path: Path) -> None:
     """As the hospital's validation patients decided; a card without that word leaves all that is drawn."""
     image = bright_block()

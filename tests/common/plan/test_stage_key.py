@@ -48,6 +48,7 @@ CHANGES_ALL: list[dict[str, Any]] = [
     {"model": {"encoder": "resnet18"}},
     {"model": {"decoder_attention": "scse"}},
     {"model": {"neighbours": 1}},
+    {"model": {"target": "zones"}},
     {"preprocessing": {"pixels": 64}},
     {"preprocessing": {"minimum_mask_pixels": 1}},
     {"preprocessing": {"n4": {"shrink": 5}}},
