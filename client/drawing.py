@@ -20,13 +20,18 @@ visible gain."""
 
 
 def draw(
-    grey: NDArray[np.uint8], outlines: Sequence[tuple[NDArray[np.bool_], Colour]], *, side: int, width: int = 2
+    grey: NDArray[np.uint8],
+    outlines: Sequence[tuple[NDArray[np.bool_] | NDArray[np.uint8], Colour]],
+    *,
+    side: int,
+    width: int = 2,
 ) -> Image.Image:
     """Return a square picture of a slice with the rims of masks over it.
 
     Args:
         grey: the slice, (pixels, pixels), 0 black to 255 white.
-        outlines: masks of the slice's shape, each with its colour; where two rims overlap the colour is BOTH.
+        outlines: masks of the slice's shape, each with its colour; where two rims overlap the colour is BOTH. Of labels
+            1, 2, … the rim of all together is drawn, and that of each label but the first.
         side: the picture's side in pixels.
         width: a rim's width in pixels of the picture, measured inwards from the mask's edge.
     """
@@ -35,7 +40,8 @@ def draw(
     drawn = np.zeros(pixels.shape, bool)
     colours = [colour for _, colour in outlines]
     for number, (mask, _) in enumerate(outlines):
-        line = rim(mask, side, width)
+        parts = [mask > 0, *(mask == label for label in range(2, int(mask.max()) + 1))]
+        line = np.any([rim(part, side, width) for part in parts], axis=0)
         pixels[line] = GREYS + number
         pixels[line & drawn] = GREYS + len(outlines)
         drawn |= line

@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ from client.data_check.patient import ZONES, Patient, fingerprint, measure, oddi
 from client.data_check.swaps import elsewhere, laid_over
 from client.data_check.trials import Outlined, outlined
 from client.data_check.verdicts import looked, outline_findings, together_sentence
-from client.data_check.zones import values_seen, zone_findings
+from client.data_check.zones import exchanged_zones, missing_zones, values_seen
 from client.site_config import SiteConfig
 from common.config.study import PreprocessingConfig
 from common.errors import BadPatient
@@ -184,6 +184,8 @@ def _values_note(patients: Sequence[Patient], site: SiteConfig) -> tuple[str, ..
     values = sorted({value for patient in patients for value, _ in patient.values})
     if (len(values) < 2 or set(values) == ZONES) and not stated.masks:
         return ()
+    if stated.zones and set(values) <= set(stated.labels):
+        return ()
     shown = listed(f"{value:.4g}" for value in values[:8]) + (" …" if len(values) > 8 else "")
     which = "every value above 0"
     if stated.labels:
@@ -249,12 +251,13 @@ def _examine(source: Source, minimum_pixels: int, grid: PreprocessingConfig | No
         case = layouts.read(source)
         stored, mask_stored = headers.axes(source.image), headers.axes(source.mask)
     patient = measure(case, minimum_pixels=minimum_pixels, stored=stored, mask_stored=mask_stored)
+    patient = replace(patient, remarks=(*patient.remarks, *missing_zones(patient, source.stated)))
     image = view(case)
     return _Examined(
         patient=patient,
         oddities=[
             *oddities(case, patient, minimum_pixels=minimum_pixels, grid=grid, values_stated=source.stated.masks),
-            *zone_findings(patient, source.stated),
+            *exchanged_zones(patient, source.stated),
         ],
         view=image,
         outlined=outlined(case, image),

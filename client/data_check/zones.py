@@ -18,7 +18,7 @@ MOST_SHOWN = 8
 
 
 def values_seen(patients: Sequence[Patient], stated: Statement) -> tuple[str, ...]:
-    """Return a sentence on size and place of the values in the masks, and one on what they seem to be.
+    """Return a remark on size and place of the values in the masks, and on what they seem to be.
 
     Nothing is said of masks with a single value.
 
@@ -35,29 +35,37 @@ def values_seen(patients: Sequence[Patient], stated: Statement) -> tuple[str, ..
     if len(seen) < 2:
         return ()
     texts = [_described(value, seen[value]) for value in sorted(seen)[:MOST_SHOWN]]
-    return (f"The masks hold the values {listed(texts)}.", _seeming(patients, seen, stated))
+    return (f"The masks hold the values {listed(texts)}. {_seeming(patients, seen, stated)}",)
 
 
-def zone_findings(patient: Patient, stated: Statement) -> list[Finding]:
-    """Return what is odd about a patient's zones, where the site file names zones.
+def missing_zones(patient: Patient, stated: Statement) -> tuple[str, ...]:
+    """Return a sentence for each zone that the site file names and a patient's mask lacks.
 
     Args:
         patient: the patient.
         stated: the site's statements.
     """
-    if not stated.zones:
-        return []
     there = {value for value, _ in patient.values}
-    found = [
-        f"The mask lacks the {zone.title} (of value {listed(map(str, values))}, as the site file says); in a study of"
-        " the zones the patient counts as one of whom the whole gland alone is drawn."
-        for zone, values in zip(ZONES.zones, stated.zones, strict=True)
+    return tuple(
+        f"The mask lacks the {zone.title} ({listed(map(str, values))} in the site file); in a study of the zones the"
+        " patient counts as one of whom the whole gland alone is drawn."
+        for zone, values in zip(ZONES.zones, stated.zones, strict=False)  # none, where the site names no zones
         if there.isdisjoint(values)
-    ]
+    )
+
+
+def exchanged_zones(patient: Patient, stated: Statement) -> list[Finding]:
+    """Return a finding where a patient's peripheral zone, by the site file, lies in front of the central gland.
+
+    Args:
+        patient: the patient.
+        stated: the site's statements.
+    """
     behind = [_behind(patient.parts, values) for values in stated.zones]
-    if not found and behind[0] is not None and behind[1] is not None and behind[0] < behind[1]:
-        found = [f"The {PZ.title} lies in front of the {CG.title}: the two may be exchanged in this mask."]
-    return [Finding(Kind.MASK_VALUES, patient.patient, sentence) for sentence in found]
+    if len(behind) < 2 or behind[0] is None or behind[1] is None or behind[0] >= behind[1]:
+        return []
+    sentence = f"The {PZ.title} lies in front of the {CG.title}: the two may be exchanged in this mask."
+    return [Finding(Kind.MASK_VALUES, patient.patient, sentence)]
 
 
 def _described(value: float, parts: Sequence[tuple[float, float | None]]) -> str:

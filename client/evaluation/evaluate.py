@@ -12,7 +12,7 @@ from client.evaluation.clean_up import clean_up
 from client.evaluation.gland import dice_of_thirds, volume_error_ml
 from client.evaluation.surface_distance import surface_distances
 from client.preprocessing.pipeline import PatientSlices, Record, load, to_native
-from client.preprocessing.resampling import larger_zone, resample_mask
+from client.preprocessing.resampling import larger_zone, resample, resample_mask
 from common import metrics
 from common.scores import OF_ZONES
 from common.target import ZONES
@@ -64,9 +64,10 @@ class Example:
     """The slice's index in the volume, counted from 0 at the feet."""
     image: NDArray[np.float32]
     """(pixels, pixels), on the study's grid, bias field corrected, not standardised."""
-    expert: NDArray[np.bool_]
-    predicted: NDArray[np.bool_]
-    """The segmentation that was scored, taken to the same grid as the expert's mask is."""
+    expert: NDArray[np.bool_] | NDArray[np.uint8]
+    """The expert's mask; of zones, their labels."""
+    predicted: NDArray[np.bool_] | NDArray[np.uint8]
+    """The segmentation that was scored, in the same form, taken to the same grid as the expert's mask is."""
     dice: float
     """The slice's Dice on the native grid, as in the scores."""
 
@@ -195,15 +196,14 @@ def _scored(
         pairs = zip(OF_ZONES, ZONES.zones, strict=True)
         zones = {s.key: metrics.dice(found == z.label, slices.native_zones == z.label) for s, z in pairs}
     if keep is not None:
-        side = slices.image.shape[1], slices.image.shape[2]
-        shown = resample_mask(predicted, slices.native_spacing[1:], side, (slices.spacing_mm, slices.spacing_mm))
+        experts, shown = _shown(drawn, predicted)
         for k, value in zip(selected, dice, strict=True):
             keep(
                 Example(
                     patient=drawn.record.patient,
                     number=int(k),
                     image=slices.image[k],
-                    expert=slices.mask[k],
+                    expert=experts[k],
                     predicted=shown[k],
                     dice=value,
                 )
@@ -224,6 +224,20 @@ def _scored(
         dice_base=base,
         **zones,
     )
+
+
+def _shown(
+    drawn: _Drawn, predicted: NDArray[np.bool_]
+) -> tuple[NDArray[np.bool_] | NDArray[np.uint8], NDArray[np.bool_] | NDArray[np.uint8]]:
+    """Return the expert's mask and a segmentation on the study's grid, for pictures; with zones' labels where known."""
+    slices = drawn.slices
+    plane, side = slices.native_spacing[1:], (slices.image.shape[1], slices.image.shape[2])
+    grid = (slices.spacing_mm, slices.spacing_mm)
+    shown = resample_mask(predicted, plane, side, grid)
+    if drawn.larger is None or slices.zones is None:
+        return slices.mask, shown
+    shares = [resample((drawn.larger == zone.label).astype(np.float32), plane, side, grid) for zone in ZONES.zones]
+    return slices.zones, larger_zone(shares) * shown
 
 
 def slice_mean(scores: Sequence[CaseScore]) -> tuple[float, float]:

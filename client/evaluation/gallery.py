@@ -118,8 +118,11 @@ def _figures(case: CaseScore) -> str:
 
 
 def draw(example: Example) -> Image.Image:
-    """Return a slice around the prostate, SIDE pixels square, with the expert's outline and the prediction's."""
-    rows, columns = _window_on(example.expert | example.predicted)
+    """Return a slice around the prostate, SIDE pixels square, with the expert's outline and the prediction's.
+
+    Where the expert drew zones, the outlines are those of the gland and of the central gland within it.
+    """
+    rows, columns = _window_on((example.expert > 0) | (example.predicted > 0))
     values = example.image[rows, columns]
     low, high = np.percentile(values, WINDOW)
     grey = np.clip((values - low) / max(float(high - low), 1e-6), 0, 1) * 255

@@ -56,6 +56,11 @@ class PlausibleGrid(FakeGrid):
         return self._plans[choices]
 
     @property
+    def _zones(self) -> bool:
+        """Whether the study is of the zones, which all sites but C have drawn."""
+        return bool(self.study.model.segments.zones)
+
+    @property
     def _turn(self) -> tuple[int, ...]:
         """The rotation, whose patients differ from those of the others."""
         return () if self.study.split.rotation is None else (self.study.split.rotation,)
@@ -90,6 +95,7 @@ class PlausibleGrid(FakeGrid):
                     "below": 3,
                     "cut_patients": int(site == "B"),
                     "ceiling": 0.97,
+                    "zoned_patients": (0 if site == "C" else self.patients[site] - 1) if self._zones else None,
                     "validation_patients": validation,
                     "train_patients": tuple(rest - number for number in validation),
                     "fingerprint": f"{seed_of(site, self.study.split.seed):064x}",
@@ -185,6 +191,7 @@ class PlausibleGrid(FakeGrid):
             assd_mm=9 * (1 - mean) if test else 0.0,
             surface_patients=len(cases) if test else 0,
             **(gland_of(mean, len(cases), draw) if test else {}),
+            **(zones_of(mean, len(cases) if test and node.site != "C" else 0) if self._zones else {}),
             case_numbers=tuple(cases) if named else (),
             case_slices=tuple(slices) if named else (),
             case_dices=tuple(dices) if named else (),
@@ -206,6 +213,12 @@ def gland_of(mean: float, patients: int, draw: random.Random) -> dict[str, Any]:
         "dice_base": mean * draw.uniform(0.75, 0.95),
         "thirds_patients": patients,
     }
+
+
+def zones_of(mean: float, patients: int) -> dict[str, Any]:
+    """The peripheral zone is thin, and harder than the gland."""
+    shares = (0.75, 0.95) if patients else (0.0, 0.0)
+    return {"dice_pz": shares[0] * mean, "dice_cg": shares[1] * mean, "zones_patients": patients}
 
 
 def slices_of(site: str, case: int) -> int:

@@ -58,7 +58,9 @@ def most_changed(hospitals: Path, fault: Callable[[planted.Mask], planted.Mask],
 def test_nothing_is_found_where_nothing_is_wrong(hospitals: Path, tmp_path: Path) -> None:
     examination = after(hospitals, tmp_path, lambda _: None)
     assert wrong(examination.checkup) == {}
-    assert not examination.checkup.notes and not examination.checkup.whole_site
+    (note,) = examination.checkup.notes
+    assert "1 lies behind 2" in note and note.endswith("2 the central gland, as the site file says.")
+    assert not examination.checkup.whole_site
     assert examination.suggested == {}
 
 

@@ -195,3 +195,24 @@ def test_both_outlines_are_drawn_where_they_run() -> None:
 def test_any_slice_can_be_drawn(expert: NDArray[np.bool_]) -> None:
     flat = Example("a", 0, np.zeros((SIZE, SIZE), np.float32), expert, np.zeros((SIZE, SIZE), bool), 0.0)
     assert draw(flat).size == (gallery.SIDE, gallery.SIDE)
+
+
+def test_of_zones_the_border_of_the_central_gland_is_outlined_too() -> None:
+    gland, central = disc(32, 32, 14), disc(32, 32, 6)
+    labels = gland.astype(np.uint8) + central
+    nothing = np.zeros((SIZE, SIZE), bool)
+    image = np.random.default_rng(1).normal(100, 20, (SIZE, SIZE)).astype(np.float32)
+    of_labels = np.asarray(draw(Example("a", 0, image, labels, nothing, 0.0)).convert("RGB")).astype(int)
+    of_gland = np.asarray(draw(Example("a", 0, image, gland, nothing, 0.0)).convert("RGB")).astype(int)
+    rows, columns = np.nonzero((of_labels == gallery.EXPERT).all(axis=2) & (of_gland != gallery.EXPERT).any(axis=2))
+    assert len(rows) > 50
+    middle = gallery.SIDE / 2
+    radius = np.hypot(rows + 0.5 - middle, columns + 0.5 - middle) * of_window(labels) / gallery.SIDE
+    assert radius.min() > 4.5 and radius.max() < 7
+    assert ((of_gland == gallery.EXPERT).all(axis=2) <= (of_labels == gallery.EXPERT).all(axis=2)).all()
+
+
+def of_window(labels: NDArray[Any]) -> float:
+    """Pixels of the slice on a side of its picture: half as many again as the gland has, half of the slice at least."""
+    rows, _ = np.nonzero(labels)
+    return max(SIZE // 2, 1.5 * float(np.ptp(rows)))
