@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client.delivery.letter import MODEL, OWN_MODEL, Letter, html, letter, text, verdict_of
-from client.delivery.model_card import Figure
+from client.delivery.model_card import Card, Figure
 from client.delivery.model_card_text import markdown
 from client.delivery.store import Arrival, Outcome
 from common.config.study import TrainingConfig
@@ -209,6 +210,25 @@ def test_in_how_many_slices_without_gland_each_model_draws_some_is_told() -> Non
     assert "In 3 of 41 slices without gland this model draws gland." in card_told
     uncounted = card(scores=BETTER.selected.card.scores.model_copy(update={"empty_slices": 0, "false_slices": 0}))  # type: ignore[union-attr]
     assert "without gland this model" not in markdown(uncounted)
+
+
+def test_letter_and_card_have_a_line_for_the_zones_of_a_model_that_draws_them() -> None:
+    plain = BETTER.selected.card
+    assert plain.scores is not None and "peripheral" not in text(letter(BETTER)) + markdown(plain)
+    zoned = plain.scores.model_copy(update={"dice_pz": figure(61.25, 2.0, 4), "dice_cg": figure(80.5, None, 4)})
+    model = plain.model.model_copy(update={"target": "zones"})
+    selected = BETTER.selected.card.model_copy(update={"scores": zoned, "model": model})
+    outcome_of_zones = replace(BETTER, selected=replace(BETTER.selected, card=selected))
+    line = (
+        "Dice of the peripheral zone 61.2 (59.2 to 63.2) % and Dice of the central gland 80.5 %, over all slices of 4"
+        " test patients with zones drawn."
+    )
+    assert f"“B → C → A”: {line}" in " ".join(text(letter(outcome_of_zones)).split())
+    card_told = " ".join(markdown(selected).split())
+    assert f"This model: {line}" in card_told
+    assert "It draws the peripheral zone and the central gland, which make up the prostate, on axial" in card_told
+    assert "no zones" not in card_told and "It knows two zones" in card_told
+    assert Card.model_validate_json(selected.model_dump_json()) == selected
 
 
 def test_synthetic_patients_are_called_so() -> None:

@@ -233,6 +233,15 @@ def test_numbers_of_single_patients_are_counted_where_they_may_leave() -> None:
     assert found.patient_numbers == 5 * (found.tests * 3 + (found.trainings + found.validations) * 4)
 
 
+def test_the_three_numbers_of_zones_are_counted_where_they_leave() -> None:
+    study = STUDIES["all routes, best-fold"]
+    zoned = study.model_copy(update={"model": study.model.model_copy(update={"target": "zones"})})
+    found, before = disclosed(zoned), disclosed(study)
+    assert found.scoring_numbers == before.scoring_numbers + 3 * (before.validations + before.tests)
+    assert found.description_numbers == before.description_numbers + 1
+    assert (found.training_numbers, found.patient_numbers) == (before.training_numbers, before.patient_numbers)
+
+
 def test_where_weights_go_is_told() -> None:
     onward = onward_of("B", STUDIES["routes, best-fold"])
     assert onward.routes == (("B", "A"), ("B", "A", "C"))
