@@ -11,6 +11,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from common.target import Target
+
 
 @dataclass(frozen=True)
 class Score:
@@ -92,6 +94,12 @@ COUNTED = {
 measured."""
 VALIDATED = OVERLAPS
 """Scores that are measured on validation patients as well."""
+
+
+def unmeasured(target: Target) -> dict[str, float | int]:
+    """Return the fields that replies of a target have and others lack, with their values where nothing was measured."""
+    return {**{score.key: 0.0 for score in OF_ZONES}, ZONES_PATIENTS: 0} if target.zones else {}
+
 
 LOW = 0.7
 """Patients below this volume Dice are listed: on the site's own page, and in the report where the site permits."""

@@ -7,15 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from client.evaluation.evaluate import CaseScore
-from common.scores import COUNTED, OF_ZONES, ZONES_PATIENTS
-from common.target import Target
-
-UNMEASURED: dict[str, float | int] = {**{score.key: 0.0 for score in OF_ZONES}, ZONES_PATIENTS: 0}
-
-
-def of_target(target: Target) -> dict[str, float | int]:
-    """Return the fields that the replies of a target have and others lack, as they are where nothing is measured."""
-    return dict(UNMEASURED) if target.zones else {}
+from common.scores import COUNTED
 
 
 def counted_means(scores: Sequence[CaseScore], *, minimum_patients: int) -> dict[str, float | int]:

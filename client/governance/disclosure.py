@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from pydantic import BaseModel, ConfigDict
 
 from client.data.survey import Survey
-from client.evaluation.counted_means import of_target
 from client.governance.egress import numbers_in
 from common.config.study import Study
 from common.model.network import declared_bytes, declared_shapes, staying_bytes, staying_names
@@ -35,6 +34,7 @@ from common.plan.graph import (
     validation_folds,
 )
 from common.protocol.messages import Description, EvaluateReply, FineTuneReply
+from common.scores import unmeasured
 from common.target import Target
 
 STAYING: tuple[Stays, ...] = ("batch-norm", "everything")
@@ -323,7 +323,7 @@ def _of_scoring(patients: int, target: Target) -> int:
                 "case_dices": each,
                 "case_ious": each,
                 "case_volume_dices": each,
-                **of_target(target),
+                **unmeasured(target),
             }
         )
     )

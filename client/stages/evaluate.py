@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 
 from client.evaluation import score_store
-from client.evaluation.counted_means import counted_means, of_target
+from client.evaluation.counted_means import counted_means
 from client.evaluation.ensemble import Incomplete, MeanProbabilities, shown_fold
 from client.evaluation.evaluate import CaseScore, Example, Probabilities, evaluate, slice_mean, volume_mean
 from client.evaluation.gallery import add_to_page
@@ -22,6 +22,7 @@ from common.model.weights import Weights
 from common.plan.graph import Evaluate, Node, ensemble_in, share_at, validation_folds, way_of
 from common.plan.stage_key import stage_key
 from common.protocol.messages import EvaluateReply
+from common.scores import unmeasured
 
 
 def answer_evaluate(order: VerifiedOrder[Evaluate], store: StageStore) -> EvaluateReply:
@@ -157,7 +158,7 @@ def _reply(
             "cleaned": cleaned,
             "patients": len(scores),
             "slices": sum(score.slices for score in scores),
-            **of_target(order.study.model.segments),
+            **unmeasured(order.study.model.segments),
             **(counted_means(scores, minimum_patients=order.site.minimum_patients) if tested else {}),
             **case_fields(scores, numbers),
         }

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from client.evaluation.counted_means import counted_means, of_target
+from client.evaluation.counted_means import counted_means
 from client.evaluation.evaluate import CaseScore
 from client.governance.egress import numbers_in
 from common.plan.graph import Evaluate, Start
 from common.protocol.codec import from_record, to_record
 from common.protocol.messages import Description, EvaluateReply
+from common.scores import unmeasured
 from common.target import GLAND, ZONES
 from server.ledger.records import of_scores
 
@@ -24,7 +25,7 @@ def reply(**fields: Any) -> EvaluateReply:
 
 
 def test_a_reply_about_the_gland_says_nothing_of_zones() -> None:
-    plain = reply(**of_target(GLAND))
+    plain = reply(**unmeasured(GLAND))
     assert not {"dice_pz", "dice_cg", "zones_patients"} & plain.model_dump(mode="json").keys()
     assert "zoned_patients" not in Description(study=ANY, site="A", patients_found=1, prepared=0).model_dump()
     record = of_scores(Evaluate("A", 0, "test", Start()), plain, models=(ANY,))
@@ -32,9 +33,9 @@ def test_a_reply_about_the_gland_says_nothing_of_zones() -> None:
 
 
 def test_every_reply_about_zones_has_as_many_numbers() -> None:
-    unmeasured = reply(**of_target(ZONES))
+    without = reply(**unmeasured(ZONES))
     measured = reply(dice_pz=0.0, dice_cg=0.75, zones_patients=3)
-    assert numbers_in(unmeasured) == numbers_in(measured) == numbers_in(reply()) + 3
+    assert numbers_in(without) == numbers_in(measured) == numbers_in(reply()) + 3
     again, _ = from_record(to_record(measured), EvaluateReply)
     assert again == measured
     record = of_scores(Evaluate("A", 0, "test", Start()), measured, models=(ANY,))
