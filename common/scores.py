@@ -69,6 +69,9 @@ DICE_PZ = Score("dice_pz", "Dice of the peripheral zone", "%", digits=1, over="p
 """Dice over all voxels of the peripheral zone; a patient of whom the whole gland alone is drawn has none."""
 DICE_CG = Score("dice_cg", "Dice of the central gland", "%", digits=1, over="patients")
 """Dice over all voxels of the central gland, of the same patients."""
+CALIBRATION_ERROR = Score("calibration_error", "calibration error", "%", digits=1, over="patients")
+"""Expected calibration error of a patient: how far the probability of gland is from the share of gland, in the mean
+over the voxels in and around the gland (`client.evaluation.calibration`)."""
 
 OVERLAPS = (DICE, IOU, DICE_VOLUME)
 """Scores measured on every split."""
@@ -84,11 +87,14 @@ OF_ZONES = (DICE_PZ, DICE_CG)
 """Scores of studies whose target are the zones, measured on test patients only, in the order of `common.target.ZONES`.
 Replies and results of other studies lack their fields."""
 ZONES_PATIENTS = "zones_patients"
+CALIBRATION = (CALIBRATION_ERROR,)
+"""Scores of the probabilities, measured on test patients only."""
 COUNTED = {
     "surface_patients": DISTANCES,
     "volume_patients": VOLUME_ERRORS,
     "thirds_patients": THIRDS,
     ZONES_PATIENTS: OF_ZONES,
+    "calibration_patients": CALIBRATION,
 }
 """The scores measured on test patients only, by the field that counts the patients behind them; 0 where they were not
 measured."""

@@ -262,7 +262,7 @@ def _alone(known: _Known) -> Iterator[tuple[str, int]]:
             yield method, places[best]
 
 
-def _references(known: _Known, row: int) -> Iterator[Reference]:
+def _references(site: SiteConfig, known: _Known, row: int) -> Iterator[Reference]:
     mine = known.test[row]
     for method, place in _alone(known):
         validation, test = known.validation[place], known.test[place]
@@ -271,7 +271,7 @@ def _references(known: _Known, row: int) -> Iterator[Reference]:
             fold=known.rows[place].fold,
             weights=known.weights[place],
             validation_dice=100 * validation.value(known.score) if validation else None,
-            scores=comparison.scores(test) if test else None,
+            scores=comparison.scores(test, minimum_patients=site.minimum_patients) if test else None,
             ahead=comparison.ahead(mine, test, known.score) if mine and test and place != row else None,
             volume_ahead=comparison.ahead(mine, test, DICE_VOLUME) if mine and test and place != row else None,
         )
@@ -374,10 +374,10 @@ def _card(
             "checked": checked,
             "left_out": len(delivery.left_out),
             "stated": site.statement().sentences(),
-            "scores": comparison.scores(test) if test else None,
+            "scores": comparison.scores(test, minimum_patients=site.minimum_patients) if test else None,
             "test_looks": looked.models,
             "test_studies": looked.studies,
-            "references": tuple(_references(known, delivery.row)),
+            "references": tuple(_references(site, known, delivery.row)),
             "forgetting": tuple(
                 HopScores(site=hop, dice={name: 100 * dice for name, dice in zip(study.sites, dices, strict=True)})
                 for hop, dices in zip(row.route, hops, strict=False)

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from client.delivery.model_card import Figure, Scores
+from client.delivery.model_card import CurveBin, Figure, Scores
+from client.evaluation.calibration import curve
 from client.evaluation.score_store import OwnScores, PatientScore
-from common.scores import OF_ZONES, SCORES, Score
+from common.scores import CALIBRATION_ERROR, OF_ZONES, SCORES, Score
 from common.statistics.intervals import ANYWHERE, interval
 
 
@@ -33,20 +34,40 @@ def figure(
     return Figure(mean=float(np.average(values, weights=weights)), low=low, high=high, patients=len(values))
 
 
-def scores(own: OwnScores) -> Scores:
+def scores(own: OwnScores, *, minimum_patients: int) -> Scores:
     """Return a model's scores in the displayed units.
 
     Shares become per cent. Dice and IoU are means over slices, the other scores over patients.
+
+    Args:
+        own: the scores of single patients.
+        minimum_patients: the smallest number of patients behind a bin of the reliability curve.
 
     Raises:
         ValueError: the scores are of no patient.
     """
     if not own.patients:
         raise ValueError("there is no patient to score")
-    figures = {score.key: _figure_of(score, own.patients) for score in (*SCORES, *OF_ZONES)}
+    figures = {score.key: _figure_of(score, own.patients) for score in (*SCORES, *OF_ZONES, CALIBRATION_ERROR)}
     counts = ("slices", "false_slices", "empty_slices")
     return Scores.model_validate(
-        {**figures, **{name: sum(getattr(patient, name) for patient in own.patients) for name in counts}}
+        {
+            **figures,
+            **{name: sum(getattr(patient, name) for patient in own.patients) for name in counts},
+            "reliability": _curve(own.patients, minimum_patients),
+        }
+    )
+
+
+def _curve(patients: Sequence[PatientScore], minimum_patients: int) -> tuple[CurveBin, ...]:
+    """Return the reliability curve over the patients, in per cent; empty where it was not measured."""
+    found = [one.reliability for one in patients if one.reliability is not None]
+    return tuple(
+        CurveBin(
+            patients=point.patients,
+            **{name: 100 * getattr(point, name) for name in ("low", "high", "voxels", "probability", "gland")},
+        )
+        for point in curve(found, minimum_patients=minimum_patients)
     )
 
 

@@ -17,9 +17,11 @@ from typing import Literal
 from client.delivery.model_card import (
     NO_DEVICE,
     Card,
+    CurveBin,
     Figure,
     Reference,
     Scores,
+    figure_text,
     name_of,
     number,
     rotation_text,
@@ -28,11 +30,12 @@ from client.delivery.model_card import (
 )
 from client.delivery.model_card_text import SYNTHETIC, environment, score_cells
 from client.delivery.store import Arrival, Outcome
+from client.evaluation.calibration import MARGIN_MM
 from common.plan import method_of
 from common.scores import DICE, DISTANCES, OVERLAPS, SCORES, Score, deciding
 from common.statistics.intervals import FEWEST, METHOD
 from common.statistics.verdict import Gain, judged, untold, verdict_sentence
-from common.text import count
+from common.text import count, listed
 
 Verdict = Literal["better", "not-whole", "worse", "own", "not-shown", "too-few", "unknown"]
 
@@ -57,6 +60,20 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Curves:
+    """The reliability curves of one or two models, in the picture's units.
+
+    Probability runs to the right from 0, the share of gland upwards from `size` to 0.
+    """
+
+    lines: tuple[tuple[str, tuple[tuple[float, float], ...]], ...]
+    """The name and points of each model, the study's model first."""
+    ticks: tuple[tuple[float, str], ...]
+    """Places along the probability, with their labels; along the share of gland the place is `size` less this one."""
+    size: int = 150
+
+
+@dataclass(frozen=True)
 class Letter:
     """The content of the letter as page and as plain text."""
 
@@ -73,6 +90,9 @@ class Letter:
     """The text below the table, which explains its figures."""
     picture: Picture | None
     picture_text: str
+    calibration: tuple[str, ...]
+    """How far the probabilities can be believed; empty where it is not on record."""
+    curves: Curves | None
     decided: tuple[str, ...]
     files: tuple[tuple[str, str], ...]
     command: str
@@ -122,6 +142,8 @@ def letter(outcome: Outcome) -> Letter:
             f"Each dot is one of your test patients: {deciding(card.training.slices).title} of “{way}” minus that of"
             f" “{name_of(reference.method, (), card.site)}”, in points."
         )
+    compared = [models[0], *((name_of(one.method, (), card.site), one.scores) for one in [reference] if one)]
+    calibrated = [(name, scores) for name, scores in compared if scores and scores.calibration_error]
     files = _files(outcome, verdict)
     return Letter(
         verdict=verdict,
@@ -135,6 +157,8 @@ def letter(outcome: Outcome) -> Letter:
         below=" ".join(filter(None, (_below(card), _false_slices(models), _zones(models)))) if card.scores else "",
         picture=picture,
         picture_text=picture_text,
+        calibration=tuple(_calibration(calibrated)),
+        curves=_curves(calibrated),
         decided=tuple(_decided(card)),
         files=files,
         command=f"relay predict {files[0][0]} SERIES -o mask.nii.gz",
@@ -304,6 +328,38 @@ def _decided(card: Card) -> Iterator[str]:
         f"Took part: {took}. “Your own model” is the one that this study trained on your patients alone; no other that"
         " you may use was compared."
     )
+
+
+def _calibration(models: Sequence[tuple[str, Scores]]) -> Iterator[str]:
+    """Yield sentences on the calibration of the models' probabilities; none where it is not on record."""
+    if not models:
+        return
+    errors = listed(f"{figure_text(scores.calibration_error)} % with “{name}”" for name, scores in models)
+    yield (
+        "A model gives each voxel a probability of gland: where it says 80 %, four in five voxels should be gland. By"
+        f" how much the two differ in the mean, the calibration error, is {errors}; 0 is perfect. It is measured up to"
+        f" {MARGIN_MM:g} mm beyond the box around the gland, for farther away any model is sure and right. Nothing was"
+        " chosen by it."
+    )
+    name, scores = models[0]
+    if scores.reliability:
+        surest = scores.reliability[-1]
+        yield (
+            f"Where “{name}” gives {surest.low:.0f} to {surest.high:.0f} %, {number(surest.gland, 0)} % of the voxels"
+            " are gland."
+        )
+
+
+def _curves(models: Sequence[tuple[str, Scores]]) -> Curves | None:
+    """Return the reliability curves of the models; None where there is none."""
+    size = Curves.size
+
+    def point(one: CurveBin) -> tuple[float, float]:
+        return round(one.probability * size / 100, 1), round(size - one.gland * size / 100, 1)
+
+    lines = tuple((name, tuple(map(point, scores.reliability))) for name, scores in models if scores.reliability)
+    ticks = tuple((share * size / 100, f"{share} %") for share in (0, 50, 100))
+    return Curves(lines, ticks) if lines else None
 
 
 def _picture(differences: Sequence[float], ahead: Figure) -> Picture:

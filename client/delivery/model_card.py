@@ -43,6 +43,20 @@ class Figure(_Value):
     patients: int
 
 
+class CurveBin(_Value):
+    """A bin of a model's reliability curve (`client.evaluation.calibration.CurvePoint`); shares are in per cent.
+
+    Bins in which fewer test patients than the hospital's `minimum_patients` have a voxel are left out.
+    """
+
+    low: float
+    high: float
+    patients: int
+    voxels: float
+    probability: float
+    gland: float
+
+
 class Scores(_Value):
     """A model's figure for each score (`common.scores`) on a hospital's test patients, in the displayed unit."""
 
@@ -64,6 +78,10 @@ class Scores(_Value):
     """Dice of the peripheral zone over all slices of a patient, like `dice_cg` of the central gland; None where the
     model segments no zones, or the test patients' are not drawn."""
     dice_cg: Figure | None = Field(default=None, exclude_if=lambda dice: dice is None)
+    calibration_error: Figure | None = None
+    """Expected calibration error of the probabilities in and around the gland; None where it was not measured."""
+    reliability: tuple[CurveBin, ...] = ()
+    """The reliability curve, the lowest bin first."""
 
 
 class Reference(_Value):

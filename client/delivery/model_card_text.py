@@ -21,6 +21,7 @@ from client.delivery.model_card import (
     rotation_text,
     zones_text,
 )
+from client.evaluation.calibration import MARGIN_MM
 from common.plan import method_of
 from common.scores import SCORES, deciding
 from common.statistics.intervals import FEWEST, METHOD
@@ -45,6 +46,7 @@ def markdown(card: Card) -> str:
             columns=SCORES,
             deciding=deciding(card.training.slices),
             fewest=FEWEST,
+            margin=MARGIN_MM,
             interval_method=METHOD,
             rotation=rotation_text(card),
             no_device=NO_DEVICE,

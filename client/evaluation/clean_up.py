@@ -19,18 +19,18 @@ def clean_up(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
     if not mask.any():
         return mask
-    parts = sitk.ConnectedComponent(sitk.GetImageFromArray(mask[_box(mask)].astype(np.uint8)))
+    parts = sitk.ConnectedComponent(sitk.GetImageFromArray(mask[box_of(mask)].astype(np.uint8)))
     largest = np.zeros_like(mask)
-    largest[_box(mask)] = sitk.GetArrayFromImage(sitk.RelabelComponent(parts)) == 1
+    largest[box_of(mask)] = sitk.GetArrayFromImage(sitk.RelabelComponent(parts)) == 1
     # What lies at the edge of its box is connected to the outside, so no hole is lost by looking into the box alone.
-    box = _box(largest)
+    box = box_of(largest)
     largest[box] = sitk.GetArrayFromImage(
         sitk.BinaryFillhole(sitk.GetImageFromArray(largest[box].astype(np.uint8)), foregroundValue=1)
     )
     return largest
 
 
-def _box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
-    """Return the smallest box around a mask, which is not empty."""
+def box_of(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
+    """Return the smallest box around a mask, (slices, rows, columns), which is not empty."""
     places = [np.flatnonzero(mask.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
     return tuple(slice(found[0], found[-1] + 1) for found in places)

@@ -11,7 +11,7 @@ from common.scores import COUNTED
 
 
 def counted_means(scores: Sequence[CaseScore], *, minimum_patients: int) -> dict[str, float | int]:
-    """Return distances, volume errors and Dice of thirds and zones, each a mean over the patients who have a value.
+    """Return the scores that only some patients have, each a mean over the patients who have a value.
 
     Args:
         scores: the scores of the test patients.

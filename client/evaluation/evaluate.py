@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from client.evaluation.calibration import Reliability, calibration_error, reliability
 from client.evaluation.clean_up import clean_up
 from client.evaluation.gland import dice_of_thirds, volume_error_ml
 from client.evaluation.surface_distance import surface_distances
@@ -48,6 +49,13 @@ class CaseScore:
     """Dice over all voxels of the peripheral zone, like `dice_cg` of the central gland; None where the study is of the
     gland, or the patient's zones are not drawn."""
     dice_cg: float | None = None
+    reliability: Reliability | None = None
+    """The sums behind the calibration error; None where they were not measured."""
+
+    @property
+    def calibration_error(self) -> float | None:
+        """The expected calibration error, 0 to 1; None where it was not measured."""
+        return None if self.reliability is None else calibration_error(self.reliability)
 
     @property
     def absolute_volume_error_ml(self) -> float | None:
@@ -87,6 +95,8 @@ class _Drawn:
     slices: PatientSlices
     mask: NDArray[np.bool_]
     """(slices, rows, columns), on the native grid."""
+    reliability: Reliability | None
+    """Of the probabilities that the mask was cut from; a clean-up of the mask does not change them."""
     larger: NDArray[np.uint8] | None = None
     """The more probable zone at every voxel, within the gland or not (`common.target.Zone.label`); None without zones.
     """
@@ -161,11 +171,10 @@ def _drawn(probabilities: Probabilities, records: Sequence[Record]) -> Iterator[
         zoned = found.ndim == slices.image.ndim + 1
         if (found[:, 0] if zoned else found).shape != slices.image.shape:
             raise ValueError(f"predictions of shape {found.shape} for slices of {slices.image.shape}")
-        if not zoned:
-            yield _Drawn(record, slices, to_native(found, slices) > 0.5)
-            continue
-        native = [to_native(found[:, k], slices) for k in range(found.shape[1])]
-        yield _Drawn(record, slices, np.sum(native, axis=0) > 0.5, larger_zone(native))
+        parts = [to_native(found[:, k], slices) for k in range(found.shape[1])] if zoned else []
+        native = np.sum(parts, axis=0) if zoned else to_native(found, slices)
+        calibration = reliability(native, slices.native_mask, slices.native_spacing)
+        yield _Drawn(record, slices, native > 0.5, calibration, larger_zone(parts) if zoned else None)
 
 
 def _scored(
@@ -223,6 +232,7 @@ def _scored(
         dice_middle=middle,
         dice_base=base,
         **zones,
+        reliability=drawn.reliability,
     )
 
 

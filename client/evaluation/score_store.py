@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from client.evaluation.calibration import Reliability, calibration_error
 from client.preprocessing import cache
 from client.site_config import SiteConfig
 from common.scores import OF_ZONES, SCORES, THIRDS, VOLUME_ERROR, Score
@@ -47,6 +48,13 @@ class PatientScore(BaseModel):
     dice_pz: float | None = Field(default=None, exclude_if=lambda dice: dice is None)
     """Dice of the peripheral zone, like `dice_cg` of the central gland; None where it was not measured."""
     dice_cg: float | None = Field(default=None, exclude_if=lambda dice: dice is None)
+    reliability: Reliability | None = None
+    """The sums behind the calibration error; None in scores of an earlier version."""
+
+    @property
+    def calibration_error(self) -> float | None:
+        """The expected calibration error, 0 to 1; None where it is not on record."""
+        return None if self.reliability is None else calibration_error(self.reliability)
 
     def value(self, score: Score) -> float | None:
         """Return the patient's value of a score, a share or in millimetres; None where there is none."""
@@ -102,6 +110,7 @@ def keep(site: SiteConfig, key: str, scores: Sequence[CaseScore], numbers: Mappi
             slices=case.slices,
             false_slices=case.false_slices,
             empty_slices=case.empty_slices,
+            reliability=case.reliability,
             **{one.key: getattr(case, one.key) for one in (*SCORES, VOLUME_ERROR, *THIRDS, *OF_ZONES)},
         )
         for case in scores

@@ -271,6 +271,10 @@ class EvaluateReply(_OfPatients):
     dice_cg: Share | None = Field(default=None, exclude_if=lambda dice: dice is None)
     zones_patients: Count | None = Field(default=None, exclude_if=lambda patients: patients is None)
     """Test patients whose zones are drawn; 0 if they were not measured."""
+    calibration_error: Share = 0.0
+    """Expected calibration error of the probabilities in and around the gland, mean over `calibration_patients`."""
+    calibration_patients: Count = 0
+    """Test patients with a calibration error; 0 if it was not measured."""
 
     @model_validator(mode="after")
     def _figures_have_what_stands_behind_them(self) -> Self:
@@ -279,7 +283,7 @@ class EvaluateReply(_OfPatients):
         for name, scores in COUNTED.items():
             behind, measured = getattr(self, name) or 0, any(getattr(self, score.key) for score in scores)
             if behind > self.patients or (measured and not behind):
-                raise ValueError("distances, volume errors, thirds and zones need patients behind them")
+                raise ValueError("a figure that only some patients have needs patients behind it")
         if len({getattr(self, name) is None for name in (ZONES_PATIENTS, *(score.key for score in OF_ZONES))}) > 1:
             raise ValueError("a reply has all figures of the zones or none")
         if self.state == "needs-weights" and not self._nothing_but("key", "state", "member"):

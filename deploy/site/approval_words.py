@@ -183,9 +183,9 @@ def _leaves(study: Study, counts: Disclosure) -> Iterator[str]:
     yield from _labelled(
         "",
         f"{most}{whole(counts.scoring_numbers)} with the scorings: Dice, IoU and volume Dice, of test patients also"
-        f" distances between surfaces, errors of the gland's volume, and Dice of its apex, middle and base{zones}, each"
-        " a mean over patients of the split; counts of patients, of slices, and of slices in which gland is wrongly"
-        " drawn.",
+        f" distances between surfaces, errors of the gland's volume, Dice of its apex, middle and base{zones}, and how"
+        " far the model's probabilities are off (calibration error), each a mean over patients of the split; counts of"
+        " patients, of slices, and of slices in which gland is wrongly drawn.",
     )
     drawn = "in how many patients the zones are drawn; " if study.model.segments.zones else ""
     yield from _labelled(

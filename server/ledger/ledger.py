@@ -98,6 +98,9 @@ class StageRecord(BaseModel):
     dice_cg: float = 0.0
     zones_patients: int = 0
     """Patients behind the Dice of the zones; 0 where they were not measured."""
+    calibration_error: float = 0.0
+    calibration_patients: int = 0
+    """Patients behind the calibration error; 0 where it was not measured, as in records of earlier versions."""
     cases: Cases = Cases()
 
     def value(self, score: Score) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 from common.plan.graph import Evaluate, FineTune
 from common.plan.stage_key import completed_digest, ensemble_digest
 from common.protocol.messages import EvaluateReply, FineTuneReply
-from common.scores import COUNTED, GLAND, OF_ZONES, SCORES, VALIDATED
+from common.scores import CALIBRATION, COUNTED, GLAND, OF_ZONES, SCORES, VALIDATED
 from server.ledger.ledger import Cases, StageRecord
 
 
@@ -63,7 +63,7 @@ def of_scores(node: Evaluate, reply: EvaluateReply, *, models: tuple[str, ...]) 
         parents=models,
         patients=reply.patients,
         slices=reply.slices,
-        **{score.key: getattr(reply, score.key) for score in (*SCORES, *GLAND)},
+        **{score.key: getattr(reply, score.key) for score in (*SCORES, *GLAND, *CALIBRATION)},
         **counted,
         false_slices=reply.false_slices,
         empty_slices=reply.empty_slices,

@@ -96,6 +96,8 @@ def _contents(results: Results, view: NetworkView | None, *, several: bool, othe
             yield "variance", "Where figures vary"
         if view.gland.shown:
             yield "gland", "Volume and parts"
+        if view.calibration:
+            yield "calibration", "Probabilities"
         if view.shares:
             yield "own_patients", "Own patients"
         if view.budget:

@@ -324,6 +324,17 @@ def of_gland(results: Results, gland: Gland) -> str:
     return " ".join(sentences) + synthetic_sentence(results)
 
 
+def of_calibration(results: Results) -> str:
+    """Return the remark under the calibration errors."""
+    return (
+        "The mean over test patients of each patient's own error; too high a probability in one patient does not cancel"
+        " too low a one in another. Nothing was chosen by it, and a clean-up changes masks, not probabilities. An"
+        " ensemble's probability is the mean of its members'. A small error does not make a good model: one that gives"
+        " every voxel the same true share is calibrated and finds no gland. No interval is given: the figures describe"
+        f" {held_out(results)}.{synthetic_sentence(results)}"
+    )
+
+
 def of_own_patients(results: Results) -> str:
     """Return the remark under the tables of shares of own patients."""
     return (

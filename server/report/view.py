@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from server.report import (
     budget_curves,
+    calibration,
     contrasts,
     forgetting,
     gland,
@@ -137,6 +138,11 @@ class NetworkView:
     def gland(self) -> gland.Gland:
         """The errors of volume, Dice of thirds, and patients with a low Dice."""
         return gland.gland(self.results, self.table)
+
+    @cached_property
+    def calibration(self) -> list[calibration.CalibrationLine]:
+        """The calibration errors of the probabilities."""
+        return calibration.calibration(self.table)
 
     @cached_property
     def budget(self) -> list[BudgetLine]:

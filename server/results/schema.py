@@ -163,6 +163,12 @@ class Row(_OfVariant):
     """Dice over all voxels of the central gland, per cent."""
     zones_patients: int | None = None
     """Test patients whose zones are drawn."""
+    calibration_error: Figure = None
+    """Expected calibration error, per cent, mean over `calibration_patients`: how far the model's probability of gland
+    is from the share of gland, in the mean over the voxels at most 10 mm beyond the box around the expert's gland, in
+    ten bins of probability. Null where it was not measured."""
+    calibration_patients: int | None = None
+    """Test patients behind the calibration error."""
     false_slices: int | None = None
     """Slices without gland, of all test patients together, in which the model draws gland."""
     empty_slices: int | None = None

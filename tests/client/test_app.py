@@ -48,7 +48,7 @@ from common.protocol.messages import (
     WireMessage,
 )
 from common.protocol.refusals import REFUSALS, Refusal
-from common.scores import GLAND
+from common.scores import CALIBRATION, GLAND
 from deploy.simulation.local_grid import enter_run
 from tests.support.hospitals import approve_everywhere, small_study, write_hospitals
 from tests.support.site_calls import CENSUS, STUDY, call, described, first, order_of, planned, refused, send, trained
@@ -133,7 +133,7 @@ def test_a_stage_is_trained_and_scored(home: Path, start: Weights) -> None:
     assert len(score.case_numbers) == 1
 
 
-def test_figures_of_the_gland_are_of_test_patients_alone(home: Path, start: Weights) -> None:
+def test_figures_of_gland_and_probabilities_are_of_test_patients_alone(home: Path, start: Weights) -> None:
     study = small_study(methods={"baseline": False, "federated": ({"strategy": "fedavg", "rounds": 1},)})
     approve_everywhere({"A": home / "site.toml"}, study)
     nodes = [node for node in planned(study)[0].nodes if isinstance(node, Evaluate) and node.site == "A"]
@@ -141,9 +141,9 @@ def test_figures_of_the_gland_are_of_test_patients_alone(home: Path, start: Weig
         node = next(node for node in nodes if node.split == split)
         reply, _ = from_record(send(order_of(node, start, study), start).content, EvaluateReply)
         assert reply.state == "done"
-        found = {name: getattr(reply, name) for name in ("volume_patients", "thirds_patients")}
+        found = {name: getattr(reply, name) for name in ("volume_patients", "thirds_patients", "calibration_patients")}
         assert found == dict.fromkeys(found, reply.patients if split == "test" else 0)
-        values = [getattr(reply, score.key) for score in GLAND]
+        values = [getattr(reply, score.key) for score in (*GLAND, *CALIBRATION)]
         assert any(values) == (split == "test")
 
 

@@ -11,6 +11,8 @@ from client.evaluation.evaluate import CaseScore
 from client.evaluation.score_store import PatientScore
 from common.protocol.messages import EvaluateReply, FineTuneReply
 from common.scores import (
+    CALIBRATION,
+    CALIBRATION_ERROR,
     COUNTED,
     DISTANCES,
     GLAND,
@@ -58,6 +60,8 @@ def test_a_patients_scores_at_the_site_have_the_same_names() -> None:
     own = {*KEYS, *(score.key for score in (VOLUME_ERROR, *THIRDS, *OF_ZONES))}
     assert own <= {field.name for field in dataclasses.fields(CaseScore)}
     assert own <= PatientScore.model_fields.keys()
+    assert all(isinstance(getattr(kind, CALIBRATION_ERROR.key), property) for kind in (CaseScore, PatientScore))
+    assert CALIBRATION_ERROR.key in Scores.model_fields
 
 
 def test_every_zone_has_a_score_in_the_zones_order() -> None:
@@ -79,10 +83,10 @@ def test_results_sum_up_every_score() -> None:
 
 
 def test_overlaps_are_shown_in_per_cent_and_distances_as_they_are() -> None:
-    assert {score.shown(0.5) for score in (*OVERLAPS, *THIRDS)} == {50.0}
+    assert {score.shown(0.5) for score in (*OVERLAPS, *THIRDS, *CALIBRATION)} == {50.0}
     assert {score.shown(0.5) for score in (*DISTANCES, *VOLUME_ERRORS)} == {0.5}
 
 
 def test_a_volume_error_alone_may_be_negative() -> None:
-    assert [score for score in (*SCORES, *GLAND) if score.range[0] < 0] == [VOLUME_ERROR]
-    assert {score.range for score in (*OVERLAPS, *THIRDS)} == {(0.0, 100.0)}
+    assert [score for score in (*SCORES, *GLAND, *CALIBRATION) if score.range[0] < 0] == [VOLUME_ERROR]
+    assert {score.range for score in (*OVERLAPS, *THIRDS, *CALIBRATION)} == {(0.0, 100.0)}

@@ -47,6 +47,8 @@ class Figures:
     thirds: tuple[float, ...]
     """Dice of apex, middle and base; empty where no gland has three slices."""
     thirds_patients: int
+    calibration_error: float
+    """Per cent, mean over patients."""
     patients: int
     cleaned: bool
     zones: tuple[float, ...] = ()
@@ -124,6 +126,19 @@ def dice_by_height(drawn: NDArray[np.bool_], mask: NDArray[np.bool_]) -> list[fl
     return [dice(drawn[third], mask[third]) for third in thirds]
 
 
+def miscalibration(share: NDArray[np.float64], mask: NDArray[np.bool_], spacing: tuple[float, float, float]) -> float:
+    """Ten bins of probability, and the voxels at most 10 mm beyond the gland's box: how far mean and truth differ."""
+    near = np.ones(mask.shape, bool)
+    for axis, step in enumerate(spacing):
+        at = np.nonzero(mask)[axis]
+        places = np.arange(mask.shape[axis])
+        beyond = np.maximum(np.maximum(at.min() - places, places - at.max()), 0) * step
+        near &= (beyond <= 10).reshape([-1 if k == axis else 1 for k in range(3)])
+    bins = np.digitize(share[near], np.arange(1, 10) / 10)
+    gaps = [abs(share[near][bins == k].sum() - mask[near][bins == k].sum()) for k in range(10)]
+    return 100 * float(sum(gaps)) / int(near.sum())
+
+
 def figures(
     study: Study, site: str, folder: Path, fold: int, weights: Sequence[Path], folds: Sequence[int] | None = None
 ) -> Figures:
@@ -164,8 +179,8 @@ def figures(
         for path, of_fold in zip(weights, folds or [fold] * len(weights), strict=True)
     ]
 
-    def draw_zones(patient: Patient, alone: int | None = None) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """The gland, and where the central gland is more probable than the peripheral zone."""
+    def probable(patient: Patient, alone: int | None = None) -> NDArray[np.float64]:
+        """The probability of gland, or of each zone, on the patient's own grid: the first axis is of zones."""
         shares = []
         for network, mean, std in members if alone is None else [members[alone]]:
             shown = torch.from_numpy((on_grid(patient) - mean) / std)[:, None]
@@ -176,7 +191,11 @@ def figures(
             shares.append(chances.numpy())
         mean = np.mean(shares, axis=0, dtype=np.float64).astype(np.float32)
         native = (patient.mask.shape[1], patient.mask.shape[2])
-        back = [resampled(mean[:, k], new, native, patient.spacing[1:]) for k in range(mean.shape[1])]
+        return np.stack([resampled(mean[:, k], new, native, patient.spacing[1:]) for k in range(mean.shape[1])])
+
+    def draw_zones(patient: Patient, alone: int | None = None) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """The gland, and where the central gland is more probable than the peripheral zone."""
+        back = probable(patient, alone)
         return np.sum(back, axis=0) > 0.5, back[-1] > back[0]
 
     def draw(patient: Patient, alone: int | None = None) -> NDArray[np.bool_]:
@@ -192,7 +211,7 @@ def figures(
         ]
         before = np.mean([dice(drawn, mask) for drawn, mask in pairs])
         cleaned = bool(np.mean([dice(largest(drawn), mask) for drawn, mask in pairs]) > before)
-    slice_dices, volumes, distances, errors, heights, false, empty = [], [], [], [], [], 0, 0
+    slice_dices, volumes, distances, errors, heights, gaps, false, empty = [], [], [], [], [], [], 0, 0
     of_zones = []
     for name in divided.test:
         patient = patients[name]
@@ -209,6 +228,7 @@ def figures(
         volumes.append(dice(drawn, patient.mask))
         voxels = float(drawn.sum()) - float(patient.mask.sum())
         errors.append(voxels * patient.spacing[0] * patient.spacing[1] * patient.spacing[2] / 1000)
+        gaps.append(miscalibration(np.sum(probable(patient), axis=0), patient.mask, patient.spacing))
         by_height = dice_by_height(drawn, patient.mask)
         if by_height is not None:
             heights.append(by_height)
@@ -225,6 +245,7 @@ def figures(
         absolute_volume_error_ml=float(np.mean(np.abs(errors))),
         thirds=tuple(100 * np.mean(heights, axis=0)) if heights else (),
         thirds_patients=len(heights),
+        calibration_error=float(np.mean(gaps)),
         patients=len(divided.test),
         cleaned=cleaned,
         zones=tuple(100 * np.mean(of_zones, axis=0)) if of_zones else (),

@@ -43,6 +43,8 @@ def assert_as_by_hand(study: Study, images: dict[str, Path], results: dict[str, 
         assert row["volume_error_ml"] == pytest.approx(found.volume_error_ml, abs=1e-4)
         assert row["absolute_volume_error_ml"] == pytest.approx(found.absolute_volume_error_ml, abs=1e-4)
         assert (row["dice_apex"], row["dice_middle"], row["dice_base"]) == pytest.approx(found.thirds, abs=2e-6)
+        assert row["calibration_patients"] == found.patients
+        assert row["calibration_error"] == pytest.approx(found.calibration_error, abs=0.01) and found.calibration_error
         if row["surface_patients"] == row["patients"]:
             assert row["hd95_mm"] == pytest.approx(found.hd95_mm, abs=2e-4)
 

@@ -31,6 +31,7 @@ import common.model.network
 import common.model.weights
 import server.results.rows
 import server.study_run
+from client.evaluation.calibration import Reliability
 from client.evaluation.evaluate import CaseScore
 from client.preprocessing.pipeline import Prepared, Record
 from client.site_config import SiteConfig
@@ -155,6 +156,7 @@ class Hospitals:
                 assd_mm=1.25 if surfaces else None,
                 volume_error_ml=drawn("error", record.patient, content) - 0.5,
                 **{key: drawn(key, record.patient, content) for key in ("dice_apex", "dice_middle", "dice_base")},
+                reliability=Reliability((2, 2), (0.0, 2 * drawn("sure", record.patient, content)), (0, 1)),
             )
             for record in records
         ]

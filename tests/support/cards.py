@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from client.delivery.model_card import Card, Figure, HopScores, HospitalCounts, Reference, Scores
+from client.delivery.model_card import Card, CurveBin, Figure, HopScores, HospitalCounts, Reference, Scores
 from client.delivery.store import Arrival, Outcome
 from common.config.model import ModelConfig
 from common.config.study import PreprocessingConfig, TrainingConfig
@@ -32,6 +32,12 @@ def scores(dice: float, patients: int = 6, *, drawn: int | None = None) -> Score
         dice_volume=figure(dice - 2, spread, patients),
         hd95_mm=distances[0] if drawn != 0 else None,
         assd_mm=distances[1] if drawn != 0 else None,
+        calibration_error=figure(100 - dice, spread and 0.25, patients),
+        reliability=tuple(
+            CurveBin(low=low, high=low + 10, patients=patients, voxels=10.0, probability=low + 6, gland=low + 0.5)
+            for low in range(0, 100, 10)
+            if low != 40
+        ),
     )
 
 

@@ -274,6 +274,8 @@ class FakeGrid(Grid):
             dice_middle=score / 2 if node.split == "test" else 0.0,
             dice_base=score / 4 if node.split == "test" else 0.0,
             thirds_patients=4 if node.split == "test" else 0,
+            calibration_error=score / 16 if node.split == "test" else 0.0,
+            calibration_patients=5 if node.split == "test" else 0,
             case_numbers=(1, 2, 3, 5, 8),
             case_slices=(1, 1, 1, 1, 2),
             case_dices=(score,) * 5,

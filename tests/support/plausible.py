@@ -212,6 +212,8 @@ def gland_of(mean: float, patients: int, draw: random.Random) -> dict[str, Any]:
         "dice_middle": min(1.0, mean * draw.uniform(0.99, 1.05)),
         "dice_base": mean * draw.uniform(0.75, 0.95),
         "thirds_patients": patients,
+        "calibration_error": (1 - mean) * draw.uniform(0.2, 0.5),
+        "calibration_patients": patients,
     }
 
 

@@ -6,7 +6,10 @@ from statistics import fmean
 
 import pytest
 
-from client.delivery.comparison import ahead, differences, scores
+from client.delivery.comparison import ahead, differences
+from client.delivery.comparison import scores as scores_of
+from client.delivery.model_card import Scores
+from client.evaluation.calibration import Reliability
 from client.evaluation.score_store import OwnScores, PatientScore
 from common.scores import DICE, DICE_VOLUME
 from common.statistics.intervals import case_interval
@@ -20,6 +23,10 @@ def of(*patients: tuple[float, ...]) -> OwnScores:
         for k, p in enumerate(patients, start=1)
     )
     return OwnScores(dice=0.0, iou=0.0, dice_volume=0.0, cleaned=False, patients=made)
+
+
+def scores(own: OwnScores, minimum_patients: int = 1) -> Scores:
+    return scores_of(own, minimum_patients=minimum_patients)
 
 
 def test_scores_are_means_over_slices_or_patients_as_they_are_called() -> None:
@@ -72,3 +79,26 @@ def test_no_interval_leaves_what_a_score_can_be() -> None:
     found = scores(of(*((10, 0.999 - 0.3 * (k == 0), 0.9, 0.9, 0.1 + 9.0 * (k == 0), 0.1) for k in range(7))))
     assert found.dice.high is not None and found.dice.high <= 100
     assert found.hd95_mm is not None and found.hd95_mm.low is not None and found.hd95_mm.low >= 0
+
+
+def test_a_calibration_error_is_the_mean_over_patients_and_its_curve_has_enough_of_them_in_each_bin() -> None:
+    rest = (0,) * 8
+    sums = [
+        Reliability((8, 2, *rest), (0.4, 0.3, *map(float, rest)), (0, 1, *rest)),  # 0.4 and 0.7 apart, of 10
+        Reliability((4, 0, *rest), (0.4, 0.0, *map(float, rest)), (0, 0, *rest)),  # 0.4 apart, of 4
+    ]
+    patients = [
+        PatientScore(number=k, slices=5, dice=0.9, iou=0.8, dice_volume=0.9, reliability=one)
+        for k, one in enumerate([*sums, None], start=1)
+    ]
+    own = OwnScores(dice=0.9, iou=0.8, dice_volume=0.9, cleaned=True, patients=tuple(patients))
+    found = scores(OwnScores.model_validate_json(own.model_dump_json()))
+    assert found.calibration_error is not None
+    assert found.calibration_error.mean == pytest.approx((11 + 10) / 2)
+    assert found.calibration_error.patients == 2, "one is of an earlier version"
+    low, high = found.reliability
+    assert (low.low, low.high, low.patients, high.patients) == (0, 10, 2, 1)
+    assert low.voxels == pytest.approx(90) and (high.probability, high.gland) == (pytest.approx(15), 50)
+    (low,) = scores(own, minimum_patients=2).reliability
+    assert low.high == 10
+    assert scores(of((5, 0.9, 0.8, 0.9))).calibration_error is None and not scores(of((5, 0.9, 0.8, 0.9))).reliability

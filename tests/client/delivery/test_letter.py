@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,6 +18,7 @@ from client.delivery.model_card_text import markdown
 from client.delivery.store import Arrival, Outcome
 from common.config.study import TrainingConfig
 from common.strategies import STRATEGIES, Strategy
+from tests.support.browser import CHROMIUM, WHY_NOT
 from tests.support.cards import card, figure, outcome, reference
 
 BETTER = outcome(Figure(mean=1.9, low=0.4, high=3.9, patients=6), (0.4, 0.9, 1.8, 2.2, 3.1, 3.9))
@@ -141,7 +143,14 @@ def test_the_rule_stands_in_every_letter(verdict: str) -> None:
 def test_page_and_text_say_the_same(verdict: str) -> None:
     written = letter(ALL[verdict])
     page, told = plain(html(written)), " ".join(text(written).split())
-    sentences = [written.heading, *written.reasons, *written.decided, written.below, *written.limits]
+    sentences = [
+        written.heading,
+        *written.reasons,
+        *written.calibration,
+        *written.decided,
+        written.below,
+        *written.limits,
+    ]
     for sentence in sentences:
         assert " ".join(sentence.split()) in page and " ".join(sentence.split()) in told
     for way, cells in written.rows:
@@ -229,6 +238,45 @@ def test_letter_and_card_have_a_line_for_the_zones_of_a_model_that_draws_them() 
     assert "It draws the peripheral zone and the central gland, which make up the prostate, on axial" in card_told
     assert "no zones" not in card_told and "It knows two zones" in card_told
     assert Card.model_validate_json(selected.model_dump_json()) == selected
+
+
+def test_the_letter_says_how_far_the_probabilities_can_be_believed() -> None:
+    written = letter(BETTER)
+    told = " ".join(text(written).split())
+    assert "the calibration error, is 8.6 (8.3 to 8.8) % with “B → C → A” and 11.5 (11.2 to 11.8) % with “A al" in told
+    assert "Where “B → C → A” gives 90 to 100 %, 90 % of the voxels are gland." in told
+    assert len(written.calibration) == 2 and len(letter(OWN).calibration) == 2
+    assert "8.6 (8.3 to 8.8) % with “A alone, longer”; 0 is" in " ".join(text(letter(OWN)).split())
+    scores = BETTER.selected.card.scores
+    assert scores is not None
+    unknown = card(scores=scores.model_copy(update={"calibration_error": None, "reliability": ()}))
+    without = letter(Outcome(Arrival(unknown, Path("x"), {}), None))
+    assert (without.calibration, without.curves) == ((), None)
+    for words in (html(without), text(without)):
+        assert "can be believed" not in words and "BE BELIEVED" not in words
+
+
+def test_each_bin_is_a_dot_as_far_right_as_its_probability_and_as_high_as_its_share_of_gland() -> None:
+    written = letter(BETTER)
+    curves, scores = written.curves, BETTER.selected.card.scores
+    assert curves is not None and scores is not None
+    assert [name for name, _ in curves.lines] == ["B → C → A", "A alone, longer"]
+    for (x, y), one in zip(curves.lines[0][1], scores.reliability, strict=True):
+        assert x / curves.size == pytest.approx(one.probability / 100, abs=1e-3)
+        assert 1 - y / curves.size == pytest.approx(one.gland / 100, abs=1e-3)
+    assert html(written).count('r="3"') == 18
+    assert "Below the dashed line a model is too sure of gland" in plain(html(written))
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason=WHY_NOT)
+@pytest.mark.parametrize("verdict", ["better", "not-whole"])
+def test_the_letter_is_printed_on_one_page(verdict: str, tmp_path: Path) -> None:
+    page, printed = tmp_path / "letter.html", tmp_path / "letter.pdf"
+    page.write_text(html(letter(ALL[verdict])), encoding="utf-8")
+    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'browser'}",
+               f"--print-to-pdf={printed}", "--no-pdf-header-footer", page.as_uri()]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    assert len(re.findall(rb"/Type /Page\b", printed.read_bytes())) == 1
 
 
 def test_synthetic_patients_are_called_so() -> None:

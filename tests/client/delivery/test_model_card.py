@@ -144,11 +144,30 @@ def test_what_was_forgotten_is_shown_where_it_was_measured() -> None:
     assert "| A | 91.4 | 75.0 | 70.5 |\n" in told
 
 
+def test_the_card_says_how_far_the_probabilities_can_be_believed() -> None:
+    told = flat(markdown(outcome(figure(1.5, 0.5), (1.5,) * 6).selected.card))
+    assert "The calibration error of this model is 8.6 (8.3 to 8.8) %, a mean over 6 test patients" in told
+    assert "Of “A alone” it is 11.5 (11.2 to 11.8) %. Of “A alone, longer” it is 11.5" in told
+    assert "at most 10 mm beyond the box around the experts' gland" in told
+    assert "| 30 to 40 | 36.0 | 30.5 | 10.0 | 6 | | 50 to 60 | 56.0 | 50.5 | 10.0 | 6 |" in told
+    assert "have no line" in told
+
+
+def test_a_card_of_a_version_without_calibration_says_that_none_is_known(tmp_path: Path) -> None:
+    content = json.loads(outcome(figure(1.0, 0.5), (1.0,) * 6).selected.card.model_dump_json())
+    for one in (content["scores"], *(reference["scores"] for reference in content["references"])):
+        del one["calibration_error"], one["reliability"]
+    path = tmp_path / "card.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    told = flat(markdown(load_card(path)))
+    assert "The calibration of its probabilities is not on record." in told and "calibration error" not in told
+
+
 def test_tables_hold_together() -> None:
     """A row has as many cells as its head, or a reader of Markdown shows no table."""
     told = markdown(outcome(figure(1.5, 0.5), (1.5,) * 6, forgetting=HOPS).selected.card).splitlines()
     tables = [k for k, line in enumerate(told) if line.startswith("| --- |")]
-    assert len(tables) == 3
+    assert len(tables) == 4
     for k in tables:
         cells = told[k].count("|")
         assert told[k - 1].count("|") == cells and told[k - 2] == ""

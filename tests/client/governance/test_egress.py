@@ -177,6 +177,9 @@ def test_weights_with_tensors_that_stay_are_blocked(site: SiteConfig, weights: W
         {"surface_patients": 2, "volume_patients": 2, "dice_middle": 0.5},
         {"dice_base": 0.5},
         {"thirds_patients": 2, "dice_base": 1.5},
+        {"calibration_error": 0.05},
+        {"calibration_patients": 3, "calibration_error": 0.05},
+        {"calibration_patients": 2, "calibration_error": 5.0},
     ],
 )
 def test_a_figure_that_only_some_patients_have_leaves_with_those_behind_it_alone(
@@ -235,6 +238,7 @@ def test_a_text_in_a_numbers_place_stays(site: SiteConfig, changes: dict[str, An
         score(surface_patients=1, hd95_mm=4.0, assd_mm=1.0),
         score(volume_patients=1, volume_error_ml=-4.0, absolute_volume_error_ml=4.0),
         score(thirds_patients=1, dice_apex=0.5, dice_middle=0.5, dice_base=0.5),
+        score(calibration_patients=1, calibration_error=0.05),
         description(test_patients=1),
         description(train_patients=(3, 1)),
         description(validation_patients=(1, 2)),

@@ -16,7 +16,7 @@ from client.training.fine_tune import Trained
 from common.digest import digest_of
 from common.model.weights import serialised
 from common.protocol.messages import EvaluateReply, FineTuneReply
-from common.scores import GLAND
+from common.scores import CALIBRATION, GLAND
 
 KEY, OTHER = "a" * 64, "b" * 64
 WEIGHTS = {"layer": torch.arange(6.0).reshape(2, 3), "seen": torch.tensor(3)}
@@ -147,14 +147,14 @@ def test_an_answer_of_an_earlier_version_reads_as_without_the_figures_that_it_do
     store.finish(EvaluateReply(study="c" * 64, key=KEY, state="done", dice=0.5, patients=3))
     path = store.folder / KEY / "reply.json"
     content = json.loads(path.read_bytes()[:-32])
-    for score in GLAND:
+    for score in (*GLAND, *CALIBRATION):
         del content[score.key]
-    del content["volume_patients"], content["thirds_patients"]
+    del content["volume_patients"], content["thirds_patients"], content["calibration_patients"]
     earlier = json.dumps(content).encode()
     path.write_bytes(earlier + hashlib.sha256(earlier).digest())
     found = store.reply(KEY, EvaluateReply)
     assert found is not None and found.dice == 0.5
-    assert (found.volume_patients, found.thirds_patients) == (0, 0), "not measured"
+    assert (found.volume_patients, found.thirds_patients, found.calibration_patients) == (0, 0, 0), "not measured"
 
 
 def test_a_finished_stage_needs_its_checkpoint_no_longer(store: StageStore) -> None:

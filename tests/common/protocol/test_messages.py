@@ -89,7 +89,7 @@ def evaluate_replies(draw: st.DrawFn) -> EvaluateReply:
         return EvaluateReply(study=draw(DIGEST), key=draw(DIGEST), state="needs-weights")
     numbers = draw(st.lists(COUNT, unique=True, max_size=6).map(tuple))
     patients = draw(COUNT)
-    volumes, thirds = draw(st.integers(0, patients)), draw(st.integers(0, patients))
+    volumes, thirds, calibrated = (draw(st.integers(0, patients)) for _ in range(3))
     return EvaluateReply(
         study=draw(DIGEST),
         key=draw(DIGEST),
@@ -104,6 +104,8 @@ def evaluate_replies(draw: st.DrawFn) -> EvaluateReply:
         volume_patients=volumes,
         **{key: draw(SHARE) for key in ("dice_apex", "dice_middle", "dice_base") if thirds},
         thirds_patients=thirds,
+        calibration_error=draw(SHARE) if calibrated else 0.0,
+        calibration_patients=calibrated,
         case_numbers=numbers,
         case_slices=draw(many(COUNT, len(numbers))),
         case_dices=draw(many(SHARE, len(numbers))),

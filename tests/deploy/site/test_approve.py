@@ -87,7 +87,7 @@ def test_what_runs_and_what_leaves_is_counted_in_plain_words(site: SiteConfig, s
     assert counted.estimates == 2 * 2
     assert "estimates 4 of batch normalisation's statistics, for weights from elsewhere" in text
     assert f"weights 12 times, once a training or estimate: {counted.tensors // 12} tensors of" in text
-    assert "errors of the gland's volume, and Dice of its apex, middle and base" in text
+    assert "errors of the gland's volume, Dice of its apex, middle and base, and how far the model's prob" in text
     assert "none of single patients." in text
     assert "To C, where others go on training from them: A → C." in text
     assert "Into averages with those of B and C (FedAvg)" in text

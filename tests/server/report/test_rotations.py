@@ -72,6 +72,7 @@ def recompute(parts: list[Json], row: Json) -> None:
         ("dice_volume", "patients"), ("hd95_mm", "surface_patients"), ("assd_mm", "surface_patients"),
         ("volume_error_ml", "volume_patients"), ("absolute_volume_error_ml", "volume_patients"),
         ("dice_apex", "thirds_patients"), ("dice_middle", "thirds_patients"), ("dice_base", "thirds_patients"),
+        ("calibration_error", "calibration_patients"),
     ):  # fmt: skip
         total = sum(one[number] for one in parts)
         mean = sum((one[name] or 0.0) * one[number] for one in parts) / total

@@ -48,7 +48,7 @@ def test_a_route_that_could_not_grow_is_called_a_growing_route(tmp_path: Path) -
     assert found == {"rows": set(), "parked": {"growing route to B"}}
 
 
-def test_figures_of_the_gland_are_in_the_units_shown_and_null_where_they_were_not_measured(tmp_path: Path) -> None:
+def test_figures_of_test_patients_alone_are_in_the_units_shown_and_null_where_not_measured(tmp_path: Path) -> None:
     unmeasured = dict.fromkeys(COUNTED, 0) | {s.key: 0.0 for scores in COUNTED.values() for s in scores}
 
     def change(site: str, order: WireMessage, answer: Answer) -> Answer:
@@ -62,11 +62,14 @@ def test_figures_of_the_gland_are_in_the_units_shown_and_null_where_they_were_no
     for row in rows:
         counts = (row["volume_patients"], row["thirds_patients"])
         figures = [row["volume_error_ml"], row["absolute_volume_error_ml"]]
+        calibration = (row["calibration_error"], row["calibration_patients"])
         thirds = [row["dice_apex"], row["dice_middle"], row["dice_base"]]
         if row["target"] == "B":
             assert counts == (0, 0) and figures + thirds == [None] * 5
+            assert calibration == (None, 0)
         else:
             share = row["dice"] / 100
             assert counts == (5, 4)
             assert figures == pytest.approx([-share, 2 * share], abs=1e-4)
             assert thirds == pytest.approx([100 * share / 8, 100 * share / 2, 100 * share / 4], abs=1e-5)
+            assert calibration == (pytest.approx(100 * share / 16, abs=1e-5), 5)
