@@ -15,7 +15,7 @@ from common.statistics.power import POWER, patients_for, smallest_gain
 from common.text import count, percent
 from server.report.networks import best_network
 from server.report.verdicts import measured_sd
-from server.results.schema import read_results
+from server.results.reading import read_results
 
 DEVIATION = 2.0
 """The standard deviation of paired differences where none was measured, in Dice points."""

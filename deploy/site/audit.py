@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from client.governance import approval, audit_log, egress
+from client.governance import approval, audit_log, egress, looks
 from client.site_config import load_site
 from common.errors import FaultsFound, RelayError
 from common.fingerprint import format_fingerprint, parse_fingerprint
@@ -32,7 +32,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class _Log:
-    """Hold a log of a site: the log of sent messages, or the log of approvals."""
+    """Hold a log of a site: of sent messages, of approvals, or of looks at test patients."""
 
     path: Path
     reading: audit_log.Reading
@@ -48,7 +48,7 @@ def audit(path: Path, *, verify: bool, study: str, noted: str, as_json: bool) ->
 
     Args:
         path: the site's file.
-        verify: check both audit logs line by line.
+        verify: check all audit logs line by line.
         study: a study file or digits of a hash: print only the messages of this study.
         noted: digits of a line's digest, noted elsewhere at an earlier audit; the log has to hold this line still.
         as_json: print JSON.
@@ -62,7 +62,10 @@ def audit(path: Path, *, verify: bool, study: str, noted: str, as_json: bool) ->
     """
     site = load_site(path)
     digits_noted = _digits_noted(noted)
-    logs = [_Log(file, audit_log.read(file)) for file in (site.private() / egress.LOG, site.private() / approval.LOG)]
+    logs = [
+        _Log(file, audit_log.read(file))
+        for file in (site.private() / name for name in (egress.LOG, approval.LOG, looks.LOG))
+    ]
     left = logs[0]
     records = [*approval.approvals(site, simulation=True), *approval.approvals(site, simulation=False)]
     names = {digest: record.name for record in records for digest in (*record.variants, record.study)}

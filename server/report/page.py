@@ -26,7 +26,8 @@ from server.report.table import routes_taken, whole_volumes
 from server.report.verdicts import verdicts
 from server.report.view import NetworkView
 from server.report.wording import capital, site_names
-from server.results.schema import Results, Row, read_results
+from server.results.reading import read_results
+from server.results.schema import Results, Row
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def _views(results: Results) -> tuple[list[NetworkView], list[NetworkView]]:
 
 def _contents(results: Results, view: NetworkView | None, *, several: bool, others: bool) -> Iterator[tuple[str, str]]:
     """Yield the page's sections: the name of the template's file, and the entry in the table of contents."""
-    if view and view.in_short:
+    if view and view.in_short.shown:
         yield "short", "In short"
     if results.parked:
         yield "unfinished", "Unfinished"
@@ -134,7 +135,7 @@ def render(results: Results, run: RecordedRun | None, study_toml: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    names = ("encoder_name", "figure", "full_name", "likely", "network_name", "probability", "signed")
+    names = ("encoder_name", "figure", "full_name", "likely", "network_name", "probability", "signed", "with_code")
     environment.filters.update({name: getattr(wording, name) for name in names})
     environment.filters.update(
         count=count, duration=duration, moment=moment, points=points, short_bytes=short_bytes, whole=whole

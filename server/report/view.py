@@ -25,7 +25,7 @@ from server.report.disagreements import disagreements
 from server.report.equivalence import findings
 from server.report.firmness import firmness
 from server.report.forest import Forest, forest
-from server.report.summary import in_short
+from server.report.summary import Summary, in_short
 from server.report.table import Comparison, comparison, notes
 from server.report.variance import Share, shares
 from server.report.wording import network_name, sequential_setting
@@ -115,8 +115,8 @@ class NetworkView:
         return any(cell.over_all for cell in self.table.cells)
 
     @cached_property
-    def in_short(self) -> list[str]:
-        """The sentences of the summary."""
+    def in_short(self) -> Summary:
+        """The summary."""
         return in_short(self.results, self.table, self.family)
 
     @cached_property

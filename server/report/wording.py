@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from markupsafe import Markup, escape
+
 from common import text
 from common.config.values import POOLED
 from common.networks.registry import NETWORKS
@@ -45,6 +47,14 @@ def signed(value: float | None, digits: int = 1) -> str:
 def probability(value: float | None) -> str:
     """Return a p value in short: "0.031", "< 0.001", or a dash for None."""
     return "–" if value is None else "< 0.001" if value < 0.001 else f"{value:.2g}"
+
+
+def with_code(sentence: str) -> Markup:
+    """Return a sentence as HTML, in which names between backticks are set as code."""
+    parts = [escape(part) for part in sentence.split("`")]
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if place % 2 else part for place, part in enumerate(parts)
+    )
 
 
 def likely(value: float) -> str:

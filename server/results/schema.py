@@ -671,15 +671,3 @@ def read_file(path: Path, model: type[Model]) -> Model:
         ) from error
     except ValueError as error:
         raise RelayError(f"{path} is no JSON ({error}): run the study again into the same folder.") from error
-
-
-def read_results(folder: Path) -> Results:
-    """Read the results of a study from its result folder.
-
-    Raises:
-        RelayError: the folder holds no results.json, or results.json cannot be read.
-    """
-    path = folder / "results.json"
-    if not path.is_file():
-        raise RelayError(f"{folder} holds no results.json: run the study to its end first, or name another folder.")
-    return read_file(path, Results)

@@ -76,7 +76,7 @@ def test_all_that_left_is_listed(path: Path, site: SiteConfig, capsys: pytest.Ca
     assert len(with_weights) == 3, "one training a study"
     assert f"{len(lines)} messages, 3 of them with weights" in text
     assert sum("a training's numbers and weights" in row for row in rows) == 3
-    assert f"{len(lines)} lines of egress.jsonl and 3 lines of approvals.jsonl are as they were written" in text
+    assert f"{len(lines)} lines of egress.jsonl, 3 lines of approvals.jsonl and 3 lines of looks.jsonl are as" in text
     told = json.loads(audited(path, capsys, as_json=True, verify=True))
     assert [{key: value for key, value in line.items() if key != "line"} for line in told["lines"]] == lines
     assert told["faults"] == []
@@ -93,7 +93,7 @@ def test_what_left_for_one_study_is_listed_alone(
     assert "Nothing has left." in audited(path, capsys, study="0" * 64)
 
 
-@pytest.mark.parametrize("log", ["egress.jsonl", "approvals.jsonl"])
+@pytest.mark.parametrize("log", ["egress.jsonl", "approvals.jsonl", "looks.jsonl"])
 @pytest.mark.parametrize("how", ["changed", "taken out", "cut off"])
 def test_a_log_that_was_touched_is_told(
     path: Path, site: SiteConfig, capsys: pytest.CaptureFixture[str], log: str, how: str

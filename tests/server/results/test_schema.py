@@ -9,7 +9,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from server.results.schema import Results, dump, read_results
+from server.results.reading import read_results
+from server.results.schema import Results, dump
 from tests.support.hospitals import REPO, small_study
 from tests.support.pages import put
 from tests.support.plausible import plausible

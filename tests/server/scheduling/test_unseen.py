@@ -15,8 +15,9 @@ from common.plan.graph import Best, Evaluate, FineTune, Node, ballot, parents_fi
 from common.protocol.messages import EvaluateOrder, FineTuneOrder, WireMessage
 from server.report.page import write_report
 from server.report.table import comparison, notes
+from server.results.reading import read_results
 from server.results.rows import results_of, write_json
-from server.results.schema import dump, read_results
+from server.results.schema import dump
 from server.scheduling.state import RunState
 from tests.support.fake_sites import Answer, FakeGrid, go, quick, study_of
 
