@@ -9,8 +9,8 @@ from pathlib import Path
 from common.errors import RelayError
 from server.results.schema import Results, Row, Stage, read_file
 
-ROUND = re.compile(r", round [0-9]+$")
-"""The end of a round's label, such as "FedAvg, round 4"."""
+ROUND = re.compile(r", round [0-9]+\b.*$")
+"""The end of a round's label, such as "FedAvg, round 4" or "FedAvg, round 1 of 3 epochs"."""
 
 
 def read_results(folder: Path) -> Results:

@@ -14,6 +14,7 @@ from tests.server.report.test_verdicts import GAINS, with_gains
 from tests.support.browser import CHROMIUM, WHY_NOT, browser
 from tests.support.pages import example, put
 
+KEPT = Path(__file__).parents[3] / "docs" / "results"
 WHERE = """
 (() => {
   const found = [];
@@ -53,6 +54,20 @@ def test_the_first_screen_holds_the_verdict_its_uncertainty_and_the_patients(
     for site, sentence in zip("ABC", told, strict=True):
         assert re.fullmatch(rf"At {site}, .* \(95 % interval \S+ to \S+; \d+ test patients\)\.", sentence)
         assert re.sub(r"\s+", " ", sentence) in re.sub(r"\s+", " ", text), text
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason=WHY_NOT)
+@pytest.mark.parametrize("screen", [(1280, 800), (390, 844)], ids=["a desk", "a telephone"])
+@pytest.mark.parametrize("name", ["prostate3t-five", "table3-synthetic"])
+def test_so_do_the_first_screens_of_the_kept_studies(tmp_path: Path, screen: tuple[int, int], name: str) -> None:
+    with browser((KEPT / name / "report.html").as_uri(), tmp_path / "browser", screen=screen) as evaluate:
+        text = re.sub(r"\s+", " ", evaluate(WHERE)[2])
+    results = read_results(KEPT / name)
+    told = verdicts(results)[: len(results.sites)]
+    assert len(told) == len({row.target for row in results.rows})
+    for sentence in told:
+        assert re.search(r"\((95 % interval \S+ to \S+; )?\d+ test patients(; an interval needs 6)?\)\.$", sentence)
+        assert re.sub(r"\s+", " ", sentence) in text, text
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason=WHY_NOT)
