@@ -153,6 +153,13 @@ def test_the_card_says_how_far_the_probabilities_can_be_believed() -> None:
     assert "have no line" in told
 
 
+def test_the_card_says_how_often_the_test_patients_have_been_looked_at() -> None:
+    told = flat(markdown(card(test_looks=7, test_studies=2)))
+    assert "The test patients of hospital A have been looked at 7 times: so many models, of 2 studies, were sc" in told
+    assert "looked at 1 time: so many models, of one study," in flat(markdown(card(test_looks=1, test_studies=1)))
+    assert "have been looked at" not in flat(markdown(card())), "it is not on record"
+
+
 def test_a_card_of_a_version_without_calibration_says_that_none_is_known(tmp_path: Path) -> None:
     content = json.loads(outcome(figure(1.0, 0.5), (1.0,) * 6).selected.card.model_dump_json())
     for one in (content["scores"], *(reference["scores"] for reference in content["references"])):
