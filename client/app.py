@@ -16,13 +16,15 @@ from flwr.clientapp import ClientApp
 
 from client.delivery.accept import take
 from client.governance.approval import approved
+from client.governance.commitments import bind_description
 from client.governance.egress import Handler, release, scrub
+from client.governance.released_sets import PatientSets
 from client.governance.site_lock import shared_lock
 from client.site_config import SiteConfig, load_site
 from client.site_log import open_site_log
 from client.stages.describe import describe_patients
-from client.stages.evaluate import answer_evaluate
-from client.stages.fine_tune import answer_fine_tune
+from client.stages.evaluate import answer_evaluate, sets_behind_scoring
+from client.stages.fine_tune import answer_fine_tune, sets_behind_training
 from client.stages.order import verify_delivery, verify_order
 from client.stages.store import StageStore
 from common.config.study import Study
@@ -58,7 +60,10 @@ def describe(message: Message, context: Context) -> Message:
     site = site_of(context)
     order, _ = from_record(message.content, Describe)
     study = approved(site, order.study)
-    return _answer(message, describe_patients(site, study), None, site=site, study=study)
+    description, behind = describe_patients(site, study)
+    if description.complete:
+        bind_description(site, study, description.fingerprint)
+    return _answer(message, description, None, site=site, study=study, behind=behind)
 
 
 @app.train(FINE_TUNE.partition(".")[2])
@@ -67,7 +72,8 @@ def fine_tune_stage(message: Message, context: Context) -> Message:
     site = site_of(context)
     order = verify_order(site, *from_record(message.content, FineTuneOrder), FineTune)
     reply, weights = answer_fine_tune(order, _store(site))
-    return _answer(message, reply, weights, site=site, study=order.study, stays=order.node.stays)
+    behind = sets_behind_training(order)
+    return _answer(message, reply, weights, site=site, study=order.study, stays=order.node.stays, behind=behind)
 
 
 @app.evaluate(EVALUATE.partition(".")[2])
@@ -75,7 +81,8 @@ def evaluate_stage(message: Message, context: Context) -> Message:
     """Score weights on this site's validation or test patients."""
     site = site_of(context)
     order = verify_order(site, *from_record(message.content, EvaluateOrder), Evaluate)
-    return _answer(message, answer_evaluate(order, _store(site)), None, site=site, study=order.study)
+    reply = answer_evaluate(order, _store(site))
+    return _answer(message, reply, None, site=site, study=order.study, behind=sets_behind_scoring(order))
 
 
 @app.query(DELIVER.partition(".")[2])
@@ -112,8 +119,16 @@ def _store(site: SiteConfig) -> StageStore:
 
 
 def _answer(
-    message: Message, answer: FromSite, weights: Weights | None, *, site: SiteConfig, study: Study, stays: Stays = ""
+    message: Message,
+    answer: FromSite,
+    weights: Weights | None,
+    *,
+    site: SiteConfig,
+    study: Study,
+    stays: Stays = "",
+    behind: PatientSets | None = None,
 ) -> Message:
     # The approval is checked again: if the site has left the study since the order arrived, nothing may leave.
     approved(site, study.digest)
-    return Message(release(answer, weights, site=site, model=study.model, stays=stays), reply_to=message)
+    record = release(answer, weights, site=site, model=study.model, stays=stays, behind=behind)
+    return Message(record, reply_to=message)

@@ -145,6 +145,11 @@ class SiteConfig(BaseModel):
     archive: ArchiveConfig | None = None
     """The query with which `relay site fetch` takes images and labels from a DICOMweb server. With it, images may be
     left out: the private folder then holds them."""
+    split_key: Literal["public", "site"] = "public"
+    """The key of the division into training, validation and test patients. "site": this site's secret, so that nobody
+    who knows the patients' names can work out who is in which; with another secret, such as on another machine, the
+    same patients are divided otherwise. "public": a key that everybody has, so that a study on one machine can be
+    repeated anywhere."""
     members: tuple[Path, ...] = ()
     """The site files of the sites united in the pooled site."""
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from client.data import layouts
+from client.data.site_key import split_key
 from client.data.slice_counts import SliceCounts, slices_an_epoch, total_of
-from client.data.splits import split
+from client.data.splits import Split, split
 from client.site_config import SiteConfig
 from common.config.study import Study
 from common.errors import BadPatient, RelayError
@@ -93,6 +94,15 @@ def count(site: SiteConfig, study: Study, *, progress: Callable[[int, int], None
     return Counted(counts, len(found.sources) + len(found.problems) - len(counts), persons)
 
 
+def divided_as(site: SiteConfig, counted: Counted, study: Study) -> Split:
+    """Return the division of a site's patients by a plain study.
+
+    Raises:
+        RelayError: there are too few patients for the study's folds.
+    """
+    return split(counted.slices, study.split, site=site.name, persons=counted.persons, key=split_key(site))
+
+
 def divide(site: SiteConfig, counted: Counted, study: Study) -> Survey:
     """Divide a site's patients as a plain study will, and count patients and slices of each part.
 
@@ -100,7 +110,7 @@ def divide(site: SiteConfig, counted: Counted, study: Study) -> Survey:
         RelayError: there are too few patients for the study's folds.
     """
     counts = counted.slices
-    divided = split(counts, study.split, site=site.name, persons=counted.persons)
+    divided = divided_as(site, counted, study)
     folds = range(study.split.folds)
 
     def trained(names: Iterable[str]) -> int:

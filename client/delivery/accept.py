@@ -31,6 +31,7 @@ from client.evaluation.ensemble import shown_fold
 from client.evaluation.score_store import OwnScores
 from client.evaluation.scoring import check_named
 from client.governance import looks
+from client.governance.rounding import as_it_leaves
 from client.preprocessing import cache
 from client.preprocessing.cohort import Cohort
 from client.site_config import SiteConfig
@@ -69,6 +70,7 @@ from common.scores import DICE_VOLUME, Score, deciding
 class _Known:
     """The site's records on every row of the plan that may be delivered here, in the plan's order."""
 
+    site: SiteConfig
     score: Score
     """The score by which the study selects."""
     rows: tuple[PlannedRow, ...]
@@ -88,7 +90,7 @@ class _Known:
             elif scores is None:
                 return None
             else:
-                found.append(scores.value(self.score))
+                found.append(as_it_leaves(self.site, scores.value(self.score)))
         return found
 
 
@@ -183,6 +185,7 @@ def _known(
 
     pairs = list(zip(rows, delivery.models, strict=True))
     return _Known(
+        site=site,
         score=deciding(study.training.slices),
         rows=tuple(rows),
         left_out=frozenset(delivery.left_out),
@@ -257,7 +260,7 @@ def _alone(known: _Known) -> Iterator[tuple[str, int]]:
     for method in dict.fromkeys(row.method for row in known.rows if method_of(row.method).alone):
         places = [place for place, row in enumerate(known.rows) if row.method == method and place not in known.left_out]
         found = [known.validation[place] for place in places]
-        dices = [scores.value(known.score) for scores in found if scores is not None]
+        dices = [as_it_leaves(known.site, scores.value(known.score)) for scores in found if scores is not None]
         if len(dices) == len(places) and (best := select([known.rows[place] for place in places], dices)) is not None:
             yield method, places[best]
 

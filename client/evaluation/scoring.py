@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from client.data.site_key import site_key
 from client.evaluation.evaluate import (
     CaseScore,
     Probabilities,
@@ -18,7 +19,7 @@ from client.evaluation.evaluate import (
     volume_mean,
 )
 from client.preprocessing.cohort import Cohort
-from client.preprocessing.pipeline import Record, site_key
+from client.preprocessing.pipeline import Record
 from client.site_config import SiteConfig
 from client.training.batches import MeanStd, with_neighbours
 from client.training.device import Device

@@ -22,6 +22,7 @@ from common.protocol.refusals import Refusal, Refused
 
 CHOICES = "choices.json"
 CENSUS = "census.json"
+DESCRIBED = "described"
 RESTARTED = ".restarted"
 """The end of the name of the file with a stage's restart token."""
 
@@ -97,6 +98,29 @@ def pin_census(site: SiteConfig, study: Study, census: Census) -> None:
         write_atomically(path, json.dumps(counts).encode(), durable=True)
     elif pinned != counts:
         raise Refused(Refusal.ANSWERED)
+
+
+def bind_description(site: SiteConfig, study: Study, fingerprint: str) -> None:
+    """Bind a study to the data of its first description.
+
+    Two descriptions of data that differ in one patient tell of this patient. Who wants to go on with changed data
+    approves the study again, and learns what that means.
+
+    Args:
+        site: this site.
+        study: the plain study.
+        fingerprint: the fingerprint of the data, and of the secret that divides them.
+
+    Raises:
+        Refused: the study was described with other data before.
+    """
+    path = answered_folder(site, study.digest) / DESCRIBED
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, fingerprint.encode(), durable=True)
+    elif path.read_bytes() != fingerprint.encode():
+        log.warning("The data have changed since this study was described; relay site approve --again goes on.")
+        raise Refused(Refusal.DATA_CHANGED)
 
 
 def bind_stage(site: SiteConfig, study: Study, node: Node, key: str) -> None:

@@ -18,7 +18,9 @@ from typing import Any
 import torch
 from flwr.app import Context, Message, RecordDict
 
-from client.governance import audit_log
+from client.governance import audit_log, released_sets
+from client.governance.released_sets import PatientSets
+from client.governance.rounding import rounded
 from client.governance.simulation_mode import in_simulation_mode
 from client.site_config import SiteConfig
 from common.config.model import ModelConfig
@@ -39,9 +41,17 @@ log = logging.getLogger("relay.site")
 
 
 def release(
-    answer: FromSite, weights: Weights | None, *, site: SiteConfig, model: ModelConfig, stays: Stays = ""
+    answer: FromSite,
+    weights: Weights | None,
+    *,
+    site: SiteConfig,
+    model: ModelConfig,
+    stays: Stays = "",
+    behind: PatientSets | None = None,
 ) -> RecordDict:
     """Check a reply against the site's limits, log the reply, and return the record to send.
+
+    Figures leave rounded, where the site's file asks for several patients behind a number.
 
     Args:
         answer: the reply.
@@ -50,6 +60,7 @@ def release(
         model: the study's network, which the weights must fit.
         stays: which tensors of the stage's result stay at the site, by the site's own plan; weights that hold one of
             them are blocked.
+        behind: the sets of patients behind the numbers of the reply; None for a reply without numbers of patients.
 
     Raises:
         Refused: the reply may not leave; no part of the reply leaves.
@@ -80,6 +91,9 @@ def release(
     if isinstance(answer, FineTuneReply | EvaluateReply) and answer.case_numbers and not site.patient_scores:
         log.error("Blocked at the door: scores of single patients, which the site's file does not permit.")
         raise Refused(Refusal.BLOCKED)
+    if behind is not None:
+        released_sets.admit(site, behind, study=answer.study)
+    answer = rounded(answer, site)
     record = to_record(answer, weights)
     _note(answer, weights, site.private() / LOG)
     return record

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from client.data.site_key import split_key
 from client.data.splits import Split, split, unite
 from client.preprocessing.pipeline import Record
 from client.site_config import SiteConfig
@@ -31,6 +32,11 @@ class Cohort:
         return [self.records[name] for name in self.split.test]
 
 
+def persons_of(cohort: Cohort) -> dict[str, str]:
+    """Return the person of each patient who is one of several visits; the patients of pooled data by site and name."""
+    return {name: f"{record.site}/{record.person}" for name, record in cohort.records.items() if record.person}
+
+
 def gather(records: Iterable[Record], site: SiteConfig, part: SplitConfig) -> Cohort:
     """Return the cohort of a site; the pooled site unites its members' own splits.
 
@@ -44,14 +50,14 @@ def gather(records: Iterable[Record], site: SiteConfig, part: SplitConfig) -> Co
     """
     by_name = {record.patient: record for record in records}
 
-    def split_of(name: str, persons: dict[str, str]) -> Split:
-        return split(persons, part, site=name, persons=persons)
+    def split_of(plain: SiteConfig, persons: dict[str, str]) -> Split:
+        return split(persons, part, site=plain.name, persons=persons, key=split_key(plain))
 
     if not site.pooled:
-        return Cohort(by_name, split_of(site.name, {name: record.person for name, record in by_name.items()}))
+        return Cohort(by_name, split_of(site, {name: record.person for name, record in by_name.items()}))
     members = {
         member.name: split_of(
-            member.name,
+            member,
             {
                 name.removeprefix(f"{member.name}/"): record.person
                 for name, record in by_name.items()

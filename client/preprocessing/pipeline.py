@@ -13,12 +13,10 @@ from __future__ import annotations
 import json
 import math
 import os
-import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -282,26 +280,6 @@ def fingerprint(records: Iterable[Record], key: bytes) -> str:
     # Which patients are visits of one person decides on the split, and so on every result.
     visits = sorted((record.patient, record.person) for record in known if record.person)
     return keyed_digest(key, json.dumps([pairs, visits] if visits else pairs).encode())
-
-
-def site_key(site: SiteConfig) -> bytes:
-    """Return the site's secret, 32 bytes, created once and stored in the site's private folder with mode 0600.
-
-    Raises:
-        RelayError: the file of the secret is damaged.
-    """
-    path = site.private() / "site.key"
-    if not path.exists():
-        fresh = path.with_name(f".site.key-{secrets.token_hex(8)}")
-        cache.write_bytes(fresh, secrets.token_bytes(32))
-        # A link never replaces the key that another process may have created first.
-        with suppress(FileExistsError):
-            os.link(fresh, path)
-        fresh.unlink()
-    key = path.read_bytes()
-    if len(key) != 32:
-        raise RelayError(f"The site's key {path} is damaged; remove it, and a new one is made.")
-    return key
 
 
 def _work(

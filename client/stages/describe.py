@@ -9,18 +9,26 @@ from statistics import fmean
 import torch
 
 from client import progress
+from client.data.site_key import site_key, split_key
 from client.data.slice_counts import slices_an_epoch
-from client.preprocessing.cohort import Cohort, gather
-from client.preprocessing.pipeline import Prepared, Record, fingerprint, prepare, site_key
+from client.governance.released_sets import PatientSets, sets_behind_description
+from client.preprocessing.cohort import Cohort, gather, persons_of
+from client.preprocessing.pipeline import Prepared, Record, fingerprint, prepare
 from client.site_config import SiteConfig
 from client.training.device import choose_device
 from common.config.study import Study
+from common.digest import keyed_digest
 from common.plan.stage_key import ExecutionEnvironment
 from common.protocol.messages import Description
 
 
-def describe_patients(site: SiteConfig, study: Study) -> Description:
+def describe_patients(site: SiteConfig, study: Study) -> tuple[Description, PatientSets]:
     """Prepare the site's patients, for one leg at most, and count them once all are prepared.
+
+    Of patients left out or cut off, a number that would tell of fewer patients than the site's file allows is 0.
+
+    Returns:
+        The description, and the sets of patients behind its numbers; none while patients are being prepared.
 
     Raises:
         RelayError: the data are unusable, or there are too few patients for the study's folds.
@@ -36,25 +44,33 @@ def describe_patients(site: SiteConfig, study: Study) -> Description:
         cores=cores,
     )
     if prepared.done < prepared.total:
-        return Description(study=study.digest, site=site.name, patients_found=prepared.total, prepared=prepared.done)
+        # Rounded down, so that the number of patients found does not tell how many of them are left out in the end.
+        fewest = site.minimum_patients
+        found, done = max(prepared.total // fewest * fewest, min(prepared.total, fewest)), prepared.done
+        progress_alone = Description(
+            study=study.digest, site=site.name, patients_found=found, prepared=min(done // fewest * fewest, found - 1)
+        )
+        return progress_alone, PatientSets()
     cohort = gather(prepared.records, site, study.split)
     folds = range(study.split.folds)
-    # A smaller number would single out patients, by two studies whose grids differ a little.
     cut, zoned = (sum(getattr(record, kind) for record in cohort.records.values()) for kind in ("cut", "zoned"))
-    return Description.model_validate(
+    left_out = prepared.left_out if prepared.left_out >= site.minimum_patients else 0
+    description = Description.model_validate(
         {
             "study": study.digest,
             "site": site.name,
-            "patients_found": prepared.total,
-            "prepared": prepared.done,
-            "left_out": prepared.left_out,
+            "patients_found": len(cohort.records) + left_out,
+            "prepared": len(cohort.records) + left_out,
+            "left_out": left_out,
             "patients": len(cohort.records),
             "test_patients": len(cohort.test()),
             "slices": count_selected(list(cohort.records.values())),
             "test_slices": count_selected(cohort.test()),
             "below": sum(record.below for record in cohort.records.values()),
-            "cut_patients": cut if cut >= site.minimum_patients else 0,
-            "zoned_patients": (zoned if zoned >= site.minimum_patients else 0) if study.model.segments.zones else None,
+            "cut_patients": cut if is_enough(site, cut, len(cohort.records)) else 0,
+            "zoned_patients": (zoned if is_enough(site, zoned, len(cohort.records)) else 0)
+            if study.model.segments.zones
+            else None,
             "ceiling": round(fmean(record.ceiling for record in cohort.records.values()), 3),
             "train_slices": train_slices(cohort, study),
             "train_patients": tuple(len(cohort.train(fold)) for fold in folds),
@@ -62,17 +78,30 @@ def describe_patients(site: SiteConfig, study: Study) -> Description:
             **asdict(execution_environment(site, study, prepared)),
         }
     )
+    return description, sets_behind_description(cohort.split, persons_of(cohort))
+
+
+def is_enough(site: SiteConfig, some: int, of: int) -> bool:
+    """Return whether a site's file allows to tell that some of its patients have a property, and the others not."""
+    return some >= site.minimum_patients and (some == of or of - some >= site.minimum_patients)
 
 
 def execution_environment(site: SiteConfig, study: Study, prepared: Prepared) -> ExecutionEnvironment:
     """Return the site's properties that determine a result besides the study: data, torch, device and precision."""
     device = choose_device(site.device, study.training.precision)
     return ExecutionEnvironment(
-        fingerprint=fingerprint(prepared.records, site_key(site)),
+        fingerprint=_fingerprint(site, prepared),
         torch=torch.__version__,
         device=device.kind,
         precision=device.precision,
     )
+
+
+def _fingerprint(site: SiteConfig, prepared: Prepared) -> str:
+    """Return the fingerprint of the data, and of a secret by which they are divided."""
+    data, key = fingerprint(prepared.records, site_key(site)), site_key(site)
+    divided_by = [split_key(plain) for plain in (site.member_sites() or (site,))]
+    return keyed_digest(key, b"".join([data.encode(), *divided_by])) if any(divided_by) else data
 
 
 def train_slices(cohort: Cohort, study: Study) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Iterator, Sequence
 
@@ -11,9 +12,12 @@ from client.evaluation.ensemble import Incomplete, MeanProbabilities, shown_fold
 from client.evaluation.evaluate import CaseScore, Example, Probabilities, evaluate, slice_mean, volume_mean
 from client.evaluation.gallery import add_to_page
 from client.evaluation.scoring import case_numbers, network_of, predictions, validated
-from client.governance import looks
+from client.governance import looks, released_sets
+from client.governance.released_sets import PatientSets
+from client.preprocessing.cohort import persons_of
 from client.preprocessing.pipeline import Record
 from client.stages.cases import case_fields, permitted
+from client.stages.describe import is_enough
 from client.stages.order import VerifiedOrder
 from client.stages.store import StageStore, intact
 from client.training.batches import statistics
@@ -49,6 +53,14 @@ def answer_evaluate(order: VerifiedOrder[Evaluate], store: StageStore) -> Evalua
     shutil.rmtree(store.beside(order.key), ignore_errors=True)
     store.forget(order.acknowledged)
     return permitted(reply, order.site)
+
+
+def sets_behind_scoring(order: VerifiedOrder[Evaluate]) -> PatientSets:
+    """Return the set of patients behind the numbers of a scoring."""
+    split = order.cohort.split
+    folds = (split.validation[fold] for fold in validation_folds(order.node))
+    scored = split.test if order.node.split == "test" else itertools.chain.from_iterable(folds)
+    return PatientSets((frozenset(scored),), persons_of(order.cohort))
 
 
 def _single_model(order: VerifiedOrder[Evaluate], store: StageStore) -> Probabilities | int:
@@ -159,10 +171,25 @@ def _reply(
             "patients": len(scores),
             "slices": sum(score.slices for score in scores),
             **unmeasured(order.study.model.segments),
-            **(counted_means(scores, minimum_patients=order.site.minimum_patients) if tested else {}),
+            **(_counted(order, scores) if tested else {}),
             **case_fields(scores, numbers),
         }
     )
+
+
+def _counted(order: VerifiedOrder[Evaluate], scores: Sequence[CaseScore]) -> dict[str, float | int]:
+    """Return the means over those test patients who have a value; without those that would tell of too few patients.
+
+    Which patients have a value depends on the model, and so on who made it.
+    """
+
+    def may_leave(measured: frozenset[str]) -> bool:
+        if not is_enough(order.site, len(measured), len(scores)):
+            return False
+        behind = PatientSets((measured,), persons_of(order.cohort))
+        return released_sets.admitted(order.site, behind, study=order.study.digest)
+
+    return counted_means(scores, may_leave)
 
 
 def validation_key(order: VerifiedOrder[Evaluate]) -> str:

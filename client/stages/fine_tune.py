@@ -11,6 +11,8 @@ from client.evaluation.evaluate import slice_mean, volume_mean
 from client.evaluation.scoring import case_numbers, network_of, predictions, validated
 from client.governance.approval import approved
 from client.governance.commitments import bind_restart
+from client.governance.released_sets import PatientSets
+from client.preprocessing.cohort import persons_of
 from client.stages.cases import case_fields, permitted
 from client.stages.describe import trained_slices
 from client.stages.order import VerifiedOrder
@@ -20,6 +22,7 @@ from client.training.batches import standardised_slices, statistics
 from client.training.collapse import against_received
 from client.training.device import choose_device
 from client.training.fine_tune import Trained, fine_tune, re_estimated
+from client.training.received import check_received
 from common.model.network import declared, staying_names
 from common.model.weights import Weights
 from common.plan.graph import Evaluate, FineTune, Start, visit_of
@@ -74,6 +77,8 @@ def _train(
         standardised_slices(validation, mean_std, study.training, neighbours=neighbours, target=target),
     )
     trained = resume
+    if resume is None and node.trains and not isinstance(node.parent, Start):
+        check_received(network, slices[1], training=study.training, device=device)
     legs_end = began + study.training.leg_minutes * 60
     if not node.trains:
         trained = re_estimated(network, slices[0], device)
@@ -133,6 +138,13 @@ def _train(
     )
     store.finish(reply)
     return permitted(reply, site), leaving or None
+
+
+def sets_behind_training(order: VerifiedOrder[FineTune]) -> PatientSets:
+    """Return the sets of patients behind the numbers of a training: those trained on and those who validate."""
+    node, split = order.node, order.cohort.split
+    parts = (frozenset(split.train(node.fold, node.share)), frozenset(split.validation[node.fold]))
+    return PatientSets(parts, persons_of(order.cohort))
 
 
 def _own(order: VerifiedOrder[FineTune]) -> OwnTensors:

@@ -233,6 +233,10 @@ class Study(Config):
     equivalence_margin: float = Field(default=1.0, gt=0, le=100, exclude_if=lambda margin: margin == 1.0)
     """Dice points. Report and letter call two methods practically the same where it is shown that they differ by no
     more than this, and a method non-inferior where it is shown to be worse by no more than this."""
+    largest_step: float = Field(default=20.0, ge=0, le=1e6, exclude_if=lambda largest: largest == 20.0)
+    """How far a training may step away from the weights that it was given: the norm of the change of all parameters, in
+    multiples of the norm of the parameters given (plus 1). A hospital's result beyond it is refused. A training comes
+    to a few multiples at most; who sends wrong weights on purpose shifts a model by no more than this. 0: no bound."""
     model: ModelConfig = ModelConfig()
     models: ModelsConfig = ModelsConfig()
     preprocessing: PreprocessingConfig = PreprocessingConfig()

@@ -28,6 +28,8 @@ class Refusal(IntEnum):
     BEYOND_APPROVAL = 1015
     OWN_TENSORS_GONE = 1016
     RESTARTED = 1017
+    COMBINED = 1018
+    UNFIT_START = 1019
 
     @property
     def code(self) -> str:
@@ -54,6 +56,8 @@ REFUSALS: dict[Refusal, str] = {
     Refusal.BEYOND_APPROVAL: "another site has more training slices than the site's approval of the study allows for",
     Refusal.OWN_TENSORS_GONE: "the tensors that stayed at the site are gone or damaged; run the study in a new folder",
     Refusal.RESTARTED: "the site has begun this stage anew once already; approve the study there again",
+    Refusal.COMBINED: "with the numbers that left the site before, these would tell of fewer patients than it allows",
+    Refusal.UNFIT_START: "the weights that it was given do not work there: their loss is not finite, or above 1000",
 }
 """The fixed text of each refusal."""
 

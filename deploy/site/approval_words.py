@@ -285,6 +285,32 @@ def _holds(site: SiteConfig, surveys: Sequence[Survey], others: Sequence[str], l
         f"Nothing leaves that stands for fewer than {count(site.minimum_patients, 'patient')} (minimum_patients in the"
         f" site file); the smallest split here has {fewest}."
     )
+    yield from _protected(site)
+
+
+def _protected(site: SiteConfig) -> Iterator[str]:
+    """Yield sentences about what the numbers of all splits together give away, and what they do not."""
+    if site.minimum_patients > 1:
+        secret = site.split_key == "site"
+        yield (
+            f"Nor may {'sums and differences of numbers' if secret else 'numbers'} that left, in this study and all"
+            " before it, tell of fewer together: this site keeps a record of the patients behind each number, and"
+            " refuses an answer that would. Numbers leave rounded. Not covered: what weights give away, and changes in"
+            f" the data of fewer than {site.minimum_patients} patients, of which the numbers before and after (--again)"
+            " tell."
+        )
+    else:
+        yield (
+            "minimum_patients is 1: sums and differences of the numbers of repeats, folds and studies may tell of"
+            " single patients. With 2 or more, this site would refuse such answers."
+        )
+    if site.split_key == "site":
+        yield "Who is trained on, validates and is tested is decided with a secret of this site (split_key)."
+    else:
+        yield (
+            "Who is trained on, validates and is tested can be worked out by anybody who knows the patients' names in"
+            ' the files, such as Case00; split_key = "site" in the site file keeps it secret.'
+        )
 
 
 def _compared(then: Disclosure | None, now: Disclosure) -> Iterator[tuple[str, int, int]]:

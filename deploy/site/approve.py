@@ -7,11 +7,12 @@ import sys
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from client.data.survey import Survey, divide
+from client.data.survey import Counted, Survey, divide, divided_as
 from client.data.survey import count as count_patients
 from client.governance import audit_log, egress
 from client.governance.approval import Approval, approvals, approve, leave, study_of
 from client.governance.disclosure import disclosure_of, onward_of
+from client.governance.released_sets import PatientSets, released, sets_behind_description, too_few_together
 from client.site_config import SiteConfig
 from common.config.study import Study, load_study
 from common.errors import RelayError
@@ -59,8 +60,10 @@ def approve_study(
     """
     _check(site, study)
     compare(study.digest, heard)
-    surveys = _surveyed(site, study)
+    counted = _counted(site, study)
+    surveys = [divide(site, counted, variant) for variant in study.variants]
     _check_minimum(site, surveys)
+    _check_together(site, study, counted)
     disclosure = disclosure_of(
         site.name, study, surveys, largest_elsewhere=largest_elsewhere, patient_scores=site.patient_scores
     )
@@ -215,8 +218,8 @@ def _check(site: SiteConfig, study: Study) -> None:
         check_network(model, study.preprocessing.pixels)
 
 
-def _surveyed(site: SiteConfig, study: Study) -> list[Survey]:
-    """Read the site's patients once, and return how each variant of the study divides them."""
+def _counted(site: SiteConfig, study: Study) -> Counted:
+    """Read the site's patients once, and count their slices."""
     with bar(f"Counting the slices of site {site.name}", unit="patients", stream=sys.stderr) as progress:
         counted = count_patients(site, study, progress=progress)
     if counted.left_out and site.bad_patients == "stop":
@@ -224,7 +227,7 @@ def _surveyed(site: SiteConfig, study: Study) -> list[Survey]:
             f"Site {site.name} has {counted.left_out} patients that cannot be used, and its file says to stop at such"
             ' (bad_patients = "stop"); relay site check says what is wrong with them.'
         )
-    return [divide(site, counted, variant) for variant in study.variants]
+    return counted
 
 
 def _check_minimum(site: SiteConfig, surveys: list[Survey]) -> None:
@@ -240,6 +243,27 @@ def _check_minimum(site: SiteConfig, surveys: list[Survey]) -> None:
                     f" {survey.patients} patients, and minimum_patients = {site.minimum_patients} in the site file"
                     " lets no number of so few leave; ask the coordinator for fewer folds, or for larger splits."
                 )
+
+
+def _check_together(site: SiteConfig, study: Study, counted: Counted) -> None:
+    """Refuse a study whose numbers, with all that left before, would tell of fewer patients than the site allows."""
+    if site.minimum_patients <= 1:
+        return
+    persons = {name: f"{site.name}/{person}" for name, person in counted.persons.items() if person}
+    asked = PatientSets()
+    for variant in study.variants:
+        divided, folds = divided_as(site, counted, variant), range(variant.split.folds)
+        asked |= sets_behind_description(divided, persons)
+        shares = [frozenset(divided.train(fold, share)) for share in variant.methods.parts for fold in folds]
+        asked |= PatientSets(tuple(shares), persons)
+    if too_few_together(site, released(site), asked):
+        several = f" in its {len(study.variants)} variants" if len(study.variants) > 1 else ""
+        or_secret = ', or set split_key = "site" in the site file' if site.split_key == "public" else ""
+        raise RelayError(
+            f"Not approved: the numbers of this study{several}, together with all that left site {site.name} before,"
+            f" would tell of fewer than {site.minimum_patients} patients (minimum_patients in the site file); ask the"
+            f" coordinator for fewer repeats, rotations, shares or folds{or_secret}."
+        )
 
 
 def sent(site: SiteConfig, digests: Collection[str] | None = None) -> str:

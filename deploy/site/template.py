@@ -28,8 +28,9 @@ FIRST_VALUES = {
     "roi": "prostate",
     "spacing_mm": [3.0, 0.5, 0.5],
     "orientation": "LPS",
+    "split_key": "site",
 }
-"""Values of a new file for keys whose default cannot stay or explains nothing."""
+"""Values of a new file for keys whose default cannot stay, explains nothing, or is meant for simulations."""
 LEFT_OUT = ("masks", "patient", "labels", "mask_threshold", "roi", "spacing_mm", "orientation")
 """Keys unneeded at most sites, and therefore written as comments."""
 

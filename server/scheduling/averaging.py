@@ -12,7 +12,7 @@ from server import server_optimizer
 from server.aggregation import LEAST, Contribution, aggregate
 from server.ledger.ledger import Ledger, StageRecord
 from server.scheduling.absence import absence_text, absent_from
-from server.scheduling.state import RunState, parts_of
+from server.scheduling.state import RunState, parts_of, slices_described
 from server.transport.outcomes import Parked
 
 
@@ -28,9 +28,9 @@ def average(node: Average, state: RunState, ledger: Ledger) -> StageRecord:
         there = f"only {', '.join(parts)} was" if parts else "nobody was"
         raise Parked(f"{absence_text(absent_from(node, state.skipped))}; {there} left to average")
     parent = ledger.checked(state.records[node.parts[0].parent].models[0])
-    given = {
-        site: Contribution(ledger.checked(record.models[0]), record.train_slices) for site, record in parts.items()
-    }
+    # The weight of a part is what its site described before the first training, and not what came with the weights.
+    described = slices_described(node, state.descriptions)
+    given = {site: Contribution(ledger.checked(record.models[0]), described[site]) for site, record in parts.items()}
     without = staying_names(state.study.model, node.parts[0].stays)
     average_of = partial(aggregate, node.strategy, given, expected=frozenset(parts), parent=parent, without=without)
     moments: Weights = {}

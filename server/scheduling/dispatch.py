@@ -11,15 +11,17 @@ from dataclasses import dataclass
 from common.errors import RelayError
 from common.model.network import staying_names
 from common.model.weights import UnfitWeights, Weights, check_fit
-from common.plan.graph import Evaluate, FineTune
+from common.plan.graph import Average, Best, Completed, Evaluate, FineTune
 from common.protocol.messages import EvaluateOrder, FineTuneOrder, FineTuneReply
+from common.text import listed
 from server.ledger.ledger import Ledger, StageRecord
 from server.ledger.records import of_scores, of_training
 from server.scheduling.collapse import check_not_collapsed
+from server.scheduling.largest_step import check_step
 from server.scheduling.state import RunState
 from server.scheduling.weight_owners import WeightOwners
 from server.scheduling.work import Work
-from server.transport.outcomes import Parked, RejectedWeights, TrainingFailed
+from server.transport.outcomes import Parked, RejectedWeights, TrainingFailed, UnfitStart
 from server.transport.site_channel import SiteChannel, Traffic
 
 log = logging.getLogger("relay.coordinator")
@@ -50,6 +52,8 @@ class Dispatcher:
                 channel.acknowledge(record.key, record.weights)
             self.traffic.seconds[record.key] = time.monotonic() - began
             return record
+        except UnfitStart as refused:
+            return Parked(f"{refused}; they came from {self._sender(node)}")
         except Parked as parked:
             return parked
         except RelayError as error:  # such as damaged weights or a full disk
@@ -97,6 +101,8 @@ class Dispatcher:
             order, lambda: self.ledger.file(file), observe, brings=node.stays != "everything"
         )
         self._check(node, reply, weights)
+        if weights is not None and node.trains:
+            check_step(weights, self.ledger.checked(file), self.state.study.largest_step)
         if weights is not None:
             self.owners.add(node, (reply.weights,))
             digest = self.ledger.put_weights(weights)
@@ -104,6 +110,22 @@ class Dispatcher:
                 self.owners.replace(node, named=reply.weights, came=digest)
                 raise RejectedWeights("its weights are not those that it named; they changed on the way")
         return of_training(node, reply, parent=file)
+
+    def _sender(self, node: FineTune | Evaluate) -> str:
+        """Return who made the weights of a stage's order, in words."""
+        given = node.parent if isinstance(node, FineTune) else node.weights
+        digest = self.state.records[given].weights
+        while isinstance(given, Best | Completed):
+            if isinstance(given, Completed):
+                given = given.weights
+            else:
+                known = [one for one in given.candidates if one in self.state.records]
+                given = next((one for one in known if self.state.records[one].weights == digest), given.candidates[0])
+        if isinstance(given, FineTune):
+            return f"site {given.site}"
+        if isinstance(given, Average):
+            return f"the average of {listed([part.site for part in given.parts])}"
+        return "the coordinator"
 
     def _check(self, node: FineTune, reply: FineTuneReply, weights: Weights | None) -> None:
         """Check a reply and its weights.

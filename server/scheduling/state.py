@@ -65,6 +65,14 @@ def parts_of(node: Average, known: Records) -> dict[str, StageRecord]:
     return {names[part]: known[part] for part in node.parts if known[part].kind != "absent"}
 
 
+def slices_described(node: Average, descriptions: Mapping[str, Description]) -> dict[str, int]:
+    """Return the training slices behind each part of a round by site, of a soup's by route, as the sites described."""
+    return {
+        way_of(part) if isinstance(node, Soup) else part.site: descriptions[part.site].train_slices[part.fold]
+        for part in node.parts
+    }
+
+
 def _is_in_a_round(node: Node) -> bool:
     """Return whether a node is an average, or a later round's training: the next of a chain that changes places."""
     later = isinstance(node, FineTune) and node.schedule.first > 0 and node.schedule.keep == "last"

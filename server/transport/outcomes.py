@@ -28,6 +28,10 @@ class RefusedBySite(Parked):
     """The site refused the order, also in every repetition of the order."""
 
 
+class UnfitStart(RefusedBySite):
+    """The site refused the weights that it was given; whoever made them is at fault, and not the site."""
+
+
 class RejectedWeights(Exception):
     """The coordinator rejects a result; the text gives the reason, and the stage may be ordered once more."""
 

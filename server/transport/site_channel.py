@@ -37,7 +37,7 @@ from common.protocol.refusals import Refusal, refusal_text
 from common.text import duration
 from server.progress.events import Event, Observer
 from server.transport.discovery import is_online
-from server.transport.outcomes import Absent, Parked, RefusedBySite, TrainingFailed
+from server.transport.outcomes import Absent, Parked, RefusedBySite, TrainingFailed, UnfitStart
 from server.transport.retry import retry_on_server_error
 
 log = logging.getLogger("relay.coordinator")
@@ -62,6 +62,7 @@ FINAL = frozenset(
         Refusal.BEYOND_APPROVAL,
         Refusal.OWN_TENSORS_GONE,
         Refusal.RESTARTED,
+        Refusal.COMBINED,
     )
 )
 """Refusals for which another try is useless."""
@@ -344,7 +345,8 @@ class SiteChannel:
         Raises:
             TrainingFailed: the training diverged.
             Absent: the site is away for longer than `patience`, or has left the study.
-            RefusedBySite: the site refuses the order, also in every repetition of the order.
+            RefusedBySite: the site refuses the order, also in every repetition of the order; `UnfitStart` if it refuses
+                the weights.
             Parked: the reply is not the declared message, or the message is lost again and again.
         """
         reason = ""
@@ -368,6 +370,8 @@ class SiteChannel:
                 raise Absent(reason)
             if reply.error.code == Refusal.DIVERGED:
                 raise TrainingFailed(reason)
+            if reply.error.code == Refusal.UNFIT_START:
+                raise UnfitStart(reason)
             if reply.error.code in FINAL:
                 break
         raise RefusedBySite(reason)

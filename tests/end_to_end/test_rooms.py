@@ -28,7 +28,7 @@ INSIDE: dict[str, dict[str, set[str]]] = {
         "data_check": {"data", "preprocessing"},
         "preprocessing": {"data"},
         "training": {"data", "preprocessing"},
-        "evaluation": {"preprocessing", "training"},
+        "evaluation": {"data", "preprocessing", "training"},
         "stages": {"data", "evaluation", "governance", "preprocessing", "training"},
         "governance": {"data", "preprocessing"},
         "delivery": {"evaluation", "governance", "preprocessing", "stages", "training"},

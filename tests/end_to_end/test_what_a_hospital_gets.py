@@ -13,10 +13,11 @@ import pytest
 import SimpleITK as sitk
 
 from client.data.layouts import find
+from client.data.site_key import site_key
 from client.evaluation import score_store
 from client.evaluation.scoring import case_numbers
 from client.preprocessing.cohort import gather
-from client.preprocessing.pipeline import fingerprint, prepare, site_key
+from client.preprocessing.pipeline import fingerprint, prepare
 from client.site_config import load_site
 from common.plan import plan
 from common.plan.graph import Evaluate

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import assume, given
@@ -123,8 +125,12 @@ CASES = [
 ]
 
 
+def at_least(fewest: int) -> Callable[[frozenset[str]], bool]:
+    return lambda patients: len(patients) >= fewest
+
+
 def test_means_are_over_the_patients_who_have_a_value() -> None:
-    assert counted_means(CASES, minimum_patients=2) == {
+    assert counted_means(CASES, at_least(2)) == {
         "hd95_mm": 6.0,
         "assd_mm": 1.5,
         "surface_patients": 2,
@@ -139,7 +145,7 @@ def test_means_are_over_the_patients_who_have_a_value() -> None:
 
 
 def test_means_over_fewer_patients_than_the_sites_minimum_are_left_out() -> None:
-    found = counted_means(CASES, minimum_patients=3)
+    found = counted_means(CASES, at_least(3))
     assert found.keys() == {"volume_error_ml", "absolute_volume_error_ml", "volume_patients"}
-    assert counted_means(CASES, minimum_patients=4) == {}
-    assert counted_means([CaseScore("a", 3, 0.5, 0.4, 0.5)], minimum_patients=1) == {}, "nothing of this was measured"
+    assert counted_means(CASES, at_least(4)) == {}
+    assert counted_means([CaseScore("a", 3, 0.5, 0.4, 0.5)], at_least(1)) == {}, "nothing of this was measured"

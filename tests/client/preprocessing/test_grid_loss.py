@@ -85,7 +85,7 @@ def test_a_gland_that_the_grid_cuts_off_is_told_at_the_site_counted_in_the_study
     assert records["Case2"].ceiling < min(record.ceiling for name, record in records.items() if name != "Case2")
     lines = (site.folder / "site.log").read_text(encoding="utf-8").splitlines()
     assert [line.split(" ", 1)[1].split(":")[:2] for line in lines] == [["cut", " Case2"]]
-    description = describe_patients(site, study)
+    description, _ = describe_patients(site, study)
     assert (description.cut_patients, description.below) == (1, sum(record.below for record in records.values()))
     assert 0.8 < description.ceiling < 1
     assert "Case2" not in description.model_dump_json()

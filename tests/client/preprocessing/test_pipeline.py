@@ -23,10 +23,11 @@ from numpy.typing import NDArray
 
 from client.data import layouts
 from client.data.layouts import size
+from client.data.site_key import site_key
 from client.preprocessing import cache, inventory, pipeline
 from client.preprocessing.bias_field import correct_bias_field
 from client.preprocessing.inventory import tasks_of
-from client.preprocessing.pipeline import fingerprint, load, prepare, site_key, to_native
+from client.preprocessing.pipeline import fingerprint, load, prepare, to_native
 from client.site_config import SiteConfig, load_site
 from common.config.study import N4Config, PreprocessingConfig
 from common.errors import RelayError

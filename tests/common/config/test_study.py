@@ -249,6 +249,7 @@ def test_every_key_that_is_changed_gives_another_digest() -> None:
         {"absence": {"then": "skip"}},
         {"collapse": 0.2},
         {"equivalence_margin": 0.5},
+        {"largest_step": 3.0},
     ]
     for change in others:
         digest = Study.model_validate({"sites": ("A", "B"), **change}).digest

@@ -98,6 +98,7 @@ CHANGES_NOTHING: list[dict[str, Any]] = [
     {"absence": {"methods": {"fedavg": {"then": "skip"}}}},
     {"collapse": 0.5},
     {"equivalence_margin": 0.5},
+    {"largest_step": 3.0},
 ]
 
 
