@@ -28,6 +28,7 @@ from client.delivery.model_card import (
 from client.delivery.store import FOLDER, PATIENTS
 from client.evaluation import score_store
 from client.evaluation.ensemble import shown_fold
+from client.evaluation.floor import is_below_floor
 from client.evaluation.score_store import OwnScores
 from client.evaluation.scoring import check_named
 from client.governance import looks
@@ -90,8 +91,16 @@ class _Known:
             elif scores is None:
                 return None
             else:
-                found.append(as_it_leaves(self.site, scores.value(self.score)))
+                found.append(self._as_told(self.rows[place], scores))
         return found
+
+    def _as_told(self, row: PlannedRow, scores: OwnScores) -> float:
+        """Return the validation score of a row as it left the site: rounded, and 0 below the floor."""
+        judged = row.validation.candidates[0] if isinstance(row.validation, Best) else row.validation
+        trained = isinstance(judged, FineTune) and judged.trains
+        if not trained and is_below_floor(self.site, scores.patients):
+            return 0.0
+        return as_it_leaves(self.site, scores.value(self.score))
 
 
 def take(

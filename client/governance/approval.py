@@ -63,6 +63,11 @@ class Approval(BaseModel):
     simulation: bool = False
     """Whether the approval holds for simulations on this machine alone, and for no coordinator's order."""
 
+    @property
+    def scorings(self) -> int | None:
+        """The most scorings, by the disclosure; None where none was shown."""
+        return None if self.disclosure is None else self.disclosure.validations + self.disclosure.tests
+
 
 def approve(
     site: SiteConfig, study: Study, *, largest_elsewhere: int | None = None, disclosure: Disclosure | None = None

@@ -10,14 +10,14 @@ from __future__ import annotations
 import json
 import logging
 
-from client.governance.approval import answered_folder, approvals, taking_part
+from client.governance.approval import Approval, answered_folder, approvals, taking_part
 from client.preprocessing import cache
 from client.site_config import SiteConfig
 from common.config.study import Study
 from common.config.values import POOLED
 from common.files import write_atomically
 from common.plan import Census, Choices
-from common.plan.graph import Node
+from common.plan.graph import Evaluate, Node
 from common.protocol.refusals import Refusal, Refused
 
 CHOICES = "choices.json"
@@ -25,6 +25,9 @@ CENSUS = "census.json"
 DESCRIBED = "described"
 RESTARTED = ".restarted"
 """The end of the name of the file with a stage's restart token."""
+
+SCORED = ".scored"
+"""The end of the name of the empty file that counts a scoring."""
 
 log = logging.getLogger("relay.site")
 
@@ -136,17 +139,39 @@ def bind_stage(site: SiteConfig, study: Study, node: Node, key: str) -> None:
         key: the stage's key, a digest over the weights and data.
 
     Raises:
-        Refused: an earlier order for the stage named other weights or data.
+        Refused: an earlier order for the stage named other weights or data, or the stage is a scoring beyond the number
+            of the approval.
     """
     folder = answered_folder(site, study.digest)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / node.id
     if not path.exists():
+        if isinstance(node, Evaluate):
+            _spend_scoring(site, study, node)
         # Durable: a loss of power may leave an empty or shortened file, which would bind the stage to a key that no
         # order has.
         write_atomically(path, key.encode(), durable=True)
     elif path.read_bytes() != key.encode():
         raise Refused(Refusal.ANSWERED)
+
+
+def _spend_scoring(site: SiteConfig, study: Study, node: Evaluate) -> None:
+    """Note a scoring, or refuse it where the study has had as many as were shown when it was approved.
+
+    Raises:
+        Refused: the scorings of the approval are spent.
+    """
+    records = list(taking_part(approvals(site), study.digest))
+    budgets = [None if record.scorings is None else record.scorings - _scored(site, record) for record in records]
+    if not any(left is None or left > 0 for left in budgets):
+        log.warning("All scorings that the approval of this study counts have been answered; this one is refused.")
+        raise Refused(Refusal.SCORINGS_SPENT)
+    write_atomically(answered_folder(site, study.digest) / f"{node.id}{SCORED}", b"", durable=True)
+
+
+def _scored(site: SiteConfig, record: Approval) -> int:
+    """Return the number of scorings that were begun since a study was approved, over all of its variants."""
+    return sum(len(list(answered_folder(site, digest).glob(f"*{SCORED}"))) for digest in record.variants)
 
 
 def bind_restart(site: SiteConfig, study: Study, node: Node, token: str) -> None:

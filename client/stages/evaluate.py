@@ -10,6 +10,7 @@ from client.evaluation import score_store
 from client.evaluation.counted_means import counted_means
 from client.evaluation.ensemble import Incomplete, MeanProbabilities, shown_fold
 from client.evaluation.evaluate import CaseScore, Example, Probabilities, evaluate, slice_mean, volume_mean
+from client.evaluation.floor import is_below_floor
 from client.evaluation.gallery import add_to_page
 from client.evaluation.scoring import case_numbers, network_of, predictions, validated
 from client.governance import looks, released_sets
@@ -44,7 +45,7 @@ def answer_evaluate(order: VerifiedOrder[Evaluate], store: StageStore) -> Evalua
             if isinstance(model, int):
                 return EvaluateReply(study=order.study.digest, key=order.key, state="needs-weights", member=model)
             reply = score(order, model)
-            if order.node.split == "test":
+            if order.node.split == "test" and not reply.below_floor:
                 looks.note(order.site, order.study.digest, order.key)
         except Incomplete:
             shutil.rmtree(store.beside(order.key), ignore_errors=True)
@@ -76,7 +77,7 @@ def _ensemble_model(order: VerifiedOrder[Evaluate], store: StageStore) -> Probab
     memory.
     """
     mean = MeanProbabilities(store.beside(order.key))
-    mean.begin(validates=order.node.split == "validation" or _decides_clean_up(order))
+    mean.begin(validates=order.node.split == "validation" or _validates_first(order))
     ensemble = ensemble_in(order.node.weights)
     assert ensemble is not None
     for number in range(mean.added, len(ensemble.members)):
@@ -123,33 +124,55 @@ def _patients(order: VerifiedOrder[Evaluate], member: Node, *, validates: bool) 
                 yield from order.cohort.validation(fold)
 
 
-def _decides_clean_up(order: VerifiedOrder[Evaluate]) -> bool:
-    """Return whether a test has to segment validation patients too, to decide on the clean-up.
+def _validates_first(order: VerifiedOrder[Evaluate]) -> bool:
+    """Return whether a test has to segment validation patients too: for the floor, and to decide on the clean-up.
 
     The test patients choose nothing: whether this model is cleaned up after, its validation patients say.
     """
     decides = order.study.postprocessing.clean_up and order.node.decides_clean_up
-    return decides and score_store.kept(order.site, validation_key(order)) is None
+    return (decides or order.site.scoring_floor > 0) and score_store.kept(order.site, validation_key(order)) is None
 
 
 def score(order: VerifiedOrder[Evaluate], model: Probabilities) -> EvaluateReply:
-    """Score a model on the patients of a split, and show a test's worst patients and slices on the site's own page."""
+    """Score a model on the patients of a split, and show a test's worst patients and slices on the site's own page.
+
+    A model below the site's floor is not scored on test patients, and its figures are 0.
+    """
     site, study, node, cohort = order.site, order.study, order.node, order.cohort
     examples: list[Example] = []
     numbers = case_numbers(site, cohort)
     key = validation_key(order)
-    known = score_store.kept(site, key) if node.split == "test" and node.decides_clean_up else None
-    cleaned = known is not None and known.cleaned
-    if node.split == "validation" or _decides_clean_up(order):
+    scores: list[CaseScore] = []
+    cleaned = False
+    if node.split == "validation" or _validates_first(order):
         patients = [record for fold in validation_folds(node) for record in cohort.validation(fold)]
         scores, cleaned = validated(model, patients, study)
         score_store.keep(site, key, scores, numbers, cleaned=cleaned)
+    on_record = score_store.kept(site, key) if site.scoring_floor or node.split == "test" else None
+    if on_record is not None and is_below_floor(site, on_record.patients):
+        return _without_figures(order)
     if node.split == "test":
+        cleaned = node.decides_clean_up and on_record is not None and on_record.cleaned
         scores = evaluate(model, cohort.test(), cleaned=cleaned, surfaces=True, keep=examples.append)
         score_store.keep(site, order.key, scores, numbers, cleaned=cleaned)
         title = f"{way_of(node.weights)}, fold {node.fold + 1}"
         add_to_page(site, title=title, stage=node.id, examples=examples, scores=scores, numbers=numbers)
     return _reply(order, scores, numbers, cleaned=cleaned)
+
+
+def _without_figures(order: VerifiedOrder[Evaluate]) -> EvaluateReply:
+    """Return the reply about a model below the site's floor: the numbers of patients and slices, and nothing of it."""
+    node, cohort = order.node, order.cohort
+    validating = (record for fold in validation_folds(node) for record in cohort.validation(fold))
+    records = cohort.test() if node.split == "test" else list(validating)
+    return EvaluateReply(
+        study=order.study.digest,
+        key=order.key,
+        state="done",
+        below_floor=True,
+        patients=len(records),
+        slices=sum(record.selected for record in records),
+    )
 
 
 def _reply(

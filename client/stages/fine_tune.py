@@ -8,6 +8,7 @@ from typing import Any
 from client import progress
 from client.evaluation import score_store
 from client.evaluation.evaluate import slice_mean, volume_mean
+from client.evaluation.floor import is_below_floor
 from client.evaluation.scoring import case_numbers, network_of, predictions, validated
 from client.governance.approval import approved
 from client.governance.commitments import bind_restart
@@ -19,7 +20,7 @@ from client.stages.order import VerifiedOrder
 from client.stages.own_tensors import OwnTensors, own_tensors
 from client.stages.store import StageStore, intact
 from client.training.batches import standardised_slices, statistics
-from client.training.collapse import against_received
+from client.training.collapse import SOUND, against_received
 from client.training.device import choose_device
 from client.training.fine_tune import Trained, fine_tune, re_estimated
 from client.training.received import check_received
@@ -115,12 +116,17 @@ def _train(
     dice, iou = slice_mean(scores)
     figures: dict[str, Any] = {"validation_dice": dice, "validation_iou": iou}
     figures["validation_dice_volume"] = volume_mean(scores)
+    floored = not node.trains and is_below_floor(site, scores)
+    if floored:  # an estimate of batch norm's statistics is a scoring of another's weights
+        figures = dict.fromkeys(figures, 0.0)
     fell = node.trains and trained.dices[trained.kept_epoch - 1] < study.collapse
     if fell and not isinstance(node.parent, Start):
         received = network_of(study, start, digest, own=order.own, lacking=order.lacking)
-        figures |= against_received(network, received, *slices, training=study.training, device=device)
+        compared = against_received(network, received, *slices, training=study.training, device=device)
+        # Of received weights that do little here, the coordinator needs to know no more than that.
+        figures |= compared if not site.scoring_floor or compared.get("received_dice", 0.0) >= SOUND else {}
     numbers = case_numbers(site, cohort)
-    figures |= case_fields(scores, numbers)
+    figures |= {} if floored else case_fields(scores, numbers)
     stays = staying_names(study.model, node.stays)
     leaving = {name: tensor for name, tensor in trained.kept.items() if name not in stays}
     staying = {name: tensor for name, tensor in trained.kept.items() if name in stays}

@@ -19,6 +19,10 @@ from client.training.recipe import loss_of
 from common.config.study import TrainingConfig
 from common.protocol.refusals import Refusal, Refused
 
+SOUND = 0.5
+"""The least Dice of received weights whose comparison a site with a `scoring_floor` tells: the least with which
+`server.scheduling.collapse` compares."""
+
 
 class Measured(NamedTuple):
     """A model's quality at a site, on the study's grid."""

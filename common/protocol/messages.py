@@ -244,6 +244,9 @@ class EvaluateReply(_OfPatients):
     """Slices without gland, of all patients together."""
     cleaned: bool = False
     """Whether the segmentations were cleaned up, as the model's validation patients decided."""
+    below_floor: bool = False
+    """Whether the model does less on the site's validation patients than the site's floor asks; all figures are then
+    0, whatever they would be."""
     patients: Count = 0
     slices: Count = 0
     """Selected slices."""
@@ -288,6 +291,8 @@ class EvaluateReply(_OfPatients):
             raise ValueError("a reply has all figures of the zones or none")
         if self.state == "needs-weights" and not self._nothing_but("key", "state", "member"):
             raise ValueError("nothing was scored")
+        if self.below_floor and not self._nothing_but("key", "state", "below_floor", "patients", "slices"):
+            raise ValueError("a model below the floor has no figures")
         if self.state == "done" and self.member:
             raise ValueError("no further member is needed")
         return self

@@ -30,6 +30,7 @@ class Refusal(IntEnum):
     RESTARTED = 1017
     COMBINED = 1018
     UNFIT_START = 1019
+    SCORINGS_SPENT = 1020
 
     @property
     def code(self) -> str:
@@ -58,6 +59,7 @@ REFUSALS: dict[Refusal, str] = {
     Refusal.RESTARTED: "the site has begun this stage anew once already; approve the study there again",
     Refusal.COMBINED: "with the numbers that left the site before, these would tell of fewer patients than it allows",
     Refusal.UNFIT_START: "the weights that it was given do not work there: their loss is not finite, or above 1000",
+    Refusal.SCORINGS_SPENT: "the site has scored as many models as it approved for the study; approve it there again",
 }
 """The fixed text of each refusal."""
 

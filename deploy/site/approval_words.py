@@ -16,7 +16,7 @@ from common.fingerprint import format_fingerprint
 from common.model.network import declared_bytes, declared_shapes, staying_names
 from common.plan import search_of
 from common.strategies import STRATEGIES
-from common.text import between, count, listed, moment, short_bytes, whole
+from common.text import between, count, listed, moment, percent, short_bytes, whole
 
 WIDTH = 100
 LABEL = 12
@@ -69,7 +69,7 @@ def words(
     for text in _goes(study, site.name, others, onward):
         lines += textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="    ")
     lines += ["", "What holds the coordinator to it:"]
-    for text in _holds(site, surveys, others, largest_elsewhere):
+    for text in _holds(site, surveys, others, largest_elsewhere, disclosure):
         lines += textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="    ")
     return [*lines, "", "What can be found out from weights and numbers that left: docs/explanation/threat-model.md."]
 
@@ -270,11 +270,17 @@ def _goes(study: Study, site: str, others: Sequence[str], onward: Onward) -> Ite
         )
 
 
-def _holds(site: SiteConfig, surveys: Sequence[Survey], others: Sequence[str], largest: int) -> Iterator[str]:
+def _holds(
+    site: SiteConfig, surveys: Sequence[Survey], others: Sequence[str], largest: int, counts: Disclosure
+) -> Iterator[str]:
     fewest = min(survey.fewest for survey in surveys)
     yield (
         "This site makes the plan itself from the study that is approved here, refuses what is not in it, and answers"
         " each stage with one result only, for the weights that it was first asked with."
+    )
+    yield (
+        f"After {count(counts.validations + counts.tests, 'scoring')}, as many as the study needs, it answers no"
+        " further one; a training is begun anew once at most, for a result that the coordinator rejects."
     )
     if others:
         yield (
@@ -303,6 +309,17 @@ def _protected(site: SiteConfig) -> Iterator[str]:
         yield (
             "minimum_patients is 1: sums and differences of the numbers of repeats, folds and studies may tell of"
             " single patients. With 2 or more, this site would refuse such answers."
+        )
+    if site.scoring_floor:
+        yield (
+            f"A model that reaches less than {percent(site.scoring_floor)} in volume Dice on half of the validation"
+            " patients is told as 0, without any figure (scoring_floor): weights made to draw one known patient do not"
+            " tell who is scored."
+        )
+    else:
+        yield (
+            "scoring_floor is 0: weights that were made to draw one known patient may tell whether this patient is"
+            " among those scored."
         )
     if site.split_key == "site":
         yield "Who is trained on, validates and is tested is decided with a secret of this site (split_key)."

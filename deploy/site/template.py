@@ -28,6 +28,7 @@ FIRST_VALUES = {
     "roi": "prostate",
     "spacing_mm": [3.0, 0.5, 0.5],
     "orientation": "LPS",
+    "scoring_floor": 0.05,
     "split_key": "site",
 }
 """Values of a new file for keys whose default cannot stay, explains nothing, or is meant for simulations."""

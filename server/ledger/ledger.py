@@ -80,6 +80,8 @@ class StageRecord(BaseModel):
     """Slices without gland."""
     cleaned: bool = False
     """Whether the segmentations were cleaned up."""
+    below_floor: bool = False
+    """Whether the scores are 0 because the model is below the site's floor."""
     patients: int = 0
     slices: int = 0
     hd95_mm: float = 0.0

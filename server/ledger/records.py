@@ -68,6 +68,7 @@ def of_scores(node: Evaluate, reply: EvaluateReply, *, models: tuple[str, ...]) 
         false_slices=reply.false_slices,
         empty_slices=reply.empty_slices,
         cleaned=reply.cleaned,
+        below_floor=reply.below_floor,
         cases=_cases(reply),
     )
 

@@ -473,12 +473,19 @@ def of_hospitals(results: Results) -> str:
     left_out = sum(site.left_out for site in results.sites)
     counted = (("repeat", len(results.repeats)), ("rotation", results.rotations))
     several = [count(number, name) for name, number in counted if number > 1]
+    floored = sum(row.below_floor for row in results.rows)
+    untold = (
+        f" {count(floored, 'score')} of models that draw too little of a hospital's validation patients stand at 0: the"
+        " hospital tells no others (scoring_floor in its site file)."
+        if floored
+        else ""
+    )
     split = f"The split is that of the first of {listed(several)}." if several else "One split."
     if not left_out:
-        return f"{split} No patient was left out.{synthetic_sentence(results)}"
+        return f"{split} No hospital tells of a patient left out.{untold}{synthetic_sentence(results)}"
     return (
         f"{split} {count(left_out, 'patient')} could not be used and stand in no figure; why, each hospital's own"
-        f" site.log says. What they would have changed is not known.{synthetic_sentence(results)}"
+        f" site.log says. What they would have changed is not known.{untold}{synthetic_sentence(results)}"
     )
 
 

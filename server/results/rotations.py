@@ -107,6 +107,7 @@ def pooled(rows: Sequence[Row], *, score: Score) -> Row:
                 name: _sum(rows, name)
                 for name in (*counted, "false_slices", "empty_slices", "patients", "slices", "gradient_steps")
             },
+            "below_floor": any(row.below_floor for row in rows),
             "bytes_moved": _sum(rows, "bytes_moved"),
             "cleaned": first.cleaned if len({row.cleaned for row in rows}) == 1 else None,
             **cases,

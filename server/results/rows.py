@@ -207,6 +207,7 @@ class _Part:
             "false_slices": test.false_slices,
             "empty_slices": test.empty_slices,
             "cleaned": test.cleaned,
+            "below_floor": test.below_floor,
             "ci95": _interval(test, self.run.score),
             "patients": test.patients,
             "slices": test.slices,

@@ -175,6 +175,9 @@ class Row(_OfVariant):
     """Slices without gland, of all test patients together."""
     cleaned: bool | None = None
     """Whether the segmentations were cleaned up (largest part, holes filled), as the validation patients decided."""
+    below_floor: bool = False
+    """Whether the test scores stand at 0 because the model draws less of the target's validation patients than the
+    hospital's `scoring_floor` asks; the true scores are not known."""
     ci95: tuple[float, float] | None = None
     """Lower and upper end of the 95 % confidence interval over patients, per cent, of the Dice by which the study
     selects: `dice_volume`, or `dice` where `training.slices` is "chosen"; null where there is none."""

@@ -63,6 +63,7 @@ FINAL = frozenset(
         Refusal.OWN_TENSORS_GONE,
         Refusal.RESTARTED,
         Refusal.COMBINED,
+        Refusal.SCORINGS_SPENT,
     )
 )
 """Refusals for which another try is useless."""

@@ -93,7 +93,22 @@ def test_what_runs_and_what_leaves_is_counted_in_plain_words(site: SiteConfig, s
     assert "Into averages with those of B and C (FedAvg)" in text
     assert "held, to 10 000 training slices" in text
     assert "fewer than 2 patients" in text
+    assert "nor may numbers that left" in text.lower() and "tell of fewer together" in text
+    assert "can be worked out by anybody who knows the patients' names" in text
+    assert f"After {counted.validations + counted.tests} scorings" in text and "scoring_floor is 0" in text
     assert "Approved. Site A answers" in text
+
+
+def test_what_is_protected_is_told_as_the_site_file_has_it(
+    site: SiteConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    open_to_all = site.model_copy(update={"minimum_patients": 1})
+    approve_study(open_to_all, STUDY, yes=True)
+    assert "minimum_patients is 1: sums and differences" in " ".join(capsys.readouterr().out.split())
+    approve_study(site.model_copy(update={"split_key": "site", "scoring_floor": 0.05}), STUDY, yes=True, again=True)
+    text = " ".join(capsys.readouterr().out.split())
+    assert "Nor may sums and differences of numbers that left" in text and "Numbers leave rounded" in text
+    assert "is decided with a secret of this site" in text and "less than 5.0 % in volume Dice on half" in text
 
 
 def test_a_hospital_is_told_that_all_its_patients_are_tested_in_turn(site: SiteConfig, shown: Shown) -> None:
