@@ -254,6 +254,7 @@ def put_in_place(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(client.stages.evaluate, "place", lambda *_: None)
     patch.setattr(client.stages.evaluate, "add_to_page", lambda *_, **__: None)
     patch.setattr(client.stages.fine_tune, "standardised_slices", lambda *_, **__: None)
+    patch.setattr(client.stages.fine_tune, "check_received", lambda *_, **__: 0.0)
     patch.setattr(server.study_run, "write_report", lambda _: None)
     patch.setattr(server.study_run, "deliver", lambda *_: Deliveries())
     patch.setattr(server.study_run, "recording", lambda folder, study, observe: nullcontext(observe))
