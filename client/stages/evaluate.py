@@ -165,13 +165,16 @@ def _without_figures(order: VerifiedOrder[Evaluate]) -> EvaluateReply:
     node, cohort = order.node, order.cohort
     validating = (record for fold in validation_folds(node) for record in cohort.validation(fold))
     records = cohort.test() if node.split == "test" else list(validating)
-    return EvaluateReply(
-        study=order.study.digest,
-        key=order.key,
-        state="done",
-        below_floor=True,
-        patients=len(records),
-        slices=sum(record.selected for record in records),
+    return EvaluateReply.model_validate(
+        {
+            "study": order.study.digest,
+            "key": order.key,
+            "state": "done",
+            "below_floor": True,
+            "patients": len(records),
+            "slices": sum(record.selected for record in records),
+            **unmeasured(order.study.model.segments),
+        }
     )
 
 

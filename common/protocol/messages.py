@@ -287,11 +287,13 @@ class EvaluateReply(_OfPatients):
             behind, measured = getattr(self, name) or 0, any(getattr(self, score.key) for score in scores)
             if behind > self.patients or (measured and not behind):
                 raise ValueError("a figure that only some patients have needs patients behind it")
-        if len({getattr(self, name) is None for name in (ZONES_PATIENTS, *(score.key for score in OF_ZONES))}) > 1:
+        of_zones = (ZONES_PATIENTS, *(score.key for score in OF_ZONES))
+        if len({getattr(self, name) is None for name in of_zones}) > 1:
             raise ValueError("a reply has all figures of the zones or none")
         if self.state == "needs-weights" and not self._nothing_but("key", "state", "member"):
             raise ValueError("nothing was scored")
-        if self.below_floor and not self._nothing_but("key", "state", "below_floor", "patients", "slices"):
+        no_figure = self._nothing_but("key", "state", "below_floor", "patients", "slices", *of_zones)
+        if self.below_floor and not (no_figure and not any(getattr(self, name) for name in of_zones)):
             raise ValueError("a model below the floor has no figures")
         if self.state == "done" and self.member:
             raise ValueError("no further member is needed")
