@@ -58,10 +58,10 @@ def test_figures_of_zones_need_patients_behind_them(fields: dict[str, Any]) -> N
 
 
 def test_the_mean_is_over_the_patients_with_zones_and_not_over_too_few() -> None:
-    def case(pz: float | None, cg: float | None) -> CaseScore:
-        return CaseScore("p", slices=1, dice=0.5, iou=0.5, dice_volume=0.5, dice_pz=pz, dice_cg=cg)
+    def case(name: str, pz: float | None, cg: float | None) -> CaseScore:
+        return CaseScore(name, slices=1, dice=0.5, iou=0.5, dice_volume=0.5, dice_pz=pz, dice_cg=cg)
 
-    cases = [case(0.25, 0.5), case(None, None), case(0.75, 1.0)]
-    found = counted_means(cases, minimum_patients=2)
+    cases = [case("a", 0.25, 0.5), case("b", None, None), case("c", 0.75, 1.0)]
+    found = counted_means(cases, lambda patients: patients == {"a", "c"})
     assert (found["dice_pz"], found["dice_cg"], found["zones_patients"]) == (0.5, 0.75, 2)
-    assert "dice_pz" not in counted_means(cases, minimum_patients=3)
+    assert "dice_pz" not in counted_means(cases, lambda patients: len(patients) > 2)
