@@ -3,7 +3,7 @@
 As the abstract says: a U-Net with a squeeze-and-excitation block (Hu et al., CVPR 2018) after every block of the
 encoder (Enc USE-Net), or after every block of encoder and decoder (Enc-Dec USE-Net). Chosen here, since the paper's own
 values were not verified: four poolings, 32 to 512 channels, batch normalisation after each convolution, transposed
-convolutions up, and a reduction of 8 in the squeeze. The authors segment two zones; here it is the gland.
+convolutions up, and a reduction of 8 in the squeeze. The authors segment two zones, as `target = "zones"` does.
 """
 
 from __future__ import annotations

@@ -62,6 +62,7 @@ def words(
                 f"The network {model.architecture} is of a package installed on this machine, sha256 {model.package}."
             )
             lines += textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="    ")
+    lines += _zones(study, site)
     lines += _runs(study, surveys, disclosure)
     lines += ["", "What leaves, encrypted, to the coordinator and nobody else:"]
     lines += _leaves(study, disclosure)
@@ -112,6 +113,20 @@ def flat(content: Any, name: str = "") -> dict[str, Any]:
     else:
         return {name: content}
     return {key: value for inner, part in pairs for key, value in flat(part, inner).items()}
+
+
+def _zones(study: Study, site: SiteConfig) -> list[str]:
+    """Return lines on what a study of the zones makes of this hospital's masks; none for a study of the gland."""
+    if not study.model.segments.zones:
+        return []
+    named = zip(study.model.segments.zones, site.statement().zones, strict=False)  # none, where no zones are named
+    values = listed(f"{zone.title} {listed(map(str, of_zone))}" for zone, of_zone in named)
+    drawn = (
+        f'"labels" in the site file names them: {values}'
+        if values
+        else ('"labels" in the site file does not name them, so this site takes part with the whole gland alone')
+    )
+    return _labelled("zones", f"the peripheral zone and the central gland are segmented; {drawn}.")
 
 
 def _runs(study: Study, surveys: Sequence[Survey], counts: Disclosure) -> Iterator[str]:

@@ -18,7 +18,7 @@ from client.data.survey import survey
 from client.governance import audit_log
 from client.governance.approval import approvals, approved
 from client.governance.disclosure import disclosure_of
-from client.site_config import SiteConfig, load_site
+from client.site_config import SiteConfig, ZoneLabels, load_site
 from common.config.study import Study, study_toml
 from common.errors import RelayError
 from common.fingerprint import format_fingerprint
@@ -109,6 +109,21 @@ def test_what_is_protected_is_told_as_the_site_file_has_it(
     text = " ".join(capsys.readouterr().out.split())
     assert "Nor may sums and differences of numbers that left" in text and "Numbers leave rounded" in text
     assert "is decided with a secret of this site" in text and "less than 5.0 % in volume Dice on half" in text
+
+
+def test_a_study_of_the_zones_says_what_it_makes_of_the_masks(
+    site: SiteConfig, shown: Shown, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "zones" not in shown()
+    zoned = small_study(model={"target": "zones"}, methods={"baseline": True})
+    text = shown(zoned)
+    assert "does not name them, so this site takes part with the whole gland alone" in text
+    assert "and Dice of its apex, middle and base, and of its two zones, each a mean" in text
+    assert "in how many patients the zones are drawn; in how many patients the gland reaches beyond" in text
+    named = site.model_copy(update={"labels": ZoneLabels(PZ=(1,), CG=(2, 3))})
+    assert approve_study(named, zoned, yes=True, again=True) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert '"labels" in the site file names them: peripheral zone 1 and central gland 2 and 3.' in told
 
 
 def test_a_hospital_is_told_that_all_its_patients_are_tested_in_turn(site: SiteConfig, shown: Shown) -> None:
