@@ -118,7 +118,7 @@ def test_a_study_of_the_zones_says_what_it_makes_of_the_masks(
     zoned = small_study(model={"target": "zones"}, methods={"baseline": True})
     text = shown(zoned)
     assert "does not name them, so this site takes part with the whole gland alone" in text
-    assert "and Dice of its apex, middle and base, and of its two zones, each a mean" in text
+    assert "Dice of its apex, middle and base, and of its two zones, and how far" in text
     assert "in how many patients the zones are drawn; in how many patients the gland reaches beyond" in text
     named = site.model_copy(update={"labels": ZoneLabels(PZ=(1,), CG=(2, 3))})
     assert approve_study(named, zoned, yes=True, again=True) == 0
