@@ -16,7 +16,7 @@ from common.config.study import Study
 from common.errors import Damaged
 from common.plan import PlannedRow, method_of, name_of
 from common.plan.cost import behind
-from common.plan.graph import Evaluate, FineTune
+from common.plan.graph import Evaluate, FineTune, as_scored_at
 from common.plan.selection import may_be_left_out, means, offered, own, select
 from common.protocol.messages import Delivery
 from server.ledger.ledger import Ledger
@@ -160,6 +160,6 @@ def _forgetting(run: RunState, row: PlannedRow) -> Iterator[float]:
     if not method_of(row.method).travelling:
         return
     way = [node for node in behind(row.model, run.winner) if isinstance(node, FineTune)][::-1]
-    scored = [Evaluate(site, node.fold, "test", node) for node in way for site in run.study.sites]
+    scored = [Evaluate(site, node.fold, "test", as_scored_at(site, node)) for node in way for site in run.study.sites]
     if all(node in run.records for node in scored):
         yield from (run.records[node].value(run.score) for node in scored)

@@ -11,7 +11,7 @@ from common.config.study import Study
 from common.errors import DiskFull
 from common.model.network import declared_bytes
 from common.plan import steps_to
-from common.plan.graph import Average, FineTune, Node, ServerStep, Soup
+from common.plan.graph import Average, FineTune, Node, Refilled, ServerStep, Soup
 from common.plan.routes import most_hops, settings_of
 from common.strategies import STRATEGIES
 from common.text import short_bytes
@@ -54,6 +54,9 @@ def check_disk_space(
             trained -= max(0, len(set(of_search) & set(nodes)) - most_of_a_search(variant))
             trained -= max(0, len(of_rounds) - 3 * folds * (sites + 1))
             trained -= max(0, estimates - 2 * folds * sites * strategies)
+        # Of weights with the first weights' batch norm, each site gets those of one stage at a time.
+        refilled = sum(isinstance(node, Refilled) for node in nodes)
+        trained += refilled if everything else min(refilled, len(variant.sites))
         trained += _states(nodes, everything=everything)
         made += trained
         need += trained * declared_bytes(variant.model)

@@ -14,6 +14,7 @@ from client.governance.approval import approved
 from client.governance.commitments import bind_restart
 from client.governance.released_sets import PatientSets
 from client.preprocessing.cohort import persons_of
+from client.preprocessing.pipeline import Record
 from client.stages.cases import case_fields, permitted
 from client.stages.describe import trained_slices
 from client.stages.order import VerifiedOrder
@@ -68,7 +69,7 @@ def _train(
     site, study, node, cohort, key = order.site, order.study, order.node, order.cohort, order.key
     began = checkpointed = time.monotonic()
     device = choose_device(site.device, study.training.precision)
-    train, validation = cohort.train(node.fold, node.share), cohort.validation(node.fold)
+    train, validation = _patients(order)
     mean_std = statistics(train, study.training)
     (digest,) = order.models
     network = network_of(study, start, digest, own=order.own, lacking=order.lacking)
@@ -146,11 +147,18 @@ def _train(
     return permitted(reply, site), leaving or None
 
 
+def _patients(order: VerifiedOrder[FineTune]) -> tuple[list[Record], list[Record]]:
+    """Return the training and the validation patients of a stage; of pooled data, without those of a site left out."""
+    cohort, node = order.cohort, order.node
+    both = cohort.train(node.fold, node.share), cohort.validation(node.fold)
+    train, validation = ([record for record in one if record.site != node.without] for one in both)
+    return train, validation
+
+
 def sets_behind_training(order: VerifiedOrder[FineTune]) -> PatientSets:
     """Return the sets of patients behind the numbers of a training: those trained on and those who validate."""
-    node, split = order.node, order.cohort.split
-    parts = (frozenset(split.train(node.fold, node.share)), frozenset(split.validation[node.fold]))
-    return PatientSets(parts, persons_of(order.cohort))
+    train, validation = (frozenset(record.patient for record in part) for part in _patients(order))
+    return PatientSets((train, validation), persons_of(order.cohort))
 
 
 def _own(order: VerifiedOrder[FineTune]) -> OwnTensors:
@@ -158,7 +166,7 @@ def _own(order: VerifiedOrder[FineTune]) -> OwnTensors:
 
 
 def _reply(order: VerifiedOrder[FineTune], trained: Trained, state: str) -> FineTuneReply:
-    train, validation = order.cohort.train(order.node.fold, order.node.share), order.cohort.validation(order.node.fold)
+    train, validation = _patients(order)
     return FineTuneReply.model_validate(
         {
             "study": order.study.digest,

@@ -60,10 +60,26 @@ class SequentialConfig(Config):
     then depends on its place in the route and on the route's length, and is shared with fewer other routes. Adam's
     moments begin at zero in every training in either case."""
 
+    batch_norm: Annotated[tuple[Literal["travel", "local"], ...], BeforeValidator(several)] = Field(
+        default=("travel",), exclude_if=lambda words: words == ("travel",)
+    )
+    """Batch normalisation on routes and laps; each word is a row of its own. "travel": its tensors go with the weights,
+    and a route ends with the target's own statistics. "local": all tensors of batch norm's layers stay at their site;
+    a second visit puts the site's own back, and a first visit begins with those of the study's first weights
+    (domain-specific batch normalisation: Liu et al., IEEE TMI 2020). Routes that are found while the study runs are
+    found with "travel"; the route found then has a row of "local" as well. A target that is restarted alone would come
+    to the same weights, and what ends with "then the target" has no earlier visit of its own: both are as ever. A first
+    visit waits for its site."""
+
     @model_validator(mode="after")
     def _something_to_choose_from(self) -> SequentialConfig:
-        check_lists(self, "warmup_epochs", "freeze")
+        check_lists(self, "warmup_epochs", "freeze", "batch_norm")
         check_distinct(self, "learning_rate")
+        if self.grows and "travel" not in self.batch_norm:
+            raise ValueError(
+                f'routes = "{self.routes}" finds its routes with batch_norm "travel"; add it to batch_norm of'
+                " [methods.sequential]"
+            )
         if self.annealing == "route" and (self.learning_rate or self.warmup_epochs != (0,)):
             raise ValueError(
                 "a route of one cosine has no rate and no warm-up of single hops; leave out learning_rate and"
@@ -297,8 +313,9 @@ class MethodsConfig(Config):
     """Whether the model of all data is also fine-tuned at the target, where `pooled` is true."""
     leave_out: bool = Field(default=False, exclude_if=lambda leaves: not leaves)
     """Whether each target also gets rows of models that never saw it: of routes, averages and own models of the other
-    sites, chosen by the other sites' validation patients, and scored on the target's test patients. The routes and the
-    averages among the other sites are further trainings; `relay study plan` counts them."""
+    sites, and where `pooled` is true of all their data in one place, chosen by the other sites' validation patients,
+    and scored on the target's test patients. The routes and the averages among the other sites, and each site's pool
+    of the others, are further trainings; `relay study plan` counts them."""
     forgetting: bool = True
     """Whether the travelling model is also scored at every site after every hop."""
     scored_on: Literal["test", "validation"] = "test"

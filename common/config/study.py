@@ -282,10 +282,11 @@ class Study(Config):
             if all_routes > MOST_MODELS:
                 break
         settings = len(methods.sequential.settings)
-        kinds = 1 + len(methods.lwf.weight) + len(methods.l2_sp.weight)
+        norms = len(methods.sequential.batch_norm)
+        kinds = norms + len(methods.lwf.weight) + len(methods.l2_sp.weight)
         counts = {
             'the routes "all"': all_routes * settings * kinds if methods.sequential.routes == "all" else 0,
-            "the laps": sites * sites * methods.cyclic.laps * settings,
+            "the laps": sites * sites * methods.cyclic.laps * settings * norms,
             **{
                 f"the rounds of {part.strategy}": sites * part.rounds * len(part.settings) for part in methods.federated
             },
@@ -372,6 +373,11 @@ class Study(Config):
                 raise ValueError(
                     f"the architecture {model.architecture} has no encoder that could be frozen; leave out"
                     " methods.sequential.freeze"
+                )
+            if self.methods.sequential.batch_norm == ("local",) and not model.has_batch_norm:
+                raise ValueError(
+                    f"the architecture {model.architecture} has no batch normalisation that could stay at a site; add"
+                    ' "travel" to batch_norm of [methods.sequential]'
                 )
             only = any("average" not in part.batch_norm for part in self.methods.federated)
             if only and not model.has_batch_norm:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from common.config.study import Study
-from common.plan.graph import Best, Evaluate, FineTune, Node, lacks_batch_norm, models_in
+from common.plan.graph import Best, Completed, Evaluate, FineTune, Node, Refilled, lacks_batch_norm, models_in
 from common.plan.rounds import batches_per_epoch
 from common.plan.routes import along, every_route, most_hops
 from common.plan.values import Census
@@ -47,14 +47,16 @@ def cost_of(nodes: Iterable[Node], *, steps: Callable[[FineTune], int], weight_b
             trainings += node.trains
             scorings += not node.trains
             gradient_steps += steps(node)
-            transfers += (node.stays != "everything") + (made_at(node.parent) != node.site)
-            without_norm += (node.stays == "batch-norm") + lacks_batch_norm(node.parent)
+            sent, received = node.stays != "everything", made_at(node.parent) != node.site
+            transfers += sent + received
+            without_norm += (node.stays == "batch-norm") + (received and lacks_batch_norm(node.parent))
         elif isinstance(node, Evaluate):
             scorings += 1
             # A site has put its own models away by the time at which an ensemble needs them together.
             several = models_in(node.weights) > 1
-            transfers += models_in(node.weights) if several else made_at(node.weights) != node.site
-            without_norm += lacks_batch_norm(node.weights)
+            received = several or made_at(node.weights) != node.site
+            transfers += models_in(node.weights) if several else received
+            without_norm += received and lacks_batch_norm(node.weights)
     return Cost(trainings, scorings, gradient_steps, transfers * weight_bytes - without_norm * norm_bytes)
 
 
@@ -62,17 +64,25 @@ def made_at(weights: Node) -> str | None:
     """Return the site that made some weights; None for the coordinator, or if the site depends on a choice."""
     if isinstance(weights, FineTune):
         return weights.site
+    if isinstance(weights, Completed | Refilled):
+        return made_at(weights.weights)
     if isinstance(weights, Best):
         places = {made_at(candidate) for candidate in weights.candidates}
         return places.pop() if len(places) == 1 else None
     return None
 
 
+def slices_in(census: Census, node: FineTune) -> int:
+    """Return the training slices of a training's fold at its site; of pooled data, without those of a site left out."""
+    left_out = census[node.without][node.fold] if node.without else 0
+    return census[node.site][node.fold] - left_out
+
+
 def planned_steps(study: Study, census: Census) -> Callable[[FineTune], int]:
     """Return a function that gives the planned gradient steps of a training."""
 
     def steps(node: FineTune) -> int:
-        slices = census[node.site][node.fold] * (node.share or 1)  # about so many, since patients differ
+        slices = slices_in(census, node) * (node.share or 1)  # about so many, since patients differ
         return node.schedule.epochs * batches_per_epoch(math.ceil(slices), study.training.batch)
 
     return steps
@@ -135,7 +145,8 @@ def behind(node: Node, winner: Callable[[Best], Node]) -> list[Node]:
         if current in seen:
             continue
         seen[current] = None
-        stack += [winner(current)] if isinstance(current, Best) else current.parents
+        # reversed: the start weights come before a site's own tensors, so that a route's trainings come in their order
+        stack += [winner(current)] if isinstance(current, Best) else reversed(current.parents)
     return list(seen)
 
 

@@ -1,4 +1,4 @@
-"""The graph of stages: every method is a graph over seven kinds of node.
+"""The graph of stages: every method is a graph over eight kinds of node.
 
 A node is a frozen value with its parents as fields. Nodes with equal content are the same node, so a common prefix of
 two routes is trained only once, without any search for common prefixes.
@@ -153,6 +153,8 @@ class FineTune(Node):
     """The settings of a second or later training; None: as a first training."""
     share: float | None = field(default=None, metadata={LATER: True})
     """The share of the fold's training patients that the site trains on; None: all of them."""
+    without: str = field(default="", metadata={LATER: True})
+    """Of all data pooled, the site whose patients neither train nor validate; empty: none."""
 
     @property
     def parents(self) -> tuple[Node, ...]:
@@ -215,16 +217,32 @@ class Average(Node):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Completed(Node):
-    """An average without batch norm's tensors, completed at a site with the tensors that stayed there."""
+    """Weights without batch norm's tensors, completed at a site with the tensors that stayed there."""
 
-    weights: Average
-    own: FineTune
-    """The site's part of the average's round."""
+    weights: Average | FineTune
+    own: Node
+    """The training with the site's own tensors: of an average, the site's part of the round; of weights on a route, the
+    site's last training before, or a choice among those of all folds."""
 
     @property
     def parents(self) -> tuple[Node, ...]:
-        """The average, and the training with the site's own tensors."""
+        """The weights, and the training with the site's own tensors."""
         return (self.weights, self.own)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Refilled(Node):
+    """Weights without batch norm's tensors, with those of the study's first weights: for a site without any of its own.
+
+    The coordinator puts the two together.
+    """
+
+    weights: Node
+
+    @property
+    def parents(self) -> tuple[Node, ...]:
+        """The weights, and the study's first weights."""
+        return (self.weights, Start())
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -345,7 +363,7 @@ def fold_of(node: Node) -> int:
     """Return the fold that weights were trained on; for a `Best` or an `Ensemble`, the fold of its first."""
     if isinstance(node, FineTune | Average | Evaluate):
         return node.fold
-    if isinstance(node, Best | Ensemble | Completed):
+    if isinstance(node, Best | Ensemble | Completed | Refilled):
         return fold_of(node.parents[0])
     return 0
 
@@ -354,7 +372,35 @@ def lacks_batch_norm(node: Node) -> bool:
     """Return whether the file of some weights lacks batch norm's tensors, which stayed at the sites."""
     if isinstance(node, Best):
         return lacks_batch_norm(node.candidates[0])
+    if isinstance(node, FineTune):
+        return node.stays == "batch-norm"
     return isinstance(node, Completed) or (isinstance(node, Average) and node.local)
+
+
+def last_visit(site: str, weights: Node) -> Node | None:
+    """Return the last training at a site behind weights on a route, or the choice among its folds; None: none.
+
+    Where a source's best fold is handed on, the trainings among which it is chosen all began with the same weights.
+    """
+    node = weights
+    while isinstance(node, FineTune | Best | Refilled):
+        first = node.candidates[0] if isinstance(node, Best) else node
+        if isinstance(first, FineTune) and first.site == site:
+            return node
+        node = first.parents[0]
+    return None
+
+
+def as_scored_at(site: str, node: FineTune) -> Node:
+    """Return the weights of a training on a route as a site scores them.
+
+    Where batch norm's tensors stay at the sites, the site completes the weights with its own of the last visit; before
+    a first visit, they have those of the study's first weights.
+    """
+    if node.stays != "batch-norm" or node.site == site:
+        return node
+    own = last_visit(site, node.parent)
+    return Refilled(node) if own is None else Completed(node, own)
 
 
 def keepers(stage: FineTune | Evaluate) -> Iterator[FineTune]:
@@ -374,7 +420,7 @@ def keepers_of(weights: Node) -> Iterator[FineTune]:
         for candidate in weights.candidates:
             yield from keepers_of(candidate)
     elif isinstance(weights, Completed):
-        yield from _with_earlier(weights.own)
+        yield from keepers_of(weights.own)
     elif isinstance(weights, FineTune) and weights.stays:
         yield from _with_earlier(weights)
 
@@ -455,8 +501,8 @@ def _trainings(starts: Iterable[Node]) -> list[FineTune]:
     """Return the trainings that made some weights: of an average its parts, of a choice those of a candidate."""
     found: dict[FineTune, None] = {}
     for start in starts:
-        while isinstance(start, Best):
-            start = start.candidates[0]  # the other candidates have visited the same sites
+        while isinstance(start, Best | Refilled):
+            start = start.parents[0]  # the other candidates of a choice have visited the same sites
         parts = start.parts if isinstance(start, Average) else (start,)
         found |= dict.fromkeys(part for part in parts if isinstance(part, FineTune))
     return list(found)
@@ -469,7 +515,7 @@ def travelled(node: Node) -> tuple[str, ...]:
     """
     if isinstance(node, FineTune):
         return (*travelled(node.parent), node.site)
-    return travelled(node.parents[0]) if isinstance(node, Best | Ensemble) else ()
+    return travelled(node.parents[0]) if isinstance(node, Best | Ensemble | Refilled) else ()
 
 
 def way_of(node: Node, *, settings: bool = True) -> str:
@@ -486,13 +532,14 @@ def way_of(node: Node, *, settings: bool = True) -> str:
     if isinstance(node, FineTune):
         before = way_of(node.parent, settings=False)
         setting = f" ({words})" if settings and (words := _setting(node)) else ""
-        return f"{before} → {node.site}{setting}" if before else node.site
+        site = f"{node.site} without {node.without}" if node.without else node.site
+        return f"{before} → {site}{setting}" if before else site
     if isinstance(node, Soup):
         return f"mean of {count(len(node.parts), 'model')}"
     if isinstance(node, Average):
         return f"{_title(node)}, round {_round(node.parts[0])}"
-    if isinstance(node, Completed):
-        return way_of(node.weights)
+    if isinstance(node, Completed | Refilled):
+        return way_of(node.weights, settings=settings)
     if isinstance(node, BestElsewhere):
         best = Best(node.candidates, node.sites[0], node.split)
         several = isinstance(node.candidates[0], FineTune) and len(node.candidates) > 1
@@ -540,7 +587,8 @@ def _round(part: FineTune) -> str:
 def _setting(node: FineTune) -> str:
     """Return the settings of a training on a route in words; empty for a first training, and for a round's."""
     pull = f"L2-SP {node.proximal_mu:g}" if node.proximal_mu and travelled(node.parent) else ""
-    return ", ".join(filter(None, [node.hop.words if node.hop else "", pull]))
+    norm = "own batch norm" if node.stays == "batch-norm" and travelled(node.parent) else ""
+    return ", ".join(filter(None, [node.hop.words if node.hop else "", pull, norm]))
 
 
 def rounds_tried(model: Node) -> int:
@@ -552,4 +600,4 @@ def rounds_tried(model: Node) -> int:
         return rounds_tried(model.parent)
     if isinstance(model, Best | Ensemble):
         return max(map(rounds_tried, model.candidates if isinstance(model, Best) else model.members))
-    return rounds_tried(model.weights) if isinstance(model, Completed) else 0
+    return rounds_tried(model.weights) if isinstance(model, Completed | Refilled) else 0

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from common.config.study import Study
 from common.config.values import POOLED
 from common.errors import RelayError
-from common.plan.graph import Best, Evaluate, FineTune, Node, parents_first
+from common.plan.graph import Best, Evaluate, FineTune, Node, as_scored_at, parents_first
 from common.plan.methods import Given, Method, asked_for, method_of
 from common.plan.predictors import predicted
 from common.plan.rounds import COUNTED
@@ -111,4 +111,4 @@ def _forgetting(study: Study, rows: tuple[PlannedRow, ...]) -> Iterator[Evaluate
         seen.add(node)
         stack += node.candidates if isinstance(node, Best) else node.parents
         if isinstance(node, FineTune):
-            yield from (Evaluate(site, node.fold, "test", node) for site in study.sites)
+            yield from (Evaluate(site, node.fold, "test", as_scored_at(site, node)) for site in study.sites)

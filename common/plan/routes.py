@@ -8,7 +8,19 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from common.config.study import Study
-from common.plan.graph import FineTune, Hop, Keep, Node, Schedule, Start, best_of, fold_of
+from common.plan.graph import (
+    FineTune,
+    Hop,
+    Keep,
+    Node,
+    Refilled,
+    Schedule,
+    Start,
+    best_of,
+    fold_of,
+    lacks_batch_norm,
+    last_visit,
+)
 from common.plan.values import Route
 
 
@@ -33,19 +45,31 @@ def schedules(study: Study, epochs: Sequence[int]) -> tuple[Schedule, ...]:
 
 @dataclass(frozen=True)
 class Setting:
-    """The settings of all trainings of a chain but its first."""
+    """The settings of a chain of trainings; `hop` and `pull` are those of all trainings but the first."""
 
     hop: Hop | None = None
     pull: float = 0.0
     """The weight of L2-SP's pull towards the received weights; 0: none."""
+    local: bool = False
+    """Whether batch norm's tensors stay at the sites, and are put back at a second visit. At a first visit they are
+    those of the study's first weights."""
+
+    def begin(self, site: str, fold: int, schedule: Schedule) -> FineTune:
+        """Return the first training of a chain."""
+        return FineTune(site, fold, Start(), schedule, stays="batch-norm" if self.local else "")
 
     def train(self, site: str, fold: int, parent: Node, schedule: Schedule) -> FineTune:
-        """Return a training with these settings."""
+        """Return a later training of a chain."""
         warmup = self.hop.warmup_epochs if self.hop else 0
         hop = self.hop
         if hop and warmup >= schedule.epochs:  # the visits of laps may be short
             hop = hop_of(replace(hop, warmup_epochs=schedule.epochs - 1))
-        return FineTune(site, fold, parent, schedule, self.pull, hop=hop)
+        if not self.local:
+            return FineTune(site, fold, parent, schedule, self.pull, hop=hop)
+        before = last_visit(site, parent)
+        assert before is None or isinstance(before, FineTune), "a route with two visits to a site keeps to one fold"
+        start = Refilled(parent) if before is None and lacks_batch_norm(parent) else parent
+        return FineTune(site, fold, start, schedule, self.pull, "batch-norm", before, hop)
 
 
 def hop_of(hop: Hop) -> Hop | None:
@@ -63,6 +87,12 @@ def settings_of(study: Study) -> tuple[Setting, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def local_settings_of(study: Study) -> tuple[Setting, ...]:
+    """Return the settings to try where batch norm's tensors stay at the sites; none for a study without such rows."""
+    asked = "local" in study.methods.sequential.batch_norm and study.model.has_batch_norm
+    return tuple(replace(setting, local=True) for setting in settings_of(study)) if asked else ()
+
+
 def along(study: Study, route: tuple[str, ...], fold: int, settings: Sequence[Setting] | None = None) -> Node:
     """Return the last training of a route; of several settings, the best at the target by validation Dice.
 
@@ -74,7 +104,7 @@ def along(study: Study, route: tuple[str, ...], fold: int, settings: Sequence[Se
         study: the study.
         route: the sites, in the order in which they train.
         fold: the fold of the last training.
-        settings: the settings to try for all trainings but the first; by default, the study's.
+        settings: the settings to try; by default, the study's.
     """
     same_fold = study.split.source == "same-fold" or len(set(route)) < len(route)
     folds = None if same_fold else study.split.run
@@ -94,10 +124,10 @@ def _last_of(
         fold: the fold of the last stage.
         folds: the candidate folds of the source, among which the best is selected; None: the source's same fold.
         parts: the schedule of every stage.
-        setting: the settings of all stages but the first.
+        setting: the settings of the stages.
     """
     if len(route) == 1:
-        return FineTune(route[0], fold, Start(), parts[0])
+        return setting.begin(route[0], fold, parts[0])
     if folds is None:
         return setting.train(route[-1], fold, _last_of(route[:-1], fold, None, parts[:-1], setting), parts[-1])
     sources = tuple(_last_of(route[:-1], source_fold, folds, parts[:-1], setting) for source_fold in folds)

@@ -56,6 +56,8 @@ def stage_key(node: FineTune | Evaluate, *, study: Study, weights: str, environm
             stage["hop"] = node.hop.differing
         if node.share is not None:
             stage["share"] = node.share
+        if node.without:
+            stage["without"] = node.without
     elif isinstance(node, FineTune):
         # No random number is drawn and no step is made: only the slices, the precision and the threads matter.
         stage = {

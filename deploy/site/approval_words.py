@@ -238,7 +238,7 @@ def _staying(study: Study, counts: Disclosure, most: str) -> Iterator[str]:
     if counts.local:
         sizes = sorted({len(staying_names(one.model, "batch-norm")) for one in study.variants})
         of_each = f"{between(sizes)} of batch normalisation"
-        texts.append(f"{of_each} after each of {most}{count(counts.local, 'training')} for an average")
+        texts.append(f"{of_each} after each of {most}{count(counts.local, 'training')} with batch norm of its own")
     if counts.personal:
         texts.append(f"all after each of {most}{count(counts.personal, 'training')} of a personal model")
     if texts:

@@ -44,11 +44,14 @@ class StageRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True)
     key: str
-    kind: Literal["start", "fine-tune", "re-estimate", "evaluate", "average", "absent", "ensemble", "completed"]
-    """The kind of stage. "re-estimate": batch norm's statistics of an average, estimated at a target. "absent": the
+    kind: Literal[
+        "start", "fine-tune", "re-estimate", "evaluate", "average", "refilled", "absent", "ensemble", "completed"
+    ]
+    """The kind of stage. "re-estimate": batch norm's statistics of an average, estimated at a target. "refilled": the
+    weights of a route whose batch-norm tensors stayed at their site, with those of the first weights. "absent": the
     study skipped the stage, and went on with the stage's start weights. "ensemble": several models together.
-    "completed": an average with a site's own tensors. Records of the last two kinds are made from others whenever
-    needed, and are never stored."""
+    "completed": weights with a site's own tensors. Records of the last two kinds are made from others whenever needed,
+    and are never stored."""
     site: str = ""
     fold: int = 0
     parents: tuple[str, ...] = ()
@@ -114,8 +117,13 @@ class StageRecord(BaseModel):
         """The digests of the weights files of the result: none of a scoring, several of an ensemble."""
         if self.kind == "ensemble":
             return self.parents
-        file = self.shared if self.own else self.weights
-        return (file,) if file else ()
+        return (self.file,) if self.file else ()
+
+    @property
+    def file(self) -> str:
+        """The digest of the only weights file of the result, without the tensors that stay at a site; empty: none."""
+        # a skipped stage made nothing: its weights are those from which it was to start
+        return self.shared if self.own and self.kind != "absent" else self.weights
 
     @property
     def files(self) -> tuple[str, ...]:

@@ -107,22 +107,22 @@ def of_choice_elsewhere(chosen: StageRecord, ballots: Sequence[StageRecord]) -> 
     return chosen.model_copy(update=means)
 
 
-def of_completed(average: StageRecord, part: StageRecord) -> StageRecord:
-    """Return the record of an average completed with a site's own tensors.
+def of_completed(made: StageRecord, part: StageRecord) -> StageRecord:
+    """Return the record of weights completed with a site's own tensors.
 
     Args:
-        average: the record of the average, which lacks the tensors.
-        part: the record of the site's part of the round, or of the decision to skip it.
+        made: the record of the weights, which lack the tensors.
+        part: the record of the site's training that kept its own, or of the decision to skip it.
     """
-    digest = completed_digest(average.weights, part.own)
+    digest = completed_digest(made.file, part.own)
     return StageRecord(
         key=digest,
         kind="completed",
-        fold=average.fold,
-        parents=(average.weights,),
+        fold=made.fold,
+        parents=(made.file,),
         weights=digest,
         own=part.own,
-        shared=average.weights,
+        shared=made.file,
     )
 
 

@@ -28,6 +28,14 @@ OF_AVERAGES = {
 """The remark on each way to the statistics of batch normalisation in an average."""
 
 
+ON_ROUTES = {
+    "travel": "its tensors go with the weights",
+    "local": "its tensors stay at their site, and are put back at a second visit; at a first visit they are those of"
+    " the first weights, and a site that has not been visited yet scores with these",
+}
+"""The remark on each way of batch normalisation on routes and laps."""
+
+
 ANNEALING = {
     "stage": "every training of a route has a cosine of its own; the paper does not say",
     "route": "one cosine over a whole route, over laps and over the target alone restarted",
@@ -67,6 +75,7 @@ def open_choices(study: Study, plan: Plan) -> list[tuple[str, str, str]]:
         ),
         ("annealing", study.methods.sequential.annealing, ANNEALING[study.methods.sequential.annealing]),
         ("second and later trainings", *_later(study)),
+        *_on_routes(study),
         *_brakes(study),
     ]
     if rounds:
@@ -113,6 +122,13 @@ def _later(study: Study) -> tuple[str, str]:
     chose = f"of {number} settings each target's validation patients choose" if number > 1 else "not varied"
     whom = "for routes, laps, the target restarted, and the target after an average or all data alike"
     return f"rate {rates}, {warmups} epochs of warm-up, encoder {encoder}", f"{chose}; {whom}"
+
+
+def _on_routes(study: Study) -> Iterator[tuple[str, str, str]]:
+    """Yield the ways of batch normalisation on routes and laps, where they are not the usual one alone."""
+    words = study.methods.sequential.batch_norm
+    if words != ("travel",):
+        yield "batch normalisation on routes", listed(words), "; ".join(f"{word}: {ON_ROUTES[word]}" for word in words)
 
 
 def _brakes(study: Study) -> Iterator[tuple[str, str, str]]:

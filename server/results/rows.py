@@ -29,6 +29,8 @@ from common.plan.graph import (
     Evaluate,
     FineTune,
     Node,
+    Refilled,
+    as_scored_at,
     ensemble_in,
     rounds_tried,
     training_in,
@@ -277,7 +279,7 @@ class _Part:
         """Return a model's test Dice by site, in per cent."""
         scores: dict[str, float | None] = {}
         for site in self.run.study.sites:
-            record = self.run.records.get(Evaluate(site, node.fold, "test", node))
+            record = self.run.records.get(Evaluate(site, node.fold, "test", as_scored_at(site, node)))
             if record is not None:
                 scores[site] = _per_cent(record.value(self.run.score))
         return scores
@@ -377,7 +379,7 @@ class _Part:
 
     def _parent(self, parent: Node) -> str | None:
         """Return the `id` of the stage that made some weights; None for the first weights."""
-        while isinstance(parent, Best) or parent in self.run.skipped:
+        while isinstance(parent, Best | Refilled) or parent in self.run.skipped:
             parent = self.run.winner(parent) if isinstance(parent, Best) else inputs(parent)[0]
         return _stage_id(self.number, parent) if isinstance(parent, FineTune | Average) else None
 
@@ -487,10 +489,10 @@ def _choices(rows: Sequence[schema.Row], score: Score) -> Iterator[schema.RouteC
 
     A target without a headline has no choice; neither has one whose route grew, since its hops were chosen one by one.
     """
-    groups: dict[tuple[int, str], dict[tuple[str, ...], list[schema.Row]]] = defaultdict(dict)
+    groups: dict[tuple[int, str], dict[tuple[str, tuple[str, ...]], list[schema.Row]]] = defaultdict(dict)
     for row in rows:
         if row.kind.routed and not row.kind.grows:
-            groups[row.variant, row.target].setdefault(row.route, []).append(row)
+            groups[row.variant, row.target].setdefault((row.method, row.route), []).append(row)
     for (_, target), routes in groups.items():
         headline = next((row for folds in routes.values() for row in folds if row.headline), None)
         cases = [[row.cases(score, tested=False) for row in folds] for folds in routes.values()]
@@ -508,7 +510,7 @@ def _choices(rows: Sequence[schema.Row], score: Score) -> Iterator[schema.RouteC
                 target=target,
                 route=headline.route,
                 patients=found.patients,
-                another=_per_cent(1 - found.shares[list(routes).index(headline.route)]),
+                another=_per_cent(1 - found.shares[list(routes).index((headline.method, headline.route))]),
                 optimism=round(found.optimism, 6),
                 chosen={
                     folds[0].label: _per_cent(share) for folds, share in zip(routes.values(), found.shares, strict=True)
@@ -583,7 +585,7 @@ def _of_all_routes(parts: list[_Part]) -> dict[str, int | None]:
 
 def _trained_by(run: RunState, model: Node) -> Node:
     """Return the training or average that made some weights."""
-    while isinstance(model, Best | Completed) or model in run.skipped:
+    while isinstance(model, Best | Completed | Refilled) or model in run.skipped:
         model = run.winner(model) if isinstance(model, Best) else inputs(model)[0]
     return model
 

@@ -6,7 +6,7 @@ from functools import partial
 
 from common.model.network import staying_names
 from common.model.weights import Weights
-from common.plan.graph import Average, Node, ServerStep
+from common.plan.graph import Average, ServerStep
 from common.strategies import STRATEGIES
 from server import server_optimizer
 from server.aggregation import LEAST, Contribution, aggregate
@@ -52,13 +52,4 @@ def average(node: Average, state: RunState, ledger: Ledger) -> StageRecord:
         state=ledger.put_weights(moments) if moments else "",
     )
     ledger.put(record)
-    return record
-
-
-def at_coordinator(node: Node, state: RunState, ledger: Ledger) -> StageRecord:
-    """Return the record of a node of the coordinator's own, from the ledger or made now."""
-    record = state.known(node)
-    if record is None:
-        assert isinstance(node, Average)
-        record = average(node, state, ledger)
     return record

@@ -137,7 +137,8 @@ class Dispatcher:
         if reply.epoch != node.schedule.epochs:
             raise Parked("it ended a stage after another number of epochs than it was asked for")
         described = self.state.descriptions[node.site].train_slices[node.fold]
-        if reply.train_slices > described or (node.share is None and reply.train_slices < described):
+        of_a_part = node.share is not None or node.without
+        if reply.train_slices > described or (not of_a_part and reply.train_slices < described):
             raise Parked("it trained on another number of slices than it described")
         if bool(reply.own) != bool(node.stays):
             raise Parked("it kept other tensors for itself than the study says")

@@ -38,6 +38,16 @@ def average_key(node: Average, parts: Mapping[str, StageRecord], *, parent: str,
     return _hash("average", STAGE_VERSION, node.strategy, parent, weights, shares, *server)
 
 
+def refilled_key(weights: str, start: str) -> str:
+    """Return the key of weights with the first weights' batch-norm tensors.
+
+    Args:
+        weights: the digest of the weights file without these tensors.
+        start: the digest of the first weights.
+    """
+    return _hash("refilled", STAGE_VERSION, weights, start)
+
+
 def absent_key(node: FineTune | Evaluate, study: Study, *, parent: str) -> str:
     """Return the key of the decision to skip a stage.
 

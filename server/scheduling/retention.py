@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from common.plan import Candidate, Plan
-from common.plan.graph import Average, Best, Completed, Ensemble, Evaluate, FineTune, Node, ServerStep, Start
+from common.plan.graph import Average, Best, Completed, Ensemble, Evaluate, FineTune, Node, Refilled, ServerStep, Start
 from common.scores import Score
 from server.ledger.ledger import StageRecord
 
@@ -39,6 +39,8 @@ def inputs(node: Node) -> Sequence[Node]:
         return (node.parent,)
     if isinstance(node, Evaluate | Completed):
         return (node.weights,)
+    if isinstance(node, Refilled):
+        return (node.weights, Start())
     if isinstance(node, Average):
         return (*node.parts, node.parts[0].parent)
     if isinstance(node, Ensemble):

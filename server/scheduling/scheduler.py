@@ -13,13 +13,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 from common.errors import RelayError
-from common.plan.graph import Evaluate, FineTune, Node
+from common.plan.graph import Average, Evaluate, FineTune, Node, Refilled
 from server.ledger.ledger import Ledger, StageRecord
 from server.ledger.records import of_skipped
 from server.progress.events import Event, Observer
 from server.scheduling.absence import absence_text, absent_from
-from server.scheduling.averaging import at_coordinator
+from server.scheduling.averaging import average
 from server.scheduling.dispatch import Dispatcher
+from server.scheduling.refilling import refill
 from server.scheduling.state import RunState, slices_shown
 from server.scheduling.weight_owners import WeightOwners
 from server.scheduling.work import Work
@@ -115,7 +116,7 @@ class Scheduler:
             self._work.report("known", node)
             return freed
         try:
-            return self._settle(node, at_coordinator(node, self.state, self._ledger))
+            return self._settle(node, self.state.known(node) or self._made(node))
         except (Parked, RelayError) as parked:
             self._park(node, str(parked))
         except OSError:
@@ -123,6 +124,18 @@ class Scheduler:
         except Exception as error:  # an error of one method must not lose the results of others
             self._park(node, f"the coordinator failed ({type(error).__name__}: {error})")
         return []
+
+    def _made(self, node: Node) -> StageRecord:
+        """Return the record of a node of the coordinator's own, made now.
+
+        Raises:
+            Parked: the node cannot be made.
+            RelayError: the weights that it is made of are missing, or fit neither each other nor the network.
+        """
+        if isinstance(node, Refilled):
+            return refill(node, self.state, self._ledger)
+        assert isinstance(node, Average)
+        return average(node, self.state, self._ledger)
 
     def _dispatch(self) -> None:
         """Start the next stage of every idle site, each in a thread of its own."""
@@ -172,7 +185,7 @@ class Scheduler:
                 record = of_skipped(
                     late,
                     state.absent_key(late, state.records),
-                    parent=state.records[late.parent].weights,
+                    parent=state.records[late.parent].file,
                     before=state.records[late.before] if late.before else None,
                 )
                 self._ledger.put(record)

@@ -15,7 +15,7 @@ from typing import Any
 
 from common.config.study import Study
 from common.plan import Census, Plan, grown, plan, search_of
-from common.plan.cost import all_behind
+from common.plan.cost import all_behind, slices_in
 from common.plan.graph import (
     Average,
     Best,
@@ -25,6 +25,7 @@ from common.plan.graph import (
     Evaluate,
     FineTune,
     Node,
+    Refilled,
     ServerStep,
     Soup,
     fold_of,
@@ -39,7 +40,7 @@ from common.scores import Score, deciding
 from server.ledger.ledger import StageRecord
 from server.ledger.records import of_choice_elsewhere, of_completed, of_ensemble
 from server.scheduling.absence import Absences
-from server.scheduling.keys import absent_key, average_key
+from server.scheduling.keys import absent_key, average_key, refilled_key
 from server.scheduling.retention import collectable, inputs, losers, roots, to_remake, winner
 
 Records = Mapping[Node, StageRecord]
@@ -53,7 +54,8 @@ def census_of(descriptions: Mapping[str, Description]) -> Census:
 def slices_shown(node: Node, descriptions: Mapping[str, Description]) -> float:
     """Return a stage's work in slices shown to the network; a slice shown without a step counts as a third of one."""
     if isinstance(node, FineTune):
-        return float(descriptions[node.site].train_slices[node.fold] * (node.schedule.epochs or 1 / 3))
+        census = {site: descriptions[site].train_slices for site in (node.site, node.without) if site}
+        return float(slices_in(census, node) * (node.schedule.epochs or 1 / 3))
     if isinstance(node, Evaluate):
         return models_in(node.weights) * descriptions[node.site].test_slices / 3
     return 0.0
@@ -222,6 +224,8 @@ class RunState:
             return self.lookup(self.absent_key(node, known)) or self.lookup(self.key(node, known))
         if isinstance(node, Average):
             return self.lookup(self.average_key(node, known))
+        if isinstance(node, Refilled):
+            return self.lookup(self.refilled_key(node, known))
         if isinstance(node, Ensemble):
             return of_ensemble(fold_of(node), [known[member] for member in node.members])
         if isinstance(node, Completed):
@@ -390,9 +394,9 @@ class RunState:
         return record.kind == "absent" or any(self._lacking[parent] for parent in node.parents)
 
     def _is_of_a_round(self, node: Node) -> bool:
-        """Return whether a node is an average, its form at a target, or a training used only by rounds."""
+        """Return whether a node is an average, its form at a site, or a training used only by rounds."""
         users = self.users[node]
-        if isinstance(node, Completed) or (isinstance(node, FineTune) and not node.trains):
+        if isinstance(node, Completed | Refilled) or (isinstance(node, FineTune) and not node.trains):
             return True
         return isinstance(node, Average) or (bool(users) and all(map(_is_in_a_round, users)))
 
@@ -422,6 +426,10 @@ class RunState:
         """Return the key of a round's average."""
         state = known[node.before].state if isinstance(node, ServerStep) and node.before else ""
         return average_key(node, parts_of(node, known), parent=known[node.parts[0].parent].weights, state=state)
+
+    def refilled_key(self, node: Refilled, known: Records) -> str:
+        """Return the key of weights with the first weights' batch-norm tensors."""
+        return refilled_key(known[node.weights].file, self.start.weights)
 
     @cached_property
     def census_json(self) -> str:
@@ -456,5 +464,5 @@ def _inputs(node: FineTune | Evaluate, known: Records) -> tuple[str, str]:
     """
     record = known[node.parents[0]]
     if isinstance(node, FineTune):
-        return record.weights, known[node.before].own if node.before else ""
-    return (record.shared, record.own) if record.own else (record.weights, "")
+        return record.file, known[node.before].own if node.before else ""
+    return (record.file, record.own) if record.own else (record.weights, "")

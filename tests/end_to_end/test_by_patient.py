@@ -226,7 +226,7 @@ def test_no_stage_reads_a_patient_of_another_side(
     study = small_study(
         training={"epochs": 1, "augmentation": "none"},
         split={"folds": 3, "source": "same-fold"},
-        methods={"baseline": True, "sequential": {"routes": (("B", "A"),)}, "pooled": True},
+        methods={"baseline": True, "sequential": {"routes": (("B", "A"),)}, "pooled": True, "leave_out": True},
     )
     approve_everywhere(sites, study)
     hospital = Hospital(monkeypatch, study, sites)
@@ -235,12 +235,17 @@ def test_no_stage_reads_a_patient_of_another_side(
         reply = hospital.ask(name, to_record(Describe(study=study.digest)), DESCRIBE)
         descriptions[name], _ = from_record(reply, Description)
     trained: dict[tuple[str, int], set[str]] = {}
+    elsewhere: dict[tuple[str, int], set[str]] = {}
+    """By site left out and fold, whom a training on the pooled data of the others reads."""
     tested: dict[tuple[str, int], set[str]] = {}
     start = start_weights(study, tmp_path)
     for node, order in orders(study, descriptions, start):
         if isinstance(node, FineTune):
             hospital.ask(node.site, to_record(order, start), FINE_TUNE)
-            trained[node.site, node.fold] = set(hospital.read)
+            if node.without:
+                elsewhere[node.without, node.fold] = set(hospital.read)
+            else:
+                trained[node.site, node.fold] = set(hospital.read)
         elif node.split == "test":
             answer, _ = from_record(hospital.ask(node.site, to_record(order, start), EVALUATE), EvaluateReply)
             # Beside the test patients only those are read who trained: images are standardised with their statistics.
@@ -254,6 +259,9 @@ def test_no_stage_reads_a_patient_of_another_side(
     for (site, _), patients in trained.items():
         for other, out in held_out.items():
             assert not patients & out, f"training at {site} reads test patients of {other}"
+    for (site, fold), patients in elsewhere.items():
+        assert patients == {patient for patient in trained[POOLED, fold] if not patient.startswith(f"{site}/")}
+    assert elsewhere.keys() == {(name, fold) for name in ("A", "B", "C") for fold in range(3)}
     for name in ("A", "B", "C"):
         # A site's three folds read all but its test patients, and its test is one and the same in every fold.
         everybody = {

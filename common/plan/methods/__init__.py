@@ -13,6 +13,7 @@ from common.plan.methods import (
     greedy,
     halving,
     l2_sp,
+    local_route,
     longer,
     longest,
     lwf,
@@ -65,9 +66,11 @@ METHODS: tuple[Method, ...] = (
     halving.METHOD,
     lwf.METHOD,
     l2_sp.METHOD,
+    local_route.OF_ROUTES,
     soup.METHOD,
     share.HANDED_ON,
     cyclic.METHOD,
+    local_route.OF_LAPS,
     unadapted.METHOD,
     *(averaged(strategy, budget) for strategy, budget in MATCHED),
     *(re_estimated(strategy, budget) for strategy, budget in MATCHED),
@@ -80,6 +83,7 @@ METHODS: tuple[Method, ...] = (
     pooled_then_target.METHOD,
     unseen.OF_ROUTES,
     unseen.OF_ENSEMBLE,
+    unseen.OF_DATA,
     *(unseen.averaged(strategy) for strategy in STRATEGIES.values()),
 )
 """All methods, in the order of a table's lines."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from common.config.study import Study
-from common.plan.graph import FineTune, Node, Start, best_of
+from common.plan.graph import Node, best_of
 from common.plan.methods.method import Given, Method, Section
 from common.plan.routes import Setting, schedules, settings_of
 from common.plan.values import PlannedRow, row_of
@@ -13,13 +13,25 @@ KEY = "cyclic"
 
 
 def _rows(given: Given, target: str) -> Iterator[PlannedRow]:
+    if "travel" in given.study.methods.sequential.batch_norm:
+        yield from rows_of_laps(given, KEY, target, settings_of(given.study))
+
+
+def rows_of_laps(given: Given, key: str, target: str, settings: Sequence[Setting]) -> Iterator[PlannedRow]:
+    """Yield the rows of a target's laps, a row for each fold.
+
+    Args:
+        given: the inputs.
+        key: the key of the rows' method.
+        target: the target.
+        settings: the settings to try; none: no rows.
+    """
     study = given.study
-    if study.methods.cyclic.laps:
+    if study.methods.cyclic.laps and settings:
         route = laps_to(study, target)
         for fold in study.split.run:
-            yield row_of(
-                study, KEY, route, target, fold, _model(study, route, fold, epochs_of_laps(given, target, fold))
-            )
+            made = (_laps_with(study, route, fold, epochs_of_laps(given, target, fold), one) for one in settings)
+            yield row_of(study, key, route, target, fold, best_of(tuple(dict.fromkeys(made)), route[-1]))
 
 
 def laps_to(study: Study, target: str) -> tuple[str, ...]:
@@ -37,30 +49,25 @@ def epochs_of_laps(given: Given, target: str, fold: int) -> list[int]:
     return [epochs + (lap < more) for lap in range(part.laps)] if epochs else [1] * part.laps
 
 
-def _model(study: Study, route: tuple[str, ...], fold: int, epochs: Sequence[int]) -> Node:
-    """Return the model of all laps; of several settings for second and later visits, the best at the target."""
-    made = (_laps_with(study, route, fold, epochs, setting) for setting in settings_of(study))
-    return best_of(tuple(dict.fromkeys(made)), route[-1])
-
-
 def _laps_with(study: Study, route: tuple[str, ...], fold: int, epochs: Sequence[int], setting: Setting) -> Node:
     visits = [of_lap for of_lap in epochs for _ in study.sites]
     first, *later = zip(route, schedules(study, visits), strict=True)
-    node = FineTune(first[0], fold, Start(), first[1])
+    node = setting.begin(first[0], fold, first[1])
     for site, schedule in later:
         node = setting.train(site, fold, node, schedule)
     return node
 
 
-def _laps(laps: int) -> str:
-    return count(laps, "lap")
+def line_of_laps(route: Sequence[str], target: str) -> str:
+    """Return the number of laps of a route to a target in words."""
+    return count(route.count(target), "lap")
 
 
 METHOD = Method(
     key=KEY,
     title="Laps",
-    name=lambda route, target: f"{_laps(route.count(target))} to {target}",
-    line=lambda route, target: _laps(route.count(target)),
+    name=lambda route, target: f"{line_of_laps(route, target)} to {target}",
+    line=line_of_laps,
     section=Section.LAPS,
     rows=_rows,
     travelling=True,

@@ -10,7 +10,7 @@ Source: Li, Grandvalet and Davoine, Explicit Inductive Bias for Transfer Learnin
 from dataclasses import replace
 
 from common.config.study import Study
-from common.plan.methods.braked import braked
+from common.plan.methods.route_variant import route_variant
 from common.plan.routes import Setting, settings_of
 
 
@@ -18,4 +18,6 @@ def _settings(study: Study) -> list[Setting]:
     return [replace(setting, pull=weight) for setting in settings_of(study) for weight in study.methods.l2_sp.weight]
 
 
-METHOD = braked(key="l2-sp", title="pulled towards the received weights (L2-SP)", short="L2-SP", settings=_settings)
+METHOD = route_variant(
+    key="l2-sp", title="pulled towards the received weights (L2-SP)", short="L2-SP", settings=_settings
+)

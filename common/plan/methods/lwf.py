@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from common.config.study import Study
 from common.plan.graph import Hop
-from common.plan.methods.braked import braked
+from common.plan.methods.route_variant import route_variant
 from common.plan.routes import Setting, settings_of
 
 
@@ -22,4 +22,4 @@ def _settings(study: Study) -> list[Setting]:
     ]
 
 
-METHOD = braked(key="lwf", title="learning without forgetting", short="LwF", settings=_settings)
+METHOD = route_variant(key="lwf", title="learning without forgetting", short="LwF", settings=_settings)

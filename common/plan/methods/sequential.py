@@ -10,7 +10,7 @@ KEY = "sequential"
 
 
 def _rows(given: Given, target: str) -> Iterator[PlannedRow]:
-    for route in routes_to(given.study, target):
+    for route in routes_to(given.study, target) if "travel" in given.study.methods.sequential.batch_norm else ():
         for fold in given.study.split.run:
             yield row_of(given.study, KEY, route, target, fold, along(given.study, route, fold))
 

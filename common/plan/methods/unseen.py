@@ -1,6 +1,7 @@
 """Models that never saw the site where they are scored: what a hospital gets that takes no part in the training.
 
-For each target, the methods run among the other sites as if the target were none of the study. No patient of the target
+For each target, the methods run among the other sites as if the target were none of the study: routes, averages, the
+sites' own models together, and in a simulation all data of the other sites in one place. No patient of the target
 trains such a model or chooses anything for it: round, settings, route and fold are chosen by the mean validation score
 over the other sites, each on its own patients of the fold. A site's validation patients must have trained none of the
 models that they choose among, so routes and ensembles keep to one fold, whatever `split.source` says.
@@ -16,9 +17,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 
-from common.plan.graph import BestElsewhere, Ensemble, Evaluate, Node
+from common.config.values import POOLED
+from common.plan.graph import BestElsewhere, Ensemble, Evaluate, FineTune, Node, Start
 from common.plan.methods.method import Given, Method, Section
-from common.plan.routes import along, routes_to, settings_of
+from common.plan.routes import along, routes_to, settings_of, whole_cosine
 from common.plan.values import PlannedRow
 from common.strategies import Strategy
 
@@ -82,6 +84,15 @@ def _of_ensemble(given: Given, target: str) -> Iterator[PlannedRow]:
         yield _row(elsewhere, OF_ENSEMBLE.key, study.sites, target, fold, (own,))
 
 
+def _of_data(given: Given, target: str) -> Iterator[PlannedRow]:
+    elsewhere = given.elsewhere(target)
+    study = elsewhere.study
+    schedule = whole_cosine(study.training.epochs, study.training.keep)
+    for fold in study.split.run if given.leaves_out and study.methods.pooled else ():
+        model = FineTune(POOLED, fold, Start(), schedule, without=target)
+        yield _row(elsewhere, OF_DATA.key, study.sites, target, fold, (model,))
+
+
 def _name_of_route(route: Sequence[str], target: str) -> str:
     """Return the name with the route, where it is known."""
     return f"{' → '.join(route) if route else 'best route'}, {target} unseen"
@@ -106,6 +117,17 @@ OF_ENSEMBLE = Method(
     line=lambda _, __: "Other sites' own models, target unseen",
     section=Section.UNSEEN,
     rows=_of_ensemble,
+    adapted=False,
+    deliverable=False,
+)
+
+OF_DATA = Method(
+    key=f"{POOLED}-unseen",
+    title="All data of the other sites, target unseen",
+    name=lambda _, target: f"all data of the other sites, {target} unseen",
+    line=lambda _, __: "All data of the other sites, target unseen",
+    section=Section.UNSEEN,
+    rows=_of_data,
     adapted=False,
     deliverable=False,
 )

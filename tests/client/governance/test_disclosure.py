@@ -65,6 +65,15 @@ METHODS: dict[str, dict[str, Any]] = {
         "sequential": {"routes": "all", "max_hops": 1},
         "baseline": True,
     },
+    "own batch norm": {
+        "sequential": {"routes": (("B", "A", "B", "A"), ("C", "B", "A")), "batch_norm": ("travel", "local")},
+        "cyclic": {"laps": 2, "epochs": 1},
+        "forgetting": True,
+    },
+    "own batch norm of a grown route": {
+        "sequential": {"routes": "greedy", "max_hops": 2, "batch_norm": ("travel", "local")},
+        "forgetting": True,
+    },
     "one lap": {"cyclic": {"laps": 1}, "sequential": {"routes": "all", "max_hops": 1}, "baseline": True},
     "what stays": {
         "federated": (

@@ -28,6 +28,7 @@ EVERYTHING: dict[str, Any] = {
         "l2_sp": {"weight": (0.1, 1.0)},
         "train_fraction": (0.5, 1.0),
         "cyclic": {"laps": 2},
+        "sequential": {"routes": "all", "batch_norm": ("travel", "local")},
         "federated": tuple(
             {"strategy": key, "rounds": 2} | (STAYS if strategy.plain_rounds else {})
             for key, strategy in reversed(STRATEGIES.items())
@@ -68,12 +69,17 @@ def test_every_method_has_rows_of_its_own_under_one_name() -> None:
         ("l2-sp", "C → A, L2-SP"),
         ("l2-sp", "B → C → A, L2-SP"),
         ("l2-sp", "C → B → A, L2-SP"),
+        ("sequential-local", "B → A, own batch norm"),
+        ("sequential-local", "C → A, own batch norm"),
+        ("sequential-local", "B → C → A, own batch norm"),
+        ("sequential-local", "C → B → A, own batch norm"),
         ("soup", "mean of all routes to A"),
         ("sequential-share", "B → A, 50 % of A's patients"),
         ("sequential-share", "C → A, 50 % of A's patients"),
         ("sequential-share", "B → C → A, 50 % of A's patients"),
         ("sequential-share", "C → B → A, 50 % of A's patients"),
         ("cyclic", "2 laps to A"),
+        ("cyclic-local", "2 laps to A, own batch norm"),
         ("unadapted", "B, unadapted"),
         ("unadapted", "C, unadapted"),
         # as the study lists its strategies, each with what descends from it
@@ -135,6 +141,7 @@ def test_every_method_has_rows_of_its_own_under_one_name() -> None:
         # Krum and FedTrimmedAvg need three sites, and two are left
         ("route-unseen", "best route, A unseen"),
         ("consensus-unseen", "other sites' own models, A unseen"),
+        ("pooled-unseen", "all data of the other sites, A unseen"),
         ("cyclicfl-unseen", "CyclicFL, A unseen"),
         ("feddc-unseen", "FedDC, A unseen"),
         ("fedyogi-unseen", "FedYogi, A unseen"),

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.config.study import Study
+from common.config.values import POOLED
 from common.errors import RelayError
 from common.plan import Choices, Plan, PlannedRow, batches_per_epoch, grown, plan, routes_to
 from common.plan.graph import (
@@ -374,6 +375,8 @@ HOPS = st.sampled_from(
         {"freeze": ("none", "encoder")},
         {"annealing": "route"},
         {"annealing": "route", "freeze": "encoder"},
+        {"batch_norm": ("travel", "local")},
+        {"batch_norm": ("local", "travel"), "learning_rate": (1e-4, 1e-3)},
     ]
 )
 """Settings of second and later trainings."""
@@ -483,6 +486,7 @@ def test_every_plan_holds_together(example: tuple[Study, Census]) -> None:
             assert row.validation == row.model
             behind = set(parents_first([row.model]))
             assert not any(getattr(node, "site", "") == row.target for node in behind), "the target had a part in it"
+            assert all(node.without == row.target for node in behind if getattr(node, "site", "") == POOLED)
             continue
         # Its fold is selected by the target's own validation patients of that fold.
         scorings = row.validation.candidates if isinstance(row.validation, Best) else (row.validation,)
@@ -521,6 +525,8 @@ def test_the_rows_are_those_that_were_asked_for(example: tuple[Study, Census]) -
     else:
         wanted = set() if isinstance(routes, str) else {tuple(route) for route in routes}
     brakes = [key for key, part in (("lwf", methods.lwf), ("l2-sp", methods.l2_sp)) if part.weight]
+    local = "local" in methods.sequential.batch_norm
+    brakes += ["sequential-local"] if local else []
     kinds = ("sequential", *brakes)
     expected: set[tuple[str, tuple[str, ...], str]] = {(kind, way, way[-1]) for kind in kinds for way in wanted}
     for target in sites:
@@ -532,7 +538,8 @@ def test_the_rows_are_those_that_were_asked_for(example: tuple[Study, Census]) -
             expected.add(("pooled-then-target", ("pooled", target), target))
         if methods.cyclic.laps:
             at = sites.index(target)
-            expected.add(("cyclic", (sites[at + 1 :] + sites[: at + 1]) * methods.cyclic.laps, target))
+            laps = (sites[at + 1 :] + sites[: at + 1]) * methods.cyclic.laps
+            expected |= {(key, laps, target) for key in ("cyclic", *(["cyclic-local"] if local else []))}
         for part in methods.federated:
             expected |= {(part.strategy, sites, target)} if "average" in part.batch_norm else set()
             if "re-estimate" in part.batch_norm:
@@ -558,6 +565,7 @@ def test_the_rows_are_those_that_were_asked_for(example: tuple[Study, Census]) -
             others = tuple(site for site in sites if site != target)
             expected |= {("route-unseen", (), target), ("consensus-unseen", others, target)}
             expected |= {(f"{part.strategy}-unseen", others, target) for part in methods.federated}
+            expected |= {("pooled-unseen", others, target)} if methods.pooled else set()
         if folds and "target-folds" in methods.more:
             expected.add(("target-folds", (target,), target))
         if folds and "route-folds" in methods.more and any(route[-1] == target for route in wanted):

@@ -158,6 +158,7 @@ def test_data_machine_weights_site_and_fold_change_the_key() -> None:
         key(dataclasses.replace(TRAIN, site="B")),
         key(dataclasses.replace(TRAIN, fold=0)),
         key(dataclasses.replace(TRAIN, proximal_mu=0.1)),
+        key(dataclasses.replace(TRAIN, without="B")),
         key(LOCAL),
         key(PERSONAL),
         key(dataclasses.replace(TRAIN, schedule=Schedule(6, 0, 5, "best"))),

@@ -1,7 +1,7 @@
-"""Routes with a brake on forgetting: every hop is held near the received model, by its answers or by its weights.
+"""Routes whose trainings differ from the plain ones: by a brake on forgetting, or by batch norm that stays behind.
 
-A row stands for each route and fold. Where several weights of the brake are tried, the target's validation patients
-select the best, for every route by itself.
+A row stands for each route and fold. Where several settings are tried, the target's validation patients select the
+best, for every route by itself.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,14 +13,14 @@ from common.plan.searches import route_found
 from common.plan.values import PlannedRow, row_of
 
 
-def braked(*, key: str, title: str, short: str, settings: Callable[[Study], Sequence[Setting]]) -> Method:
-    """Return the method of a brake.
+def route_variant(*, key: str, title: str, short: str, settings: Callable[[Study], Sequence[Setting]]) -> Method:
+    """Return the method of routes with settings of their own.
 
     Args:
         key: the method's key.
-        title: the brake's name.
-        short: the brake's name in a row.
-        settings: returns the settings to try for every hop; none for a study without the brake.
+        title: the name of what differs.
+        short: this name in a row.
+        settings: returns the settings to try for every hop; none for a study without such rows.
     """
 
     def rows(given: Given, target: str) -> Iterator[PlannedRow]:
