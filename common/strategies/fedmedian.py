@@ -2,4 +2,6 @@
 
 from common.strategies.strategy import Strategy
 
-STRATEGY = Strategy(key="fedmedian", title="FedMedian", flower="FedMedian")
+STRATEGY = Strategy(
+    key="fedmedian", title="FedMedian", flower="FedMedian", weighting="the median of every weight, sites alike"
+)

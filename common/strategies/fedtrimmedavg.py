@@ -9,5 +9,6 @@ STRATEGY = Strategy(
     # Flower cuts int(beta × parts) values at either end: its default of 0.2 would cut none of three or four parts.
     arguments=lambda parts: {"beta": max(0.2, 1 / parts)},
     fewest_parts=3,
+    weighting="the mean of every weight without its extremes, sites alike",
     why_so_many="leaves nothing of two sites; it needs three",
 )

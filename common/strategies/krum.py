@@ -11,5 +11,6 @@ STRATEGY = Strategy(
     fewest_parts=3,
     why_so_many="compares models with each other; it needs three sites",
     whole_parts=True,
+    weighting="the one part nearest to the others",
     skippable=False,
 )

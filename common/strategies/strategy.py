@@ -47,6 +47,8 @@ class Strategy:
     """Whether the strategy compares whole models, which requires all parts in memory at once."""
     proximal: bool = False
     """Whether the sites train with FedProx's proximal term."""
+    weighting: str = "each part by its site's training slices"
+    """How much each part of a round counts, in words."""
     server: ServerOptimizer | None = None
     """The server's optimizer; None: the average is the next round's start."""
     daisy_chain: bool = False

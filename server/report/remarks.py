@@ -496,6 +496,15 @@ def of_choices(results: Results) -> str:
     )
 
 
+def of_handling(results: Results) -> str:
+    """Return the remark under the table of how every method was handled."""
+    several = sum(len(entry.methods) for entry in results.handling)
+    return (
+        f"{count(several, 'method')}, read off the stages of each one's first row; those that were handled alike stand"
+        " together. Test patients select nothing."
+    )
+
+
 def of_folds(results: Results) -> str:
     """Return the remark under the table of every fold."""
     if not results.tested:

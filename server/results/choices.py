@@ -81,7 +81,11 @@ def open_choices(study: Study, plan: Plan) -> list[tuple[str, str, str]]:
     if rounds:
         choices.append(("federated rounds", rounds, "beyond the paper; by default the longest route's gradient steps"))
         choices.append(("batch normalisation of averages", *_of_averages(study)))
-        choices.append(("averages", "each part weighted by its site's training slices", OF_ROUNDS))
+        weighting: dict[str, list[str]] = {}
+        for part in study.methods.federated:
+            weighting.setdefault(STRATEGIES[part.strategy].weighting, []).append(STRATEGIES[part.strategy].title)
+        ways = [f"{', '.join(titles)}: {way}" for way, titles in weighting.items()]
+        choices.append(("averages", "; ".join(ways if len(ways) > 1 else weighting), OF_ROUNDS))
     choices += [method.handled for method in asked_for(study) if method.handled]
     if study.methods.leave_out:
         choices.append(("models of an unseen site", "chosen by the other sites", OF_UNSEEN))

@@ -49,6 +49,7 @@ from common.statistics.optimism import choice
 from server.ledger.ledger import StageRecord
 from server.results import schema
 from server.results.choices import open_choices
+from server.results.handling import handling
 from server.results.predictions import predictions_of
 from server.results.rotations import chosen, pool
 from server.results.schema import Results
@@ -84,6 +85,7 @@ def results_of(study: Study, runs: Sequence[RunState]) -> Results:
         },
         sites=tuple(_site(name, runs[0].descriptions[name]) for name in study.sites),
         choices=tuple(open_choices(study, runs[0].plan)),
+        handling=tuple(handling(runs[0].study, runs[0].plan)),
         rows=tuple(pool(rows, rotations=turns, score=score) if turns > 1 else rows),
         chosen=tuple(chosen(rows, rotations=turns, score=score) if turns > 1 else ()),
         rotation_rows=tuple(rows if turns > 1 else ()),

@@ -515,6 +515,23 @@ class ParkedRow(_OfVariant):
     """Why the row could not be finished."""
 
 
+class Handling(Value):
+    """What methods may handle differently, as some methods handled it; read off the graph of their rows."""
+
+    methods: tuple[str, ...]
+    """The names of the methods that were handled alike."""
+    batch_norm: str = ""
+    """Whose statistics of batch normalisation a model has when the target's patients score it."""
+    optimizer: str = ""
+    """What became of the state of the optimizers between trainings."""
+    average: str = ""
+    """By which weights models, or the probabilities of models, are averaged."""
+    rates: str = ""
+    """The learning rates of the trainings behind a model."""
+    selection: str = ""
+    """What validation patients select, and whose."""
+
+
 class Results(Value):
     """The results of a study."""
 
@@ -530,6 +547,8 @@ class Results(Value):
     """An entry for each site, in the study's order."""
     choices: tuple[tuple[str, ...], ...] = ()
     """Choices left open by the paper: subject, setting of this study, remark."""
+    handling: tuple[Handling, ...] = ()
+    """How every method of the study was handled; an entry for all methods that were handled alike."""
     rows: tuple[Row, ...]
     """An entry for each finished method, route, target and fold; where the test rotates, for each method, route and
     target, over all rotations."""

@@ -119,24 +119,13 @@ def test_a_route_is_the_plain_loop_and_its_norms_are_in_no_message(hospitals: di
     assert digest(weights) == digest(travelling | own["A"])
     assert (card.method, card.own_tensors) == (chosen["method"], len(norm))
 
-    first = {name: tensor.numpy().tobytes() for name, tensor in part_of(start, norm).items()}
-    pieces = {
-        tensor.numpy().tobytes()
-        for path in hospitals.values()
-        for content in kept_at(path).values()
-        for tensor in safetensors.torch.load(content).values()
-        if tensor.numel() > 16
-    } - set(first.values())
-    assert pieces
-    came = 0
+    # What travels is, to the last bit, what the plain loop lets travel: no training's batch norm is in it.
+    allowed = {"from a site": sent, "to a site": sent | refilled | {digest(start)}}
     for direction, kind, file in messages:
         tensors = safetensors.torch.load(file)
-        assert not any(piece in file for piece in pieces)
-        if set(tensors) & norm:  # to a site that has none of its own yet
-            assert (direction, kind) in {("to a site", "train.stage"), ("to a site", "evaluate.stage")}
-            assert all(tensors[name].numpy().tobytes() == value for name, value in first.items())
-        came += direction == "from a site"
-    assert came == len(trained)
+        assert digest(tensors) in allowed[direction], (direction, kind)
+        assert direction == "to a site" or not set(tensors) & norm
+    assert sum(direction == "from a site" for direction, _, _ in messages) == len(trained)
 
 
 @pytest.mark.nightly
