@@ -45,7 +45,7 @@ STUDY = small_study(
 )
 
 
-class TestedLoop(PlainLoop):
+class LoopAtTest(PlainLoop):
     """A plain loop whose Dice is that of the test patients."""
 
     def members(self, site: str, fold: int) -> tuple[list[Patient], list[Patient]]:
@@ -79,7 +79,7 @@ def test_a_route_is_the_plain_loop_and_its_norms_are_in_no_message(hospitals: di
     forget(hospitals)
     messages.clear()
     results, _ = run_on_grid(STUDY, hospitals, tmp_path, keep_weights=True, grid=RecordingGrid)
-    loop, tested = PlainLoop(STUDY, hospitals), TestedLoop(STUDY, hospitals)
+    loop, tested = PlainLoop(STUDY, hospitals), LoopAtTest(STUDY, hospitals)
     start, norm = loop.start(), norms(loop)
     ways = {("sequential-local", route): along(loop, route, 2) for route in ROUTES}
     ways |= {("cyclic-local", route): along(loop, route, 1) for route in LAPS.values()}
