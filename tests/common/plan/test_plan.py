@@ -19,9 +19,11 @@ from common.plan import Choices, Plan, PlannedRow, batches_per_epoch, grown, pla
 from common.plan.graph import (
     Average,
     Best,
+    Completed,
     Evaluate,
     FineTune,
     Node,
+    Refilled,
     Schedule,
     Start,
     fold_of,
@@ -508,9 +510,12 @@ def test_every_plan_holds_together(example: tuple[Study, Census]) -> None:
             needed.add(node)
             stack += node.parents
     assert needed <= set(found.nodes)
-    for node in set(found.nodes) - needed:
+    completed = {node for node in found.nodes if isinstance(node, Completed | Refilled)} - needed
+    assert completed <= {node.weights for node in found.nodes if isinstance(node, Evaluate)}
+    for node in set(found.nodes) - needed - completed:
         assert study.methods.forgetting and isinstance(node, Evaluate) and node.split == "test"
-        assert isinstance(node.weights, FineTune) and node.weights in needed and node.weights.site != "pooled"
+        scored = node.weights.weights if isinstance(node.weights, Completed | Refilled) else node.weights
+        assert isinstance(scored, FineTune) and scored in needed and scored.site != "pooled"
 
 
 @settings(max_examples=40, deadline=None)
