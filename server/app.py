@@ -26,16 +26,16 @@ LOG = "study.log"
 def main(grid: Grid, context: Context) -> None:
     """Run the study named in the run's configuration: `study` (a file), `out` (a folder), `patience` (seconds).
 
-    `study.log` in the folder reports progress, and in its last line how the run ended.
+    `study.log` in the folder reports progress, and in its last line how the run ended. Each line has the number of its
+    run, since a run that is refused writes into the same log as the run that holds the folder.
     """
     path, out = (Path(str(context.run_config[name])).expanduser() for name in ("study", "out"))
     out.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(out / LOG, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s {context.run_id} %(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:
-        log.info("Run %d.", context.run_id)
         run_study(grid, load_study(path), out, beside=path.parent, patience=float(context.run_config["patience"]))
         log.info("Done.")
     except RelayError as error:

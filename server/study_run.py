@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -80,7 +81,8 @@ def run_study(
     ledger = Ledger(folder, progress=lambda done, of: observe(Event("examining", "", "", epoch=done, epochs=of)))
     with closing(ledger), _disk_errors_as_sentences(folder):
         _keep_study(study, folder)
-        with recording(folder, study, observe) as recorded, _disk_errors_as_sentences(folder):
+        finished = Counter(record.site for record in ledger.records())
+        with recording(folder, study, observe, finished=finished) as recorded, _disk_errors_as_sentences(folder):
             return _run(grid, study, folder, ledger, beside, recorded, patience, keep_weights)
 
 

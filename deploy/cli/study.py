@@ -158,7 +158,8 @@ def show_hash(
 @command(
     app,
     "run",
-    stopped="Stopped following; the study goes on at the coordinator, and the same command follows it again.",
+    stopped="Stopped following; the study goes on at the coordinator, and the same command follows it again. To end"
+    " it: relay study stop.",
 )
 def run(
     study: Annotated[Path, typer.Argument(metavar="STUDY.toml", parser=Path, help="What is compared, and how.")],
@@ -202,6 +203,21 @@ def run(
     return show_results(results, as_json=as_json)
 
 
+@command(app, "stop")
+def stop(folder_of_results: Results, folder: CoordinatorFolder = DEFAULT_COORDINATOR) -> int:
+    """Stop a study that runs on hospitals.
+
+    What is finished is kept, and relay study run goes on from it. A hospital ends what it is training at the end of its
+    leg, and waits for the next order.
+    """
+    from deploy.coordinator.folder import Coordinator
+    from deploy.coordinator.study_run import stop as end
+
+    end(Coordinator(folder), folder_of_results, lambda line: print(line, file=sys.stderr, flush=True))
+    print(f"The study in {folder_of_results} is stopped; relay study run goes on with it.")
+    return 0
+
+
 @command(app, "status")
 def status(
     out: Annotated[
@@ -228,7 +244,7 @@ def status(
 ) -> int:
     """Say which hospitals are there and which are missing.
 
-    With --out, also how far a study is. The exit code is 0 if all hospitals are there.
+    With --out, also how far a study is, and of its hospitals alone. The exit code is 0 if all hospitals are there.
     """
     from datetime import UTC, datetime
 
@@ -246,7 +262,7 @@ def status(
         return 0 if all(presence["online"] for presence in now.get("present", [])) and not now.get("error") else 1
     if out is not None:
         print(*lines(read(out), datetime.now(UTC)), sep="\n")
-    found = presences(coordinator) if coordinator else []
+    found = presences(coordinator, out) if coordinator else []
     for presence in found:
         print(sentence_of(presence))
     if coordinator and not found:

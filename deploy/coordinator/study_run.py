@@ -3,7 +3,8 @@
 `server.app` runs the study in Flower's ServerApp at the coordinator. This module submits the run, prints the run's
 progress, and submits a new run if the ServerApp's process dies; Flower itself never restarts a run. A second run does
 no finished stage again, because the ledger records every finished stage. If the process of this module dies, the study
-goes on, and the same command follows the study again.
+goes on, and the same command follows the study again. Several terminals may follow one run; a result folder has one
+study and at most one run at a time.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,6 +22,7 @@ from common.config.study import Study, load_study
 from common.errors import GO_ON, NotEnrolled, RelayError, Unreachable
 from common.files import write_atomically
 from common.fingerprint import format_fingerprint
+from common.locks import exclusive
 from deploy.coordinator.enroll import records
 from deploy.coordinator.folder import Coordinator
 from deploy.flower.control import Control
@@ -29,12 +32,18 @@ Answer = TypeVar("Answer")
 LOG = "study.log"
 """The file of the result folder in which `server.app` writes the progress of its run."""
 RUN = "run-id"
-"""The file of the result folder with the number of the run submitted last."""
+"""The file of the result folder with the number of the run submitted last, and the digest of its study."""
+TURN = ".run-id.lock"
+"""The file of the result folder by whose lock a single terminal at a time looks for a run and submits one."""
 
 LOOK_EVERY = 1.0
 """Seconds between two looks at the log."""
 ASK_EVERY = 10.0
 """Seconds between two questions to the SuperLink whether the run is still alive."""
+ENDS_WITHIN = 120.0
+"""Seconds within which a study that is stopped has to end."""
+STOPPED = "finished:stopped"
+"""Flower's status of a run that was stopped."""
 ABSENT = 900.0
 """Seconds for which the SuperLink may be away."""
 STILL_HELD = "Another study is writing to"
@@ -59,6 +68,7 @@ def run(path: Path, coordinator: Coordinator, out: Path, *, patience: float, not
     """
     study = load_study(path)
     _check(study, coordinator, out)
+    _refuse_folder_of_another(study, out)
     notify(
         f'Study "{study.name}", hash {format_fingerprint(study.digest)}: every hospital has to have approved'
         " the one of this hash."
@@ -70,21 +80,22 @@ def run(path: Path, coordinator: Coordinator, out: Path, *, patience: float, not
     except OSError as error:
         raise RelayError(f"The result folder {out} cannot be written ({error.strerror}).") from None
     deaths, finished = 0, _finished(out)
-    run_id = _still_running(control, out)
-    if run_id:
-        notify(f"Run {run_id} of this study is under way; following it.")
     while True:
-        if not run_id:
-            run_id = _submit(control, path, out, patience, notify)
+        with exclusive(out / TURN):
+            run_id = _still_running(control, out, study)
+            if run_id:
+                notify(f"Run {run_id} of this study is under way; following it.")
+            else:
+                run_id = _submit(control, path, study, out, patience, notify)
         verdict = _follow(control, run_id, out, notify)
         if verdict is None:
-            (out / RUN).unlink(missing_ok=True)
+            _forget_run(out, run_id)
             return
         if verdict and not (deaths and verdict.startswith(STILL_HELD)):
-            (out / RUN).unlink(missing_ok=True)
+            _forget_run(out, run_id)
             raise RelayError(verdict)
         deaths = 1 if _finished(out) > finished else deaths + 1
-        finished, run_id = _finished(out), ""
+        finished = _finished(out)
         if deaths == DEATHS:
             raise RelayError(
                 f"The coordinator's program died {DEATHS} times without finishing a stage; its logs lie in"
@@ -92,6 +103,66 @@ def run(path: Path, coordinator: Coordinator, out: Path, *, patience: float, not
             )
         notify("The coordinator's program died; the study is submitted again and goes on from what is finished.")
         time.sleep(min(60.0, 2.0**deaths))
+
+
+def stop(coordinator: Coordinator, out: Path, notify: Callable[[str], None]) -> None:
+    """Stop the run of a study; what is finished is kept, and `relay study run` goes on from it.
+
+    Args:
+        coordinator: the coordinator's folder.
+        out: the result folder.
+        notify: gets a sentence if the SuperLink has to be waited for.
+
+    Raises:
+        RelayError: no run is under way in the folder, or it did not end.
+    """
+    control = coordinator.control()
+    run_id, _ = _noted_run(out)
+    if not run_id or _patiently(lambda: _status(control, run_id), notify).startswith("finished"):
+        raise RelayError(f"No study is under way in {out}; nothing was stopped.")
+    try:
+        control.ask("stop", run_id)
+    except RelayError as error:
+        if "already finished" not in str(error):
+            raise
+        raise RelayError(f"The study in {out} has just ended by itself; nothing was stopped.") from None
+    until = time.monotonic() + ENDS_WITHIN
+    # The study's own process ends when the SuperLink refuses its next question; it holds the ledger until then.
+    while not _patiently(lambda: _status(control, run_id), notify).startswith("finished") or _is_held(out):
+        if time.monotonic() > until:
+            raise RelayError(
+                f"Run {run_id} was told to stop, and has not ended in {ENDS_WITHIN:.0f} s; see {out / LOG}."
+            )
+        time.sleep(LOOK_EVERY)
+    _forget_run(out, run_id)
+
+
+def _is_held(out: Path) -> bool:
+    """Return whether a process writes to the result folder's ledger."""
+    from server.ledger.ledger import LOCK  # imported here because the module imports numpy
+
+    try:
+        with exclusive(out / LOCK, wait=False):
+            return False
+    except BlockingIOError:
+        return True
+
+
+def _refuse_folder_of_another(study: Study, out: Path) -> None:
+    """Refuse a result folder that holds another study, before anything of that study is followed.
+
+    Raises:
+        RelayError: the folder's study has another digest.
+    """
+    try:
+        kept = load_study(out / "study.toml")
+    except RelayError:  # there is none yet, or it is damaged, which the run itself repairs
+        return
+    if kept.digest != study.digest:
+        raise RelayError(
+            f'{out} holds the results of another study, "{kept.name}" with the hash'
+            f" {format_fingerprint(kept.digest)}; give another folder with --out."
+        )
 
 
 def _check(study: Study, coordinator: Coordinator, out: Path) -> None:
@@ -127,7 +198,9 @@ def _took_part(study: Study, out: Path) -> frozenset[str]:
     return known_of(kept_in(out, variant) for variant in study.variants)
 
 
-def _submit(control: Control, path: Path, out: Path, patience: float, notify: Callable[[str], None]) -> str:
+def _submit(
+    control: Control, path: Path, study: Study, out: Path, patience: float, notify: Callable[[str], None]
+) -> str:
     settings = {"study": str(path.absolute()), "out": str(out.absolute()), "patience": float(patience)}
     for value in settings.values():
         if isinstance(value, str) and ('"' in value or "\\" in value or "'" in value):
@@ -138,7 +211,7 @@ def _submit(control: Control, path: Path, out: Path, patience: float, notify: Ca
         (Path(folder) / "pyproject.toml").write_text(bundle, encoding="utf-8")
         answer = _patiently(lambda: control.ask("run", folder, "--run-config", written), notify)
     run_id = str(answer["run-id"])
-    write_atomically(out / RUN, run_id.encode(), durable=True)
+    write_atomically(out / RUN, f"{run_id} {study.digest}\n".encode(), durable=True)
     notify(f"Submitted as run {run_id}.")
     return run_id
 
@@ -150,7 +223,7 @@ def _follow(control: Control, run_id: str, out: Path, notify: Callable[[str], No
         None if the whole study was done; otherwise the run's error sentence, or an empty text if the process died
         without an error sentence.
     """
-    lines, last_look, over = _lines(out / LOG, run_id), time.monotonic(), False
+    lines, last_look, status = _lines(out / LOG, run_id), time.monotonic(), ""
     while True:
         for level, text in lines:
             if level is None:
@@ -160,11 +233,13 @@ def _follow(control: Control, run_id: str, out: Path, notify: Callable[[str], No
             if text == "Done.":
                 return None
             notify(text)
-        if over:
+        if status == STOPPED:
+            return f"Run {run_id} was stopped by relay study stop; what is finished is kept, and {GO_ON}."
+        if status.startswith("finished"):
             return ""
         if time.monotonic() - last_look > ASK_EVERY:
             # The loop is not left at once: the run's last lines may have come after the log was read.
-            over = _patiently(lambda: _status(control, run_id), notify).startswith("finished")
+            status = _patiently(lambda: _status(control, run_id), notify)
             last_look = time.monotonic()
         time.sleep(LOOK_EVERY)
 
@@ -175,7 +250,6 @@ def _lines(path: Path, run_id: str) -> Iterator[tuple[str | None, str]]:
     Yields:
         The level and the text of a line, or (None, "") whenever the log has no further line yet.
     """
-    own = False
     rest = b""
     with path.open("rb") as file:
         while True:
@@ -184,14 +258,11 @@ def _lines(path: Path, run_id: str) -> Iterator[tuple[str | None, str]]:
                 rest += data
                 yield None, ""
                 continue
-            words = (rest + data).decode(errors="replace").strip().split(" ", 3)
+            words = (rest + data).decode(errors="replace").strip().split(" ", 4)
             rest = b""
-            if len(words) != 4 or words[2] not in ("INFO", "WARNING", "ERROR"):
-                continue  # no line of relay's log, or a later line of a text with line ends
-            if words[3].startswith("Run ") and words[2] == "INFO":
-                own = words[3] == f"Run {run_id}."
-            elif own:
-                yield words[2], words[3]
+            # Other lines are another run's, or later lines of a text with line ends.
+            if len(words) == 5 and words[2] in ("INFO", "WARNING", "ERROR") and words[3] == run_id:
+                yield words[2], words[4]
 
 
 def _status(control: Control, run_id: str) -> str:
@@ -206,15 +277,37 @@ def _status(control: Control, run_id: str) -> str:
     return str(runs[0]["status"])
 
 
-def _still_running(control: Control, out: Path) -> str:
-    """Return the run submitted by an earlier call for this result folder; empty unless the run is still alive."""
-    try:
-        run_id = (out / RUN).read_text(encoding="ascii").strip()
-    except (FileNotFoundError, ValueError):
+def _still_running(control: Control, out: Path, study: Study) -> str:
+    """Return the run submitted by an earlier call for this result folder; empty unless the run is still alive.
+
+    Raises:
+        RelayError: the run that is alive is another study's.
+    """
+    run_id, digest = _noted_run(out)
+    if not run_id or _patiently(lambda: _status(control, run_id), lambda _: None).startswith("finished"):
         return ""
-    if not run_id.isdigit():
-        return ""
-    return "" if _patiently(lambda: _status(control, run_id), lambda _: None).startswith("finished") else run_id
+    if digest not in ("", study.digest):
+        raise RelayError(
+            f"Run {run_id} of another study, with the hash {format_fingerprint(digest)}, is under way in {out}; give"
+            " another folder with --out, or stop that study first: relay study stop."
+        )
+    return run_id
+
+
+def _noted_run(out: Path) -> tuple[str, str]:
+    """Return the number of the run submitted last and its study's digest; empty texts where they are not known."""
+    with suppress(FileNotFoundError, ValueError):
+        run_id, _, digest = (out / RUN).read_text(encoding="ascii").strip().partition(" ")
+        if run_id.isdigit():
+            return run_id, digest
+    return "", ""
+
+
+def _forget_run(out: Path, run_id: str) -> None:
+    """Remove the note of a run that has ended, unless another terminal has submitted the next run since."""
+    with exclusive(out / TURN):
+        if _noted_run(out)[0] == run_id:
+            (out / RUN).unlink(missing_ok=True)
 
 
 def _patiently(ask: Callable[[], Answer], notify: Callable[[str], None]) -> Answer:

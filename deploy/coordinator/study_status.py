@@ -6,11 +6,13 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypedDict
 
+from common.config.study import load_study
 from common.errors import RelayError
 from common.text import duration
 from deploy.coordinator.enroll import records
@@ -28,16 +30,24 @@ class Presence(TypedDict):
     """The time of the last connection or disconnection, in Flower's format; empty if the hospital never connected."""
 
 
-def presences(coordinator: Coordinator) -> list[Presence]:
+def presences(coordinator: Coordinator, out: Path | None = None) -> list[Presence]:
     """Return the presence of every enrolled hospital, without the revoked hospitals.
+
+    Args:
+        coordinator: the coordinator's folder.
+        out: a result folder: only the sites of its study are returned; None: all.
 
     Raises:
         Unreachable: the SuperLink does not answer.
     """
+    wanted = None
+    if out is not None:
+        with suppress(RelayError):  # the study has not written its file yet
+            wanted = frozenset(load_study(out / "study.toml").sites)
     nodes = {str(node["node-id"]): node for node in coordinator.control().ask("supernode", "list")["nodes"]}
     found: list[Presence] = []
     for record in records(coordinator):
-        if record.revoked:
+        if record.revoked or (wanted is not None and record.site not in wanted):
             continue
         node = nodes.get(record.node_id, {})
         online = node.get("status") == "online"
@@ -144,7 +154,7 @@ class Status:
         with self._lock:
             if self.clock() - self._asked > ASK_EVERY:
                 try:
-                    self._present = {"present": presences(self.coordinator)}
+                    self._present = {"present": presences(self.coordinator, self.out)}
                 except RelayError as error:
                     self._present = {"present_error": str(error), "error": True}
                 self._asked = self.clock()

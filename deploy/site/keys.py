@@ -7,6 +7,7 @@ site), `tls.key` (the key of the TLS certificate, by which the gateway admits th
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 from cryptography import x509
 from pydantic import TypeAdapter, ValidationError
 
+from client.governance.site_lock import exclusive_lock
 from client.site_config import SiteConfig, load_site
 from common.config.values import POOLED, SiteName
 from common.errors import Expired, NotEnrolled, RelayError
@@ -52,7 +54,7 @@ class Admission:
     """Days for which the certificate is still valid."""
 
 
-def init(path: Path, *, name: str) -> tuple[SiteConfig, Request, Path]:
+def init(path: Path, *, name: str, new_keys: bool = False) -> tuple[SiteConfig, Request, Path]:
     """Make a site's file and keys where they do not exist.
 
     A repeated call keeps the site's file and keys, and returns the same request.
@@ -60,11 +62,13 @@ def init(path: Path, *, name: str) -> tuple[SiteConfig, Request, Path]:
     Args:
         path: the site's file.
         name: the site's name; may be empty where the file exists.
+        new_keys: make new keys also where there are keys; the earlier ones are set aside with their kit.
 
     Returns:
         The site's settings, its request, and the path of the request for the coordinator.
 
     Raises:
+        Locked: new keys are wanted while the site is at work.
         RelayError: a new file gets no valid name, or an existing file has another name.
     """
     if not path.exists():
@@ -79,6 +83,9 @@ def init(path: Path, *, name: str) -> tuple[SiteConfig, Request, Path]:
     if name and site.name != name:
         raise RelayError(f'{path} is the file of a site named "{site.name}", not "{name}".')
     keys = site.private() / FOLDER
+    if new_keys and keys.exists():
+        with exclusive_lock(site):
+            keys.rename(keys.with_name(f"{FOLDER}-until-{time.strftime('%Y-%m-%d-%H%M%S')}"))
     request_path = path.absolute().parent / f"{site.name}.request"
     request = read_enrolment_file(keys / REQUEST, Request) if (keys / REQUEST).exists() else None
     if request is None or not request.node_signature:  # relay 0.2 signed with the TLS key alone

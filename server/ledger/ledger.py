@@ -27,6 +27,9 @@ from common.model.weights import Weights, mapped, save
 from common.scores import Score
 from common.text import short_digest
 
+LOCK = ".lock"
+"""The file of the result folder whose lock the writing process holds."""
+
 
 class Cases(BaseModel):
     """Scores of single patients, under random numbers given by their site."""
@@ -247,7 +250,7 @@ class Ledger:
         try:
             self._records.mkdir(parents=True, exist_ok=True)
             self._weights.mkdir(exist_ok=True)
-            self._held.enter_context(locks.exclusive(folder / ".lock", wait=False, mode=0o666))
+            self._held.enter_context(locks.exclusive(folder / LOCK, wait=False, mode=0o666))
             for left in (*self._records.glob(".*.part"), *self._weights.glob(".*.part")):
                 left.unlink()  # left by a coordinator that was killed while it wrote
             found = examine(folder, progress=progress)
@@ -284,6 +287,10 @@ class Ledger:
     def get(self, key: str) -> StageRecord | None:
         """Return the record of a key, or None; the record's weights may have been deleted."""
         return self._known.get(key)
+
+    def records(self) -> list[StageRecord]:
+        """Return all records, in no order."""
+        return list(self._known.values())
 
     def put(self, record: StageRecord) -> None:
         """Write a record; its weights must have been written before."""

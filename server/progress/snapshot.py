@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -48,7 +48,7 @@ class AtWork(BaseModel):
     dice: float | None = None
     """Validation Dice of the last epoch, 0 to 1."""
     finished: int = 0
-    """Stages finished at the site in this run."""
+    """Stages finished at the site, those of earlier runs into the folder included."""
 
 
 class StudyProgress(BaseModel):
@@ -106,6 +106,8 @@ class Recorder:
     study: Study
     clock: Callable[[], float] = time.monotonic
     """Returns the time in seconds."""
+    finished: Mapping[str, int] = field(default_factory=dict)
+    """The number of stages finished at each site by earlier runs."""
     _progress: StudyProgress = field(init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _over: threading.Event = field(default_factory=threading.Event)
@@ -114,7 +116,10 @@ class Recorder:
     def __post_init__(self) -> None:
         sites = (*self.study.sites, *([POOLED] if self.study.methods.pooled else []))
         self._progress = StudyProgress(
-            study=self.study.name, began=_now(), at=_now(), sites=tuple(AtWork(site=site) for site in sites)
+            study=self.study.name,
+            began=_now(),
+            at=_now(),
+            sites=tuple(AtWork(site=site, finished=self.finished.get(site, 0)) for site in sites),
         )
         self._write()
         threading.Thread(target=self._beat, daemon=True).start()
@@ -183,18 +188,21 @@ class Recorder:
 
 
 @contextmanager
-def recording(folder: Path, study: Study, observe: Observer) -> Iterator[Observer]:
+def recording(
+    folder: Path, study: Study, observe: Observer, *, finished: Mapping[str, int] | None = None
+) -> Iterator[Observer]:
     """Keep `progress.json` up to date while the block runs, and write "done" or "stopped" as the final state.
 
     Args:
         folder: the result folder.
         study: the study.
         observe: another observer, called with every event as well.
+        finished: the number of stages finished at each site by earlier runs into the folder.
 
     Yields:
         The observer to be called with every event.
     """
-    recorder = Recorder(folder, study)
+    recorder = Recorder(folder, study, finished=finished or {})
     try:
         yield recorder.observing(observe)
     except BaseException as error:

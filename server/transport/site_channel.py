@@ -471,7 +471,8 @@ class SiteChannel:
     def _session(self) -> str | None:
         """Return a text unique to the site's present connection; None while the site is away."""
         for node in retry_on_server_error(self.grid.get_nodes):
-            known = node.name == self.site if self.node_id is None else node.node_id == self.node_id
+            # By name, where nodes have names: a site that was enrolled again with new keys is another node.
+            known = node.name == self.site if node.name or self.node_id is None else node.node_id == self.node_id
             if known and is_online(node):
                 if self._away_since is not None:
                     self.observe(Event("back", self.site, ""))

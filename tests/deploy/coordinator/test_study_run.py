@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 from common.config.study import load_study, study_toml
 from common.errors import RelayError, Unreachable
 from common.fingerprint import format_fingerprint
+from common.locks import exclusive
 from deploy.coordinator import enroll, study_run
 from deploy.coordinator.folder import Coordinator
 from deploy.flower.control import Control
@@ -37,15 +40,18 @@ class FakeControl:
             self.submitted.append(words[3])
             run_id = str(100 + len(self.submitted))
             with (self.out / "study.log").open("a", encoding="utf-8") as log:
-                log.write(f"2026-01-01 00:00:00,000 INFO Run {run_id}.\n")
-                log.write(self.runs[len(self.submitted) - 1][0])
+                log.write(self.runs[len(self.submitted) - 1][0].replace(" RUN ", f" {run_id} "))
             return {"run-id": run_id}
+        if words[0] == "stop":
+            self.runs[int(words[1]) - 101] = ("", "finished:stopped")
+            return {"run-id": words[1]}
         assert words[:2] == ("list", "--run-id")
         return {"runs": [{"status": self.runs[int(words[2]) - 101][1]}]}
 
 
-def line(text: str, level: str = "INFO") -> str:
-    return f"2026-01-01 00:00:00,000 {level} {text}\n"
+def line(text: str, level: str = "INFO", run: str = "RUN") -> str:
+    """A line of the log; the run is the one that writes it, unless another is named."""
+    return f"2026-01-01 00:00:00,000 {level} {run} {text}\n"
 
 
 @pytest.fixture
@@ -58,7 +64,8 @@ def follow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tup
     study.write_text(study_toml(small_study(sites=("A", "B"), methods={"baseline": True})), encoding="utf-8")
     for name in ("LOOK_EVERY", "ASK_EVERY"):
         monkeypatch.setattr(study_run, name, 0.0)
-    monkeypatch.setattr(study_run.time, "sleep", lambda _: None)
+    sleep = time.sleep
+    monkeypatch.setattr(study_run.time, "sleep", lambda seconds: sleep(min(seconds, 0.5)) if seconds < 0.5 else None)
 
     def run(*runs: tuple[str, str], away: int = 0, prepare: Callable[[Path], None] = lambda _: None) -> Any:
         out = tmp_path / "out"
@@ -134,7 +141,8 @@ def test_a_superlink_that_is_started_again_is_waited_for(follow: Any) -> None:
 def test_a_run_under_way_is_followed_and_not_submitted_twice(follow: Any) -> None:
     def prepare(out: Path) -> None:
         (out / "run-id").write_text("101")
-        (out / "study.log").write_text(line("Run 7.") + line("Done.") + line("Run 101.") + line("x") + line("Done."))
+        log = line("Done.", run="7") + line("x", run="101") + line("Done.", run="101")
+        (out / "study.log").write_text(log)
 
     control, told = follow(("", "running"), prepare=prepare)
     assert control.submitted == []
@@ -143,13 +151,82 @@ def test_a_run_under_way_is_followed_and_not_submitted_twice(follow: Any) -> Non
 
 def test_a_line_that_is_not_yet_whole_is_waited_for(tmp_path: Path) -> None:
     log = tmp_path / "study.log"
-    log.write_text(line("Run 1.") + line("one")[:-8])
+    log.write_text(line("other", run="2") + line("one", run="1")[:-8])
     lines = study_run._lines(log, "1")
     assert next(lines) == (None, "")
     with log.open("a") as file:
-        file.write(line("one")[-8:] + "a traceback's line\n")
+        file.write(line("one", run="1")[-8:] + "a traceback's line\n")
     assert next(lines) == ("INFO", "one")
     assert next(lines) == (None, "")
+
+
+def test_another_studys_folder_is_refused_by_its_hash_and_nothing_of_it_is_followed(
+    follow: Any, tmp_path: Path
+) -> None:
+    other = small_study(sites=("A", "B"), name="another", methods={"baseline": True})
+
+    def prepare(out: Path) -> None:
+        (out / "run-id").write_text("101")
+        (out / "study.toml").write_text(study_toml(other), encoding="utf-8")
+
+    with pytest.raises(RelayError, match=f'"another" with the hash {format_fingerprint(other.digest)}; give another'):
+        follow(("", "running"), prepare=prepare)
+
+
+def test_a_run_of_another_study_is_not_followed_before_it_has_written_its_study_file(follow: Any) -> None:
+    other = "ab" * 32
+
+    def prepare(out: Path) -> None:
+        (out / "run-id").write_text(f"101 {other}")
+
+    with pytest.raises(RelayError, match=f"Run 101 of another study, with the hash {format_fingerprint(other)}"):
+        follow(("", "running"), prepare=prepare)
+
+
+def test_a_second_terminals_refused_run_blinds_nobody(follow: Any) -> None:
+    """Both write into one log; each line says whose it is."""
+    log = line("[1/2] A") + line("Another study is writing to /out.", "ERROR", run="102") + line("[2/2] A")
+    _, told = follow((log + line("Done."), "running"))
+    assert told == ["Submitted as run 101.", "[1/2] A", "[2/2] A"]
+
+
+def test_two_terminals_submit_one_run(follow: Any, tmp_path: Path) -> None:
+    """The second finds the first's, also where both begin at the same moment."""
+    out = tmp_path / "out"
+    taken = []
+
+    def prepare(_: Path) -> None:
+        def other() -> None:
+            with exclusive(out / study_run.TURN):
+                taken.append(True)
+                time.sleep(0.3)
+                (out / "run-id").write_text("101")
+                (out / "study.log").write_text(line("x", run="101") + line("Done.", run="101"))
+
+        threading.Thread(target=other).start()
+        while not taken:
+            pass
+
+    control, told = follow(("", "running"), prepare=prepare)
+    assert control.submitted == [] and told[-1] == "x"
+
+
+def test_a_stopped_run_ends_with_a_sentence_and_is_not_submitted_again(follow: Any, tmp_path: Path) -> None:
+    with pytest.raises(RelayError, match="Run 101 was stopped by relay study stop; what is finished is kept"):
+        follow((line("[1/2] A"), "finished:stopped"))
+
+
+def test_stop_tells_the_superlink_and_names_a_folder_where_nothing_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    control = FakeControl(tmp_path, ("", "running"))
+    monkeypatch.setattr(Coordinator, "control", lambda _: control)
+    with pytest.raises(RelayError, match="No study is under way in"):
+        study_run.stop(Coordinator(tmp_path), tmp_path, print)
+    (tmp_path / "run-id").write_text("101")
+    study_run.stop(Coordinator(tmp_path), tmp_path, print)
+    assert control.runs == [("", "finished:stopped")]
+    assert not (tmp_path / "run-id").exists()
 
 
 @pytest.mark.parametrize(

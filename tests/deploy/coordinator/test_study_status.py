@@ -18,8 +18,13 @@ from pathlib import Path
 
 import pytest
 
+from common.config.study import study_toml
+from deploy.coordinator import enroll
+from deploy.coordinator.folder import Coordinator
 from deploy.coordinator.status_page import AT_ONCE, SECONDS, server
-from deploy.coordinator.study_status import Status
+from deploy.coordinator.study_status import Status, presences
+from deploy.flower.control import Control
+from deploy.site import keys
 from server.progress.events import Event
 from server.progress.snapshot import Recorder
 from tests.support.browser import CHROMIUM, WHY_NOT, browser
@@ -228,3 +233,15 @@ def texts(address: str, tmp_path: Path) -> Iterator[Callable[[str], str]]:
     """A page open in a browser without a screen; gives what reads the text of a part of it, by its id."""
     with browser(address, tmp_path / "browser") as evaluate:
         yield lambda part: str(evaluate(f"document.getElementById({part!r})?.textContent ?? ''"))
+
+
+def test_only_the_studys_hospitals_count(tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    coordinator = Coordinator(tmp_path / "c")
+    enroll.set_up(coordinator, host="localhost", port=1, superlink="127.0.0.1:8000")
+    for name in ("A", "B", "Other"):
+        enroll.enroll(coordinator, name, keys.init(tmp_path / name / "site.toml", name=name)[2])
+    monkeypatch.setattr(Control, "ask", lambda *_: {"nodes": []})
+    assert [found["site"] for found in presences(coordinator)] == ["A", "B", "Other"]
+    assert [found["site"] for found in presences(coordinator, out)] == ["A", "B", "Other"], "no study is known yet"
+    (out / "study.toml").write_text(study_toml(small_study(sites=("A", "B"))), encoding="utf-8")
+    assert [found["site"] for found in presences(coordinator, out)] == ["A", "B"]

@@ -150,3 +150,10 @@ def test_a_folder_without_a_sound_file_is_a_sentence(tmp_path: Path, content: by
         (tmp_path / snapshot.NAME).write_bytes(content)
     with pytest.raises(RelayError, match="progress"):
         read(tmp_path)
+
+
+def test_what_earlier_runs_finished_is_counted_after_a_resume(tmp_path: Path) -> None:
+    with recording(tmp_path, STUDY, lambda _: None, finished={"A": 7}) as observe:
+        observe(Event("done", "A", "A", stages=20, stages_done=8))
+        assert [site.finished for site in read(tmp_path).sites][1:] == [0, 0]
+    assert [site.finished for site in read(tmp_path).sites] == [8, 0, 0]
