@@ -142,6 +142,9 @@ class SiteConfig(BaseModel):
     """Whether scores of single patients, under random case numbers, may leave the site."""
     minimum_patients: int = Field(default=1, ge=1)
     """The smallest number of patients behind any number that leaves the site."""
+    proxy: str = ""
+    """The hospital's proxy on the way to the coordinator, such as http://proxy.hospital.org:3128, with NAME:PASSWORD@
+    before the host if it asks for them. If empty, the HTTPS_PROXY of the environment; "none" uses no proxy."""
     archive: ArchiveConfig | None = None
     """The query with which `relay site fetch` takes images and labels from a DICOMweb server. With it, images may be
     left out: the private folder then holds them."""

@@ -6,15 +6,11 @@ The unit and the compose file are printed and not installed; all paths are paths
 from __future__ import annotations
 
 import json
-import re
 import sys
 from pathlib import Path
 
 from client.site_config import SiteConfig, load_site
-from common.errors import RelayError
-
-PLAIN = re.compile(r"[\w/.,+@=:%-]+")
-"""A word valid without quotes in a systemd unit."""
+from deploy.unit_words import printable, unit_word
 
 UNIT = """\
 # /etc/systemd/system/relay-site-{name}.service
@@ -88,11 +84,11 @@ def unit(path: Path) -> str:
     return UNIT.format(
         name=site.name,
         user=site.private().owner(),
-        python=_unit_word(Path(sys.executable)),
+        python=unit_word(Path(sys.executable)),
         # In arguments, systemd would read a dollar sign as the beginning of a variable.
-        site=_unit_word(file).replace("$", "$$"),
-        reads=" ".join(map(_unit_word, _data(site))),
-        folder=_unit_word(site.folder),
+        site=unit_word(file).replace("$", "$$"),
+        reads=" ".join(map(unit_word, _data(site))),
+        folder=unit_word(site.folder),
     )
 
 
@@ -122,15 +118,6 @@ def _data(site: SiteConfig) -> list[Path]:
     return [site.images, *([site.masks] if site.masks else [])]
 
 
-def _unit_word(path: Path) -> str:
-    """Return a path as a single word of a systemd unit, quoted and escaped as systemd.syntax(7) says."""
-    text = _printable(path).replace("%", "%%")
-    if PLAIN.fullmatch(text):
-        return text
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
-
-
 def _mount(path: Path, *, read_only: bool) -> str:
     text = _yaml_text(path)
     return f"{{type: bind, source: {text}, target: {text}, read_only: {str(read_only).lower()}}}"
@@ -138,17 +125,4 @@ def _mount(path: Path, *, read_only: bool) -> str:
 
 def _yaml_text(path: Path) -> str:
     """Return a path as YAML's quoted text, with doubled dollar signs: compose reads a single one as a variable."""
-    return json.dumps(_printable(path).replace("$", "$$"), ensure_ascii=False)
-
-
-def _printable(path: Path) -> str:
-    """Return a path's text.
-
-    Raises:
-        RelayError: the path holds a line end or another character allowed in neither file.
-    """
-    if not str(path).isprintable():
-        raise RelayError(
-            f"{str(path)!r} cannot stand in such a file; use a path without line ends or control characters."
-        )
-    return str(path)
+    return json.dumps(printable(path).replace("$", "$$"), ensure_ascii=False)

@@ -22,12 +22,17 @@ from common.text import duration
 from deploy.flower import internals
 from deploy.flower.control import QUIET
 from deploy.flower.supervisor import Program, Supervisor, a_free_port, until_stopped
+from deploy.only_one import only_one
 from deploy.pki.certificates import make_ca, make_server, new_key, pem, pem_of_key, write_private
+from deploy.pki.enrolment_files import dialled
 from deploy.site.keys import Admission, admission
 from deploy.site.launcher import SLOW_NOTE
+from deploy.site.proxy import Proxy, proxy_of
 from deploy.site.tunnel import Contact, Trouble, Tunnel, inward_context, outward_context
 
 SUPERNODE, SUPEREXEC = "supernode", "superexec"
+STARTED = "started.lock"
+"""The name of the lock in the private folder by which a site runs once."""
 LOOPBACK_CA, LOOPBACK_CERTIFICATE, LOOPBACK_KEY = "loopback-ca.crt", "loopback.crt", "loopback.key"
 """The files of the certificate with which tunnel and SuperNode prove themselves to the site's other programs."""
 SLOW = "slow"
@@ -57,17 +62,24 @@ def start(path: Path, *, health: str = "") -> None:
     """
     site = load_site(path)
     admitted = admission(site)
-    gateway = f"{admitted.kit.host}:{admitted.kit.port}"
-    _print_line(f"Site {site.name}: dialling the coordinator's gateway {gateway}.")
+    gateway = dialled(admitted.kit.host, admitted.kit.port)
+    proxy = proxy_of(site.proxy, admitted.kit.host)
+    through = f" through the proxy {proxy.address} ({proxy.source})" if proxy else ""
+    _print_line(f"Site {site.name}: dialling the coordinator's gateway {gateway}{through}.")
     if admitted.days_left < SOON:
         _print_line(
             f"This site's certificate expires in {admitted.days_left:.0f} days; send {site.name}.request to the"
             " coordinator again, and take the new kit with relay site join."
         )
-    internals.client_runtime()
-    with shared_lock(site), tempfile.TemporaryDirectory(prefix="relay-site-") as scratch, until_stopped() as over:
+    with (
+        only_one(site.private() / STARTED, f"Site {site.name}"),
+        shared_lock(site),
+        tempfile.TemporaryDirectory(prefix="relay-site-") as scratch,
+        until_stopped() as over,
+    ):
+        internals.client_runtime()
         _write_loopback_certificate(Path(scratch))
-        tunnel = _tunnel(admitted, Path(scratch))
+        tunnel = _tunnel(admitted, Path(scratch), proxy)
         tunnel.start()
         words, slow = Words(gateway), Note(Path(scratch) / SLOW)
 
@@ -143,12 +155,13 @@ class Note:
         return []
 
 
-def _tunnel(admitted: Admission, scratch: Path) -> Tunnel:
+def _tunnel(admitted: Admission, scratch: Path, proxy: Proxy | None) -> Tunnel:
     return Tunnel(
         admitted.kit.host,
         admitted.kit.port,
         outward=outward_context(admitted.kit.authority, admitted.certificate, admitted.tls_key),
         inward=inward_context(scratch / LOOPBACK_CERTIFICATE, scratch / LOOPBACK_KEY),
+        proxy=proxy,
     )
 
 

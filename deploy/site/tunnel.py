@@ -18,6 +18,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from deploy.pki.enrolment_files import dialled
+from deploy.site.proxy import Proxy, ProxyRefused
+
 CONNECT_WITHIN = 20.0
 """Seconds within which a connection to the gateway has to be made."""
 CHUNK = 1 << 16
@@ -56,10 +59,21 @@ class Tunnel:
         port: the gateway's port.
         outward: the TLS settings towards the gateway: its authority and this site's certificate.
         inward: the TLS settings towards the SuperNode.
+        proxy: the hospital's proxy, which is asked by CONNECT; None: the gateway is dialled directly.
     """
 
-    def __init__(self, host: str, port: int, *, outward: ssl.SSLContext, inward: ssl.SSLContext) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        outward: ssl.SSLContext,
+        inward: ssl.SSLContext,
+        proxy: Proxy | None = None,
+    ) -> None:
         self.host, self.gateway_port, self._outward, self._inward = host, port, outward, inward
+        self._gateway = dialled(host, port)
+        self._proxy = proxy
         self.contact = Contact()
         self.port = 0
         self._loop = asyncio.new_event_loop()
@@ -100,11 +114,13 @@ class Tunnel:
         """Pass on the bytes of a connection of the SuperNode's in both directions, until either side ends."""
         self.contact.last_request = time.monotonic()
         try:
-            out_reader, out_writer = await asyncio.wait_for(
-                asyncio.open_connection(self.host, self.gateway_port, ssl=self._outward), CONNECT_WITHIN
-            )
+            out_reader, out_writer = await asyncio.wait_for(self._dial(), CONNECT_WITHIN)
+        except ProxyTrouble as error:
+            self.contact.trouble = Trouble(str(error))
+            writer.close()
+            return
         except (OSError, ssl.SSLError, TimeoutError) as error:
-            self.contact.trouble = Trouble(trouble_of(error, f"{self.host}:{self.gateway_port}"))
+            self.contact.trouble = Trouble(trouble_of(error, self._gateway))
             writer.close()
             return
         try:
@@ -118,6 +134,21 @@ class Tunnel:
             for end in (writer, out_writer):
                 end.close()
 
+    async def _dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Return an encrypted connection to the gateway, through the proxy if there is one.
+
+        Raises:
+            ProxyTrouble: the proxy does not make the connection.
+            OSError: the gateway cannot be reached, or does not prove itself.
+        """
+        if self._proxy is None:
+            return await asyncio.open_connection(self.host, self.gateway_port, ssl=self._outward)
+        try:
+            connection = await self._proxy.connect(self.host, self.gateway_port)
+        except (OSError, ProxyRefused) as error:
+            raise ProxyTrouble(trouble_of_proxy(error, self._proxy, self._gateway)) from None
+        return await asyncio.open_connection(sock=connection, ssl=self._outward, server_hostname=self.host)
+
     async def _copy(self, source: asyncio.StreamReader, target: asyncio.StreamWriter, note: object) -> None:
         assert callable(note)
         try:
@@ -126,7 +157,7 @@ class Tunnel:
                 target.write(data)
                 await target.drain()
         except (OSError, ssl.SSLError) as error:
-            self.contact.trouble = Trouble(trouble_of(error, f"{self.host}:{self.gateway_port}"))
+            self.contact.trouble = Trouble(trouble_of(error, self._gateway))
 
     def _sent(self, _: bytes) -> None:
         self.contact.last_request = time.monotonic()
@@ -139,7 +170,37 @@ class Tunnel:
         if status == "200":
             self.contact.heard, self.contact.trouble = time.monotonic(), None
         else:
-            self.contact.trouble = trouble_of_status(status, data, f"{self.host}:{self.gateway_port}")
+            self.contact.trouble = trouble_of_status(status, data, self._gateway)
+
+
+class ProxyTrouble(Exception):
+    """The hospital's proxy does not make the connection; the text says why in plain words."""
+
+
+def trouble_of_proxy(error: Exception, proxy: Proxy, gateway: str) -> str:
+    """Explain why the hospital's proxy makes no connection.
+
+    Args:
+        error: an error of `Proxy.connect`.
+        proxy: the proxy.
+        gateway: HOST:PORT of the gateway.
+    """
+    named = f"the hospital's proxy {proxy.address} ({proxy.source})"
+    if isinstance(error, ProxyRefused):
+        if error.status == "407":
+            return (
+                f"{named[0].upper()}{named[1:]} wants a name and a password; write them into the site file:"
+                f' proxy = "http://NAME:PASSWORD@{proxy.address}".'
+            )
+        said = f"HTTP {error.status}" if error.status else "an answer that is no HTTP"
+        return (
+            f"{named[0].upper()}{named[1:]} does not let this site through to {gateway} ({said}); ask those who run the"
+            f" hospital's network to allow CONNECT to {gateway}."
+        )
+    if isinstance(error, socket.gaierror):
+        return f"The name of {named} cannot be resolved; correct it."
+    text = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "no answer in time"
+    return f"{named[0].upper()}{named[1:]} cannot be reached ({text}); correct it, or ask those who run the network."
 
 
 def trouble_of(error: Exception, gateway: str) -> str:
@@ -157,7 +218,8 @@ def trouble_of(error: Exception, gateway: str) -> str:
             return f"The certificate of the gateway {gateway} is not valid yet; is this machine's clock right?"
         return (
             f"What answers at {gateway} does not show the certificate that the kit names ({reason});"
-            " ask the coordinator, and do not go on before it is understood."
+            " ask the coordinator, and do not go on before it is understood. Where the hospital's network opens"
+            f" encrypted connections to look inside (TLS inspection), it has to leave out {gateway}."
         )
     if isinstance(error, ssl.SSLError):
         return f"The gateway {gateway} ended the encrypted connection ({error.reason or 'no reason given'})."
