@@ -36,13 +36,23 @@ def start(
     ] = "",
     folder: CoordinatorFolder = DEFAULT_COORDINATOR,
 ) -> int:
-    """Run Flower's SuperLink and SuperExec and the gateway, until stopped.
+    """Run the coordinator's programs, until stopped.
 
-    A program that ends is started again.
+    They are Flower's SuperLink and SuperExec, and the gateway. A program that ends is started again.
     """
     from deploy.coordinator.folder import Coordinator
     from deploy.coordinator.start import PARTS
     from deploy.coordinator.start import start as run
 
     run(Coordinator(folder), only or PARTS, health=health)
+    return 0
+
+
+@command(app, "service")
+def service(folder: CoordinatorFolder = DEFAULT_COORDINATOR) -> int:
+    """Print a systemd unit for the coordinator."""
+    from deploy.coordinator.folder import Coordinator
+    from deploy.coordinator.service import unit
+
+    print(unit(Coordinator(folder)), end="")
     return 0

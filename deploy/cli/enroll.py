@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from common.errors import RelayError
 from deploy.cli.commands import command, group
 from deploy.cli.options import COORDINATOR, DEFAULT_COORDINATOR, AsJson, CoordinatorFolder, whole_number
 
@@ -20,16 +21,16 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="The hospital's name i
 @command(app, "coordinator")
 def set_up(
     host: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--host",
             metavar="NAME",
-            help="The name that hospitals dial, such as fl.example.org.",
+            help="The name that hospitals dial, such as fl.example.org, or an address.",
             rich_help_panel=COORDINATOR,
         ),
-    ],
+    ] = None,
     port: Annotated[
-        int,
+        int | None,
         typer.Option(
             "--port",
             metavar="P",
@@ -37,30 +38,62 @@ def set_up(
             help="The gateway's; default: 443.",
             rich_help_panel=COORDINATOR,
         ),
-    ] = 443,
+    ] = None,
     superlink: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--superlink",
             metavar="HOST:PORT",
             help="Where the SuperLink listens, behind the gateway; default: 127.0.0.1:8000.",
             rich_help_panel=COORDINATOR,
         ),
-    ] = "127.0.0.1:8000",
+    ] = None,
+    health_port: Annotated[
+        int | None,
+        typer.Option(
+            "--health-port",
+            metavar="P",
+            parser=whole_number(1),
+            help="Where the gateway says to its own machine that it serves; default: 8081.",
+            rich_help_panel=COORDINATOR,
+        ),
+    ] = None,
+    changes: Annotated[
+        bool,
+        typer.Option("--change", help="Change what is named of a coordinator that is set up; all else stays."),
+    ] = False,
     folder: CoordinatorFolder = DEFAULT_COORDINATOR,
 ) -> int:
     """Make the coordinator's keys and settings.
 
     The coordinator gets two authorities, its certificates, the gateway's settings and the secret of its SuperExec.
-    Nothing that exists is overwritten.
+    Nothing that exists is overwritten. With --change, the kits of all hospitals are written anew where they dial
+    another name or port.
     """
+    from deploy.coordinator.enroll import change
     from deploy.coordinator.enroll import set_up as make
     from deploy.coordinator.folder import Coordinator
 
     coordinator = Coordinator(folder)
-    settings = make(coordinator, host=host, port=port, superlink=superlink)
+    given = {"host": host, "port": port, "superlink": superlink, "health_port": health_port}
+    named = {name: value for name, value in given.items() if value is not None}
+    if changes:
+        settings, kits = change(coordinator, **named)
+        print(f"The coordinator is now that of {settings.dialled}. Start it again: relay coordinator start.")
+        for kit in kits:
+            print(f"Send {kit} to its hospital, which takes it with relay site join and starts again.")
+        return 0
+    if host is None:
+        raise RelayError("--host is missing: the name that hospitals dial, such as fl.example.org.")
+    settings = make(
+        coordinator,
+        host=host,
+        port=443 if port is None else port,
+        superlink=superlink or "127.0.0.1:8000",
+        health_port=8081 if health_port is None else health_port,
+    )
     print(
-        f"The coordinator of {settings.host}:{settings.port} is set up in {coordinator.folder}.\n"
+        f"The coordinator of {settings.dialled} is set up in {coordinator.folder}.\n"
         f"  {coordinator.ca}: the authorities' private keys. Keep a copy of this folder in a safe place.\n"
         f"  {coordinator.gateway}: what nginx reads. Let the world reach port {settings.port}, and no other.\n"
         f"  {coordinator.superlink}: what Flower's SuperLink reads, and its database.\n"

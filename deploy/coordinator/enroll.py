@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import datetime
 import secrets
+import socket
 from collections.abc import Callable
+from contextlib import closing
 from importlib import resources
 from pathlib import Path
 
@@ -51,13 +53,11 @@ WANTED = {
     "host": "a name or an address that hospitals can dial, such as fl.example.org",
     "port": "a port from 1 to 65535",
     "superlink": "HOST:PORT, such as 127.0.0.1:8000",
+    "health_port": "a port from 1 to 65535",
 }
 
 SUPERLINK_NAME = "superlink"
 """The SuperLink's name in its certificate, checked by the gateway on whatever machine the SuperLink runs."""
-
-HEALTH_PORT = 8081
-"""The gateway's port for health checks, which is open on the gateway's own machine alone."""
 
 
 class Enrolled(BaseModel):
@@ -86,9 +86,7 @@ class Enrolled(BaseModel):
     """Serial numbers revoked for good, also of earlier keys, each with the time of its revocation."""
 
 
-def set_up(
-    coordinator: Coordinator, *, host: str, port: int, superlink: str, health_port: int = HEALTH_PORT
-) -> Settings:
+def set_up(coordinator: Coordinator, *, host: str, port: int, superlink: str, health_port: int = 8081) -> Settings:
     """Make the authorities, the certificates, the gateway's settings and the SuperExec secret.
 
     A call interrupted, for instance by a full disk, can be repeated: the authorities' keys and the secret are kept
@@ -112,19 +110,14 @@ def set_up(
             f"A coordinator is set up in {coordinator.folder} already; nothing was changed. New certificates for it:"
             " relay enroll renew."
         )
-    try:
-        settings = Settings(host=host, port=port, superlink=superlink)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0])
-        raise RelayError(f'--{name} wants {WANTED[name]}, and got "{first["input"]}".') from None
+    settings = _settings({"host": host, "port": port, "superlink": superlink, "health_port": health_port})
     coordinator.private_folders()
     for name in ("server", "clients"):
         private, public = coordinator.ca / f"{name}-ca.key", coordinator.ca / f"{name}-ca.crt"
         if not private.exists():
             write_private(private, pem_of_key(new_key()))
         if not public.exists():
-            write_public(public, pem(make_ca(f"relay {name} of {host}", read_key(private))))
+            write_public(public, pem(make_ca(f"relay {name} of {settings.host}", read_key(private))))
     for folder in (coordinator.gateway, coordinator.superlink, coordinator.control_folder):
         _write(folder / "server-ca.crt", (coordinator.ca / "server-ca.crt").read_bytes())
     _write(coordinator.gateway / "clients-ca.crt", (coordinator.ca / "clients-ca.crt").read_bytes())
@@ -132,13 +125,75 @@ def set_up(
         write_private(coordinator.secret, secrets.token_urlsafe(48).encode())
     _write_certificates(coordinator, settings)
     _write_crl(coordinator)
-    conf = resources.files("deploy").joinpath("docker/gateway/nginx.conf.template").read_text(encoding="utf-8")
-    for mark, value in (("SUPERLINK", superlink), ("PORT", str(port)), ("HEALTH", str(health_port))):
-        conf = conf.replace(f"@{mark}@", value)
-    _write(coordinator.gateway / "nginx.conf", conf.encode())
+    _write_gateway_settings(coordinator, settings)
     # The settings file is written last: its existence marks a complete set-up.
     write_public(coordinator.settings_file, tomli_w.dumps(settings.model_dump()).encode())
     return settings
+
+
+def change(coordinator: Coordinator, **changes: str | int) -> tuple[Settings, list[Path]]:
+    """Change where the coordinator's programs listen and what hospitals dial.
+
+    Args:
+        coordinator: the folder of an existing coordinator.
+        **changes: settings of `Settings` with new values; all others stay.
+
+    Returns:
+        The settings, and the kits that were written anew, for hospitals to join with.
+
+    Raises:
+        RelayError: a name, a port or an address is invalid, or no coordinator is set up in the folder.
+    """
+    before = coordinator.settings()
+    settings = _settings(before.model_dump() | changes)
+    if (before.host, before.superlink) != (settings.host, settings.superlink):
+        _write_certificates(coordinator, settings)
+    _write_gateway_settings(coordinator, settings)
+    kits = []
+    if (before.host, before.port) != (settings.host, settings.port):
+        for path in sorted(coordinator.kits.glob("*.kit")):
+            kit = read_enrolment_file(path, Kit)
+            write_enrolment_file(path, kit.model_copy(update={"host": settings.host, "port": settings.port}))
+            kits.append(path)
+    write_atomically(coordinator.settings_file, tomli_w.dumps(settings.model_dump()).encode(), durable=True, mode=0o644)
+    return settings, kits
+
+
+def _settings(values: dict[str, object]) -> Settings:
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        raise RelayError(f'--{name.replace("_", "-")} wants {WANTED[name]}, and got "{first["input"]}".') from None
+
+
+def _write_gateway_settings(coordinator: Coordinator, settings: Settings) -> None:
+    conf = resources.files("deploy").joinpath("docker/gateway/nginx.conf.template").read_text(encoding="utf-8")
+    for mark, value in (
+        ("SUPERLINK", settings.superlink),
+        ("PORT", str(settings.port)),
+        ("IPV6", f"\n        listen [::]:{settings.port} ssl;" if _has_ipv6(settings.host) else ""),
+        ("HEALTH", str(settings.health_port)),
+    ):
+        conf = conf.replace(f"@{mark}@", value)
+    _write(coordinator.gateway / "nginx.conf", conf.encode())
+
+
+def _has_ipv6(host: str) -> bool:
+    """Return whether a name leads to an address of IPv6, and this machine can listen on one.
+
+    Elsewhere nginx would not start with a line for IPv6.
+    """
+    if ":" in host:
+        return True
+    try:
+        socket.getaddrinfo(host, None, socket.AF_INET6)
+        with closing(socket.socket(socket.AF_INET6)) as probe:
+            probe.bind(("::", 0))
+    except OSError:
+        return False
+    return True
 
 
 def renew(coordinator: Coordinator) -> float:
@@ -194,7 +249,8 @@ def enroll(coordinator: Coordinator, name: str, request_path: Path, *, heard: st
             continue
         if other.site == name:
             raise RelayError(
-                f"Site {name} was revoked with these very keys; it has to make new ones before it returns."
+                f"Site {name} was revoked with these very keys; it has to make new ones before it returns:"
+                " relay site init SITE.toml --new-keys, there."
             )
         raise RelayError(
             f"The request of site {name} holds a key of site {other.site}; nothing was signed. Each hospital makes keys"

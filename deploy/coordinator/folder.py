@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from common.config.toml import load_toml
 from common.errors import NotEnrolled
 from deploy.flower.control import Control
-from deploy.pki.enrolment_files import Host, Port
+from deploy.pki.enrolment_files import Host, Port, dialled
 
 Address = Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]+:[0-9]{1,5}$")]
 
@@ -36,6 +36,13 @@ class Settings(BaseModel):
     port: Port
     superlink: Address
     """HOST:PORT at which the SuperLink listens, for the gateway and for this machine."""
+    health_port: Port = 8081
+    """The gateway's port for health checks, which is open on the gateway's own machine alone."""
+
+    @property
+    def dialled(self) -> str:
+        """Return HOST:PORT dialled by hospitals."""
+        return dialled(self.host, self.port)
 
 
 @dataclass(frozen=True)

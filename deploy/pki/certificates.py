@@ -151,7 +151,7 @@ def _reason(error: Exception) -> str:
 
 def make_ca(name: str, key: Key) -> x509.Certificate:
     """Make the certificate of an authority, which signs itself and may sign no further authority."""
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    subject = _named(name)
     usage = {"key_cert_sign": True, "crl_sign": True, "digital_signature": True}
     return (
         _builder(subject, subject, key.public_key(), CA_DAYS)
@@ -166,12 +166,13 @@ def make_server(hosts: Sequence[str], key: Key, *, ca: x509.Certificate, ca_key:
     """Make a server's certificate.
 
     Args:
-        hosts: the names and addresses dialled by clients; the first is the certificate's common name.
+        hosts: the names and addresses dialled by clients; the first is the certificate's common name, which clients
+            do not look at, cut to its limit of 64 characters.
         key: the server's key.
         ca: the certificate of the authority.
         ca_key: the key of the authority.
     """
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0])])
+    subject = _named(hosts[0])
     return (
         _leaf(subject, key.public_key(), ca, ExtendedKeyUsageOID.SERVER_AUTH)
         .add_extension(x509.SubjectAlternativeName([_general_name(host) for host in hosts]), critical=False)
@@ -262,6 +263,10 @@ def same_key(one: x509.Certificate, key: Key) -> bool:
 def fingerprint(content: Mapping[str, object]) -> str:
     """Return 64 hexadecimal digits over the content of a file, whatever its spaces and line ends."""
     return digest_of_json(content)
+
+
+def _named(name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:64])])
 
 
 def _leaf(

@@ -6,6 +6,7 @@ hospital over the telephone, shows the coordinator whether the request arrived u
 
 from __future__ import annotations
 
+import ipaddress
 import json
 from pathlib import Path
 from typing import Annotated, Literal, TypeGuard, TypeVar
@@ -14,7 +15,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from common.config.values import SiteName
 from common.errors import RelayError
@@ -24,9 +25,26 @@ from deploy.pki.certificates import Key, fingerprint, is_signed, sign, ssh_publi
 LARGEST = 100_000
 """Bytes of the longest accepted request or kit."""
 
-Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$")]
+
+def _check_host(host: str) -> str:
+    if ":" in host:
+        ipaddress.IPv6Address(host)  # raises ValueError
+    return host
+
+
+Host = Annotated[
+    str,
+    Field(pattern=r"^([A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|[0-9A-Fa-f:.]{2,45})$"),
+    AfterValidator(_check_host),
+]
+"""A name or an address: of IPv4, or of IPv6 without brackets."""
 Port = Annotated[int, Field(ge=1, le=65535)]
 Text = Annotated[str, Field(max_length=20_000)]
+
+
+def dialled(host: str, port: int) -> str:
+    """Return HOST:PORT as people write it, with brackets around an address of IPv6."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class EnrolmentFile(BaseModel):
