@@ -24,9 +24,12 @@ def main() -> int:
     Returns:
         The exit code; see `deploy.cli.main`.
     """
-    use_own_packages()
-    from deploy.cli import program
-
+    try:
+        use_own_packages()
+        from deploy.cli import program
+    except KeyboardInterrupt:  # later ones are the program's to explain
+        print("Stopped.", file=sys.stderr, flush=True)
+        os._exit(130)
     return program.run(sys.argv[1:])
 
 

@@ -44,7 +44,8 @@ REFUSALS: dict[Refusal, str] = {
     Refusal.NOT_IN_STUDY: "the site's approved study does not contain this stage",
     Refusal.BAD_MESSAGE: "the message is not one that the site knows",
     Refusal.BAD_WEIGHTS: "the weights do not fit the declared model",
-    Refusal.DATA_CHANGED: "the site's data are not those that it described",
+    Refusal.DATA_CHANGED: "the site's own data have changed since it described them; it puts them back, or approves the"
+    " study anew (relay site approve --again) before the study is run again",
     Refusal.DATA_UNUSABLE: "the site's data cannot be used; its own log says why",
     Refusal.TOO_FEW_PATIENTS: "fewer patients than the site allows to stand behind a number",
     Refusal.DISK_FULL: "the site's disk is full; make room there",

@@ -25,8 +25,10 @@ Hospitals that are really apart: at the coordinator
   relay enroll site NAME REQUEST let a hospital in; makes the kit it gets back
   relay enroll list | revoke NAME | renew
   relay coordinator start        run the coordinator's programs
+  relay coordinator service      print a systemd unit that does so
   relay study hash STUDY.toml    the digits that hospitals compare by telephone
   relay study run STUDY.toml     run a study on the hospitals, and follow it
+  relay study stop DIR           stop it; what is finished is kept
   relay study status             who is there, who is missing
 
 Hospitals that are really apart: at each hospital

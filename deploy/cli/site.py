@@ -104,6 +104,13 @@ def init(
         typer.Argument(metavar="SITE.toml", parser=Path, help="The hospital's own settings; written if missing."),
     ],
     name: Annotated[str, typer.Option("--name", metavar="NAME", help="The hospital's name in studies.")] = "",
+    new_keys: Annotated[
+        bool,
+        typer.Option(
+            "--new-keys",
+            help="Set the present keys aside and make new ones: after a revocation, or if somebody may have read them.",
+        ),
+    ] = False,
 ) -> int:
     """Make a hospital's settings and keys where there are none.
 
@@ -112,7 +119,7 @@ def init(
     from common.fingerprint import format_fingerprint
     from deploy.site.keys import init as make
 
-    settings, request, path = make(site, name=name)
+    settings, request, path = make(site, name=name, new_keys=new_keys)
     print(
         f"Site {settings.name}: settings in {site}, keys in {settings.folder / 'keys'}; the private ones never leave.\n"
         f"Send the coordinator {path}. It holds public keys alone.\n"
@@ -255,7 +262,7 @@ def service(
         bool, typer.Option("--compose", help="A compose file for a container; default: a systemd unit.")
     ] = False,
 ) -> int:
-    """Print a systemd unit or a compose file that keeps `relay site start` running."""
+    """Print a systemd unit or a compose file for the site."""
     from deploy.site.service import compose, unit
 
     print(compose(site) if as_compose else unit(site), end="")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -28,7 +29,9 @@ SETTLED = 120.0
 END_WITHIN = 15.0
 """Seconds given to a program to end after SIGTERM; afterwards the program gets SIGKILL."""
 LARGEST_LOG = 20_000_000
-"""The largest size of a log in bytes; a larger log is renamed to NAME.1 when its program starts."""
+"""The largest size of a log in bytes; the content of a larger log moves to NAME.1, also while its program runs."""
+LOOK_AT_LOGS = 30.0
+"""Seconds between two looks at the sizes of the logs."""
 LEFT_FOR = 3.0
 """Seconds given to a program's child processes to end by themselves after the program's end."""
 LINUX = sys.platform == "linux"
@@ -65,10 +68,15 @@ class Supervisor:
         self._next = dict.fromkeys((program.name for program in programs), 0.0)
         self.starts = dict.fromkeys((program.name for program in programs), 0)
         self._guard: subprocess.Popen[bytes] | None = None
+        self._looked = 0.0
 
     def tend(self) -> None:
         """Note ended programs, kill the processes left over by ended programs, and start the programs now due."""
         now = time.monotonic()
+        if now - self._looked > LOOK_AT_LOGS:
+            self._looked = now
+            for log in [program.log for program in self._programs if program.log]:
+                _rotate(log)
         for group in [group for group, ended in self._left.items() if now - ended > LEFT_FOR]:
             del self._left[group]
             _signal_group(group, signal.SIGKILL)
@@ -231,14 +239,25 @@ def _output(path: Path | None) -> Iterator[int | None]:
     if path is None:
         yield None
         return
-    with suppress(FileNotFoundError):
-        if path.stat().st_size > LARGEST_LOG:
-            path.replace(path.with_name(f"{path.name}.1"))
+    _rotate(path)
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
         yield handle
     finally:
         os.close(handle)
+
+
+def _rotate(log: Path) -> None:
+    """Move the content of a log that has grown too large to NAME.1.
+
+    The content is copied and the log emptied, since its program goes on writing to the same file. A line written
+    between the two is lost.
+    """
+    with suppress(OSError):  # there is no log yet, or the disk is full
+        if log.stat().st_size > LARGEST_LOG:
+            shutil.copyfile(log, earlier := log.with_name(f"{log.name}.1"))
+            earlier.chmod(0o600)
+            os.truncate(log, 0)
 
 
 def _ending(code: int) -> str:

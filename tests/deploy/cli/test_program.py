@@ -21,7 +21,7 @@ import SimpleITK as sitk
 from common.errors import DiskFull
 from deploy.cli.commands import FILES, Call, root
 from deploy.cli.help_page import HELP
-from deploy.cli.program import error_code
+from deploy.cli.program import error_code, invoke
 from deploy.cli.results import show_results
 from tests.support.commands import relay_here
 from tests.support.hospitals import REPO, patient, write_dicom_patient, write_hospitals, write_pair, write_site
@@ -566,3 +566,28 @@ def test_phantoms_can_have_other_numbers_of_patients_and_real_glands(tmp_path: P
     assert "names A twice" in told("--anatomy", f"A={masks}", "--anatomy", f"A={masks}")
     assert "no synthetic hospital 'D'" in refused("phantom", tmp_path / "new", "--patients", "D=1")
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("module", ["deploy.cli.program", "deploy.cli.commands", "click"])
+def test_ctrl_c_in_the_first_second_is_one_word(module: str) -> None:
+    """While Python still imports: nothing of the program's own is there yet to explain it."""
+    code = (
+        "import sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, *_):\n"
+        f"        if name == {module!r}: raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        "import prostate_relay\n"
+        "sys.argv = ['relay', 'study', 'plan', 'demo']\n"
+        "sys.exit(prostate_relay.main())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "Stopped.\n")
+
+
+@pytest.mark.parametrize("group", ["study", "site", "enroll", "coordinator"])
+def test_help_of_a_group_says_a_whole_sentence_of_each_command(group: str, capsys: pytest.CaptureFixture[str]) -> None:
+    invoke(Call((group, "--help")))
+    listed = capsys.readouterr().out.split("Commands:\n")[1].splitlines()
+    assert len(listed) >= 2
+    assert all(re.fullmatch(r"  [a-z]+ +[A-Z].*[^.]\.", line) for line in listed), listed

@@ -110,3 +110,24 @@ def gone(pid_file: Path) -> bool:
         return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     except (ProcessLookupError, FileNotFoundError):
         return True
+
+
+def test_a_log_rotates_while_its_program_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "LARGEST_LOG", 1000)
+    monkeypatch.setattr(processes, "LOOK_AT_LOGS", 0.0)
+    log = tmp_path / "log"
+    supervisor = Supervisor(
+        [program("import time\nwhile True: print('x' * 99, flush=True); time.sleep(0.01)", log)], print
+    )
+
+    def rotated() -> bool:
+        supervisor.tend()
+        return (tmp_path / "log.1").exists()
+
+    wait_for(rotated, seconds=30)
+    size = log.stat().st_size
+    wait_for(lambda: log.stat().st_size > size or supervisor.tend(), seconds=10)
+    supervisor.end()
+    assert supervisor.starts["it"] == 1
+    assert (tmp_path / "log.1").stat().st_size > 1000 and (tmp_path / "log.1").stat().st_mode & 0o777 == 0o600
+    assert set(log.read_text(encoding="utf-8").split()) <= {"x" * 99}, "no hole of zeros"
