@@ -9,7 +9,7 @@ PYTEST := $(BIN)/python -m pytest -rs -n 2 --dist loadfile
 # Training sets its own threads; a test's arithmetic on tiny arrays is slowed by more.
 test test-slow test-all test-compose: export OMP_NUM_THREADS = 1
 
-.PHONY: help demo real test test-slow test-all test-compose wheels bench clean
+.PHONY: help demo real test test-slow test-all test-compose wheels lock sbom audit bench clean
 
 help:
 	@echo "make demo      three synthetic hospitals, a whole study, its table and page (relay-demo/)"
@@ -19,6 +19,9 @@ help:
 	@echo "make test-compose  three hospitals in containers, against a Docker engine"
 	@echo "make real RELAY_DATA=DIR  the study of three real hospitals, whose data are not here (docs/how-to); a night or two"
 	@echo "make wheels    the packages that the containers' image is made of, into deploy/wheels/"
+	@echo "make lock      requirements.lock and requirements-dev.lock, from pyproject.toml and constraints.txt"
+	@echo "make sbom      a software bill of materials (CycloneDX) of .venv, into sbom.cdx.json"
+	@echo "make audit     known advisories on the packages of the lock, asked of PyPI"
 	@echo "make bench     what the software costs: a study, a hop, a step, preprocessing; an hour and a half"
 	@echo "make clean     remove .venv, caches, relay-demo/ and relay-apart/"
 
@@ -58,26 +61,52 @@ test-compose: .venv/ready-dev deploy/wheels/.ready
 wheels: deploy/wheels/.ready
 
 # What pip finds here, so that the image is built of the same packages and without the registry.
-deploy/wheels/.ready: pyproject.toml constraints.txt .venv/ready
-	$(BIN)/python -m pip wheel --quiet -c constraints.txt -w deploy/wheels torch torchvision 'setuptools>=77' .
-	rm -f deploy/wheels/prostate_relay-*.whl
+deploy/wheels/.ready: requirements.lock constraints.txt .venv/ready
+	$(BIN)/python -m pip wheel --quiet -c constraints.txt -w deploy/wheels torch torchvision
+	$(BIN)/python -m pip download --quiet --no-deps --require-hashes -r requirements.lock -d deploy/wheels
+	touch $@
+
+# Torch and what only torch asks for stay out of the locks: hospitals have builds of their own (for a CPU alone, for an
+# older driver), whose files no registry knows. They are installed first, at the versions of constraints.txt.
+TORCH := torch torchvision triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cupti \
+	nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand nvidia-cusolver \
+	nvidia-cusparse nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx
+LOCK := uv pip compile pyproject.toml -c constraints.txt --generate-hashes --universal --python-version 3.11 --system-certs \
+	--quiet --no-header --no-annotate $(foreach name,$(TORCH),--no-emit-package $(name))
+
+lock: .venv/ready
+	$(BIN)/$(LOCK) -o requirements.lock
+	$(BIN)/$(LOCK) --extra dev --extra dicom-seg -o requirements-dev.lock
+
+sbom: .venv/ready .venv-supply/ready
+	.venv-supply/bin/cyclonedx-py environment --pyproject pyproject.toml --output-format JSON --output-file sbom.cdx.json \
+		$(BIN)/python
+
+audit: .venv-supply/ready
+	.venv-supply/bin/pip-audit --disable-pip --no-deps -r requirements.lock
+
+# Apart from .venv, which they describe.
+.venv-supply/ready:
+	$(PYTHON) -m venv .venv-supply
+	.venv-supply/bin/python -m pip install --quiet 'cyclonedx-bom>=7,<8' 'pip-audit>=2.9,<3'
 	touch $@
 
 bench: .venv/ready-dev
 	$(BIN)/python -m tests.bench
 
-.venv/ready: pyproject.toml constraints.txt
+.venv/ready: pyproject.toml constraints.txt requirements.lock
 	@test -n "$(PYTHON)" || { echo "No Python of 3.11 or later is found; install one, or name it: make PYTHON=/path/to/python" >&2; exit 1; }
 	@echo "Setting up .venv with $(PYTHON); once, and a few minutes."
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch torchvision
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
-.venv/ready-dev: .venv/ready
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+.venv/ready-dev: .venv/ready requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements-dev.lock
 	touch $@
 
 clean:
-	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis relay-demo relay-apart
+	rm -rf .venv .venv-supply build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis relay-demo relay-apart
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -15,8 +15,8 @@ from server.results.schema import Results
 from tests.support.hospitals import REPO
 
 FOLDER = REPO / "docs" / "reference"
-HELD_BY_ANOTHER_TEST = {"layouts.md"}
-"""tests/client/data/layouts/test_matrix.py holds its table to what happens."""
+HELD_BY_ANOTHER_TEST = {"layouts.md", "licences.md"}
+"""tests/client/data/layouts/test_matrix.py holds its table to what happens, tests/test_supply.py to the lock file."""
 ROOMS = ("client", "common", "deploy", "server")
 NAME = re.compile(r"""["'](_?RELAY_[A-Z_]+)["']""")
 MADE_FROM_THE_PROGRAM_NAME = {"_RELAY_COMPLETE"}
