@@ -57,13 +57,13 @@ def locked(lock: Path) -> dict[str, str]:
 def licence_of(package: str) -> str:
     """Return the licence that an installed package states, in short; empty if the package is not installed."""
     try:
-        stated = metadata.metadata(package)
+        stated = metadata.metadata(package).json
     except metadata.PackageNotFoundError:
         return ""
-    if expression := stated.get("License-Expression"):
+    if expression := stated.get("license_expression"):
         return str(expression)
-    given = [line.split(" :: ")[-1] for line in stated.get_all("Classifier") or [] if line.startswith("License ::")]
-    text = stated.get("License") or ""
+    given = [line.split(" :: ")[-1] for line in stated.get("classifier", []) if line.startswith("License ::")]
+    text = str(stated.get("license", ""))
     if not given or SHORT.get(text, text) in ALLOWED:
         given = [text]
     return " OR ".join(SHORT.get(name, name) for name in given)

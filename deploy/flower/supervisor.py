@@ -75,8 +75,8 @@ class Supervisor:
         now = time.monotonic()
         if now - self._looked > LOOK_AT_LOGS:
             self._looked = now
-            for log in [program.log for program in self._programs if program.log]:
-                _rotate(log)
+            for path in [program.log for program in self._programs if program.log]:
+                _rotate(path)
         for group in [group for group, ended in self._left.items() if now - ended > LEFT_FOR]:
             del self._left[group]
             _signal_group(group, signal.SIGKILL)

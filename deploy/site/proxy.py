@@ -100,7 +100,7 @@ def proxy_of(written: str, host: str, environment: Mapping[str, str] | None = No
     if written == NONE:
         return None
     if written:
-        return _parse(written, 'the key "proxy" of the site file')
+        return _parse(written, "proxy in site.toml")
     names = os.environ if environment is None else environment
     found = next((names[name] for name in ("https_proxy", "HTTPS_PROXY") if names.get(name)), "")
     spared = next((names[name] for name in ("no_proxy", "NO_PROXY") if names.get(name)), "")

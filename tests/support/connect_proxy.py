@@ -20,6 +20,16 @@ class ConnectProxy:
     asked: list[str] = field(default_factory=list)
     carried: int = 0
     """Bytes that went through it, both ways."""
+    cuts: int = 0
+    """How often it dropped all connections."""
+    open: set[asyncio.StreamWriter] = field(default_factory=set)
+
+    def cut(self) -> None:
+        """Drop every connection at once, as a line does; called on the proxy's own loop."""
+        self.cuts += 1
+        for writer in self.open:
+            writer.transport.abort()
+        self.open.clear()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("ascii").split("\r\n")
@@ -33,6 +43,7 @@ class ConnectProxy:
         else:
             host, _, port = target.rpartition(":")
             out_reader, out_writer = await asyncio.open_connection(host.strip("[]"), int(port))
+            self.open |= {writer, out_writer}
             writer.write(b"HTTP/1.1 200 Connection established\r\nVia: 1.1 hospital\r\n\r\n")
             await asyncio.gather(self.carry(reader, out_writer), self.carry(out_reader, writer))
             return
@@ -46,11 +57,20 @@ class ConnectProxy:
                 target.write(data)
                 await target.drain()
         target.close()
+        self.open.discard(target)
 
 
 @contextmanager
-def connect_proxy(*, credentials: str = "", refuses: bool = False) -> Iterator[ConnectProxy]:
-    """One on the loopback interface."""
+def connect_proxy(
+    *, credentials: str = "", refuses: bool = False, cut_every: float | None = None
+) -> Iterator[ConnectProxy]:
+    """One on the loopback interface.
+
+    Args:
+        credentials: the NAME:PASSWORD that it wants.
+        refuses: it connects nobody.
+        cut_every: seconds after which it drops all connections, again and again.
+    """
     proxy = ConnectProxy(credentials, refuses)
     loop, ready = asyncio.new_event_loop(), threading.Event()
 
@@ -59,6 +79,9 @@ def connect_proxy(*, credentials: str = "", refuses: bool = False) -> Iterator[C
         proxy.port = server.sockets[0].getsockname()[1]
         ready.set()
         with suppress(asyncio.CancelledError):
+            while cut_every:
+                await asyncio.sleep(cut_every)
+                proxy.cut()
             await asyncio.Event().wait()
 
     task = loop.create_task(serve())
