@@ -55,6 +55,19 @@ def test_results_hold_the_choice_of_every_target_and_repeat(repeated: dict[str, 
         assert entry["optimism"] == pytest.approx(found.optimism, abs=1e-6)
 
 
+def test_a_route_of_another_method_is_another_choice(tmp_path: Path) -> None:
+    """With brakes, or with batch norm of its own, a route has several rows; their folds are not those of one route."""
+    routes = METHODS | {"sequential": {"routes": (("B", "A"), ("C", "A")), "batch_norm": ("travel", "local")}}
+    study = small_study(sites=("A", "B", "C"), methods=routes | {"l2_sp": {"weight": 0.1}})
+    results = plausible(study, tmp_path)
+    (entry,) = results["route_choices"]
+    ends = ("", ", own batch norm", ", L2-SP")
+    assert set(entry["chosen"]) == {f"{source} → A{end}" for source in "BC" for end in ends}
+    (headline,) = [row for row in results["rows"] if row["headline"]]
+    assert entry["chosen"][headline["label"]] == pytest.approx(100 - entry["another"])
+    assert sum(entry["chosen"].values()) == pytest.approx(100)
+
+
 def test_it_stands_under_the_table_on_the_page_and_in_the_terminal(tmp_path: Path, repeated: dict[str, Any]) -> None:
     folder = put(tmp_path, repeated)
     (told,) = firmness(read_results(folder))
