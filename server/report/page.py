@@ -16,6 +16,7 @@ from common.scores import DICE, SCORES
 from common.statistics.intervals import METHOD
 from common.text import count, duration, moment, points, short_bytes, whole
 from server.report import budget_curves, curves, forest, intervals, remarks, wording
+from server.report.calibration import of_delivered
 from server.report.colours import SITE_COLOURS, shade
 from server.report.contrasts import own_interval
 from server.report.networks import best_network, networks
@@ -157,6 +158,7 @@ def render(results: Results, run: RecordedRun | None, study_toml: str) -> str:
         "starts": any(" from " in model for model in results.models),
         "architectures": wording.ARCHITECTURES,
         "authors": AUTHORS,
+        "calibration_of_delivered": of_delivered(results),
         "repeats": len(results.repeats),
         "rotations": results.rotations,
         "what": "test" if results.tested else "validation",

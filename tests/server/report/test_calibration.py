@@ -11,6 +11,7 @@ import pytest
 
 from tests.server.report.test_gland import results_of, selected
 from tests.support.pages import Page, page_of, put
+from tests.support.selected import best_row
 
 HEADING = "How far the probabilities can be believed"
 
@@ -61,3 +62,22 @@ def test_what_an_earlier_version_scored_has_a_dash(results: dict[str, Any], tmp_
     page = page_of(put(tmp_path, results))
     assert {cells[1][:1] for cells in errors(page).values()} == {"–"}
     assert "–: not measured, as in scorings of an earlier version." in page.text
+
+
+def test_the_models_that_the_hospitals_got_have_a_sentence(results: dict[str, Any], tmp_path: Path) -> None:
+    text = " ".join(page_of(put(tmp_path / "all", results)).text.split())
+    said = text.partition("Of the models that the hospitals got, chosen by their validation patients: ")[2]
+    first = min(row["variant"] for row in results["rows"])
+    chosen = results["study"]["training"]["slices"] == "chosen"
+    for target in "ABC":
+        offered = [
+            row for row in results["rows"]
+            if row["target"] == target and row["variant"] == first and not row["method"].startswith("pooled")
+        ]  # fmt: skip
+        row = best_row(offered, "validation_dice" if chosen else "validation_dice_volume")
+        figures = f"{row['calibration_error']:.1f} % ({row['patients']} test patients)"
+        assert f", fold {row['fold'] + 1} at {target}: {figures}" in said.partition("A hospital’s own model card")[0]
+    results["parked"] = [{"variant": 0, "method": "fedavg", "label": "FedAvg", "target": "B", "fold": 0, "why": "x"}]
+    text = page_of(put(tmp_path / "parked", results)).text
+    said = text.partition("Of the models that the hospitals got")[2].partition("A hospital’s own")[0]
+    assert " at A: " in said and " at B: " not in said, "B got none"
