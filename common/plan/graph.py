@@ -1,4 +1,4 @@
-"""The graph of stages: every method is a graph over eight kinds of node.
+"""The graph of stages: every method is a graph over a few kinds of node.
 
 A node is a frozen value with its parents as fields. Nodes with equal content are the same node, so a common prefix of
 two routes is trained only once, without any search for common prefixes.
