@@ -27,7 +27,8 @@ if len(sys.argv) > 2:
 time.sleep(600)
 """
 SITE = """
-import sys
+import signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup, whose programs are deaf to it
 from deploy.flower import supervisor
 from deploy.flower.supervisor import Program, Supervisor, until_stopped
 supervisor.END_WITHIN = supervisor.LEFT_FOR = 1.0

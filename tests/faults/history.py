@@ -351,7 +351,8 @@ class History:
         """What a person does upon a sentence."""
         if "make room" in said:
             self.disks.full.clear()
-        for name in re.findall(r"site (\w+): the site has answered this stage from other", said):
+        refused = "the site has answered this stage from other|the site's own data have changed"
+        for name in re.findall(rf"site (\w+): (?:{refused})", said):
             approve(self.hospitals.sites[name], self.bench.study)
 
     def live(self) -> Ending:

@@ -257,7 +257,7 @@ def put_in_place(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(client.stages.fine_tune, "check_received", lambda *_, **__: 0.0)
     patch.setattr(server.study_run, "write_report", lambda _: None)
     patch.setattr(server.study_run, "deliver", lambda *_: Deliveries())
-    patch.setattr(server.study_run, "recording", lambda folder, study, observe: nullcontext(observe))
+    patch.setattr(server.study_run, "recording", lambda folder, study, observe, **_: nullcontext(observe))
     patch.setattr(server.study_run, "start_weights", lambda *_: first_weights())
     patch.setattr(server.results.rows, "case_interval", interval)
     versions = functools.cache(server.results.rows.importlib.metadata.version)

@@ -131,5 +131,7 @@ def test_the_closing_sentence_names_the_methods_whose_rows_are_missing(
     with pytest.raises(Unfinished) as unfinished:
         run_study(grid, grid.study, tmp_path / "out", beside=tmp_path)
     sentence = str(unfinished.value)
-    assert sentence.startswith(f"{counted} rows could not be finished ({which}) – site C: the site's data "), sentence
+    assert sentence.startswith(f"{counted} rows could not be finished ({which}) – site C: the site's own data "), (
+        sentence
+    )
     assert sentence.endswith(f" What is finished is kept in {tmp_path / 'out'}; {GO_ON}.")

@@ -529,10 +529,13 @@ def test_an_init_that_was_cut_off_goes_on_where_it_was(site_file: Path) -> None:
     assert request.public_keys()
 
 
-def test_the_site_file_that_is_written_holds_every_key_explained_and_as_it_is_by_default(site_file: Path) -> None:
+def test_the_site_file_that_is_written_holds_every_key_explained_and_nearly_all_by_default(
+    site_file: Path,
+) -> None:
     site, _, _ = keys.init(site_file, name="A")
     assert site == load_site(site_file)
     changed = {"name": "A", "images": site_file.parent / "images", "folder": site_file.parent / "private"}
+    changed |= {"scoring_floor": 0.05, "split_key": "site"}
     for key, field in SiteConfig.model_fields.items():
         assert getattr(site, key) == changed.get(key, field.default), key
     text = site_file.read_text(encoding="utf-8")

@@ -194,7 +194,14 @@ def test_a_port_that_is_taken_is_said_to_be(page: int, tmp_path: Path) -> None:
 
 def test_the_command_serves_until_it_is_stopped(recorder: Recorder, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "deploy.cli", "study", "status", "--out", str(tmp_path / "out"), "--serve", "0"]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, encoding="utf-8") as program:
+    with subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
+        # A shell's background jobs, which the tests may be, are deaf to it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as program:
         assert program.stdout is not None
         found = re.match(r"http://127\.0\.0\.1:(\d+)/", program.stdout.readline())
         assert found and get(int(found[1]), "/status.json")[0] == 200
