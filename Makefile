@@ -67,7 +67,8 @@ deploy/wheels/.ready: requirements.lock constraints.txt .venv/ready
 	touch $@
 
 # Torch and what only torch asks for stay out of the locks: hospitals have builds of their own (for a CPU alone, for an
-# older driver), whose files no registry knows. They are installed first, at the versions of constraints.txt.
+# older driver), whose files no registry knows. They are installed last, at the versions of constraints.txt: what they ask
+# for besides is there by then, by its hash.
 TORCH := torch torchvision triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cupti \
 	nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand nvidia-cusolver \
 	nvidia-cusparse nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx
@@ -98,8 +99,8 @@ bench: .venv/ready-dev
 	@test -n "$(PYTHON)" || { echo "No Python of 3.11 or later is found; install one, or name it: make PYTHON=/path/to/python" >&2; exit 1; }
 	@echo "Setting up .venv with $(PYTHON); once, and a few minutes."
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -c constraints.txt torch torchvision
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch torchvision
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 

@@ -228,8 +228,15 @@ def _superexec(coordinator: Coordinator, address: str, scratch: Path, health: st
     command += ["--superexec-auth-secret-file", str(coordinator.secret)]
     command += ["--health-server-address", health]
     path = os.pathsep.join((sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)))
-    environment = {**QUIET, "FLWR_HOME": str(scratch / "flower"), "PATH": path}
+    environment = {**QUIET, **_proxy_spares(address), "FLWR_HOME": str(scratch / "flower"), "PATH": path}
     return Program("superexec", command, _log(coordinator.superexec, "superexec"), environment, scratch)
+
+
+def _proxy_spares(address: str) -> dict[str, str]:
+    """Return the variables with which a study's program uses the machine's proxy for all but the SuperLink."""
+    spared = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    hosts = ",".join(filter(None, (spared, address.rpartition(":")[0].strip("[]"), "localhost", "127.0.0.1")))
+    return {"NO_PROXY": hosts, "no_proxy": hosts}
 
 
 def _gateway(coordinator: Coordinator) -> Program:
