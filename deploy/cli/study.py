@@ -248,6 +248,7 @@ def status(
     """
     from datetime import UTC, datetime
 
+    from deploy.coordinator.enroll import records
     from deploy.coordinator.folder import Coordinator
     from deploy.coordinator.study_status import Status, lines, presences, sentence_of
     from server.progress.snapshot import read
@@ -266,7 +267,10 @@ def status(
     for presence in found:
         print(sentence_of(presence))
     if coordinator and not found:
-        print("No site is enrolled yet: relay enroll site NAME REQUEST.")
+        if any(not record.revoked for record in records(coordinator)):
+            print("None of this study's hospitals is enrolled here.")
+        else:
+            print("No site is enrolled yet: relay enroll site NAME REQUEST.")
     return 0 if all(presence["online"] for presence in found) else 1
 
 

@@ -142,21 +142,25 @@ def change(coordinator: Coordinator, **changes: str | int) -> tuple[Settings, li
         The settings, and the kits that were written anew, for hospitals to join with.
 
     Raises:
-        RelayError: a name, a port or an address is invalid, or no coordinator is set up in the folder.
+        RelayError: a name, a port or an address is invalid, no coordinator is set up in the folder, or the record or
+            the kit of a hospital cannot be read; nothing was changed.
     """
     before = coordinator.settings()
     settings = _settings(before.model_dump() | changes)
+    kits: dict[Path, Kit] = {}  # read before anything is written: a damaged one leaves everything as it was
+    if (before.host, before.port) != (settings.host, settings.port):
+        for record in records(coordinator):
+            path = coordinator.kits / f"{record.site}.kit"
+            if not record.revoked and path.exists():
+                kit = read_enrolment_file(path, Kit)
+                kits[path] = kit.model_copy(update={"host": settings.host, "port": settings.port})
     if (before.host, before.superlink) != (settings.host, settings.superlink):
         _write_certificates(coordinator, settings)
     _write_gateway_settings(coordinator, settings)
-    kits = []
-    if (before.host, before.port) != (settings.host, settings.port):
-        for path in sorted(coordinator.kits.glob("*.kit")):
-            kit = read_enrolment_file(path, Kit)
-            write_enrolment_file(path, kit.model_copy(update={"host": settings.host, "port": settings.port}))
-            kits.append(path)
+    for path, kit in kits.items():
+        write_enrolment_file(path, kit)
     write_atomically(coordinator.settings_file, tomli_w.dumps(settings.model_dump()).encode(), durable=True, mode=0o644)
-    return settings, kits
+    return settings, list(kits)
 
 
 def _settings(values: dict[str, object]) -> Settings:

@@ -24,6 +24,8 @@ from common.errors import NotEnrolled
 from deploy.flower.control import Control
 from deploy.pki.enrolment_files import Host, Port, dialled
 
+USUAL_FOLDER = Path("relay-coordinator")
+"""The coordinator's folder where none is named, in the folder that a command is called in."""
 Address = Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]+:[0-9]{1,5}$")]
 
 

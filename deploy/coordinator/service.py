@@ -27,7 +27,6 @@ RestartSec=30
 # closed.
 ProtectSystem=full
 ReadWritePaths={folder}
-PrivateTmp=yes
 NoNewPrivileges=yes
 {rights}
 ProtectKernelTunables=yes

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 import shutil
 import sys
 import sysconfig
@@ -22,7 +23,7 @@ from pathlib import Path
 
 from common.errors import Expired, RelayError
 from deploy.coordinator.enroll import SUPERLINK_NAME, keep_out, readable_records, update_superlink_if_up
-from deploy.coordinator.folder import Coordinator, Settings
+from deploy.coordinator.folder import USUAL_FOLDER, Coordinator, Settings
 from deploy.coordinator.reachable import check_port, last_words, trouble_with
 from deploy.flower.control import QUIET, grpc_health, program
 from deploy.flower.supervisor import Program, Supervisor, a_free_port, until_stopped
@@ -75,7 +76,7 @@ def start(coordinator: Coordinator, parts: Sequence[str], *, health: str = "") -
         for part in parts:
             lock = coordinator.folder / part / ".started.lock"
             held.enter_context(only_one(lock, f"The {part} of the coordinator in {coordinator.folder}"))
-        _check_ports(settings, parts)
+        _check_ports(coordinator, settings, parts)
         programs = {
             "superlink": lambda: _superlink(coordinator, settings.superlink, health_of["superlink"]),
             "superexec": lambda: _superexec(coordinator, settings.superlink, Path(scratch), health_of["superexec"]),
@@ -180,12 +181,16 @@ class Watch:
         return f"The {name} does not answer at {where} ({trouble})." + (f" Its log ends: {words}" if words else "")
 
 
-def _check_ports(settings: Settings, parts: Sequence[str]) -> None:
+def _check_ports(coordinator: Coordinator, settings: Settings, parts: Sequence[str]) -> None:
     """Refuse ports that are in use or not this user's, before anything is started."""
     change = "relay enroll coordinator --change"
+    if coordinator.folder.absolute() != USUAL_FOLDER.absolute():
+        change += f" --dir {shlex.quote(str(coordinator.folder))}"
     if "superlink" in parts:
         host, port = _listens(settings.superlink)
-        check_port(host, int(port), "the SuperLink", f"{change} --superlink {host}:PORT")
+        check_port(
+            host, int(port), "the SuperLink", f"{change} --superlink {settings.superlink.rpartition(':')[0]}:PORT"
+        )
     if "gateway" in parts:
         check_port("0.0.0.0", settings.port, "the gateway", f"{change} --port PORT")
         check_port("127.0.0.1", settings.health_port, "the gateway's health check", f"{change} --health-port PORT")

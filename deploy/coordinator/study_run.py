@@ -82,7 +82,7 @@ def run(path: Path, coordinator: Coordinator, out: Path, *, patience: float, not
     deaths, finished = 0, _finished(out)
     while True:
         with exclusive(out / TURN):
-            run_id = _still_running(control, out, study)
+            run_id = _still_running(control, out, study, notify)
             if run_id:
                 notify(f"Run {run_id} of this study is under way; following it.")
             else:
@@ -277,14 +277,14 @@ def _status(control: Control, run_id: str) -> str:
     return str(runs[0]["status"])
 
 
-def _still_running(control: Control, out: Path, study: Study) -> str:
+def _still_running(control: Control, out: Path, study: Study, notify: Callable[[str], None]) -> str:
     """Return the run submitted by an earlier call for this result folder; empty unless the run is still alive.
 
     Raises:
         RelayError: the run that is alive is another study's.
     """
     run_id, digest = _noted_run(out)
-    if not run_id or _patiently(lambda: _status(control, run_id), lambda _: None).startswith("finished"):
+    if not run_id or _patiently(lambda: _status(control, run_id), notify).startswith("finished"):
         return ""
     if digest not in ("", study.digest):
         raise RelayError(

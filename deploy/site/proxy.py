@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from common.errors import BadConfiguration
 from deploy.pki.enrolment_files import dialled
 
+CONNECT_WITHIN = 10.0
+"""Seconds within which each address of a proxy has to take a connection."""
 LONGEST_ANSWER = 65_536
 """Bytes of the longest answer of a proxy to CONNECT."""
 NONE = "none"
@@ -60,7 +62,8 @@ class Proxy:
             ProxyRefused: the proxy does not make the connection.
         """
         loop = asyncio.get_running_loop()
-        connection = await loop.run_in_executor(None, socket.create_connection, (self.host, self.port))
+        address = self.host, self.port
+        connection = await loop.run_in_executor(None, socket.create_connection, address, CONNECT_WITHIN)
         try:
             connection.setblocking(False)
             request = f"CONNECT {dialled(host, port)} HTTP/1.1\r\nHost: {dialled(host, port)}\r\n"

@@ -23,6 +23,8 @@ from deploy.site.proxy import Proxy, ProxyRefused
 
 CONNECT_WITHIN = 20.0
 """Seconds within which a connection to the gateway has to be made."""
+PROXY_WITHIN = 15.0
+"""Seconds of these within which the hospital's proxy has to let the site through."""
 CHUNK = 1 << 16
 """The largest number of bytes passed on at once."""
 SETTLE_WITHIN = 10.0
@@ -144,7 +146,7 @@ class Tunnel:
         if self._proxy is None:
             return await asyncio.open_connection(self.host, self.gateway_port, ssl=self._outward)
         try:
-            connection = await self._proxy.connect(self.host, self.gateway_port)
+            connection = await asyncio.wait_for(self._proxy.connect(self.host, self.gateway_port), PROXY_WITHIN)
         except (OSError, ProxyRefused) as error:
             raise ProxyTrouble(trouble_of_proxy(error, self._proxy, self._gateway)) from None
         return await asyncio.open_connection(sock=connection, ssl=self._outward, server_hostname=self.host)

@@ -549,3 +549,23 @@ def test_the_site_file_that_is_written_holds_every_key_explained_and_nearly_all_
     for name, layout in layouts.known().items():
         assert re.search(rf"^# +{name} +{re.escape(layout.looks_for)}$", text, re.MULTILINE)
     assert "One of auto, cpu, cuda, mps." in text
+
+
+def test_a_change_writes_the_kits_of_those_who_may_take_part_alone(coordinator: Coordinator, tmp_path: Path) -> None:
+    for name in ("A", "B"):
+        admitted(coordinator, tmp_path / name / "site.toml", name)
+    enroll.revoke(coordinator, "B")
+    settings, kits = enroll.change(coordinator, host="other.example.org")
+    assert settings.host == "other.example.org"
+    assert kits == [coordinator.kits / "A.kit"]
+    hosts = [read_enrolment_file(coordinator.kits / f"{name}.kit", Kit).host for name in ("A", "B")]
+    assert hosts == ["other.example.org", HOST]
+
+
+def test_a_change_with_a_damaged_kit_changes_nothing(coordinator: Coordinator, site_file: Path) -> None:
+    _, kit = admitted(coordinator, site_file)
+    kit.write_text("damaged", encoding="utf-8")
+    before = {path: path.read_bytes() for path in coordinator.folder.rglob("*") if path.is_file()}
+    with pytest.raises(RelayError, match="A.kit"):
+        enroll.change(coordinator, host="other.example.org", superlink="127.0.0.1:8010")
+    assert {path: path.read_bytes() for path in coordinator.folder.rglob("*") if path.is_file()} == before

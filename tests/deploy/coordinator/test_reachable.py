@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import ssl
 import threading
@@ -14,7 +15,9 @@ import pytest
 
 from common.errors import Locked, RelayError
 from deploy.coordinator import reachable
+from deploy.coordinator.folder import Coordinator, Settings
 from deploy.coordinator.reachable import check_port, last_words, trouble_with
+from deploy.coordinator.start import _check_ports
 from deploy.flower.supervisor import a_free_port
 from deploy.only_one import only_one
 from deploy.pki.certificates import make_ca, make_server, new_key, pem, pem_of_key
@@ -34,6 +37,18 @@ def test_a_port_in_use_is_named_with_the_command_that_changes_it() -> None:
         ):
             check_port("127.0.0.1", port, "the gateway", "relay x")
     check_port("127.0.0.1", port, "the gateway", "relay x")
+
+
+def test_the_command_that_changes_a_port_names_the_coordinators_folder_and_its_superlink(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with socket.create_server(("0.0.0.0", 0)) as taken:
+        settings = Settings(host="fl.example.org", port=443, superlink=f"superlink:{taken.getsockname()[1]}")
+        for name, told in (("relay-coordinator", ""), ("second one", f" --dir '{tmp_path}/second one'")):
+            change = f"relay enroll coordinator --change{told} --superlink superlink:PORT."
+            with pytest.raises(RelayError, match=f"{re.escape(change)}$"):
+                _check_ports(Coordinator(tmp_path / name), settings, ["superlink"])
 
 
 @needs_another_user

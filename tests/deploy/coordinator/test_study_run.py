@@ -149,6 +149,15 @@ def test_a_run_under_way_is_followed_and_not_submitted_twice(follow: Any) -> Non
     assert told == ["Run 101 of this study is under way; following it.", "x"]
 
 
+def test_a_superlink_that_is_down_is_told_before_a_run_under_way_is_asked_for(follow: Any) -> None:
+    def prepare(out: Path) -> None:
+        (out / "run-id").write_text("101")
+        (out / "study.log").write_text(line("Done.", run="101"))
+
+    _, told = follow(("", "running"), prepare=prepare, away=2)
+    assert told[0].startswith("The SuperLink at x does not answer;") and told[0].endswith("Waiting for it.")
+
+
 def test_a_line_that_is_not_yet_whole_is_waited_for(tmp_path: Path) -> None:
     log = tmp_path / "study.log"
     log.write_text(line("other", run="2") + line("one", run="1")[:-8])

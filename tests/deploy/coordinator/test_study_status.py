@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from common.config.study import study_toml
+from deploy.cli import main
 from deploy.coordinator import enroll
 from deploy.coordinator.folder import Coordinator
 from deploy.coordinator.status_page import AT_ONCE, SECONDS, server
@@ -74,6 +75,21 @@ def test_a_person_reads_how_far_it_is(recorder: Recorder, tmp_path: Path) -> Non
     assert lines[4] == "Parked: site A: <b>it</b> went away"
     recorder.close()
     assert "4 of 20 stages, done at " in status(tmp_path).stdout
+
+
+def test_hospitals_of_other_names_are_told_from_none_at_all(
+    recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    coordinator = Coordinator(tmp_path / "coordinator")
+    enroll.set_up(coordinator, host="localhost", port=1, superlink="127.0.0.1:8000")
+    monkeypatch.setattr(Control, "ask", lambda *_: {"nodes": []})
+    (tmp_path / "out" / "study.toml").write_text(study_toml(small_study()), encoding="utf-8")
+    command = ["study", "status", "--out", str(tmp_path / "out"), "--dir", str(coordinator.folder)]
+    main(command)
+    assert capsys.readouterr().out.endswith("No site is enrolled yet: relay enroll site NAME REQUEST.\n")
+    enroll.enroll(coordinator, "other", keys.init(tmp_path / "other" / "site.toml", name="other")[2])
+    main(command)
+    assert capsys.readouterr().out.endswith("None of this study's hospitals is enrolled here.\n")
 
 
 def test_a_script_reads_the_same(recorder: Recorder, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from common.errors import BadConfiguration
 from deploy.flower.control import QUIET, grpc_health
 from deploy.flower.supervisor import a_free_port
 from deploy.pki.certificates import pem
+from deploy.site import tunnel
 from deploy.site.proxy import Proxy, proxy_of
 from deploy.site.tunnel import Tunnel, inward_context, outward_context
 from tests.deploy.site.test_tunnel import Gateway, Papers, gateway, papers, post
@@ -68,6 +69,16 @@ def test_what_a_proxy_answers_is_told_with_what_to_do(papers: Papers, gateway: G
     assert told.startswith(
         f"The hospital's proxy 127.0.0.1:{free} (HTTPS_PROXY) cannot be reached (Connection refused)"
     )
+
+
+def test_a_proxy_that_does_not_answer_is_not_taken_for_the_gateway(
+    papers: Papers, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tunnel, "PROXY_WITHIN", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        told = trouble(papers, gateway.server_port, Proxy("127.0.0.1", port))
+    assert told.startswith(f"The hospital's proxy 127.0.0.1:{port} (site.toml) cannot be reached (no answer in time)")
 
 
 def test_tls_inspection_is_named_where_another_certificate_is_shown(papers: Papers, tmp_path: Path) -> None:
