@@ -72,7 +72,8 @@ def fine_tune_stage(message: Message, context: Context) -> Message:
     site = site_of(context)
     order = verify_order(site, *from_record(message.content, FineTuneOrder), FineTune)
     reply, weights = answer_fine_tune(order, _store(site))
-    behind = sets_behind_training(order)
+    # A site that still lacks the weights tells no number.
+    behind = None if reply.state == "needs-weights" else sets_behind_training(order)
     return _answer(message, reply, weights, site=site, study=order.study, stays=order.node.stays, behind=behind)
 
 

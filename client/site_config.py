@@ -149,9 +149,10 @@ class SiteConfig(BaseModel):
     """The query with which `relay site fetch` takes images and labels from a DICOMweb server. With it, images may be
     left out: the private folder then holds them."""
     scoring_floor: float = Field(default=0.0, ge=0, le=0.5)
-    """The least median volume Dice over the site's validation patients of a model whose scores leave the site. The
-    figures of a model below it leave as 0, marked as such: weights made to draw a single known patient would otherwise
-    tell who is scored. 0: no floor."""
+    """The least median volume Dice (of an even number, the lower middle value) over the site's validation patients of a
+    model whose scores leave the site. The figures of a scoring below it leave as 0, marked as such: weights made to
+    draw a single known patient would otherwise tell who is scored. It takes three validation patients in each fold. 0:
+    no floor."""
     split_key: Literal["public", "site"] = "public"
     """The key of the division into training, validation and test patients. "site": this site's secret, so that nobody
     who knows the patients' names can work out who is in which; with another secret, such as on another machine, the

@@ -158,15 +158,20 @@ def bind_stage(site: SiteConfig, study: Study, node: Node, key: str) -> None:
 def _spend_scoring(site: SiteConfig, study: Study, node: Evaluate) -> None:
     """Note a scoring, or refuse it where the study has had as many as were shown when it was approved.
 
+    A scoring that is noted already, where the process ended before the stage was bound, counts once.
+
     Raises:
         Refused: the scorings of the approval are spent.
     """
+    path = answered_folder(site, study.digest) / f"{node.id}{SCORED}"
+    if path.exists():
+        return
     records = list(taking_part(approvals(site), study.digest))
     budgets = [None if record.scorings is None else record.scorings - _scored(site, record) for record in records]
     if not any(left is None or left > 0 for left in budgets):
         log.warning("All scorings that the approval of this study counts have been answered; this one is refused.")
         raise Refused(Refusal.SCORINGS_SPENT)
-    write_atomically(answered_folder(site, study.digest) / f"{node.id}{SCORED}", b"", durable=True)
+    write_atomically(path, b"", durable=True)
 
 
 def _scored(site: SiteConfig, record: Approval) -> int:
@@ -175,10 +180,12 @@ def _scored(site: SiteConfig, record: Approval) -> int:
 
 
 def bind_restart(site: SiteConfig, study: Study, node: Node, token: str) -> None:
-    """Bind a stage of an approved study to the token of its first restart: a stage is begun anew once.
+    """Bind a stage of an approved study to the token of its first restart: a finished stage is begun anew once.
 
     A coordinator free to invent tokens could have a training repeated without end, and on a device whose sums differ
-    from run to run get another answer each time. The same token again, after a lost reply, is no new restart.
+    from run to run get another answer each time. The same token again, after a lost reply, is no new restart. A stage
+    that the coordinator acknowledged is forgotten here, and trains again from the same weights when it is ordered
+    again: the coordinator may have lost what it had.
 
     Args:
         site: this site.

@@ -63,7 +63,8 @@ def admit(site: SiteConfig, behind: PatientSets, *, study: str) -> None:
 
     Raises:
         Refused: with all that left before, the numbers would tell of fewer persons than the site's file allows.
-        RelayError: the record is damaged, or on a file system without locks.
+        RelayError: the record is damaged while the site's file wants 2 patients or more, or on a file system without
+            locks.
     """
     if in_simulation_mode() or not behind.sets:
         return
@@ -104,29 +105,38 @@ def too_few_together(site: SiteConfig, known: PatientSets, further: PatientSets)
     """Return whether numbers about further sets, with those that left, would tell of fewer persons than allowed."""
     if site.minimum_patients <= 1 or not _unknown(further, known):
         return False
-    together = known | further
+    return tells_of_too_few(site, known | further)
+
+
+def tells_of_too_few(site: SiteConfig, together: PatientSets) -> bool:
+    """Return whether numbers about some sets, all taken together, tell of fewer persons than the site allows."""
+    if not together.sets:
+        return False
     if site.split_key == "public":
         return smallest_cell(together.sets, persons=together.persons) < site.minimum_patients
     return isolates(together.sets, site.minimum_patients, persons=together.persons)
 
 
 def released(site: SiteConfig) -> PatientSets:
-    """Return the sets of patients about which numbers have left the site.
+    """Return the sets of patients about which numbers have left the site; of a damaged record, those still told there.
 
     Raises:
-        RelayError: the record is damaged.
+        RelayError: the record is damaged, and the site's file wants 2 patients or more behind what leaves.
         OSError: the record cannot be read.
     """
     path = site.private() / LOG
     reading = audit_log.read(path)
     if reading.fault:
-        raise RelayError(
+        fault = (
             f"The record {path} of what left this site is damaged ({reading.fault}); restore it from a backup. Without"
             " it the site cannot tell what its numbers give away together."
         )
+        if site.minimum_patients > 1:
+            raise RelayError(fault)
+        log.error("%s", fault)
     found = PatientSets()
     for line in reading.lines:
-        found |= PatientSets(tuple(frozenset(one) for one in line["sets"]), line["persons"])
+        found |= PatientSets(tuple(frozenset(one) for one in line.get("sets", ())), line.get("persons", {}))
     return found
 
 

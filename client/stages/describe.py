@@ -44,12 +44,11 @@ def describe_patients(site: SiteConfig, study: Study) -> tuple[Description, Pati
         cores=cores,
     )
     if prepared.done < prepared.total:
-        # Rounded down, so that the number of patients found does not tell how many of them are left out in the end.
+        # In steps of the minimum: the exact number found would tell later how many of them were left out.
         fewest = site.minimum_patients
         found, done = max(prepared.total // fewest * fewest, min(prepared.total, fewest)), prepared.done
-        progress_alone = Description(
-            study=study.digest, site=site.name, patients_found=found, prepared=min(done // fewest * fewest, found - 1)
-        )
+        prepared_so_far = max(0, min(done // fewest * fewest, found - fewest))
+        progress_alone = Description(study=study.digest, site=site.name, patients_found=found, prepared=prepared_so_far)
         return progress_alone, PatientSets()
     cohort = gather(prepared.records, site, study.split)
     folds = range(study.split.folds)

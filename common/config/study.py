@@ -236,7 +236,9 @@ class Study(Config):
     largest_step: float = Field(default=20.0, ge=0, le=1e6, exclude_if=lambda largest: largest == 20.0)
     """How far a training may step away from the weights that it was given: the norm of the change of all parameters, in
     multiples of the norm of the parameters given (plus 1). A hospital's result beyond it is refused. A training comes
-    to a few multiples at most; who sends wrong weights on purpose shifts a model by no more than this. 0: no bound."""
+    to a few multiples at most; who sends wrong weights on purpose shifts a model's parameters by no more than this.
+    Running means and variances of batch normalisation do not count: no value may be beyond 1e8, and that alone bounds
+    them. 0: no bound."""
     model: ModelConfig = ModelConfig()
     models: ModelsConfig = ModelsConfig()
     preprocessing: PreprocessingConfig = PreprocessingConfig()

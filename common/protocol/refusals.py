@@ -45,7 +45,8 @@ REFUSALS: dict[Refusal, str] = {
     Refusal.BAD_MESSAGE: "the message is not one that the site knows",
     Refusal.BAD_WEIGHTS: "the weights do not fit the declared model",
     Refusal.DATA_CHANGED: "the site's own data have changed since it described them; it puts them back, or approves the"
-    " study anew (relay site approve --again) before the study is run again",
+    " study anew (relay site approve --again) before the study is run again; with a minimum_patients of 2 or more, as a"
+    " rule a study with another split seed",
     Refusal.DATA_UNUSABLE: "the site's data cannot be used; its own log says why",
     Refusal.TOO_FEW_PATIENTS: "fewer patients than the site allows to stand behind a number",
     Refusal.DISK_FULL: "the site's disk is full; make room there",

@@ -295,7 +295,8 @@ def _holds(
     )
     yield (
         f"After {count(counts.validations + counts.tests, 'scoring')}, as many as the study needs, it answers no"
-        " further one; a training is begun anew once at most, for a result that the coordinator rejects."
+        " further one. A training is begun anew once for a result that the coordinator rejects, and again from the same"
+        " weights where the coordinator lost what it had: another answer only on a device whose sums differ."
     )
     if others:
         yield (
@@ -306,11 +307,16 @@ def _holds(
         f"Nothing leaves that stands for fewer than {count(site.minimum_patients, 'patient')} (minimum_patients in the"
         f" site file); the smallest split here has {fewest}."
     )
-    yield from _protected(site)
+    yield from _protected(site, min(min(survey.validation_patients) for survey in surveys))
 
 
-def _protected(site: SiteConfig) -> Iterator[str]:
-    """Yield sentences about what the numbers of all splits together give away, and what they do not."""
+def _protected(site: SiteConfig, validating: int) -> Iterator[str]:
+    """Yield sentences about what the numbers of all splits together give away, and what they do not.
+
+    Args:
+        site: the site.
+        validating: the fewest validation patients of a fold.
+    """
     if site.minimum_patients > 1:
         secret = site.split_key == "site"
         yield (
@@ -323,14 +329,20 @@ def _protected(site: SiteConfig) -> Iterator[str]:
     else:
         yield (
             "minimum_patients is 1: sums and differences of the numbers of repeats, folds and studies may tell of"
-            " single patients. With 2 or more, this site would refuse such answers."
+            " single patients. With 2 or more, this site would refuse such answers, and every further study once such"
+            " numbers have left: raise it before the first study."
         )
     if site.scoring_floor:
         yield (
-            f"A model that reaches less than {percent(site.scoring_floor)} in volume Dice on half of the validation"
-            " patients is told as 0, without any figure (scoring_floor): weights made to draw one known patient do not"
-            " tell who is scored."
+            f"A scoring of a model that reaches less than {percent(site.scoring_floor)} in volume Dice on half of the"
+            " validation patients is told as 0, without any figure (scoring_floor): weights made to draw one known"
+            " patient do not tell there who is scored. The figures of a training leave all the same."
         )
+        if validating < 3:
+            yield (
+                f"The smallest validation split has {count(validating, 'patient')}, and with fewer than 3 a single one"
+                " decides whether the floor is reached: it cannot hold there."
+            )
     else:
         yield (
             "scoring_floor is 0: weights that were made to draw one known patient may tell whether this patient is"

@@ -12,7 +12,13 @@ from client.data.survey import count as count_patients
 from client.governance import audit_log, egress
 from client.governance.approval import Approval, approvals, approve, leave, study_of
 from client.governance.disclosure import disclosure_of, onward_of
-from client.governance.released_sets import PatientSets, released, sets_behind_description, too_few_together
+from client.governance.released_sets import (
+    PatientSets,
+    released,
+    sets_behind_description,
+    tells_of_too_few,
+    too_few_together,
+)
 from client.site_config import SiteConfig
 from common.config.study import Study, load_study
 from common.errors import RelayError
@@ -256,7 +262,14 @@ def _check_together(site: SiteConfig, study: Study, counted: Counted) -> None:
         asked |= sets_behind_description(divided, persons)
         shares = [frozenset(divided.train(fold, share)) for share in variant.methods.parts for fold in folds]
         asked |= PatientSets(tuple(shares), persons)
-    if too_few_together(site, released(site), asked):
+    known = released(site)
+    if too_few_together(site, known, asked):
+        if tells_of_too_few(site, known):
+            raise RelayError(
+                f"Not approved: what left site {site.name} before tells of fewer than {site.minimum_patients} patients"
+                " already, such as under a smaller minimum_patients, so that no further number can keep to it; set a"
+                " smaller minimum_patients in the site file, or take no further part. No study can mend what has left."
+            )
         several = f" in its {len(study.variants)} variants" if len(study.variants) > 1 else ""
         or_secret = ', or set split_key = "site" in the site file' if site.split_key == "public" else ""
         raise RelayError(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from common.errors import RelayError
 from common.model.network import staying_names
 from common.model.weights import UnfitWeights, Weights, check_fit
-from common.plan.graph import Average, Best, Completed, Evaluate, FineTune
+from common.plan.graph import Average, Best, Completed, Evaluate, FineTune, Refilled
 from common.protocol.messages import EvaluateOrder, FineTuneOrder, FineTuneReply
 from common.text import listed
 from server.ledger.ledger import Ledger, StageRecord
@@ -114,11 +114,11 @@ class Dispatcher:
     def _sender(self, node: FineTune | Evaluate) -> str:
         """Return who made the weights of a stage's order, in words."""
         given = node.parent if isinstance(node, FineTune) else node.weights
-        digest = self.state.records[given].weights
-        while isinstance(given, Best | Completed):
-            if isinstance(given, Completed):
+        while isinstance(given, Best | Completed | Refilled):
+            if isinstance(given, Completed | Refilled):
                 given = given.weights
             else:
+                digest = self.state.records[given].weights if given in self.state.records else ""
                 known = [one for one in given.candidates if one in self.state.records]
                 given = next((one for one in known if self.state.records[one].weights == digest), given.candidates[0])
         if isinstance(given, FineTune):

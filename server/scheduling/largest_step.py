@@ -1,7 +1,9 @@
 """How far a training may step away from the weights that it was given.
 
-A site can send any numbers of the declared shapes. Whatever they are, they shift a model, and an average, by no more
-than the bound on the norm of the change (norm bounding: Sun, Kairouz, Suresh and McMahan, arXiv 1911.07963, 2019).
+A site can send any numbers of the declared shapes. Whatever they are, they shift the parameters of a model, and of an
+average, by no more than the bound on the norm of the change (norm bounding: Sun, Kairouz, Suresh and McMahan, arXiv
+1911.07963, 2019). Running means and variances of batch normalisation are no parameters and not bounded here: only the
+bound on every value holds them (`common.model.weights.LARGEST`).
 """
 
 from __future__ import annotations

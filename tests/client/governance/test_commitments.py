@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from client.governance.approval import approve
-from client.governance.commitments import check_limits, check_routes_extend, pin_census
+from client.governance.approval import answered_folder, approve
+from client.governance.commitments import bind_stage, check_limits, check_routes_extend, pin_census
+from client.governance.disclosure import Disclosure
 from client.site_config import SiteConfig, load_site
 from common.config.study import Study
 from common.plan import Choices
+from common.plan.graph import Evaluate, Start
 from common.protocol.refusals import Refusal, Refused
 from tests.support.hospitals import small_study, write_site
 
@@ -84,3 +86,24 @@ def test_a_study_is_planned_with_one_census_until_it_is_approved_again(site: Sit
         assert refusal.value.refusal == Refusal.ANSWERED
     approve(site, study)
     pin_census(site, study, first | {"C": (30, 31)})
+
+
+def one_scoring() -> Disclosure:
+    """A disclosure of one scoring and of nothing else."""
+    needed = {name: 0 for name, field in Disclosure.model_fields.items() if field.is_required()}
+    return Disclosure.model_validate({**needed, "exact": True, "of_epochs": (), "validations": 1})
+
+
+def test_a_scoring_that_was_cut_off_after_it_was_counted_is_answered(site: SiteConfig) -> None:
+    """The process ends between the two files of the last scoring of the approval; the order comes again."""
+    study = small_study()
+    approve(site, study, disclosure=one_scoring())
+    plain = study.variants[0]
+    last, other = (Evaluate("A", fold, "validation", Start()) for fold in (0, 1))
+    bind_stage(site, plain, last, "a" * 64)
+    (answered_folder(site, plain.digest) / last.id).unlink()
+    bind_stage(site, plain, last, "a" * 64)
+    assert (answered_folder(site, plain.digest) / last.id).read_bytes() == b"a" * 64
+    with pytest.raises(Refused) as refusal:
+        bind_stage(site, plain, other, "a" * 64)
+    assert refusal.value.refusal == Refusal.SCORINGS_SPENT

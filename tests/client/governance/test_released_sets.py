@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,6 +11,7 @@ from client.governance.released_sets import LOG, PatientSets, admit, admitted, r
 from client.governance.simulation_mode import simulation_mode
 from client.preprocessing.pipeline import prepare
 from client.site_config import SiteConfig, load_site
+from client.stages import describe
 from client.stages.describe import describe_patients
 from common.errors import RelayError
 from common.protocol.refusals import Refusal, Refused
@@ -80,6 +82,21 @@ def test_a_record_that_was_changed_is_refused(site: SiteConfig) -> None:
         admit(site, over("xyz"), study=STUDY)
 
 
+def test_a_damaged_record_does_not_stop_a_site_that_protects_nobody_by_it(
+    site: SiteConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    open_to_all = site.model_copy(update={"minimum_patients": 1})
+    for sets in ("abcdef", "abc"):
+        admit(open_to_all, over(sets), study=STUDY)
+    path = site.private() / LOG
+    path.write_bytes(b"no line\n" + path.read_bytes().splitlines(keepends=True)[1])
+    with caplog.at_level("ERROR", "relay.site"):
+        admit(open_to_all, over("xyz"), study=STUDY)
+    assert "is damaged" in caplog.text and set(released(open_to_all).sets) == {frozenset("abc"), frozenset("xyz")}
+    with pytest.raises(RelayError, match="is damaged"):
+        admit(site, over("xyz"), study=STUDY)
+
+
 def test_few_patients_left_out_are_not_told(tmp_path: Path) -> None:
     path = write_hospitals(tmp_path, {"A": 9}, slices=6)["A"]
     (path.parent / "images" / "Case08_segmentation.nii.gz").write_bytes(b"no volume")
@@ -90,3 +107,23 @@ def test_few_patients_left_out_are_not_told(tmp_path: Path) -> None:
     assert (told.patients_found, told.left_out) == (9, 1)
     strict, _ = describe_patients(open_site.model_copy(update={"minimum_patients": 2}), study)
     assert (strict.patients_found, strict.prepared, strict.left_out, strict.patients) == (8, 8, 0, 8)
+
+
+@pytest.mark.parametrize(
+    ("minimum", "done", "total", "told"),
+    [
+        (1, 3, 9, (9, 3)),
+        (1, 8, 9, (9, 8)),
+        (3, 5, 11, (9, 3)),
+        (3, 10, 11, (9, 6)),
+        (5, 3, 4, (4, 0)),
+        (5, 6, 7, (5, 0)),
+    ],
+)
+def test_the_progress_of_a_preparation_is_told_in_steps_of_the_minimum(
+    site: SiteConfig, monkeypatch: pytest.MonkeyPatch, minimum: int, done: int, total: int, told: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(describe, "prepare", lambda *_, **__: SimpleNamespace(done=done, total=total))
+    site = site.model_copy(update={"minimum_patients": minimum})
+    progress, behind = describe_patients(site, small_study(sites=("A",)))
+    assert (progress.patients_found, progress.prepared) == told and not progress.complete and not behind.sets

@@ -18,6 +18,7 @@ from client.data.survey import survey
 from client.governance import audit_log
 from client.governance.approval import approvals, approved
 from client.governance.disclosure import disclosure_of
+from client.governance.released_sets import PatientSets, admit
 from client.site_config import SiteConfig, ZoneLabels, load_site
 from common.config.study import Study, study_toml
 from common.errors import RelayError
@@ -109,6 +110,26 @@ def test_what_is_protected_is_told_as_the_site_file_has_it(
     text = " ".join(capsys.readouterr().out.split())
     assert "Nor may sums and differences of numbers that left" in text and "Numbers leave rounded" in text
     assert "is decided with a secret of this site" in text and "less than 5.0 % in volume Dice on half" in text
+    assert "The figures of a training leave all the same" in text and "it cannot hold there" not in text
+
+
+def test_a_floor_over_two_validation_patients_is_said_not_to_hold(
+    site: SiteConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = STUDY.model_copy(update={"split": STUDY.split.model_copy(update={"folds": 3})})
+    approve_study(site.model_copy(update={"split_key": "site", "scoring_floor": 0.05}), few, yes=True)
+    text = " ".join(capsys.readouterr().out.split())
+    assert "The smallest validation split has 2 patients" in text and "it cannot hold there" in text
+
+
+@pytest.mark.parametrize("key", ["public", "site"])
+def test_a_minimum_raised_too_late_is_told_as_such(site: SiteConfig, key: str) -> None:
+    site = site.model_copy(update={"split_key": key})
+    told = PatientSets((frozenset({"Case00"}),))
+    admit(site.model_copy(update={"minimum_patients": 1}), told, study="a" * 64)
+    with pytest.raises(RelayError, match="what left site A before tells of fewer than 2 patients already"):
+        approve_study(site, STUDY, yes=True)
+    assert approve_study(site.model_copy(update={"minimum_patients": 1}), STUDY, yes=True) == 0
 
 
 def test_a_study_of_the_zones_says_what_it_makes_of_the_masks(

@@ -83,6 +83,22 @@ def test_a_second_visit_names_the_sites_own_and_a_first_begins_with_the_first_we
     assert choice[1] == "local" and "put back at a second visit" in choice[2]
 
 
+def test_a_first_visit_that_refuses_its_weights_names_the_site_before_it(tmp_path: Path) -> None:
+    """The coordinator puts the first weights' batch norm into them, and does not make them its own by that."""
+    study = study_of(sequential={"routes": (("B", "C"),), "batch_norm": "local"})
+    grid = FakeGrid(study)
+
+    def change(site: str, order: Any, answer: Any) -> Any:
+        first = isinstance(order, FineTuneOrder) and isinstance(
+            getattr(grid.planned(order.choices).by_id[order.node], "parent", None), Refilled
+        )
+        return refusal_error(Refusal.UNFIT_START) if first and site == "C" else answer
+
+    grid.change = change
+    run = go(grid, tmp_path)
+    assert run.parked and all("they came from site B" in str(why) for why in run.parked.values())
+
+
 def test_what_a_hop_forgot_is_scored_with_the_sites_own_of_its_last_visit(tmp_path: Path) -> None:
     run = go(FakeGrid(study_of(**LOCAL)), tmp_path)
     results = results_of(run.study, [run])
