@@ -20,7 +20,7 @@ from tests.faults.trial import lived, tried, undisturbed_ending
 
 SEEDS = 1000
 AT_ONCE = 50
-QUICK, SLOW = 50, 50
+QUICK, SLOW = 50, 300
 """Histories with a seed below the first are lived through in the quick tests, below the second in the slow ones."""
 once = functools.cache(tried)
 """A seed's history, lived through by the first test that asks for it."""
@@ -40,7 +40,7 @@ def test_a_study_that_is_struck_ends_as_if_nothing_had_happened(first: int) -> N
         assert not trial.complaints, trial.tale
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny")
 def test_whatever_may_strike_does() -> None:
     """In the first 200 histories: every kind of use at every moment, and every harm."""
