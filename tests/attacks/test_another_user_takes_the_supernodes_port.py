@@ -49,7 +49,7 @@ def noting(accept: Callable[[socket.socket], Any], note: Path) -> Callable[[sock
 
 
 @pytest.mark.parametrize("tls", [True, False], ids=["with a certificate of its own", "without TLS"])
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_who_takes_the_supernodes_port_gives_no_orders(tmp_path: Path, tls: bool) -> None:
     sites = write_hospitals(tmp_path / "hospitals", {"A": 1})
     loot = tmp_path / "loot"
