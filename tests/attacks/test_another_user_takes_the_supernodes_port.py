@@ -19,7 +19,7 @@ import pytest
 from tests.support.federation import Federation, wait_for
 from tests.support.hospitals import write_hospitals
 from tests.support.other_user import as_another_user, needs_another_user
-from tests.support.supernode import supernode
+from tests.support.supernode import listening_at, supernode
 
 pytestmark = [
     needs_another_user,
@@ -62,7 +62,8 @@ def test_who_takes_the_supernodes_port_gives_no_orders(tmp_path: Path, tls: bool
     def attack() -> None:
         while (port := runtime_port(tmp_path)) is None:
             time.sleep(0.002)
-        with supernode(port=port, tls=tls, secret=None) as node:
+        taken = listening_at(port)  # at once: the SuperNode comes as soon as it has imported all
+        with supernode(listening=taken, tls=tls, secret=None) as node:
             (loot / "listening").touch()
             node.order()
             socket.socket.accept = noting(socket.socket.accept, loot / "dialled")  # type: ignore[method-assign]

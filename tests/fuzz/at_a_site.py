@@ -61,7 +61,7 @@ def at(kind: str, here: Path) -> SiteConfig:
             write(sound(kind, number), here)
         masks = {"masks": "labels"} if FORMATS[kind].masks else {}
         write_site(here, "A", layout=FORMATS[kind].layout, **masks)
-        approve(load_site(path), STUDY)
+    approve(load_site(path), STUDY)  # anew, since the data changed with the mutated patients
     os.environ["RELAY_SITE"] = str(path)
     enter_run(1)
     return load_site(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -67,11 +68,13 @@ class SuperNode:
 
 
 @contextmanager
-def supernode(*, port: int | None = None, tls: bool = True, secret: str | None = SECRET) -> Iterator[SuperNode]:
+def supernode(
+    *, listening: socket.socket | None = None, tls: bool = True, secret: str | None = SECRET
+) -> Iterator[SuperNode]:
     """A SuperNode on the loopback interface, with an authority of its own.
 
     Args:
-        port: where it listens; default: a free port.
+        listening: where it listens; default: a free port.
         tls: False: it speaks plain HTTP.
         secret: by which a SuperExec proves itself; None: it takes anybody's word.
     """
@@ -83,12 +86,17 @@ def supernode(*, port: int | None = None, tls: bool = True, secret: str | None =
         for path, content in zip(files, (pem(ca), pem(certificate), pem_of_key(key)), strict=True):
             path.write_bytes(content)
         shown = {"ssl_certfile": files[1], "ssl_keyfile": files[2]} if tls else {}
-        with _serving(port or a_free_port(), files[0], shown, secret) as made:
+        with listening or listening_at(a_free_port()) as place, _serving(place, files[0], shown, secret) as made:
             yield made
 
 
+def listening_at(port: int) -> socket.socket:
+    """A socket that has taken a port of the loopback interface: whoever dials it from now on waits for an answer."""
+    return socket.create_server(("127.0.0.1", port))
+
+
 @contextmanager
-def _serving(port: int, authority: Path, shown: dict[str, Path], secret: str | None) -> Iterator[SuperNode]:
+def _serving(place: socket.socket, authority: Path, shown: dict[str, Path], secret: str | None) -> Iterator[SuperNode]:
     factory = NodeStateFactory(ObjectStoreFactory())
     state = factory.state()
     state.set_node_id(NODE)
@@ -98,16 +106,14 @@ def _serving(port: int, authority: Path, shown: dict[str, Path], secret: str | N
     run.series_id, run.fab_hash = RUN_ID, state.store_fab(Fab("", b"", {}))
     state.store_run(run)
     app = create_app(state_factory=factory, superexec_auth_secret=secret.encode() if secret else None)
-    server = uvicorn.Server(
-        uvicorn.Config(app, host="127.0.0.1", port=port, access_log=False, loop="asyncio", log_level="error", **shown)
-    )
-    thread = threading.Thread(target=server.run, daemon=True)
+    server = uvicorn.Server(uvicorn.Config(app, access_log=False, loop="asyncio", log_level="error", **shown))
+    thread = threading.Thread(target=server.run, args=([place],), daemon=True)
     thread.start()
     while thread.is_alive() and not server.started:
         time.sleep(0.02)
     assert server.started
     try:
-        yield SuperNode(f"127.0.0.1:{port}", authority, factory, server)
+        yield SuperNode(f"127.0.0.1:{place.getsockname()[1]}", authority, factory, server)
     finally:
         server.should_exit = True
         with suppress(RuntimeError):
