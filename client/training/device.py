@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from types import MethodType
 from typing import Any
 
 import torch
@@ -25,9 +26,26 @@ class Device:
 
 
 def place(network: nn.Module, device: Device) -> None:
-    """Move a network to its device, in the memory format channels_last, in which convolutions run fastest."""
+    """Move a network to its device, in the memory format channels_last, in which convolutions run fastest.
+
+    On a CPU in bfloat16, depthwise convolutions are trained in float32: their gradients take three times as long in
+    bfloat16. Prediction, which is no slower in bfloat16, stays in it.
+    """
     network.to(device=device.kind)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if device.kind == "cpu" and device.precision == "bfloat16":
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels:
+                # A bound method, since a copy of the network binds it to its own module.
+                module.forward = MethodType(_trained_in_float32, module)  # type: ignore[method-assign]
+
+
+def _trained_in_float32(self: nn.Conv2d, images: torch.Tensor) -> torch.Tensor:
+    forward = type(self).forward
+    if not (self.training and torch.is_autocast_enabled("cpu")):
+        return forward(self, images)
+    with torch.autocast("cpu", enabled=False):
+        return forward(self, images.float())
 
 
 def choose_device(kind: str, precision: str) -> Device:

@@ -82,7 +82,9 @@ def test_a_port_in_use_is_told_at_once_and_can_be_changed(tmp_path: Path) -> Non
         with socket.create_server(("127.0.0.1", int(port))):
             refused = start(coordinator)
         assert refused.returncode == 1
-        assert re.search(f"Port {port} cannot be used for the .*another program.*--change {option}", refused.stderr)
+        assert re.search(
+            f"Port {port} cannot be used for the .*another program.*--change .*{option} [0-9.:]*PORT", refused.stderr
+        )
     new = a_free_port()
     command = [*RELAY, "enroll", "coordinator", "--change", "--host", "127.0.0.1", "--port", str(new)]
     done = subprocess.run([*command, "--dir", str(coordinator.folder)], capture_output=True, encoding="utf-8")
