@@ -119,7 +119,8 @@ def rounds_of(study: Study, part: FederatedConfig, local_epochs: int, census: Ce
         return part.rounds
     folds = study.split.run
     together = max if budget == "depth" else sum
-    longest = max(sum(longest_in_steps(study, census, target, fold) for fold in folds) for target in study.sites)
+    of_folds = [_longest_routes(study, census, fold) for fold in folds]
+    longest = max(sum(of_fold[target] for of_fold in of_folds) for target in study.sites)
     of_a_round = sum(together(_steps(study, census, site, fold) for site in study.sites) for fold in folds)
     return max(1, round(longest / (of_a_round * local_epochs)))
 
@@ -226,12 +227,21 @@ def _steps(study: Study, census: Census, site: str, fold: int) -> int:
 
 def longest_in_steps(study: Study, census: Census, target: str, fold: int) -> int:
     """Return the gradient steps of the longest route to a target; without a route, of all sites together."""
+    return _longest_routes(study, census, fold)[target]
+
+
+def _longest_routes(study: Study, census: Census, fold: int) -> dict[str, int]:
+    """Return `longest_in_steps` of every target."""
     part = study.methods.sequential
-
-    def steps(sites: Iterable[str]) -> int:
-        return sum(_steps(study, census, site, fold) for site in sites) * study.training.epochs
-
+    steps = {site: _steps(study, census, site, fold) * study.training.epochs for site in study.sites}
     if part.routes == "all" or part.grows:
-        others = sorted((site for site in study.sites if site != target), key=lambda site: -steps((site,)))
-        return steps((target, *others[: most_hops(study)]))
-    return max((steps(route) for route in routes_to(study, target)), default=steps(study.sites))
+        hops = most_hops(study)
+        largest = sorted(study.sites, key=lambda site: -steps[site])[: hops + 1]
+        together = sum(steps[site] for site in largest)
+        # A target that is not one of the largest takes the place of the last of them.
+        return {site: together + (0 if site in largest else steps[site] - steps[largest[-1]]) for site in study.sites}
+    everyone = sum(steps.values())
+    return {
+        target: max((sum(steps[site] for site in route) for route in routes_to(study, target)), default=everyone)
+        for target in study.sites
+    }
