@@ -39,7 +39,7 @@ from client.site_config import SiteConfig
 from client.stages.order import file_completed, models_named
 from client.stages.own_tensors import own_tensors
 from client.stages.store import StageStore
-from client.training.batches import statistics
+from client.training.batches import standards
 from common.config.study import Study
 from common.digest import digest_of
 from common.errors import RelayError
@@ -333,10 +333,10 @@ def _card(
     ensemble = ensemble_in(row.model)
     folds = [shown_fold(member, site.name, row.fold) for member in ensemble.members] if ensemble else []
     # Each needs all training slices of its fold, so equal folds are read once.
-    mean_std = {fold: statistics(cohort.train(fold), study.training)[site.name] for fold in {row.fold, *folds}}
-    mean, std = mean_std[row.fold]
+    standard = {fold: standards(cohort.train(fold), study)[site.name] or (0.0, 1.0) for fold in {row.fold, *folds}}
+    mean, std = standard[row.fold]
     members = [
-        Member(weights=digest, mean=mean_std[fold][0], std=mean_std[fold][1])
+        Member(weights=digest, mean=standard[fold][0], std=standard[fold][1])
         for fold, digest in zip(folds, parcel.models, strict=bool(folds))
     ]
     model = _chosen(known, row, parcel.models)

@@ -161,7 +161,7 @@ class Card(_Value):
     """Differences up to this many points of Dice are practically none, as the study says."""
     mean: float
     """Mean of the pixels of the fold's training slices at this site, bias field corrected; images are standardised with
-    `mean` and `std`."""
+    `mean` and `std`. 0 and 1 where each volume is standardised by its own."""
     std: float = Field(gt=0)
     device: str
     """The device on which the scores were computed."""
@@ -203,6 +203,11 @@ def rotation_text(card: Card) -> str:
 def models_of(card: Card) -> tuple[Member, ...]:
     """Return a card's models: the members of an ensemble, or the single model."""
     return card.members or (Member(weights=card.weights, mean=card.mean, std=card.std),)
+
+
+def standard_of(card: Card, model: Card | Member) -> tuple[float, float] | None:
+    """Return by what images are standardised for a card's model; None: by each volume's own mean and deviation."""
+    return None if card.preprocessing.standardise == "volume" else (model.mean, model.std)
 
 
 def weights_files(path: Path, models: int) -> tuple[Path, ...]:

@@ -14,6 +14,7 @@ from client.evaluation.gland import dice_of_thirds, volume_error_ml
 from client.evaluation.surface_distance import surface_distances
 from client.preprocessing.pipeline import PatientSlices, Record, load, to_native
 from client.preprocessing.resampling import larger_zone, resample, resample_mask
+from client.training.batches import Standard, standardised
 from common import metrics
 from common.scores import OF_ZONES
 from common.target import ZONES
@@ -102,17 +103,16 @@ class _Drawn:
     """
 
 
-def standardised_first(predict: Predict, mean_std: Callable[[Record], tuple[float, float]]) -> Probabilities:
+def standardised_first(predict: Predict, standard: Callable[[Record], Standard]) -> Probabilities:
     """Return a model's probabilities for patients whose slices are standardised.
 
     Args:
         predict: the model.
-        mean_std: returns the mean and standard deviation for the standardisation of a patient's image.
+        standard: returns by what a patient's image is standardised.
     """
 
     def probabilities(record: Record, slices: PatientSlices) -> NDArray[np.float32]:
-        mean, std = mean_std(record)
-        return predict((slices.image - np.float32(mean)) / np.float32(std))
+        return predict(standardised(slices.image, standard(record)))
 
     return probabilities
 

@@ -21,7 +21,7 @@ from client.evaluation.evaluate import (
 from client.preprocessing.cohort import Cohort
 from client.preprocessing.pipeline import Record
 from client.site_config import SiteConfig
-from client.training.batches import MeanStd, with_neighbours
+from client.training.batches import Standard, with_neighbours
 from client.training.device import Device
 from client.training.fine_tune import probabilities
 from common.config.study import Study
@@ -32,20 +32,22 @@ from common.protocol.refusals import Refusal, Refused
 from common.seeds import seed_of
 
 
-def predictions(network: nn.Module, device: Device, mean_std: dict[str, MeanStd], neighbours: int = 0) -> Probabilities:
-    """Return a network's probabilities for patients, each standardised with the statistics of the patient's site.
+def predictions(
+    network: nn.Module, device: Device, standard: Mapping[str, Standard], neighbours: int = 0
+) -> Probabilities:
+    """Return a network's probabilities for patients, each standardised as the patient's site has it.
 
     Args:
         network: the network, on its device.
         device: the device and precision to predict in.
-        mean_std: mean and standard deviation of each site.
+        standard: by what each site's images are standardised.
         neighbours: the slices to either side that the network sees beside each slice.
     """
 
     def predict(images: NDArray[np.float32]) -> NDArray[np.float32]:
         return probabilities(network, torch.from_numpy(with_neighbours(images, neighbours)), device).squeeze(1).numpy()
 
-    return standardised_first(predict, lambda record: mean_std[record.site])
+    return standardised_first(predict, lambda record: standard[record.site])
 
 
 def validated(model: Probabilities, records: Sequence[Record], study: Study) -> tuple[list[CaseScore], bool]:

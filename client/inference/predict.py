@@ -17,7 +17,7 @@ from torch import nn
 
 from client.data.layouts import dicom, dicom_labels, folder, series, volumes
 from client.data.layouts.size import raise_if_short
-from client.delivery.model_card import Card, models_of, weights_digest
+from client.delivery.model_card import Card, models_of, standard_of, weights_digest
 from client.evaluation.clean_up import clean_up
 from client.evaluation.ensemble import mean_of
 from client.preprocessing.bias_field import correct_bias_field
@@ -206,7 +206,7 @@ def draw(
         slices=int(gland.any(axis=(1, 2)).sum()),
         disagreement=_as_it_lay(off_grid(spread, part.spacing_mm, shape, (y, x)), image, scan.image),
         remarks=tuple(
-            _remarks(gland, standardised(gridded, (card.mean, card.std)), card, (shape[0] * y, shape[1] * x))
+            _remarks(gland, standardised(gridded, standard_of(card, card)), card, (shape[0] * y, shape[1] * x))
         ),
     )
 
@@ -222,7 +222,7 @@ def _predicted(
     total = np.zeros((len(gridded), regions, *gridded.shape[1:]))
     glands, squares = np.zeros(gridded.shape), np.zeros(gridded.shape)
     for model, network in zip(models, networks, strict=True):
-        slices = standardised(gridded, (model.mean, model.std))
+        slices = standardised(gridded, standard_of(card, model))
         place(network, device)
         images = torch.from_numpy(with_neighbours(slices, card.model.neighbours))
         found = probabilities(network, images, device).numpy()

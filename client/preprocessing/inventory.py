@@ -78,7 +78,7 @@ def tasks_of(
     itk = importlib.metadata.version("SimpleITK")
     # Settings without an effect on the result must not change the key.
     n4 = preprocessing.n4.model_dump() if preprocessing.n4.enabled else None
-    slicing = preprocessing.model_dump(exclude={"n4"})
+    slicing = preprocessing.model_dump(exclude={"n4", "standardise"})
     tasks, problems = [], list(found.problems)
     for source in found.sources:
         try:

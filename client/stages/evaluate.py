@@ -21,7 +21,7 @@ from client.stages.cases import case_fields, permitted
 from client.stages.describe import is_enough
 from client.stages.order import VerifiedOrder
 from client.stages.store import StageStore, intact
-from client.training.batches import statistics
+from client.training.batches import standards
 from client.training.device import choose_device, place
 from common.model.weights import Weights
 from common.plan.graph import Evaluate, Node, ensemble_in, share_at, validation_folds, way_of
@@ -110,8 +110,8 @@ def _model(order: VerifiedOrder[Evaluate], weights: Weights, number: int, fold: 
     network = network_of(order.study, weights, order.models[number], own=order.own, lacking=order.lacking)
     place(network, device)
     share = share_at(order.node.weights, order.site.name)
-    mean_std = statistics(order.cohort.train(fold, share), order.study.training)
-    return predictions(network, device, mean_std, order.study.model.neighbours)
+    standard = standards(order.cohort.train(fold, share), order.study)
+    return predictions(network, device, standard, order.study.model.neighbours)
 
 
 def _patients(order: VerifiedOrder[Evaluate], member: Node, *, validates: bool) -> Iterator[Record]:

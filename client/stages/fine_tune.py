@@ -20,7 +20,7 @@ from client.stages.describe import trained_slices
 from client.stages.order import VerifiedOrder
 from client.stages.own_tensors import OwnTensors, own_tensors
 from client.stages.store import StageStore, intact
-from client.training.batches import standardised_slices, statistics
+from client.training.batches import standardised_slices, standards
 from client.training.collapse import SOUND, against_received
 from client.training.device import choose_device
 from client.training.fine_tune import Trained, fine_tune, re_estimated
@@ -70,13 +70,13 @@ def _train(
     began = checkpointed = time.monotonic()
     device = choose_device(site.device, study.training.precision)
     train, validation = _patients(order)
-    mean_std = statistics(train, study.training)
+    standard = standards(train, study)
     (digest,) = order.models
     network = network_of(study, start, digest, own=order.own, lacking=order.lacking)
     neighbours, target = study.model.neighbours, study.model.segments
     slices = (
-        standardised_slices(train, mean_std, study.training, neighbours=neighbours, target=target),
-        standardised_slices(validation, mean_std, study.training, neighbours=neighbours, target=target),
+        standardised_slices(train, standard, study.training, neighbours=neighbours, target=target),
+        standardised_slices(validation, standard, study.training, neighbours=neighbours, target=target),
     )
     trained = resume
     if resume is None and node.trains and not isinstance(node.parent, Start):
@@ -113,7 +113,7 @@ def _train(
                 checkpointed = now
     assert trained is not None
     network.load_state_dict(trained.kept)
-    scores, cleaned = validated(predictions(network, device, mean_std, study.model.neighbours), validation, study)
+    scores, cleaned = validated(predictions(network, device, standard, study.model.neighbours), validation, study)
     dice, iou = slice_mean(scores)
     figures: dict[str, Any] = {"validation_dice": dice, "validation_iou": iou}
     figures["validation_dice_volume"] = volume_mean(scores)

@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 
 from client.data.slice_counts import drawn_of
 from client.preprocessing.pipeline import PatientSlices, Record, load
-from common.config.study import TrainingConfig
+from common.config.study import Study, TrainingConfig
 from common.target import GLAND, Target
 
 MeanStd = tuple[float, float]
+Standard = MeanStd | None
+"""Mean and standard deviation by which a site's images are standardised; None: each volume by its own."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,13 @@ class Slices:
 def _used(slices: PatientSlices, training: TrainingConfig) -> NDArray[np.bool_]:
     """Return which slices of a patient the study trains on, of shape (slices,)."""
     return slices.selected if training.slices == "chosen" else np.ones_like(slices.selected)
+
+
+def standards(records: Sequence[Record], study: Study) -> dict[str, Standard]:
+    """Return by what the images of each site of these training patients are standardised in a study."""
+    if study.preprocessing.standardise == "volume":
+        return dict.fromkeys(record.site for record in records)
+    return {**statistics(records, study.training)}
 
 
 def statistics(records: Sequence[Record], training: TrainingConfig) -> dict[str, MeanStd]:
@@ -64,9 +73,9 @@ def statistics(records: Sequence[Record], training: TrainingConfig) -> dict[str,
     return result
 
 
-def standardised(image: np.ndarray, mean_std: MeanStd) -> np.ndarray:
-    """Return images less the mean, divided by the standard deviation, as float32."""
-    mean, std = mean_std
+def standardised(image: np.ndarray, standard: Standard) -> np.ndarray:
+    """Return all slices of a volume less the mean, divided by the standard deviation, as float32."""
+    mean, std = standard or (float(image.mean(dtype=np.float64)), max(float(image.std(dtype=np.float64)), 1e-6))
     return ((image - np.float32(mean)) / np.float32(std)).astype(np.float32, copy=False)
 
 
@@ -88,7 +97,7 @@ def with_neighbours(slices: NDArray[np.float32], neighbours: int) -> NDArray[np.
 
 def standardised_slices(
     records: Sequence[Record],
-    mean_std: Mapping[str, MeanStd],
+    standard: Mapping[str, Standard],
     training: TrainingConfig,
     *,
     neighbours: int = 0,
@@ -98,7 +107,7 @@ def standardised_slices(
 
     Args:
         records: the patients.
-        mean_std: mean and standard deviation of each site.
+        standard: by what each site's images are standardised.
         training: the study's training settings.
         neighbours: the slices to either side that the network sees beside each slice, trained on or not.
         target: what the network segments.
@@ -111,7 +120,7 @@ def standardised_slices(
         used = _used(slices, training)
         gland = np.count_nonzero(slices.native_mask, axis=(1, 2))
         empty += (sum(volumes) + np.flatnonzero(gland[used] == 0)).tolist()
-        images.append(standardised(with_neighbours(slices.image, neighbours)[used], mean_std[record.site]))
+        images.append(with_neighbours(standardised(slices.image, standard[record.site]), neighbours)[used])
         masks.append(_truth(slices, target)[used])
         volumes.append(int(used.sum()))
     return Slices(

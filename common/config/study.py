@@ -59,6 +59,9 @@ class PreprocessingConfig(Config):
     """A slice is selected if its mask holds more pixels than this, on the native grid (the paper's rule). Dice and IoU
     are means over selected slices, and a patient without one is left out, whatever training.slices says."""
     n4: N4Config = N4Config()
+    standardise: Literal["site", "volume"] = Field(default="site", exclude_if=lambda value: value == "site")
+    """"site": images less the mean of the site's training slices, divided by their standard deviation. "volume": each
+    volume less its own mean, divided by its own standard deviation, over all of its slices."""
 
 
 class PostprocessingConfig(Config):

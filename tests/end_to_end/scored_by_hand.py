@@ -142,7 +142,8 @@ def miscalibration(share: NDArray[np.float64], mask: NDArray[np.bool_], spacing:
 def figures(
     study: Study, site: str, folder: Path, fold: int, weights: Sequence[Path], folds: Sequence[int] | None = None
 ) -> Figures:
-    """The scores of weights on a hospital's test patients, standardised as the fold's training patients say.
+    """The scores of weights on a hospital's test patients, standardised as the fold's training patients say, or each
+    volume by itself.
 
     Several weights are an ensemble. With `folds` each of them is of a fold of the hospital's own: it sees images as in
     its training, and a validation patient is segmented by the one that did not train on it. Zones are drawn where the
@@ -183,6 +184,9 @@ def figures(
         """The probability of gland, or of each zone, on the patient's own grid: the first axis is of zones."""
         shares = []
         for network, mean, std in members if alone is None else [members[alone]]:
+            if study.preprocessing.standardise == "volume":
+                values = on_grid(patient).astype(np.float64)
+                mean, std = np.float32(values.mean()), np.float32(values.std())
             shown = torch.from_numpy((on_grid(patient) - mean) / std)[:, None]
             with torch.no_grad():
                 logits = torch.cat([network(part.to(memory_format=torch.channels_last)) for part in shown.split(32)])

@@ -49,10 +49,13 @@ def assert_as_by_hand(study: Study, images: dict[str, Path], results: dict[str, 
             assert row["hd95_mm"] == pytest.approx(found.hd95_mm, abs=2e-4)
 
 
-@pytest.mark.parametrize("which", ["all", "chosen"])
-def test_scores_of_synthetic_hospitals(tmp_path: Path, which: str) -> None:
+@pytest.mark.parametrize(
+    ("which", "standardise"),
+    [("all", "site"), ("chosen", "site"), pytest.param("all", "volume", marks=pytest.mark.slow)],
+)
+def test_scores_of_synthetic_hospitals(tmp_path: Path, which: str, standardise: str) -> None:
     sites = write_hospitals(tmp_path / "hospitals", {"A": 6, "B": 6, "C": 6})
-    study = study_of(which, training={"epochs": 3})
+    study = study_of(which, training={"epochs": 3}, preprocessing={"standardise": standardise})
     results, _ = run_on_grid(study, sites, tmp_path / "out", at_once=2)
     assert len(results["rows"]) == 5
     assert_as_by_hand(study, {name: path.parent / "images" for name, path in sites.items()}, results, tmp_path / "out")

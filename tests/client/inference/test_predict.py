@@ -200,6 +200,14 @@ def test_an_image_of_another_scanner_and_an_empty_mask_are_remarked_on(tmp_path:
     assert remarks == ("The model found no gland in any slice.",)
 
 
+def test_a_volume_is_standardised_by_itself_if_the_card_says_so(tmp_path: Path) -> None:
+    using = card(preprocessing=PLAIN.model_copy(update={"standardise": "volume"}), mean=0.0, std=1.0)
+    dark, bright = (
+        drawn(write_volume(tmp_path / f"{times}.nrrd", bright_block() * times), using=using)[1] for times in (1, 20)
+    )
+    assert bright.ml == dark.ml > 0 and bright.remarks == dark.remarks == ()
+
+
 def test_the_bias_field_is_fitted_with_the_studys_settings_and_tells_how_far_it_is(tmp_path: Path) -> None:
     n4 = N4Config(shrink=1, iterations=(4, 3), convergence=1e-9)
     scan = find_scan(write_volume(tmp_path / "scan.nrrd", bright_block()))

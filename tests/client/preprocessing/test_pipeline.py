@@ -241,6 +241,7 @@ def test_a_changed_mask_or_grid_does_no_n4(tmp_path: Path, count: Callable[[], i
     assert [record.selected for record in second.records] == [3, 5, 3]
     assert second.records[0] == first.records[0] and second.records[1].digest != first.records[1].digest
     assert second.records[1].image_digest == first.records[1].image_digest
+    assert prepare(site, QUICK.model_copy(update={"standardise": "volume"})) == second
     wider = prepare(site, QUICK.model_copy(update={"pixels": 64}))
     assert count() == 0
     assert load(wider.records[0]).image.shape == (5, 64, 64)

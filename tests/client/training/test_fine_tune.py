@@ -11,13 +11,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from torch import nn
 
 from client.data.slice_counts import SliceCounts, slices_an_epoch
 from client.preprocessing.pipeline import Record, prepare
 from client.preprocessing.pipeline import load as load_slices
 from client.site_config import load_site
-from client.training.batches import Slices, augment, batches, standardised, standardised_slices, statistics
+from client.training.batches import Slices, augment, batches, standardised, standardised_slices, standards, statistics
 from client.training.device import Device, choose_device
 from client.training.fine_tune import Trained, fine_tune, grid_dice
 from client.training.recipe import learning_rate, loss_of
@@ -25,7 +26,7 @@ from common.config.study import PreprocessingConfig, TrainingConfig
 from common.plan import batches_per_epoch
 from common.plan.graph import Schedule
 from common.protocol.refusals import Refused
-from tests.support.hospitals import write_hospitals
+from tests.support.hospitals import small_study, write_hospitals
 
 CPU = Device("cpu", "float32")
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -367,6 +368,24 @@ def test_training_slices_are_standardised_by_their_own_site(records: list[Record
         assert float(slices.images.double().mean()) == pytest.approx(0, abs=1e-4)
         assert float(slices.images.double().std()) == pytest.approx(1, abs=1e-3)
         assert set(slices.masks.unique().tolist()) == {0.0, 1.0}
+
+
+def test_a_volume_is_standardised_by_all_of_its_own_slices_where_the_study_says_so(records: list[Record]) -> None:
+    study = small_study(preprocessing={"standardise": "volume"})
+    own = sorted((record for record in records if record.site == "A"), key=lambda record: record.patient)
+    found = standards(records, study)
+    assert found == {"A": None, "B": None}
+    assert torch.equal(
+        standardised_slices(own, found, CHOSEN).images[:, 0],
+        torch.cat([torch.from_numpy(by_itself(record)[load_slices(record).selected]) for record in own]),
+    )
+
+
+def by_itself(record: Record) -> NDArray[np.float32]:
+    image = load_slices(record).image
+    wide = image.astype(np.float64)
+    result: NDArray[np.float32] = (image - np.float32(wide.mean())) / np.float32(wide.std())
+    return result
 
 
 def test_the_order_of_records_changes_nothing(records: list[Record]) -> None:

@@ -52,6 +52,7 @@ CHANGES_ALL: list[dict[str, Any]] = [
     {"preprocessing": {"pixels": 64}},
     {"preprocessing": {"minimum_mask_pixels": 1}},
     {"preprocessing": {"n4": {"shrink": 5}}},
+    {"preprocessing": {"standardise": "volume"}},
     {"split": {"seed": 2}},
     {"split": {"test_fraction": 0.3}},
     {"split": {"folds": 4}},
