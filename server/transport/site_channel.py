@@ -432,7 +432,8 @@ class SiteChannel:
         site answers the question but not the order, the order is lost. The question is pushed after the site has come
         back, and after a long silence. A site at work for hours answers neither the order nor the question, and the
         coordinator goes on waiting. Questions may be lost as well, so further questions follow, each after twice the
-        pause.
+        pause. The embedded grid, which loses nothing, is asked nothing: a question waits in the site's queue, and, like
+        any description, prepares patients, whose progress nobody would hear.
 
         Args:
             order: the id of the order's message.
@@ -455,7 +456,7 @@ class SiteChannel:
             if now >= look:
                 look = now + LOOK_EVERY
                 there = self._session()
-                if there is not None and (there != session or now >= ask):
+                if self._rest is _sleep and there is not None and (there != session or now >= ask):
                     quiet = QUIET if there != session else 2 * quiet
                     session, ask = there, now + quiet
                     question = self._push(to_record(Describe(study=study)), DESCRIBE, "question")

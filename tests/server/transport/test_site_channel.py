@@ -152,6 +152,13 @@ def test_what_the_grid_knows_of_an_order_on_its_way_is_passed_on(clock: Clock) -
     assert heard == [(0, 9), (4, 9), (8, 9), (9, 9)]
 
 
+def test_a_grid_that_announces_answers_is_asked_no_question(clock: Clock) -> None:
+    """On it a question behind a leg of preparation was a second leg, of ten minutes, without a sign of life."""
+    grid = Announcing(clock, 2 * 3600.0)
+    describe(grid)
+    assert (grid.orders_pushed, grid.questions_pushed) == (1, 0)
+
+
 def test_nothing_is_pushed_to_a_site_that_is_away_until_it_is_back(clock: Clock) -> None:
     grid = FakeSuperLink(clock, "answer")
     grid.away_until = clock.now + 3 * 3600
