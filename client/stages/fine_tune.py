@@ -148,10 +148,10 @@ def _train(
 
 
 def _patients(order: VerifiedOrder[FineTune]) -> tuple[list[Record], list[Record]]:
-    """Return the training and the validation patients of a stage; of pooled data, without those of a site left out."""
+    """Return the training and the validation patients of a stage; of pooled data, without those of sites left out."""
     cohort, node = order.cohort, order.node
     both = cohort.train(node.fold, node.share), cohort.validation(node.fold)
-    train, validation = ([record for record in one if record.site != node.without] for one in both)
+    train, validation = ([record for record in one if record.site not in node.without] for one in both)
     return train, validation
 
 

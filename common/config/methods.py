@@ -311,6 +311,10 @@ class MethodsConfig(Config):
     `false`."""
     pooled_then_target: bool = True
     """Whether the model of all data is also fine-tuned at the target, where `pooled` is true."""
+    pooled_subsets: bool = Field(default=False, exclude_if=lambda wanted: not wanted)
+    """Whether a model is also trained on the data of every union of two sites or more in one place, and tested at all
+    sites, within the union or not (the protocol of USE-Net: Rundo et al., Neurocomputing 365, 2019); needs `pooled`,
+    and is possible in simulation alone. Of n sites that is 2ⁿ − n − 2 further trainings a fold."""
     leave_out: bool = Field(default=False, exclude_if=lambda leaves: not leaves)
     """Whether each target also gets rows of models that never saw it: of routes, averages and own models of the other
     sites, and where `pooled` is true of all their data in one place, chosen by the other sites' validation patients,

@@ -291,6 +291,8 @@ class Study(Config):
         kinds = norms + len(methods.lwf.weight) + len(methods.l2_sp.weight)
         counts = {
             'the routes "all"': all_routes * settings * kinds if methods.sequential.routes == "all" else 0,
+            # every union of two sites or more but all, scored at every site
+            "the data of every union": sites * (2 ** min(sites, 64) - sites - 2) if methods.pooled_subsets else 0,
             "the laps": sites * sites * methods.cyclic.laps * settings * norms,
             **{
                 f"the rounds of {part.strategy}": sites * part.rounds * len(part.settings) for part in methods.federated
@@ -301,7 +303,8 @@ class Study(Config):
                 raise ValueError(
                     f"{what} of {sites} sites ask for {models} models or more, and a study may ask for {MOST_MODELS};"
                     " write"
-                    ' fewer hops (max_hops), laps, rounds, settings or folds, or routes = "greedy"'
+                    ' fewer hops (max_hops), laps, rounds, settings or folds, or routes = "greedy", or pooled_subsets ='
+                    " false"
                 )
         return self
 
@@ -334,6 +337,13 @@ class Study(Config):
                 f"a study of {self.sites[0]} alone has nobody to share with;"
                 ' add sites, or set "federated" to [], "pooled" to false and no laps'
             )
+        if methods.pooled_subsets and not methods.pooled:
+            raise ValueError(
+                "pooled_subsets trains on unions of sites beside all data; set pooled to true, or pooled_subsets to"
+                " false"
+            )
+        if methods.pooled_subsets and len(self.sites) < 3:
+            raise ValueError("pooled_subsets needs three sites: with two, the only union is all data; set it to false")
         if methods.leave_out and len(self.sites) < 3:
             raise ValueError(
                 "leave_out needs three sites: two that share, and one that their models never saw; add sites, or set"

@@ -73,9 +73,8 @@ def made_at(weights: Node) -> str | None:
 
 
 def slices_in(census: Census, node: FineTune) -> int:
-    """Return the training slices of a training's fold at its site; of pooled data, without those of a site left out."""
-    left_out = census[node.without][node.fold] if node.without else 0
-    return census[node.site][node.fold] - left_out
+    """Return the training slices of a training's fold at its site; of pooled data, without those of sites left out."""
+    return census[node.site][node.fold] - sum(census[site][node.fold] for site in node.without)
 
 
 def planned_steps(study: Study, census: Census) -> Callable[[FineTune], int]:

@@ -9,14 +9,14 @@ graph of 50 FedAvg rounds has 3^50 paths, too many to follow.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
 from common.digest import digest_of_json
 from common.strategies import STRATEGIES
-from common.text import count, short_digest
+from common.text import count, listed, short_digest
 
 Keep = Literal["best", "last"]
 SplitName = Literal["validation", "test"]
@@ -47,6 +47,11 @@ class Schedule:
 
 LATER = "later"
 """The mark of a node's field that came with a later version: at its default, it is no part of a node's identity."""
+
+
+SINGLE = "single"
+"""The mark of a node's field that held one value in an earlier version, and holds a tuple now: a tuple of one value
+stands in a node's identity as that value."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,8 @@ class Node:
             value = None if name == "id" else getattr(self, name)
             if name == "id" or (LATER in one.metadata and value == one.default):
                 continue
+            if SINGLE in one.metadata:
+                value = single(value)
             parts.append([name, _plain(value)] if LATER in one.metadata else _plain(value))
         object.__setattr__(self, "id", digest_of_json(parts))
 
@@ -112,6 +119,11 @@ class Node:
     def parents(self) -> tuple[Node, ...]:
         """The nodes to be finished before this node."""
         return ()
+
+
+def single(values: Sequence[str]) -> str | list[str]:
+    """Return the only value of several, or a list of them all."""
+    return values[0] if len(values) == 1 else list(values)
 
 
 def _plain(value: object) -> object:
@@ -153,8 +165,8 @@ class FineTune(Node):
     """The settings of a second or later training; None: as a first training."""
     share: float | None = field(default=None, metadata={LATER: True})
     """The share of the fold's training patients that the site trains on; None: all of them."""
-    without: str = field(default="", metadata={LATER: True})
-    """Of all data pooled, the site whose patients neither train nor validate; empty: none."""
+    without: tuple[str, ...] = field(default=(), metadata={LATER: True, SINGLE: True})
+    """Of all data pooled, the sites whose patients neither train nor validate, in the study's order."""
 
     @property
     def parents(self) -> tuple[Node, ...]:
@@ -532,7 +544,7 @@ def way_of(node: Node, *, settings: bool = True) -> str:
     if isinstance(node, FineTune):
         before = way_of(node.parent, settings=False)
         setting = f" ({words})" if settings and (words := _setting(node)) else ""
-        site = f"{node.site} without {node.without}" if node.without else node.site
+        site = f"{node.site} without {listed(node.without)}" if node.without else node.site
         return f"{before} → {site}{setting}" if before else site
     if isinstance(node, Soup):
         return f"mean of {count(len(node.parts), 'model')}"

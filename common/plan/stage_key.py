@@ -8,7 +8,7 @@ from typing import Any
 
 from common.config.study import Study
 from common.digest import digest_of_json
-from common.plan.graph import Evaluate, FineTune, share_at, visit_of
+from common.plan.graph import Evaluate, FineTune, share_at, single, visit_of
 from common.protocol.messages import STAGE_VERSION
 
 
@@ -57,7 +57,7 @@ def stage_key(node: FineTune | Evaluate, *, study: Study, weights: str, environm
         if node.share is not None:
             stage["share"] = node.share
         if node.without:
-            stage["without"] = node.without
+            stage["without"] = single(node.without)
     elif isinstance(node, FineTune):
         # No random number is drawn and no step is made: only the slices, the precision and the threads matter.
         stage = {

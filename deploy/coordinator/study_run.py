@@ -173,9 +173,10 @@ def _check(study: Study, coordinator: Coordinator, out: Path) -> None:
         NotEnrolled: no coordinator is set up, or a site was never enrolled, or was revoked before the study began.
     """
     if study.methods.pooled:
+        unions = ", and leave out pooled_subsets" if study.methods.pooled_subsets else ""
         raise RelayError(
             'The study asks for all data in one place ("pooled"), which hospitals that are apart do not have; set'
-            " pooled = false under [methods]."
+            f" pooled = false under [methods]{unions}."
         )
     coordinator.settings()  # raises where no coordinator is set up: the sentence about missing sites would mislead
     enrolled = {record.site: record for record in records(coordinator)}

@@ -216,9 +216,10 @@ def _check(site: SiteConfig, study: Study) -> None:
             f"The study is about the sites {', '.join(study.sites)}, and this is site {site.name}; ask the coordinator."
         )
     if study.methods.pooled:
+        unions = ", and to leave out pooled_subsets" if study.methods.pooled_subsets else ""
         raise RelayError(
             'The study asks for all data in one place ("pooled"), which hospitals that are apart do not have; the'
-            " coordinator has to set pooled = false under [methods]."
+            f" coordinator has to set pooled = false under [methods]{unions}."
         )
     for model in study.networks:
         check_network(model, study.preprocessing.pixels)

@@ -329,8 +329,8 @@ def notes(table: Comparison) -> list[str]:
     found += _controls(table)
     if any(cell.row.kind.section is Section.UNSEEN for cell in table.cells):
         found.append(
-            "Target unseen: no patient of the target trained the model or chose anything for it; the other hospitals'"
-            " validation patients chose."
+            "Target unseen: no patient of the target trained the model or chose anything for it; the validation"
+            " patients of other hospitals chose."
         )
     grown = [routes_taken(cell) for cell in table.cells if cell.row.kind.grows]
     if grown:

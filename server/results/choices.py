@@ -87,6 +87,8 @@ def open_choices(study: Study, plan: Plan) -> list[tuple[str, str, str]]:
         ways = [f"{', '.join(titles)}: {way}" for way, titles in weighting.items()]
         choices.append(("averages", "; ".join(ways if len(ways) > 1 else weighting), OF_ROUNDS))
     choices += [method.handled for method in asked_for(study) if method.handled]
+    if study.methods.pooled_subsets:
+        choices.append(("data of some sites", "every union of two sites or more", OF_UNIONS))
     if study.methods.leave_out:
         choices.append(("models of an unseen site", "chosen by the other sites", OF_UNSEEN))
     return choices + _of_strategies(study)
@@ -189,6 +191,10 @@ OF_UNSEEN = (
     "round, settings, route and fold by the mean validation score over the other sites; averages with averaged"
     " statistics of batch normalisation; routes and ensembles of one fold; no clean-up; images standardised by the"
     " target's own training slices"
+)
+OF_UNIONS = (
+    "a target within the union chooses the fold, as for all data; for a target outside, the union's validation patients"
+    " choose, and nothing is cleaned up"
 )
 BY_VALIDATION = "chosen by each target's validation patients; "
 

@@ -97,7 +97,7 @@ def _batch_norm(study: Study, row: PlannedRow, path: Sequence[Node]) -> str:
     members = next((node.members for node in path if isinstance(node, Ensemble)), (made,))
     sites = {next(node.site for node in _path(member) if isinstance(node, FineTune)) for member in members}
     if made.site == POOLED:
-        whose = "of all data in one place"
+        whose = "of the data in one place" if made.without else "of all data in one place"
     else:
         whose = "of the target" if sites == {row.target} else "of the site that trained last"
     how = "estimated on its training slices" if study.training.batch_norm == "precise" else "averaged over its steps"

@@ -54,7 +54,7 @@ def census_of(descriptions: Mapping[str, Description]) -> Census:
 def slices_shown(node: Node, descriptions: Mapping[str, Description]) -> float:
     """Return a stage's work in slices shown to the network; a slice shown without a step counts as a third of one."""
     if isinstance(node, FineTune):
-        census = {site: descriptions[site].train_slices for site in (node.site, node.without) if site}
+        census = {site: descriptions[site].train_slices for site in (node.site, *node.without)}
         return float(slices_in(census, node) * (node.schedule.epochs or 1 / 3))
     if isinstance(node, Evaluate):
         return models_in(node.weights) * descriptions[node.site].test_slices / 3

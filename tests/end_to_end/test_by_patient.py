@@ -243,7 +243,7 @@ def test_no_stage_reads_a_patient_of_another_side(
         if isinstance(node, FineTune):
             hospital.ask(node.site, to_record(order, start), FINE_TUNE)
             if node.without:
-                elsewhere[node.without, node.fold] = set(hospital.read)
+                elsewhere[node.without[0], node.fold] = set(hospital.read)
             else:
                 trained[node.site, node.fold] = set(hospital.read)
         elif node.split == "test":

@@ -18,6 +18,7 @@ from common.plan.methods import (
     longest,
     lwf,
     pooled,
+    pooled_subsets,
     pooled_then_target,
     restarts,
     sequential,
@@ -81,9 +82,11 @@ METHODS: tuple[Method, ...] = (
     consensus.METHOD,
     pooled.METHOD,
     pooled_then_target.METHOD,
+    pooled_subsets.SEEN,
     unseen.OF_ROUTES,
     unseen.OF_ENSEMBLE,
     unseen.OF_DATA,
+    pooled_subsets.UNSEEN,
     *(unseen.averaged(strategy) for strategy in STRATEGIES.values()),
 )
 """All methods, in the order of a table's lines."""

@@ -33,7 +33,7 @@ def averaged(strategy: Strategy) -> Method:
         elsewhere = given.elsewhere(target)
         for part in elsewhere.parts(strategy.key):
             for fold, averages in elsewhere.averages(part):
-                yield _row(elsewhere, method.key, elsewhere.study.sites, target, fold, averages)
+                yield unseen_row(method.key, elsewhere.study.sites, target, fold, averages, elsewhere.study.sites)
 
     method = Method(
         key=f"{strategy.key}-unseen",
@@ -49,11 +49,20 @@ def averaged(strategy: Strategy) -> Method:
     return method
 
 
-def _row(
-    elsewhere: Given, key: str, route: tuple[str, ...], target: str, fold: int, candidates: tuple[Node, ...]
+def unseen_row(
+    key: str, route: tuple[str, ...], target: str, fold: int, candidates: tuple[Node, ...], sites: tuple[str, ...]
 ) -> PlannedRow:
-    """Return the row of the best of some models of the other sites."""
-    model = BestElsewhere(candidates, "", "validation", elsewhere.study.sites)
+    """Return the row of the best of some models of other sites than the target.
+
+    Args:
+        key: the method's key.
+        route: the row's route.
+        target: the target.
+        fold: the fold.
+        candidates: the models.
+        sites: the sites whose validation patients choose.
+    """
+    model = BestElsewhere(candidates, "", "validation", sites)
     return PlannedRow(
         method=key,
         route=route,
@@ -73,7 +82,7 @@ def _of_routes(given: Given, target: str) -> Iterator[PlannedRow]:
     for fold in study.split.run if given.leaves_out else ():
         models = (along(study, route, fold, (setting,)) for route, setting in ways)
         # The route is no part of the row, since it may differ between folds and repeats.
-        yield _row(elsewhere, OF_ROUTES.key, (), target, fold, tuple(dict.fromkeys(models)))
+        yield unseen_row(OF_ROUTES.key, (), target, fold, tuple(dict.fromkeys(models)), study.sites)
 
 
 def _of_ensemble(given: Given, target: str) -> Iterator[PlannedRow]:
@@ -81,7 +90,7 @@ def _of_ensemble(given: Given, target: str) -> Iterator[PlannedRow]:
     study = elsewhere.study
     for fold in study.split.run if given.leaves_out else ():
         own = Ensemble(tuple(along(study, (site,), fold) for site in study.sites))
-        yield _row(elsewhere, OF_ENSEMBLE.key, study.sites, target, fold, (own,))
+        yield unseen_row(OF_ENSEMBLE.key, study.sites, target, fold, (own,), study.sites)
 
 
 def _of_data(given: Given, target: str) -> Iterator[PlannedRow]:
@@ -89,8 +98,8 @@ def _of_data(given: Given, target: str) -> Iterator[PlannedRow]:
     study = elsewhere.study
     schedule = whole_cosine(study.training.epochs, study.training.keep)
     for fold in study.split.run if given.leaves_out and study.methods.pooled else ():
-        model = FineTune(POOLED, fold, Start(), schedule, without=target)
-        yield _row(elsewhere, OF_DATA.key, study.sites, target, fold, (model,))
+        model = FineTune(POOLED, fold, Start(), schedule, without=(target,))
+        yield unseen_row(OF_DATA.key, study.sites, target, fold, (model,), study.sites)
 
 
 def _name_of_route(route: Sequence[str], target: str) -> str:

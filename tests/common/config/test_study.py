@@ -122,6 +122,14 @@ def complaint(tmp_path: Path, text: str) -> str:
             'sites = ["A"]',
             'a study of A alone has nobody to share with; add sites, or set "federated" to [], "pooled" to false',
         ),
+        (
+            SITES + "[methods]\npooled = false\npooled_subsets = true",
+            "pooled_subsets trains on unions of sites beside all data; set pooled to true, or pooled_subsets to false.",
+        ),
+        (
+            'sites = ["A", "B"]\n[methods]\npooled_subsets = true',
+            "pooled_subsets needs three sites: with two, the only union is all data; set it to false.",
+        ),
         ('sites = "A"', '"sites" is "A", but input should be a valid array.'),
         ('sites = ["A", "B", "A"]', '"sites": a site stands twice.'),
         ('sites = ["A", "pooled"]', '"sites": "pooled" is the name of all data together; give the site another name.'),
@@ -452,6 +460,16 @@ def test_the_papers_tables_stand_beside_studies_of_its_slices_alone() -> None:
     ("sites", "methods", "what"),
     [
         (12, {"sequential": {"max_hops": 11}}, 'the routes "all" of 12 sites ask for 3868260 models or more'),
+        (
+            40,
+            {"sequential": {"routes": "none"}, "pooled_subsets": True},
+            "the data of every union of 40 sites ask for 219902325546800",
+        ),
+        (
+            100_000,
+            {"sequential": {"routes": "none"}, "pooled_subsets": True},
+            "the data of every union of 100000 sites",
+        ),
         (10_000, {"sequential": {"max_hops": 9_999}}, 'the routes "all" of 10000 sites ask for'),
         (100, {"sequential": {"routes": "none"}, "cyclic": {"laps": 100}}, "the laps of 100 sites ask for 5000000"),
         (

@@ -24,6 +24,7 @@ EVERYTHING: dict[str, Any] = {
         "unadapted": True,
         "more": ("restarts", "longest", "target-folds", "route-folds", "consensus", "soup"),
         "leave_out": True,
+        "pooled_subsets": True,
         "lwf": {"weight": 1.0},
         "l2_sp": {"weight": (0.1, 1.0)},
         "train_fraction": (0.5, 1.0),
@@ -138,6 +139,8 @@ def test_every_method_has_rows_of_its_own_under_one_name() -> None:
         ("consensus", "All sites' own models"),
         ("pooled", "All data"),
         ("pooled-then-target", "All data, then A"),
+        ("pooled-subset", "All data of A and B"),
+        ("pooled-subset", "All data of A and C"),
         # Krum and FedTrimmedAvg need three sites, and two are left
         ("route-unseen", "best route, A unseen"),
         ("consensus-unseen", "other sites' own models, A unseen"),
@@ -160,11 +163,16 @@ def test_every_method_has_rows_of_its_own_under_one_name() -> None:
     deep = rows_of(EVERYTHING | DEEP)
     assert ("fedavg-depth", "FedAvg, equal depth") in deep and ("fedavg-local-depth", "FedBN, equal depth") in deep
     planned = {method for method, _ in (*rows_of(EVERYTHING), *grown, *halved, *deep)}
-    need_three = {"krum-unseen", "fedtrimmedavg-unseen"}
-    assert planned == {method.key for method in METHODS} - need_three
+    # with three sites, the only union without the target is that of "pooled-unseen"
+    need_four = {"krum-unseen", "fedtrimmedavg-unseen", "pooled-subset-unseen"}
+    assert planned == {method.key for method in METHODS} - need_four
     four = EVERYTHING | {"sites": (*SITES, "D")}
     found = plan(Study.model_validate(four), CENSUS | {"D": (7, 8)})
-    assert need_three <= {row.method for row in found.rows}
+    assert need_four <= {row.method for row in found.rows}
+    names = [name_of(row) for row in found.rows if (row.method, row.target) == ("pooled-subset-unseen", "A")]
+    assert list(dict.fromkeys(names)) == [
+        f"all data of {union}, A unseen" for union in ("B and C", "B and D", "C and D")
+    ]
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.key)

@@ -275,6 +275,37 @@ def test_all_data_then_the_target_keeps_to_its_fold() -> None:
         assert row.route == ("pooled", row.target)
 
 
+@pytest.mark.parametrize("leave_out", [False, True])
+def test_a_union_is_trained_once_for_all_targets_and_rows(leave_out: bool) -> None:
+    methods = {"pooled": True, "pooled_subsets": True, "leave_out": leave_out, "baseline": False, "federated": ()}
+    study = study_of(sites=("A", "B", "C", "D"), split={"folds": 2}, methods=methods)
+    found = planned(study)
+    pools = [node for node in trainings(found) if node.site == POOLED]
+    left_out = Counter(node.without for node in pools)
+    singles, pairs = [("A",), ("B",), ("C",), ("D",)], list(itertools.combinations("ABCD", 2))
+    assert left_out == dict.fromkeys([(), *singles, *pairs], 2), "each union in each fold once, and all data"
+    assert {node.parent for node in pools} == {Start()}
+    of_union = {(node.without, node.fold): node for node in pools}
+    for row in found.rows:
+        if row.method in ("pooled-subset", "pooled-subset-unseen", "pooled-unseen"):
+            without = tuple(site for site in study.sites if site not in row.route)
+            trained = next(iter(row.model.candidates)) if isinstance(row.model, Best) else row.model
+            assert trained is of_union[without, row.fold] or trained == of_union[without, row.fold]
+            assert (row.target in row.route) == (row.method == "pooled-subset")
+    unseen = {(row.method, len(row.route)) for row in found.rows if row.method.endswith("-unseen")}
+    assert ("pooled-subset-unseen", 2) in unseen and (("pooled-subset-unseen", 3) in unseen) == (not leave_out)
+    assert {way_of(node) for node in pools} >= {"pooled", "pooled without A", "pooled without A and B"}
+
+
+def test_a_study_without_unions_has_the_stages_of_before() -> None:
+    """What left out one site had this identity before several could be."""
+    node = FineTune(POOLED, 1, Start(), Schedule(6, 0, 6, "best"), without=("B",))
+    assert node.id == "7c1c2c7e70177fcb46fbb73ed2d8078add724d1ded2112b4ef39fdac323a9ea8"
+    assert len({node.id, FineTune(POOLED, 1, Start(), Schedule(6, 0, 6, "best"), without=("B", "C")).id}) == 2
+    plain, asked = ({"pooled": True, "leave_out": True, "pooled_subsets": unions} for unions in (False, True))
+    assert set(planned(study_of(methods=plain)).nodes) <= set(planned(study_of(methods=asked)).nodes)
+
+
 def test_the_travelling_model_is_scored_at_every_site_after_every_hop() -> None:
     study = study_of(
         split={"folds": 2},
@@ -435,6 +466,10 @@ def studies(draw: st.DrawFn) -> tuple[Study, Census]:
             "federated": tuple(federated),
         },
     )
+    if study.methods.pooled and len(sites) > 2 and draw(st.booleans()):
+        study = Study.model_validate(
+            study.model_dump() | {"methods": study.methods.model_dump() | {"pooled_subsets": True}}
+        )
     census = {
         site: draw(st.tuples(*[CENSUS_COUNTS] * folds))
         for site in (*sites, *(("pooled",) if study.methods.pooled else ()))
@@ -488,7 +523,7 @@ def test_every_plan_holds_together(example: tuple[Study, Census]) -> None:
             assert row.validation == row.model
             behind = set(parents_first([row.model]))
             assert not any(getattr(node, "site", "") == row.target for node in behind), "the target had a part in it"
-            assert all(node.without == row.target for node in behind if getattr(node, "site", "") == POOLED)
+            assert all(row.target in node.without for node in behind if getattr(node, "site", "") == POOLED)
             continue
         # Its fold is selected by the target's own validation patients of that fold.
         scorings = row.validation.candidates if isinstance(row.validation, Best) else (row.validation,)
@@ -541,6 +576,13 @@ def test_the_rows_are_those_that_were_asked_for(example: tuple[Study, Census]) -
         expected |= {("pooled", ("pooled",), target)} if methods.pooled else set()
         if methods.pooled and methods.pooled_then_target:
             expected.add(("pooled-then-target", ("pooled", target), target))
+        for bits in range(2 ** len(sites)) if methods.pooled_subsets else ():
+            union = tuple(site for place, site in enumerate(sites) if bits >> place & 1)
+            if 1 < len(union) < len(sites) and target in union:
+                expected.add(("pooled-subset", union, target))
+            stands = methods.leave_out and {*union, target} == set(sites)
+            if 1 < len(union) < len(sites) and target not in union and methods.scored_on == "test" and not stands:
+                expected.add(("pooled-subset-unseen", union, target))
         if methods.cyclic.laps:
             at = sites.index(target)
             laps = (sites[at + 1 :] + sites[: at + 1]) * methods.cyclic.laps

@@ -40,6 +40,8 @@ def test_the_key_of_a_stage_is_what_it_was() -> None:
     assert STAGE_VERSION == 7
     assert key() == "37fd2a6227d159ca850246b7c3aafd7c1c030157698229ce4f60abe850fbb45b"
     assert key(SCORE) == "f066afe9bf41acb1596c77e03c6b7feaee0add3f7fcfcecb1567fc5f32e7a85c"
+    without = FineTune("pooled", 1, Start(), Schedule(6, 0, 6, "best"), without=("B",))
+    assert key(without) == "14d3cae784a56b94666801a0f1f3cac98f0ff45bbd9299d0ca4aef4df3b0c7e6"
     assert key(ESTIMATE) == "9d323e88143430fad5fdf8d88513c44a051f9029c663690d2aeb421389dafd2c"
 
 
@@ -88,6 +90,7 @@ CHANGES_NOTHING: list[dict[str, Any]] = [
     {"training": {"keep": "last"}},
     {"training": {"leg_minutes": 0.0}},  # legs change nothing
     {"methods": {"pooled": False}},
+    {"sites": ("A", "B", "C"), "methods": {"pooled_subsets": True}},
     {"repeats": 3},  # each is a plain study with seeds of its own
     {"training": {"seeds": (2, 3)}},  # so is each of these
     {"models": {"encoders": ("resnet18",)}},  # so is each network
@@ -159,7 +162,8 @@ def test_data_machine_weights_site_and_fold_change_the_key() -> None:
         key(dataclasses.replace(TRAIN, site="B")),
         key(dataclasses.replace(TRAIN, fold=0)),
         key(dataclasses.replace(TRAIN, proximal_mu=0.1)),
-        key(dataclasses.replace(TRAIN, without="B")),
+        key(dataclasses.replace(TRAIN, without=("B",))),
+        key(dataclasses.replace(TRAIN, without=("B", "C"))),
         key(LOCAL),
         key(PERSONAL),
         key(dataclasses.replace(TRAIN, schedule=Schedule(6, 0, 5, "best"))),
