@@ -97,7 +97,7 @@ class Node:
             value = None if name == "id" else getattr(self, name)
             if name == "id" or (LATER in one.metadata and value == one.default):
                 continue
-            if SINGLE in one.metadata:
+            if SINGLE in one.metadata and isinstance(value, tuple):
                 value = single(value)
             parts.append([name, _plain(value)] if LATER in one.metadata else _plain(value))
         object.__setattr__(self, "id", digest_of_json(parts))
