@@ -58,7 +58,7 @@ AtOnce = Annotated[
         "--at-once",
         metavar="N",
         parser=whole_number(1),
-        help="Stages that run at the same time; default: as many as the machine has cores for.",
+        help="The most stages that run at the same time; default: as many as the machine has cores for.",
         rich_help_panel=MACHINE,
     ),
 ]

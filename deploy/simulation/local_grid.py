@@ -36,6 +36,8 @@ from common.errors import DiskFull
 from common.model.weights import mapped
 from common.protocol.refusals import DIED, Refusal, refusal_error
 from deploy.flower import internals
+from deploy.planning.memory import peak_memory
+from deploy.simulation.places import Places, Worker
 
 if TYPE_CHECKING:
     from deploy.flower.internals import NodeInfo, Run
@@ -48,6 +50,8 @@ to about a hundred bytes."""
 PROGRESS = b"\0"
 """The first byte of a worker's progress report. No message of Flower's begins with this byte, because protobuf has no
 field 0."""
+MEMORY = b"\1"
+"""The first byte of a worker's report of the memory that it has held; see `PROGRESS`."""
 
 Progress = tuple[int, int, float | None]
 """Units done, units in all, and the last epoch's validation Dice; see `client.progress`."""
@@ -92,7 +96,7 @@ class LocalGrid(Grid):
 
     Args:
         sites: the site file of each site.
-        at_once: the largest number of stages run at the same time.
+        at_once: the largest number of stages run at the same time; fewer where more would not fit into the memory.
         spawn: start each worker afresh and not from the fork server, as CUDA needs.
 
     Raises:
@@ -112,7 +116,7 @@ class LocalGrid(Grid):
         self._nodes = dict(enumerate(sites, start=1))
         self._sites = dict(sites)
         self._cores = max(1, (os.cpu_count() or 1) // at_once)
-        self._places = threading.Semaphore(at_once)
+        self._places = Places(at_once)
         self._queues: dict[int, queue.Queue[Message | None]] = {node: queue.Queue() for node in self._nodes}
         self._replies: dict[str, Message] = {}
         self._progress: dict[str, list[Progress]] = defaultdict(list)
@@ -245,16 +249,16 @@ class LocalGrid(Grid):
         message = self._queues[node].get()
         if message is None:
             return False
-        with self._places:
+        with self._places.place(message.metadata.message_type) as worker:
             if self._closed:
                 return False
-            reply = self._handle(node, message)
+            reply = self._handle(node, message, worker)
         with self._arrived:
             self._replies[message.metadata.message_id] = reply
             self._arrived.notify_all()
         return True
 
-    def _handle(self, node: int, message: Message) -> Message:
+    def _handle(self, node: int, message: Message, worker: Worker) -> Message:
         try:
             ours, theirs = multiprocessing.Pipe()
         except OSError:  # too many open files, which must not end this thread
@@ -271,7 +275,8 @@ class LocalGrid(Grid):
             theirs.close()
             self._alive[node] = process
             _send(ours, message)
-            reply = _receive(ours, partial(self._note_progress, message.metadata.message_id))
+            news = partial(self._note_progress, message.metadata.message_id), partial(self._places.note, worker)
+            reply = _receive(ours, *news)
         except DiskFull as error:
             self._no_room = str(error)
             reply = Message(Error(DIED, "the order was not sent"), reply_to=message)
@@ -300,15 +305,18 @@ def _work(wire: Connection, node: int, settings: Mapping[str, str]) -> None:
     from client import progress
     from client.app import app
 
+    before = peak_memory()  # with all that the fork server has imported, which its workers share
     if in_simulation_mode():
-        progress.subscribe(partial(_send_progress, wire))
+        progress.subscribe(partial(_send_progress, wire, before))
     try:
         message = _receive(wire)
     except EOFError:  # the coordinator could not send the message, and reports the reason itself
         return
     context = Context(run_id=RUN_ID, node_id=node, node_config={}, state=RecordDict(), run_config={})
     try:
-        _send(wire, app(message, context))
+        reply = app(message, context)
+        _send_memory(wire, before)
+        _send(wire, reply)
     except DiskFull as error:
         logging.getLogger("relay.site").error("%s", error)
         _send(wire, Message(refusal_error(Refusal.DISK_FULL), reply_to=message))
@@ -362,16 +370,29 @@ def _no_room(error: OSError) -> DiskFull:
     )
 
 
-def _send_progress(wire: Connection, done: int, of: int, dice: float | None) -> None:
+def _send_progress(wire: Connection, before: int, done: int, of: int, dice: float | None) -> None:
     """Send a progress report to the grid, whose thread reads all the time, so the worker does not wait."""
     wire.send_bytes(PROGRESS + json.dumps([done, of, dice]).encode())
+    if done:
+        _send_memory(wire, before)
 
 
-def _receive(wire: Connection, note_progress: Callable[[Progress], None] = lambda _: None) -> Message:
-    """Receive a message of `_send`, and note the progress reports before the message."""
-    while (frame := wire.recv_bytes()).startswith(PROGRESS):
-        done, of, dice = json.loads(frame[len(PROGRESS) :])
-        note_progress((done, of, dice))
+def _send_memory(wire: Connection, before: int) -> None:
+    wire.send_bytes(MEMORY + str(max(0, peak_memory() - before)).encode())
+
+
+def _receive(
+    wire: Connection,
+    note_progress: Callable[[Progress], None] = lambda _: None,
+    note_memory: Callable[[int], None] = lambda _: None,
+) -> Message:
+    """Receive a message of `_send`, and note the reports of progress and memory before the message."""
+    while (frame := wire.recv_bytes()).startswith((PROGRESS, MEMORY)):
+        if frame.startswith(MEMORY):
+            note_memory(int(frame[len(MEMORY) :]))
+        else:
+            done, of, dice = json.loads(frame[len(PROGRESS) :])
+            note_progress((done, of, dice))
     message = internals.unpack(frame)
     for array in _arrays(message):
         with os.fdopen(reduction.recv_handle(wire), "rb") as file:

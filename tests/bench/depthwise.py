@@ -1,6 +1,6 @@
 """A training step in bfloat16 on one thread, with depthwise convolutions in float32 as `place` has them and without.
 
-    python -m tests.bench.depthwise [PAIRS]
+python -m tests.bench.depthwise [PAIRS]
 """
 
 from __future__ import annotations

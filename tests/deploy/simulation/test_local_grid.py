@@ -29,6 +29,7 @@ from common.protocol.messages import DESCRIBE, Describe, Description
 from common.protocol.refusals import Refusal, refusal_text
 from deploy.simulation import local_grid
 from deploy.simulation.local_grid import LocalGrid
+from deploy.simulation.places import Places
 from tests.support.hospitals import approve_everywhere, small_study, write_hospitals
 
 STUDY = small_study(methods={"baseline": True})
@@ -119,6 +120,16 @@ def test_no_more_workers_are_alive_than_were_allowed(sites: dict[str, Path], at_
     assert not any(reply.has_error() for reply in replies)
     assert 1 <= watch.most <= at_once
     assert {reply.metadata.reply_to_message_id for reply in replies} == set(ids)
+
+
+def test_workers_wait_for_each_other_where_the_memory_is_for_one(sites: dict[str, Path]) -> None:
+    """Each says what it has held, in earnest too: of this the second one's need is known."""
+    with LocalGrid(sites, at_once=2) as grid, Watch(grid) as watch:
+        grid._places = Places(2, free=lambda: 1000)
+        replies = grid.send_and_receive([describe(grid, node) for node in (1, 2, 3) * 2], timeout=60)
+        assert [reply.has_error() for reply in replies] == [False] * 6
+        assert grid._places._needs[DESCRIBE] > 1000
+    assert watch.most == 1
 
 
 def test_an_answer_is_waited_for_until_it_is_there_and_no_longer(grid: LocalGrid) -> None:
