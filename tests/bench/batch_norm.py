@@ -30,7 +30,7 @@ from common.config.study import Study, load_study
 from common.model.network import build
 from common.plan.graph import Schedule
 from deploy.phantom import write_hospitals
-from tests.bench.pairs import device, show, table
+from tests.bench.pairs import show, table
 from tests.support.hospitals import REPO
 
 STEPS = (5, 20, 100)
@@ -113,7 +113,6 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    print(device())
     if sys.argv[1:]:
         main(Path(sys.argv[1]))
     else:

@@ -34,6 +34,7 @@ def main(laps: int = 3) -> None:
     import server.transport.site_channel
     from server.progress.events import Event
     from server.study_run import run_study
+    from tests.bench.pairs import device
     from tests.support.hospitals import approve_everywhere, small_study, write_hospitals
 
     with tempfile.TemporaryDirectory() as name:
@@ -95,6 +96,7 @@ def main(laps: int = 3) -> None:
     table.add_row(f"a hop, median of {len(hops) - 1}", f"{1000 * hop:.0f}")
     table.add_row("a hop, the quickest", f"{1000 * min(hops[1:]):.0f}")
     Console().print(table)
+    print(f"On {device()}.")
     print(f"{time.perf_counter() - began:.0f} s in all, start-up included.")
 
 

@@ -41,6 +41,8 @@ def main(*words: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from tests.bench.pairs import device
+
     quick = "--quick" in words
     table = Table(title="The coordinator, by sites and weights", title_justify="left")
     titles = ("", "sites", "MB", "messages", "s in all", "ms a message", "its processor ms", "peak MB", "mapped MB")
@@ -67,6 +69,7 @@ def main(*words: str) -> None:
         print(*row, sep="\t", file=sys.stderr, flush=True)
         table.add_row(*row)
     Console(width=120).print(table)
+    print(f"On {device()}.")
 
 
 def measure(case: dict[str, Any]) -> dict[str, float]:
