@@ -9,7 +9,7 @@ PYTEST := $(BIN)/python -m pytest -rs -n 2 --dist loadfile
 # Training sets its own threads; a test's arithmetic on tiny arrays is slowed by more.
 test test-slow test-all test-compose: export OMP_NUM_THREADS = 1
 
-.PHONY: help demo real test test-slow test-all test-compose wheels lock sbom audit bench clean
+.PHONY: help demo real test test-slow test-all test-compose wheels lock sbom audit docs bench clean
 
 help:
 	@echo "make demo      three synthetic hospitals, a whole study, its table and page (relay-demo/)"
@@ -22,6 +22,7 @@ help:
 	@echo "make lock      requirements.lock and requirements-dev.lock, from pyproject.toml and constraints.txt"
 	@echo "make sbom      a software bill of materials (CycloneDX) of .venv, into sbom.cdx.json"
 	@echo "make audit     known advisories on the packages of the lock, asked of PyPI"
+	@echo "make docs      the documentation as a site, in site/"
 	@echo "make bench     what the software costs: a study, a hop, a step, preprocessing; an hour and a half"
 	@echo "make clean     remove .venv, caches, relay-demo/ and relay-apart/"
 
@@ -92,6 +93,11 @@ audit: .venv-supply/ready
 	.venv-supply/bin/python -m pip install --quiet 'cyclonedx-bom>=7,<8' 'pip-audit>=2.9,<3'
 	touch $@
 
+# NO_MKDOCS_2_WARNING: an advertisement of the theme's makers for their next program.
+docs: .venv/ready-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "The site lies in site/. To read and search it: $(BIN)/mkdocs serve, and open the address that it prints."
+
 bench: .venv/ready-dev
 	$(BIN)/python -m tests.bench
 
@@ -109,5 +115,5 @@ bench: .venv/ready-dev
 	touch $@
 
 clean:
-	rm -rf .venv .venv-supply build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis relay-demo relay-apart
+	rm -rf .venv .venv-supply build site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis relay-demo relay-apart
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -48,7 +48,7 @@ STUDY_PAGE = """\
 
 A study is a TOML file that the coordinator and every hospital of the study read. Every key has a default, except
 `sites`. An unknown key, a wrong type or a wrong value is an error that names the key. The result folder's `study.toml`
-has every default written out. There is an [example](../../examples/README.md) of each kind of study.
+has every default written out. The folder `examples/` has one of each kind of study.
 
 {tables}"""
 SITE_PAGE = """\
