@@ -21,7 +21,7 @@ help:
 	@echo "make wheels    the packages that the containers' image is made of, into deploy/wheels/"
 	@echo "make lock      requirements.lock and requirements-dev.lock, from pyproject.toml and constraints.txt"
 	@echo "make sbom      a software bill of materials (CycloneDX) of .venv, into sbom.cdx.json"
-	@echo "make audit     known advisories on the packages of the lock, asked of PyPI"
+	@echo "make audit     known advisories on the packages of the lock and on torch, asked of PyPI"
 	@echo "make docs      the documentation as a site, in site/"
 	@echo "make bench     what the software costs: a study, a hop, a step, preprocessing; an hour and a half"
 	@echo "make clean     remove .venv, caches, relay-demo/ and relay-apart/"
@@ -84,13 +84,13 @@ sbom: .venv/ready .venv-supply/ready
 	.venv-supply/bin/cyclonedx-py environment --pyproject pyproject.toml --output-format JSON --output-file sbom.cdx.json \
 		$(BIN)/python
 
-audit: .venv-supply/ready
-	.venv-supply/bin/pip-audit --disable-pip --no-deps -r requirements.lock
+audit: .venv/ready
+	$(BIN)/python -m deploy.advisories requirements.lock constraints.txt
 
 # Apart from .venv, which they describe.
 .venv-supply/ready:
 	$(PYTHON) -m venv .venv-supply
-	.venv-supply/bin/python -m pip install --quiet 'cyclonedx-bom>=7,<8' 'pip-audit>=2.9,<3'
+	.venv-supply/bin/python -m pip install --quiet 'cyclonedx-bom>=7,<8'
 	touch $@
 
 # NO_MKDOCS_2_WARNING: an advertisement of the theme's makers for their next program.

@@ -2,8 +2,8 @@
 
 A hospital's safety depends on some of these names: relay replaces functions of Flower's by its own, so that Flower
 unpacks and runs no code sent by the coordinator. The first call of a process (`set_task_identity`, `client_runtime`,
-`check_claims` or a `run_…`) therefore refuses every series of Flower except the series attacked by the tests, and
-checks the names to be replaced.
+`check_claims` or a `run_…`) therefore refuses every series of Flower except those attacked by the tests, and checks the
+names to be replaced.
 
 Each function imports Flower's modules itself, because a hospital starts a process for every message, and a command such
 as `relay --help` needs none of these modules.
@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from flwr.supercore.run import Run
     from flwr.supercore.runtime import RuntimeHttpClient
 
-SERIES = "1.41."
-"""The series of Flower with which the tests attack the launcher; another series is refused."""
+SERIES = ("1.41.", "1.42.")
+"""The series of Flower with which the tests attack the launcher; another series is refused. What travels between
+coordinator and hospital is the same in both, so that each of them is upgraded on a day of its own."""
 
 CLIENT_RUNTIME = "flwr.supernode.runtime.run_clientapp"
 REPLACED_IN_CLIENT_RUNTIME = ("install_from_fab", "get_project_dir", "get_load_client_app_fn")
@@ -52,7 +53,8 @@ def check_version() -> None:
     """
     found = version("flwr")
     if not found.startswith(SERIES):
-        raise RelayError(f"Flower {found} is installed and {SERIES}x is wanted; install the pinned versions.")
+        wanted = " or ".join(f"{series}x" for series in SERIES)
+        raise RelayError(f"Flower {found} is installed and {wanted} is wanted; install the pinned versions.")
 
 
 def private_module(name: str, *wanted: str) -> ModuleType:

@@ -221,7 +221,8 @@ def test_the_same_bundle_does_run_at_a_site_of_flowers_own(federation: Federatio
     """Or the tests above could not fail."""
     processes = stock_site(federation, tmp_path)
     try:
-        attack = Attack(federation, tmp_path, site="B")
+        # Of a name of its own: an installed package of the name `client` would be loaded before the bundle's folder.
+        attack = Attack(federation, tmp_path, site="B", component="hostile_client")
         assert attack.go() == [0, ["foreign"]]
         assert attack.canary.read_text() == "ran"
     finally:

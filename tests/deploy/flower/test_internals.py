@@ -11,7 +11,7 @@ from common.errors import RelayError
 from deploy.flower import internals
 
 
-@pytest.mark.parametrize("version", ["1.40.0", "1.42.0", "2.0.0", "1.410.0"])
+@pytest.mark.parametrize("version", ["1.40.0", "1.43.0", "2.0.0", "1.410.0"])
 @pytest.mark.parametrize(
     "use",
     [
