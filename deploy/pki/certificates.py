@@ -20,6 +20,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from common.digest import digest_of, digest_of_json
 from common.errors import RelayError
+from common.text import moment
 
 CA_DAYS = 3650
 """Days for which an authority's certificate is valid."""
@@ -149,12 +150,18 @@ def _reason(error: Exception) -> str:
     return (error.strerror or "unknown reason") if isinstance(error, OSError) else "it is damaged"
 
 
-def make_ca(name: str, key: Key) -> x509.Certificate:
-    """Make the certificate of an authority, which signs itself and may sign no further authority."""
+def make_ca(name: str, key: Key, *, since: datetime.datetime | None = None) -> x509.Certificate:
+    """Make the certificate of an authority, which signs itself and may sign no further authority.
+
+    Args:
+        name: the authority's name.
+        key: the authority's key.
+        since: when the certificate begins to be valid; None: an hour ago.
+    """
     subject = _named(name)
     usage = {"key_cert_sign": True, "crl_sign": True, "digital_signature": True}
     return (
-        _builder(subject, subject, key.public_key(), CA_DAYS)
+        _builder(subject, subject, key.public_key(), CA_DAYS, since)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_usage(**usage), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
@@ -162,7 +169,14 @@ def make_ca(name: str, key: Key) -> x509.Certificate:
     )
 
 
-def make_server(hosts: Sequence[str], key: Key, *, ca: x509.Certificate, ca_key: Key) -> x509.Certificate:
+def make_server(
+    hosts: Sequence[str],
+    key: Key,
+    *,
+    ca: x509.Certificate,
+    ca_key: Key,
+    since: datetime.datetime | None = None,
+) -> x509.Certificate:
     """Make a server's certificate.
 
     Args:
@@ -171,10 +185,11 @@ def make_server(hosts: Sequence[str], key: Key, *, ca: x509.Certificate, ca_key:
         key: the server's key.
         ca: the certificate of the authority.
         ca_key: the key of the authority.
+        since: when the certificate begins to be valid; None: an hour ago.
     """
     subject = _named(hosts[0])
     return (
-        _leaf(subject, key.public_key(), ca, ExtendedKeyUsageOID.SERVER_AUTH)
+        _leaf(subject, key.public_key(), ca, ExtendedKeyUsageOID.SERVER_AUTH, since)
         .add_extension(x509.SubjectAlternativeName([_general_name(host) for host in hosts]), critical=False)
         .sign(ca_key, hashes.SHA384())
     )
@@ -255,6 +270,25 @@ def days_left(certificate: x509.Certificate) -> float:
     return (certificate.not_valid_after_utc - _now()).total_seconds() / 86400
 
 
+def check_has_begun(certificate: x509.Certificate, what: str) -> None:
+    """Refuse a certificate that is not valid yet by this machine's clock.
+
+    Args:
+        certificate: the certificate, made with the coordinator's clock.
+        what: the certificate in a sentence, such as "The certificate of site A".
+
+    Raises:
+        RelayError: the certificate is valid only from a later time.
+    """
+    begins, now = certificate.not_valid_before_utc, _now()
+    if now < begins:
+        raise RelayError(
+            f"{what} is valid from {moment(begins.isoformat())} on, and this machine's clock shows"
+            f" {moment(now.isoformat())}: this clock, or the coordinator's when the certificate was made, is wrong; set"
+            " the clock right and try again, or have the certificate made again."
+        )
+
+
 def same_key(one: x509.Certificate, key: Key) -> bool:
     """Return whether a certificate is for a key."""
     return one.public_key() == key.public_key()
@@ -274,10 +308,11 @@ def _leaf(
     public_key: ec.EllipticCurvePublicKey,
     ca: x509.Certificate,
     use: x509.ObjectIdentifier,
+    since: datetime.datetime | None = None,
 ) -> x509.CertificateBuilder:
     days = min(LEAF_DAYS, int(days_left(ca)))
     return (
-        _builder(subject, ca.subject, public_key, days)
+        _builder(subject, ca.subject, public_key, days, since)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(digital_signature=True), critical=True)
         .add_extension(x509.ExtendedKeyUsage([use]), critical=False)
@@ -293,7 +328,11 @@ def _ec(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey, days: int
+    subject: x509.Name,
+    issuer: x509.Name,
+    public_key: ec.EllipticCurvePublicKey,
+    days: int,
+    since: datetime.datetime | None = None,
 ) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()
@@ -302,7 +341,7 @@ def _builder(
         .public_key(public_key)
         .serial_number(x509.random_serial_number())
         # Valid from an hour ago, because the clocks of two hospitals differ.
-        .not_valid_before(_now() - datetime.timedelta(hours=1))
+        .not_valid_before(since or _now() - datetime.timedelta(hours=1))
         .not_valid_after(_now() + datetime.timedelta(days=days))
     )
 

@@ -21,6 +21,7 @@ from common.config.values import POOLED, SiteName
 from common.errors import Expired, NotEnrolled, RelayError
 from deploy.pki.certificates import (
     Key,
+    check_has_begun,
     days_left,
     make_request,
     new_key,
@@ -128,7 +129,7 @@ def join(path: Path, kit_path: Path) -> tuple[SiteConfig, Kit]:
 
     Raises:
         NotEnrolled: the site has no keys yet.
-        RelayError: the kit is for another site or another key.
+        RelayError: the kit is for another site or another key, or its certificate is not valid yet.
     """
     site = load_site(path)
     kit = read_enrolment_file(kit_path, Kit)
@@ -140,6 +141,7 @@ def join(path: Path, kit_path: Path) -> tuple[SiteConfig, Kit]:
             f"{kit_path} is the kit of site {kit.site}, and this is site {site.name}; ask for the right one."
         )
     certificate = _certificate(kit)
+    check_has_begun(certificate, f"The certificate of site {site.name}")
     if not same_key(certificate, read_key(keys / TLS_KEY)):
         raise RelayError(f"{kit_path} answers another request than this site's; send {site.name}.request again.")
     write_enrolment_file(keys / KIT, kit)
@@ -152,6 +154,7 @@ def admission(site: SiteConfig) -> Admission:
     Raises:
         NotEnrolled: a key or the kit is missing.
         Expired: the certificate has expired.
+        RelayError: the certificate is not valid yet.
     """
     keys = site.private() / FOLDER
     for name, make in ((NODE_KEY, "relay site init"), (TLS_KEY, "relay site init"), (KIT, "relay site join")):
@@ -164,6 +167,7 @@ def admission(site: SiteConfig) -> Admission:
             raise NotEnrolled(f"Site {site.name} has no {name} in {keys}; make it first: {make}.")
     kit = read_enrolment_file(keys / KIT, Kit)
     certificate = _certificate(kit)
+    check_has_begun(certificate, f"The certificate of site {site.name}")
     left = days_left(certificate)
     if left < 0:
         raise Expired(

@@ -16,8 +16,11 @@ import ssl
 import threading
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 
+from common.text import duration
 from deploy.pki.enrolment_files import dialled
 from deploy.site.proxy import Proxy, ProxyRefused
 
@@ -27,6 +30,9 @@ PROXY_WITHIN = 15.0
 """Seconds of these within which the hospital's proxy has to let the site through."""
 CHUNK = 1 << 16
 """The largest number of bytes passed on at once."""
+MOST_AHEAD, MOST_BEHIND = 4.0, 290.0
+"""Seconds by which a hospital's clock may differ from the coordinator's: Flower's SuperLink takes no request that is
+signed more than 5 s in its future or more than 305 s in its past."""
 SETTLE_WITHIN = 10.0
 """Seconds for which `Tunnel.stop` waits for the proxy's thread."""
 
@@ -217,7 +223,11 @@ def trouble_of(error: Exception, gateway: str) -> str:
         if "expired" in reason:
             return f"The certificate of the gateway {gateway} has expired; the coordinator has to renew it."
         if "not yet valid" in reason:
-            return f"The certificate of the gateway {gateway} is not valid yet; is this machine's clock right?"
+            return (
+                f"The certificate of the gateway {gateway} is not valid yet by this machine's clock, which shows"
+                f" {_at(time.time())}: this clock, or the coordinator's when the certificate was made, is wrong; set it"
+                " right, or ask the coordinator for a new certificate."
+            )
         return (
             f"What answers at {gateway} does not show the certificate that the kit names ({reason});"
             " ask the coordinator, and do not go on before it is understood. Where the hospital's network opens"
@@ -242,13 +252,20 @@ def trouble_of_status(status: str, answer: bytes, gateway: str) -> Trouble:
         answer: the beginning of the answer, with its headers.
         gateway: HOST:PORT of the gateway.
     """
+    apart = _clocks_apart(answer)
     if status == "400" and b"SSL certificate" in answer:
         return Trouble(
             f"The gateway {gateway} does not take this site's certificate: it has expired or was revoked;"
             " ask the coordinator."
+            + (f" {apart}, and a certificate that is not valid yet is not taken either." if apart else "")
         )
     if status in ("502", "503", "504"):
         return Trouble(f"The gateway {gateway} answers, but the coordinator's engine behind it does not.")
+    if status == "401" and apart:
+        return Trouble(
+            f"{apart}, and the coordinator takes no request signed at another time than its own; set right the clock"
+            " that is wrong, and let both follow a time server."
+        )
     if status == "401":
         return Trouble(
             "The coordinator does not know this site's key, or this machine's clock is wrong; ask the coordinator"
@@ -262,6 +279,28 @@ def trouble_of_status(status: str, answer: bytes, gateway: str) -> Trouble:
         " not ended yet; ask the coordinator whether the site is enrolled.",
         at_first=f"The gateway {gateway} answers; this site is waiting to be admitted by the coordinator.",
     )
+
+
+def _clocks_apart(answer: bytes) -> str:
+    """Compare this machine's clock with an answer's date, and return the beginning of a sentence; empty if they agree.
+
+    Args:
+        answer: the beginning of the answer, with its headers.
+    """
+    date = next((line[5:] for line in answer.split(b"\r\n") if line[:5].lower() == b"date:"), b"")
+    with contextlib.suppress(ValueError):
+        now, theirs = time.time(), parsedate_to_datetime(date.decode("ascii", "replace").strip()).timestamp()
+        if not -MOST_BEHIND < now - theirs < MOST_AHEAD:
+            side = "ahead of" if now > theirs else "behind"
+            return (
+                f"This machine's clock shows {_at(now)} and the coordinator's {_at(theirs)}: it is"
+                f" {duration(abs(now - theirs))} {side} the coordinator's"
+            )
+    return ""
+
+
+def _at(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def outward_context(ca_pem: str, certificate: Path, key: Path) -> ssl.SSLContext:

@@ -58,6 +58,10 @@ class Federation:
         for name in sites:
             self.admit(name)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.environment: dict[str, dict[str, str]] = {}
+        """By a part's name, variables that it gets besides, from its next start on."""
+        self.pythons: dict[str, Path] = {}
+        """By a part's name, the Python that it is started with, where that is another than the tests' own."""
 
     def admit(self, name: str) -> None:
         """A hospital's enrolment, with the fingerprint compared."""
@@ -74,10 +78,11 @@ class Federation:
 
     def start(self, *names: str) -> None:
         for name in names:
+            relay = [str(self.pythons.get(name, sys.executable)), *RELAY[1:]]
             if name in self.sites:
-                command = [*RELAY, "site", "start", str(self.sites[name])]
+                command = [*relay, "site", "start", str(self.sites[name])]
             else:
-                command = [*RELAY, "coordinator", "start", "--only", name, "--dir", str(self.coordinator.folder)]
+                command = [*relay, "coordinator", "start", "--only", name, "--dir", str(self.coordinator.folder)]
             with (self.folder / f"{name}.out").open("ab") as out:
                 self._processes[name] = subprocess.Popen(
                     command,
@@ -85,7 +90,7 @@ class Federation:
                     stdout=out,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
-                    env=os.environ | {"OMP_NUM_THREADS": "1"},
+                    env=os.environ | {"OMP_NUM_THREADS": "1"} | self.environment.get(name, {}),
                 )
 
     def kill(self, name: str, how: signal.Signals = signal.SIGKILL) -> None:
