@@ -101,6 +101,25 @@ def _check_precision(descriptions: Descriptions) -> None:
         )
 
 
+def changed_machines(before: Descriptions, now: Descriptions) -> list[str]:
+    """Return a sentence for each site whose results are, since an earlier run, those of another torch or device.
+
+    Args:
+        before: the descriptions of the earlier run.
+        now: the descriptions of this run.
+    """
+    pairs = [(site, _machine(before[site]), _machine(described)) for site, described in now.items() if site in before]
+    return [
+        f"Site {site} computes with {after}, and did with {earlier} before; its stages are run again."
+        for site, earlier, after in pairs
+        if earlier != after
+    ]
+
+
+def _machine(description: Description) -> str:
+    return f"torch {description.torch} on {description.device} in {description.precision}"
+
+
 def keep(folder: Path, study: Study, descriptions: Descriptions) -> None:
     """Write the sites' descriptions into a result folder."""
     plain = {site: description.model_dump(mode="json") for site, description in descriptions.items()}

@@ -19,7 +19,7 @@ from common.files import write_atomically
 from common.model.network import check_network
 from common.plan import asked_for, plan
 from server.deliveries import deliver
-from server.descriptions import describe_all, keep, kept_in, known_of
+from server.descriptions import changed_machines, describe_all, keep, kept_in, known_of
 from server.disk_space import check_disk_space
 from server.initial_weights import source_digest, start_of, start_weights
 from server.ledger.ledger import Ledger, StageRecord
@@ -133,6 +133,8 @@ def _run(
     described = []
     for number, variant in enumerate(variants):
         described.append(describe_all(variant, channels, observer_of(number), kept=kept[number]))
+        for sentence in changed_machines(kept[number], described[number]):
+            log.warning("%s", sentence)
         keep(folder, variant, described[number])
     plans = [plan(variant, census_of(found)) for variant, found in zip(variants, described, strict=True)]
 

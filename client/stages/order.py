@@ -99,9 +99,10 @@ def verify_order(site: SiteConfig, order: Order, weights: Weights | None, kind: 
 
     Raises:
         Refused: the study is unknown, the stage is not this site's in the study, the site's data have changed since
-            their description, or the census, a route or the start weights differ from earlier orders.
-        BadMessage: the key is not the stage's, the members are not those of the ensemble, or the site's own tensors
-            are not those that the stage needs.
+            their description, the key is not the stage's, or the census, a route or the start weights differ from
+            earlier orders.
+        BadMessage: the members are not those of the ensemble, or the site's own tensors are not those that the stage
+            needs.
     """
     rebuilt = _rebuild(site, order)
     study = rebuilt.study
@@ -109,11 +110,12 @@ def verify_order(site: SiteConfig, order: Order, weights: Weights | None, kind: 
     if not isinstance(node, kind) or node.site != site.name:
         raise Refused(Refusal.NOT_IN_STUDY)
     cohort, environment = _gather(site, rebuilt, order)
-    if order.key != stage_key(node, study=study, weights=order.weights, environment=environment):
-        raise BadMessage("the key is not the stage's")
     members = order.members if isinstance(order, EvaluateOrder) else ()
     received = node.weights if isinstance(node, Evaluate) else node.parent
     models = models_named(received, order.weights, members)
+    if order.key != stage_key(node, study=study, weights=order.weights, environment=environment):
+        # The data are those described, so a key made with care differs by the programs or the device alone.
+        raise Refused(Refusal.ANOTHER_KEY)
     own: Weights = {}
     if needed := tuple(keepers(node)):
         models, own = (file_completed(order),), own_tensors(site.private(), study.digest).get(needed, order.own)

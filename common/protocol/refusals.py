@@ -31,6 +31,7 @@ class Refusal(IntEnum):
     COMBINED = 1018
     UNFIT_START = 1019
     SCORINGS_SPENT = 1020
+    ANOTHER_KEY = 1021
 
     @property
     def code(self) -> str:
@@ -62,6 +63,8 @@ REFUSALS: dict[Refusal, str] = {
     Refusal.COMBINED: "with the numbers that left the site before, these would tell of fewer patients than it allows",
     Refusal.UNFIT_START: "the weights that it was given do not work there: their loss is not finite, or above 1000",
     Refusal.SCORINGS_SPENT: "the site has scored as many models as it approved for the study; approve it there again",
+    Refusal.ANOTHER_KEY: "another version of torch or of relay, or another kind of device, is at work there or at the"
+    " coordinator than when the site described its data; run the study again, and it describes them anew",
 }
 """The fixed text of each refusal."""
 

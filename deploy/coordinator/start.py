@@ -28,7 +28,8 @@ from deploy.coordinator.reachable import check_port, last_words, trouble_with
 from deploy.flower.control import QUIET, grpc_health, program
 from deploy.flower.supervisor import Program, Supervisor, a_free_port, until_stopped
 from deploy.only_one import only_one
-from deploy.pki.certificates import days_left, read_certificate
+from deploy.pki.certificates import check_has_begun, days_left, read_certificate
+from deploy.room import Room
 
 PARTS = ("superlink", "superexec", "gateway")
 SOON = 30.0
@@ -52,7 +53,7 @@ def start(coordinator: Coordinator, parts: Sequence[str], *, health: str = "") -
     Raises:
         Locked: a part of this coordinator runs already.
         RelayError: the coordinator is not set up, a part is missing, a port cannot be taken, or a certificate has
-            expired.
+            expired or is not valid yet.
     """
     if health and len(parts) > 1:
         raise RelayError("--health is for one part alone; name it with --only.")
@@ -62,7 +63,9 @@ def start(coordinator: Coordinator, parts: Sequence[str], *, health: str = "") -
     health_of = {part: health or f"127.0.0.1:{a_free_port()}" for part in parts}
     certificate = coordinator.superlink / "server.crt"
     if "superlink" in parts:
-        left = days_left(read_certificate(certificate))
+        shown = read_certificate(certificate)
+        check_has_begun(shown, f"The certificate {certificate}")
+        left = days_left(shown)
         if left < 0:
             raise Expired(f"The certificate {certificate} expired {-left:.0f} days ago; renew: relay enroll renew.")
         _print_admitted(coordinator)
@@ -85,13 +88,14 @@ def start(coordinator: Coordinator, parts: Sequence[str], *, health: str = "") -
         supervisor = Supervisor([programs[part]() for part in parts], _print_line)
         _print_line(f"Starting {', '.join(parts)}; hospitals dial {settings.dialled}.")
         watch = Watch(coordinator, settings, parts)
+        room = Room([coordinator.folder], "until then no message of a study can be kept")
         told_at = 0.0
         said: list[str] = []
         stamp = _stamp(certificate)
         try:
             while not over.wait(0.5):
                 supervisor.tend()
-                for sentence in watch.news(time.monotonic()):
+                for sentence in [*watch.news(time.monotonic()), *room.news(time.monotonic())]:
                     _print_line(sentence)
                 if "superlink" not in parts:
                     continue

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from importlib import resources
 from pathlib import Path
@@ -26,6 +26,7 @@ from common.locks import exclusive
 from deploy.coordinator.enroll import records
 from deploy.coordinator.folder import Coordinator
 from deploy.flower.control import Control
+from deploy.room import check_room
 
 Answer = TypeVar("Answer")
 
@@ -80,14 +81,16 @@ def run(path: Path, coordinator: Coordinator, out: Path, *, patience: float, not
     except OSError as error:
         raise RelayError(f"The result folder {out} cannot be written ({error.strerror}).") from None
     deaths, finished = 0, _finished(out)
+    disks = (out, coordinator.folder)
     while True:
+        check_room(disks)
         with exclusive(out / TURN):
             run_id = _still_running(control, out, study, notify)
             if run_id:
                 notify(f"Run {run_id} of this study is under way; following it.")
             else:
                 run_id = _submit(control, path, study, out, patience, notify)
-        verdict = _follow(control, run_id, out, notify)
+        verdict = _follow(control, run_id, out, notify, disks)
         if verdict is None:
             _forget_run(out, run_id)
             return
@@ -217,12 +220,17 @@ def _submit(
     return run_id
 
 
-def _follow(control: Control, run_id: str, out: Path, notify: Callable[[str], None]) -> str | None:
+def _follow(
+    control: Control, run_id: str, out: Path, notify: Callable[[str], None], disks: Sequence[Path]
+) -> str | None:
     """Pass on the lines of the run's log until the run ends.
 
     Returns:
         None if the whole study was done; otherwise the run's error sentence, or an empty text if the process died
         without an error sentence.
+
+    Raises:
+        DiskFull: one of the disks is full, on which the run's own last line would lie.
     """
     lines, last_look, status = _lines(out / LOG, run_id), time.monotonic(), ""
     while True:
@@ -239,6 +247,7 @@ def _follow(control: Control, run_id: str, out: Path, notify: Callable[[str], No
         if status.startswith("finished"):
             return ""
         if time.monotonic() - last_look > ASK_EVERY:
+            check_room(disks)
             # The loop is not left at once: the run's last lines may have come after the log was read.
             status = _patiently(lambda: _status(control, run_id), notify)
             last_look = time.monotonic()

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 from client.governance.simulation_mode import SIMULATION
@@ -25,6 +26,7 @@ from deploy.flower.supervisor import Program, Supervisor, a_free_port, until_sto
 from deploy.only_one import only_one
 from deploy.pki.certificates import make_ca, make_server, new_key, pem, pem_of_key, write_private
 from deploy.pki.enrolment_files import dialled
+from deploy.room import Room
 from deploy.site.keys import Admission, admission
 from deploy.site.launcher import SLOW_NOTE
 from deploy.site.proxy import Proxy, proxy_of
@@ -35,6 +37,8 @@ STARTED = "started.lock"
 """The name of the lock in the private folder by which a site runs once."""
 LOOPBACK_CA, LOOPBACK_CERTIFICATE, LOOPBACK_KEY = "loopback-ca.crt", "loopback.crt", "loopback.key"
 """The files of the certificate with which tunnel and SuperNode prove themselves to the site's other programs."""
+ANY_CLOCK = datetime(2000, 1, 1, tzinfo=UTC)
+"""When that certificate begins to be valid: a clock that is put back while the site runs stops nothing."""
 SLOW = "slow"
 """The name of the file whose path is passed in the environment variable `SLOW_NOTE`."""
 SILENT = 150.0
@@ -82,6 +86,7 @@ def start(path: Path, *, health: str = "") -> None:
         tunnel = _tunnel(admitted, Path(scratch), proxy)
         tunnel.start()
         words, slow = Words(gateway), Note(Path(scratch) / SLOW)
+        room = Room([site.private()], "until then no order can be carried out here")
 
         def print_unless_known(sentence: str) -> None:
             """Print the supervisor's sentence, unless the tunnel has reported the cause in better words already."""
@@ -92,7 +97,8 @@ def start(path: Path, *, health: str = "") -> None:
         try:
             while not over.wait(0.5):
                 supervisor.tend()
-                for sentence in [*words.about(tunnel.contact, time.monotonic()), *slow.news()]:
+                now = time.monotonic()
+                for sentence in [*words.about(tunnel.contact, now), *slow.news(), *room.news(now)]:
                     _print_line(sentence)
                 if min(supervisor.uptime(SUPERNODE), time.monotonic() - tunnel.contact.last_request) > SILENT:
                     _print_line("The SuperNode has fallen silent; it is started again.")
@@ -168,11 +174,11 @@ def _tunnel(admitted: Admission, scratch: Path, proxy: Proxy | None) -> Tunnel:
 def _write_loopback_certificate(scratch: Path) -> None:
     """Write the certificate of what listens on the loopback interface, whose authority is made for this start alone."""
     ca_key, key = new_key(), new_key()
-    ca = make_ca("relay loopback", ca_key)
+    ca = make_ca("relay loopback", ca_key, since=ANY_CLOCK)
+    hosts = ["localhost", "127.0.0.1"]
+    certificate = make_server(hosts, key, ca=ca, ca_key=ca_key, since=ANY_CLOCK)
     write_private(scratch / LOOPBACK_KEY, pem_of_key(key))
-    write_private(
-        scratch / LOOPBACK_CERTIFICATE, pem(make_server(["localhost", "127.0.0.1"], key, ca=ca, ca_key=ca_key))
-    )
+    write_private(scratch / LOOPBACK_CERTIFICATE, pem(certificate))
     write_private(scratch / LOOPBACK_CA, pem(ca))
 
 

@@ -64,6 +64,7 @@ FINAL = frozenset(
         Refusal.RESTARTED,
         Refusal.COMBINED,
         Refusal.SCORINGS_SPENT,
+        Refusal.ANOTHER_KEY,
     )
 )
 """Refusals for which another try is useless."""

@@ -284,7 +284,7 @@ class TestWhatIsNotInTheStudy:
 
     def test_another_key(self, home: Path, start: Weights, trainings: list[int]) -> None:
         order = order_of(first(FineTune), start, key="0" * 64)
-        assert refused(send(order, start), Refusal.BAD_MESSAGE)
+        assert refused(send(order, start), Refusal.ANOTHER_KEY)
         assert trainings == [] and not list(home.glob("private/stages/*"))
 
     @pytest.mark.parametrize(
