@@ -12,15 +12,13 @@ import pytest
 
 from tests.end_to_end.test_deployed import Bench, bench, ended, federation
 from tests.support.connect_proxy import connect_proxy
-from tests.support.edited_relay import edited_relay
+from tests.support.edited_relay import QUICKER, edited_relay
 from tests.support.federation import Federation
 
 pytestmark = pytest.mark.slow
 
 __all__ = ["bench", "federation"]
 
-CHANNEL = "server/transport/site_channel.py"
-QUICKER = {CHANNEL: ("QUIET = 120.0\n", "QUIET = 2.0\n")}
 EVERY = 2.0
 """Seconds between two drops."""
 

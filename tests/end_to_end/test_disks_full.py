@@ -12,6 +12,7 @@ import pytest
 
 from client.site_config import load_site
 from tests.end_to_end.test_deployed import Bench, bench, ended, until_said
+from tests.support.edited_relay import QUICKER, edited_relay
 from tests.support.federation import Federation, wait_for
 from tests.support.small_disk import SmallDisk, small_disk
 
@@ -67,9 +68,10 @@ def test_a_hospitals_disk(bench: Bench, tmp_path: Path) -> None:
             federation.kill("A")
 
 
-def test_the_coordinators_disk(bench: Bench, disk: SmallDisk) -> None:
+def test_the_coordinators_disk(bench: Bench, tmp_path: Path, disk: SmallDisk) -> None:
     """Everything of the coordinator's lies there: the SuperLink's database, the study's results, the logs."""
     with enrolled(bench, disk.folder) as federation:
+        federation.pythons["superexec"] = edited_relay(tmp_path / "quicker", edits=QUICKER)
         federation.start("superlink", "superexec", "A", "B")
         out = disk.folder / "out"
         run = federation.study(str(bench.study), "--out", str(out))

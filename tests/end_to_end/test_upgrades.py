@@ -46,22 +46,20 @@ def test_another_series_of_flower_is_refused_at_either_end(
     assert "Up" not in federation.said("superlink")
 
 
-def test_another_relay_is_told_before_the_study_begins_and_within_it(
+def test_another_relay_is_told_within_a_run_and_before_the_next_begins(
     bench: Bench, federation: Federation, tmp_path: Path
 ) -> None:
     """Hospital A is upgraded alone after a stage was done; then it is given the old version again."""
-    federation.pythons["A"] = edited_relay(tmp_path / "newer", edits=NEXT)
     federation.start("superlink", "superexec", "A", "B")
     out = tmp_path / "out"
+    run = federation.study(str(bench.study), "--out", str(out))
+    until_said(out, "[1/", federation)
+    replaced(federation, "A", edited_relay(tmp_path / "newer", edits=NEXT))
+    code, _, errors = ended(federation, run)
+    assert code == 1 and "another version of torch or of relay" in errors, errors + federation.told()
     code, _, errors = ended(federation, federation.study(str(bench.study), "--out", str(out)))
     assert code == 1
     assert "site A: another version of this program is installed there; install the same on both ends" in errors
-    replaced(federation, "A")
-    run = federation.study(str(bench.study), "--out", str(out))
-    until_said(out, "[1/", federation)
-    replaced(federation, "A", tmp_path / "newer" / "venv" / "bin" / "python")
-    code, _, errors = ended(federation, run)
-    assert code == 1 and "another version of torch or of relay" in errors, errors + federation.told()
     replaced(federation, "A")
     code, _, errors = ended(federation, federation.study(str(bench.study), "--out", str(out)))
     assert code == 0, errors + federation.told()
