@@ -71,7 +71,8 @@ def test_a_hospitals_disk(bench: Bench, tmp_path: Path) -> None:
 def test_the_coordinators_disk(bench: Bench, tmp_path: Path, disk: SmallDisk) -> None:
     """Everything of the coordinator's lies there: the SuperLink's database, the study's results, the logs."""
     with enrolled(bench, disk.folder) as federation:
-        federation.pythons["superexec"] = edited_relay(tmp_path / "quicker", edits=QUICKER)
+        quicker = edited_relay(tmp_path / "quicker", edits=QUICKER)
+        federation.pythons |= {"superlink": quicker, "superexec": quicker}
         federation.start("superlink", "superexec", "A", "B")
         out = disk.folder / "out"
         run = federation.study(str(bench.study), "--out", str(out))

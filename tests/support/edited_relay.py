@@ -14,8 +14,18 @@ from collections.abc import Mapping
 from pathlib import Path
 
 REPO = Path(__file__).parents[2]
-QUICKER = {"server/transport/site_channel.py": ("QUIET = 120.0\n", "QUIET = 2.0\n")}
-"""Edits for a coordinator that takes an order for lost after two seconds, and not after two minutes."""
+GIVEN_UP_SOON = """\
+    take_turns()
+    from flwr.supercore.corestate import sql_corestate
+    assert sql_corestate.OBJECT_PUSH_SESSION_TTL_SECONDS == 180
+    sql_corestate.OBJECT_PUSH_SESSION_TTL_SECONDS = 3
+"""
+QUICKER = {
+    "server/transport/site_channel.py": ("QUIET = 120.0\n", "QUIET = 2.0\n"),
+    "deploy/flower/superlink.py": ("    take_turns()\n", GIVEN_UP_SOON),
+}
+"""Edits for a coordinator whose minutes are seconds: until it takes an order for lost (two minutes), and until its
+SuperLink gives up an answer of which a part is missing (three)."""
 PACKAGES = ("client", "common", "deploy", "server")
 
 
