@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from alembic.util.exc import CommandError
 from sqlalchemy import Connection, Engine, event
 
 from common.errors import RelayError
@@ -41,3 +42,9 @@ if __name__ == "__main__":
         internals.run_superlink()
     except RelayError as error:
         sys.exit(str(error))
+    except CommandError as error:
+        sys.exit(
+            f"The SuperLink's database was written by another Flower than the one installed here ({error}); install"
+            " that one again, or move the database away: hospitals are made known to a new one, and studies go on from"
+            " what is finished."
+        )
