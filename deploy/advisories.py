@@ -33,7 +33,7 @@ Fetch = Callable[[str], Any]
 
 
 @dataclass(frozen=True)
-class Found:
+class PackageAdvisories:
     """What the index says of a package."""
 
     name: str
@@ -67,7 +67,7 @@ def fetch(address: str) -> Any:
         raise Unreachable(f"{address} cannot be read ({error}); try again later.") from None
 
 
-def look_up(name: str, version: str, get: Fetch = fetch) -> Found:
+def look_up(name: str, version: str, get: Fetch = fetch) -> PackageAdvisories:
     """Return what the index says of a version, or else of the newest one.
 
     Args:
@@ -82,7 +82,7 @@ def look_up(name: str, version: str, get: Fetch = fetch) -> Found:
     if said is None:
         raise RelayError(f"The index does not know {name}; correct the lock.")
     lines = tuple(_line(entry) for entry in said.get("vulnerabilities") or () if not entry.get("withdrawn"))
-    return Found(name, version, str(said["info"]["version"]), lines)
+    return PackageAdvisories(name, version, str(said["info"]["version"]), lines)
 
 
 def _line(entry: dict[str, Any]) -> str:
@@ -92,7 +92,7 @@ def _line(entry: dict[str, Any]) -> str:
     return f"{', '.join(names)}; fixed in {listed(fixed) or 'no version yet'}: {summary}"
 
 
-def report(found: Sequence[Found]) -> list[str]:
+def report(found: Sequence[PackageAdvisories]) -> list[str]:
     """Return the lines to print: all advisories, the packages of which the index did not tell, and a sum.
 
     Args:

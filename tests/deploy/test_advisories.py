@@ -53,7 +53,7 @@ def test_an_advisory_fails_the_command_and_every_name_is_asked_once(
     (tmp_path / "more").write_text("Some_Thing==1.0\nz==2\n", encoding="utf-8")
     asked = []
 
-    def told(name: str, version: str) -> advisories.Found:
+    def told(name: str, version: str) -> advisories.PackageAdvisories:
         asked.append((name, version))
         return look_up(
             name, version, index({f"/{name}/{version}/json": page(version, *([HOLE] if name == "z" else []))})
