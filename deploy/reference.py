@@ -89,7 +89,8 @@ NETWORKS_PAGE = """\
 
 The values of `architecture` and `encoder` in `[model]` and `[models]` of a [study](study-toml.md). `relay study plan`,
 `simulate` and `run` and `relay site approve` build a study's networks before anything else: what cannot be built, or
-cannot take slices of the study's size, is an error that names the network.
+cannot take slices of the study's size, is an error that names the network. Where the
+table says 3, `dimensions = 3` makes the network segment boxes of slices ([volumes](../explanation/volumes.md)).
 
 {networks}
 "Least side" is the fewest rows and columns of a slice (`preprocessing.pixels`); all networks take multiples of 32.
@@ -391,10 +392,19 @@ def _networks() -> str:
         encoders = "none" if network.encoders == () else listed(network.encoders) if network.encoders else "all"
         norms = {"batch": "yes", "none": "no", "encoder": "with an encoder `…_bn`"}[network.normalisation]
         weights = ", ".join(f"{weight:g}" for weight in network.output_weights)
+        dimensions = listed(map(str, network.dimensions))
         outputs = weights if len(network.output_weights) > 1 else NOTHING
-        cells = (f"`{network.key}`", network.about, encoders, str(network.smallest_side), norms, outputs)
+        cells = (f"`{network.key}`", network.about, encoders, str(network.smallest_side), dimensions, norms, outputs)
         rows.append(_row(*cells))
-    head = ("architecture", "what it is", "encoders", "least side", "batch normalisation", "auxiliary outputs")
+    head = (
+        "architecture",
+        "what it is",
+        "encoders",
+        "least side",
+        "dimensions",
+        "batch normalisation",
+        "auxiliary outputs",
+    )
     names = ", ".join(f"`{name}`" for name in ENCODERS)
     encoders = textwrap.fill(names, 120, break_on_hyphens=False, break_long_words=False)
     return NETWORKS_PAGE.format(networks=_table(*head, rows=rows), encoders=encoders)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from common.config.study import TrainingConfig
+from common.config.study import Study, TrainingConfig
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,17 @@ def total_of(counts: Iterable[SliceCounts]) -> SliceCounts:
         below=sum(one.below for one in found),
         empty=sum(one.empty for one in found),
     )
+
+
+def samples_an_epoch(counts: Iterable[SliceCounts], study: Study) -> int:
+    """Return how many samples one epoch trains on: slices, or in three dimensions a box of each patient.
+
+    Args:
+        counts: the counts of each training patient.
+        study: the study.
+    """
+    found = list(counts)
+    return len(found) if study.model.dimensions == 3 else slices_an_epoch(found, study.training)
 
 
 def slices_an_epoch(counts: Iterable[SliceCounts], training: TrainingConfig) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 
 from client.data import layouts
 from client.data.site_key import split_key
-from client.data.slice_counts import SliceCounts, slices_an_epoch, total_of
+from client.data.slice_counts import SliceCounts, samples_an_epoch, total_of
 from client.data.splits import Split, split
 from client.site_config import SiteConfig
 from common.config.study import Study
@@ -114,9 +114,11 @@ def divide(site: SiteConfig, counted: Counted, study: Study) -> Survey:
     folds = range(study.split.folds)
 
     def trained(names: Iterable[str]) -> int:
-        return slices_an_epoch((counts[name] for name in names), study.training)
+        return samples_an_epoch((counts[name] for name in names), study)
 
     def scored(names: Iterable[str]) -> int:
+        if study.model.dimensions == 3:
+            return len(list(names))
         together = total_of(counts[name] for name in names)
         return together.selected if study.training.slices == "chosen" else together.total
 

@@ -19,11 +19,13 @@ from client.evaluation.evaluate import (
     volume_mean,
 )
 from client.preprocessing.cohort import Cohort
-from client.preprocessing.pipeline import Record
+from client.preprocessing.pipeline import PatientSlices, Record
 from client.site_config import SiteConfig
-from client.training.batches import Standard, with_neighbours
+from client.training.batches import Standard, standardised, with_neighbours
+from client.training.boxes import volume_probabilities
 from client.training.device import Device
 from client.training.fine_tune import probabilities
+from common.config.model import ModelConfig
 from common.config.study import Study
 from common.digest import digest_of
 from common.model.network import build_undrawn
@@ -33,7 +35,7 @@ from common.seeds import seed_of
 
 
 def predictions(
-    network: nn.Module, device: Device, standard: Mapping[str, Standard], neighbours: int = 0
+    network: nn.Module, device: Device, standard: Mapping[str, Standard], model: ModelConfig
 ) -> Probabilities:
     """Return a network's probabilities for patients, each standardised as the patient's site has it.
 
@@ -41,13 +43,18 @@ def predictions(
         network: the network, on its device.
         device: the device and precision to predict in.
         standard: by what each site's images are standardised.
-        neighbours: the slices to either side that the network sees beside each slice.
+        model: the study's network.
     """
 
     def predict(images: NDArray[np.float32]) -> NDArray[np.float32]:
-        return probabilities(network, torch.from_numpy(with_neighbours(images, neighbours)), device).squeeze(1).numpy()
+        shown = torch.from_numpy(with_neighbours(images, model.neighbours))
+        return probabilities(network, shown, device).squeeze(1).numpy()
 
-    return standardised_first(predict, lambda record: standard[record.site])
+    def of_volume(record: Record, slices: PatientSlices) -> NDArray[np.float32]:
+        shown = standardised(slices.image, standard[record.site])
+        return volume_probabilities(network, shown, slices.native_spacing[0], model, device)
+
+    return of_volume if model.dimensions == 3 else standardised_first(predict, lambda record: standard[record.site])
 
 
 def validated(model: Probabilities, records: Sequence[Record], study: Study) -> tuple[list[CaseScore], bool]:

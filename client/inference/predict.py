@@ -24,6 +24,7 @@ from client.preprocessing.bias_field import correct_bias_field
 from client.preprocessing.pipeline import off_grid, onto_grid
 from client.preprocessing.resampling import larger_zone
 from client.training.batches import standardised, with_neighbours
+from client.training.boxes import volume_probabilities
 from client.training.device import Device, place
 from client.training.fine_tune import probabilities
 from common.digest import digest_of
@@ -192,7 +193,7 @@ def draw(
             reason = str(error).strip().splitlines()[-1]
             raise RelayError(f"N4 finds no bias field for {volumes.place(scan.files)} ({reason}).") from None
     gridded = onto_grid(values, (y, x), part)
-    found, spread = _predicted(gridded, card, networks, device)
+    found, spread = _predicted(gridded, z, card, networks, device)
     shape = values.shape[1], values.shape[2]
     native = [off_grid(found[:, k], part.spacing_mm, shape, (y, x)) for k in range(found.shape[1])]
     gland = np.sum(native, axis=0) > 0.5
@@ -212,11 +213,12 @@ def draw(
 
 
 def _predicted(
-    gridded: NDArray[np.float32], card: Card, networks: Iterable[nn.Module], device: Device
+    gridded: NDArray[np.float32], spacing: float, card: Card, networks: Iterable[nn.Module], device: Device
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return the mean of the models' probabilities and the standard deviation of those of gland, on the card's grid.
 
-    The mean is (slices, 1 or zones, pixels, pixels), the deviation (slices, pixels, pixels).
+    The mean is (slices, 1 or zones, pixels, pixels), the deviation (slices, pixels, pixels). `spacing` is in
+    millimetres from one slice to the next.
     """
     models, regions = models_of(card), max(1, len(card.model.segments.zones))
     total = np.zeros((len(gridded), regions, *gridded.shape[1:]))
@@ -224,8 +226,11 @@ def _predicted(
     for model, network in zip(models, networks, strict=True):
         slices = standardised(gridded, standard_of(card, model))
         place(network, device)
-        images = torch.from_numpy(with_neighbours(slices, card.model.neighbours))
-        found = probabilities(network, images, device).numpy()
+        if card.model.dimensions == 3:
+            found = volume_probabilities(network, slices, spacing, card.model, device)[:, np.newaxis]
+        else:
+            images = torch.from_numpy(with_neighbours(slices, card.model.neighbours))
+            found = probabilities(network, images, device).numpy()
         total += found
         glands += found.sum(axis=1)
         squares += np.square(found.sum(axis=1), dtype=np.float64)

@@ -1,8 +1,9 @@
 """In-plane resampling between a scanner's grid and the study's grid about their common centre.
 
 A grid is a number of pixels and millimetres a pixel for each axis. Two grids share their centre, so that the position
-of pixel k of n is (k - (n - 1) / 2) * spacing. Slices are never mixed. Interpolation is linear; where the new grid is
-coarser, the tent widens to one new pixel on either side, which prevents aliasing of finer detail.
+of pixel k of n is (k - (n - 1) / 2) * spacing. Slices are mixed for networks in three dimensions alone, by
+`resample_axis` along the first axis. Interpolation is linear; where the new grid is coarser, the tent widens to one new
+pixel on either side, which prevents aliasing of finer detail.
 """
 
 from __future__ import annotations
@@ -36,16 +37,28 @@ def resample(
     Returns:
         (n, new rows, new columns); 0 where the new grid reaches beyond the image.
     """
-    result = slices
-    for axis in (1, 2):
-        k = axis - 1
-        index, weight = _taps(slices.shape[axis], spacing[k], new_shape[k], new_spacing[k])
-        shape = (1, -1, 1) if axis == 1 else (1, 1, -1)
-        result = sum(
-            (np.take(result, index[:, k], axis=axis) * weight[:, k].reshape(shape) for k in range(1, index.shape[1])),
-            start=np.take(result, index[:, 0], axis=axis) * weight[:, 0].reshape(shape),
-        )
-    return result
+    rows = resample_axis(slices, 1, spacing[0], new_shape[0], new_spacing[0])
+    return resample_axis(rows, 2, spacing[1], new_shape[1], new_spacing[1])
+
+
+def resample_axis(
+    values: NDArray[np.float32], axis: int, spacing: float, new_n: int, new_spacing: float
+) -> NDArray[np.float32]:
+    """Resample one axis onto another grid with the same centre, as `resample` does with rows and columns.
+
+    Args:
+        values: (slices, rows, columns).
+        axis: the axis to resample.
+        spacing: millimetres from one of its pixels to the next.
+        new_n: the new number of pixels.
+        new_spacing: millimetres from one new pixel to the next.
+    """
+    index, weight = _taps(values.shape[axis], spacing, new_n, new_spacing)
+    shape = [-1 if k == axis else 1 for k in range(values.ndim)]
+    return sum(
+        (np.take(values, index[:, k], axis=axis) * weight[:, k].reshape(shape) for k in range(1, index.shape[1])),
+        start=np.take(values, index[:, 0], axis=axis) * weight[:, 0].reshape(shape),
+    )
 
 
 def resample_mask(

@@ -10,7 +10,7 @@ import torch
 
 from client import progress
 from client.data.site_key import site_key, split_key
-from client.data.slice_counts import slices_an_epoch
+from client.data.slice_counts import samples_an_epoch
 from client.governance.released_sets import PatientSets, sets_behind_description
 from client.preprocessing.cohort import Cohort, gather, persons_of
 from client.preprocessing.pipeline import Prepared, Record, fingerprint, prepare
@@ -104,13 +104,13 @@ def _fingerprint(site: SiteConfig, prepared: Prepared) -> str:
 
 
 def train_slices(cohort: Cohort, study: Study) -> tuple[int, ...]:
-    """Return the number of slices that an epoch trains on, for each fold."""
+    """Return the number of slices, or of boxes, that an epoch trains on, for each fold."""
     return tuple(trained_slices(cohort.train(fold), study) for fold in range(study.split.folds))
 
 
 def trained_slices(records: list[Record], study: Study) -> int:
-    """Return the number of slices that an epoch trains on."""
-    return slices_an_epoch((record.counts for record in records), study.training)
+    """Return the number of slices, or of boxes, that an epoch trains on."""
+    return samples_an_epoch((record.counts for record in records), study)
 
 
 def count_selected(records: list[Record]) -> int:

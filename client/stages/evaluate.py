@@ -111,7 +111,7 @@ def _model(order: VerifiedOrder[Evaluate], weights: Weights, number: int, fold: 
     place(network, device)
     share = share_at(order.node.weights, order.site.name)
     standard = standards(order.cohort.train(fold, share), order.study)
-    return predictions(network, device, standard, order.study.model.neighbours)
+    return predictions(network, device, standard, order.study.model)
 
 
 def _patients(order: VerifiedOrder[Evaluate], member: Node, *, validates: bool) -> Iterator[Record]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from client import progress
@@ -20,11 +21,13 @@ from client.stages.describe import trained_slices
 from client.stages.order import VerifiedOrder
 from client.stages.own_tensors import OwnTensors, own_tensors
 from client.stages.store import StageStore, intact
-from client.training.batches import standardised_slices, standards
+from client.training.batches import Slices, Standard, standardised_slices, standards
+from client.training.boxes import standardised_boxes
 from client.training.collapse import SOUND, against_received
 from client.training.device import choose_device
 from client.training.fine_tune import Trained, fine_tune, re_estimated
 from client.training.received import check_received
+from common.config.study import Study
 from common.model.network import declared, staying_names
 from common.model.weights import Weights
 from common.plan.graph import Evaluate, FineTune, Start, visit_of
@@ -73,11 +76,7 @@ def _train(
     standard = standards(train, study)
     (digest,) = order.models
     network = network_of(study, start, digest, own=order.own, lacking=order.lacking)
-    neighbours, target = study.model.neighbours, study.model.segments
-    slices = (
-        standardised_slices(train, standard, study.training, neighbours=neighbours, target=target),
-        standardised_slices(validation, standard, study.training, neighbours=neighbours, target=target),
-    )
+    slices = _shown(train, standard, study), _shown(validation, standard, study)
     trained = resume
     if resume is None and node.trains and not isinstance(node.parent, Start):
         check_received(network, slices[1], training=study.training, device=device)
@@ -113,7 +112,7 @@ def _train(
                 checkpointed = now
     assert trained is not None
     network.load_state_dict(trained.kept)
-    scores, cleaned = validated(predictions(network, device, standard, study.model.neighbours), validation, study)
+    scores, cleaned = validated(predictions(network, device, standard, study.model), validation, study)
     dice, iou = slice_mean(scores)
     figures: dict[str, Any] = {"validation_dice": dice, "validation_iou": iou}
     figures["validation_dice_volume"] = volume_mean(scores)
@@ -145,6 +144,14 @@ def _train(
     )
     store.finish(reply)
     return permitted(reply, site), leaving or None
+
+
+def _shown(records: Sequence[Record], standard: Mapping[str, Standard], study: Study) -> Slices:
+    """Return what the network is trained on or validated by: slices, or boxes."""
+    model = study.model
+    if model.dimensions == 3:
+        return standardised_boxes(records, standard, model)
+    return standardised_slices(records, standard, study.training, neighbours=model.neighbours, target=model.segments)
 
 
 def _patients(order: VerifiedOrder[FineTune]) -> tuple[list[Record], list[Record]]:

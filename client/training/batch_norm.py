@@ -32,7 +32,7 @@ def estimate_statistics(network: nn.Module, images: torch.Tensor, device: Device
 
     Args:
         network: the network, on its device.
-        images: (slices, channels, rows, columns), standardised, in the order of patients.
+        images: (slices, channels, rows, columns), standardised, in the order of patients; or boxes of them.
         device: the device and precision of the network.
     """
     network.eval()
@@ -44,7 +44,7 @@ def estimate_statistics(network: nn.Module, images: torch.Tensor, device: Device
     for number in range(passes):
         shown = images[number::passes]  # some slices of every patient
         with device.autocast():
-            network(shown.to(device.kind, memory_format=torch.channels_last))
+            network(device.taken(shown))
         for of_layer in sums:
             of_layer.add(len(shown) / len(images))
     for of_layer in sums:

@@ -22,7 +22,10 @@ Standard = MeanStd | None
 
 @dataclass(frozen=True)
 class Slices:
-    """Standardised slices, in the order of patients and, within a patient, from feet to head."""
+    """Standardised slices, in the order of patients and, within a patient, from feet to head; or a box of each patient.
+
+    In three dimensions (`client.training.boxes`) images and masks are (boxes, 1, depth, pixels, pixels).
+    """
 
     images: torch.Tensor
     """(slices, channels, pixels, pixels), float32; the channels are a slice and its neighbours."""
@@ -185,7 +188,7 @@ def augment(
     offset.
 
     Args:
-        images: (slices, channels, pixels, pixels), standardised.
+        images: (slices, channels, pixels, pixels), standardised, or boxes, of which all slices are moved alike.
         masks: (slices, classes, pixels, pixels), 0 or 1; see `Slices`.
         kind: "none" or "light".
         generator: draws the amounts.
@@ -206,10 +209,18 @@ def augment(
     gain, offset = 1 + uniform(0.1), uniform(0.1)
     cos, sin = torch.cos(angle) * scale, torch.sin(angle) * scale
     rotation = torch.stack([torch.stack([cos * flip, -sin], 1), torch.stack([sin * flip, cos], 1)], 1)
-    field = F.affine_grid(torch.cat([rotation, shift.unsqueeze(2)], 2), list(images.shape), align_corners=False)
-    images = F.grid_sample(images, field, mode="bilinear", padding_mode="zeros", align_corners=False)
-    masks = _whole(F.grid_sample(masks, field, mode="bilinear", padding_mode="zeros", align_corners=False))
-    return images * gain.view(n, 1, 1, 1) + offset.view(n, 1, 1, 1), masks
+    plane = [n, 1, *images.shape[-2:]]
+    field = F.affine_grid(torch.cat([rotation, shift.unsqueeze(2)], 2), plane, align_corners=False)
+    images, masks = _moved(images, field), _whole(_moved(masks, field))
+    of_each = (n, *[1] * (images.dim() - 1))
+    return images * gain.view(of_each) + offset.view(of_each), masks
+
+
+def _moved(values: torch.Tensor, field: torch.Tensor) -> torch.Tensor:
+    """Return slices interpolated linearly at the places of a field; the slices of a box go as channels of one image."""
+    planes = values.flatten(1, -3)
+    moved = F.grid_sample(planes, field, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return moved.view(values.shape)
 
 
 def _whole(masks: torch.Tensor) -> torch.Tensor:

@@ -24,20 +24,31 @@ class Device:
         """Return a context in which torch computes in this precision."""
         return torch.autocast(self.kind, torch.bfloat16, enabled=self.precision == "bfloat16")
 
+    def taken(self, images: torch.Tensor) -> torch.Tensor:
+        """Return images on the device, in the memory format of `place`."""
+        return images.to(self.kind, memory_format=_format(images.dim()))
+
 
 def place(network: nn.Module, device: Device) -> None:
     """Move a network to its device, in the memory format channels_last, in which convolutions run fastest.
+
+    A network in three dimensions keeps torch's own format, since the other doubles the time of a step on a CPU.
 
     On a CPU in bfloat16, depthwise convolutions are trained in float32: their gradients take three times as long in
     bfloat16. Prediction, which is no slower in bfloat16, stays in it.
     """
     network.to(device=device.kind)
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    largest = max((tensor.dim() for tensor in network.state_dict().values()), default=0)
+    network.to(memory_format=_format(largest))  # type: ignore[call-overload]
     if device.kind == "cpu" and device.precision == "bfloat16":
         for module in network.modules():
             if isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels:
                 # A bound method, since a copy of the network binds it to its own module.
                 module.forward = MethodType(_trained_in_float32, module)  # type: ignore[method-assign]
+
+
+def _format(dimensions: int) -> torch.memory_format:
+    return torch.channels_last if dimensions < 5 else torch.preserve_format
 
 
 def _trained_in_float32(self: nn.Conv2d, images: torch.Tensor) -> torch.Tensor:

@@ -66,7 +66,7 @@ def fine_tune(
 
     Args:
         network: takes images (n, channels, pixels, pixels) and returns logits (n, classes, pixels, pixels), in training
-            with auxiliary outputs.
+            with auxiliary outputs; in three dimensions boxes (n, 1, depth, pixels, pixels), which the slices then are.
         train: standardised training slices.
         validation: standardised validation slices.
         training: the study's training settings.
@@ -113,7 +113,7 @@ def fine_tune(
         losses = []
         for images, masks in batches(train, training, generator):
             images, masks = augment(images, masks, training.augmentation, generator)
-            images = images.to(device.kind, memory_format=torch.channels_last)
+            images = device.taken(images)
             masks = masks.to(device.kind)
             optimizer.zero_grad(set_to_none=True)
             with device.autocast():
@@ -187,11 +187,11 @@ def probabilities(network: nn.Module, images: torch.Tensor, device: Device) -> t
 
     Args:
         network: the network, on its device.
-        images: (n, channels, pixels, pixels), standardised.
+        images: (n, channels, pixels, pixels), standardised, or boxes (n, 1, depth, pixels, pixels).
         device: the device and precision to predict in.
 
     Returns:
-        (n, 1 or zones, pixels, pixels), float32 on the CPU.
+        (n, 1 or zones, pixels, pixels), or of boxes (n, 1, depth, pixels, pixels), float32 on the CPU.
     """
     return torch.cat(
         [
@@ -207,25 +207,29 @@ def predicted_logits(network: nn.Module, images: torch.Tensor, device: Device) -
 
     Args:
         network: the network, on its device.
-        images: (slices, channels, pixels, pixels), standardised.
+        images: (slices, channels, pixels, pixels), standardised, or boxes (n, 1, depth, pixels, pixels), of which at
+            least one is predicted at a time.
         device: the device and precision to predict in.
     """
     network.eval()
-    for chunk in images.split(CHUNK):
+    depth = images.shape[2] if images.dim() == 5 else 1
+    for chunk in images.split(max(1, CHUNK // depth)):
         with device.autocast():
-            logits = network(chunk.to(device.kind, memory_format=torch.channels_last))
+            logits = network(device.taken(chunk))
         yield logits.float().cpu()
 
 
 def grid_dice(network: nn.Module, slices: Slices, device: Device) -> float:
     """Return the gland's mean Dice on the study's grid, 0 to 1: over volumes where the slices name them, else slices.
 
+    Of boxes it is the mean over boxes.
+
     Zones make up the gland. Where neither the prediction nor the mask holds gland, the Dice is 1.
     """
     predicted = probabilities(network, slices.images, device).sum(1, keepdim=True) > 0.5
     truth = slices.masks[:, :1] > 0.5
-    both = (predicted & truth).sum((1, 2, 3))
-    sizes = predicted.sum((1, 2, 3)) + truth.sum((1, 2, 3))
+    both = (predicted & truth).flatten(1).sum(1)
+    sizes = predicted.flatten(1).sum(1) + truth.flatten(1).sum(1)
     if slices.volumes:
         both, sizes = (torch.stack([part.sum() for part in counts.split(slices.volumes)]) for counts in (both, sizes))
     dice = torch.where(sizes > 0, 2 * both / sizes.clamp(min=1), 1.0)

@@ -14,6 +14,9 @@ from common.target import TARGETS, Target
 Architecture = Annotated[str, AfterValidator(known_architecture)]
 Encoder = Annotated[str, AfterValidator(known_encoder)]
 
+BOX = {"depth": 64, "slice_spacing_mm": 1.5}
+"""The depth of a box where a study in three dimensions sets none: that of V-Net's release."""
+
 
 class ModelConfig(Config):
     """The network. Only the coordinator reads `encoder_weights`: sites need no internet."""
@@ -40,6 +43,15 @@ class ModelConfig(Config):
     """Slices to either side that the network sees with each slice, as further channels (2.5-D): 1 gives three channels.
     At the ends of a volume the last slice stands twice. Only the middle slice is segmented. A pretrained first layer is
     adapted to the channels."""
+    dimensions: Literal[2, 3] = Field(default=2, exclude_if=lambda value: value == 2)
+    """2: the network segments slices. 3: the network segments boxes of `depth` slices, `slice_spacing_mm` apart, to
+    which volumes are resampled, about the image's centre ([volumes](../explanation/volumes.md)); with the architecture
+    "VNet", for the whole gland, and where training.slices is "all"."""
+    depth: int = Field(default=0, ge=0, le=512, multiple_of=16, exclude_if=lambda value: not value)
+    """Where dimensions is 3: slices of a box, a multiple of 16; unless set, 64."""
+    slice_spacing_mm: float = Field(default=0.0, ge=0, le=20, exclude_if=lambda value: not value)
+    """Where dimensions is 3: millimetres from one slice of a box to the next; unless set, 1.5. Of a deeper volume the
+    middle box is trained on, and the whole is segmented, by boxes that overlap by half."""
     package: str = Field(default="", pattern=r"^([0-9a-f]{64})?$", exclude_if=lambda value: not value)
     """For the network of an installed package, the hash of the package's files; `relay study plan` names the hash.
     Every site compares the package that it installed."""
@@ -47,8 +59,11 @@ class ModelConfig(Config):
     @model_validator(mode="before")
     @classmethod
     def _own_encoder(cls, given: Any) -> Any:
-        """Set the encoder and its weights of a network that leaves no choice."""
-        if not isinstance(given, dict) or not isinstance(name := given.get("architecture"), str):
+        """Set the encoder and its weights of a network that leaves no choice, and the box of three dimensions."""
+        if not isinstance(given, dict):
+            return given
+        given = BOX | given if given.get("dimensions") == 3 else given
+        if not isinstance(name := given.get("architecture"), str):
             return given
         network = NETWORKS.get(name)
         if network is not None and network.encoders is None:
@@ -80,10 +95,47 @@ class ModelConfig(Config):
             raise ValueError(f"the architecture {self.architecture} is built in; leave out package")
         return self
 
+    @model_validator(mode="after")
+    def _fits_dimensions(self) -> ModelConfig:
+        if self.dimensions == 2:
+            if self.depth or self.slice_spacing_mm:
+                raise ValueError("depth and slice_spacing_mm are of a box; set dimensions = 3, or leave them out")
+            return self
+        network = NETWORKS.get(self.architecture)
+        if network is not None and self.dimensions not in network.dimensions:
+            able = ", ".join(one.key for one in NETWORKS.values() if self.dimensions in one.dimensions)
+            raise ValueError(
+                f"the architecture {self.architecture} segments slices alone; with dimensions = 3 the architectures are"
+                f" {able}"
+            )
+        if not self.depth or not self.slice_spacing_mm:
+            raise ValueError("a box needs a depth and a slice_spacing_mm above 0; leave them out for those of V-Net")
+        if self.neighbours:
+            raise ValueError("a box holds the slices to either side; leave out neighbours, or set dimensions = 2")
+        if self.segments.zones:
+            raise ValueError('zones are segmented in two dimensions alone; set dimensions = 2, or target = "gland"')
+        return self
+
     @property
     def channels(self) -> int:
         """The channels of an image, as the network takes it: a slice and its neighbours."""
         return 2 * self.neighbours + 1
+
+    @property
+    def samples(self) -> str:
+        """What the network is trained on, in the plural, for texts."""
+        return "slices" if self.dimensions == 2 else "boxes"
+
+    def shape(self, pixels: int) -> tuple[int, ...]:
+        """Return the size of a slice, or of a box, as the network takes it.
+
+        Args:
+            pixels: rows and columns of a slice.
+
+        Returns:
+            (pixels, pixels), or in three dimensions (depth, pixels, pixels).
+        """
+        return (pixels, pixels) if self.dimensions == 2 else (self.depth, pixels, pixels)
 
     @property
     def segments(self) -> Target:

@@ -135,7 +135,7 @@ class TrainingConfig(Config):
     epochs: int = Field(default=200, ge=1, le=10_000)
     """Epochs of a stage of fine-tuning."""
     batch: int = Field(default=16, ge=2)
-    """Slices in a batch."""
+    """Slices in a batch; boxes where `model.dimensions` is 3."""
     slices: Literal["all", "chosen"] = "all"
     """The slices to train on, and the validation Dice that selects epoch, round, settings, fold, route and each
     hospital's model. "all": every slice of a volume; volume Dice, a mean over patients. "chosen": only slices whose
@@ -144,7 +144,7 @@ class TrainingConfig(Config):
     empty_share: float = Field(default=0.5, ge=0, le=1)
     """Where slices is "all": of the slices without any gland, the share that one epoch trains on (0.5: half of them);
     each epoch makes a draw of its own. Slices with a little gland are always trained on. No effect where slices is
-    "chosen"."""
+    "chosen", or `model.dimensions` is 3."""
     recipe: Literal["adam", "nnunet"] = Field(default="adam", exclude_if=lambda value: value == "adam")
     """"adam": Adam with cosine annealing. "nnunet": as nnU-Net trains (Isensee et al., Nature Methods 18, 2021):
     stochastic gradient descent with Nesterov's momentum of 0.99, a learning rate that falls with the power 0.9 of the
@@ -383,6 +383,10 @@ class Study(Config):
                 raise ValueError(
                     f"the architecture {network.key} needs slices of {network.smallest_side} pixels or more; set"
                     f" preprocessing.pixels to {network.smallest_side}, or more"
+                )
+            if model.dimensions == 3 and self.training.slices == "chosen":
+                raise ValueError(
+                    'dimensions = 3 trains on whole volumes; set training.slices = "all", or dimensions = 2 in [model]'
                 )
             if "encoder" in self.methods.sequential.freeze and not model.encoder:
                 raise ValueError(

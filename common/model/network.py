@@ -38,7 +38,8 @@ def build(model: ModelConfig) -> nn.Module:
     """Return the network, its weights drawn from torch's global generator; nothing is downloaded.
 
     The network maps (batch, channels, rows, columns) float images to (batch, classes, rows, columns) logits: of the
-    gland, or of the background and each zone (`common.target`). In training, a network with auxiliary outputs returns a
+    gland, or of the background and each zone (`common.target`). In three dimensions slices come before the rows. In
+    training, a network with auxiliary outputs returns a
     list of logits (`common.networks.registry.Network`).
 
     Raises:
@@ -46,7 +47,11 @@ def build(model: ModelConfig) -> nn.Module:
     """
     network_of = declared(model)
     classes = model.segments.classes
-    form = Form(model.architecture, model.encoder, model.channels, classes, attention=model.decoder_attention)
+    form = Form(model.architecture, model.encoder, model.channels, classes, model.decoder_attention, model.dimensions)
+    if model.dimensions not in network_of.dimensions:
+        raise BadConfiguration(
+            f"The network {_name(model)} cannot be built in {model.dimensions} dimensions; set others under [model]."
+        )
     try:
         network: nn.Module = network_of.made(form)
     except (RelayError, MemoryError):
@@ -105,24 +110,27 @@ def check_network(model: ModelConfig, pixels: int) -> None:
         except (RelayError, MemoryError):
             raise
         except Exception as error:
-            raise _not_built(model, f" for slices of {pixels} × {pixels} pixels", error) from error
+            raise _not_built(model, f" for {_extent(model, pixels)}", error) from error
 
 
 @torch.no_grad()
 def _check_outputs(network: nn.Module, model: ModelConfig, pixels: int) -> None:
-    images = torch.empty(2, model.channels, pixels, pixels).fill_(1.0)
+    images = torch.empty(2, model.channels, *model.shape(pixels)).fill_(1.0)
     weights = declared(model).output_weights
     trained = network.train()(images)
     outputs = trained if isinstance(trained, list) else [trained]
     scored = network.eval()(images)
-    whole = (2, model.segments.classes, pixels, pixels)
+    whole = (2, model.segments.classes, *model.shape(pixels))
     promised = len(outputs) == len(weights) and isinstance(scored, torch.Tensor)
     if not promised or tuple(outputs[0].shape) != whole or tuple(scored.shape) != whole:
         raise BadConfiguration(
-            f"The network {_name(model)} does not return {_maps(whole[1])} of logits for a slice of {pixels} × {pixels}"
-            " pixels;"
+            f"The network {_name(model)} does not return {_maps(whole[1])} of logits for {_extent(model, pixels)};"
             " choose another architecture or encoder under [model]."
         )
+
+
+def _extent(model: ModelConfig, pixels: int) -> str:
+    return f"{model.samples} of {' × '.join(map(str, model.shape(pixels)))} pixels"
 
 
 def _maps(classes: int) -> str:

@@ -11,14 +11,20 @@ from common.networks.registry import Form
 
 
 def vnet(form: Form) -> nn.Module:
-    """Return MONAI's V-Net in two dimensions (Milletari, Navab and Ahmadi, 3DV 2016).
+    """Return MONAI's V-Net in two or three dimensions (Milletari, Navab and Ahmadi, 3DV 2016).
 
     The authors' release works on volumes of 128 × 128 × 64 voxels and has no batch normalisation and no dropout, PReLU,
     and one, one, two, three, three convolutions of 5³ a level on the way down. MONAI's has batch normalisation after
     every convolution, dropout of one half in the two deepest levels, ELU, and two convolutions where the release has
-    three in the deepest level. Two dimensions were chosen here, with dropout of whole channels of a slice.
+    three in the deepest level. Two dimensions were chosen here beside the release's three, and dropout of whole
+    channels of a slice or box. The logits of the gland are one map, where the release has a softmax over two classes.
     """
-    return VNet(spatial_dims=2, in_channels=form.inputs, out_channels=form.classes, dropout_dim=2)
+    return VNet(
+        spatial_dims=form.dimensions,
+        in_channels=form.inputs,
+        out_channels=form.classes,
+        dropout_dim=form.dimensions,
+    )
 
 
 def attention_unet(form: Form) -> nn.Module:

@@ -31,15 +31,17 @@ class Form:
     """Channels of the logits."""
     attention: str = "none"
     """"none" or "scse", in every block of the decoder."""
+    dimensions: int = 2
+    """2 for slices, 3 for boxes."""
 
 
 @dataclass(frozen=True)
 class Network:
     """A network that a study may name, and its traits.
 
-    The network maps images (batch, inputs, rows, columns) to logits (batch, classes, rows, columns). In training, a
-    network with auxiliary outputs returns a list of logits: the same first, then the auxiliary ones, of any smaller
-    size; each counts in the loss with its weight.
+    The network maps images (batch, inputs, rows, columns) to logits (batch, classes, rows, columns); in three
+    dimensions the slices of a box come before the rows. In training, a network with auxiliary outputs returns a list of
+    logits: the same first, then the auxiliary ones, of any smaller size; each counts in the loss with its weight.
     """
 
     key: str
@@ -61,6 +63,8 @@ class Network:
     """Whether the decoder takes squeeze and excitation (`decoder_attention`)."""
     output_weights: tuple[float, ...] = (1.0,)
     """The weights of the losses of the outputs in training: of the network's own, then of the auxiliary ones."""
+    dimensions: tuple[int, ...] = (2,)
+    """The dimensions in which the network can be built. In three, every network takes multiples of 16 slices."""
 
     def has_batch_norm(self, encoder: str) -> bool:
         """Return whether the network with an encoder has batch normalisation."""
@@ -121,10 +125,11 @@ NETWORKS: Mapping[str, Network] = {
         ),
         Network(
             "VNet",
-            "V-Net 2-D (MONAI)",
-            "MONAI's V-Net in two dimensions (after Milletari et al., 3DV 2016): batch normalisation, dropout and ELU,"
-            " which the authors' release has not.",
+            "V-Net (MONAI)",
+            "MONAI's V-Net (after Milletari et al., 3DV 2016): batch normalisation, dropout and ELU, which the authors'"
+            " release has not; of slices, or as in the release of volumes.",
             "common.networks.monai_networks:vnet",
+            dimensions=(2, 3),
         ),
         Network(
             "EncUSENet",

@@ -423,7 +423,7 @@ def _print(
     for site, counts in census.items():
         how = " (assumed)" if site in assumed else ""
         slices = between(counts)
-        print(f"{'all data' if site == POOLED else site}: {slices} training slices a fold{how}.")
+        print(f"{'all data' if site == POOLED else site}: {slices} training {study.model.samples} a fold{how}.")
     print()
     if screen is None:
         table = [head, *rows, total]
@@ -472,8 +472,8 @@ def _print(
     if estimate:
         print(
             f"About {duration(estimate.training)} of training on this machine, {count(estimate.at_once, 'stage')} at"
-            f" once (a step takes {estimate.step:.3g} s, a prediction {1000 * estimate.predict:.3g} ms a slice,"
-            " measured just now)."
+            f" once (a step takes {estimate.step:.3g} s, a prediction {1000 * estimate.predict:.3g} ms a"
+            f" {'box' if study.model.dimensions == 3 else 'slice'}, measured just now)."
         )
         fewer = (
             f"; {estimate.wanted} at once do not fit into what is free" if estimate.at_once < estimate.wanted else ""

@@ -31,7 +31,7 @@ class Speed:
     step: float
     """A batch: forward, backward and the update."""
     predict: float
-    """A slice's forward pass."""
+    """The forward pass of a slice, or of a box."""
     memory: int = 0
     """The most bytes of memory that a process held, Python and torch included."""
     at_once: int = 1
@@ -101,7 +101,8 @@ def _measure_one(study: Study, device: str) -> Speed:
     selected = choose_device(device, study.training.precision)
     random = np.random.default_rng(0)
     count, pixels = STEPS * study.training.batch, study.preprocessing.pixels
-    images = torch.from_numpy(random.standard_normal((count, study.model.channels, pixels, pixels), dtype=np.float32))
+    size = (count, study.model.channels, *study.model.shape(pixels))
+    images = torch.from_numpy(random.standard_normal(size, dtype=np.float32))
     # Any masks: of zones, the gland alone costs the same.
     masks = torch.zeros(len(images), study.model.segments.classes, *images.shape[2:])
     masks[:, :1] = images[:, :1] > 1

@@ -63,6 +63,11 @@ def words(
             )
             lines += textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="    ")
     lines += _zones(study, site)
+    if (model := study.model).dimensions == 3:
+        size = f"{model.depth} slices, {model.slice_spacing_mm:g} mm apart"
+        lines += _labelled(
+            "volumes", f"a network in three dimensions; a training uses one box of {size}, of each patient."
+        )
     lines += _runs(study, surveys, disclosure)
     lines += ["", "What leaves, encrypted, to the coordinator and nobody else:"]
     lines += _leaves(study, disclosure)
@@ -70,7 +75,7 @@ def words(
     for text in _goes(study, site.name, others, onward):
         lines += textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="    ")
     lines += ["", "What holds the coordinator to it:"]
-    for text in _holds(site, surveys, others, largest_elsewhere, disclosure):
+    for text in _holds(site, surveys, others, f"{whole(largest_elsewhere)} training {study.model.samples}", disclosure):
         lines += textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="    ")
     return [*lines, "", "What can be found out from weights and numbers that left: docs/explanation/threat-model.md."]
 
@@ -162,7 +167,7 @@ def _runs(study: Study, surveys: Sequence[Survey], counts: Disclosure) -> Iterat
         yield from _labelled(
             "estimates",
             f"{most}{whole(counts.estimates)} of batch normalisation's statistics, for weights from elsewhere:"
-            " the slices of a training are shown to the network once, and no step is made.",
+            f" the {study.model.samples} of a training are shown to the network once, and no step is made.",
         )
     of_each = "each training or estimate" if counts.estimates else "each training"
     yield from _labelled(
@@ -286,7 +291,7 @@ def _goes(study: Study, site: str, others: Sequence[str], onward: Onward) -> Ite
 
 
 def _holds(
-    site: SiteConfig, surveys: Sequence[Survey], others: Sequence[str], largest: int, counts: Disclosure
+    site: SiteConfig, surveys: Sequence[Survey], others: Sequence[str], largest: str, counts: Disclosure
 ) -> Iterator[str]:
     fewest = min(survey.fewest for survey in surveys)
     yield (
@@ -301,7 +306,7 @@ def _holds(
     if others:
         yield (
             f"How long the longest training is depends on the other sites' sizes. It is counted, and held, to"
-            f" {whole(largest)} training slices at each of them (--others): a study that claims more is refused."
+            f" {largest} at each of them (--others): a study that claims more is refused."
         )
     yield (
         f"Nothing leaves that stands for fewer than {count(site.minimum_patients, 'patient')} (minimum_patients in the"

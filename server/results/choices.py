@@ -54,7 +54,8 @@ def open_choices(study: Study, plan: Plan) -> list[tuple[str, str, str]]:
         ("augmentation", training.augmentation, "the paper names none"),
         (
             "input",
-            f"{grid.pixels} × {grid.pixels} pixels of {grid.spacing_mm:g} mm, {side:g} mm about the image's centre",
+            f"{grid.pixels} × {grid.pixels} pixels of {grid.spacing_mm:g} mm, {side:g} mm about the image's centre"
+            + _boxes(study),
             "the paper gives neither size nor resampling",
         ),
         ("patients held out for the test", *_tested(study)),
@@ -103,8 +104,16 @@ def _tested(study: Study) -> tuple[str, str]:
     return f"{share}, held out throughout", "the paper's 20 % too, but it does not name them"
 
 
+def _boxes(study: Study) -> str:
+    """Return what a study in three dimensions adds to the input; nothing in two."""
+    model = study.model
+    return f", in boxes of {model.depth} slices, {model.slice_spacing_mm:g} mm apart" if model.dimensions == 3 else ""
+
+
 def _slices(study: Study) -> str:
     """Return the remark on the slices to train on."""
+    if study.model.dimensions == 3:
+        return "of each patient the box about the volume's centre; the paper has selected slices, one by one"
     if study.training.slices == "chosen":
         return f"those whose mask holds more than {study.preprocessing.minimum_mask_pixels} pixels, as in the paper"
     share = f"{100 * study.training.empty_share:g} %"

@@ -625,7 +625,7 @@ def test_an_ensemble_of_equal_members_has_the_members_scores(several: list[Weigh
     network.load_state_dict(several[0])
     device = choose_device("cpu", "auto")
     place(network, device)
-    model = predictions(network, device, statistics(cohort.train(0), ENSEMBLES.training))
+    model = predictions(network, device, statistics(cohort.train(0), ENSEMBLES.training), ENSEMBLES.model)
     _, cleaned = validated(model, cohort.validation(0), ENSEMBLES)
     alone = evaluate(model, cohort.test(), cleaned=cleaned, surfaces=True)
     assert reply.state == "done" and reply.dice_volume == volume_mean(alone) and reply.cleaned == cleaned

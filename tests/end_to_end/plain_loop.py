@@ -121,7 +121,7 @@ class PlainLoop:
 
         network = self.network()
         network.load_state_dict(parent)
-        network.to(memory_format=torch.channels_last)
+        self.lay_out(network)
         anchor = [parameter.detach().clone() for parameter in network.parameters()]
         if towards is not None:
             for (name, _), before in zip(network.named_parameters(), anchor, strict=True):
@@ -161,7 +161,7 @@ class PlainLoop:
                 if rules.augmentation == "light":
                     x, y = augmented(x, y, generator)
                 with self._precision():
-                    logits = network(x.to(memory_format=torch.channels_last))
+                    logits = network(laid(x))
                 loss = self._loss(logits, y)
                 if taught and teacher is not None:
                     weight, temperature = taught
@@ -273,10 +273,14 @@ class PlainLoop:
         if whole * size < count:
             yield order[whole * size :]
 
+    def lay_out(self, network: torch.nn.Module) -> None:
+        if self.study.model.dimensions == 2:
+            network.to(memory_format=torch.channels_last)
+
     def _predict(self, network: torch.nn.Module, images: torch.Tensor) -> NDArray[np.float32]:
         network.eval()
         with torch.no_grad(), self._precision():
-            logits = network(images.to(memory_format=torch.channels_last))
+            logits = network(laid(images))
         return torch.sigmoid(logits.float())[:, 0].numpy()
 
     def _precision(self) -> torch.autocast | nullcontext[None]:
@@ -327,6 +331,14 @@ def nnunets_dice_and_bce(logits: torch.Tensor, masks: torch.Tensor) -> torch.Ten
     return torch.stack([1 - dice, F.binary_cross_entropy_with_logits(logits, masks)]).sum()
 
 
+NORMS = (torch.nn.BatchNorm2d, torch.nn.BatchNorm3d)
+
+
+def laid(images: torch.Tensor) -> torch.Tensor:
+    """Slices with their channels last in memory; boxes as they are."""
+    return images.to(memory_format=torch.channels_last) if images.dim() == 4 else images
+
+
 def beside(image: NDArray[np.float32], neighbours: int) -> NDArray[np.float32]:
     """Each slice between its neighbours, (slices, channels, rows, columns); the last slices stand again at the ends."""
     shown = [
@@ -346,7 +358,7 @@ def estimate_anew(network: torch.nn.Module, images: torch.Tensor) -> None:
     is off: torch's own of one batch, with n values in place of its n - 1, and rounded as the mean of the squares less
     the square of the mean is in float64."""
     network.eval()
-    norms = {name: module for name, module in network.named_modules() if isinstance(module, torch.nn.BatchNorm2d)}
+    norms = {name: module for name, module in network.named_modules() if isinstance(module, NORMS)}
     before = {
         name: norm.num_batches_tracked.clone() for name, norm in norms.items() if norm.num_batches_tracked is not None
     }
@@ -358,7 +370,7 @@ def estimate_anew(network: torch.nn.Module, images: torch.Tensor) -> None:
     for norm in norms.values():
         norm.train()
         norm.momentum = 1.0
-    network(images.to(memory_format=torch.channels_last))
+    network(laid(images))
     for hook in hooks:
         hook.remove()
     for name, norm in norms.items():
@@ -407,6 +419,13 @@ def augmented(
     matrix = torch.empty(n, 2, 3)
     matrix[:, 0, 0], matrix[:, 0, 1], matrix[:, 0, 2] = angle.cos() * size * mirrored, -(angle.sin() * size), right
     matrix[:, 1, 0], matrix[:, 1, 1], matrix[:, 1, 2] = angle.sin() * size * mirrored, angle.cos() * size, down
+    if images.dim() == 5:  # a box: every slice by itself, at the same places
+        where = F.affine_grid(matrix, [n, 1, *images.shape[3:]], align_corners=False)
+        moved, region = (
+            torch.stack([F.grid_sample(part[:, :, k], where, align_corners=False) for k in range(part.shape[2])], 2)
+            for part in (images, masks)
+        )
+        return moved * gain[:, None, None, None, None] + offset[:, None, None, None, None], (region >= 0.5).float()
     where = F.affine_grid(matrix, list(images.shape), align_corners=False)
     moved = F.grid_sample(images, where, align_corners=False)
     region = F.grid_sample(masks, where, align_corners=False) >= 0.5

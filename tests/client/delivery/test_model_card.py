@@ -88,6 +88,18 @@ def test_the_card_names_way_data_grid_and_digests() -> None:
     assert "no bias field correction" in markdown(plain)
 
 
+def test_a_card_of_volumes_names_the_box() -> None:
+    box = {"architecture": "VNet", "dimensions": 3, "depth": 32, "slice_spacing_mm": 2.5}
+    text = markdown(card(model=ModelConfig.model_validate(box)))
+    assert "on axial T2-weighted MR images, in boxes of slices: VNet.\n" in text
+    assert "- one box of 32 slices a patient, about the volume's centre\n" in text
+    assert " about the image's centre, and the volume to slices 2.5 mm apart, in boxes of 32 that overlap" in text
+    assert "slices without\n" not in text and "slice by slice" not in text
+    other = markdown(card())
+    assert "about the image's centre\n3. less" in other and "slice by slice: " in other
+    assert "one box" not in other and "boxes" not in other
+
+
 def test_scores_stand_beside_those_of_the_hospital_alone() -> None:
     told = flat(markdown(outcome(figure(1.5, 0.5), (1.5,) * 6).selected.card))
     assert "| **this model** | 91.4 (89.4 to 93.4) | 84.4 (82.4 to 86.4) | 89.4 (87.4 to 91.4) | 6.2" in told

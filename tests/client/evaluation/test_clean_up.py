@@ -17,6 +17,7 @@ from client.evaluation.scoring import predictions, validated
 from client.preprocessing.pipeline import Record, prepare
 from client.site_config import load_site
 from client.training.device import Device
+from common.config.model import ModelConfig
 from common.config.study import Study
 from tests.support.hospitals import small_study, write_hospitals
 
@@ -81,7 +82,7 @@ def test_validation_patients_decide_and_the_scores_are_those_of_what_stays(
     records: list[Record], share: float, stain: int, gains: bool
 ) -> None:
     """A stain beside the gland is taken away; of a gland in many pieces a large stain or one piece would stay."""
-    model = predictions(Threshold(share, stain), CPU, {"A": (2.0, 1.0)})
+    model = predictions(Threshold(share, stain), CPU, {"A": (2.0, 1.0)}, ModelConfig())
     plain, cleaned = evaluate(model, records), evaluate(model, records, cleaned=True)
     assert (volume_mean(cleaned) > volume_mean(plain)) == gains, "or this case shows nothing"
     assert validated(model, records, study(True)) == (cleaned if gains else plain, gains)

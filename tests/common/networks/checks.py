@@ -20,7 +20,8 @@ class Built:
         self.pixels = pixels
         torch.manual_seed(3)
         self.network: nn.Module = build(self.model).train()
-        self.images = torch.randn(2, self.model.channels, pixels, pixels)
+        self.size = (pixels, pixels) if self.model.dimensions == 2 else (self.model.depth, pixels, pixels)
+        self.images = torch.randn(2, self.model.channels, *self.size)
 
     def trained(self) -> list[torch.Tensor]:
         """The outputs in training: the network's own, then the auxiliary ones."""
@@ -33,9 +34,9 @@ class Built:
         outputs = self.trained()
         weights = declared(self.model).output_weights
         assert len(outputs) == len(weights) and all(weight > 0 for weight in weights)
-        assert outputs[0].shape == (2, 1, self.pixels, self.pixels)
+        assert outputs[0].shape == (2, 1, *self.size)
         for one in outputs:
-            assert one.shape[:2] == (2, 1) and self.pixels % one.shape[2] == 0 and one.shape[2] == one.shape[3]
+            assert one.shape[:2] == (2, 1) and self.pixels % one.shape[-1] == 0 and one.shape[-2] == one.shape[-1]
             assert bool(torch.isfinite(one).all())
 
     def check_gradients(self, *, unused: tuple[str, ...] = ()) -> None:
@@ -53,7 +54,7 @@ class Built:
         self.network.eval()
         with torch.inference_mode():
             first, second = self.network(self.images), self.network(self.images)
-        assert isinstance(first, torch.Tensor) and first.shape == (2, 1, self.pixels, self.pixels)
+        assert isinstance(first, torch.Tensor) and first.shape == (2, 1, *self.size)
         assert torch.equal(first, second)
 
     def check_weights(self) -> None:

@@ -16,6 +16,8 @@ from common.networks.smp import segmentation_models
 from common.plan import plan
 from tests.support.hospitals import REPO
 
+BOXES: dict[str, object] = {"architecture": "VNet", "dimensions": 3}
+
 
 def study(model: dict[str, object], **parts: object) -> Study:
     return from_table({"sites": ["A", "B"], "model": model, **parts}, Study, "a test")
@@ -59,12 +61,36 @@ def test_reading_a_study_imports_neither_torch_nor_a_library_of_networks() -> No
         ({"architecture": "DynUNet", "encoder_weights": "imagenet"}, ("no weights of ImageNet",)),
         ({"architecture": "FCN8s", "encoder": "resnet18"}, ("takes the encoders vgg16, vgg16_bn",)),
         ({"package": "a" * 64}, ("is built in; leave out package",)),
+        ({"dimensions": 3}, ("the architecture UnetPlusPlus segments slices alone", "are VNet")),
+        ({**BOXES, "depth": 24}, ("model.depth", "multiple of 16")),
+        ({**BOXES, "depth": 0}, ("a box needs a depth and a slice_spacing_mm",)),
+        ({**BOXES, "neighbours": 1}, ("leave out neighbours",)),
+        ({**BOXES, "target": "zones"}, ("zones are segmented in two dimensions alone",)),
+        ({**BOXES, "dimensions": 2, "depth": 32}, ("set dimensions = 3, or leave them out",)),
     ],
 )
 def test_a_wrong_network_is_one_sentence(model: dict[str, object], parts: tuple[str, ...]) -> None:
     text = sentence(model)
     assert "\n" not in text and text.endswith(".")
     assert all(part in text for part in parts), text
+
+
+def test_three_dimensions_train_on_whole_volumes_and_with_no_other_network_beside() -> None:
+    text = sentence(BOXES, training={"slices": "chosen"})
+    assert 'set training.slices = "all", or dimensions = 2 in [model]' in text
+    beside = sentence(BOXES, models={"architectures": ["VNet", "BasicUNet"]})
+    assert "the architecture BasicUNet segments slices alone" in beside
+
+
+def test_the_box_is_v_nets_unless_set_and_no_other_study_says_a_word_of_it() -> None:
+    assert (model := study(BOXES).model).shape(32) == (64, 32, 32) and model.slice_spacing_mm == 1.5
+    shallow = study({**BOXES, "depth": 16, "slice_spacing_mm": 3.0}).model
+    assert shallow.shape(64) == (16, 64, 64)
+    plain = study({"architecture": "VNet"})
+    assert plain.model.shape(64) == (64, 64)
+    assert not {"dimensions", "depth", "slice_spacing_mm"} & set(plain.model.model_dump(mode="json"))
+    found = load_study(REPO / "deploy" / "studies" / "vnet-volumes.toml")
+    assert [model.dimensions for model in found.networks] == [3]
 
 
 def test_attention_is_refused_for_every_network_of_a_list_without_it() -> None:

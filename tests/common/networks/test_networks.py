@@ -32,6 +32,13 @@ def test_a_network_that_no_library_of_decoders_has(architecture: str) -> None:
     Built(architecture, pixels=SIDES[architecture]).check_all()
 
 
+@pytest.mark.parametrize("architecture", [key for key, network in NETWORKS.items() if 3 in network.dimensions])
+def test_a_network_in_three_dimensions(architecture: str) -> None:
+    built = Built(architecture, pixels=32, dimensions=3, depth=16, slice_spacing_mm=3.0)
+    assert any(parameter.dim() == 5 for parameter in built.network.parameters())
+    built.check_all()
+
+
 @pytest.mark.parametrize("architecture", ["HolisticallyNested", "FCN8s"])
 def test_vgg_with_batch_normalisation(architecture: str) -> None:
     Built(architecture, encoder="vgg16_bn").check_weights()

@@ -50,6 +50,7 @@ CHANGES_ALL: list[dict[str, Any]] = [
     {"model": {"encoder": "resnet18"}},
     {"model": {"decoder_attention": "scse"}},
     {"model": {"neighbours": 1}},
+    {"model": {"architecture": "VNet", "dimensions": 3, "depth": 32, "slice_spacing_mm": 3.0}},
     {"model": {"target": "zones"}},
     {"preprocessing": {"pixels": 64}},
     {"preprocessing": {"minimum_mask_pixels": 1}},
@@ -104,6 +105,13 @@ CHANGES_NOTHING: list[dict[str, Any]] = [
     {"equivalence_margin": 0.5},
     {"largest_step": 3.0},
 ]
+
+
+def test_the_dimensions_and_the_box_change_every_key() -> None:
+    boxes = [{}, {"dimensions": 3}, {"dimensions": 3, "depth": 32}, {"dimensions": 3, "slice_spacing_mm": 3.0}]
+    studies = [study_of(model={"architecture": "VNet", **box}) for box in boxes]
+    for node in (TRAIN, SCORE, ESTIMATE):
+        assert len({key(node, study=study) for study in studies}) == len(boxes)
 
 
 @pytest.mark.parametrize("change", CHANGES_ALL, ids=str)

@@ -147,6 +147,21 @@ def test_a_study_of_the_zones_says_what_it_makes_of_the_masks(
     assert '"labels" in the site file names them: peripheral zone 1 and central gland 2 and 3.' in told
 
 
+def test_a_study_of_volumes_says_so_and_counts_boxes(site: SiteConfig, shown: Shown) -> None:
+    model = {"architecture": "VNet", "encoder": "", "dimensions": 3, "depth": 16, "slice_spacing_mm": 3.0}
+    study = small_study(
+        model=model,
+        training={"slices": "all", "batch": 2},
+        methods={"baseline": True, "sequential": {"routes": (("B", "A"),)}},
+    )
+    text = shown(study)
+    assert "a network in three dimensions; a training uses one box of 16 slices, 3 mm apart, of each patient." in text
+    assert "10 000 training boxes at each of them (--others)" in text
+    # Of 8 patients 2 are for test and 3 in each fold: 3 boxes, the last of which joins the batch of the two before.
+    assert "4 of 2 epochs; 8 epochs and 8 gradient steps together." in text
+    assert "training slices at each of them" in shown() and "boxes" not in shown(again=True)
+
+
 def test_a_hospital_is_told_that_all_its_patients_are_tested_in_turn(site: SiteConfig, shown: Shown) -> None:
     split = STUDY.split.model_copy(update={"test": "rotate", "test_fraction": 0.5, "folds": 2})
     text = shown(STUDY.model_copy(update={"split": split}))
