@@ -80,7 +80,7 @@ class Site(Value):
     ceiling: Figure = None
     """Volume Dice of the experts' own masks, taken to the study's grid and back, per cent, mean over all patients."""
     train_slices: tuple[int, ...] = ()
-    """The slices that an epoch trains on, a number a fold."""
+    """The slices, in three dimensions the boxes, that an epoch trains on, a number a fold."""
     train_patients: tuple[int, ...] = ()
     """Training patients, a number a fold."""
     validation_patients: tuple[int, ...] = ()
