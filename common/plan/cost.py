@@ -151,11 +151,11 @@ def behind(node: Node, winner: Callable[[Best], Node]) -> list[Node]:
 
 def all_behind(nodes: Iterable[Node]) -> list[Node]:
     """Return nodes and all their ancestors, each once; of a `Best`, all candidates and their scores."""
-    seen: dict[Node, None] = {}
+    seen: dict[str, Node] = {}  # by their ids, which Python hashes once; a node's own hash is a call each time
     stack = list(nodes)
     while stack:
         current = stack.pop()
-        if current not in seen:
-            seen[current] = None
+        if current.id not in seen:
+            seen[current.id] = current
             stack += current.parents
-    return list(seen)
+    return list(seen.values())

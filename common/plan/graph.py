@@ -483,17 +483,17 @@ def best_of(candidates: tuple[Node, ...], at: str) -> Node:
 
 def parents_first(wanted: Iterable[Node]) -> Iterator[Node]:
     """Yield nodes and all their ancestors, each once, parents before children."""
-    seen: set[Node] = set()
+    seen: set[str] = set()
     stack: list[tuple[Node, bool]] = [(node, False) for node in wanted]
     stack.reverse()
     while stack:
         node, parents_done = stack.pop()
         if parents_done:
             yield node
-        elif node not in seen:
-            seen.add(node)
+        elif node.id not in seen:
+            seen.add(node.id)
             stack.append((node, True))
-            stack += [(parent, False) for parent in reversed(node.parents) if parent not in seen]
+            stack += [(parent, False) for parent in reversed(node.parents) if parent.id not in seen]
 
 
 def visit_of(node: FineTune) -> int:

@@ -92,6 +92,7 @@ def server(host: str, port: int, status: Callable[[], dict[str, Any]]) -> Thread
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 128  # with Python's 5, readers who come together wait whole seconds for their connection
 
     def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
         super().__init__(address, handler)
