@@ -63,7 +63,7 @@ def open_choices(study: Study, plan: Plan) -> list[tuple[str, str, str]]:
         ("epoch kept", training.keep, f"by {dice} of the validation patients; the paper does not say"),
         ("a source's fold handed on", split.source, "best-fold: the source's best by its own validation patients"),
         ("fold reported", "best by validation at the target", "for every method alike, before any test score is read"),
-        ("pooled statistics", "each member's own", "a member's patients are standardised as they are scored"),
+        _standardised(study),
         ("batch normalisation", training.batch_norm, BATCH_NORM[training.batch_norm]),
         ("precision", training.precision, "the paper names none"),
         ("first layer", "one grey channel", "ImageNet's three summed: what three equal channels give"),
@@ -102,6 +102,12 @@ def _tested(study: Study) -> tuple[str, str]:
         each = "every patient is tested once, by the models that never saw the patient"
         return f"{study.split.rotations} sets in turn", f"{each}; the paper holds out one set of 20 %"
     return f"{share}, held out throughout", "the paper's 20 % too, but it does not name them"
+
+
+def _standardised(study: Study) -> tuple[str, str, str]:
+    if study.preprocessing.standardise == "volume":
+        return "standardisation", "each volume by its own mean and deviation", "the paper does not say by what"
+    return "pooled statistics", "each member's own", "a member's patients are standardised as they are scored"
 
 
 def _boxes(study: Study) -> str:
@@ -198,8 +204,8 @@ OF_PERSONAL = (
 )
 OF_UNSEEN = (
     "round, settings, route and fold by the mean validation score over the other sites; averages with averaged"
-    " statistics of batch normalisation; routes and ensembles of one fold; no clean-up; images standardised by the"
-    " target's own training slices"
+    " statistics of batch normalisation; routes and ensembles of one fold; no clean-up; images standardised as"
+    " at the target itself"
 )
 OF_UNIONS = (
     "a target within the union chooses the fold, as for all data; for a target outside, the union's validation patients"

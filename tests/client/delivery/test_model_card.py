@@ -88,6 +88,13 @@ def test_the_card_names_way_data_grid_and_digests() -> None:
     assert "no bias field correction" in markdown(plain)
 
 
+def test_a_card_says_by_what_images_are_standardised() -> None:
+    by_site = flat(markdown(card(mean=200.0, std=50.0)))
+    assert "less 200, divided by 50" in by_site and "its own mean" not in by_site
+    by_volume = flat(markdown(card(preprocessing=PreprocessingConfig(standardise="volume"), mean=0.0, std=1.0)))
+    assert "less its own mean, divided by its own standard deviation" in by_volume and "divided by 1" not in by_volume
+
+
 def test_a_card_of_volumes_names_the_box() -> None:
     box = {"architecture": "VNet", "dimensions": 3, "depth": 32, "slice_spacing_mm": 2.5}
     text = markdown(card(model=ModelConfig.model_validate(box)))
