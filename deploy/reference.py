@@ -98,6 +98,13 @@ Auxiliary outputs exist in training alone; the numbers are the weights of the lo
 the auxiliary ones. An average of a network without batch normalisation has no statistics to estimate, and so no row
 with `batch_norm` "re-estimate".
 
+**MS-Net** has parts that belong to a site: its auxiliary decoder is used in training alone, stays in the site's private
+folder, and is in no message. Everywhere else the network is without it, so that averages, hand-offs, scorings and
+deliveries are of the universal model. A site's first training begins with the values that the study's seed draws, and
+its next one with those that the last left there. `batch_norm = "local"` of `[methods.sequential]` and of
+`[[methods.federated]]` is the paper's domain-specific batch normalisation, `training.loss = "dice"` is nearest to its
+loss. A network of your own names such modules in `stays`.
+
 ## Encoders
 
 {encoders}.

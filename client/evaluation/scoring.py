@@ -82,6 +82,7 @@ def network_of(
     *,
     own: Mapping[str, torch.Tensor] | None = None,
     lacking: Collection[str] = (),
+    parts: Mapping[str, torch.Tensor] | None = None,
 ) -> nn.Module:
     """Return the study's network with weights named in a message by their digest.
 
@@ -91,13 +92,14 @@ def network_of(
         digest: the digest in the message.
         own: tensors of the site's own, which take the place of those of the weights.
         lacking: the names of the tensors that the weights must lack, since they stayed at the sites.
+        parts: the tensors of the modules that belong to the site, for a training; None: the network is without them.
 
     Raises:
         Refused: the weights do not fit the study's network, or have another digest.
     """
-    network = build_undrawn(study.model)
+    network = build_undrawn(study.model, whole=parts is not None)
     check_named(study, weights, digest, lacking=lacking)
-    network.load_state_dict({**weights, **(own or {})})
+    network.load_state_dict({**weights, **(own or {}), **(parts or {})})
     return network
 
 

@@ -18,7 +18,14 @@ from pydantic import BaseModel, ConfigDict
 from client.data.survey import Survey
 from client.governance.egress import numbers_in
 from common.config.study import Study
-from common.model.network import declared_bytes, declared_shapes, staying_bytes, staying_names
+from common.model.network import (
+    declared_bytes,
+    declared_shapes,
+    part_bytes,
+    part_names,
+    staying_bytes,
+    staying_names,
+)
 from common.plan import MOST, Choices, Method, asked_for, batches_per_epoch, longest_has_all, plan, search_of
 from common.plan.cost import made_at
 from common.plan.graph import (
@@ -56,8 +63,10 @@ class Disclosure(BaseModel):
     """Trainings after which batch norm's tensors stay at the site; they leave with no weights."""
     personal: int = 0
     """Trainings of personal models, of which no tensor leaves the site."""
+    parted: int = 0
+    """Trainings of a network with parts that belong to the site (`registry.Network.stays`), which stay there."""
     staying_tensors: int = 0
-    """The tensors that stay at the site after all trainings of these two kinds."""
+    """The tensors that stay at the site after all trainings of these kinds."""
     staying_bytes: int = 0
     """The bytes of these tensors, which need as much space on the site's disk."""
     estimates: int = 0
@@ -141,14 +150,16 @@ def disclosure_of(
         kept = {stays: tally.other[stays] for stays in STAYING}
         staying_tensors = sum(len(staying_names(variant.model, stays)) * number for stays, number in kept.items())
         staying = sum(staying_bytes(variant.model, stays) * number for stays, number in kept.items())
+        parted = tally.trainings.total() if (parts := part_names(variant.model)) else 0
         shown = sum(survey.validation_patients[fold] * count for fold, count in tally.validated.items())
         shown += survey.test_patients * tests
         of_epochs += tally.trainings
         total += Counter(
             local=kept["batch-norm"],
             personal=kept["everything"],
-            staying_tensors=staying_tensors,
-            staying_bytes=staying,
+            parted=parted,
+            staying_tensors=staying_tensors + parted * len(parts),
+            staying_bytes=staying + parted * part_bytes(variant.model),
             estimates=estimates,
             gradient_steps=tally.other["gradient_steps"],
             validations=validations,

@@ -26,7 +26,7 @@ from client.site_config import SiteConfig
 from common.config.model import ModelConfig
 from common.digest import digest_of
 from common.errors import Damaged, DiskFull, RelayError
-from common.model.network import staying_names
+from common.model.network import part_names, staying_names
 from common.model.weights import UnfitWeights, Weights, check_fit, size_in_bytes
 from common.plan.graph import Stays
 from common.protocol.codec import BadMessage, to_record
@@ -83,7 +83,7 @@ def release(
         except UnfitWeights as error:
             log.error("Blocked at the door: %s.", error)
             raise Refused(Refusal.BLOCKED) from None
-    _check_staying(answer, weights, stays)
+    _check_staying(answer, weights, stays, parts=bool(part_names(model)))
     for patients in _patients_behind(answer):
         if patients < site.minimum_patients:
             log.error("Blocked at the door: %d patients stand behind a number.", patients)
@@ -99,7 +99,7 @@ def release(
     return record
 
 
-def _check_staying(answer: FromSite, weights: Weights | None, stays: Stays) -> None:
+def _check_staying(answer: FromSite, weights: Weights | None, stays: Stays, *, parts: bool) -> None:
     """Block a finished training that does not say what stayed, or says so though all tensors leave.
 
     Raises:
@@ -107,7 +107,12 @@ def _check_staying(answer: FromSite, weights: Weights | None, stays: Stays) -> N
     """
     finished = isinstance(answer, FineTuneReply) and answer.state == "done"
     named = bool(answer.own) if isinstance(answer, FineTuneReply) else False
-    if named != (finished and stays != "") or (weights is not None and stays == "everything"):
+    kept = (answer.parts != "", answer.epoch > 0) if isinstance(answer, FineTuneReply) else (False, False)
+    if (
+        named != (finished and stays != "")
+        or kept[0] != (finished and parts and kept[1])
+        or (weights is not None and stays == "everything")
+    ):
         log.error("Blocked at the door: an answer that does not agree with the tensors that stay here.")
         raise Refused(Refusal.BLOCKED)
 

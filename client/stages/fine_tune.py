@@ -53,7 +53,7 @@ def answer_fine_tune(order: VerifiedOrder[FineTune], store: StageStore) -> tuple
         bind_restart(order.site, order.study, order.node, order.restart_token)
         store.restart(order.key, order.restart_token)
     reply = store.reply(order.key, FineTuneReply)
-    if reply is not None and (not order.node.stays or _own(order).has(order.node, reply.own)):
+    if reply is not None and all(_own(order).has(order.node, kept) for kept in (reply.own, reply.parts) if kept):
         finished = intact(store.weights(reply.weights), reply.weights) if reply.weights else None
         if finished is not None or not reply.weights:
             return permitted(reply, order.site), finished
@@ -75,7 +75,7 @@ def _train(
     train, validation = _patients(order)
     standard = standards(train, study)
     (digest,) = order.models
-    network = network_of(study, start, digest, own=order.own, lacking=order.lacking)
+    network = network_of(study, start, digest, own=order.own, lacking=order.lacking, parts=order.parts)
     slices = _shown(train, standard, study), _shown(validation, standard, study)
     trained = resume
     if resume is None and node.trains and not isinstance(node.parent, Start):
@@ -95,6 +95,8 @@ def _train(
             anchor=start if node.stays == "everything" else None,
             hop=node.hop,
             output_weights=declared(study.model).output_weights,
+            transfer=declared(study.model).transfer,
+            apart=order.parts or (),
             resume=resume,
         ):
             approved(site, study.digest)  # raises Refused: a site that has left the study trains no further epoch
@@ -128,11 +130,13 @@ def _train(
     numbers = case_numbers(site, cohort)
     figures |= {} if floored else case_fields(scores, numbers)
     stays = staying_names(study.model, node.stays)
-    leaving = {name: tensor for name, tensor in trained.kept.items() if name not in stays}
+    parts = {name: tensor for name, tensor in trained.kept.items() if name in (order.parts or ())}
+    leaving = {name: tensor for name, tensor in trained.kept.items() if name not in stays and name not in parts}
     staying = {name: tensor for name, tensor in trained.kept.items() if name in stays}
     own = _own(order).keep(node, staying) if node.stays else ""
     left = store.save_weights(key, leaving) if leaving else ""
-    reply = _reply(order, trained, "done").model_copy(update={"weights": left, "own": own, **figures})
+    stayed = {"own": own, "parts": _own(order).keep(node, parts) if parts else ""}
+    reply = _reply(order, trained, "done").model_copy(update={"weights": left, **stayed, **figures})
     # An evaluation of these weights would give the same scores, so the scores are stored under the evaluation's key.
     scored = Evaluate(node.site, node.fold, "validation", node)
     score_store.keep(

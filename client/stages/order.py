@@ -19,6 +19,7 @@ from client.preprocessing.pipeline import prepare
 from client.site_config import SiteConfig
 from client.stages.describe import execution_environment, train_slices
 from client.stages.own_tensors import own_tensors
+from client.stages.parts import parts_of
 from common.config.study import Study
 from common.errors import RelayError
 from common.model.network import staying_names
@@ -64,6 +65,8 @@ class VerifiedOrder(Generic[Stage]):
     """The site's own tensors, with which it completes the weights; none where the weights are complete."""
     lacking: frozenset[str] = frozenset()
     """The names of the tensors that the file of the weights lacks, since they stayed at the sites."""
+    parts: Weights | None = None
+    """The network's parts that belong to the site, with which a training begins; None where there are none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,8 +104,8 @@ def verify_order(site: SiteConfig, order: Order, weights: Weights | None, kind: 
         Refused: the study is unknown, the stage is not this site's in the study, the site's data have changed since
             their description, the key is not the stage's, or the census, a route or the start weights differ from
             earlier orders.
-        BadMessage: the members are not those of the ensemble, or the site's own tensors are not those that the stage
-            needs.
+        BadMessage: the members are not those of the ensemble, or the site's own tensors or parts are not those that
+            the stage needs.
     """
     rebuilt = _rebuild(site, order)
     study = rebuilt.study
@@ -113,12 +116,14 @@ def verify_order(site: SiteConfig, order: Order, weights: Weights | None, kind: 
     members = order.members if isinstance(order, EvaluateOrder) else ()
     received = node.weights if isinstance(node, Evaluate) else node.parent
     models = models_named(received, order.weights, members)
-    if order.key != stage_key(node, study=study, weights=order.weights, environment=environment):
+    parts = order.parts if isinstance(order, FineTuneOrder) else ""
+    if order.key != stage_key(node, study=study, weights=order.weights, environment=environment, parts=parts):
         # The data are those described, so a key made with care differs by the programs or the device alone.
         raise Refused(Refusal.ANOTHER_KEY)
     own: Weights = {}
+    kept = own_tensors(site.private(), study.digest)
     if needed := tuple(keepers(node)):
-        models, own = (file_completed(order),), own_tensors(site.private(), study.digest).get(needed, order.own)
+        models, own = (file_completed(order),), kept.get(needed, order.own)
     elif order.own or order.shared:
         raise BadMessage("the stage needs no tensors of the site's own")
     if own and not order.shared:
@@ -138,6 +143,7 @@ def verify_order(site: SiteConfig, order: Order, weights: Weights | None, kind: 
         start=weights,
         own=own,
         lacking=staying_names(study.model, "batch-norm") if lacks_batch_norm(received) else frozenset(),
+        parts=parts_of(node, parts, study=study, nodes=rebuilt.plan.nodes, store=kept),
         came=order.member if isinstance(order, EvaluateOrder) else 0,
         acknowledged=tuple(key for key in order.acknowledged if key != order.key),
         restart_token=order.restart_token if isinstance(order, FineTuneOrder) else "",

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from client.data.slice_counts import drawn_of
 from client.preprocessing.pipeline import PatientSlices, Record, load
 from common.config.study import Study, TrainingConfig
+from common.plan import batches_per_epoch
 from common.target import GLAND, Target
 
 MeanStd = tuple[float, float]
@@ -165,6 +166,12 @@ def batches(
     for start, end in zip(starts, [*starts[1:], count], strict=True):
         selected = order[start:end]
         yield slices.images[selected], slices.masks[selected]
+
+
+def batches_in(slices: Slices, training: TrainingConfig) -> int:
+    """Return the number of batches of an epoch."""
+    shown = len(slices.images) - len(slices.empty) + drawn_of(len(slices.empty), training)
+    return batches_per_epoch(shown, training.batch)
 
 
 def _drawn(slices: Slices, training: TrainingConfig, generator: torch.Generator) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,12 +11,14 @@ import torch
 from torch import nn
 
 from client.training.batch_norm import estimate_statistics
-from client.training.batches import Slices, augment, batches
+from client.training.batches import Slices, augment, batches, batches_in
 from client.training.device import Device, place
 from client.training.distillation import Teacher, distillation_loss
+from client.training.knowledge_transfer import is_warm, transfer_loss
 from client.training.recipe import clip_gradients, learning_rate, loss_of_outputs, optimizer_of
 from common.config.study import TrainingConfig
 from common.model.weights import Weights
+from common.networks.registry import Transfer
 from common.plan.graph import Hop, Schedule
 from common.protocol.refusals import Refusal, Refused
 from common.seeds import seed_of
@@ -56,6 +58,8 @@ def fine_tune(
     anchor: Weights | None = None,
     hop: Hop | None = None,
     output_weights: Sequence[float] = (1.0,),
+    transfer: Transfer | None = None,
+    apart: Collection[str] = (),
     resume: Trained | None = None,
 ) -> Iterator[Trained]:
     """Train from the network's weights, or continue from `resume`, and yield the state after every epoch.
@@ -79,6 +83,8 @@ def fine_tune(
             (Ditto's personal models: Li et al., ICML 2021).
         hop: the settings of a second or later training, where it has any.
         output_weights: the weights of the losses of the network's outputs in training.
+        transfer: how the first output learns from the auxiliary one, where it does.
+        apart: the names of the tensors that belong to the site; no pull moves them.
         resume: the state after an earlier leg of the same stage.
 
     Yields:
@@ -88,10 +94,11 @@ def fine_tune(
         Refused: the mean loss of an epoch is not finite.
     """
     place(network, device)
-    start = _pulled_to(network, anchor) if proximal_mu else []
+    pulled = _pulled(network, anchor, apart) if proximal_mu else []
     weight = hop.distillation if hop else 0.0
     teacher = Teacher(network, train.images, training, device) if weight else None
     frozen = _frozen(network, hop)
+    of_epoch = batches_in(train, training)
     optimizer = optimizer_of(network, training)
     state = resume or Trained()
     if resume is not None:
@@ -118,13 +125,16 @@ def fine_tune(
             optimizer.zero_grad(set_to_none=True)
             with device.autocast():
                 outputs = network(images)
-            loss = loss_of_outputs(outputs, masks, training.loss, output_weights)
+            if transfer is None:
+                loss = loss_of_outputs(outputs, masks, training.loss, output_weights)
+            else:
+                warm = is_warm(transfer, epoch * of_epoch + len(losses), schedule.total_epochs * of_epoch)
+                loss = transfer_loss(outputs, masks, training.loss, transfer, warm=warm)
             if teacher is not None and hop is not None:
                 logits = outputs if isinstance(outputs, torch.Tensor) else outputs[0]
                 loss = loss + weight * distillation_loss(logits, teacher.logits(images), hop.temperature)
             if proximal_mu:
-                pairs = zip(network.parameters(), start, strict=True)
-                loss = loss + proximal_mu / 2 * torch.stack([(a - b).square().sum() for a, b in pairs]).sum()
+                loss = loss + proximal_mu / 2 * torch.stack([(a - b).square().sum() for a, b in pulled]).sum()
             loss.backward()
             clip_gradients(network, training)
             optimizer.step()
@@ -156,10 +166,16 @@ def fine_tune(
         yield state
 
 
-def _pulled_to(network: nn.Module, anchor: Weights | None) -> list[torch.Tensor]:
-    """Return copies of the network's parameters, or the anchor's values of them, laid out in memory in the same way."""
-    copies = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
-    return [copy if anchor is None else copy.copy_(anchor[name]) for name, copy in copies.items()]
+def _pulled(
+    network: nn.Module, anchor: Weights | None, apart: Collection[str]
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Return the network's parameters, each with a copy of its value, or with the anchor's in the same layout."""
+    copies = [
+        (name, parameter, parameter.detach().clone())
+        for name, parameter in network.named_parameters()
+        if name not in apart
+    ]
+    return [(parameter, copy if anchor is None else copy.copy_(anchor[name])) for name, parameter, copy in copies]
 
 
 def _frozen(network: nn.Module, hop: Hop | None) -> nn.Module | None:

@@ -42,7 +42,7 @@ class ModelConfig(Config):
     neighbours: int = Field(default=0, ge=0, le=3, exclude_if=lambda value: not value)
     """Slices to either side that the network sees with each slice, as further channels (2.5-D): 1 gives three channels.
     At the ends of a volume the last slice stands twice. Only the middle slice is segmented. A pretrained first layer is
-    adapted to the channels."""
+    adapted to the channels. A network made for neighbouring slices, such as MSNet, has 1 unless more are given."""
     dimensions: Literal[2, 3] = Field(default=2, exclude_if=lambda value: value == 2)
     """2: the network segments slices. 3: the network segments boxes of `depth` slices, `slice_spacing_mm` apart, to
     which volumes are resampled, about the image's centre ([volumes](../explanation/volumes.md)); with the architecture
@@ -66,6 +66,8 @@ class ModelConfig(Config):
         if not isinstance(name := given.get("architecture"), str):
             return given
         network = NETWORKS.get(name)
+        if network is not None and network.neighbours:
+            given = {"neighbours": network.neighbours} | given
         if network is not None and network.encoders is None:
             return given
         own = network.encoders[0] if network is not None and network.encoders else ""
@@ -90,6 +92,11 @@ class ModelConfig(Config):
             having = ", ".join(one.key for one in NETWORKS.values() if one.attention)
             raise ValueError(
                 f"the architecture {self.architecture} takes no decoder_attention; the ones that do are {having}"
+            )
+        if network is not None and self.neighbours < network.neighbours:
+            raise ValueError(
+                f"the architecture {self.architecture} takes the slices beside; set neighbours to {network.neighbours}"
+                " or more, or leave it out"
             )
         if self.package and network is not None:
             raise ValueError(f"the architecture {self.architecture} is built in; leave out package")

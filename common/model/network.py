@@ -21,6 +21,8 @@ _shapes: dict[ModelConfig, Shapes] = {}
 """Shapes of every network built so far; a site that builds its network needs no second build for the shapes."""
 _norms: dict[ModelConfig, frozenset[str]] = {}
 """The names of batch norm's tensors, of every network built so far."""
+_parts: dict[ModelConfig, dict[str, int]] = {}
+"""The names of the tensors that belong to a site, and their bytes, of every network asked for that has such tensors."""
 _once = threading.RLock()
 """The coordinator's site channels are threads, and two may ask for the shapes at once."""
 
@@ -34,13 +36,18 @@ def declared(model: ModelConfig) -> Network:
     return find(model.architecture, model.package)
 
 
-def build(model: ModelConfig) -> nn.Module:
+def build(model: ModelConfig, *, whole: bool = False) -> nn.Module:
     """Return the network, its weights drawn from torch's global generator; nothing is downloaded.
 
     The network maps (batch, channels, rows, columns) float images to (batch, classes, rows, columns) logits: of the
     gland, or of the background and each zone (`common.target`). In three dimensions slices come before the rows. In
     training, a network with auxiliary outputs returns a
     list of logits (`common.networks.registry.Network`).
+
+    Args:
+        model: the declared network.
+        whole: with the modules that belong to a site (`registry.Network.stays`), as for a training there; otherwise
+            without, as the network travels, is scored and predicts.
 
     Raises:
         BadConfiguration: the network cannot be built.
@@ -58,32 +65,36 @@ def build(model: ModelConfig) -> nn.Module:
         raise
     except Exception as error:  # libraries of networks raise errors of any kind
         raise _not_built(model, "", error) from error
+    if whole and network_of.stays:
+        return network
+    for module in network_of.stays:
+        delattr(network, module)
     _shapes[model] = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in network.state_dict().items()}
     _norms[model] = norm_names(network)
     return network
 
 
-def build_undrawn(model: ModelConfig) -> nn.Module:
-    """Return the network without initial values, for loading weights afterwards.
+def build_undrawn(model: ModelConfig, *, whole: bool = False) -> nn.Module:
+    """Return the network without initial values, for loading weights afterwards; see `build`.
 
     Drawing initial values takes half the time of `build`. A network with tensors outside its state_dict is built with
     initial values, since loading a state_dict would leave these tensors without a value.
     """
-    network = _drafted(model)
+    network = _drafted(model, whole=whole)
     tensors = {*dict(network.named_parameters()), *dict(network.named_buffers())}
     if next(network.parameters()).is_meta and tensors <= set(network.state_dict()):
         return network.to_empty(device="cpu")
-    return build(model)
+    return build(model, whole=whole)
 
 
-def _drafted(model: ModelConfig) -> nn.Module:
+def _drafted(model: ModelConfig, *, whole: bool = False) -> nn.Module:
     """Return the network without memory for its tensors, or built in memory where the network needs values for that."""
     try:
         with torch.device("meta"):
-            return build(model)
+            return build(model, whole=whole)
     except BadConfiguration:
         with torch.random.fork_rng(devices=[]):  # a draft draws nothing
-            return build(model)
+            return build(model, whole=whole)
 
 
 @functools.lru_cache(maxsize=256)
@@ -98,7 +109,7 @@ def check_network(model: ModelConfig, pixels: int) -> None:
         BadConfiguration: the network cannot be built, cannot take slices of this size, or returns something else than
             its entry in the registry promises.
     """
-    network = _drafted(model)
+    network = _drafted(model, whole=True)
     try:
         with torch.device("meta"):  # shapes alone: nothing is computed
             _check_outputs(network, model, pixels)
@@ -106,7 +117,7 @@ def check_network(model: ModelConfig, pixels: int) -> None:
         raise
     except Exception:  # not every operation can do without values
         try:
-            _check_outputs(build(model), model, pixels)
+            _check_outputs(build(model, whole=True), model, pixels)
         except (RelayError, MemoryError):
             raise
         except Exception as error:
@@ -183,6 +194,26 @@ def norm_names_of(model: ModelConfig) -> frozenset[str]:
             with torch.device("meta"):
                 build(model)
         return _norms[model]
+
+
+def part_names(model: ModelConfig) -> frozenset[str]:
+    """Return the names of the tensors of the modules that belong to a site (`registry.Network.stays`).
+
+    They are among no other names of this module: to everybody else, the network is without them.
+    """
+    if not (stays := declared(model).stays):
+        return frozenset()
+    with _once:
+        if model not in _parts:
+            found = _drafted(model, whole=True).state_dict()
+            own = {name: tensor for name, tensor in found.items() if name.partition(".")[0] in stays}
+            _parts[model] = {name: tensor.numel() * tensor.element_size() for name, tensor in own.items()}
+        return frozenset(_parts[model])
+
+
+def part_bytes(model: ModelConfig) -> int:
+    """Return the bytes of the tensors of the modules that belong to a site; see `part_names`."""
+    return sum(_parts[model][name] for name in part_names(model))
 
 
 def staying_names(model: ModelConfig, stays: str) -> frozenset[str]:

@@ -36,6 +36,16 @@ class Form:
 
 
 @dataclass(frozen=True)
+class Transfer:
+    """How a network's own output learns from its only auxiliary one, besides the masks (Liu et al., IEEE TMI 2020)."""
+
+    share: float
+    """The share of the own output's loss that is against the auxiliary output's answers instead of the masks."""
+    warmup: float
+    """The share of the steps of a whole annealing, at its beginning, in which the own output has no loss yet."""
+
+
+@dataclass(frozen=True)
 class Network:
     """A network that a study may name, and its traits.
 
@@ -65,6 +75,14 @@ class Network:
     """The weights of the losses of the outputs in training: of the network's own, then of the auxiliary ones."""
     dimensions: tuple[int, ...] = (2,)
     """The dimensions in which the network can be built. In three, every network takes multiples of 16 slices."""
+    transfer: Transfer | None = None
+    """How the own output learns from the auxiliary one; then each output's loss has the weight 1."""
+    neighbours: int = 0
+    """The fewest slices to either side that the network takes, and those that it takes unless the study says more."""
+    stays: tuple[str, ...] = ()
+    """The names of the network's modules that belong to a site: training alone uses them, and returns the auxiliary
+    outputs with them. Their tensors never leave the site, and are put back at its next visit; everywhere else the
+    network is built without these modules."""
 
     def has_batch_norm(self, encoder: str) -> bool:
         """Return whether the network with an encoder has batch normalisation."""
@@ -152,6 +170,17 @@ NETWORKS: Mapping[str, Network] = {
             encoders=("vgg16", "vgg16_bn"),
             normalisation="encoder",
             output_weights=(1.0,) * 6,
+        ),
+        Network(
+            "MSNet",
+            "MS-Net",
+            "MS-Net (Liu et al., IEEE TMI 2020): three neighbouring slices; a universal decoder learns from an"
+            " auxiliary one at each site, which never leaves it.",
+            "common.networks.ms_net:build",
+            output_weights=(1.0, 1.0),
+            transfer=Transfer(share=0.5, warmup=0.01),  # 500 of 50 000 steps in the authors' code
+            neighbours=1,
+            stays=("auxiliary",),
         ),
         Network(
             "FCN8s",

@@ -403,6 +403,25 @@ def last_visit(site: str, weights: Node) -> Node | None:
     return None
 
 
+def earlier_visit(node: FineTune) -> FineTune | None:
+    """Return the training before at the same site, on the way of a training's weights; None: none, or a choice of some.
+
+    What a network keeps at a site (`registry.Network.stays`) goes on from this training. Of weights chosen among
+    several, such as the best round that a target then fine-tunes, no single training of the site came before.
+    """
+    if node.before is not None or node.stays == "everything":
+        return node.before
+    at: Node | None = node.parent
+    while isinstance(at, FineTune | Refilled | Average):
+        if isinstance(at, FineTune) and at.site == node.site and at.trains:
+            return at
+        if isinstance(at, Average):
+            at = next((part for part in at.parts if part.site == node.site), None)
+        else:
+            at = at.parents[0]
+    return None
+
+
 def as_scored_at(site: str, node: FineTune) -> Node:
     """Return the weights of a training on a route as a site scores them.
 

@@ -26,7 +26,9 @@ class ExecutionEnvironment:
     """The floating-point type of training."""
 
 
-def stage_key(node: FineTune | Evaluate, *, study: Study, weights: str, environment: ExecutionEnvironment) -> str:
+def stage_key(
+    node: FineTune | Evaluate, *, study: Study, weights: str, environment: ExecutionEnvironment, parts: str = ""
+) -> str:
     """Return the key of a stage: a sha256 over the stage, the study's settings for it, and its inputs.
 
     Two nodes with the same start weights by different routes have the same key, since their work is the same.
@@ -37,6 +39,8 @@ def stage_key(node: FineTune | Evaluate, *, study: Study, weights: str, environm
         weights: the digest of the stage's start weights; of an ensemble, its `ensemble_digest`; of weights that the
             site completes with tensors of its own, their `completed_digest`.
         environment: the site's data and machine.
+        parts: of a training, the digest of the network's parts at the site that an earlier training kept; empty at a
+            first visit, and for a network without such parts.
     """
     stage: dict[str, Any]
     if isinstance(node, FineTune) and node.trains:
@@ -56,6 +60,8 @@ def stage_key(node: FineTune | Evaluate, *, study: Study, weights: str, environm
             stage["hop"] = node.hop.differing
         if node.share is not None:
             stage["share"] = node.share
+        if parts:
+            stage["parts"] = parts
         if node.without:
             stage["without"] = single(node.without)
     elif isinstance(node, FineTune):

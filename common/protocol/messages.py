@@ -130,6 +130,9 @@ class Order(Planned):
 class FineTuneOrder(Order):
     """To a site: train; the first leg's order carries the parent's weights unless the site has them."""
 
+    parts: DigestOrNone = ""
+    """Of a network with parts that belong to a site: the digest of the parts that an earlier training kept there; empty
+    at a first visit."""
     restart_token: str = Field(default="", pattern=r"^([0-9a-f]{16})?$")
     """Set if the coordinator rejected the site's result of the stage: the site discards the result and begins the stage
     again, once for the token, since the same order may arrive twice. Another token for the same stage is refused."""
@@ -194,6 +197,9 @@ class FineTuneReply(_OfPatients):
     own: DigestOrNone = ""
     """Digest of the tensors that stayed at the site, where the stage's plan says that some or all of them stay; these
     tensors are in no message."""
+    parts: DigestOrNone = ""
+    """Digest of the network's parts that belong to the site, after a training of a network that has such parts; these
+    tensors are in no message either."""
     validation_dice: Share = 0.0
     """Validation Dice of the kept weights, slice mean on the native grid."""
     validation_iou: Share = 0.0
@@ -221,7 +227,7 @@ class FineTuneReply(_OfPatients):
             raise ValueError("patients are scored once the training is done")
         if self.gradient_steps and not self.epoch:
             raise ValueError("without an epoch there are no gradient steps")
-        if self.own and self.state != "done":
+        if (self.own or self.parts) and self.state != "done":
             raise ValueError("tensors stay at the end of a stage")
         if self.state == "needs-weights" and not self._nothing_but("key", "state"):
             raise ValueError("nothing was trained")

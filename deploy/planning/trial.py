@@ -108,7 +108,7 @@ def _measure_one(study: Study, device: str) -> Speed:
     masks[:, :1] = images[:, :1] > 1
     slices = Slices(images, masks)
     few = Slices(images[:1], slices.masks[:1])
-    network = build(study.model)
+    network = build(study.model, whole=True)
     epochs = fine_tune(
         network,
         slices,
@@ -118,6 +118,7 @@ def _measure_one(study: Study, device: str) -> Speed:
         seed_names=("trial",),
         device=selected,
         output_weights=declared(study.model).output_weights,
+        transfer=declared(study.model).transfer,
     )
     next(epochs)
     began = time.perf_counter()

@@ -13,7 +13,7 @@ from client.governance.disclosure import Disclosure, Onward
 from client.site_config import SiteConfig
 from common.config.study import Study
 from common.fingerprint import format_fingerprint
-from common.model.network import declared_bytes, declared_shapes, staying_names
+from common.model.network import declared_bytes, declared_shapes, part_names, staying_names
 from common.plan import search_of
 from common.strategies import STRATEGIES
 from common.text import between, count, listed, moment, percent, short_bytes, whole
@@ -244,6 +244,10 @@ def _staying(study: Study, counts: Disclosure, most: str) -> Iterator[str]:
         sizes = sorted({len(staying_names(one.model, "batch-norm")) for one in study.variants})
         of_each = f"{between(sizes)} of batch normalisation"
         texts.append(f"{of_each} after each of {most}{count(counts.local, 'training')} with batch norm of its own")
+    if counts.parted:
+        sizes = sorted({len(part_names(one.model)) for one in study.variants if part_names(one.model)})
+        of_each = f"{between(sizes)} of the network's parts that belong to a site"
+        texts.append(f"{of_each} after each of {most}{count(counts.parted, 'training')}")
     if counts.personal:
         texts.append(f"all after each of {most}{count(counts.personal, 'training')} of a personal model")
     if texts:

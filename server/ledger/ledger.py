@@ -66,6 +66,8 @@ class StageRecord(BaseModel):
     """Digest of the tensors that stay at the site; empty where none stays."""
     shared: str = ""
     """Where tensors stay at the site, the digest of the file of all others; empty if all stay."""
+    parts: str = ""
+    """Digest of the network's parts that belong to the site, and stay there; empty for a network without such parts."""
     state: str = ""
     """Of an average, digest of the state of the server's optimizer after the round; empty without such an optimizer."""
     gradient_steps: int = 0

@@ -29,6 +29,7 @@ def of_training(node: FineTune, reply: FineTuneReply, *, parent: str) -> StageRe
         parents=(parent,),
         weights=completed_digest(reply.weights, reply.own),
         own=reply.own,
+        parts=reply.parts,
         shared=reply.weights if reply.own else "",
         gradient_steps=reply.gradient_steps,
         train_slices=reply.train_slices,
@@ -126,7 +127,9 @@ def of_completed(made: StageRecord, part: StageRecord) -> StageRecord:
     )
 
 
-def of_skipped(node: FineTune, key: str, *, parent: str, before: StageRecord | None = None) -> StageRecord:
+def of_skipped(
+    node: FineTune, key: str, *, parent: str, before: StageRecord | None = None, parts: str = ""
+) -> StageRecord:
     """Return the record of a skipped stage.
 
     Args:
@@ -135,8 +138,9 @@ def of_skipped(node: FineTune, key: str, *, parent: str, before: StageRecord | N
         parent: digest of the start weights, which the record also gives as the stage's result.
         before: the record of the training whose kept tensors the skipped training would have gone on from; they stay
             the site's last ones.
+        parts: the digest of the network's parts at the site with which the skipped training would have begun.
     """
     own = before.own if before else ""
     return StageRecord(
-        key=key, kind="absent", site=node.site, fold=node.fold, parents=(parent,), weights=parent, own=own
+        key=key, kind="absent", site=node.site, fold=node.fold, parents=(parent,), weights=parent, own=own, parts=parts
     )

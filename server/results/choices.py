@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from common.config.methods import FederatedConfig
 from common.config.study import Study
+from common.model.network import declared
 from common.plan import Plan, asked_for
 from common.plan.graph import Average, Soup
 from common.plan.routes import settings_of
@@ -88,6 +89,8 @@ def open_choices(study: Study, plan: Plan) -> list[tuple[str, str, str]]:
         ways = [f"{', '.join(titles)}: {way}" for way, titles in weighting.items()]
         choices.append(("averages", "; ".join(ways if len(ways) > 1 else weighting), OF_ROUNDS))
     choices += [method.handled for method in asked_for(study) if method.handled]
+    if any(declared(model).stays for model in study.networks):
+        choices.append(("parts of a network that belong to a site", "kept there", OF_PARTS))
     if study.methods.pooled_subsets:
         choices.append(("data of some sites", "every union of two sites or more", OF_UNIONS))
     if study.methods.leave_out:
@@ -206,6 +209,10 @@ OF_UNSEEN = (
     "round, settings, route and fold by the mean validation score over the other sites; averages with averaged"
     " statistics of batch normalisation; routes and ensembles of one fold; no clean-up; images standardised as"
     " at the target itself"
+)
+OF_PARTS = (
+    "training alone uses them; they begin with the seed's values, and are put back at the site's next visit; after a"
+    " choice among several models, as of an average's round, they begin anew"
 )
 OF_UNIONS = (
     "a target within the union chooses the fold, as for all data; for a target outside, the union's validation patients"

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from common.errors import RelayError
-from common.model.network import staying_names
+from common.model.network import declared, staying_names
 from common.model.weights import UnfitWeights, Weights, check_fit
 from common.plan.graph import Average, Best, Completed, Evaluate, FineTune, Refilled
 from common.protocol.messages import EvaluateOrder, FineTuneOrder, FineTuneReply
@@ -88,7 +88,8 @@ class Dispatcher:
             Parked: the site cannot finish the training.
             RejectedWeights: the result must not go on to the next site.
         """
-        order = FineTuneOrder(**self.state.order(node), restart_token=restart_token)
+        parts = self.state.parts_before(node, self.state.records)
+        order = FineTuneOrder(**self.state.order(node), parts=parts, restart_token=restart_token)
         self.work.report("running", node)
 
         def observe(epoch: int, dice: float | None) -> None:
@@ -142,6 +143,8 @@ class Dispatcher:
             raise Parked("it trained on another number of slices than it described")
         if bool(reply.own) != bool(node.stays):
             raise Parked("it kept other tensors for itself than the study says")
+        if bool(reply.parts) != (node.trains and bool(declared(self.state.study.model).stays)):
+            raise Parked("it kept other parts of the network for itself than the study says")
         try:
             if weights is not None:
                 stays = staying_names(self.state.study.model, node.stays)

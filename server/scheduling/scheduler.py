@@ -187,6 +187,7 @@ class Scheduler:
                     state.absent_key(late, state.records),
                     parent=state.records[late.parent].file,
                     before=state.records[late.before] if late.before else None,
+                    parts=state.parts_before(late, state.records),
                 )
                 self._ledger.put(record)
                 ready += self._settle(late, record)

@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Any
 
 from common.config.study import Study
+from common.model.network import declared
 from common.plan import Census, Plan, grown, plan, search_of
 from common.plan.cost import all_behind, slices_in
 from common.plan.graph import (
@@ -28,6 +29,7 @@ from common.plan.graph import (
     Refilled,
     ServerStep,
     Soup,
+    earlier_visit,
     fold_of,
     models_in,
     training_in,
@@ -416,7 +418,18 @@ class RunState:
             precision=description.precision,
         )
         weights = completed_digest(*_inputs(node, known))
-        return stage_key(node, study=self.study, weights=weights, environment=environment)
+        parts = self.parts_before(node, known)
+        return stage_key(node, study=self.study, weights=weights, environment=environment, parts=parts)
+
+    def parts_before(self, node: FineTune | Evaluate, known: Records) -> str:
+        """Return the digest of the network's parts at the site with which a training begins; empty where it has none.
+
+        They are those of the site's training before, or where it was skipped, those with which it would have begun.
+        """
+        if not isinstance(node, FineTune) or not node.trains or not declared(self.study.model).stays:
+            return ""
+        before = earlier_visit(node)
+        return known[before].parts if before else ""
 
     def absent_key(self, node: FineTune | Evaluate, known: Records) -> str:
         """Return the key of the decision to skip a stage."""

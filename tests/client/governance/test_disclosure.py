@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from client.data.survey import Survey
 from client.governance.disclosure import Disclosure, disclosure_of, onward_of
+from common.config.model import ModelConfig
 from common.config.study import Study
 from common.model.network import build
 from common.plan import grown, plan
@@ -224,6 +225,18 @@ def test_what_stays_is_counted_and_leaves_with_no_weights() -> None:
     assert found.weight_bytes == leaving * size(state) - 8 * size(norm)
     without = disclosed(STUDIES["averages, best-fold"])
     assert (without.local, without.personal, without.staying_tensors, without.staying_bytes) == (0, 0, 0, 0)
+
+
+def test_the_parts_of_a_network_that_belong_to_the_site_are_counted_and_leave_with_no_weights() -> None:
+    plain = STUDIES["averages, best-fold"]
+    study = plain.model_copy(update={"model": ModelConfig.model_validate({"architecture": "MSNet"})})
+    whole = build(study.model, whole=True).state_dict()
+    parts = [tensor for name, tensor in whole.items() if name.startswith("auxiliary.")]
+    found = disclosed(study)
+    assert found.trainings == disclosed(plain).trainings == found.parted and disclosed(plain).parted == 0
+    assert found.staying_tensors == found.parted * len(parts)
+    assert found.staying_bytes == found.parted * sum(tensor.numel() * tensor.element_size() for tensor in parts)
+    assert found.tensors == (found.trainings + found.estimates) * (len(whole) - len(parts))
 
 
 def test_repeats_and_networks_are_counted_together() -> None:

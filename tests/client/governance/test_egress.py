@@ -159,6 +159,32 @@ def test_weights_with_tensors_that_stay_are_blocked(site: SiteConfig, weights: W
     assert set(blocked) == {Refusal.BLOCKED}
 
 
+def test_the_parts_of_a_network_that_belong_to_a_site_are_blocked(site: SiteConfig) -> None:
+    model = ModelConfig.model_validate({"architecture": "MSNet"})
+    torch.manual_seed(0)
+    whole = build(model, whole=True).state_dict()
+    shared = {name: tensor for name, tensor in whole.items() if not name.startswith("auxiliary.")}
+    parts = [name for name in whole if name not in shared]
+    assert len(parts) > 50
+
+    def sent(brought: Weights, model: ModelConfig = model, **changes: Any) -> Refusal | None:
+        try:
+            release(done(brought, **changes), brought, site=site, model=model)
+        except Refused as refused:
+            return refused.refusal
+        return None
+
+    assert sent(shared, parts=A) is None
+    blocked = [sent(shared | {name: whole[name]}, parts=A) for name in parts[::20]]
+    blocked += [sent(whole, parts=A), sent({name: whole[name] for name in parts}, parts=A)]
+    # The reply to a training says what stayed, and no other reply does.
+    blocked += [sent(shared), sent(build(MODEL).state_dict(), MODEL, parts=A)]
+    estimate = {"epoch": 0, "losses": (), "learning_rates": (), "dices": (), "kept_epoch": 0}
+    blocked += [sent(shared, parts=A, **estimate)]
+    assert set(blocked) == {Refusal.BLOCKED}
+    assert sent(shared, **estimate) is None
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import safetensors.torch
 import torch
 from torch import nn
 
 from common.config.model import ModelConfig
-from common.model.network import build, check_network, declared
-from common.model.weights import check_fit, serialised
+from common.model.network import build, check_network, declared, part_names
+from common.model.weights import UnfitWeights, check_fit, serialised
 
 
 class Built:
@@ -19,7 +20,7 @@ class Built:
         self.model = ModelConfig.model_validate({"encoder_weights": "none", **content})
         self.pixels = pixels
         torch.manual_seed(3)
-        self.network: nn.Module = build(self.model).train()
+        self.network: nn.Module = build(self.model, whole=True).train()
         self.size = (pixels, pixels) if self.model.dimensions == 2 else (self.model.depth, pixels, pixels)
         self.images = torch.randn(2, self.model.channels, *self.size)
 
@@ -58,10 +59,16 @@ class Built:
         assert torch.equal(first, second)
 
     def check_weights(self) -> None:
-        """All tensors travel in a safetensors file, each once, and give the same network on the other side."""
-        file = serialised(self.network.state_dict())
-        tensors = safetensors.torch.load(file)
+        """All tensors but those that belong to a site travel in a safetensors file, each once, and predict the same."""
+        stays = declared(self.model).stays
+        whole = self.network.state_dict()
+        travelling = {name: tensor for name, tensor in whole.items() if name.partition(".")[0] not in stays}
+        assert whole.keys() - travelling.keys() == part_names(self.model)
+        tensors = safetensors.torch.load(serialised(travelling))
         check_fit(tensors, self.model)
+        for name in sorted(part_names(self.model))[:1]:
+            with pytest.raises(UnfitWeights, match="the names of the tensors"):
+                check_fit(tensors | {name: whole[name]}, self.model)
         places = [tensor.data_ptr() for tensor in self.network.state_dict().values() if tensor.numel()]
         assert len(set(places)) == len(places), "a tensor would travel twice"
         self.network.eval()

@@ -60,6 +60,7 @@ def test_reading_a_study_imports_neither_torch_nor_a_library_of_networks() -> No
         ({"architecture": "DynUNet", "encoder": "resnet18"}, ('takes no encoder, and not "resnet18"',)),
         ({"architecture": "DynUNet", "encoder_weights": "imagenet"}, ("no weights of ImageNet",)),
         ({"architecture": "FCN8s", "encoder": "resnet18"}, ("takes the encoders vgg16, vgg16_bn",)),
+        ({"architecture": "MSNet", "neighbours": 0}, ("takes the slices beside; set neighbours to 1 or more",)),
         ({"package": "a" * 64}, ("is built in; leave out package",)),
         ({"dimensions": 3}, ("the architecture UnetPlusPlus segments slices alone", "are VNet")),
         ({**BOXES, "depth": 24}, ("model.depth", "multiple of 16")),
@@ -120,6 +121,14 @@ def test_an_average_of_a_network_without_batch_norm_has_no_row_with_estimated_st
     assert methods("VNet") - methods("BasicUNet") == {"fedavg-re-estimated"}
     only = {"federated": [{"batch_norm": "re-estimate"}]}
     assert "has no batch normalisation" in sentence({"architecture": "BasicUNet"}, methods=only)
+
+
+def test_a_network_made_for_neighbouring_slices_has_them_by_itself() -> None:
+    found = study({"architecture": "MSNet"}).model
+    assert (found.neighbours, found.channels) == (1, 3) and study({"architecture": "MSNet", "neighbours": 2})
+    assert type(found).model_validate(found.model_dump()) == found
+    compared = study({"encoder": "resnet18"}, models={"architectures": ["Unet", "MSNet"]}).networks
+    assert [model.neighbours for model in compared] == [0, 1]
 
 
 def test_titles_and_names_are_each_used_once() -> None:

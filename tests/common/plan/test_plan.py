@@ -26,6 +26,7 @@ from common.plan.graph import (
     Refilled,
     Schedule,
     Start,
+    earlier_visit,
     fold_of,
     parents_first,
     visit_of,
@@ -273,6 +274,24 @@ def test_all_data_then_the_target_keeps_to_its_fold() -> None:
         assert (row.model.site, row.model.fold) == (row.target, row.fold)
         assert (row.model.parent.site, row.model.parent.fold) == ("pooled", row.fold)
         assert row.route == ("pooled", row.target)
+
+
+def test_what_a_network_keeps_at_a_site_goes_on_from_the_last_training_there() -> None:
+    cosine = Schedule(4, 0, 4, "best")
+    first = FineTune("A", 0, Start(), cosine)
+    second = FineTune("B", 0, first, cosine)
+    third = FineTune("A", 0, second, cosine)
+    assert [earlier_visit(node) for node in (first, second, third)] == [None, None, first]
+    average = Average((third, second), "fedavg")
+    assert earlier_visit(FineTune("B", 0, average, cosine)) == second
+    assert earlier_visit(FineTune("C", 0, average, cosine)) is None
+    assert earlier_visit(FineTune("A", 0, Refilled(average), cosine)) == third
+    estimate = FineTune("A", 0, average, Schedule(0, 0, 0, "last"))
+    assert earlier_visit(FineTune("A", 0, estimate, cosine)) == third, "an estimate of statistics trains nothing"
+    assert earlier_visit(FineTune("A", 0, Best((first, third), "A", "validation"), cosine)) is None
+    personal = FineTune("A", 0, average, cosine, 0.1, "everything")
+    assert earlier_visit(personal) is None, "a personal model begins with its own"
+    assert earlier_visit(FineTune("A", 0, average, cosine, 0.1, "everything", personal)) == personal
 
 
 @pytest.mark.parametrize("leave_out", [False, True])

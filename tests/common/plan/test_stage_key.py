@@ -182,6 +182,14 @@ def test_data_machine_weights_site_and_fold_change_the_key() -> None:
     assert len(set(keys)) == len(keys)
 
 
+def test_the_parts_with_which_a_training_begins_change_its_key() -> None:
+    def with_parts(parts: str) -> str:
+        return stage_key(TRAIN, study=study_of(), weights=WEIGHTS, environment=WORKPLACE, parts=parts)
+
+    assert with_parts("") == key()
+    assert len({with_parts(parts) for parts in ("", "1" * 64, "2" * 64)}) == 3
+
+
 def test_tensors_that_stay_are_named_by_the_digest_of_the_start_weights() -> None:
     """What a site completes is another start than the file alone, and than the same file completed otherwise."""
     shared, own, other = "1" * 64, "2" * 64, "3" * 64
