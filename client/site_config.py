@@ -5,6 +5,7 @@ The settings say where the patients' files lie and what the hospital allows. The
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import stat
@@ -28,6 +29,7 @@ from client.data.layouts.size import STEPS_MM
 from common.config.toml import load_toml
 from common.config.values import POOLED, SiteName, several
 from common.errors import RelayError
+from common.target import ZONES
 
 __all__ = ["SiteConfig", "load_site"]
 
@@ -59,11 +61,11 @@ class ArchiveConfig(BaseModel):
         return _pattern(description, "T2.*AX")
 
 
-Values = Annotated[tuple[int, ...], BeforeValidator(several), Field(min_length=1)]
+Values = Annotated[tuple[int | str, ...], BeforeValidator(several), Field(min_length=1)]
 
 
 class ZoneLabels(BaseModel):
-    """The values in the masks that are each zone: a value, or a list."""
+    """What is each zone in the masks: a value or a list of values, or of segments and contours a name or names."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -74,9 +76,28 @@ class ZoneLabels(BaseModel):
 
     @model_validator(mode="after")
     def _each_value_once(self) -> Self:
-        if len({*self.PZ, *self.CG}) < len(self.PZ) + len(self.CG):
+        both = (*self.PZ, *self.CG)
+        if len(set(both)) < len(both):
             raise ValueError("a value stands twice; a voxel lies in one zone")
+        if len({type(one) for one in both}) > 1:
+            raise ValueError("one zone has a value and another a name; give both values, or both names")
+        for name in self.names:
+            for one in name:
+                _pattern(one, "peripheral")
         return self
+
+    @property
+    def names(self) -> tuple[tuple[str, ...], ...]:
+        """The names of each zone's segments or contours; empty where the zones are values."""
+        found = tuple(tuple(one for one in zone if isinstance(one, str)) for zone in (self.PZ, self.CG))
+        return found if all(found) else ()
+
+    @property
+    def values(self) -> tuple[tuple[int, ...], ...]:
+        """The values of each zone; of zones that are named, the values that reading the names gives them."""
+        if self.names:
+            return tuple((zone.label,) for zone in ZONES.zones)
+        return tuple(tuple(one for one in zone if isinstance(one, int)) for zone in (self.PZ, self.CG))
 
 
 def _kind_of_labels(labels: Any) -> str:
@@ -124,7 +145,9 @@ class SiteConfig(BaseModel):
     labels: Labels = ()
     """The values in the masks that are gland, such as [1, 2]; if empty, all values above 0. For studies of the two
     zones, the values of each, such as { PZ = 1, CG = 2 } (peripheral zone and central gland; NCI-ISBI's) or { PZ = 1,
-    CG = [2, 3] }; together they are the gland. `relay site check` lists the values found."""
+    CG = [2, 3] }; together they are the gland. `relay site check` lists the values found. In DICOM segmentations and
+    RTSTRUCT files zones have names or codes, each as in `roi`, such as { PZ = "Peripheral zone", CG = ["Transition
+    zone", "Central zone"] }; a patient with neither zone has the whole gland, which `roi` may name."""
     mask_threshold: float | None = None
     """The value above which a voxel of a mask is gland, for masks that hold probabilities; without it, such masks are
     refused."""
@@ -258,7 +281,8 @@ class SiteConfig(BaseModel):
             spacing_mm=(depth, row, column) if self.spacing_mm else None,
             orientation=self.orientation,
             labels=tuple(sorted(set(_values(self.labels)))),
-            zones=(self.labels.PZ, self.labels.CG) if isinstance(self.labels, ZoneLabels) else (),
+            zones=self.labels.values if isinstance(self.labels, ZoneLabels) else (),
+            zone_names=self.labels.names if isinstance(self.labels, ZoneLabels) else (),
             mask_threshold=self.mask_threshold,
             roi=self.roi if isinstance(self.roi, tuple) else tuple(filter(None, (self.roi,))),
         )
@@ -340,7 +364,7 @@ def _load(path: Path) -> SiteConfig:
 
 
 def _values(labels: Labels) -> tuple[int, ...]:
-    return (*labels.PZ, *labels.CG) if isinstance(labels, ZoneLabels) else labels
+    return tuple(itertools.chain(*labels.values)) if isinstance(labels, ZoneLabels) else labels
 
 
 def _pattern(text: str, example: str) -> str:

@@ -46,10 +46,12 @@ def missing_zones(patient: Patient, stated: Statement) -> tuple[str, ...]:
         stated: the site's statements.
     """
     there = {value for value, _ in patient.values}
+    named = stated.zone_names or stated.zones
     return tuple(
-        f"The mask lacks the {zone.title} ({listed(map(str, values))} in the site file); in a study of the zones the"
+        f"The mask lacks the {zone.title} ({listed(map(str, names))} in the site file); in a study of the zones the"
         " patient counts as one of whom the whole gland alone is drawn."
-        for zone, values in zip(ZONES.zones, stated.zones, strict=False)  # none, where the site names no zones
+        # none, where the site names no zones
+        for zone, values, names in zip(ZONES.zones, stated.zones, named, strict=False)
         if there.isdisjoint(values)
     )
 

@@ -110,7 +110,7 @@ def _statements(stated: Statement) -> tuple[list[Any], list[Any]]:
     """Return the site's statements on geometry and on masks, for the keys; empty lists where nothing is stated."""
     geometry = [stated.spacing_mm, stated.orientation]
     values = [stated.labels, stated.mask_threshold]
-    regions = [stated.roi] if stated.roi else []
+    regions: list[Any] = [*([stated.roi] if stated.roi else []), *([stated.zone_names] if stated.zone_names else [])]
     return geometry if geometry != [None, ""] else [], (values if values != [(), None] else []) + regions
 
 

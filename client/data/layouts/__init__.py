@@ -130,6 +130,9 @@ class Statement:
     zones: tuple[tuple[int, ...], ...] = ()
     """Those of the values that are each zone, in the order of `common.target.ZONES`; empty where the file does not name
     zones."""
+    zone_names: tuple[tuple[str, ...], ...] = ()
+    """The names or codes of the segments and contours that are each zone, in the same order; `zones` are then the
+    labels that reading gives them. Empty where the file names no zones, or by their values."""
     mask_threshold: float | None = None
     """The value of a mask above which a voxel is gland; None: masks hold whole numbers."""
     roi: tuple[str, ...] = ()
@@ -149,7 +152,11 @@ class Statement:
             said.append(f"For image files without a spacing the hospital stated {steps} mm (slices, rows, columns).")
         if self.orientation:
             said.append(f"For image files without an orientation the hospital stated {self.orientation}.")
-        if self.zones:
+        if self.zone_names:
+            pairs = zip(ZONES.zones, self.zone_names, strict=True)
+            quoted = listed(f"{listed(map(_quoted, names))} as {zone.title}" for zone, names in pairs)
+            said.append(f"The hospital named {quoted} among its segments and contours.")
+        elif self.zones:
             named = zip(ZONES.zones, self.zones, strict=True)
             which = listed(f"{listed(map(str, values))} as {zone.title}" for zone, values in named)
             said.append(f"The hospital named the values {which} of its masks.")
@@ -158,7 +165,7 @@ class Statement:
         if self.mask_threshold is not None:
             said.append(f"As gland the hospital named the values above {self.mask_threshold:g} of its masks.")
         if self.roi:
-            quoted = listed(f'"{name}"' for name in self.roi)
+            quoted = listed(map(_quoted, self.roi))
             said.append(f"As gland the hospital named {quoted} among its segments and contours.")
         return tuple(said)
 
@@ -169,6 +176,10 @@ class Statement:
         for row, (axis, sign) in enumerate(unit[letter] for letter in self.orientation):
             rows[row, axis] = sign
         return rows
+
+
+def _quoted(name: str) -> str:
+    return f'"{name}"'
 
 
 NOTHING_STATED = Statement()

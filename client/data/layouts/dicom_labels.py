@@ -7,6 +7,7 @@ called. Segmentations that `relay predict` made are no labels.
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from client.data.layouts import Folders, multiframe, regions, series
+from client.data.layouts import Folders, Statement, multiframe, regions, series
 from client.data.layouts.dicom_header import looks_like_dicom
 from client.data.layouts.regions import Region
 from client.data.layouts.series import Choice, Series
@@ -77,12 +78,12 @@ class Labels:
         """Return the labels that refer to a series and that people made."""
         return tuple(label for label in self._read[0] if label.is_of(images) and not label.own)
 
-    def choose(self, images: Series, wanted: Sequence[str], *, place: str) -> tuple[Region, ...]:
+    def choose(self, images: Series, stated: Statement, *, place: str) -> tuple[Region, ...]:
         """Return the regions of the gland on a series, all of one file.
 
         Args:
             images: the series.
-            wanted: the site's names of regions; empty to judge by name and code.
+            stated: the site's statements, with its names of regions and zones.
             place: the folder of the images, for an error's sentence.
 
         Raises:
@@ -91,7 +92,10 @@ class Labels:
         labels = self.of(images)
         if not labels:
             raise RelayError(self.without(images, place))
-        return regions.choose([region for label in labels for region in label.regions], wanted)
+        found = [region for label in labels for region in label.regions]
+        if stated.zone_names:
+            return tuple(itertools.chain(*regions.choose_zones(found, stated.zone_names, stated.roi)))
+        return regions.choose(found, stated.roi)
 
     def without(self, images: Series, place: str) -> str:
         """Return the sentence about a series to which no label refers."""
@@ -128,7 +132,7 @@ def choose(
         with suppress(RelayError):
             choice = series.choose(labelled, folders.series, place=place)
     choice = choice or series.choose(candidates, folders.series, place=place)
-    return choice, labels.choose(choice.series, folders.stated.roi, place=place)
+    return choice, labels.choose(choice.series, folders.stated, place=place)
 
 
 def is_label(path: Path) -> bool:

@@ -7,12 +7,12 @@ name or code says that it is the whole prostate, and nothing else.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import RelayError
-from common.text import listed
+from common.text import either, listed
 
 WHOLE = re.compile(r"prostat|whole[-_ ]?gland|(?<![a-z])(wg|gland)(?![a-z])", re.IGNORECASE)
 """What the name of the whole gland contains."""
@@ -76,6 +76,58 @@ def choose(found: Sequence[Region], wanted: Sequence[str]) -> tuple[Region, ...]
             " export them into one."
         )
     return tuple(chosen)
+
+
+def choose_zones(
+    found: Sequence[Region], named: Sequence[Sequence[str]], wanted: Sequence[str]
+) -> tuple[tuple[Region, ...], ...]:
+    """Return the regions of each zone; of a patient without any zone, those of the whole gland alone.
+
+    Args:
+        found: the regions that refer to a patient's image, or those of one file.
+        named: the site's names of each zone, each a name, a code, or a regular expression; a zone may lack some.
+        wanted: the site's names of the gland, for a patient without zones; see `choose`.
+
+    Raises:
+        RelayError: one zone is there and another is not, a name means several regions, two zones are one region, the
+            zones lie in several files, or there is no zone and no gland.
+    """
+    zones = tuple(tuple(dict.fromkeys(_each(found, names))) for names in named)
+    if not any(zones):
+        return (tuple(found) if len(found) == 1 and not wanted else choose(found, wanted),)
+    chosen = [region for zone in zones for region in zone]
+    if not all(zones):
+        lacking = next(names for names, zone in zip(named, zones, strict=True) if not zone)
+        raise RelayError(
+            f"Of the segments and contours {_names(found)}, {_names(chosen)} is one zone, and none is"
+            f' {either(_quoted(name) for name in lacking)}, the other; draw it, or change "labels" in the site file.'
+        )
+    if len(set(chosen)) < len(chosen):
+        raise RelayError(
+            f'Two zones are the same segment or contour among {_names(chosen)}; change "labels" in the site file.'
+        )
+    if len({region.file for region in chosen}) > 1:
+        raise RelayError(
+            f'The segments and contours {_names(chosen)}, which "labels" in the site file names, lie in several files;'
+            " export them into one."
+        )
+    return zones
+
+
+def _each(found: Sequence[Region], names: Sequence[str]) -> Iterator[Region]:
+    """Yield the region that each name means; nothing for a name without a region."""
+    for name in names:
+        meant = _meant(found, name)
+        if len(meant) > 1:
+            raise RelayError(
+                f'Of the segments and contours {_names(found)}, "{name}" means several, {_names(meant)}; change'
+                ' "labels" in the site file.'
+            )
+        yield from meant
+
+
+def _quoted(name: str) -> str:
+    return f'"{name}"'
 
 
 def is_whole(region: Region) -> bool:

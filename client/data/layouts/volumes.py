@@ -183,16 +183,23 @@ def _read_mask(
     """Return a mask as `read_mask` does, with its values and their parts; contours need their image and its files."""
     _there(masks)
     with _header_errors(place(masks)):
+        labelled = not is_volume_file(masks[0]) and len(masks) == 1 and dicom_labels.is_label(masks[0])
+        if stated.zone_names and not labelled:
+            raise RelayError(
+                f'{masks[0]} holds values, and "labels" in the site file gives the zones names; give the values of each'
+                " zone, such as labels = { PZ = 1, CG = 2 }."
+            )
         if is_volume_file(masks[0]):
             raw = _read_labels(masks[0], stated)
             # A mask that states no orientation must lie as its image does, which `on_grid` checks.
             if missing := geometry.stated_of(geometry.lacking(masks[0], raw), stated):
                 raw = geometry.restated(raw, missing, stated)
-        elif len(masks) == 1 and dicom_labels.is_label(masks[0]):
-            if stated.zones:
+        elif labelled:
+            if stated.zones and not stated.zone_names:
                 raise RelayError(
                     f"{masks[0]} is a DICOM segmentation or an RTSTRUCT, whose segments have names in place of values;"
-                    ' in the site file, give "labels" no zones, and name the gland with "roi".'
+                    ' name the zones in the site file, such as labels = { PZ = "Peripheral zone", CG = "Central gland"'
+                    " }."
                 )
             raw = segmentation.read_label(masks[0], step=step, stated=stated, image=image, files=files)
         else:
