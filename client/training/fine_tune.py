@@ -117,7 +117,7 @@ def fine_tune(
         network.train()
         if frozen is not None:
             frozen.eval()
-        losses = []
+        losses: list[torch.Tensor] = []
         for images, masks in batches(train, training, generator):
             images, masks = augment(images, masks, training.augmentation, generator)
             images = device.taken(images)
