@@ -26,15 +26,17 @@ def test_the_licence_is_the_apache_licence_to_the_letter() -> None:
 
 def test_every_package_carries_its_types() -> None:
     assert "py.typed" in PROJECT["tool"]["setuptools"]["package-data"]["*"]
-    for package in PROJECT["tool"]["mypy"]["packages"]:
+    for package in (*PROJECT["tool"]["mypy"]["packages"], "deploy/python/relay"):
         assert (REPO / package / "py.typed").is_file()
 
 
 def test_the_image_is_built_of_all_that_the_wheel_is_built_of() -> None:
     shut_out, *let_in = [line for line in text(".dockerignore").splitlines() if not line.startswith("#")]
+    found = PROJECT["tool"]["setuptools"]["packages"]["find"]
     needed = [
         *(f"{module}.py" for module in PROJECT["tool"]["setuptools"]["py-modules"]),
-        *(pattern.rstrip("*") for pattern in PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]),
+        *(pattern.rstrip("*") for pattern in found["include"] if (REPO / pattern.rstrip("*")).is_dir()),
+        *(folder.partition("/")[0] for folder in found["where"] if folder != "."),
         *PROJECT["project"]["license-files"],
         PROJECT["project"]["readme"],
         "pyproject.toml",

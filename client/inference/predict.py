@@ -46,13 +46,19 @@ class Scan:
     """An image with the axes and values of its file or series."""
 
     files: tuple[Path, ...]
+    """The files that the image was read from; empty for an image that the caller holds."""
     image: sitk.Image
     """The image on its own grid; the mask will have the same grid."""
 
     @property
     def is_series(self) -> bool:
         """Return whether the image is a DICOM series, not a volume file."""
-        return not volumes.is_volume_file(self.files[0])
+        return bool(self.files) and not volumes.is_volume_file(self.files[0])
+
+    @property
+    def place(self) -> str:
+        """Return the name of the image in an error's sentence."""
+        return volumes.place(self.files) if self.files else "The image"
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,6 +150,17 @@ def find_scan(path: Path, pattern: str = "") -> Scan:
     return Scan(files, volumes.read_as_it_lies(files))
 
 
+def scan_of(image: sitk.Image) -> Scan:
+    """Return an image that the caller has read as a scan.
+
+    Raises:
+        RelayError: the image is no volume of three axes with a single value in each voxel.
+    """
+    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
+        raise RelayError("The image is no plain volume of three dimensions; give one value a voxel, three axes.")
+    return Scan((), image)
+
+
 def _series(path: Path, pattern: str) -> tuple[Path, ...]:
     found = dicom.scan(file for file in folder.list_folder(path).all_files() if not dicom_labels.is_label(file))
     if not found.series:
@@ -178,7 +195,7 @@ def draw(
     Raises:
         RelayError: the image is unusable for a study too, or no bias field can be fitted.
     """
-    image = volumes.upright(scan.image, volumes.place(scan.files))
+    image = volumes.upright(scan.image, scan.place)
     values: NDArray[np.float32] = sitk.GetArrayFromImage(image)
     x, y, z = image.GetSpacing()
     part = card.preprocessing
@@ -191,7 +208,7 @@ def draw(
         except RuntimeError as error:
             raise_if_short(str(error))
             reason = str(error).strip().splitlines()[-1]
-            raise RelayError(f"N4 finds no bias field for {volumes.place(scan.files)} ({reason}).") from None
+            raise RelayError(f"N4 finds no bias field for {scan.place} ({reason}).") from None
     gridded = onto_grid(values, (y, x), part)
     found, spread = _predicted(gridded, z, card, networks, device)
     shape = values.shape[1], values.shape[2]

@@ -32,6 +32,7 @@ FILES = {
     "coordinator": "coordinator",
     "site": "site",
     "report": "results",
+    "export": "results",
     "predict": "predict",
     "phantom": "phantom",
 }

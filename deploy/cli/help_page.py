@@ -52,6 +52,8 @@ Hospitals that are really apart: at each hospital
 
 What came out
   relay report DIR               make report.html of a result folder again
+  relay export DIR --csv OUT     rows, scores, folds, patients and learning
+                                 curves as CSV files
   relay study verify DIR         hold every record and weights file against its
                                  digest and lineage
 

@@ -1,11 +1,14 @@
-"""Define `relay report`, and print the results at the end of a study's commands."""
+"""Define `relay report` and `relay export`, and print the results at the end of a study's commands."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from deploy.cli.commands import command, top_level
-from deploy.cli.options import Results
+from deploy.cli.options import RESULTS, Results
 
 app = top_level()
 
@@ -16,6 +19,26 @@ def report(folder: Results) -> int:
     from server.report import write_report
 
     print(write_report(folder))
+    return 0
+
+
+@command(app, "export")
+def export(
+    folder: Results,
+    csv: Annotated[
+        Path,
+        typer.Option("--csv", metavar="OUT", parser=Path, help="The folder of the CSV files.", rich_help_panel=RESULTS),
+    ],
+) -> int:
+    """Write rows, scores, folds, patients and learning curves of a result folder as CSV files.
+
+    They are the data frames of `import relay`, a file each: UTF-8, a comma between values, nothing where there is none.
+    """
+    from server.report import read_results
+    from server.results.csv_files import write_csv
+
+    for path in write_csv(read_results(folder), csv):
+        print(path)
     return 0
 
 

@@ -11,7 +11,7 @@ from common.errors import Unfinished
 from deploy.cli.commands import command, top_level
 from deploy.cli.options import RESULTS, AtOnce, ResultsAsJson
 from deploy.cli.results import show_results
-from deploy.cli.study import shipped_study
+from deploy.shipped_studies import shipped_study
 
 app = top_level()
 

@@ -71,7 +71,7 @@ def check(
     The data that lie there are listed too. Nothing is changed, and nothing is sent.
     """
     from common.config.study import load_study
-    from deploy.cli.study import shipped_study
+    from deploy.shipped_studies import shipped_study
     from deploy.site.check import site_check
 
     grid = load_study(shipped_study(study)).preprocessing if study else None

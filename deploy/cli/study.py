@@ -28,17 +28,12 @@ from deploy.cli.options import (
     whole_number,
 )
 from deploy.cli.results import show_results
+from deploy.shipped_studies import shipped_study
 
 app = group("study", "Plan, run, follow and verify a study.")
 
 HOSPITALS = "Hospitals"
 GAIN = "What it could show"
-
-
-def shipped_study(given: Path) -> Path:
-    """Return the path of a study file; a bare name, such as "demo", may mean a study shipped with relay."""
-    shipped = Path(__file__).parents[1] / "studies" / f"{given}.toml"
-    return shipped if given.name == str(given) and not given.exists() and shipped.is_file() else given
 
 
 @command(app, "plan")

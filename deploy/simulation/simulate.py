@@ -6,8 +6,9 @@ import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from client.data import layouts
 from client.data.splits import split
@@ -17,6 +18,9 @@ from common.config.study import Study
 from common.config.values import POOLED
 from common.errors import RelayError
 from common.text import listed
+
+if TYPE_CHECKING:
+    from server.progress.events import Observer
 
 SITE_NAMED = re.compile(r"\bsite (\w[\w-]*):")
 WORTH_SHOWING = re.compile(r" ERROR (.*)")
@@ -54,6 +58,7 @@ def simulate(
     at_once: int | None = None,
     keep_weights: bool = False,
     quiet: bool = False,
+    observe: Observer | None = None,
 ) -> None:
     """Run a study, or its missing rest, on sites of this machine, and write the results to `folder`.
 
@@ -68,6 +73,7 @@ def simulate(
             there are sites.
         keep_weights: also keep weights needed by no row of the comparison.
         quiet: write nothing to standard output.
+        observe: is called with every event, in place of the display of progress.
 
     Raises:
         Unfinished: a part of the study could not be finished; the results say which.
@@ -97,9 +103,10 @@ def simulate(
             held.enter_context(shared_lock(site))
             approve(site, study)
         logs = {name: _size(site.folder / "site.log") for name, site in sites.items()}
-        with watching(list(sites), folds=len(study.split.run), quiet=quiet) as observe:
+        display = nullcontext(observe) if observe else watching(list(sites), folds=len(study.split.run), quiet=quiet)
+        with display as observer:
             try:
-                run_study(grid, study, folder, beside=beside, observe=observe, keep_weights=keep_weights)
+                run_study(grid, study, folder, beside=beside, observe=observer, keep_weights=keep_weights)
             except RelayError as error:
                 raise type(error)(f"{error}{_last_log_lines(str(error), sites, logs)}") from error
 

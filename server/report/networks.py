@@ -91,6 +91,16 @@ def best_network(results: Results) -> str:
     return max(complete, key=complete.__getitem__, default="")
 
 
+def judged(results: Results) -> Results:
+    """Return the results whose verdicts are told: of the network that validation selected.
+
+    A study that compares networks by a single method hands nothing on, and is judged as a whole.
+    """
+    if len(results.models) < 2 or len({row.method for row in results.rows}) < 2:
+        return results
+    return results.of_model(best_network(results))
+
+
 def _mean(entry: Spread, score: Score) -> float | None:
     """Return the mean validation Dice, in per cent, by which the study selects."""
     value: float | None = getattr(entry, f"validation_{score.key}_mean")

@@ -19,7 +19,7 @@ from server.report import budget_curves, curves, forest, intervals, remarks, wor
 from server.report.calibration import of_delivered
 from server.report.colours import SITE_COLOURS, shade
 from server.report.contrasts import own_interval
-from server.report.networks import best_network, networks
+from server.report.networks import best_network, judged, networks
 from server.report.opening import opening, synthetic_sentence, test_patients
 from server.report.paper import AUTHORS
 from server.report.run_record import RecordedRun, read_run
@@ -150,7 +150,7 @@ def render(results: Results, run: RecordedRun | None, study_toml: str) -> str:
         "name": str(results.study.get("name") or "Study"),
         "about": str(results.study.get("about") or ""),
         "opening": opening(results),
-        "verdicts": verdicts(view.results if view else results),
+        "verdicts": verdicts(judged(results)),
         "contents": list(_contents(results, view, several=len(results.models) > 1, others=bool(others))),
         "view": view,
         "others": others,

@@ -10,6 +10,7 @@ import statistics
 
 import numpy as np
 
+from common.errors import RelayError
 from common.scores import DICE
 from common.statistics.intervals import FEWEST, Repeat, patients_of
 from common.statistics.paired import patient_means
@@ -28,12 +29,33 @@ def verdicts(results: Results) -> list[str]:
     Args:
         results: the results of a single network.
     """
+    if nothing := _nothing_to_tell(results):
+        return [nothing]
+    return [*(verdict(results, target) for target in targets(results)), COMPARED]
+
+
+def verdict(results: Results, target: str) -> str:
+    """Return the sentence about a hospital, or why there is none about any.
+
+    Args:
+        results: the results of a single network.
+        target: the hospital.
+
+    Raises:
+        RelayError: no row is scored at this hospital.
+    """
+    if target not in targets(results):
+        raise RelayError(f'The results have no target "{target}"; give one of {", ".join(targets(results))}.')
+    return _nothing_to_tell(results) or _sentence(results, target, dict(not_compared(results)))
+
+
+def _nothing_to_tell(results: Results) -> str:
+    """Return why nothing can be said of any hospital; empty where something can."""
     if not any(row.kind.routed for row in results.rows):
-        return ["No model was handed on from hospital to hospital in this study."]
+        return "No model was handed on from hospital to hospital in this study."
     if not results.tested:
-        return ["No test patient was looked at, so it cannot be told from this study whether handing on helped."]
-    problems = dict(not_compared(results))
-    return [*(_sentence(results, target, problems) for target in targets(results)), COMPARED]
+        return "No test patient was looked at, so it cannot be told from this study whether handing on helped."
+    return ""
 
 
 def measured_sd(results: Results) -> dict[str, float]:

@@ -116,6 +116,22 @@ def test_other_packages_in_the_folder_or_on_the_path_are_not_imported(
     assert not here.imported and not there.imported
 
 
+def test_importing_relay_takes_other_packages_off_the_path_or_names_them(tmp_path: Path) -> None:
+    here, there, installed = (Elsewhere(tmp_path / name) for name in ("here", "there", "installed"))
+    own = str(REPO / "deploy" / "python")
+    code = "import relay; print(relay.Study.load('demo').name)"
+    path = os.pathsep.join([str(there.folder), own])
+    done = started([sys.executable, "-c", code], here.folder, PYTHONPATH=path)
+    assert done.stdout == "demo\n", done.stderr
+    code = (
+        f"import sys; sys.path.insert(1, {str(installed.folder)!r})\n"
+        "try: import relay\nexcept ImportError as error: print(error)"
+    )
+    done = started([sys.executable, "-c", code], tmp_path, PYTHONPATH=own)
+    assert str(installed.folder) in done.stdout and "stands in the place of its own package" in done.stdout, done.stderr
+    assert not here.imported and not there.imported and not installed.imported
+
+
 @pytest.mark.slow
 def test_every_process_of_a_study_runs_its_own_code(installed: Path, tmp_path: Path) -> None:
     here, there = Elsewhere(tmp_path / "here"), Elsewhere(tmp_path / "there")
