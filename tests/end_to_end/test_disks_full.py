@@ -27,11 +27,18 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
         yield made
 
 
-def enrolled(bench: Bench, folder: Path, *, gateway: bool = False) -> Federation:
+@pytest.fixture(scope="module")
+def quicker(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return edited_relay(tmp_path_factory.mktemp("quicker"), edits=QUICKER)
+
+
+def enrolled(bench: Bench, folder: Path, quicker: Path, *, gateway: bool = False) -> Federation:
     bench.fresh()
     for site in bench.sites.values():
         shutil.rmtree(load_site(site).folder / "keys", ignore_errors=True)
-    return Federation(folder, bench.sites, gateway=gateway)
+    made = Federation(folder, bench.sites, gateway=gateway)
+    made.pythons |= {"superlink": quicker, "superexec": quicker}
+    return made
 
 
 def goes_on(bench: Bench, federation: Federation, out: Path) -> None:
@@ -45,9 +52,9 @@ def goes_on(bench: Bench, federation: Federation, out: Path) -> None:
     assert finished == {name: after[name] for name in finished}, "a stage was done twice"
 
 
-def test_a_hospitals_disk(bench: Bench, tmp_path: Path) -> None:
+def test_a_hospitals_disk(bench: Bench, tmp_path: Path, quicker: Path) -> None:
     private = load_site(bench.sites["A"]).folder
-    with enrolled(bench, tmp_path) as federation:
+    with enrolled(bench, tmp_path, quicker) as federation:
         kept = tmp_path / "kept"
         shutil.copytree(private, kept)
         with small_disk(private, megabytes=120) as disk:
@@ -68,11 +75,9 @@ def test_a_hospitals_disk(bench: Bench, tmp_path: Path) -> None:
             federation.kill("A")
 
 
-def test_the_coordinators_disk(bench: Bench, tmp_path: Path, disk: SmallDisk) -> None:
+def test_the_coordinators_disk(bench: Bench, disk: SmallDisk, quicker: Path) -> None:
     """Everything of the coordinator's lies there: the SuperLink's database, the study's results, the logs."""
-    with enrolled(bench, disk.folder) as federation:
-        quicker = edited_relay(tmp_path / "quicker", edits=QUICKER)
-        federation.pythons |= {"superlink": quicker, "superexec": quicker}
+    with enrolled(bench, disk.folder, quicker) as federation:
         federation.start("superlink", "superexec", "A", "B")
         out = disk.folder / "out"
         run = federation.study(str(bench.study), "--out", str(out))
@@ -87,9 +92,9 @@ def test_the_coordinators_disk(bench: Bench, tmp_path: Path, disk: SmallDisk) ->
 
 
 @pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed here")
-def test_the_gateways_folder_for_temporary_files(bench: Bench, tmp_path: Path, disk: SmallDisk) -> None:
+def test_the_gateways_folder_for_temporary_files(bench: Bench, tmp_path: Path, disk: SmallDisk, quicker: Path) -> None:
     """Bodies never touch it, so a study goes through; without it nginx does not begin, which is told."""
-    with enrolled(bench, tmp_path, gateway=True) as federation:
+    with enrolled(bench, tmp_path, quicker, gateway=True) as federation:
         federation.environment["gateway"] = {"TMPDIR": str(disk.folder)}
         disk.fill()
         federation.start("superlink", "superexec", "gateway", "A", "B")
