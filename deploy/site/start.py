@@ -214,4 +214,5 @@ def _programs(
 
 
 def _print_line(sentence: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')} {sentence}", file=sys.stderr, flush=True)
+    with suppress(OSError):  # the output may be a file on a full disk, or a terminal that was closed
+        print(f"{time.strftime('%H:%M:%S')} {sentence}", file=sys.stderr, flush=True)
