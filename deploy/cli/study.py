@@ -58,7 +58,7 @@ def plan(
         typer.Option(
             "--slices",
             metavar="NAME=N",
-            help="For a site elsewhere: how many slices of all its patients an epoch would train on.",
+            help="For a site elsewhere: how many slices (or boxes) of all its patients an epoch would train on.",
             rich_help_panel=HOSPITALS,
         ),
     ] = None,

@@ -55,6 +55,24 @@ def test_the_counts_are_those_of_the_prepared_patients(tmp_path: Path, which: st
         assert found.train_slices[fold] == expected
 
 
+def test_a_study_of_volumes_counts_a_box_of_each_patient(tmp_path: Path) -> None:
+    study = small_study(
+        sites=("A", "B"),
+        model={"architecture": "VNet", "encoder": "", "dimensions": 3},
+        split={"folds": 3},
+        training={"slices": "all"},
+    )
+    for number in range(8):
+        image, mask = patient(number, slices=5)
+        write_pair(tmp_path / "images", f"Case{number:02}", image, mask)
+    site = load_site(write_site(tmp_path, "A"))
+    found = survey(site, study)
+    cohort = gather(prepare(site, study.preprocessing).records, site, study.split)
+    assert found.train_slices == found.train_patients == train_slices(cohort, study)
+    assert (found.test_slices, found.validation_slices) == (found.test_patients, found.validation_patients)
+    assert found.test_slices == len(cohort.test()) and sum(found.validation_slices) + found.test_slices == 8
+
+
 def test_too_few_patients_are_told(tmp_path: Path) -> None:
     image, mask = patient(1)
     write_pair(tmp_path / "images", "Alone", image, mask)

@@ -113,6 +113,17 @@ def test_a_method_that_the_study_has_no_row_for_is_told(capsys: pytest.CaptureFi
     assert "All sites' own models" in text and "Target alone, all folds" in text
 
 
+def test_a_study_of_volumes_is_planned_in_boxes(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of 50 patients 20 % are for test and half of the others in each fold: 20 boxes, in batches of two."""
+    box = {"architecture": "VNet", "encoder": "", "dimensions": 3, "depth": 16}
+    study = small_study(model=box, training={"slices": "all", "batch": 2, "epochs": 3}, methods={"baseline": True})
+    for as_json in (False, True):
+        assert study_plan(study, {}, dict.fromkeys("ABC", 50), at_once=1, trial=False, as_json=as_json) == 0
+        said = capsys.readouterr().out
+        assert as_json or "A: 20 training boxes a fold (assumed)." in said
+    assert json.loads(said)["together"]["gradient_steps"] == 3 * 2 * 3 * 10
+
+
 def test_settings_of_later_trainings_and_what_one_cosine_costs_are_told(capsys: pytest.CaptureFixture[str]) -> None:
     def planned(**methods: Any) -> tuple[str, dict[str, int]]:
         text = ""
