@@ -16,6 +16,8 @@ Encoder = Annotated[str, AfterValidator(known_encoder)]
 
 BOX = {"depth": 64, "slice_spacing_mm": 1.5}
 """The depth of a box where a study in three dimensions sets none: that of V-Net's release."""
+FINEST = 0.1
+"""The least distance of a box's slices in millimetres: a volume of finer slices would fill the memory of a site."""
 
 
 class ModelConfig(Config):
@@ -115,8 +117,10 @@ class ModelConfig(Config):
                 f"the architecture {self.architecture} segments slices alone; with dimensions = 3 the architectures are"
                 f" {able}"
             )
-        if not self.depth or not self.slice_spacing_mm:
-            raise ValueError("a box needs a depth and a slice_spacing_mm above 0; leave them out for those of V-Net")
+        if not self.depth or self.slice_spacing_mm < FINEST:
+            raise ValueError(
+                f"a box needs a depth, and a slice_spacing_mm of {FINEST} or more; leave them out for those of V-Net"
+            )
         if self.neighbours:
             raise ValueError("a box holds the slices to either side; leave out neighbours, or set dimensions = 2")
         if self.segments.zones:
