@@ -18,7 +18,7 @@ import numpy as np
 
 from common.config.study import Study
 from common.errors import RelayError
-from deploy.planning.memory import fitting, free_memory, peak_memory
+from deploy.memory import fitting, free_memory, peak_memory
 
 STEPS = 3
 """Gradient steps timed, after an equal number of untimed steps."""

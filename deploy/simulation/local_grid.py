@@ -36,7 +36,7 @@ from common.errors import DiskFull
 from common.model.weights import mapped
 from common.protocol.refusals import DIED, Refusal, refusal_error
 from deploy.flower import internals
-from deploy.planning.memory import peak_memory
+from deploy.memory import peak_memory
 from deploy.simulation.places import Places, Worker
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from common.text import short_bytes
-from deploy.planning.memory import free_memory
+from deploy.memory import free_memory
 
 log = logging.getLogger("relay")
 

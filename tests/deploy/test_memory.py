@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from common.errors import RelayError
+from deploy.memory import fitting, free_memory, peak_memory
 from deploy.planning import trial
-from deploy.planning.memory import fitting, free_memory, peak_memory
 from deploy.planning.trial import Speed, measure
 from tests.support.hospitals import small_study
 
