@@ -107,13 +107,12 @@ class Model:
 
         from client.inference.predict import draw, scan_of
 
-        array = not isinstance(image, sitk.Image)
-        given = _image_of(image, spacing) if array else image
+        given = image if isinstance(image, sitk.Image) else _image_of(image, spacing)
         with _threads_restored():
             drawn = draw(scan_of(given), self.card, self._networks, self._device)
         for remark in drawn.remarks:
             warnings.warn(remark, stacklevel=2)
-        return sitk.GetArrayFromImage(drawn.mask) if array else drawn.mask
+        return drawn.mask if isinstance(image, sitk.Image) else sitk.GetArrayFromImage(drawn.mask)
 
     def __repr__(self) -> str:
         """Return the model's way and its study."""
