@@ -16,7 +16,7 @@ from tests.support.connect_proxy import connect_proxy
 from tests.support.edited_relay import QUICKER, edited_relay
 from tests.support.federation import Federation
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 __all__ = ["bench", "federation"]
 

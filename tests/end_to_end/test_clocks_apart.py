@@ -10,7 +10,7 @@ from tests.end_to_end.test_deployed import Bench, bench, ended, federation
 from tests.support.federation import Federation, wait_for
 from tests.support.wrong_clock import WrongClock
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 __all__ = ["bench", "federation"]
 

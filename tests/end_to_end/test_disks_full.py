@@ -16,7 +16,7 @@ from tests.support.edited_relay import QUICKER, edited_relay
 from tests.support.federation import Federation, wait_for
 from tests.support.small_disk import SmallDisk, small_disk
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 __all__ = ["bench"]
 

@@ -144,7 +144,7 @@ def test_ms_net_is_the_plain_loops_and_its_auxiliary_decoders_are_in_no_message(
     assert ("parts of a network that belong to a site", "kept there") in {tuple(one[:2]) for one in results["choices"]}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_universal_model_is_better_with_a_hospitals_own_statistics_than_with_anothers(tmp_path: Path) -> None:
     """On validation patients, of eight rounds of the plain loop, which the federation equals bit for bit (above)."""
     loop = MSLoop(STUDY, write_hospitals(tmp_path, {"A": 6, "B": 7, "C": 6}, slices=7))

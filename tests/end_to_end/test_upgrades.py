@@ -20,7 +20,7 @@ from tests.end_to_end.test_deployed import Bench, bench, ended, federation, unti
 from tests.support.edited_relay import edited_relay
 from tests.support.federation import Federation, wait_for
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 __all__ = ["bench", "federation"]
 
