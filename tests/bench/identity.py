@@ -92,7 +92,7 @@ class Toy(nn.Module):
         return images[:, :1]
 
 
-def build_toy(model: ModelConfig) -> nn.Module:
+def build_toy(model: ModelConfig, *, whole: bool = False) -> nn.Module:
     network = Toy(float(os.environ["RELAY_BENCH_MB"]))
     common.model.network._shapes[model] = {
         name: (tuple(tensor.shape), tensor.dtype) for name, tensor in network.state_dict().items()

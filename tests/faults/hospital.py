@@ -238,7 +238,7 @@ def put_in_place(patch: pytest.MonkeyPatch) -> None:
     for module in (client.governance.approval, server.study_run):
         patch.setattr(module, "load_study", study_from)
     for module in (client.stages.fine_tune, client.stages.evaluate):
-        patch.setattr(module, "statistics", lambda *_: {})
+        patch.setattr(module, "standards", lambda *_: {})
     digest = Study.digest.fget
     assert digest is not None
 
@@ -250,7 +250,7 @@ def put_in_place(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Study, "digest", property(known_digest))
     for module in (client.stages.describe, client.stages.order):
         patch.setattr(module, "prepare", prepared)
-    patch.setattr(client.evaluation.scoring, "build_undrawn", lambda _: Network())
+    patch.setattr(client.evaluation.scoring, "build_undrawn", lambda *_, **__: Network())
     patch.setattr(client.stages.evaluate, "place", lambda *_: None)
     patch.setattr(client.stages.evaluate, "add_to_page", lambda *_, **__: None)
     patch.setattr(client.stages.fine_tune, "standardised_slices", lambda *_, **__: None)

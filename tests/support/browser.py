@@ -9,7 +9,7 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,12 @@ def browser(address: str, profile: Path, *, screen: tuple[int, int] = (1280, 800
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as program:
         try:
             until = time.monotonic() + 60
-            while not (profile / "DevToolsActivePort").exists() and time.monotonic() < until:
+            written: list[str] = []
+            while not written and time.monotonic() < until:  # the file is there before its content
                 time.sleep(0.1)
-            port = int((profile / "DevToolsActivePort").read_text(encoding="ascii").splitlines()[0])
+                with suppress(FileNotFoundError):
+                    written = (profile / "DevToolsActivePort").read_text(encoding="ascii").splitlines()
+            port = int(written[0])
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list", timeout=20) as answer:
                 (tab,) = [tab for tab in json.load(answer) if tab["type"] == "page"]
             with connect(tab["webSocketDebuggerUrl"], max_size=None) as socket:
