@@ -11,7 +11,7 @@ import pytest
 
 MB = 64
 SITES = 8
-BESIDE = 40
+BESIDE = 100
 
 
 @pytest.mark.slow
