@@ -477,22 +477,3 @@ def test_a_refusal_is_a_number_and_our_own_text() -> None:
     assert refusal_text(Error(8, "patient Smith")) == (
         "the site's process ended without an answer, often for want of memory (Flower's error 8)"
     )
-
-
-@pytest.mark.parametrize("name", ["hd95_mm", "assd_mm", "volume_error_ml", "absolute_volume_error_ml"])
-@pytest.mark.parametrize("value", [1.7e308, 1e6, -1e6])
-def test_a_number_that_no_patient_has_does_not_cross_the_wire(name: str, value: float) -> None:
-    """A distance of 1.7e308 is finite, and the mean of two is not: the page failed after all the work, every time."""
-    honest = EvaluateReply(study=A, key=B, state="done", patients=5, slices=9, surface_patients=5, volume_patients=5)
-    record = to_record(honest)
-    assert from_record(record, EvaluateReply)[0] == honest
-    with pytest.raises(ValidationError):
-        EvaluateReply.model_validate(honest.model_dump() | {name: value})
-
-
-@pytest.mark.parametrize("change", [{"losses": (1e300,)}, {"learning_rates": (1e300,)}, {"kept_loss": -1e300}])
-def test_a_training_tells_no_number_that_overflows_a_sum(change: dict[str, Any]) -> None:
-    honest = {"losses": (0.5,), "learning_rates": (0.1,), "dices": (0.5,), "epoch": 1}
-    assert FineTuneReply.model_validate({"study": A, "key": B, "state": "running", **honest})
-    with pytest.raises(ValidationError):
-        FineTuneReply.model_validate({"study": A, "key": B, "state": "running", **honest, **change})
