@@ -122,6 +122,8 @@ class PlainLoop:
         network = self.network()
         network.load_state_dict(parent)
         self.lay_out(network)
+        if self.study.training.precision == "bfloat16":
+            train_depthwise_in_float32(network)
         anchor = [parameter.detach().clone() for parameter in network.parameters()]
         if towards is not None:
             for (name, _), before in zip(network.named_parameters(), anchor, strict=True):
@@ -332,6 +334,25 @@ def nnunets_dice_and_bce(logits: torch.Tensor, masks: torch.Tensor) -> torch.Ten
 
 
 NORMS = (torch.nn.BatchNorm2d, torch.nn.BatchNorm3d)
+
+
+def train_depthwise_in_float32(network: torch.nn.Module) -> None:
+    """Switch autocast off around every depthwise convolution that is in training."""
+
+    def before(module: torch.nn.Module, given: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+        if not module.training:
+            return given
+        torch.set_autocast_enabled("cpu", False)
+        return (given[0].float(),)
+
+    def after(module: torch.nn.Module, *_: object) -> None:
+        if module.training:
+            torch.set_autocast_enabled("cpu", True)
+
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv2d) and module.groups == module.in_channels > 1:
+            module.register_forward_pre_hook(before)
+            module.register_forward_hook(after)
 
 
 def laid(images: torch.Tensor) -> torch.Tensor:

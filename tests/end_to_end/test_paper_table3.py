@@ -13,7 +13,7 @@ from common.config.study import Study
 from tests.support.hospitals import REPO, run_on_grid, write_hospitals, write_pooled
 from tests.support.selected import best_row
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 SIZES: dict[str, dict[str, Any]] = {
     "model": {"architecture": "Unet", "encoder": "mobilenet_v2", "encoder_weights": "none"},
