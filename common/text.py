@@ -50,6 +50,11 @@ def listed(words: Iterable[str]) -> str:
     return " and ".join((", ".join(several[:-1]), several[-1])) if len(several) > 1 else "".join(several)
 
 
+def quoted(name: str) -> str:
+    """Return a name in quotation marks."""
+    return f'"{name}"'
+
+
 def percent(share: float, digits: int = 1) -> str:
     """Return a share in per cent: "91.4 %" for 0.914."""
     return f"{100 * share:.{digits}f} %"

@@ -41,8 +41,7 @@ def build(model: ModelConfig, *, whole: bool = False) -> nn.Module:
 
     The network maps (batch, channels, rows, columns) float images to (batch, classes, rows, columns) logits: of the
     gland, or of the background and each zone (`common.target`). In three dimensions slices come before the rows. In
-    training, a network with auxiliary outputs returns a
-    list of logits (`common.networks.registry.Network`).
+    training, a network with auxiliary outputs returns a list of logits (`common.networks.registry.Network`).
 
     Args:
         model: the declared network.

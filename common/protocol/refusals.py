@@ -64,7 +64,7 @@ REFUSALS: dict[Refusal, str] = {
     Refusal.UNFIT_START: "the weights that it was given do not work there: their loss is not finite, or above 1000",
     Refusal.SCORINGS_SPENT: "the site has scored as many models as it approved for the study; approve it there again",
     Refusal.ANOTHER_KEY: "another version of torch or of relay, or another kind of device, is at work there or at the"
-    " coordinator than when the site described its data; run the study again, and it describes them anew",
+    " coordinator than when the site described its data; run the study again, and the site describes them again",
 }
 """The fixed text of each refusal."""
 

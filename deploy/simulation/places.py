@@ -44,7 +44,7 @@ class Places:
         self._changed = threading.Condition()
         self._running: list[Worker] = []
         self._needs: dict[str, int] = {}
-        self._told = False
+        self._warned = False
 
     @contextmanager
     def place(self, kind: str) -> Iterator[Worker]:
@@ -81,8 +81,8 @@ class Places:
         # Those that run may not yet hold all that they will.
         to_come = sum(max(0, self._needs.get(worker.kind, 0) - worker.held) for worker in self._running)
         fits = self._needs[kind] + to_come <= free
-        if not fits and not self._told:
-            self._told = True
+        if not fits and not self._warned:
+            self._warned = True
             log.warning(
                 "A stage takes %s of memory, and %s are free: for now fewer than %d stages run at once.",
                 short_bytes(self._needs[kind]),

@@ -92,7 +92,7 @@ def best_network(results: Results) -> str:
 
 
 def judged(results: Results) -> Results:
-    """Return the results whose verdicts are told: of the network that validation selected.
+    """Return the results that the verdicts are about: those of the network that validation selected.
 
     A study that compares networks by a single method hands nothing on, and is judged as a whole.
     """

@@ -212,7 +212,7 @@ OF_UNSEEN = (
 )
 OF_PARTS = (
     "training alone uses them; they begin with the seed's values, and are put back at the site's next visit; after a"
-    " choice among several models, as of an average's round, they begin anew"
+    " choice among several models, as of an average's round, they begin with the first values again"
 )
 OF_UNIONS = (
     "a target within the union chooses the fold, as for all data; for a target outside, the union's validation patients"

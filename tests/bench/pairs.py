@@ -70,11 +70,11 @@ def show(made: Table, *remarks: str) -> None:
 
 def device() -> str:
     """This machine's processor, its number of cores, and the instruction sets that decide how fast it trains."""
-    told: dict[str, str] = {}
+    fields: dict[str, str] = {}
     if (cpu := Path("/proc/cpuinfo")).exists():
         for line in cpu.read_text(encoding="utf-8").splitlines():
             name, _, value = line.partition(":")
-            told.setdefault(name.strip(), value.strip())
-    flags = set(told.get("flags", "").split())
+            fields.setdefault(name.strip(), value.strip())
+    flags = set(fields.get("flags", "").split())
     sets = " ".join(name for name in INSTRUCTIONS if name in flags) or "none of the known instruction sets"
-    return f"{told.get('model name') or platform.processor()}, {os.cpu_count()} cores, {sets}, {platform.system()}"
+    return f"{fields.get('model name') or platform.processor()}, {os.cpu_count()} cores, {sets}, {platform.system()}"

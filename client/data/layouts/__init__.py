@@ -88,7 +88,7 @@ from numpy.typing import NDArray
 from client.data.layouts.folder import Folder, is_text, list_folder
 from common.errors import RelayError
 from common.target import ZONES
-from common.text import listed
+from common.text import listed, quoted
 
 if TYPE_CHECKING:
     from client.site_config import SiteConfig
@@ -154,8 +154,8 @@ class Statement:
             said.append(f"For image files without an orientation the hospital stated {self.orientation}.")
         if self.zone_names:
             pairs = zip(ZONES.zones, self.zone_names, strict=True)
-            quoted = listed(f"{listed(map(_quoted, names))} as {zone.title}" for zone, names in pairs)
-            said.append(f"The hospital named {quoted} among its segments and contours.")
+            regions = listed(f"{listed(map(quoted, names))} as {zone.title}" for zone, names in pairs)
+            said.append(f"The hospital named {regions} among its segments and contours.")
         elif self.zones:
             named = zip(ZONES.zones, self.zones, strict=True)
             which = listed(f"{listed(map(str, values))} as {zone.title}" for zone, values in named)
@@ -165,8 +165,7 @@ class Statement:
         if self.mask_threshold is not None:
             said.append(f"As gland the hospital named the values above {self.mask_threshold:g} of its masks.")
         if self.roi:
-            quoted = listed(map(_quoted, self.roi))
-            said.append(f"As gland the hospital named {quoted} among its segments and contours.")
+            said.append(f"As gland the hospital named {listed(map(quoted, self.roi))} among its segments and contours.")
         return tuple(said)
 
     def axes(self) -> NDArray[np.float64]:
@@ -176,10 +175,6 @@ class Statement:
         for row, (axis, sign) in enumerate(unit[letter] for letter in self.orientation):
             rows[row, axis] = sign
         return rows
-
-
-def _quoted(name: str) -> str:
-    return f'"{name}"'
 
 
 NOTHING_STATED = Statement()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import RelayError
-from common.text import either, listed
+from common.text import either, listed, quoted
 
 WHOLE = re.compile(r"prostat|whole[-_ ]?gland|(?<![a-z])(wg|gland)(?![a-z])", re.IGNORECASE)
 """What the name of the whole gland contains."""
@@ -100,7 +100,7 @@ def choose_zones(
         lacking = next(names for names, zone in zip(named, zones, strict=True) if not zone)
         raise RelayError(
             f"Of the segments and contours {_names(found)}, {_names(chosen)} is one zone, and none is"
-            f' {either(_quoted(name) for name in lacking)}, the other; draw it, or change "labels" in the site file.'
+            f' {either(map(quoted, lacking))}, the other; draw it, or change "labels" in the site file.'
         )
     if len(set(chosen)) < len(chosen):
         raise RelayError(
@@ -124,10 +124,6 @@ def _each(found: Sequence[Region], names: Sequence[str]) -> Iterator[Region]:
                 ' "labels" in the site file.'
             )
         yield from meant
-
-
-def _quoted(name: str) -> str:
-    return f'"{name}"'
 
 
 def is_whole(region: Region) -> bool:

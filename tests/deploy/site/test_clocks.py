@@ -1,4 +1,4 @@
-"""Clocks that are hours apart are told as what they are, with both times, wherever they are noticed."""
+"""Clocks that are hours apart are named as the cause, with both times, wherever they are noticed."""
 
 from __future__ import annotations
 
