@@ -204,7 +204,7 @@ def draw(
     torch.set_num_threads(card.training.threads)
     if part.n4.enabled:
         try:
-            values = correct_bias_field(values, (z, y, x), part.n4, progress=progress)
+            values = correct_bias_field(values, part.n4, progress=progress)
         except RuntimeError as error:
             raise_if_short(str(error))
             reason = str(error).strip().splitlines()[-1]

@@ -23,7 +23,7 @@ from common.target import GLAND, Target
 
 FOUND_VERSION = 2
 """Must be raised whenever a layout lists a site's patients in another way than before."""
-CORRECTED_VERSION = 1
+CORRECTED_VERSION = 2
 """Must be raised whenever a corrected volume comes out differently than before; part of every key."""
 SLICES_VERSION = 2
 

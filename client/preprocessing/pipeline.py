@@ -400,7 +400,7 @@ def _corrected(task: PreparationTask, case: Case, n4: N4Config, voxels: str) -> 
             if found[1].get("voxels", slices.get("voxels")) == voxels:
                 return found[0]["image"]
         try:
-            corrected = correct_bias_field(case.image, case.spacing, n4)
+            corrected = correct_bias_field(case.image, n4)
         except RuntimeError as error:
             raise_if_short(str(error))
             reason = str(error).strip().splitlines()[-1]

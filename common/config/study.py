@@ -36,12 +36,12 @@ every order, with a digit for each route of each rung."""
 
 
 class N4Config(Config):
-    """N4 bias field correction (Tustison et al., IEEE TMI 2010), as SimpleITK has it."""
+    """N4 bias field correction (Tustison et al., IEEE TMI 2010), as SimpleITK's filter computes it."""
 
     enabled: bool = True
     """Whether the bias field is corrected."""
     shrink: int = Field(default=4, ge=1, le=16)
-    """In-plane shrink factor of the grid on which the field is fitted; slices are never shrunk."""
+    """The field is fitted to every so many-th row and column; to every slice."""
     iterations: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(50, 50, 50, 50), min_length=1)
     """The most iterations on each fitting level, a number for each level."""
     convergence: float = Field(default=0.001, gt=0)

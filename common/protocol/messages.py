@@ -13,7 +13,7 @@ FINE_TUNE = "train.stage"
 EVALUATE = "evaluate.stage"
 DELIVER = "query.deliver"
 
-STAGE_VERSION = 7
+STAGE_VERSION = 8
 """Version of the stages' computation, raised whenever a stage would give another result; a golden test checks the
 results."""
 

@@ -84,7 +84,7 @@ def measure_n4(site_file: Path, study: Study) -> float:
         return 0.0
     case = layouts.read(layouts.find(load_site(site_file)).sources[0])
     began = time.perf_counter()
-    correct_bias_field(case.image, case.spacing, study.preprocessing.n4)
+    correct_bias_field(case.image, study.preprocessing.n4)
     return time.perf_counter() - began
 
 

@@ -87,7 +87,7 @@ def test_a_hop_enters_name_and_key_only_where_it_is_set() -> None:
     study = study_of()
     assert len({node.id for node in nodes}) == len({key(node, study) for node in nodes}) == len(nodes)
     assert nodes[1].id == "7872eacbfafce2b3e16111a86c0ad4c6992a8b9cc47a3964d6c8b2c9b684d9de"
-    assert key(nodes[1], study) == "3d97e08f6afef2041749b016f303ff1e21d2d20074717769902ad7c896586a7e"
+    assert key(nodes[1], study) == "7b3df3de2d8ac57833d8335339eb42d50f1b3d615a2cd85c4371809dcfe10658"
 
 
 @pytest.mark.parametrize("source", ["best-fold", "same-fold"])
