@@ -9,7 +9,7 @@ PYTEST := $(BIN)/python -m pytest -rs -n 2 --dist loadfile
 # Training sets its own threads; a test's arithmetic on tiny arrays is slowed by more.
 test test-slow test-all test-compose: export OMP_NUM_THREADS = 1
 
-.PHONY: help demo real test test-slow test-all test-compose wheels lock sbom audit docs bench clean
+.PHONY: help demo real test test-slow test-all test-compose wheels dist lock sbom audit docs bench clean
 
 help:
 	@echo "make demo      three synthetic hospitals, a whole study, its table and page (relay-demo/)"
@@ -19,6 +19,7 @@ help:
 	@echo "make test-compose  three hospitals in containers, against a Docker engine"
 	@echo "make real RELAY_DATA=DIR  the study of three real hospitals, whose data are not here (docs/how-to); a night or two"
 	@echo "make wheels    the packages that the containers' image is made of, into deploy/wheels/"
+	@echo "make dist      the sdist and the wheel of the last commit, the same bytes for everybody, into dist/"
 	@echo "make lock      requirements.lock and requirements-dev.lock, from pyproject.toml and constraints.txt"
 	@echo "make sbom      a software bill of materials (CycloneDX) of .venv, into sbom.cdx.json"
 	@echo "make audit     known advisories on the packages of the lock and on torch, asked of PyPI"
@@ -66,6 +67,10 @@ deploy/wheels/.ready: requirements.lock constraints.txt .venv/ready
 	$(BIN)/python -m pip wheel --quiet -c constraints.txt -w deploy/wheels torch torchvision
 	$(BIN)/python -m pip download --quiet --no-deps --require-hashes -r requirements.lock -d deploy/wheels
 	touch $@
+
+dist: .venv/ready
+	rm -rf dist
+	$(BIN)/python -m deploy.release dist
 
 # Torch and what only torch asks for stay out of the locks: hospitals have builds of their own (for a CPU alone, for an
 # older driver), whose files no registry knows. They are installed last, at the versions of constraints.txt: what they ask
@@ -115,5 +120,5 @@ bench: .venv/ready-dev
 	touch $@
 
 clean:
-	rm -rf .venv .venv-supply build site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis relay-demo relay-apart
+	rm -rf .venv .venv-supply build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis relay-demo relay-apart
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -194,8 +194,8 @@ ENVIRONMENT = {
     " `cores` in site.toml counts. The embedded grid sets it.",
     "RELAY_SIMULATION": "Says that a process belongs to a simulation, in which studies count as approved. `relay"
     " simulate` and `relay demo` set it for the processes that they start; a hospital's service never does.",
-    "RELAY_SLOW_NOTE": "The file in which a hospital's launcher notes that the machine is slow. `relay site start`"
-    " sets it.",
+    "RELAY_SLOW_NOTE": "The file in which a hospital's programs note that the machine is slow, or that the system has"
+    " ended a process. `relay site start` sets it.",
     "RELAY_LOG_TO_OUTPUT": "Not empty: the coordinator's programs write their logs to standard output in place of files"
     " beside the database. The container image sets it.",
     "RELAY_CALLED_AS": "What a person typed for `relay` to be run, such as `make demo`; error sentences then name that"

@@ -70,3 +70,16 @@ def test_the_citation_names_the_software_and_the_paper() -> None:
 def test_the_changelog_begins_with_what_is_not_released_yet() -> None:
     first, *earlier = re.findall(r"^## \[(\S+)\](.*)$", text("CHANGELOG.md"), re.MULTILINE)
     assert first[1] == " - unreleased" and earlier
+
+
+def test_the_images_say_what_they_are() -> None:
+    targets = re.findall(
+        r"^FROM base AS (?:relay|gateway)\n(.*?)(?=^FROM|\Z)", text("deploy/docker/Dockerfile"), re.M | re.S
+    )
+    assert len(targets) == 2
+    for target in targets:
+        labels = dict(re.findall(r'org\.opencontainers\.image\.(\w+)="([^"]*)"', target))
+        assert labels.keys() == {"title", "description", "version", "licenses"}
+        assert labels["version"] == PROJECT["project"]["version"]
+        assert labels["licenses"] == PROJECT["project"]["license"]
+    assert f"image: relay:{PROJECT['project']['version']}" in text("docker-compose.yml")

@@ -42,6 +42,8 @@ from deploy.simulation.places import Places, Worker
 if TYPE_CHECKING:
     from deploy.flower.internals import NodeInfo, Run
 
+log = logging.getLogger("relay")
+
 RUN_ID = 1
 """The number of a local grid's only run."""
 LONGEST = 70
@@ -287,6 +289,13 @@ class LocalGrid(Grid):
             if process.pid is not None:
                 process.join()
             self._alive.pop(node, None)
+        if process.exitcode == -signal.SIGKILL and not self._closed:
+            log.warning(
+                "The system ended the process of a stage at %s (SIGKILL), most often for want of memory: the stage is"
+                " begun again, and from now on at most %d run at once.",
+                self._nodes[node],
+                self._places.lost(),
+            )
         return reply
 
     def _note_progress(self, message_id: str, progress: Progress) -> None:

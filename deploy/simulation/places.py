@@ -68,6 +68,18 @@ class Places:
             self._needs[worker.kind] = max(self._needs.get(worker.kind, 0), held)
             self._changed.notify_all()
 
+    def lost(self) -> int:
+        """Note that the system ended a worker, most often for want of memory: fewer than ran then run from now on.
+
+        Called while the worker still has its place.
+
+        Returns:
+            The most workers at once from now on.
+        """
+        with self._changed:
+            self._at_once = max(1, len(self._running) - 1)
+            return self._at_once
+
     def _fits(self, kind: str) -> bool:
         if not self._running:
             return True

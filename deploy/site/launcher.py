@@ -190,9 +190,18 @@ def say_if_slow(seconds: float) -> None:
         f" (load {load} on {os.cpu_count()} processors). No order is lost, and answers take longer; end other programs,"
         " or give this machine more memory and processors."
     )
+    say(sentence)
+
+
+def say(sentence: str) -> None:
+    """Write a sentence to the SuperExec's log, and note it for `relay site start` to print.
+
+    Args:
+        sentence: what the hospital should know.
+    """
     print(sentence, file=sys.stderr, flush=True)
     with suppress(OSError):
-        note.write_text(sentence, encoding="utf-8")
+        Path(os.environ.get(SLOW_NOTE, os.devnull)).write_text(sentence, encoding="utf-8")
 
 
 def installed_app() -> Callable[[Message, Context], Message]:

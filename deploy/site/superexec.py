@@ -15,6 +15,7 @@ again all the same, or another message is offered, the earlier process is ended 
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -26,7 +27,7 @@ from typing import Any
 from common.errors import RelayError
 from deploy.flower import internals
 from deploy.site.claim import LAPSE, Claim
-from deploy.site.launcher import Task
+from deploy.site.launcher import Task, say
 
 LAUNCHER = (sys.executable, "-I", "-m", "deploy.site.launcher")
 """The command of the launcher; isolated (-I), so that the launcher takes no code from the working folder or
@@ -36,6 +37,13 @@ BEAT = 5.0
 """Seconds between two heartbeats; the claim of a dead process gets no heartbeat."""
 GRACE = 10.0
 """Seconds given to a process to end by itself after its answer, or after the lapse of its claim."""
+
+KILLED = (
+    "The system ended the process that answered an order (SIGKILL), most often for want of memory. What was finished is"
+    " kept, and the coordinator asks again; end other programs, give this machine more memory, or ask for a smaller"
+    " network or batch."
+)
+"""What a hospital reads when the system has ended a process of it."""
 
 
 def main() -> None:
@@ -66,6 +74,8 @@ class Launcher:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(LAUNCHER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+        self.ended = False
+        """Whether this process ended it; else it was the system, or the launcher itself."""
 
     @property
     def alive(self) -> bool:
@@ -98,6 +108,7 @@ class Launcher:
 
     def kill(self) -> None:
         """End the launcher together with its forked process."""
+        self.ended = True
         self._process.kill()
         with suppress(subprocess.TimeoutExpired):  # this call may have interrupted another wait for the same process
             self._process.wait(GRACE)
@@ -137,6 +148,8 @@ class Answering:
 
     def _await_end(self) -> None:
         self.exit_code = self._launcher.exit_code()
+        if self.exit_code == -signal.SIGKILL and not self._launcher.ended:
+            say(KILLED)
         self._over.set()
 
     def _keep(self) -> None:

@@ -185,7 +185,9 @@ def kill_first(grid: LocalGrid, killed: list[int]) -> None:
                 return
 
 
-def test_a_worker_that_is_killed_is_error_8_and_the_next_message_works(grid: LocalGrid) -> None:
+def test_a_worker_that_is_killed_is_error_8_and_the_next_message_works(
+    grid: LocalGrid, caplog: pytest.LogCaptureFixture
+) -> None:
     killed: list[int] = []
     killer = threading.Thread(target=kill_first, args=(grid, killed), daemon=True)
     killer.start()
@@ -194,6 +196,11 @@ def test_a_worker_that_is_killed_is_error_8_and_the_next_message_works(grid: Loc
     assert killed
     assert reply.has_error() and reply.error.code == 8
     assert "the site's process ended without an answer" in refusal_text(reply.error)
+    (said,) = caplog.messages
+    assert said == (
+        "The system ended the process of a stage at A (SIGKILL), most often for want of memory: the stage is begun"
+        " again, and from now on at most 1 run at once."
+    )
     (reply,) = wait_for(grid, grid.push_messages([describe(grid, 1)]))
     assert not reply.has_error()
 

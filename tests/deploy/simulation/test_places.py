@@ -139,3 +139,17 @@ def test_other_work_beside_needs_its_own_memory_alone(machine: Callable[..., Mac
     assert soon(lambda: "b" not in of.inside)
     of.comes("c", "evaluate")
     assert soon(lambda: "c" in of.inside)
+
+
+def test_when_the_system_has_ended_a_worker_one_fewer_runs_and_one_always(machine: Callable[..., Machine]) -> None:
+    of = machine(None, at_once=3)
+    for name in "abc":
+        of.comes(name)
+    assert soon(lambda: len(of.inside) == 3)
+    assert of.places.lost() == 2
+    for name in "abcd":
+        of.comes(f"later {name}") if name == "d" else of.goes(name)
+    for name in "ef":
+        of.comes(name)
+    assert soon(lambda: len(of.inside) == 2) and never(lambda: len(of.inside) > 2)
+    assert of.places.lost() == 1 and of.places.lost() == 1

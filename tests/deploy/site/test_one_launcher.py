@@ -21,8 +21,9 @@ from flwr.supercore.corestate import in_memory_corestate
 from deploy.flower import internals
 from deploy.flower.control import QUIET
 from deploy.flower.supervisor import LINUX
+from deploy.site import superexec
 from deploy.site.claim import Claim
-from deploy.site.launcher import Task
+from deploy.site.launcher import SLOW_NOTE, Task
 from tests.support.federation import descendants, wait_for
 from tests.support.supernode import SECRET, SuperNode, supernode
 
@@ -255,3 +256,25 @@ def test_no_launcher_outlives_its_superexec_or_supernode(
         else:
             site.node.stop()
         wait_for(lambda: not site.alive(), seconds=30)
+
+
+@pytest.mark.parametrize(("code", "ours", "said"), [(-9, False, True), (-9, True, False), (1, False, False)])
+def test_a_process_that_the_system_ended_is_said_at_the_hospital(
+    code: int, ours: bool, said: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Ended:
+        ended = ours
+
+        def exit_code(self) -> int:
+            return code
+
+    class Kept:
+        def keep(self) -> bool:
+            return True
+
+    note = tmp_path / "note"
+    monkeypatch.setenv(SLOW_NOTE, str(note))
+    answering = superexec.Answering(1, Kept(), Ended())  # type: ignore[arg-type]
+    wait_for(lambda: answering.over, seconds=10)
+    assert (superexec.KILLED in capsys.readouterr().err) is said
+    assert note.exists() is said
