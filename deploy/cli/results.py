@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from common.errors import RelayError
 from deploy.cli.commands import command, top_level
 from deploy.cli.options import RESULTS, Results
 
@@ -24,21 +25,63 @@ def report(folder: Results) -> int:
 
 @command(app, "export")
 def export(
-    folder: Results,
-    csv: Annotated[
+    source: Annotated[
         Path,
-        typer.Option("--csv", metavar="OUT", parser=Path, help="The folder of the CSV files.", rich_help_panel=RESULTS),
+        typer.Argument(
+            metavar="DIR|WEIGHTS",
+            parser=Path,
+            help="A result folder; or a .safetensors file of `relay site receive --to`, its card beside it.",
+            show_default=False,
+        ),
     ],
+    csv: Annotated[
+        Path | None,
+        typer.Option(
+            "--csv",
+            metavar="OUT",
+            parser=Path,
+            help="Of a result folder: rows, scores, folds, patients and learning curves, a CSV file each.",
+            rich_help_panel=RESULTS,
+        ),
+    ] = None,
+    onnx: Annotated[
+        Path | None,
+        typer.Option(
+            "--onnx",
+            metavar="OUT.onnx",
+            parser=Path,
+            help="Of weights: the network as an ONNX file, its card and what an image goes through in its metadata.",
+            rich_help_panel=RESULTS,
+        ),
+    ] = None,
+    card: Annotated[
+        Path | None,
+        typer.Option(
+            "--card", metavar="CARD.json", parser=Path, help="The model card; default: the weights' own, beside them."
+        ),
+    ] = None,
 ) -> int:
-    """Write rows, scores, folds, patients and learning curves of a result folder as CSV files.
+    """Write a study's results, or a model that it brought, in the form of other programs.
 
-    They are the data frames of `import relay`, a file each: UTF-8, a comma between values, nothing where there is none.
+    The CSV files are the data frames of `import relay`: UTF-8, a comma between values, nothing where there is none.
     """
-    from server.report import read_results
-    from server.results.csv_files import write_csv
+    if csv is None and onnx is None:
+        raise RelayError("Say what to write: --csv OUT of a result folder, or --onnx OUT.onnx of weights.")
+    if csv is not None:
+        from server.report import read_results
+        from server.results.csv_files import write_csv
 
-    for path in write_csv(read_results(folder), csv):
-        print(path)
+        for path in write_csv(read_results(source), csv):
+            print(path)
+    if onnx is not None:
+        from client.delivery.model_card import card_beside, load_card
+        from client.inference.onnx_file import check_installed, write_onnx
+
+        check_installed()
+        if onnx.exists() and source.exists() and onnx.samefile(source):
+            raise RelayError(f"{onnx} is what is read; give another path for what is written.")
+        write_onnx(source, load_card(card or card_beside(source)), onnx)
+        print(onnx)
     return 0
 
 
