@@ -68,6 +68,15 @@ A new file here is enough; `find` imports every module of this folder::
 
 `folders.images` lists the site's folder of images. `@layout(…, masks_apart=True)` requires the key `masks` in
 site.toml, the folder of the labels, which is listed in `folders.masks`.
+
+Such a file may also lie in a package of the hospital's own, which names the module in the group of entry points
+`PLUGINS`::
+
+    [project.entry-points."relay.layouts"]
+    our-scanner = "our_hospital.our_scanner"
+
+A study knows nothing of it: only this hospital's patients are found by it, and they leave the hospital no more than
+others.
 """
 
 from __future__ import annotations
@@ -79,6 +88,7 @@ import pkgutil
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -113,6 +123,8 @@ __all__ = [
     "writable",
 ]
 
+PLUGINS = "relay.layouts"
+"""The group of entry points by which installed packages bring layouts; each names a module that registers them."""
 AUTO = "auto"
 """The value of "layout" in site.toml with which the layout is recognised from the files."""
 
@@ -314,9 +326,26 @@ def layout(
 
 @functools.cache
 def known() -> Mapping[str, Layout]:
-    """Return all layouts by name; the first call imports every module of this folder."""
+    """Return all layouts by name; the first call imports every module of this folder, and those of installed packages.
+
+    Raises:
+        RelayError: a package's layout cannot be imported, or has the name of one of relay's own.
+    """
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
+    own = dict(_registry)
+    for entry in entry_points(group=PLUGINS):
+        package = entry.dist.name if entry.dist is not None else entry.value
+        try:
+            entry.load()
+        except Exception as error:
+            raise RelayError(
+                f"The layout {entry.name} of the package {package} cannot be imported"
+                f" ({type(error).__name__}: {error}); mend the package, or remove it."
+            ) from None
+        if taken := [name for name, known_before in own.items() if _registry[name] is not known_before]:
+            _registry.update(own)
+            raise RelayError(f"The package {package} calls a layout {taken[0]}, as one of relay's own; rename it.")
     return dict(sorted(_registry.items()))
 
 
