@@ -17,7 +17,7 @@ help:
 	@echo "make test-slow the tests marked slow: about twice as long"
 	@echo "make test-all  ruff, mypy and all tests but the containers: hours, for whole studies with many seeds are among them"
 	@echo "make test-compose  three hospitals in containers, against a Docker engine"
-	@echo "make real RELAY_DATA=DIR  the study of three real hospitals, whose data are not here (docs/how-to); a night or two"
+	@echo "make real RELAY_DATA=DIR  the study of three real hospitals, whose data are not here (docs/how-to); some hours"
 	@echo "make wheels    the packages that the containers' image is made of, into deploy/wheels/"
 	@echo "make dist      the sdist and the wheel of the last commit, the same bytes for everybody, into dist/"
 	@echo "make lock      requirements.lock and requirements-dev.lock, from pyproject.toml and constraints.txt"

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import secrets
+import os
+import sys
+import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -14,6 +18,7 @@ from torch import nn
 from client.delivery.model_card import Card, models_of, standard_of, weights_digest
 from client.inference.predict import load_network
 from common.errors import RelayError
+from common.files import write_atomically
 from common.target import TARGETS
 
 INSTALL = "pip install 'prostate-relay[onnx]'"
@@ -46,7 +51,7 @@ def write_onnx(weights: Path, card: Card, path: Path) -> None:
 
     Raises:
         RelayError: onnx is missing, the weights are not the card's, the network has an operation without a counterpart
-            in ONNX, or the file cannot be written.
+            in ONNX (PSPNet and UPerNet, unless the pixels are a multiple of 192), or the file cannot be written.
     """
     check_installed()
     import onnx
@@ -55,23 +60,21 @@ def write_onnx(weights: Path, card: Card, path: Path) -> None:
     digest = weights_digest(weights)
     number = next((place for place, model in enumerate(models) if model.weights == digest), 0)
     network = load_network(weights, card, number)
-    part = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
     try:
-        _export(network.eval(), _example(card), part)
-        model = onnx.load(part)
-        model.producer_name, model.producer_version = "relay", card.relay
-        model.doc_string = f"{card.about} Research software, not a medical device.".strip()
-        onnx.helper.set_model_props(model, _metadata(card, standard_of(card, models[number])))
-        onnx.checker.check_model(model)
-        onnx.save(model, part)
-        part.replace(path)
+        model = onnx.load_from_string(_exported(network.eval(), _example(card)))
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise RelayError(
+            f"The network {card.model.architecture} has no form in ONNX at {card.preprocessing.pixels} pixels"
+            f" ({str(error).partition('. ')[0].strip()})."
+        ) from None
+    model.producer_name, model.producer_version = "relay", card.relay
+    model.doc_string = f"{card.about} Research software, not a medical device.".strip()
+    onnx.helper.set_model_props(model, _metadata(card, standard_of(card, models[number])))
+    onnx.checker.check_model(model)
+    try:
+        write_atomically(path, model.SerializeToString())
     except OSError as error:
         raise RelayError(f"{path} cannot be written ({error.strerror}); give another path.") from None
-    except (torch.onnx.errors.OnnxExporterError, onnx.checker.ValidationError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise RelayError(f"The network {card.model.architecture} has no form in ONNX ({reason}).") from None
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _example(card: Card) -> torch.Tensor:
@@ -81,21 +84,37 @@ def _example(card: Card) -> torch.Tensor:
     return torch.zeros(2, 2 * card.model.neighbours + 1, side, side)
 
 
-def _export(network: nn.Module, example: torch.Tensor, path: Path) -> None:
-    with warnings.catch_warnings():
-        # The exporter by tracing, which torch calls its older one: one file, no further packages, and every network
-        # here, since none decides by its values. The other writes two files and needs onnxscript.
+def _exported(network: nn.Module, example: torch.Tensor) -> bytes:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), _without_output():
+        # The exporter by tracing, which torch calls its older one: one file, and no further packages. The other writes
+        # two files and needs onnxscript.
         warnings.simplefilter("ignore")
+        file = Path(folder) / "network.onnx"
         torch.onnx.export(
             network,
             (example,),
-            str(path),
+            str(file),
             input_names=["image"],
             output_names=["logits"],
             dynamic_axes={"image": {0: "slices"}, "logits": {0: "slices"}},
             opset_version=OPSET,
             dynamo=False,
         )
+        return file.read_bytes()
+
+
+@contextmanager
+def _without_output() -> Iterator[None]:
+    """Keep standard output from torch's compiled code, which prints a whole network where it cannot export it."""
+    sys.stdout.flush()
+    before = os.dup(1)
+    try:
+        with open(os.devnull, "wb") as nothing:
+            os.dup2(nothing.fileno(), 1)
+        yield
+    finally:
+        os.dup2(before, 1)
+        os.close(before)
 
 
 def _metadata(card: Card, standard: tuple[float, float] | None) -> dict[str, str]:
@@ -110,6 +129,9 @@ def _metadata(card: Card, standard: tuple[float, float] | None) -> dict[str, str
     n4 = "the bias field divided out (N4), " if part.n4.enabled else ""
     channels = 2 * card.model.neighbours + 1
     beside = f"; the {channels} channels are a slice and its neighbours from feet to head" if channels > 1 else ""
+    if card.model.dimensions == 3:
+        size += f", and to slices {card.model.slice_spacing_mm:g} mm apart"
+        beside = f"; a box holds {card.model.depth} slices, from feet to head"
     zones = "".join(f", {zone.title}" for zone in TARGETS[card.model.target].zones)
     drawn = f"their softmax is of no gland{zones}" if zones else "their sigmoid is the gland's probability"
     return {

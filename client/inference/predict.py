@@ -199,7 +199,7 @@ def draw(
     values: NDArray[np.float32] = sitk.GetArrayFromImage(image)
     x, y, z = image.GetSpacing()
     part = card.preprocessing
-    # As in preparation: the number of threads changes the last bits of the bias field.
+    # As in preparation.
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     torch.set_num_threads(card.training.threads)
     if part.n4.enabled:

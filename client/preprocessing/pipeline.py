@@ -303,7 +303,7 @@ def _work(
     """
     import SimpleITK as sitk
 
-    # The number of ITK's own threads changes the last bits of a bias field.
+    # Patients are prepared side by side, a thread each.
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     waiting = iter(pending)
     running: dict[Future[Record], PreparationTask] = {}

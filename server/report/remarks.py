@@ -49,10 +49,17 @@ def _rotating(results: Results) -> str:
         return ""
     return (
         f" Each figure is of {results.rotations} rotations' models: every patient is scored once, by the models of the"
-        " rotation that held the patient out, and each rotation chose by its own validation patients. Two rotations"
-        " share most of their training patients. The intervals are over all patients with these models as they are, as"
-        " if patients of one rotation had nothing in common; they do not say how another split would have come out."
+        " rotation that held the patient out, and each rotation chose by its own validation patients."
+        f" {_shared(results.rotations)} The intervals are over all patients with these models as they are, as if"
+        " patients of one rotation had nothing in common; they do not say how another split would have come out."
     )
+
+
+def _shared(rotations: int) -> str:
+    """Return how many training patients two rotations have in common: (rotations - 2) / (rotations - 1) of one's."""
+    if rotations == 2:
+        return "The two rotations have no training patient in common."
+    return f"Two rotations share {'about half' if rotations == 3 else 'most'} of their training patients."
 
 
 def _selected_by(results: Results) -> str:

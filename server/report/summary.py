@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from common.text import count, listed
 from server.report.contrasts import Contrast, Family, own_interval
 from server.report.table import Cell, Comparison, deviation, routes_taken
-from server.report.wording import capital, figure, full_name, probability, signed
+from server.report.wording import figure, full_name, probability, signed
 from server.results.schema import Results
 
 NAMED = 3
@@ -110,4 +110,4 @@ def _others(cells: list[Cell]) -> str:
     parts = [f"{name} {figure(dice)}" for name, dice in named]
     if len(rest) > NAMED:
         parts.append(f"{count(len(rest), 'further method')} from {figure(min(rest))} to {figure(max(rest))}")
-    return capital("; ".join(parts))
+    return "; ".join(parts)

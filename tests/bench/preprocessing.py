@@ -77,8 +77,8 @@ def _whole(site: SiteConfig, rules: PreprocessingConfig) -> None:
 
 def _full_resolution(image: Image) -> Image:
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
-    volume = sitk.GetImageFromArray(image - min(image.min(), np.float32(0)))
-    mask = sitk.GetImageFromArray(foreground(image).astype(np.uint8))
+    values = image - min(image.min(), np.float32(0))
+    volume, mask = (sitk.GetImageFromArray(part) for part in (values, foreground(values).astype(np.uint8)))
     corrected: Image = sitk.GetArrayFromImage(sitk.N4BiasFieldCorrectionImageFilter().Execute(volume, mask))
     return corrected
 

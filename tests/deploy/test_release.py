@@ -112,7 +112,7 @@ def bare(built: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return programs
 
 
-def started(bare: Path, *words: str | Path, cwd: Path) -> str:
+def started(bare: Path, *words: str | Path, cwd: Path, timeout: float = 300) -> str:
     """Run a program of the environment with nothing of the tests' own environment, and return what it printed."""
     done = subprocess.run(
         [str(bare / str(words[0])), *map(str, words[1:])],
@@ -120,7 +120,7 @@ def started(bare: Path, *words: str | Path, cwd: Path) -> str:
         env={"PATH": f"{bare}:/usr/bin:/bin", "HOME": str(cwd), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         encoding="utf-8",
-        timeout=300,
+        timeout=timeout,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -150,4 +150,4 @@ def test_the_wheel_makes_a_coordinator_and_a_hospital(bare: Path, tmp_path: Path
 
 @pytest.mark.nightly
 def test_the_wheel_runs_the_demo(bare: Path, tmp_path: Path) -> None:
-    assert "Target alone" in started(bare, "relay", "demo", cwd=tmp_path)
+    assert "Target alone" in started(bare, "relay", "demo", cwd=tmp_path, timeout=1800)

@@ -24,6 +24,7 @@ from common.digest import digest_of
 from common.errors import RelayError
 from common.model.network import build
 from common.model.weights import serialised
+from common.networks.registry import NETWORKS
 from tests.support.cards import card
 from tests.support.commands import relay_here
 from tests.support.hospitals import write_hospitals
@@ -49,7 +50,8 @@ def written(folder: Path, model: ModelConfig, **facts: Any) -> tuple[Path, Card,
                 buffer.uniform_(0.5, 1.5)
     content = serialised(network.state_dict())
     (folder / "model.safetensors").write_bytes(content)
-    about = card(model=model, preprocessing=GRID, weights=digest_of(content), mean=100.0, std=50.0, **facts)
+    facts = {"preprocessing": GRID, "mean": 100.0, "std": 50.0} | facts
+    about = card(model=model, weights=digest_of(content), **facts)
     (folder / "model-card.json").write_text(about.model_dump_json(), encoding="utf-8")
     return folder / "model.safetensors", about, network.eval()
 
@@ -109,6 +111,27 @@ def test_each_model_of_an_ensemble_has_its_own_standard(tmp_path: Path) -> None:
     assert json.loads(metadata(tmp_path / "model.onnx")["relay.standard"]) == {"mean": 90.0, "std": 40.0}
 
 
+def test_a_network_without_a_form_in_onnx_is_refused_in_a_sentence_alone(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    weights, about, _ = written(tmp_path, UNET.model_copy(update={"architecture": "PSPNet"}))
+    with pytest.raises(RelayError, match="PSPNet has no form in ONNX at 64 pixels") as error:
+        write_onnx(weights, about, tmp_path / "model.onnx")
+    assert "\n" not in str(error.value) and capfd.readouterr().out == ""
+    assert not (tmp_path / "model.onnx").exists()
+
+
+EVERY = [
+    pytest.param(
+        {"architecture": name}
+        | ({"encoder": "resnet18", "encoder_weights": "none"} if network.encoders is None else {})
+        | {"side": 192 if name in ("PSPNet", "UPerNet") else max(64, network.smallest_side)},
+        marks=pytest.mark.nightly,
+    )
+    for name, network in NETWORKS.items()
+]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "model",
@@ -120,14 +143,20 @@ def test_each_model_of_an_ensemble_has_its_own_standard(tmp_path: Path) -> None:
         {"architecture": "MSNet"},
         {"architecture": "VNet", "dimensions": 3, "depth": 16, "slice_spacing_mm": 3.0},
         {"architecture": "Unet", "encoder": "mobilenet_v2", "encoder_weights": "none", "target": "zones"},
+        *EVERY,
     ],
     ids=lambda model: "-".join(map(str, list(model.values())[:2])),
 )
 def test_networks_of_every_kind_give_their_logits(model: dict[str, Any], tmp_path: Path) -> None:
-    made = ModelConfig.model_validate(model)
-    weights, about, network = written(tmp_path, made)
+    side = model.get("side", 64)
+    made = ModelConfig.model_validate({key: value for key, value in model.items() if key != "side"})
+    weights, about, network = written(tmp_path, made, preprocessing=GRID.model_copy(update={"pixels": side}))
     write_onnx(weights, about, tmp_path / "model.onnx")
-    shape = (3, 1, made.depth, 64, 64) if made.dimensions == 3 else (3, 2 * made.neighbours + 1, 64, 64)
+    said = metadata(tmp_path / "model.onnx")
+    assert ("a box holds 16 slices" in said["relay.input"]) is (made.dimensions == 3)
+    assert ("channels are a slice and its neighbours" in said["relay.input"]) is (made.neighbours > 0)
+    assert ("softmax" in said["relay.output"]) is (made.target == "zones")
+    shape = (3, 1, made.depth, side, side) if made.dimensions == 3 else (3, 2 * made.neighbours + 1, side, side)
     images = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     with torch.no_grad():
         expected = network(torch.from_numpy(images)).numpy()

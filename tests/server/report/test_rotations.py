@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from common.text import signed
-from server.report import read_results, write_report
+from server.report import read_results, remarks, write_report
 from server.report.contrasts import family
 from server.report.opening import opening
 from server.report.table import comparison
@@ -165,6 +165,23 @@ def test_the_page_says_whose_figures_these_are(folder: Path) -> None:
     lines = " ".join(" ".join(text_lines(read)).split())
     assert "Route by validation" in lines
     assert "chosen anew in each rotation" in lines
+
+
+@pytest.mark.parametrize(
+    ("rotations", "words"),
+    [
+        (2, "The two rotations have no training patient in common."),
+        (3, "Two rotations share about half of their training patients."),
+        (5, "Two rotations share most of their training patients."),
+    ],
+)
+def test_how_many_training_patients_rotations_share_is_said_as_it_is(rotations: int, words: str) -> None:
+    # Worked out: each patient is tested in one rotation, and trains in the others.
+    tested = [patient % rotations for patient in range(60)]
+    first, second = ({k for k, at in enumerate(tested) if at != rotation} for rotation in (0, 1))
+    shared = len(first & second) / len(first)
+    assert {2: shared == 0, 3: shared == 0.5, 5: shared > 0.5}[rotations]
+    assert remarks._shared(rotations) == words
 
 
 def test_without_figures_of_single_patients_means_are_pooled_all_the_same(tmp_path: Path) -> None:

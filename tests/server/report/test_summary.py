@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,9 @@ def test_a_hospitals_sentence_names_its_own_models_and_sums_many_others_up(
     results["rows"] = [row for row in results["rows"] if "prox" not in row["method"] and row["method"] != "pooled"]
     (first, *_) = summary(put(tmp_path / "few", results)).targets
     assert first.endswith("A alone 81.0; A alone, longer 82.0; FedAvg 60.0; FedAvg, then A 90.0.")
+    named = put(tmp_path / "named", json.loads(json.dumps(results).replace('"A', '"ucl')))
+    (first, *_) = summary(named).targets
+    assert "On the same patients: ucl alone 81.0;" in first, "a hospital's name is as it is written"
 
 
 def test_names_between_backticks_are_code_and_all_else_is_text() -> None:
