@@ -1,7 +1,8 @@
-"""Show progress bars on a terminal; a file or a pipe gets none."""
+"""Show progress bars on a terminal; a file or a pipe gets none, or a line every second if it asks for that."""
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -21,6 +22,8 @@ BAR = 10
 """Columns of a progress bar."""
 PATIENCE = 2.0
 """Seconds after which a progress bar appears."""
+PROGRESS = "RELAY_PROGRESS"
+"""The environment variable by which a program that runs a command asks for progress: "lines"."""
 
 
 def terminal(stream: IO[str] | None = None) -> Console | None:
@@ -44,14 +47,15 @@ def bar(title: str, *, unit: str, stream: IO[str] | None = None) -> Iterator[Cal
     Args:
         title: the text beside the bar.
         unit: the counted things, in the plural, such as "patients".
-        stream: where the bar is shown; standard output by default. Nothing is shown unless the stream is a terminal.
+        stream: where the bar is shown; standard output by default. Unless the stream is a terminal, nothing is shown,
+            or a line every second if `PROGRESS` asks for it.
 
     Yields:
         A function to update the bar, called with the number of units done and the total number.
     """
     console = terminal(stream)
     if console is None:
-        yield lambda done, of: None
+        yield _lines(title, unit, stream or sys.stdout) if os.environ.get(PROGRESS) == "lines" else lambda *_: None
         return
     began = time.monotonic()
     count = [0, 0]
@@ -79,3 +83,15 @@ def bar(title: str, *, unit: str, stream: IO[str] | None = None) -> Iterator[Cal
         timer.cancel()
         timer.join()
         live.stop()
+
+
+def _lines(title: str, unit: str, stream: IO[str]) -> Callable[[int, int], None]:
+    """Return a function that prints a line of progress, at most every second."""
+    printed = [0.0]
+
+    def progress(done: int, of: int) -> None:
+        if time.monotonic() - printed[0] >= 1.0:
+            printed[0] = time.monotonic()
+            print(f"{title}: {done} of {of} {unit}", file=stream, flush=True)
+
+    return progress

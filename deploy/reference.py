@@ -198,6 +198,8 @@ ENVIRONMENT = {
     " ended a process. `relay site start` sets it.",
     "RELAY_LOG_TO_OUTPUT": "Not empty: the coordinator's programs write their logs to standard output in place of files"
     " beside the database. The container image sets it.",
+    "RELAY_PROGRESS": "`lines`: a command that would show a bar on a terminal writes a line every second to standard"
+    " error where there is none. `relay site serve` sets it for the commands that it runs.",
     "RELAY_CALLED_AS": "What a person typed for `relay` to be run, such as `make demo`; error sentences then name that"
     " command.",
     "_RELAY_COMPLETE": "Set by the shell when it asks how a word may go on.",

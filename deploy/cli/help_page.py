@@ -43,6 +43,8 @@ Hospitals that are really apart: at each hospital
   relay site start SITE.toml     be there for the coordinator's orders
   relay site service SITE.toml   print a systemd unit that does so, or a
                                  compose file
+  relay site serve SITE.toml     all of this on a page in a browser, for this
+                                 machine alone
   relay site audit SITE.toml     all that left, line by line; --verify finds a
                                  changed line
   relay site leave SITE.toml [STUDY]

@@ -255,6 +255,25 @@ def start(
     return 0
 
 
+@command(app, "serve")
+def serve(
+    site: SiteFile,
+    port: Annotated[
+        int,
+        typer.Option("--port", metavar="PORT", parser=whole_number(0), help="Default: any free port."),
+    ] = 0,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Print the address, and open no browser.")] = False,
+) -> int:
+    """Serve the hospital's own page to a browser on this machine, until stopped.
+
+    The page shows what lies there and what is wrong with it, studies that ask for approval, what runs, what has left
+    and what has arrived. Whoever has the printed address can do what these commands can; nobody else can.
+    """
+    from deploy.site.serve import serve as run
+
+    return run(site, (sys.executable, "-I", "-m", "deploy.cli"), port=port, opens=not no_browser)
+
+
 @command(app, "service")
 def service(
     site: SiteFile,

@@ -77,8 +77,8 @@ def approve_study(
     standing = next((record for record in known if record.study == study.digest and not record.left), None)
     before = next((record for record in reversed(known) if record.name == study.name), None)
     differences = changes(before, study, disclosure, study_of(site, before)) if before else []
+    text = words(study, site, surveys, disclosure, onward_of(site.name, study), largest_elsewhere=largest_elsewhere)
     if not as_json:
-        text = words(study, site, surveys, disclosure, onward_of(site.name, study), largest_elsewhere=largest_elsewhere)
         print("\n".join([*text, "", *(differences or [f'No study named "{study.name}" was approved here before.'])]))
         if standing and not again:
             print(f"\nIt is approved already ({standing.by}, {moment(standing.at)}). Nothing was changed.")
@@ -97,6 +97,7 @@ def approve_study(
             "study": study.name,
             "digest": study.digest,
             "hash": format_fingerprint(study.digest),
+            "text": text,
             "disclosure": disclosure.model_dump(mode="json"),
             "fewest_patients": min(survey.fewest for survey in surveys),
             "changes": differences,

@@ -79,7 +79,11 @@ def audit(path: Path, *, verify: bool, study: str, noted: str, as_json: bool) ->
             if str(entry[1].get("study", "")) in of_it or str(entry[1].get("study", "")).startswith(digits)
         ]
     if as_json:
-        answer: dict[str, Any] = {"lines": [{"line": number, **line} for number, line, _ in shown], "end": left.end}
+        entries = [
+            {"line": number, **line, "what": _what(line), "name": names.get(_text(line, "study"), "")}
+            for number, line, _ in shown
+        ]
+        answer: dict[str, Any] = {"lines": entries, "end": left.end}
         if verify:
             answer["faults"] = [f"{log.path.name}: {log.reading.fault}" for log in logs if log.reading.fault]
         print(json.dumps(answer, indent=1))

@@ -30,11 +30,10 @@ from deploy.room import Room
 from deploy.site.keys import Admission, admission
 from deploy.site.launcher import SLOW_NOTE
 from deploy.site.proxy import Proxy, proxy_of
+from deploy.site.running import STARTED
 from deploy.site.tunnel import Contact, Trouble, Tunnel, inward_context, outward_context
 
 SUPERNODE, SUPEREXEC = "supernode", "superexec"
-STARTED = "started.lock"
-"""The name of the lock in the private folder by which a site runs once."""
 LOOPBACK_CA, LOOPBACK_CERTIFICATE, LOOPBACK_KEY = "loopback-ca.crt", "loopback.crt", "loopback.key"
 """The files of the certificate with which tunnel and SuperNode prove themselves to the site's other programs."""
 ANY_CLOCK = datetime(2000, 1, 1, tzinfo=UTC)

@@ -19,13 +19,15 @@ from pathlib import Path
 import pytest
 
 from common.config.study import study_toml
+from deploy import web_page
 from deploy.cli import main
-from deploy.coordinator import enroll, status_page
+from deploy.coordinator import enroll
 from deploy.coordinator.folder import Coordinator
-from deploy.coordinator.status_page import AT_ONCE, SECONDS, server
+from deploy.coordinator.status_page import server
 from deploy.coordinator.study_status import Status, presences
 from deploy.flower.control import Control
 from deploy.site import keys
+from deploy.web_page import AT_ONCE, SECONDS
 from server.progress.events import Event
 from server.progress.snapshot import Recorder
 from tests.support.browser import CHROMIUM, WHY_NOT, browser
@@ -158,7 +160,7 @@ def test_readers_that_say_nothing_do_not_keep_others_out_for_long(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert SECONDS <= 10
-    monkeypatch.setattr(status_page, "SECONDS", 4.0)
+    monkeypatch.setattr(web_page.Handler, "timeout", 4.0)
     page = request.getfixturevalue("page")
     before = threading.active_count()
     silent = [socket.create_connection(("127.0.0.1", page)) for _ in range(10 * AT_ONCE)]

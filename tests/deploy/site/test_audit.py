@@ -78,7 +78,9 @@ def test_all_that_left_is_listed(path: Path, site: SiteConfig, capsys: pytest.Ca
     assert sum("a training's numbers and weights" in row for row in rows) == 3
     assert f"{len(lines)} lines of egress.jsonl, 3 lines of approvals.jsonl and 3 lines of looks.jsonl are as" in text
     told = json.loads(audited(path, capsys, as_json=True, verify=True))
-    assert [{key: value for key, value in line.items() if key != "line"} for line in told["lines"]] == lines
+    added = {"line", "what", "name"}
+    assert [{key: line[key] for key in line.keys() - added} for line in told["lines"]] == lines
+    assert all(line["what"] in row and line["name"] in row for line, row in zip(told["lines"], rows, strict=True))
     assert told["faults"] == []
 
 

@@ -260,7 +260,12 @@ def test_no_launcher_outlives_its_superexec_or_supernode(
 
 @pytest.mark.parametrize(("code", "ours", "said"), [(-9, False, True), (-9, True, False), (1, False, False)])
 def test_a_process_that_the_system_ended_is_said_at_the_hospital(
-    code: int, ours: bool, said: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    code: int,
+    ours: bool,
+    said: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     class Ended:
         ended = ours
