@@ -36,6 +36,7 @@ from common.protocol.refusals import DIED, REFUSALS, refusal_text
 from common.text import listed
 from deploy.cli.commands import PROGRAM, root
 from deploy.cli.program import CODES
+from deploy.planning.federation import Federation
 from server.results import schema
 from server.results.schema import Results
 
@@ -66,6 +67,15 @@ wrong type or a wrong value is an error that names the key.
 data](../how-to/simulate-your-data.md#the-layouts) says which public data sets have them.
 
 {layouts}"""
+FEDERATION_PAGE = """\
+# federation.toml
+
+A federation file describes hospitals that may not be connected yet. `relay study plan STUDY.toml --federation FILE`
+says how long the study would take there ([how](../how-to/simulate-your-data.md#4-see-what-the-study-will-ask-for));
+nothing else reads it. `examples/federations/` has one. An unknown key, a wrong type or a wrong value is an error that
+names the key.
+
+{tables}"""
 RESULTS_PAGE = """\
 # results.json
 
@@ -213,6 +223,7 @@ def pages() -> dict[str, str]:
         "study-toml.md": STUDY_PAGE.format(tables="\n".join(_tables(Study, TOML))),
         "networks.md": _networks(),
         "site-toml.md": SITE_PAGE.format(tables="\n".join(_tables(SiteConfig, TOML)), layouts=_layouts()),
+        "federation-toml.md": FEDERATION_PAGE.format(tables="\n".join(_tables(Federation, TOML))),
         "results-json.md": RESULTS_PAGE.format(tables="\n".join(_tables(Results, JSON))),
         "commands.md": COMMANDS_PAGE.format(commands=_commands()),
         "environment.md": _environment(),

@@ -93,6 +93,16 @@ def plan(
             rich_help_panel=GAIN,
         ),
     ] = None,
+    federation: Annotated[
+        Path | None,
+        typer.Option(
+            "--federation",
+            metavar="FILE",
+            parser=Path,
+            help="A file with a federation's sites, links and graphics cards: how long the study would take there.",
+            rich_help_panel=HOSPITALS,
+        ),
+    ] = None,
     at_once: AtOnce = None,
     no_trial: Annotated[
         bool,
@@ -121,6 +131,7 @@ def plan(
         at_once=at_once or max(1, cores() // loaded.training.threads),
         trial=not no_trial,
         as_json=as_json,
+        federation=federation,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import heapq
 import json
 import sys
@@ -23,7 +24,7 @@ from common.fingerprint import format_fingerprint
 from common.model.network import check_network, declared_bytes, staying_bytes
 from common.plan import Census, Choices, Plan, growing_method, grown, method_of, plan, search_of, steps_to
 from common.plan.cost import all_behind, cost_of, depths, planned_steps, steps_of_all_routes
-from common.plan.graph import Evaluate, FineTune, Node, models_in, validation_folds, way_of
+from common.plan.graph import Evaluate, FineTune, Node, way_of
 from common.plan.methods.cyclic import epochs_of_laps
 from common.plan.methods.method import Given
 from common.plan.rounds import COUNTED, batches_per_epoch, longest_in_steps
@@ -32,6 +33,9 @@ from common.statistics.paired import LEVEL
 from common.statistics.power import POWER
 from common.text import between, count, duration, listed, short_bytes, whole
 from deploy.console import bar, terminal
+from deploy.planning.durations import durations
+from deploy.planning.federation import load_federation, numbers, sites_of
+from deploy.planning.federation_plan import as_values, outlook, outlook_lines
 from deploy.planning.power_plan import (
     DEVIATION,
     Patients,
@@ -48,8 +52,6 @@ PAPER = {"A": (30, 396), "B": (30, 384), "C": (19, 468)}
 """Patients and slices of each site, from Table I of the paper."""
 ALL, TOGETHER = "all", "Together"
 """The names, in JSON and in the printed table, of the line for all methods together, with each stage counted once."""
-STAGE_SECONDS = 1.5
-"""Seconds of a stage besides its network: for starting a process, reading slices and carrying weights."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ def study_plan(
     patients: Mapping[str, int] | None = None,
     sd: float = DEVIATION,
     earlier: Path | None = None,
+    federation: Path | None = None,
 ) -> int:
     """Print the cost of the stages in a study's graph, and the gains that the study could show.
 
@@ -106,13 +109,24 @@ def study_plan(
         patients: for sites elsewhere, the number of all their usable patients, where known.
         sd: the standard deviation of paired differences where none was measured, in Dice points.
         earlier: the result folder of an earlier study, whose standard deviations are used.
+        federation: a file that describes a federation, on which the study is run on paper; the sites' patients and
+            slices, and the time, come from this file.
 
     Returns:
         The exit code, 0.
 
     Raises:
-        RelayError: a site has neither a file nor a number of slices, or the earlier results cannot be read.
+        RelayError: a site has neither a file nor a number of slices, the earlier results cannot be read, or the
+            federation does not fit the study.
     """
+    if federation and (files or slices or patients):
+        raise RelayError(f"{federation} describes the sites; leave out --site, --slices and --patients.")
+    if federation and study.methods.pooled:
+        raise RelayError("All data together (methods.pooled) exist in simulation alone; set pooled = false.")
+    described = load_federation(federation) if federation else None
+    virtual = sites_of(described, study, federation) if described and federation else {}
+    if described:
+        slices, patients, trial = numbers(virtual, "slices"), numbers(virtual, "patients"), False
     for model in study.networks:
         check_network(model, study.preprocessing.pixels)
     variant = study.variants[0]
@@ -127,11 +141,18 @@ def study_plan(
     targets = [site for site in study.sites if any(row.target == site for row in found.rows)]
     powers = power_lines(study, targets, counted, sd=sd, measured=measured)
     estimate = _estimate(study, found, census, surveys, sites, files, at_once) if trial else None
+    measured_here = functools.cache(lambda network: measure(network, device="auto", at_once=1))
+    ahead = outlook(study, census, described, virtual, measured_here) if described else None
     if as_json:
-        print(json.dumps(_as_values(study, census, lines, together, estimate, powers, search), indent=1))
+        values = _as_values(study, census, lines, together, estimate, powers, search)
+        if described and ahead:
+            values["federation"] = as_values(ahead, described)
+        print(json.dumps(values, indent=1))
     else:
         _print(study, census, assumed, lines, together, estimate, search)
         print(*power_text(study, powers), sep="\n")
+        if described and ahead:
+            print(*outlook_lines(ahead, described, adaptive=search is not None), sep="\n")
     return 0
 
 
@@ -277,46 +298,15 @@ def _estimate(
         for one in of_model.values():
             speeds.append(measure(one, device=device, at_once=at_once))
             progress(len(speeds), len(of_model))
-            training += makespan(found, _duration(one, census, surveys, speeds[-1]), at_once=speeds[-1].at_once)
+            training += makespan(
+                found, durations(one, census, surveys, lambda _, speed=speeds[-1]: speed), at_once=speeds[-1].at_once
+            )
     training *= len(study.variants) / len(of_model)
     preparing = 0.0
     for name, path in files.items():
         preparing += measure_n4(path, study.variants[0]) * surveys[name].patients / cores()
     memory, together = max(speed.memory for speed in speeds), min(speed.at_once for speed in speeds)
     return Estimate(training, preparing, together, speeds[0].step, speeds[0].predict, memory, at_once)
-
-
-def _duration(
-    study: Study, census: Census, surveys: Mapping[str, Survey], speed: Speed
-) -> Callable[[FineTune | Evaluate], float]:
-    steps = planned_steps(study, census)
-    part = study.split
-
-    def held_out(site: str, fold: int, split: str) -> float:
-        """Return the number of slices on which a network is scored."""
-        names = study.sites if site == POOLED else (site,)
-        if all(name in surveys for name in names):
-            return sum(
-                surveys[name].test_slices if split == "test" else surveys[name].validation_slices[fold]
-                for name in names
-            )
-        train = census[site][fold] / ((1 - part.test_fraction) * (1 - 1 / part.folds))
-        return train * (part.test_fraction if split == "test" else (1 - part.test_fraction) / part.folds)
-
-    def seconds(node: FineTune | Evaluate) -> float:
-        if isinstance(node, Evaluate):
-            folds = validation_folds(node) if node.split == "validation" else (node.fold,)
-            # Of an ensemble of folds, each member segments the patients of its own fold alone.
-            models = models_in(node.weights) if len(folds) == 1 else 1
-            slices = models * sum(held_out(node.site, fold, node.split) for fold in folds)
-            return STAGE_SECONDS + 3 * slices * speed.predict
-        validated = (node.schedule.epochs + 3) * held_out(node.site, node.fold, "validation")
-        shown = validated if node.trains else validated + census[node.site][node.fold]
-        if node.hop and node.hop.distillation:  # the teacher answers every slice as well
-            shown += node.schedule.epochs * census[node.site][node.fold]
-        return STAGE_SECONDS + steps(node) * speed.step + shown * speed.predict
-
-    return seconds
 
 
 def makespan(found: Plan, duration: Callable[[FineTune | Evaluate], float], *, at_once: int) -> float:

@@ -72,7 +72,34 @@ class Scheduler:
                 if not self.state.plan.growing:
                     self._take_away(list(self.state.records))
                 return self.state
-            ready += self._ended(*self._finished.get())
+            ready += self._ended(*self.await_outcome())
+
+    # What depends on the sites and on the clock; `deploy.planning.virtual_run` puts virtual ones in their place.
+
+    def held(self, site: str) -> str:
+        """Return the digest of a site's last trained weights while the site holds them; empty if it holds none."""
+        return self._channels[site].held
+
+    def begin(self, node: FineTune | Evaluate) -> None:
+        """Have a stage done at its site, in a thread of its own, which queues the outcome for the scheduler's loop."""
+        threading.Thread(target=self._at_site, args=(node,), daemon=True).start()
+
+    def await_outcome(self) -> tuple[FineTune | Evaluate, StageRecord | Parked]:
+        """Wait for the next outcome of any stage that was begun."""
+        return self._finished.get()
+
+    def make(self, node: Average | Refilled) -> StageRecord:
+        """Return the record of a node of the coordinator's own, made now.
+
+        Raises:
+            Parked: the node cannot be made.
+            RelayError: the weights that it is made of are missing, or fit neither each other nor the network.
+        """
+        if isinstance(node, Refilled):
+            return refill(node, self.state, self._ledger)
+        return average(node, self.state, self._ledger)
+
+    # The loop's own steps
 
     def _taken_in(self, nodes: Sequence[Node]) -> list[Node]:
         """Count the work of the plan's new nodes, note their weights in the ledger; return the nodes ready to begin."""
@@ -116,7 +143,11 @@ class Scheduler:
             self._work.report("known", node)
             return freed
         try:
-            return self._settle(node, self.state.known(node) or self._made(node))
+            record = self.state.known(node)
+            if record is None:
+                assert isinstance(node, Average | Refilled)
+                record = self.make(node)
+            return self._settle(node, record)
         except (Parked, RelayError) as parked:
             self._park(node, str(parked))
         except OSError:
@@ -125,29 +156,17 @@ class Scheduler:
             self._park(node, f"the coordinator failed ({type(error).__name__}: {error})")
         return []
 
-    def _made(self, node: Node) -> StageRecord:
-        """Return the record of a node of the coordinator's own, made now.
-
-        Raises:
-            Parked: the node cannot be made.
-            RelayError: the weights that it is made of are missing, or fit neither each other nor the network.
-        """
-        if isinstance(node, Refilled):
-            return refill(node, self.state, self._ledger)
-        assert isinstance(node, Average)
-        return average(node, self.state, self._ledger)
-
     def _dispatch(self) -> None:
-        """Start the next stage of every idle site, each in a thread of its own."""
+        """Begin the next stage of every idle site."""
         state = self.state
         for site, nodes in state.waiting.items():
             if state.parked:
                 nodes[:] = [node for node in nodes if node not in state.parked]
             if nodes and site not in state.at_work:
-                node = state.next_of(nodes, self._channels[site].held)
+                node = state.next_of(nodes, self.held(site))
                 nodes.remove(node)
                 state.at_work[site] = node
-                threading.Thread(target=self._at_site, args=(node,), daemon=True).start()
+                self.begin(node)
 
     def _at_site(self, node: FineTune | Evaluate) -> None:
         """Have a stage done at its site and queue its outcome for the scheduler's loop; runs in a thread of its own."""

@@ -83,7 +83,8 @@ LOOK_EVERY = 5.0
 QUIET = 120.0
 """Seconds of waiting for a reply before a question is sent behind the order; see `SiteChannel._await`."""
 
-TRANSFER_SLOTS = threading.Semaphore(2)
+TRANSFERS_AT_ONCE = 2
+TRANSFER_SLOTS = threading.Semaphore(TRANSFERS_AT_ONCE)
 """The number of messages with weights in memory at a time, over all channels: outgoing messages until sent, incoming
 messages until stored in the ledger. The slots keep the number of copies small for any number of sites."""
 
