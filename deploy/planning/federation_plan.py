@@ -25,7 +25,7 @@ from deploy.planning.virtual_run import (
     OWN_LINK,
     POOL,
     SHARED_LINK,
-    Stage,
+    StageOnPaper,
     World,
     descriptions_of,
     run_virtually,
@@ -125,10 +125,11 @@ def outlook(
 def summary(world: World, sites: Mapping[str, VirtualSite]) -> Outlook:
     """Return what came of a world's runs."""
     total = world.clock.now or 1.0
-    of_site: dict[str, Counter[str]] = {name: Counter() for name in sites}
+    of_site = {name: dict.fromkeys(KINDS, 0.0) for name in sites}
     stages: Counter[str] = Counter()
     for stage in world.stages:
-        of_site[stage.node.site] += stage.spent
+        for kind, seconds in stage.spent.items():
+            of_site[stage.node.site][kind] += seconds
         stages[stage.node.site] += not stage.known
     # Two stages may be the same work, which is done once.
     done = [stage.node for stage in world.stages if not stage.known]
@@ -144,8 +145,8 @@ def summary(world: World, sites: Mapping[str, VirtualSite]) -> Outlook:
                 site=name,
                 group=site.group,
                 stages=stages[name],
-                seconds={kind: of_site[name][kind] for kind in KINDS},
-                idle=max(0.0, world.clock.now - of_site[name].total()),
+                seconds=of_site[name],
+                idle=max(0.0, world.clock.now - sum(of_site[name].values())),
             )
             for name, site in sites.items()
         ),
@@ -165,18 +166,19 @@ def summary(world: World, sites: Mapping[str, VirtualSite]) -> Outlook:
 
 def _chain(world: World) -> tuple[dict[str, float], tuple[str, ...]]:
     """Return the seconds of each kind on the chain of stages that ends last, and the chain's sites."""
-    spent: Counter[str] = Counter()
+    spent: dict[str, float] = dict.fromkeys((*KINDS, BETWEEN), 0.0)
     visited: list[str] = []
-    stage: Stage | None = max(world.stages, key=lambda one: one.ended, default=None)
+    stage: StageOnPaper | None = max(world.stages, key=lambda one: one.ended, default=None)
     end = world.clock.now
     while stage is not None:
         spent[BETWEEN] += end - stage.ended
-        spent += stage.spent
+        for kind, seconds in stage.spent.items():
+            spent[kind] += seconds
         if visited[-1:] != [stage.node.site]:
             visited.append(stage.node.site)
         end, stage = stage.began, stage.cause
     spent[BETWEEN] += end
-    return {kind: spent[kind] for kind in (*KINDS, BETWEEN)}, tuple(reversed(visited))
+    return spent, tuple(reversed(visited))
 
 
 def as_values(found: Outlook, federation: Federation) -> dict[str, Any]:

@@ -299,7 +299,9 @@ def _estimate(
             speeds.append(measure(one, device=device, at_once=at_once))
             progress(len(speeds), len(of_model))
             training += makespan(
-                found, durations(one, census, surveys, lambda _, speed=speeds[-1]: speed), at_once=speeds[-1].at_once
+                found,
+                durations(one, census, surveys, dict.fromkeys(census, speeds[-1]).__getitem__),
+                at_once=speeds[-1].at_once,
             )
     training *= len(study.variants) / len(of_model)
     preparing = 0.0

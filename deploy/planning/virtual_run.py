@@ -7,7 +7,7 @@ the code of every real run. In place of the sites stand the seconds that their w
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict, deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -47,17 +47,17 @@ weights there, the wait for them, and the time until the coordinator looks at an
 
 
 @dataclass
-class Stage:
+class StageOnPaper:
     """A stage that was begun."""
 
     node: FineTune | Evaluate
     began: float
-    cause: Stage | None
+    cause: StageOnPaper | None
     """The stage whose outcome the coordinator took in before it began this one; None of the first ones."""
     ended: float = math.nan
     known: bool = False
     """Whether another stage had come to the same record before, so that the site was not asked."""
-    spent: Counter[str] = field(default_factory=Counter)
+    spent: dict[str, float] = field(default_factory=lambda: dict.fromkeys(KINDS, 0.0))
     """Seconds of each kind, from `KINDS`; their sum is `ended` less `began`."""
 
 
@@ -117,7 +117,7 @@ class World:
         self.ledger = VirtualLedger()
         self.held: dict[str, str] = defaultdict(str)
         """For each site, the digest of its last trained weights while it holds them."""
-        self.stages: list[Stage] = []
+        self.stages: list[StageOnPaper] = []
         """All stages, in the order in which they were begun."""
         self.averaging = 0.0
         """Seconds for which the coordinator averaged, and began no stage."""
@@ -171,8 +171,8 @@ class VirtualScheduler(Scheduler):
             keep_weights=keep_weights,
         )
         self.world, self._seconds, self._dice = world, seconds, dice
-        self._outcomes: deque[tuple[Stage, StageRecord]] = deque()
-        self._last: Stage | None = None
+        self._outcomes: deque[tuple[StageOnPaper, StageRecord]] = deque()
+        self._last: StageOnPaper | None = None
         self._size = declared_bytes(state.study.model)
         self._norm = staying_bytes(state.study.model, "batch-norm")
 
@@ -182,7 +182,7 @@ class VirtualScheduler(Scheduler):
 
     def begin(self, node: FineTune | Evaluate) -> None:
         """Begin a stage at its virtual site."""
-        stage = Stage(node, self.world.clock.now, self._last)
+        stage = StageOnPaper(node, self.world.clock.now, self._last)
         self.world.stages.append(stage)
         self.world.clock.begin(self._answered(stage))
 
@@ -231,7 +231,7 @@ class VirtualScheduler(Scheduler):
         """Return the seconds in which the coordinator checks and copies so many bytes."""
         return size / MB * self.world.federation.coordinator.seconds_a_mb
 
-    def _answered(self, stage: Stage) -> Process:
+    def _answered(self, stage: StageOnPaper) -> Process:
         """Take a stage from its order to its outcome, as `server.scheduling.dispatch` and a site's channel do."""
         world, node = self.world, stage.node
         site = world.groups[node.site]
@@ -248,17 +248,18 @@ class VirtualScheduler(Scheduler):
                 with self._spending(stage, MESSAGES):
                     yield world.clock.sleep(site.message_seconds)
             record = self._record(node)
-            for digest in record.models if isinstance(node, FineTune) else ():
+            came = record.models if isinstance(node, FineTune) else ()
+            for digest in came:
                 yield from self._carried(stage, digest, world.from_sites, site.up_mbit)
                 yield from self._handled(stage, digest)
             world.ledger.put(record)
-            for digest in record.models if isinstance(node, FineTune) else ():
-                world.ledger.add(digest, self._size_of(node))
+            for digest in came:
+                world.ledger.add(digest, self._bytes(digest))
                 world.held[node.site] = digest
         stage.ended = world.clock.now
         self._outcomes.append((stage, record))
 
-    def _sent(self, stage: Stage) -> Process:
+    def _sent(self, stage: StageOnPaper) -> Process:
         """Send an order, with the weights that the site does not hold; several of an ensemble, each in its message."""
         world, node, state = self.world, stage.node, self.state
         site = world.groups[node.site]
@@ -273,7 +274,7 @@ class VirtualScheduler(Scheduler):
             with self._spending(stage, MESSAGES):
                 yield world.clock.sleep(site.message_seconds)
 
-    def _handled(self, stage: Stage, digest: str) -> Process:
+    def _handled(self, stage: StageOnPaper, digest: str) -> Process:
         """Have a message with weights read or stored at the coordinator."""
         slots = self.world.transfers
         with self._spending(stage, COORDINATOR):
@@ -281,7 +282,7 @@ class VirtualScheduler(Scheduler):
             yield self.world.clock.sleep(self._handling(self._bytes(digest)))
         slots.release()
 
-    def _carried(self, stage: Stage, digest: str, link: SharedLink, own_mbit: float) -> Process:
+    def _carried(self, stage: StageOnPaper, digest: str, link: SharedLink, own_mbit: float) -> Process:
         size, fastest = self._bytes(digest), own_mbit * MBIT
         began = self.world.clock.now
         yield link.carry(size, fastest)
@@ -290,7 +291,7 @@ class VirtualScheduler(Scheduler):
         stage.spent[OWN_LINK] += alone
         stage.spent[SHARED_LINK] += seconds - alone
 
-    def _computed(self, stage: Stage, seconds: float) -> Process:
+    def _computed(self, stage: StageOnPaper, seconds: float) -> Process:
         """Compute for some seconds, within the site's hours and on a card of its pool."""
         world, site = self.world, self.world.groups[stage.node.site]
         pool = world.pools.get(site.pool)
@@ -320,7 +321,7 @@ class VirtualScheduler(Scheduler):
         return epoch * max(1, math.ceil(least / epoch - 1e-9)) * (1 + 1e-12) if epoch else math.inf
 
     @contextmanager
-    def _spending(self, stage: Stage, kind: str) -> Iterator[None]:
+    def _spending(self, stage: StageOnPaper, kind: str) -> Iterator[None]:
         began = self.world.clock.now
         yield
         stage.spent[kind] += self.world.clock.now - began
@@ -338,10 +339,18 @@ class VirtualScheduler(Scheduler):
         key = state.key(node, state.records)
         weights = node if isinstance(node, FineTune) else node.weights
         dice = self._dice(weights, node.site)
-        scores = {"dice": dice, "iou": dice / (2 - dice), "dice_volume": dice}
         if isinstance(node, Evaluate):
             models = state.records[node.weights].models
-            return StageRecord(key=key, kind="evaluate", site=node.site, fold=node.fold, parents=models, **scores)
+            return StageRecord(
+                key=key,
+                kind="evaluate",
+                site=node.site,
+                fold=node.fold,
+                parents=models,
+                dice=dice,
+                iou=dice / (2 - dice),
+                dice_volume=dice,
+            )
         sent = digest_of(f"weights {key}".encode()) if node.stays != "everything" else ""
         own = digest_of(f"own {key}".encode()) if node.stays else ""
         if sent:
@@ -357,7 +366,9 @@ class VirtualScheduler(Scheduler):
             parts=digest_of(f"parts {key}".encode()) if declared(study.model).stays and node.trains else "",
             shared=sent if own else "",
             train_slices=state.descriptions[node.site].train_slices[node.fold],
-            **scores,
+            dice=dice,
+            iou=dice / (2 - dice),
+            dice_volume=dice,
         )
 
 

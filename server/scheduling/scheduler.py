@@ -165,6 +165,7 @@ class Scheduler:
             if nodes and site not in state.at_work:
                 node = state.next_of(nodes, self.held(site))
                 nodes.remove(node)
+                assert isinstance(node, FineTune | Evaluate)
                 state.at_work[site] = node
                 self.begin(node)
 
