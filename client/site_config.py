@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import shlex
 import stat
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -168,6 +169,10 @@ class SiteConfig(BaseModel):
     proxy: str = ""
     """The hospital's proxy on the way to the coordinator, such as http://proxy.hospital.org:3128, with NAME:PASSWORD@
     before the host if it asks for them. If empty, the HTTPS_PROXY of the environment; "none" uses no proxy."""
+    launch: str = ""
+    """The beginning of the command that answers each order, where the graphics card is behind a scheduler, such as srun
+    --gres=gpu:1; if empty, orders are answered on the machine of `relay site start`. If the last word is a Python's
+    path, such as one in a container, that Python is run."""
     archive: ArchiveConfig | None = None
     """The query with which `relay site fetch` takes images and labels from a DICOMweb server. With it, images may be
     left out: the private folder then holds them."""
@@ -209,6 +214,15 @@ class SiteConfig(BaseModel):
                 f"this has {groups} groups; put the person's part in the one pair of brackets, as ^(\\d+)_"
             )
         return patient
+
+    @field_validator("launch")
+    @classmethod
+    def _launch_is_words(cls, launch: str) -> str:
+        try:
+            shlex.split(launch)
+        except ValueError as error:
+            raise ValueError(f"these are no words of a shell ({error}); write some such as srun --gres=gpu:1") from None
+        return launch.strip()
 
     @field_validator("roi")
     @classmethod

@@ -83,3 +83,17 @@ def test_the_images_say_what_they_are() -> None:
         assert labels["version"] == PROJECT["project"]["version"]
         assert labels["licenses"] == PROJECT["project"]["license"]
     assert f"image: relay:{PROJECT['project']['version']}" in text("docker-compose.yml")
+
+
+def test_the_definition_for_apptainer_is_of_the_same_parts_as_the_image() -> None:
+    """Nobody builds it here, so that its file is held against the Dockerfile, which is built."""
+    definition, docker = text("deploy/apptainer/relay.def"), text("deploy/docker/Dockerfile")
+    sections = dict(re.findall(r"^%(\w+)\n((?:    .*\n)*)", definition, re.MULTILINE))
+    bases = re.findall(r"^(?:From: |ARG PYTHON=)(\S+)$", definition + docker, re.MULTILINE)
+    assert len(bases) == 2 and len(set(bases)) == 1
+    copied = [line.split()[0] for line in sections["files"].splitlines()]
+    assert all((REPO / path).is_file() for path in copied if not path.startswith("dist/")), copied
+    install = "sh /src/install /opt/relay/bin/python /src dependencies"
+    assert install in sections["post"] and install in docker
+    assert f"org.opencontainers.image.version {PROJECT['project']['version']}\n" in sections["labels"]
+    assert all(variable in docker for variable in re.findall(r"(FLWR_\w+=1)", sections["environment"]))

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, NoReturn
 from common.errors import RelayError
 from deploy.flower import internals
 from deploy.flower.supervisor import LINUX, end_with_parent
+from deploy.site import carried
 
 if TYPE_CHECKING:
     from flwr.app import Context, Message
@@ -69,8 +70,9 @@ def main() -> None:
     began = time.monotonic()
     runtime = internals.client_runtime()
     internals.confine(runtime, lambda: installed_app())
-    with suppress(Exception):  # `installed_app` reports the error when a message has to be answered
-        importlib.import_module("client.imports")
+    if carried.site_with_command() is None:
+        with suppress(Exception):  # `installed_app` reports the error when a message has to be answered
+            importlib.import_module("client.imports")
     say_if_slow(time.monotonic() - began)
     while True:
         task = Task(**json.loads(lines.get()))
@@ -205,6 +207,17 @@ def say(sentence: str) -> None:
 
 
 def installed_app() -> Callable[[Message, Context], Message]:
+    """Return the installed app, or what has the site's own command run the installed app (`deploy.site.carried`).
+
+    Raises:
+        LoadClientAppError: the app cannot be imported; Flower answers this error with a fixed text.
+    """
+    if site := carried.site_with_command():
+        return lambda message, context: carried.answer_by_command(site, message)
+    return app_alone()
+
+
+def app_alone() -> Callable[[Message, Context], Message]:
     """Return the installed app; the app gets none of the coordinator's settings, and none of its error texts leaves.
 
     Raises:

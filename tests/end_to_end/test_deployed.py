@@ -91,6 +91,26 @@ def until_said(out: Path, text: str, federation: Federation) -> None:
 
 
 @pytest.mark.nightly
+def test_a_hospital_whose_orders_a_scheduler_answers_changes_nothing(
+    bench: Bench, federation: Federation, tmp_path: Path
+) -> None:
+    script, path = tmp_path / "srun", bench.sites["A"]
+    script.write_text(f'#!/bin/sh\necho job >> {tmp_path}/jobs\ncd / && exec env -i "$@"\n', encoding="utf-8")
+    script.chmod(0o755)
+    before = path.read_text(encoding="utf-8")
+    path.write_text(f'launch = "{script}"\n{before}', encoding="utf-8")
+    try:
+        federation.start("superlink", "superexec", "A", "B")
+        out = tmp_path / "out"
+        code, _, errors = ended(federation, federation.study(str(bench.study), "--out", str(out)))
+    finally:
+        path.write_text(before, encoding="utf-8")
+    assert code == 0, errors + federation.told()
+    bench.assert_equal(out)
+    assert len((tmp_path / "jobs").read_text(encoding="utf-8").splitlines()) >= 3  # described, trained, scored
+
+
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     "how", ["killed with all its processes", "told to end", "only its supernode killed", "only its superexec killed"]
 )
