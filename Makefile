@@ -13,8 +13,8 @@ test test-slow test-all test-compose: export OMP_NUM_THREADS = 1
 
 help:
 	@echo "make demo      three synthetic hospitals, a whole study, its table and page (relay-demo/)"
-	@echo "make test      ruff, mypy and the quick tests: ten minutes, on a slow machine more"
-	@echo "make test-slow the tests marked slow: about twice as long"
+	@echo "make test      ruff, mypy and the quick tests: five minutes, on a slow machine ten"
+	@echo "make test-slow the tests marked slow: half an hour"
 	@echo "make test-all  ruff, mypy and all tests but the containers: hours, for whole studies with many seeds are among them"
 	@echo "make test-compose  three hospitals in containers, against a Docker engine"
 	@echo "make real RELAY_DATA=DIR  the study of three real hospitals, whose data are not here (docs/how-to); some hours"

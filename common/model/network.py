@@ -80,19 +80,24 @@ def build_undrawn(model: ModelConfig, *, whole: bool = False) -> nn.Module:
     initial values, since loading a state_dict would leave these tensors without a value.
     """
     network = _drafted(model, whole=whole)
-    tensors = {*dict(network.named_parameters()), *dict(network.named_buffers())}
-    if next(network.parameters()).is_meta and tensors <= set(network.state_dict()):
+    tensors = dict(network.named_parameters()) | dict(network.named_buffers())
+    # Not every tensor of a draft need be without memory: smp makes the first convolution for other than three channels
+    # by a constructor that knows no device.
+    if any(tensor.is_meta for tensor in tensors.values()) and tensors.keys() <= set(network.state_dict()):
         return network.to_empty(device="cpu")
     return build(model, whole=whole)
 
 
 def _drafted(model: ModelConfig, *, whole: bool = False) -> nn.Module:
-    """Return the network without memory for its tensors, or built in memory where the network needs values for that."""
-    try:
-        with torch.device("meta"):
-            return build(model, whole=whole)
-    except BadConfiguration:
-        with torch.random.fork_rng(devices=[]):  # a draft draws nothing
+    """Return the network without memory for its tensors, or built in memory where the network needs values for that.
+
+    The global generator is left as it is.
+    """
+    with torch.random.fork_rng(devices=[]):
+        try:
+            with torch.device("meta"):
+                return build(model, whole=whole)
+        except BadConfiguration:
             return build(model, whole=whole)
 
 

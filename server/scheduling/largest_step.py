@@ -9,7 +9,10 @@ bound on every value holds them (`common.model.weights.LARGEST`).
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
+
+import torch
 
 from common.model.weights import Weights, load
 from server.aggregation import STATISTICS
@@ -38,10 +41,15 @@ def check_step(weights: Weights, parent: Path, largest: float) -> None:
         for name, tensor in weights.items()
         if name in before and tensor.is_floating_point() and not name.endswith(STATISTICS)
     ]
-    step = math.sqrt(sum(float((weights[name].double() - before[name].double()).square().sum()) for name in names))
-    norm = 1 + math.sqrt(sum(float(before[name].double().square().sum()) for name in names))
+    step = _norm(weights[name] - before[name] for name in names)
+    norm = 1 + _norm(before[name] for name in names)
     if step > largest * norm:
         raise TrainingFailed(
             f"its weights lie {step / norm:.3g} times their norm away from those that it was given, and the study's"
             f" largest_step is {largest:g}"
         )
+
+
+def _norm(tensors: Iterable[torch.Tensor]) -> float:
+    """Return the norm of all values of some tensors together, summed in double precision."""
+    return math.hypot(*(float(torch.linalg.vector_norm(one, dtype=torch.float64)) for one in tensors))

@@ -57,6 +57,7 @@ def parked(results: dict[str, Any]) -> list[str]:
     return [entry["reason"] for entry in results["parked"]]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("b_poisons")
 def test_weights_far_from_those_given_are_refused_from_who_sent_them(sites: dict[str, Path], tmp_path: Path) -> None:
     study = small_study(sites=("B", "C"), methods=ROUTE)
@@ -64,6 +65,7 @@ def test_weights_far_from_those_given_are_refused_from_who_sent_them(sites: dict
     assert reasons and all("site B: its weights lie" in reason and "largest_step is 20" in reason for reason in reasons)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("b_poisons")
 def test_the_next_hospital_names_the_sender_and_does_not_train(sites: dict[str, Path], tmp_path: Path) -> None:
     study = small_study(sites=("B", "C"), methods=ROUTE, largest_step=0.0)

@@ -155,6 +155,7 @@ def test_repeats_by_a_secret_do_not_tell_even_who_learns_the_secret(attacked: _A
         assert np.linalg.matrix_rank(np.delete(rows, some, axis=1)) == rank
 
 
+@pytest.mark.slow
 def test_dice_of_one_patient_is_not_found_either(attacked: _Attacked) -> None:
     """The same weights are sent in every repeat, in the place of those that B and the rounds are said to have made."""
 

@@ -108,6 +108,7 @@ def test_without_a_floor_an_exact_0_tells(
         assert (reply.dice_volume > 0) == there
 
 
+@pytest.mark.slow
 def test_with_a_floor_all_answers_are_alike(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     divided = split(NAMES, STUDY.split, site="A")
     for victim in (divided.test[0], divided.validation[0][0], divided.validation[1][0], "Case99"):
@@ -127,6 +128,7 @@ def test_a_model_that_does_its_work_is_scored_as_before(
         assert reply.dice_volume > 0.5 and not reply.below_floor
 
 
+@pytest.mark.slow
 def test_scorings_are_as_many_as_were_approved(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record = approved_at(tmp_path, images, monkeypatch)
     assert record.disclosure is not None and record.scorings == record.disclosure.validations + record.disclosure.tests

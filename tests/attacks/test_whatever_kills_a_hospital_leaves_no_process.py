@@ -56,6 +56,7 @@ def group(leader: int) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGHUP", "SIGTERM", "SIGKILL, and its guard before it"])
 def test_nothing_lives_on(tmp_path: Path, how: str) -> None:

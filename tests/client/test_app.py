@@ -121,6 +121,7 @@ def test_an_approved_file_that_was_changed_is_approved_no_longer(home: Path) -> 
     assert refused(call(DESCRIBE, to_record(Describe(study=STUDY.digest))), Refusal.UNKNOWN_STUDY)
 
 
+@pytest.mark.slow
 def test_a_stage_is_trained_and_scored(home: Path, start: Weights) -> None:
     reply, weights = trained(send(order_of(first(FineTune), start), start))
     assert reply.state == "done" and reply.epoch == 2 and weights is not None
@@ -167,6 +168,7 @@ def test_an_order_that_comes_twice_is_answered_from_disk(home: Path, start: Weig
     assert trainings == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_stage_whose_answer_was_refused_is_worked_out_from_its_beginning(
     home: Path, start: Weights, trainings: list[int]
 ) -> None:
@@ -202,6 +204,7 @@ def test_kept_weights_whose_loss_is_not_finite_are_answered_as_a_diverged_traini
     assert not list(home.glob("private/stages/*/reply.json"))
 
 
+@pytest.mark.slow
 def test_a_score_that_is_asked_for_twice_is_not_worked_out_twice(
     home: Path, start: Weights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -211,6 +214,7 @@ def test_a_score_that_is_asked_for_twice_is_not_worked_out_twice(
     assert from_record(send(order, None).content, EvaluateReply) == once
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["lost", "cut off", "changed"])
 def test_an_answer_whose_weights_are_lost_is_worked_out_again(
     home: Path, start: Weights, trainings: list[int], damage: str
@@ -239,6 +243,7 @@ def test_legs_go_on_where_they_stopped(home: Path, start: Weights, trainings: li
     assert two.losses[:1] == one.losses
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_costs_its_epochs_and_nothing_else(
     home: Path, start: Weights, trainings: list[int]
 ) -> None:
@@ -253,6 +258,7 @@ def test_a_damaged_checkpoint_costs_its_epochs_and_nothing_else(
     assert states[-1] == whole
 
 
+@pytest.mark.slow
 def test_what_is_acknowledged_is_dropped(home: Path, start: Weights) -> None:
     order = order_of(first(FineTune), start)
     trained(send(order, start))
@@ -346,6 +352,7 @@ def longest(census: dict[str, tuple[int, ...]]) -> FineTune:
     return max(trainings, key=lambda node: node.schedule.epochs)
 
 
+@pytest.mark.slow
 def test_a_forged_census_cannot_order_a_training_without_end(
     bounded: Path, start: Weights, trainings: list[int]
 ) -> None:
@@ -366,6 +373,7 @@ def test_a_forged_census_cannot_order_a_training_without_end(
     assert max(trainings) == max(epochs for epochs, _ in shown.of_epochs)
 
 
+@pytest.mark.slow
 def test_a_second_census_asks_for_nothing_more(bounded: Path, start: Weights, trainings: list[int]) -> None:
     own = described(LONGER).train_slices
     first = {"A": own, "B": (30, 30), "C": (1, 1)}
@@ -642,6 +650,7 @@ def test_nothing_but_the_stages_ensemble_is_scored(several: list[Weights]) -> No
     assert scored(send(order, None)).member == 0, "and nothing of it was counted"
 
 
+@pytest.mark.slow
 def test_an_ensemble_whose_sums_are_lost_begins_again_and_comes_to_the_same(several: list[Weights]) -> None:
     order = ensemble_order(several, "consensus")
     messages = [order.model_copy(update={"member": number}) for number in range(3)]

@@ -75,6 +75,7 @@ def _killed(study: object, device: str) -> Speed:
     raise AssertionError
 
 
+@pytest.mark.slow
 def test_a_process_that_the_system_killed_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial, "_measure_one", _killed)
     with pytest.raises(RelayError, match="The system ended a process of the trial .* for want of memory") as error:

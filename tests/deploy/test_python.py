@@ -25,6 +25,8 @@ from common.config.study import load_study
 from tests.support.commands import relay_here
 from tests.support.hospitals import REPO, write_hospitals
 
+pytestmark = pytest.mark.slow
+
 # `import relay` sets it for the processes that a user's script starts; other tests' processes begin without it.
 os.environ.pop("PYTHONSAFEPATH", None)
 

@@ -217,6 +217,7 @@ class Hospital:
         return reply.content
 
 
+@pytest.mark.slow
 def test_no_stage_reads_a_patient_of_another_side(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None
 ) -> None:

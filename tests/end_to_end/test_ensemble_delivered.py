@@ -18,6 +18,8 @@ from tests.support.commands import relay_here
 from tests.support.hospitals import run_on_grid, small_study, write_hospitals
 from tests.support.selected import best_row
 
+pytestmark = pytest.mark.slow
+
 STUDY = small_study(
     sites=("A", "B"),
     split={"folds": 2, "test_fraction": 0.4},

@@ -27,6 +27,7 @@ STUDY = small_study(
 )
 
 
+@pytest.mark.slow
 def test_from_the_archive_to_the_archive(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("highdicom", reason="highdicom is an extra: pip install 'prostate-relay[dicom-seg]'")
     for k in range(5):

@@ -19,9 +19,13 @@ from deploy.site.keys import admission
 from tests.support.federation import Federation, wait_for
 from tests.support.hospitals import write_hospitals
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("nginx") is None, reason="nginx is not installed here; `make test-compose` tries the gateway anyway"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        shutil.which("nginx") is None,
+        reason="nginx is not installed here; `make test-compose` tries the gateway anyway",
+    ),
+]
 
 
 @pytest.fixture(scope="module")

@@ -94,6 +94,7 @@ def test_a_route_gives_the_weights_of_a_plain_loop(hospitals: dict[str, Path], t
     assert_exact(study, hospitals, tmp_path, results)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.5, pytest.param(1.0, marks=pytest.mark.slow)])
 def test_whole_volumes_give_the_weights_of_a_plain_loop(
     hospitals: dict[str, Path], tmp_path: Path, share: float
@@ -147,6 +148,7 @@ HOPS: list[Any] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "training"), HOPS, ids=str)
 def test_a_hop_of_every_network_gives_the_weights_of_a_plain_loop(
     hospitals: dict[str, Path], tmp_path: Path, model: dict[str, Any], training: dict[str, Any]
@@ -254,6 +256,7 @@ def test_an_average_gets_the_targets_statistics_and_nothing_else(
         assert row["validation_dice"] == pytest.approx(100 * made.get("dice", 0.0), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_round_is_the_same_for_every_order_of_replies(rounds: tuple[Study, Path]) -> None:
     study, out = rounds
     start = digest(PlainLoop(study, {}).start())
@@ -318,6 +321,7 @@ class ShareLoop(PlainLoop):
         return [here[name] for name in half], [here[name] for name in made.validation[fold]]
 
 
+@pytest.mark.slow
 def test_a_share_of_the_targets_patients_trains_the_last_stage_alone(
     hospitals: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -353,6 +357,7 @@ def read(out: Path, name: str) -> Tensors:
     return safetensors.torch.load_file(out / "weights" / f"{name}.safetensors")
 
 
+@pytest.mark.slow
 def test_a_later_visit_draws_batches_and_augmentation_of_its_own(hospitals: dict[str, Path], tmp_path: Path) -> None:
     """A → A, and B → A → B → A: the second visit to a site repeats nothing of the first."""
     study = small_study(

@@ -43,6 +43,7 @@ def assert_is(stage: Stage, found: dict[str, dict[str, Any]], what: str) -> None
     assert found[digest(stage.weights)]["losses"] == pytest.approx(stage.losses, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_rate_warm_up_and_frozen_encoder_are_the_plain_loops_and_validation_chooses(
     hospitals: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -74,6 +75,7 @@ def test_rate_warm_up_and_frozen_encoder_are_the_plain_loops_and_validation_choo
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_norm", ["precise", pytest.param("running", marks=pytest.mark.slow)])
 def test_learning_without_forgetting_and_l2_sp_are_the_plain_loops(
     hospitals: dict[str, Path], tmp_path: Path, batch_norm: str
@@ -100,6 +102,7 @@ def test_learning_without_forgetting_and_l2_sp_are_the_plain_loops(
     assert sum(row["headline"] for row in results["rows"]) == 1
 
 
+@pytest.mark.slow
 def test_a_route_of_one_cosine_is_the_plain_loops_step_by_step(hospitals: dict[str, Path], tmp_path: Path) -> None:
     study = route_study(
         routes=(("B", "A"), ("A", "B", "A")), sequential={"annealing": "route"}, training={"epochs": 2, "keep": "last"}

@@ -134,6 +134,7 @@ def write_named_hospitals(folder: Path) -> dict[str, Path]:
     return sites | {"A": write_site(here, "A", layout="nci-isbi", masks="labels", folder=f"private {NAME}")}
 
 
+@pytest.mark.slow
 def test_names_in_folders_files_and_headers_stay_at_the_site(
     tmp_path: Path, wire: list[bytes], caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -185,6 +186,7 @@ HARMS: dict[str, Callable[[Path, Path], object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", HARMS)
 def test_a_site_that_fails_sends_a_number_and_no_name(
     tmp_path: Path, wire: list[bytes], caplog: pytest.LogCaptureFixture, harm: str

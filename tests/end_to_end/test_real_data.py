@@ -60,6 +60,7 @@ def selected_in_the_label_files() -> dict[str, int]:
     return found
 
 
+@pytest.mark.slow
 def test_real_series_are_read_whole(hospitals: dict[str, Path]) -> None:
     checkup = check(load_site(hospitals["A"]))
     assert [patient.patient for patient in checkup.patients] == PATIENTS

@@ -206,6 +206,7 @@ def test_the_reader_of_imports_sees_every_way_of_importing(tmp_path: Path, monke
         assert any(name.partition(".")[0].partition(":")[0] == "client" for name in reached(path)), line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("room", "without"),
     [("server", ("client", "deploy")), ("client", ("server", "deploy")), ("common", ("client", "server", "deploy"))],

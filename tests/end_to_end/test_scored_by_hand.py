@@ -11,7 +11,7 @@ from common.config.study import Study
 from tests.end_to_end.scored_by_hand import figures
 from tests.support.hospitals import REAL_DATA, run_on_grid, small_study, write_hospitals, write_site
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 REAL = REAL_DATA / "hospitals"
 HOSPITALS = {"A": "runmc", "B": "bmc", "C": "ucl"}

@@ -25,6 +25,8 @@ from common.plan.stage_key import ExecutionEnvironment, stage_key
 from tests.support.commands import relay_here
 from tests.support.hospitals import patient, run_on_grid, small_study, write_dicom_patient, write_hospitals, write_site
 
+pytestmark = pytest.mark.slow
+
 STUDY = small_study(
     name="two-hospitals",
     licence="CC BY 4.0",

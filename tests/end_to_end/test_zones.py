@@ -17,7 +17,7 @@ from tests.end_to_end.scored_by_hand import figures
 from tests.end_to_end.test_scored_by_hand import HOSPITALS, REAL, assert_as_by_hand
 from tests.support.hospitals import REPO, forget_stages, run_on_grid, small_study, write_hospitals, write_site
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 NAMED = {"PZ": 1, "CG": 2}
 STUDY: Study = small_study(

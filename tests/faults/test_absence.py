@@ -149,6 +149,7 @@ def test_rounds_average_who_is_there_and_equal_a_study_of_those_alone(tmp_path: 
     assert rounds and all(stage["contributed"] == ["A", "B"] for stage in rounds)
 
 
+@pytest.mark.slow
 def test_a_daisy_chain_waits_for_every_site_whatever_the_rule(tmp_path: Path) -> None:
     """A model whose last site of a chain is away would take with it what its earlier sites have trained."""
     chain = {"strategy": "feddc", "rounds": 4, "average_every": 2}
@@ -197,6 +198,7 @@ def test_a_round_of_one_site_is_no_round(tmp_path: Path) -> None:
     assert results_in(tmp_path / "two")["rows"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["fedtrimmedavg", "krum", "fedmedian"])
 def test_a_strategy_that_cannot_do_without_a_site_waits_and_the_others_lose_nothing(
     tmp_path: Path, strategy: str
@@ -311,6 +313,7 @@ def test_what_was_skipped_is_asked_for_again_where_other_weights_come_to_it(
     assert all((row["absent"], row["contributed"]) == ([], ["A", "B", "C"]) for row in whole)
 
 
+@pytest.mark.slow
 def test_every_method_has_its_own_patience(tmp_path: Path) -> None:
     """The rounds go on after an hour; the routes wait for a day, and lose nothing by it."""
     absence = {"wait_hours": 48.0, "methods": {"fedavg": {"wait_hours": 1.0, "then": "skip"}}}
@@ -354,6 +357,7 @@ FEW: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("methods", "seeds"), [(ALL, range(5)), pytest.param(FEW, range(5, 30), marks=pytest.mark.slow)], ids=["all", "few"]
 )

@@ -26,6 +26,7 @@ once = functools.cache(tried)
 """A seed's history, lived through by the first test that asks for it."""
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize(
     "first",
@@ -50,6 +51,7 @@ def test_whatever_may_strike_does() -> None:
     assert {fault.harm for fault in struck} == {harm for harms in HARMS.values() for harm in harms}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny")
 def test_a_ledger_that_cannot_be_read_for_once_loses_nothing(tmp_path: Path) -> None:
     """Who starts a study reads all of its ledger; each of these readings fails in turn."""
@@ -82,6 +84,7 @@ def test_a_seed_tells_the_same_history_again(seed: int) -> None:
     assert tried(seed).tale == tried(seed).tale
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize("bench", BENCHES, ids=lambda bench: bench.name)
 def test_how_threads_take_turns_changes_nothing(bench: Bench) -> None:
@@ -96,6 +99,7 @@ def test_how_threads_take_turns_changes_nothing(bench: Bench) -> None:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny")
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the system does not list what a process holds open")
 def test_a_history_leaves_no_file_open() -> None:

@@ -220,6 +220,7 @@ def test_of_a_repeated_study_the_first_repeat_is_delivered(tmp_path: Path) -> No
     assert {order.study for order in grid.orders(Delivery)} == {study.variants[0].digest}
 
 
+@pytest.mark.slow
 def test_of_a_rotating_test_the_first_rotation_is_delivered(tmp_path: Path) -> None:
     base = study_of(**METHODS)
     study = base.model_copy(update={"split": base.split.model_copy(update={"test": "rotate"})})
@@ -232,6 +233,7 @@ def test_of_a_rotating_test_the_first_rotation_is_delivered(tmp_path: Path) -> N
     assert study.variants[0].split.rotation == 0
 
 
+@pytest.mark.slow
 def test_of_several_networks_validation_chooses_one_for_each_site(tmp_path: Path) -> None:
     base = study_of(**METHODS)
     study = Study.model_validate(base.model_dump() | {"models": {"encoders": ("resnet18", "resnet34", "mobilenet_v2")}})

@@ -117,6 +117,7 @@ def sentence(study: Study, beside: Path) -> str:
     return text
 
 
+@pytest.mark.slow
 def test_what_is_wrong_with_a_file_is_one_sentence(tmp_path: Path) -> None:
     def told(name: str, encoder: str = "mobilenet_v2") -> str:
         return sentence(study_of(name, encoder=encoder), tmp_path)

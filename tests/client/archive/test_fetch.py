@@ -176,6 +176,7 @@ def test_a_file_that_the_archive_does_not_give_is_counted_and_asked_for_again(ar
     assert fetch(config, archive.url).files == 1
 
 
+@pytest.mark.slow
 @real
 def test_tls_and_a_token(archive: Orthanc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = site(tmp_path)
@@ -214,6 +215,7 @@ def test_counts_for_a_script(archive: Orthanc, tmp_path: Path, capsys: pytest.Ca
     assert (tmp_path / "data").is_dir(), "the folder that the file names"
 
 
+@pytest.mark.slow
 @real
 def test_an_archive_with_a_password_is_refused_in_a_sentence(tmp_path: Path) -> None:
     with Orthanc(tmp_path / "o", users={"a": "b"}) as closed, pytest.raises(RelayError, match="HTTP 401"):
@@ -254,6 +256,7 @@ def test_a_server_that_is_no_archive_is_told(tmp_path: Path) -> None:
         fetch(site(tmp_path), gate.url)
 
 
+@pytest.mark.slow
 def test_an_archive_that_does_not_answer_is_told(tmp_path: Path) -> None:
     with pytest.raises(Unreachable, match=r"^The archive 127\.0\.0\.1 does not answer"):
         fetch(site(tmp_path), "http://127.0.0.1:9/dicom-web")
@@ -281,6 +284,7 @@ def test_a_site_without_a_query_is_told(tmp_path: Path) -> None:
         fetch(load_site(tmp_path / "site.toml"), "http://127.0.0.1:9")
 
 
+@pytest.mark.slow
 @real
 def test_a_segmentation_goes_back_and_is_not_trained_on(tmp_path: Path) -> None:
     pytest.importorskip("highdicom", reason="highdicom is an extra: pip install 'prostate-relay[dicom-seg]'")

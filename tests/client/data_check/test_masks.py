@@ -55,6 +55,7 @@ def most_changed(hospitals: Path, fault: Callable[[planted.Mask], planted.Mask],
     return min(masks, key=lambda name: planted.dice(masks[name], fault(masks[name])))
 
 
+@pytest.mark.slow
 def test_nothing_is_found_where_nothing_is_wrong(hospitals: Path, tmp_path: Path) -> None:
     examination = after(hospitals, tmp_path, lambda _: None)
     assert wrong(examination.checkup) == {}
@@ -64,6 +65,7 @@ def test_nothing_is_found_where_nothing_is_wrong(hospitals: Path, tmp_path: Path
     assert examination.suggested == {}
 
 
+@pytest.mark.slow
 def test_careless_outlines_are_no_faults(hospitals: Path, tmp_path: Path) -> None:
     """The synthetic masks are exact; no doctor's is."""
     agreement = []
@@ -80,6 +82,7 @@ def test_careless_outlines_are_no_faults(hospitals: Path, tmp_path: Path) -> Non
     assert 0.85 < np.median(agreement) < 0.95
 
 
+@pytest.mark.slow
 def test_each_fault_is_found_beside_the_others_and_undone_by_what_is_suggested(hospitals: Path, tmp_path: Path) -> None:
     faults = {
         Kind.MIRRORED: planted.mirrored,
@@ -109,6 +112,7 @@ def test_each_fault_is_found_beside_the_others_and_undone_by_what_is_suggested(h
     assert all(found[kind] == 1 for kind in faults)
 
 
+@pytest.mark.slow
 def test_rows_and_columns_that_were_exchanged_are_found(hospitals: Path, tmp_path: Path) -> None:
     whom = most_changed(hospitals, transposed, set())
     examination = after(hospitals, tmp_path, lambda folder: planted.change(folder, "A", whom, transposed))
@@ -124,6 +128,7 @@ def pair_of_one_shape(hospitals: Path) -> tuple[str, str]:
     return one, other
 
 
+@pytest.mark.slow
 def test_two_masks_that_were_exchanged_are_found_and_their_owners_named(hospitals: Path, tmp_path: Path) -> None:
     one, other = pair_of_one_shape(hospitals)
     examination = after(hospitals, tmp_path, lambda folder: planted.exchange_masks(folder, "A", one, other))
@@ -135,6 +140,7 @@ def test_two_masks_that_were_exchanged_are_found_and_their_owners_named(hospital
         assert planted.dice(examination.suggested[name], truth) > 0.99
 
 
+@pytest.mark.slow
 def test_a_mask_that_was_copied_to_another_patient_is_found(hospitals: Path, tmp_path: Path) -> None:
     one, other = pair_of_one_shape(hospitals)
 
@@ -147,6 +153,7 @@ def test_a_mask_that_was_copied_to_another_patient_is_found(hospitals: Path, tmp
     assert any("voxel for voxel" in finding.sentence for finding in checkup.about(one))
 
 
+@pytest.mark.slow
 def test_mask_files_under_each_other_s_names_are_told_by_their_headers(hospitals: Path, tmp_path: Path) -> None:
     one, other = names(hospitals)[:2]
     checkup = after(hospitals, tmp_path, lambda folder: planted.exchange_files(folder, "A", one, other)).checkup
@@ -157,6 +164,7 @@ def test_mask_files_under_each_other_s_names_are_told_by_their_headers(hospitals
     assert set(wrong(checkup)) == {one, other}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "kind"), [(planted.reversed_, Kind.REVERSED), (planted.mirrored, Kind.MIRRORED), (half_turn, Kind.TURNED)]
 )
@@ -181,6 +189,7 @@ def test_a_whole_site_that_was_converted_wrongly_is_seen(
     assert len(found) >= 0.9 * visible
 
 
+@pytest.mark.slow
 def test_an_image_that_lies_upside_down_with_its_mask_is_told(hospitals: Path, tmp_path: Path) -> None:
     """As under a wrong header: image and mask agree, and yet the patient lies otherwise than the others."""
     whom = names(hospitals)[4]

@@ -67,6 +67,7 @@ def metadata(path: Path) -> dict[str, str]:
     return {entry.key: entry.value for entry in onnx.load(path).metadata_props}
 
 
+@pytest.mark.slow
 def test_onnxruntime_gives_the_networks_logits_on_a_patients_slices(
     tmp_path: Path, slices: NDArray[np.float32]
 ) -> None:
@@ -82,6 +83,7 @@ def test_onnxruntime_gives_the_networks_logits_on_a_patients_slices(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model-card.json", "model.onnx", "model.safetensors"]
 
 
+@pytest.mark.slow
 def test_the_file_says_what_an_image_goes_through(tmp_path: Path) -> None:
     weights, about, _ = written(tmp_path, UNET)
     write_onnx(weights, about, tmp_path / "model.onnx")

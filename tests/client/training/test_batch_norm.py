@@ -146,6 +146,7 @@ def glands(count: int, seed: int) -> Slices:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_short_training_is_scored_by_what_it_learnt(precision: str) -> None:
     """Seen at a hospital: the loss fell from 1.57 to 1.02 and the validation Dice from 59 % to 0."""

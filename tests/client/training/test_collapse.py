@@ -100,6 +100,7 @@ def training_of(seed: int, **changes: Any) -> TrainingConfig:
     return TrainingConfig.model_validate({"batch": 4, "augmentation": "none", **kinds, **changes})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [*range(40), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(40, 200))])
 def test_no_healthy_study_is_stopped(seed: int) -> None:
     """A route A → B → A and a round of one epoch on A's weights: the gland may be dark at B and bright at A, the steps
@@ -120,6 +121,7 @@ def test_no_healthy_study_is_stopped(seed: int) -> None:
         check_not_collapsed(judged(received, network, trained, train, validation, training), SHARE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["masks of nothing", "masks turned inside out", "weights that were overwritten"])
 @pytest.mark.parametrize("seed", range(20))
 def test_a_broken_training_is_stopped(seed: int, fault: str) -> None:

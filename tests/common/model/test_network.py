@@ -11,6 +11,7 @@ import torch
 
 from common.config.model import ModelConfig
 from common.errors import BadConfiguration
+from common.model import network
 from common.model.network import build, build_undrawn, check_network, declared_shapes
 
 
@@ -51,6 +52,24 @@ def test_a_network_with_tensors_beside_its_weights_is_built_with_them() -> None:
         assert torch.equal(undrawn.get_buffer(name), drawn.get_buffer(name)), name
 
 
+@pytest.mark.parametrize("encoder", ["resnet18", "efficientnet-b0", "mobilenet_v2"])
+def test_a_network_to_load_weights_into_is_built_once_and_draws_nothing(
+    encoder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or every order of a hospital pays for values that are thrown away."""
+    part, built = model("Unet", encoder), []
+    weights = build(part).eval().state_dict()
+    monkeypatch.setattr(network, "build", lambda *args, **named: built.append(args) or build(*args, **named))
+    state = torch.random.get_rng_state()
+    undrawn = build_undrawn(part).eval()
+    assert len(built) == 1 and torch.equal(state, torch.random.get_rng_state())
+    undrawn.load_state_dict(weights)
+    images = torch.randn(1, 1, 32, 32)
+    drawn = build(part).eval()
+    drawn.load_state_dict(weights)
+    assert torch.equal(undrawn(images), drawn(images))
+
+
 def test_equal_seeds_give_equal_networks() -> None:
     part = model("Unet", "mobilenet_v2")
     torch.manual_seed(1)
@@ -82,6 +101,7 @@ BINARY = """library = torch.library.Library('torchvision', 'DEF')
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "declared"),
     [

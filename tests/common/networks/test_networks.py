@@ -27,11 +27,13 @@ def test_a_decoder_of_the_library_with_a_small_encoder(architecture: str) -> Non
     Built(architecture, encoder="resnet18", pixels=SIDES[architecture]).check_all(unused=UNUSED.get(architecture, ()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", OWN)
 def test_a_network_that_no_library_of_decoders_has(architecture: str) -> None:
     Built(architecture, pixels=SIDES[architecture]).check_all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", [key for key, network in NETWORKS.items() if 3 in network.dimensions])
 def test_a_network_in_three_dimensions(architecture: str) -> None:
     built = Built(architecture, pixels=32, dimensions=3, depth=16, slice_spacing_mm=3.0)
@@ -39,6 +41,7 @@ def test_a_network_in_three_dimensions(architecture: str) -> None:
     built.check_all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["HolisticallyNested", "FCN8s"])
 def test_vgg_with_batch_normalisation(architecture: str) -> None:
     Built(architecture, encoder="vgg16_bn").check_weights()

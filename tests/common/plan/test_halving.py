@@ -143,6 +143,7 @@ def test_all_routes_are_counted_once_beside_what_a_search_takes() -> None:
     assert steps_of_all_routes(many, census_of(many)) is None
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(st.integers(2, 5), st.integers(1, 9), st.integers(1, 3), st.data())
 def test_a_sites_own_plan_has_all_its_stages(sites: int, epochs: int, hops: int, data: st.DataObject) -> None:

@@ -802,6 +802,7 @@ def test_a_plan_made_again_with_a_hop_more_makes_no_stage_anew() -> None:
     assert all(there[node.id] is node for node in before.tried)
 
 
+@pytest.mark.slow
 def test_a_site_of_a_hundred_makes_few_stages_of_the_others() -> None:
     names = tuple(f"S{number:02}" for number in range(100))
     study = study_of(sites=names, methods={"sequential": {"routes": "greedy", "max_hops": 2}})

@@ -117,6 +117,7 @@ def drawn(
     return strata, true
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trainings", [1, 4])
 def test_patients_drawn_from_it_have_true_values_anywhere_in_its_intervals(trainings: int) -> None:
     """Cook, Gelman & Rubin, JCGS 15, 2006: the share of draws below the truth is evenly spread over many studies."""

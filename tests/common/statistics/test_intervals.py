@@ -237,6 +237,7 @@ def of_the_program(values: Floats, generator: np.random.Generator) -> Ends:
     return low, high
 
 
+@pytest.mark.slow
 def test_of_normal_patients_at_several_small_hospitals_as_many_do() -> None:
     generator, held = np.random.default_rng(3), 0
     for _ in range(1000):

@@ -61,6 +61,7 @@ def test_a_power_is_a_share_whatever_the_gain(patients: int, gain: float, sd: fl
     assert math.isfinite(found) and 0.05 - 1e-9 <= found <= 1 + 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "patients", "share"), [("Hartigan", 6, 62), ("bootstrap-t", 10, 75)])
 def test_the_intervals_of_the_report_ask_for_more(name: str, patients: int, share: int) -> None:
     """As docs/explanation/statistics.md says; of six patients all must be better, which is a power of one chance."""

@@ -179,6 +179,7 @@ def in_shell(line: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, capture_output=True, encoding="utf-8", timeout=120)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", ["--help", "--version", "site check --help", "phantom x --patients 1"])
 def test_output_that_nobody_takes_is_no_fault_of_the_program(tmp_path: Path, words: str) -> None:
     full = in_shell(f"relay {words} > /dev/full", tmp_path)
@@ -273,6 +274,7 @@ def test_a_wrong_site_file_names_the_key(
     assert told in refused("simulate", study, *given(sites, B=wrong), cwd=tmp_path)
 
 
+@pytest.mark.slow
 def test_sites_are_given_once_each_and_by_their_own_names(study: Path, sites: dict[str, Path], tmp_path: Path) -> None:
     def told(*words: str) -> str:
         return refused("simulate", study, *words, cwd=tmp_path)
@@ -354,6 +356,7 @@ def test_debug_shows_where_an_error_arose(tmp_path: Path) -> None:
         assert done.stderr.endswith("\nError code: error\n")
 
 
+@pytest.mark.slow
 def test_a_script_reads_the_code_of_an_error_on_standard_output(tmp_path: Path) -> None:
     done = relay("site", "audit", tmp_path / "site.toml", "--json")
     assert done.returncode == 1 and done.stderr.startswith("There is no site file ")
@@ -361,6 +364,7 @@ def test_a_script_reads_the_code_of_an_error_on_standard_output(tmp_path: Path) 
     assert json.loads(done.stdout) == {"error": {"code": "configuration", "message": message}}
 
 
+@pytest.mark.slow
 def test_a_script_reads_what_an_inspection_found_and_nothing_besides(tmp_path: Path) -> None:
     (tmp_path / "ledger").mkdir()
     (tmp_path / "ledger" / "a.json").write_text("{}", encoding="utf-8")
@@ -429,6 +433,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.slow
 def test_a_check_lists_every_damage_with_its_sentence(tmp_path: Path) -> None:
     site = damaged_pairs(tmp_path)
     done = relay("site", "check", site, COLUMNS="80")
@@ -458,6 +463,7 @@ def small_site(folder: Path, name: str, seeds: range) -> Path:
     return write_site(folder, name)
 
 
+@pytest.mark.slow
 def test_a_check_with_something_to_look_at_is_done_and_says_where_the_contours_are(tmp_path: Path) -> None:
     """The exit code says that there is something to train on; glands of 6 ml are for a doctor to judge."""
     done = relay("site", "check", small_site(tmp_path, "B", range(4)))
@@ -469,6 +475,7 @@ def test_a_check_with_something_to_look_at_is_done_and_says_where_the_contours_a
     assert "must stay at the site" in page.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_counts_are_written_beside_what_the_site_sees(tmp_path: Path) -> None:
     site, counts = small_site(tmp_path / "secret", "B", range(4)), tmp_path / "counts.json"
     done = relay("site", "check", site, "--json", "--counts", counts)
@@ -481,6 +488,7 @@ def test_counts_are_written_beside_what_the_site_sees(tmp_path: Path) -> None:
     assert "make it, or name another" in refused("site", "check", site, "--counts", tmp_path / "nowhere" / "c.json")
 
 
+@pytest.mark.slow
 def test_members_of_the_pooled_site_that_share_an_image_are_told(tmp_path: Path) -> None:
     sites = [small_site(tmp_path / name, name, seeds) for name, seeds in (("A", range(3)), ("B", range(2, 5)))]
     pooled = tmp_path / "site.toml"
@@ -492,6 +500,7 @@ def test_members_of_the_pooled_site_that_share_an_image_are_told(tmp_path: Path)
     assert len(json.loads(relay("site", "check", pooled, "--json").stdout)["shared"]) == 1
 
 
+@pytest.mark.slow
 def test_a_folder_that_no_file_describes_is_recognised_and_checked(tmp_path: Path) -> None:
     damaged_pairs(tmp_path)
     done = relay("site", "check", tmp_path / "images", cwd=tmp_path)
@@ -502,6 +511,7 @@ def test_a_folder_that_no_file_describes_is_recognised_and_checked(tmp_path: Pat
     assert "--masks goes with a folder of images" in sentence
 
 
+@pytest.mark.slow
 def test_dicom_series_that_are_empty_or_could_both_be_meant(tmp_path: Path) -> None:
     image, mask = patient(1, slices=5)
     for name in ("P-1", "P-2", "P-3"):
@@ -533,6 +543,7 @@ def test_a_missing_folder_is_one_sentence(tmp_path: Path) -> None:
     assert str(tmp_path / "images") in sentence and 'correct "images"' in sentence
 
 
+@pytest.mark.slow
 def test_phantoms_are_written_once_and_their_site_files_named(tmp_path: Path) -> None:
     folder = tmp_path / "hospitals"
     done = relay("phantom", folder, "--patients", "1")
@@ -541,6 +552,7 @@ def test_phantoms_are_written_once_and_their_site_files_named(tmp_path: Path) ->
     assert "holds other synthetic hospitals" in refused("phantom", folder, "--patients", "1", "--seed", "2")
 
 
+@pytest.mark.slow
 def test_phantoms_can_have_other_numbers_of_patients_and_real_glands(tmp_path: Path) -> None:
     masks = tmp_path / "masks"
     masks.mkdir()

@@ -22,6 +22,7 @@ for name in server.crt server.key clients-ca.crt server-ca.crt crl.pem; do test 
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/net").exists(), reason="this machine's IPv6 is not told by /proc")
 def test_without_ipv6_nginx_gets_all_but_the_line_for_it(tmp_path: Path) -> None:
     coordinator = Coordinator(tmp_path / "coordinator")

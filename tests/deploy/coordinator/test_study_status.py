@@ -156,6 +156,7 @@ def test_the_page_may_not_stand_in_a_frame_of_another(page: int) -> None:
     assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
 
 
+@pytest.mark.slow
 def test_readers_that_say_nothing_do_not_keep_others_out_for_long(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -232,6 +233,7 @@ def test_the_command_serves_until_it_is_stopped(recorder: Recorder, tmp_path: Pa
             program.kill()  # or a failure would wait for ever
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason=WHY_NOT)
 def test_a_browser_shows_it_and_keeps_it_up_to_date(page: int, recorder: Recorder, tmp_path: Path) -> None:
     """Opened once; what happens afterwards has to appear by itself."""

@@ -27,6 +27,7 @@ def tend(supervisor: Supervisor, seconds: float) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_what_ends_is_started_again_with_growing_pauses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "FIRST_PAUSE", 0.05)
     said: list[str] = []
@@ -78,6 +79,7 @@ def test_programs_end_when_their_supervisor_is_killed(tmp_path: Path) -> None:
     wait_for(lambda: gone(pid_file), seconds=20)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ends", ["by itself", "with its supervisor"])
 def test_what_a_program_started_ends_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: str) -> None:
     monkeypatch.setattr(processes, "LEFT_FOR", 0.3)

@@ -275,6 +275,7 @@ def test_the_balloon_lies_in_the_hollow_of_a_gland_that_it_dents(tmp_path: Path)
     assert column.max() < 0.5 * np.median(image[4][gland[4] > 0])
 
 
+@pytest.mark.slow
 def test_same_masks_same_bytes_whatever_they_are_called(tmp_path: Path) -> None:
     for name, ending in (("first", ".nrrd"), ("other", ".nii.gz")):
         write_mask(tmp_path / name / f"{name}1{ending}", ball())

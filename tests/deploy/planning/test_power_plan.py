@@ -30,6 +30,7 @@ def planned(capsys: pytest.CaptureFixture[str], folder: Path, of: Study, *more: 
     return json.loads(capsys.readouterr().out)["power"]
 
 
+@pytest.mark.slow
 def test_the_gains_of_the_papers_table_are_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["study", "plan", "paper-table3", "--no-trial"]) == 0
     told = capsys.readouterr().out
@@ -119,6 +120,7 @@ def test_an_earlier_folder_without_results_is_refused(tmp_path: Path) -> None:
         measured_in(tmp_path)
 
 
+@pytest.mark.slow
 def test_without_test_patients_nothing_can_be_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["study", "plan", "paper-table2", "--no-trial"]) == 0
     assert "No test patient is looked at, so the study can show no gain" in capsys.readouterr().out

@@ -146,6 +146,7 @@ def test_settings_of_later_trainings_and_what_one_cosine_costs_are_told(capsys: 
     assert trainings == {"sequential": 2 * (3 + 6 + 3 + 6 + 6)}
 
 
+@pytest.mark.slow
 def test_the_papers_counts_stand_in_for_a_site_that_is_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["study", "plan", "paper-table3", "--no-trial"]) == 0
     told = capsys.readouterr().out
@@ -153,6 +154,7 @@ def test_the_papers_counts_stand_in_for_a_site_that_is_elsewhere(capsys: pytest.
     assert "Target alone" in told and "Together" in told
 
 
+@pytest.mark.slow
 def test_the_papers_tables_are_asked_for_whole(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["study", "plan", "paper-table3", "--no-trial", "--json"]) == 0
     methods = {line["method"]: line for line in json.loads(capsys.readouterr().out)["methods"]}

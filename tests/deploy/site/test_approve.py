@@ -302,6 +302,7 @@ def test_a_study_is_named_by_its_file_or_enough_digits(site: SiteConfig, which: 
         leave_study(site, which)
 
 
+@pytest.mark.slow
 def test_a_person_at_a_terminal_is_asked(site: SiteConfig, tmp_path: Path) -> None:
     """And a script that has no terminal is told what it lacks."""
     (tmp_path / "study.toml").write_text(study_toml(STUDY), encoding="utf-8")

@@ -26,6 +26,8 @@ from deploy.site.forget import forget
 from server.study_run import run_study
 from tests.support.hospitals import approve_everywhere, small_study, write_hospitals
 
+pytestmark = pytest.mark.slow
+
 ONE = small_study(name="one", sites=("A",), split={"use_folds": 1}, training={"epochs": 1}, methods={"baseline": True})
 OTHER = small_study(**(ONE.model_dump() | {"name": "other", "training": {"epochs": 1, "learning_rate": 1e-3}}))
 ELSE = small_study(**(ONE.model_dump() | {"name": "else", "seed": 7, "preprocessing": {"minimum_mask_pixels": 150}}))

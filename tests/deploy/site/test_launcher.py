@@ -297,6 +297,7 @@ def test_where_no_launcher_can_be_started_to_wait_the_next_message_gets_one_all_
     assert [line["token"] for line in started[0].told] == ["t"]
 
 
+@pytest.mark.slow
 def test_a_launcher_that_waits_ends_with_the_process_that_would_give_it_a_message() -> None:
     """Also when that is killed: nothing is left to wait for. What it waits with is imported, and nothing is asked."""
     script = (
@@ -364,6 +365,7 @@ def test_flowers_supernode_sleeps_for_the_times_that_the_pace_tells_apart() -> N
     assert sorted(ast.literal_eval(call.args[0]) for call in calls) == [0.5, 0.5, 3]
 
 
+@pytest.mark.slow
 def test_the_hospitals_part_of_deploy_knows_nothing_of_the_coordinators() -> None:
     code = (
         "import sys, deploy.site.start, deploy.site.superexec, deploy.site.launcher, client.app\n"

@@ -27,6 +27,8 @@ from deploy.site.launcher import SLOW_NOTE, Task
 from tests.support.federation import descendants, wait_for
 from tests.support.supernode import SECRET, SuperNode, supernode
 
+pytestmark = pytest.mark.slow
+
 CLAIM = 2.0
 """Seconds that Flower gives a claim here, and twice as many from each heartbeat."""
 

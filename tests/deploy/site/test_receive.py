@@ -80,6 +80,7 @@ def test_without_a_folder_it_lists_and_writes_nothing(site: Path, models: list[W
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_what_arrived_is_written_where_the_user_says(site: Path, models: list[Weights], tmp_path: Path) -> None:
     arrive(site, models)
     for _ in range(2):  # the second time over the first
@@ -95,6 +96,7 @@ def test_what_arrived_is_written_where_the_user_says(site: Path, models: list[We
     assert "give another folder with --to" in refused("site", "receive", site, "--to", tmp_path / "file")
 
 
+@pytest.mark.slow
 def test_of_several_studies_the_user_says_which(site: Path, models: list[Weights], tmp_path: Path) -> None:
     arrive(site, models)
     arrive(site, models, study="later", digest="e" * 64)
@@ -141,6 +143,7 @@ def handed_out(models: list[Weights], tmp_path_factory: pytest.TempPathFactory) 
     return folder
 
 
+@pytest.mark.slow
 def test_predict_tells_what_is_wrong_before_it_works(handed_out: Path, tmp_path: Path) -> None:
     model, scan, out = handed_out / "model.safetensors", handed_out / "scan.nii.gz", tmp_path / "out.nii.gz"
     (tmp_path / "lonely.safetensors").write_bytes(model.read_bytes())

@@ -245,6 +245,7 @@ def test_weights_that_could_not_be_written_leave_no_trace(ledger: Ledger, monkey
     assert kept is not None and kept.kind == "fine-tune"
 
 
+@pytest.mark.slow
 def test_one_coordinator_at_a_time(ledger: Ledger) -> None:
     code = "import sys; from pathlib import Path; from server.ledger.ledger import Ledger; Ledger(Path(sys.argv[1]))"
     other = subprocess.run([sys.executable, "-c", code, ledger.folder], capture_output=True, encoding="utf-8")

@@ -64,6 +64,7 @@ def test_what_an_earlier_version_scored_has_a_dash(results: dict[str, Any], tmp_
     assert "–: not measured, as in scorings of an earlier version." in page.text
 
 
+@pytest.mark.slow
 def test_the_models_that_the_hospitals_got_have_a_sentence(results: dict[str, Any], tmp_path: Path) -> None:
     text = " ".join(page_of(put(tmp_path / "all", results)).text.split())
     said = text.partition("Of the models that the hospitals got, chosen by their validation patients: ")[2]

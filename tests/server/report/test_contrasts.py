@@ -132,6 +132,7 @@ def test_p_is_that_of_all_patterns_of_signs_corrected_step_by_step(tmp_path: Pat
     assert "p, corrected" in text
 
 
+@pytest.mark.slow
 def test_where_so_few_patients_can_show_nothing_no_test_is_shown(tmp_path: Path) -> None:
     results = made(tmp_path, patients={"A": 10, "B": 10, "C": 10})
     found = family_of(tmp_path, results)
@@ -145,6 +146,7 @@ def test_where_so_few_patients_can_show_nothing_no_test_is_shown(tmp_path: Path)
     assert f"{found.contrasts[0].together.better} of 6" in text
 
 
+@pytest.mark.slow
 def test_without_figures_of_single_patients_means_are_compared_and_nothing_else(tmp_path: Path) -> None:
     results = made(tmp_path, scores_leave=False)
     found = family_of(tmp_path, results)

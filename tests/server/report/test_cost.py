@@ -56,6 +56,7 @@ def plain(text: str) -> str:
     return text.replace("\u202f", "")
 
 
+@pytest.mark.slow
 def test_the_budget_is_stated_for_the_chain_and_for_everything_run(folder: Path) -> None:
     results = read_results(folder)
     grid = next(

@@ -62,6 +62,7 @@ def alike() -> dict[str, Any]:
     return results
 
 
+@pytest.mark.slow
 def test_it_stands_on_the_page_and_beneath_the_table(tmp_path: Path, alike: dict[str, Any]) -> None:
     folder = put(tmp_path, alike)
     page, lines = page_of(folder), " ".join(text_lines(read_results(folder)))

@@ -36,6 +36,7 @@ WHERE = """
 """The words of the page that lie wholly on the first screen, with nothing above them."""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason=WHY_NOT)
 @pytest.mark.parametrize("screen", [(1280, 800), (390, 844)], ids=["a desk", "a telephone"])
 @pytest.mark.parametrize("synthetic", [False, True], ids=["patients", "synthetic patients"])
@@ -70,6 +71,7 @@ def test_so_do_the_first_screens_of_the_kept_studies(tmp_path: Path, screen: tup
         assert re.sub(r"\s+", " ", sentence) in text, text
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason=WHY_NOT)
 def test_what_lies_below_the_first_screen_is_not_counted_as_seen(tmp_path: Path) -> None:
     page = write_report(put(tmp_path / "study", example(test_patients=(10, 6, 6))))

@@ -110,6 +110,7 @@ def test_without_the_sites_word_a_sentence_stands_in_the_lists_place(results: di
     assert grid(page, "patients, with their volume Dice in per cent") is None
 
 
+@pytest.mark.slow
 def test_of_several_repeats_figures_are_means_and_a_patient_counts_once(tmp_path: Path) -> None:
     results = results_of(tmp_path / "run", repeats=3)
 

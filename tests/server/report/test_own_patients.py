@@ -73,6 +73,7 @@ def test_rows_of_a_share_are_in_no_other_comparison(tmp_path: Path) -> None:
     assert "a larger share holds the patients of a smaller one" in text
 
 
+@pytest.mark.slow
 def test_where_the_test_rotates_shares_are_pooled_too(tmp_path: Path) -> None:
     results = made(tmp_path / "run", test="rotate", test_fraction=0.34)
     for table in own_patients(read_results(put(tmp_path, results))):

@@ -70,6 +70,7 @@ def test_missing_intervals_are_said_with_their_reason(tmp_path: Path) -> None:
         assert f"{site} shows no interval: the hospital does not let the figures of single patients" in kept.text
 
 
+@pytest.mark.slow
 def test_intervals_fall_short_as_the_page_says() -> None:
     for patients, said in COVERAGE.items():
         generator, held = np.random.default_rng((1969, patients)), 0
@@ -184,6 +185,7 @@ def test_the_same_results_give_the_same_bytes(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_five_folds_of_two_hundred_epochs_stay_below_two_megabytes(tmp_path: Path) -> None:
     folder = put(tmp_path, example(synthetic=False, folds=5, epochs=200, test_patients=(6, 6, 4)))
     assert write_report(folder).stat().st_size < 2_000_000

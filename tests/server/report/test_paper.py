@@ -101,6 +101,7 @@ def test_the_order_of_the_methods_is_counted_in_the_paper_and_here(tmp_path: Pat
     assert lines["a route of one hop above all data"][0] == "5 of 6"
 
 
+@pytest.mark.slow
 def test_on_synthetic_patients_the_page_says_that_the_papers_are_real(tmp_path: Path) -> None:
     said = "The paper’s figures are of real patients, ours of synthetic ones."
     for make in (table_2, table_3):
@@ -170,6 +171,7 @@ def test_networks_with_and_without_imagenet_stand_in_lines_that_name_their_start
     assert any("from ImageNet" in line for line in plain) and any("without ImageNet" in line for line in plain)
 
 
+@pytest.mark.slow
 def test_networks_can_be_compared_outside_of_the_paper(tmp_path: Path) -> None:
     study = small_study(
         sites=("A", "B"),

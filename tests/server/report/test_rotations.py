@@ -147,6 +147,7 @@ def test_the_page_compares_all_patients(results: Json, folder: Path) -> None:
         assert f"{PATIENTS[target]} test patients" in sentence
 
 
+@pytest.mark.slow
 def test_the_page_says_whose_figures_these_are(folder: Path) -> None:
     read = read_results(folder)
     assert "13 + 11 + 12 test patients" in opening(read)
@@ -196,6 +197,7 @@ def test_without_figures_of_single_patients_means_are_pooled_all_the_same(tmp_pa
     write_report(put(tmp_path, results))
 
 
+@pytest.mark.slow
 def test_routes_that_grow_and_repeats_are_pooled_for_each_repeat(tmp_path: Path) -> None:
     methods = {"baseline": True, "sequential": {"routes": "greedy", "max_hops": 2}, "forgetting": True}
     results = made(tmp_path / "run", methods=methods, repeats=2)

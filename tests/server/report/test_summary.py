@@ -30,6 +30,7 @@ def results() -> dict[str, Any]:
     return example(test_patients=(10, 8, 8), synthetic=False)
 
 
+@pytest.mark.slow
 def test_every_other_method_has_a_line_on_its_side_and_the_farthest_comes_first(
     results: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -163,6 +163,7 @@ def test_a_terminal_shows_every_figure_whatever_the_study(folders: dict[str, Pat
             assert figure.strip() in shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_study_has_a_page_whose_parts_say_what_they_show(folders: dict[str, Path], kind: str) -> None:
     text = write_report(folders[kind]).read_text(encoding="utf-8")
@@ -180,6 +181,7 @@ def test_every_kind_of_study_has_a_page_whose_parts_say_what_they_show(folders: 
     assert [attributes["href"] for tag, attributes in shown.tags if tag == "a"] == [f"#{name}" for name, _ in sections]
 
 
+@pytest.mark.slow
 def test_of_several_repeats_a_cell_shows_mean_and_spread_and_how_often_it_was_selected(
     folders: dict[str, Path],
 ) -> None:
@@ -201,6 +203,7 @@ def test_of_several_repeats_a_cell_shows_mean_and_spread_and_how_often_it_was_se
         assert f"{fmean(dices):.1f}±{stdev(dices):.1f}" in drawn["Route by validation"]
 
 
+@pytest.mark.slow
 def test_beside_the_selected_fold_stands_the_spread_over_all_folds_and_repeats(folders: dict[str, Path]) -> None:
     for kind in ("three sites", "repeats", "validation"):
         results = json.loads((folders[kind] / "results.json").read_text())

@@ -69,6 +69,7 @@ def test_a_hospital_that_gained_one_that_lost_and_one_of_which_nothing_can_be_to
     assert last.startswith("Compared are the route that validation chose and the hospital's own model")
 
 
+@pytest.mark.slow
 def test_the_verdicts_stand_first_and_on_the_first_screen_of_a_telephone(tmp_path: Path, known: dict[str, Any]) -> None:
     folder = put(tmp_path, known)
     told = " ".join(verdicts(read_results(folder)))

@@ -37,6 +37,7 @@ def found_by(run: RunState) -> Results:
     return results_of(run.study, [run])
 
 
+@pytest.mark.slow
 def test_each_row_is_its_best_setting_and_one_route_is_the_headline(tmp_path: Path) -> None:
     run = go(FakeGrid(study_of(**METHODS)), tmp_path)
     found = found_by(run)

@@ -132,6 +132,7 @@ def test_what_a_hop_forgot_is_scored_with_the_sites_own_of_its_last_visit(tmp_pa
                 assert hop.dice[site] == pytest.approx(100 * scored.dice, abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("methods", [LOCAL, GREEDY], ids=["listed", "growing"])
 @pytest.mark.parametrize("left", [7, 40])
 def test_a_run_that_was_cut_off_ends_like_an_undisturbed_one(
@@ -211,6 +212,7 @@ def test_a_first_visit_waits_for_its_site(tmp_path: Path) -> None:
     assert ("sequential-local", ("C", "B", "A")) not in rows and run.parked
 
 
+@pytest.mark.slow
 def test_scorings_travel_without_what_stays(tmp_path: Path) -> None:
     grid = FakeGrid(study_of(**LOCAL))
     run = go(grid, tmp_path)

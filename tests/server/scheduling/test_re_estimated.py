@@ -76,6 +76,7 @@ def test_what_is_not_asked_for_is_not_done(tmp_path: Path, batch_norm: tuple[str
     assert ("at each target from its training slices" in choice[2]) == ("re-estimate" in batch_norm)
 
 
+@pytest.mark.slow
 def test_losing_models_are_taken_away_while_the_study_runs(tmp_path: Path) -> None:
     """Of forty rounds, the leading model of each kind, target and fold stays, besides what a round is made of."""
     study, most = rounds_of(rounds=40), 0

@@ -43,6 +43,7 @@ def found_by(run: RunState) -> bytes:
     return write_json(dump(results_of(run.study, [run])))
 
 
+@pytest.mark.slow
 @ALL_KINDS
 def test_at_the_end_the_rows_weights_are_there_and_no_others(tmp_path: Path, methods: dict[str, Any]) -> None:
     run = go(FakeGrid(study_of(**methods)), tmp_path)
@@ -53,6 +54,7 @@ def test_at_the_end_the_rows_weights_are_there_and_no_others(tmp_path: Path, met
     assert len(made) > len(rows) + 5, "something was taken away"
 
 
+@pytest.mark.slow
 @ALL_KINDS
 def test_what_was_taken_away_is_asked_for_by_nobody(tmp_path: Path, methods: dict[str, Any]) -> None:
     expected = found_by(go(FakeGrid(study_of(**methods)), tmp_path, keep_weights=True))
@@ -62,6 +64,7 @@ def test_what_was_taken_away_is_asked_for_by_nobody(tmp_path: Path, methods: dic
     assert grid.asked == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 6))])
 @ALL_KINDS
 def test_a_study_broken_off_anywhere_asks_for_what_is_missing_alone(
@@ -90,6 +93,7 @@ def test_a_study_broken_off_anywhere_asks_for_what_is_missing_alone(
     assert files(tmp_path / "broken") == files(tmp_path / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 def test_weights_that_are_lost_and_needed_are_made_again_and_nothing_else(tmp_path: Path, seed: int) -> None:
     """Against the rule, written out: a lost row's model, and what it takes to make it, back to what is there."""

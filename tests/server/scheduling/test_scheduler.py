@@ -163,6 +163,7 @@ def test_what_keeps_failing_is_parked_after_three_tries(tmp_path: Path) -> None:
     assert set(run.parked.values()) == {f"site B: {refusal_text(Error(8, ''))}"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "code",
     [

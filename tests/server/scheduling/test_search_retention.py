@@ -51,6 +51,7 @@ def found_by(run: RunState) -> bytes:
     return write_json(dump(results_of(run.study, [run])))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("routes", ["greedy", "halving"])
 def test_few_weights_lie_on_the_disk_at_any_time(tmp_path: Path, routes: str) -> None:
     most = 0
@@ -73,6 +74,7 @@ def test_few_weights_lie_on_the_disk_at_any_time(tmp_path: Path, routes: str) ->
     assert files(tmp_path) == rows | {run.records[Start()].weights}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("routes", ["greedy", "halving"])
 @pytest.mark.parametrize("more", [{}, {"forgetting": True}, {"lwf": {"weight": (1.0,)}}], ids=["", "scored", "brake"])
 def test_what_went_is_made_by_nobody_again_and_the_ledger_is_sound(
@@ -91,6 +93,7 @@ def test_what_went_is_made_by_nobody_again_and_the_ledger_is_sound(
     assert found_by(go(again, tmp_path / "pruned")) == found_by(whole) and again.asked == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("routes", ["greedy", "halving"])
 @pytest.mark.parametrize("seed", range(3))
 def test_a_search_broken_off_anywhere_asks_for_nothing_twice(tmp_path: Path, routes: str, seed: int) -> None:
@@ -112,6 +115,7 @@ def test_a_search_broken_off_anywhere_asks_for_nothing_twice(tmp_path: Path, rou
     assert files(tmp_path / "cut") == files(tmp_path / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("routes", ["greedy", "halving"])
 def test_a_disk_with_room_for_what_is_needed_at_once_is_large_enough(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, routes: str

@@ -90,6 +90,7 @@ def test_at_the_end_no_state_is_left_and_nothing_is_done_again(tmp_path: Path) -
     assert found_by(go(grid, tmp_path)) == found_by(run) and grid.asked == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("left", [0, 7, 19, 32, 46])
 def test_a_coordinator_stopped_anywhere_ends_with_the_same_bits(tmp_path: Path, left: int) -> None:
     whole = go(FakeGrid(study_of(**BOTH)), tmp_path / "whole")
@@ -112,6 +113,7 @@ def test_a_coordinator_stopped_anywhere_ends_with_the_same_bits(tmp_path: Path, 
         assert again.records[step] == whole.records[step]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nth", [1, 3])
 def test_killed_between_a_rounds_state_and_its_record_the_round_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nth: int
@@ -153,6 +155,7 @@ def test_a_lost_state_is_made_again_where_a_round_still_needs_it(tmp_path: Path)
     assert again.records[second] == whole.records[second]
 
 
+@pytest.mark.slow
 def test_the_record_names_the_state_and_a_plain_averages_does_not(tmp_path: Path) -> None:
     run = go(FakeGrid(study_of(federated=(FEDADAM, {"strategy": "fedavg", "rounds": 2}))), tmp_path)
     for node, record in run.records.items():

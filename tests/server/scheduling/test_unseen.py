@@ -86,6 +86,7 @@ def test_the_other_sites_mean_chooses_and_stands_in_the_row(tmp_path: Path) -> N
     assert route.label.endswith(", A unseen") and set(route.label.split(",")[0].split(" → ")) <= {"B", "C"}
 
 
+@pytest.mark.slow
 def test_the_targets_scores_change_nothing_of_what_is_chosen(tmp_path: Path) -> None:
     """Every score of site A turned upside down: the models for A stay what they were."""
     plain = go(FakeGrid(study_of(**LEFT_OUT)), tmp_path / "plain")
@@ -101,6 +102,7 @@ def test_the_targets_scores_change_nothing_of_what_is_chosen(tmp_path: Path) -> 
     assert found_by(plain) != found_by(other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("left", [5, 30])
 def test_a_study_stopped_anywhere_ends_with_the_same_results(tmp_path: Path, left: int) -> None:
     whole = go(FakeGrid(study_of(**LEFT_OUT)), tmp_path / "whole")
@@ -127,6 +129,7 @@ def test_a_model_of_an_unseen_site_is_delivered_to_nobody_and_two_sites_are_too_
         Study.model_validate({"sites": ("A", "B"), "methods": {"leave_out": True}})
 
 
+@pytest.mark.slow
 def test_the_rows_stand_in_the_table_and_on_the_page_with_what_they_are(tmp_path: Path) -> None:
     methods = LEFT_OUT | {"baseline": True, "longer_baseline": True, "forgetting": True, "unadapted": True}
     chains = ({"strategy": "feddc", "rounds": 3}, {"strategy": "cyclicfl", "rounds": 2}, {"strategy": "fedadam"})

@@ -175,6 +175,7 @@ def test_a_site_that_stays_away_is_given_up_in_plain_words(clock: Clock) -> None
     assert not grid.orders_pushed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hours", [1, 30, 300])
 def test_a_site_that_works_for_hours_is_waited_for_and_asked_once(clock: Clock, hours: int) -> None:
     """However short the time for which it may be away. A question may be lost: ever fewer of them follow."""

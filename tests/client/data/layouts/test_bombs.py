@@ -62,6 +62,7 @@ def test_a_packed_label_that_swells_is_told(tmp_path: Path) -> None:
         assert "cannot be read" in bad(source)
 
 
+@pytest.mark.slow
 def test_packed_voxels_of_a_metaimage_that_swell_are_told(tmp_path: Path) -> None:
     source = only(layouts.find(as_promise12(tmp_path, *truth(), compressed=True)))
     source.image[1].write_bytes(zlib.compress(bytes(1 << 30)))

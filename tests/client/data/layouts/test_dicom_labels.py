@@ -391,6 +391,7 @@ SHAPES: dict[str, tuple[list[Polygon], list[Polygon], list[Polygon]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axes", [STRAIGHT, OBLIQUE], ids=["straight", "oblique"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_contours_have_the_volume_that_was_drawn(tmp_path: Path, shape: str, axes: NDArray[np.float64]) -> None:
@@ -414,6 +415,7 @@ def test_contours_have_the_volume_that_was_drawn(tmp_path: Path, shape: str, axe
     assert np.mean(expected.reshape(case.mask.shape[1:]) != case.mask[2]) < 0.005  # ties: edges through centres
 
 
+@pytest.mark.slow
 def test_an_island_in_a_hole_is_gland(tmp_path: Path) -> None:
     image = np.random.default_rng(3).integers(1, 900, (5, 256, 224)).astype(np.int16)
     refers = instances_in_order(write_series(tmp_path / "images" / "a", image))

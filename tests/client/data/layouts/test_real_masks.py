@@ -26,6 +26,7 @@ needs_series = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @needs_masks
 @pytest.mark.parametrize(("folder", "slices"), [("Prostate-3T", 421), ("PROSTATE-DIAGNOSIS", 384)])
 def test_the_expert_masks_hold_as_many_slices_over_200_pixels_as_published(folder: str, slices: int) -> None:

@@ -151,6 +151,7 @@ def test_a_truncated_label_is_told(tmp_path: Path, left: float, compressed: bool
     assert "P1_truth.nrrd cannot be read" in bad(only(layouts.find(config)))
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
 def test_a_byte_gone_wrong_in_a_packed_label_is_told_and_never_read(tmp_path: Path, place: float, flip: int) -> None:
