@@ -138,7 +138,7 @@ def _run(
         keep(folder, variant, described[number])
     plans = [plan(variant, census_of(found)) for variant, found in zip(variants, described, strict=True)]
 
-    def state_of(number: int) -> RunState:
+    def state_of(number: int, scarce: bool = False) -> RunState:
         return RunState(
             variants[number],
             plans[number],
@@ -146,15 +146,23 @@ def _run(
             starts[number],
             lookup=ledger.get,
             has_weights=ledger.has,
+            scarce=scarce,
         )
 
     states = [state_of(number) for number in range(len(variants))]
     to_make = [state.to_make() for state in states]
-    check_disk_space(variants, to_make, folder, everything=keep_weights, searched=[state.searched for state in states])
+    searched = [state.searched for state in states]
+    scarce = check_disk_space(variants, to_make, folder, everything=keep_weights, searched=searched)
+    if scarce:
+        log.warning(
+            "The disk of %s has no room for all weights with which a later hop may begin: those of routes that lost are"
+            " deleted at once, and trained again if a hop does begin with them.",
+            folder,
+        )
     runs: list[RunState] = []
     for number in range(len(variants)):
         scheduler = Scheduler(
-            state_of(number),
+            state_of(number, scarce),
             channels=channels,
             ledger=ledger,
             observe=observer_of(number),

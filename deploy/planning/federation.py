@@ -31,6 +31,9 @@ class CoordinatorLink(Config):
     pass for every megabyte of an average, too. At most two messages with weights are worked on at a time."""
     message_seconds: float = Field(default=0.02, ge=0)
     """Seconds of the coordinator's processor for each answered stage, besides its weights."""
+    disk_gb: float | None = Field(default=None, gt=0)
+    """Gigabytes free for weights; without, as many as are needed. Where a search for routes needs more, weights of
+    routes that lost are made again when a later hop begins with them, as in a real run."""
 
 
 class SiteGroup(Config):

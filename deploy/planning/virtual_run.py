@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from common.config.study import Study
 from common.digest import digest_of
+from common.errors import DiskFull
 from common.model.network import declared, declared_bytes, staying_bytes
 from common.plan import Census, plan
 from common.plan.graph import Average, Evaluate, FineTune, Node, Refilled, ServerStep, lacks_batch_norm, way_of
@@ -21,8 +22,10 @@ from common.plan.stage_key import completed_digest
 from common.protocol.messages import Description
 from common.seeds import seed_of
 from common.strategies import STRATEGIES
+from common.text import short_bytes
 from deploy.planning.federation import Federation, SiteGroup, VirtualSite, open_from
 from deploy.planning.virtual_clock import MBIT, Clock, Process, SharedLink, Slots
+from server.disk_space import needed_at_once
 from server.ledger.ledger import Ledger, StageRecord
 from server.scheduling.scheduler import Scheduler
 from server.scheduling.state import RunState, census_of, parts_of
@@ -424,6 +427,9 @@ def run_virtually(
         seconds: returns for how long a stage computes.
         dice: returns the Dice (0 to 1) of weights at a site; by default drawn as the federation's file says.
         keep_weights: keep all weights, even after their last use.
+
+    Raises:
+        DiskFull: the federation's coordinator has no room for the weights.
     """
     key = digest_of(f"start {study.digest}".encode())
     start = StageRecord(key=key, kind="start", weights=digest_of(f"weights {key}".encode()))
@@ -436,5 +442,17 @@ def run_virtually(
         lookup=world.ledger.get,
         has_weights=world.ledger.has,
     )
+    room = world.federation.coordinator.disk_gb
+    if room is not None:
+        in_search = [state.to_make()], [state.searched]
+        for state.scarce in (False, True):
+            _, need = needed_at_once([study], *in_search, everything=keep_weights, scarce=state.scarce)
+            if need <= room * 1e9:
+                break
+        else:
+            raise DiskFull(
+                f"The weights need {short_bytes(need)}, and disk_gb of the federation's coordinator leaves"
+                f" {short_bytes(room * 1e9)}; describe a larger disk, or set fewer folds or routes in the study."
+            )
     dice = dice or drawn_dice(world.federation)
     return VirtualScheduler(state, world, seconds, dice, keep_weights=keep_weights).run()

@@ -119,8 +119,10 @@ class Scheduler:
             targets, state.changed_targets = state.changed_targets, set()
             before = state.choices
             if (further := state.further(state.records, targets)) is not None:
-                ready += self._taken_in(state.extend(further))
+                fresh = state.extend(further)
                 state.mark_lost()
+                again = state.reopen()
+                ready += [*self._taken_in(fresh), *state.startable(again)]
                 self._take_away(state.let_go())
                 # The ledger may hold the scores of the new candidates already, so that the route grows again at once.
                 state.changed_targets |= {
@@ -162,11 +164,11 @@ class Scheduler:
         for site, nodes in state.waiting.items():
             if state.parked:
                 nodes[:] = [node for node in nodes if node not in state.parked]
-            if nodes and site not in state.at_work:
-                node = state.next_of(nodes, self.held(site))
+            if site not in state.at_work and (able := state.able(nodes)):
+                node = state.next_of(able, self.held(site))
                 nodes.remove(node)
                 assert isinstance(node, FineTune | Evaluate)
-                state.at_work[site] = node
+                state.begin(node)
                 self.begin(node)
 
     def _at_site(self, node: FineTune | Evaluate) -> None:

@@ -7,7 +7,7 @@ content; all else is computed from the values in `RunState`.
 from __future__ import annotations
 
 import json
-from collections import ChainMap, defaultdict
+from collections import ChainMap, Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -77,6 +77,11 @@ def slices_described(node: Average, descriptions: Mapping[str, Description]) -> 
     }
 
 
+def made_again_for_a_site(study: Study) -> int:
+    """Return how many trainings that are made again for want of room may wait for a site that begins with them."""
+    return 2 * len(study.split.run)
+
+
 def _is_in_a_round(node: Node) -> bool:
     """Return whether a node is an average, or a later round's training: the next of a chain that changes places."""
     later = isinstance(node, FineTune) and node.schedule.first > 0 and node.schedule.keep == "last"
@@ -98,6 +103,9 @@ class RunState:
     """Returns the ledger's record of a key, or None."""
     has_weights: Callable[[str], bool]
     """Returns whether the weights with a digest exist."""
+    scarce: bool = False
+    """Whether the disk has no room for the weights with which later steps of a search may begin. Then the weights of a
+    route that lost go at once, and are made again if a later step does begin with them."""
     records: dict[Node, StageRecord] = field(default_factory=dict)
     """The records of settled nodes."""
     parked: dict[Node, str] = field(default_factory=dict)
@@ -138,6 +146,10 @@ class RunState:
     """For each target whose route is not found yet, whether later steps of its search may begin in a way."""
     _begun: set[Node] = field(default_factory=set)
     """The models of routes compared in a search, of which one fold at least is scored."""
+    _reopened: set[Node] = field(default_factory=set)
+    """Trainings of a search that are made again for a later step, since the disk is scarce."""
+    _waited_for: dict[Node, tuple[str, ...]] = field(default_factory=dict)
+    """For each reopened training that has begun and whose weights are not used up, the sites that begin with them."""
     _lacking: dict[Node, bool] = field(default_factory=dict)
     """For each node with a record, whether the node or any of its ancestors was skipped."""
 
@@ -186,6 +198,36 @@ class RunState:
         """Note the stages with a record that have to run again, since their weights are needed, but deleted or lost."""
         self._remake |= to_remake(self.plan, {**self.found, **self.records}, self.score, self.has_weights)
 
+    def reopen(self) -> list[Node]:
+        """Unsettle the stages whose weights went because the disk is scarce, and are needed after all; return them.
+
+        Choices and the like among their descendants wait for them too, where they chose the weights that went.
+        """
+        if not self.scarce:
+            return []
+        lost = to_remake(self.plan, {**self.found, **self.records}, self.score, self.has_weights)
+        again = dict.fromkeys(
+            node
+            for node in self.plan.nodes
+            if node in lost and node in self.records and node not in self.not_made_again
+        )
+        stack = list(again)
+        while stack:
+            children = [
+                child for child in self._children[stack.pop()] if isinstance(child, Best | Ensemble | Completed)
+            ]
+            fresh = [child for child in children if child in self.records and not self._has(self.records[child])]
+            fresh = [child for child in fresh if child not in again]
+            again |= dict.fromkeys(fresh)
+            stack += fresh
+        for node in again:
+            self.found[node] = self.records.pop(node)
+            for child in self._children[node]:
+                self.missing[child] += 1
+        self._remake |= lost
+        self._reopened |= lost
+        return list(again)
+
     def further(self, known: Records, targets: Iterable[str]) -> Plan | None:
         """Return the plan with all hops that can be selected now, or None if no hop can be selected.
 
@@ -197,7 +239,8 @@ class RunState:
 
         def dice(node: Node) -> float | None:
             # A score that another method obtained without a site must not choose a route's hop.
-            return known[node].value(self.score) if node in known and not self._lacking[node] else None
+            record = known.get(node) or self._reopened_record(node)
+            return record.value(self.score) if record and not self._lacking[node] else None
 
         choices = grown(self.study, growing, self.choices, dice)
         if choices == self.choices:
@@ -249,7 +292,12 @@ class RunState:
         return winner(node, self._dice)
 
     def _dice(self, node: Node) -> float | None:
-        return self.records[node].value(self.score) if node in self.records else None
+        record = self.records.get(node) or self._reopened_record(node)
+        return record.value(self.score) if record else None
+
+    def _reopened_record(self, node: Node) -> StageRecord | None:
+        """Return the record of a stage that is made again for want of room: its scores stand meanwhile."""
+        return self.found[node] if node in self._reopened else None
 
     def _find(self, nodes: Iterable[Node]) -> None:
         """Look up nodes' records in the ledger, parents first, without computing anything."""
@@ -285,20 +333,60 @@ class RunState:
         First come scorings of weights still at the site, and all that is done with an average but further rounds: the
         average can be deleted afterwards. Then come the other folds of a route of which one was compared with other
         routes already, since the weights of the worse route can then be deleted. Then comes the stage with the longest
-        path to the end of the study.
+        path to the end of the study. Where weights are made again for want of room, what uses them comes before that.
 
         Args:
             nodes: the stages ready to begin at the site.
             held: the digest of the site's last trained weights.
         """
 
-        def rank(node: Node) -> tuple[bool, bool, float]:
+        def rank(node: Node) -> tuple[bool, bool, bool, float]:
             first = (isinstance(node, FineTune) and not node.trains) or (
                 isinstance(node, Evaluate) and (isinstance(node.weights, Average) or self.input_digest(node) == held)
             )
-            return first, node in self._begun, self.way_left[node]
+            return first, node in self._begun, node not in self._reopened, self.way_left[node]
 
         return max(nodes, key=rank)
+
+    def able(self, nodes: list[Node]) -> list[Node]:
+        """Return those of a site's ready stages that may begin now: of what is made again for want of room, a few.
+
+        For each site that goes on from weights made again, a few of them wait at a time. What goes on from weights that
+        were made again is always allowed, so that these weights are used and go.
+        """
+        if not self._reopened:
+            return nodes
+        waiting = [one for one in self._waited_for if one not in self.records or self._has(self.records[one])]
+        self._waited_for = {one: self._waited_for[one] for one in waiting}
+        queues = Counter(site for sites in self._waited_for.values() for site in sites)
+
+        def allowed(node: Node) -> bool:
+            if node not in self._reopened or not isinstance(node, FineTune):
+                return True
+            if training_in(node.parent) in self._reopened:
+                return True
+            return any(queues[site] < made_again_for_a_site(self.study) for site in self._used_at(node))
+
+        return [node for node in nodes if allowed(node)]
+
+    def begin(self, node: Node) -> None:
+        """Note a stage as at work at its site."""
+        assert isinstance(node, FineTune | Evaluate)
+        self.at_work[node.site] = node
+        if node in self._reopened:
+            self._waited_for[node] = self._used_at(node)
+
+    def _used_at(self, node: Node) -> tuple[str, ...]:
+        """Return the sites whose unsettled stages begin with a node's weights, or choose among them."""
+        sites: dict[str, None] = {}
+        stack = [node]
+        while stack:
+            for child in self._children[stack.pop()]:
+                if isinstance(child, Best | Completed | Ensemble):
+                    stack.append(child)
+                elif isinstance(child, FineTune | Evaluate) and child not in self.records:
+                    sites[child.site] = None
+        return tuple(sites)
 
     def settle(self, node: Node, record: StageRecord) -> list[Node]:
         """Take in a node's record; return the nodes of rounds whose weights may no longer be needed.
@@ -335,6 +423,8 @@ class RunState:
         if node not in self.searched or not isinstance(node, FineTune):
             return False
         way = travelled(node)
+        if self.scarce and len(way) > 1:
+            return False
         return any(may_begin(way, node.schedule.epochs) for may_begin in self._ahead)
 
     def let_go(self) -> list[Node]:
@@ -350,7 +440,7 @@ class RunState:
         freed = []
         for child in self._children[node]:
             self.missing[child] -= 1
-            if not self.missing[child] and child not in self.parked:
+            if not self.missing[child] and child not in self.parked and child not in self.records:
                 freed.append(child)
         return freed
 
@@ -359,7 +449,7 @@ class RunState:
         parked, stack = [], [node]
         while stack:
             current = stack.pop()
-            if current not in self.parked:
+            if current not in self.parked and current not in self.records:
                 self.parked[current] = reason
                 parked.append(current)
                 stack += self._children[current]

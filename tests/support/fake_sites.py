@@ -353,7 +353,14 @@ def make_quick(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "time", clock)
 
 
-def go(grid: FakeGrid, folder: Path, events: list[Event] | None = None, *, keep_weights: bool = False) -> RunState:
+def go(
+    grid: FakeGrid,
+    folder: Path,
+    events: list[Event] | None = None,
+    *,
+    keep_weights: bool = False,
+    scarce: bool = False,
+) -> RunState:
     """Run the grid's study into a folder; returns what the run came to."""
     ledger = Ledger(folder)
     try:
@@ -368,6 +375,7 @@ def go(grid: FakeGrid, folder: Path, events: list[Event] | None = None, *, keep_
             start_of(grid.study, ledger, source="", weights=lambda: START),
             lookup=ledger.get,
             has_weights=ledger.has,
+            scarce=scarce,
         )
         return Scheduler(
             state, channels=channels, ledger=ledger, observe=observe, traffic=traffic, keep_weights=keep_weights

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common.config.study import Study, study_toml
-from common.errors import RelayError
+from common.errors import DiskFull, RelayError
 from common.plan.graph import FineTune, Node
 from deploy.cli import main
 from deploy.planning.durations import durations
@@ -44,7 +44,7 @@ NOTHING: dict[str, Any] = {"up_mbit": 1e12, "down_mbit": 1e12, "message_seconds"
 
 @pytest.fixture(autouse=True)
 def weights_of_ten_megabytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("deploy.planning.virtual_run", "deploy.planning.study_plan"):
+    for module in ("deploy.planning.virtual_run", "deploy.planning.study_plan", "server.disk_space"):
         monkeypatch.setattr(f"{module}.declared_bytes", lambda _: 10 * MB)
 
 
@@ -357,3 +357,17 @@ def test_of_several_networks_a_step_has_no_one_length() -> None:
         sites_of(federation(sites(count=1)), of, Path("mine.toml"))
     relative = federation({"count": 1, "patients": 20, "slices": 200, "speed": 1.0})
     assert set(sites_of(relative, of, Path("mine.toml"))) == {"A"}
+
+
+def test_a_small_disk_of_the_coordinator_costs_trainings_and_a_smaller_one_is_refused() -> None:
+    names = tuple(f"H{number}" for number in range(12))
+    of = study(names, sequential={"routes": "greedy", "max_hops": 2})
+    roomy = planned(of, federation(sites(count=12), dice="drawn"))
+    assert roomy.trainings == 12 * 11 + 12 + 12 * 10, "each source alone, one hop, and two"
+    assert roomy.most_bytes > 132 * 10 * MB
+    narrow = planned(of, federation(sites(count=12), dice="drawn", coordinator={"disk_gb": 1.2}))
+    assert narrow.most_bytes < 70 * 10 * MB, "each source alone, each target's best, and a few on their way"
+    assert roomy.trainings < narrow.trainings <= roomy.trainings + 12 * 10
+    assert narrow.scorings == roomy.scorings
+    with pytest.raises(DiskFull, match=r"describe a larger disk"):
+        planned(of, federation(sites(count=12), coordinator={"disk_gb": 0.5}))
