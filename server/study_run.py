@@ -32,6 +32,7 @@ from server.results.schema import dump
 from server.run_record import RunRecord
 from server.scheduling.scheduler import Scheduler
 from server.scheduling.state import RunState, census_of
+from server.transport.courier import NODE, couriers_in
 from server.transport.discovery import find_sites
 from server.transport.site_channel import SiteChannel, Traffic
 from server.unfinished import sentences
@@ -116,8 +117,13 @@ def _run(
     starts = [_start(variant, ledger, beside) for variant in variants]
     sites = [*study.sites, *([POOLED] if study.methods.pooled else [])]
     kept = [kept_in(folder, variant) for variant in variants]
-    nodes = find_sites(grid, sites, variants[0].digest, patience=patience, known=known_of(kept))
-    channels = {site: SiteChannel(grid, site, nodes.get(site), traffic, patience=patience) for site in sites}
+    couriers = couriers_in(folder)
+    dialled = [site for site in sites if site not in couriers]
+    nodes = find_sites(grid, dialled, variants[0].digest, patience=patience, known=known_of(kept))
+    nodes |= dict.fromkeys(couriers, NODE)
+    channels = {
+        site: SiteChannel(couriers.get(site, grid), site, nodes.get(site), traffic, patience=patience) for site in sites
+    }
 
     def observer_of(number: int) -> Observer:
         def notify(event: Event) -> None:

@@ -30,6 +30,7 @@ FILES = {
     "study": "study",
     "enroll": "enroll",
     "coordinator": "coordinator",
+    "courier": "courier",
     "site": "site",
     "report": "results",
     "export": "results",

@@ -29,6 +29,8 @@ Hospitals that are really apart: at the coordinator
   relay study hash STUDY.toml    the digits that hospitals compare by telephone
   relay study run STUDY.toml     run a study on the hospitals, and follow it
   relay study stop DIR           stop it; what is finished is kept
+  relay courier pack NAME        seal orders for a hospital without a network
+  relay courier take FILE        bring its answers in
   relay study status             who is there, who is missing
 
 Hospitals that are really apart: at each hospital
@@ -41,6 +43,9 @@ Hospitals that are really apart: at each hospital
                                  what a study would run here and what would
                                  leave, in plain words; approve it, or not
   relay site start SITE.toml     be there for the coordinator's orders
+  relay courier run SITE.toml ORDER
+                                 at a hospital without a network, in the place
+                                 of relay site start
   relay site service SITE.toml   print a systemd unit that does so, or a
                                  compose file
   relay site serve SITE.toml     all of this on a page in a browser, for this

@@ -264,7 +264,7 @@ def serve(
     ] = 0,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Print the address, and open no browser.")] = False,
 ) -> int:
-    """Serve the hospital's own page to a browser on this machine, until stopped.
+    """Show the hospital's own page in a browser of this machine.
 
     The page shows what lies there and what is wrong with it, studies that ask for approval, what runs, what has left
     and what has arrived. Whoever has the printed address can do what these commands can; nobody else can.

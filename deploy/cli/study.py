@@ -190,6 +190,15 @@ def run(
             rich_help_panel=HOSPITALS,
         ),
     ] = 24,
+    courier: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--courier",
+            metavar="NAME",
+            help="A hospital without a network, served by relay courier; may be given several times.",
+            rich_help_panel=HOSPITALS,
+        ),
+    ] = None,
     folder: CoordinatorFolder = DEFAULT_COORDINATOR,
     as_json: ResultsAsJson = False,
 ) -> int:
@@ -205,7 +214,7 @@ def run(
     def notify(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    follow(study, Coordinator(folder), results, patience=3600.0 * wait, notify=notify)
+    follow(study, Coordinator(folder), results, patience=3600.0 * wait, couriers=courier or (), notify=notify)
     return show_results(results, as_json=as_json)
 
 

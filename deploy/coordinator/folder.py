@@ -7,6 +7,7 @@ superexec/   files of Flower's SuperExec, and the SuperExec's log
 control/     the coordinator's settings, and the authority's certificate for checking the SuperLink
 sites/       a record for each enrolled hospital
 kits/        the kits for the hospitals
+courier/     the key by which orders are signed that a courier carries, made when the first is packed
 revoked/     a file for each certificate that was revoked; files are added, and never changed or taken away
 """
 
@@ -92,6 +93,11 @@ class Coordinator:
     def kits(self) -> Path:
         """Return the folder of the hospitals' kits."""
         return self.folder / "kits"
+
+    @property
+    def courier(self) -> Path:
+        """Return the folder of the key for orders that a courier carries."""
+        return self.folder / "courier"
 
     @property
     def settings_file(self) -> Path:

@@ -23,6 +23,7 @@ from common.errors import GO_ON, NotEnrolled, RelayError, Unreachable
 from common.files import write_atomically
 from common.fingerprint import format_fingerprint
 from common.locks import exclusive
+from deploy.coordinator.courier import begin
 from deploy.coordinator.enroll import records
 from deploy.coordinator.folder import Coordinator
 from deploy.flower.control import Control
@@ -54,7 +55,15 @@ DEATHS = 5
 """Deaths of the ServerApp's process in a row, without a finished stage between them, after which the command fails."""
 
 
-def run(path: Path, coordinator: Coordinator, out: Path, *, patience: float, notify: Callable[[str], None]) -> None:
+def run(
+    path: Path,
+    coordinator: Coordinator,
+    out: Path,
+    *,
+    patience: float,
+    couriers: Sequence[str] = (),
+    notify: Callable[[str], None],
+) -> None:
     """Run a study, or its missing rest, on the enrolled hospitals, and write the results to `out`.
 
     Args:
@@ -62,6 +71,7 @@ def run(path: Path, coordinator: Coordinator, out: Path, *, patience: float, not
         coordinator: the coordinator's folder.
         out: the result folder, under the same path for this process and for the SuperExec.
         patience: seconds to wait for hospitals before the study has begun; afterwards the study's own setting counts.
+        couriers: the hospitals without a network; those of an earlier start stay.
         notify: gets each line of progress.
 
     Raises:
@@ -70,6 +80,8 @@ def run(path: Path, coordinator: Coordinator, out: Path, *, patience: float, not
     study = load_study(path)
     _check(study, coordinator, out)
     _refuse_folder_of_another(study, out)
+    if strangers := [name for name in couriers if name not in study.sites]:
+        raise RelayError(f"--courier {strangers[0]} is no site of the study; its sites are {', '.join(study.sites)}.")
     notify(
         f'Study "{study.name}", hash {format_fingerprint(study.digest)}: every hospital has to have approved'
         " the one of this hash."
@@ -78,6 +90,7 @@ def run(path: Path, coordinator: Coordinator, out: Path, *, patience: float, not
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / LOG).touch()
+        begin(out, couriers)
     except OSError as error:
         raise RelayError(f"The result folder {out} cannot be written ({error.strerror}).") from None
     deaths, finished = 0, _finished(out)

@@ -22,6 +22,8 @@ from common.errors import RelayError
 from common.files import write_atomically
 from deploy.pki.certificates import Key, fingerprint, is_signed, sign, ssh_public
 
+COURIER = "relay-courier"
+"""The name in the certificate by which a coordinator signs orders that a courier carries."""
 LARGEST = 100_000
 """Bytes of the longest accepted request or kit."""
 

@@ -7,7 +7,6 @@ The page brings no script, and nothing comes from elsewhere.
 
 from __future__ import annotations
 
-import hmac
 import os
 import secrets
 import sys
@@ -106,7 +105,7 @@ def server(page: Page, token: str, *, port: int = 0) -> Server:
             origin = self.headers.get("Origin")
             if not self.is_dialled() or origin not in (None, f"http://{self.headers.get('Host')}"):
                 self._say(HTTPStatus.FORBIDDEN, "This page answers under its own address alone.")
-            elif not hmac.compare_digest(given.encode(), token.encode()):
+            elif not secrets.compare_digest(given.encode(), token.encode()):
                 self._say(
                     HTTPStatus.FORBIDDEN, "Open the address that relay site serve printed; it begins with a token."
                 )

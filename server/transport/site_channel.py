@@ -9,10 +9,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 from flwr.app import Message, RecordDict
-from flwr.serverapp import Grid
 
 from common.config.study import Study
 from common.model.weights import File, Weights, size_in_bytes
@@ -96,6 +95,22 @@ Hear = Callable[[int, int, float | None], None]
 """Takes the progress of an order: done and total (epochs or patients), and the Dice of the last epoch, 0 to 1."""
 
 
+class Carrier(Protocol):
+    """What carries messages to a site and back: Flower's grid, or a courier's mail."""
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Send messages, and return their ids."""
+        ...
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Any]:
+        """Return the replies to some messages that have arrived."""
+        ...
+
+    def get_nodes(self) -> Iterable[Any]:
+        """Return a description of each node."""
+        ...
+
+
 LEFT = frozenset((Refusal.UNKNOWN_STUDY, Refusal.LEFT))
 """Refusals of a site no longer in the study."""
 
@@ -122,11 +137,13 @@ class Traffic:
 class SiteChannel:
     """The channel to a site: sends an order, waits for the reply, and tries again after a failure."""
 
-    def __init__(self, grid: Grid, site: str, node_id: int | None, traffic: Traffic, *, patience: float = 60.0) -> None:
+    def __init__(
+        self, grid: Carrier, site: str, node_id: int | None, traffic: Traffic, *, patience: float = 60.0
+    ) -> None:
         """Set up a channel.
 
         Args:
-            grid: Flower's grid.
+            grid: carries the messages.
             site: the site's name.
             node_id: Flower's node of the site; None for a site not seen yet, which is found later by its registered
                 name.
