@@ -61,6 +61,8 @@ What came out
   relay report DIR               make report.html of a result folder again
   relay export DIR --csv OUT     rows, scores, folds, patients and learning
                                  curves as CSV files
+  relay export DIR --tensorboard OUT
+                                 the same curves and scores for TensorBoard
   relay export WEIGHTS --onnx OUT.onnx
                                  a model for other programs, with its card
   relay study verify DIR         hold every record and weights file against its

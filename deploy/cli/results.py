@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from common.errors import RelayError
+from common.text import count
 from deploy.cli.commands import command, top_level
 from deploy.cli.options import RESULTS, Results
 
@@ -44,6 +46,16 @@ def export(
             rich_help_panel=RESULTS,
         ),
     ] = None,
+    tensorboard: Annotated[
+        Path | None,
+        typer.Option(
+            "--tensorboard",
+            metavar="DIR",
+            parser=Path,
+            help="Of a result folder: learning curves and scores as event files, for tensorboard --logdir DIR.",
+            rich_help_panel=RESULTS,
+        ),
+    ] = None,
     onnx: Annotated[
         Path | None,
         typer.Option(
@@ -65,14 +77,22 @@ def export(
 
     The CSV files are the data frames of `import relay`: UTF-8, a comma between values, nothing where there is none.
     """
-    if csv is None and onnx is None:
-        raise RelayError("Say what to write: --csv OUT of a result folder, or --onnx OUT.onnx of weights.")
+    if csv is None and onnx is None and tensorboard is None:
+        raise RelayError(
+            "Say what to write: --csv OUT or --tensorboard DIR of a result folder, or --onnx OUT.onnx of weights."
+        )
     if csv is not None:
         from server.report import read_results
         from server.results.csv_files import write_csv
 
         for path in write_csv(read_results(source), csv):
             print(path)
+    if tensorboard is not None:
+        from server.report import read_results
+        from server.results.tensorboard_files import write_tensorboard
+
+        runs = write_tensorboard(read_results(source), tensorboard)
+        print(f"{tensorboard}: {count(len(runs), 'run')}; tensorboard --logdir {shlex.quote(str(tensorboard))}")
     if onnx is not None:
         from client.delivery.model_card import card_beside, load_card
         from client.inference.onnx_file import check_installed, write_onnx
