@@ -44,6 +44,11 @@ def begin(out: Path, sites: Sequence[str]) -> None:
         (out / FOLDER / site).mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
+def served_in(out: Path) -> frozenset[str]:
+    """Return the sites that a courier serves in a result folder."""
+    return frozenset(path.name for path in (out / FOLDER).glob("*") if path.is_dir())
+
+
 def pack(coordinator: Coordinator, out: Path, site: str, to: Path) -> list[Path]:
     """Seal the orders that wait for a site, for the courier; what was packed before and got lost is packed again.
 

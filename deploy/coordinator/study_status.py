@@ -15,6 +15,7 @@ from typing import Any, TypedDict
 from common.config.study import load_study
 from common.errors import RelayError
 from common.text import duration
+from deploy.coordinator.courier import served_in
 from deploy.coordinator.enroll import records
 from deploy.coordinator.folder import Coordinator
 from server.progress.snapshot import AtWork, StudyProgress, read
@@ -31,7 +32,7 @@ class Presence(TypedDict):
 
 
 def presences(coordinator: Coordinator, out: Path | None = None) -> list[Presence]:
-    """Return the presence of every enrolled hospital, without the revoked hospitals.
+    """Return the presence of every enrolled hospital, without the revoked ones and those that a courier serves.
 
     Args:
         coordinator: the coordinator's folder.
@@ -40,14 +41,15 @@ def presences(coordinator: Coordinator, out: Path | None = None) -> list[Presenc
     Raises:
         Unreachable: the SuperLink does not answer.
     """
-    wanted = None
+    wanted, carried = None, frozenset[str]()
     if out is not None:
+        carried = served_in(out)
         with suppress(RelayError):  # the study has not written its file yet
             wanted = frozenset(load_study(out / "study.toml").sites)
     nodes = {str(node["node-id"]): node for node in coordinator.control().ask("supernode", "list")["nodes"]}
     found: list[Presence] = []
     for record in records(coordinator):
-        if record.revoked or (wanted is not None and record.site not in wanted):
+        if record.revoked or record.site in carried or (wanted is not None and record.site not in wanted):
             continue
         node = nodes.get(record.node_id, {})
         online = node.get("status") == "online"

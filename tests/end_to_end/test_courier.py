@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from common.protocol.messages import DESCRIBE, Describe
 from common.protocol.parcel import read_parcel, write_parcel
 from deploy.coordinator import courier, enroll
 from deploy.coordinator.folder import Coordinator
+from deploy.coordinator.study_status import presences
 from deploy.pki.certificates import make_server, new_key, pem, read_certificate, read_key
 from deploy.pki.sealing import seal
 from deploy.simulation.local_grid import LocalGrid, enter_run
@@ -271,3 +273,10 @@ def test_the_same_order_after_a_restart_has_the_same_number_and_finds_its_answer
     other = Message(to_record(Describe(study="0" * 64)), dst_node_id=1, message_type=DESCRIBE)
     (number,) = box.push_messages([other])
     assert number != waiting.number and not answered.exists()
+
+
+def test_who_is_served_by_a_courier_is_not_missing(waiting: Waiting, monkeypatch: pytest.MonkeyPatch) -> None:
+    nobody = SimpleNamespace(ask=lambda *_: {"nodes": []})
+    monkeypatch.setattr(Coordinator, "control", lambda _: nobody)
+    assert [one["site"] for one in presences(waiting.coordinator)] == ["B", "C"]
+    assert [one["site"] for one in presences(waiting.coordinator, waiting.out)] == ["B"]
