@@ -38,6 +38,10 @@ BEAT = 5.0
 GRACE = 10.0
 """Seconds given to a process to end by itself after its answer, or after the lapse of its claim."""
 
+IDLE = 600.0
+"""Seconds without a message after which the launcher that waits is ended: it holds more than half of the memory of a
+hospital's programs. The next message waits for the imports once more."""
+
 KILLED = (
     "The system ended the process that answered an order (SIGKILL), most often for want of memory. What was finished is"
     " kept, and the coordinator asks again; end other programs, give this machine more memory, or ask for a smaller"
@@ -169,6 +173,7 @@ class Launchers:
     def __init__(self) -> None:
         self._launcher: Launcher | None = None
         self._last: Answering | None = None
+        self._used = time.monotonic()
 
     def give(self, task_id: int, task: Task) -> None:
         """Give a message to the launcher, or to a fresh launcher where the last launcher has ended.
@@ -189,17 +194,25 @@ class Launchers:
             last.end(grace=0 if last.task_id == task_id else GRACE)
             if last.task_id != task_id and last.exit_code:
                 last.claim.close()
+        self._used = time.monotonic()
         if self._launcher is None or not self._launcher.give(task):
             self._launcher = Launcher()
             self._launcher.give(task)
         self._last = Answering(task_id, claim, self._launcher)
 
     def tend(self) -> None:
-        """Start a launcher where none runs, for the imports to be done before a message comes.
+        """Start a launcher where none runs, for the imports to be done before a message comes; end one that is idle.
 
         Flower calls this function several times a second.
         """
-        if (self._launcher is None or not self._launcher.alive) and (self._last is None or self._last.over):
+        if self._last is not None and not self._last.over:
+            self._used = time.monotonic()
+            return
+        idle = time.monotonic() - self._used > IDLE
+        alive = self._launcher is not None and self._launcher.alive
+        if idle and alive and self._launcher is not None:
+            self._launcher.kill()
+        elif not idle and not alive:
             with suppress(OSError):  # no process can be started now, and no message waits for a process
                 self._launcher = Launcher()
 

@@ -235,6 +235,26 @@ def test_one_launcher_is_given_every_message_and_is_started_again_only_where_it_
     assert closed == {"token 0": False, "token 1": True, "token 2": True, "token 3": False}
 
 
+def test_a_launcher_that_waits_for_long_is_ended_and_the_next_message_gets_another(
+    monkeypatch: pytest.MonkeyPatch, started: list[FakeLauncher]
+) -> None:
+    """A hospital between two studies holds half a gigabyte less."""
+    monkeypatch.setattr(superexec, "IDLE", 0.3)
+    launchers = superexec.Launchers()
+    launchers.give(1, Task("127.0.0.1:9", "first", "ca.crt"))
+    until = time.monotonic() + 0.6
+    while time.monotonic() < until:  # however long a message takes
+        launchers.tend()
+        assert started[0].returncode is None
+    started[0].answered(0)
+    wait_for(lambda: launchers.tend() or started[0].returncode == -9, seconds=20)
+    for _ in range(3):
+        launchers.tend()
+    assert len(started) == 1, "none is started for nobody"
+    launchers.give(2, Task("127.0.0.1:9", "second", "ca.crt"))
+    assert [line["token"] for line in started[1].told] == ["second"]
+
+
 def test_a_message_that_comes_again_finds_its_first_process_ended(started: list[FakeLauncher]) -> None:
     launchers = superexec.Launchers()
     for number in range(3):
