@@ -25,6 +25,7 @@ from safetensors import safe_open
 from common.errors import RelayError
 from common.model.weights import Weights
 from common.strategies import STRATEGIES
+from server.freed_memory import give_back
 from server.server_optimizer import OptimizerStep
 from server.tensor_pieces import Piece, chunks, joined, part_of
 
@@ -98,8 +99,11 @@ def aggregate(
                         _reply(_tensors(site, file, group, olds), parts[site].examples) for site, file in files.items()
                     ]
                     news |= _combined(strategy, rule, group, olds, replies)
+                    del replies
             for key, (name, _) in pieces.items():
                 made[name].append(news[key])
+            del olds, news
+            give_back()  # otherwise the copies of all chunks' parts add up, and are kept by the C library
         return {name: joined(made.pop(name)) for name in names}
 
 

@@ -21,6 +21,7 @@ from common.plan import asked_for, plan
 from server.deliveries import deliver
 from server.descriptions import changed_machines, describe_all, keep, kept_in, known_of
 from server.disk_space import check_disk_space
+from server.freed_memory import give_back
 from server.initial_weights import source_digest, start_of, start_weights
 from server.ledger.ledger import Ledger, StageRecord
 from server.progress.events import Event, Observer
@@ -115,6 +116,7 @@ def _run(
     variants = study.variants
     # The first weights may be unavailable, so they are made before any site works for hours.
     starts = [_start(variant, ledger, beside) for variant in variants]
+    give_back()
     sites = [*study.sites, *([POOLED] if study.methods.pooled else [])]
     kept = [kept_in(folder, variant) for variant in variants]
     couriers = couriers_in(folder)

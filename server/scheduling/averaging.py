@@ -10,6 +10,7 @@ from common.plan.graph import Average, ServerStep
 from common.strategies import STRATEGIES
 from server import server_optimizer
 from server.aggregation import LEAST, Contribution, aggregate
+from server.freed_memory import give_back
 from server.ledger.ledger import Ledger, StageRecord
 from server.scheduling.absence import absence_text, absent_from
 from server.scheduling.state import RunState, parts_of, slices_described
@@ -34,6 +35,7 @@ def average(node: Average, state: RunState, ledger: Ledger) -> StageRecord:
     without = staying_names(state.study.model, node.parts[0].stays)
     average_of = partial(aggregate, node.strategy, given, expected=frozenset(parts), parent=parent, without=without)
     moments: Weights = {}
+    give_back()
     if isinstance(node, ServerStep):
         before = state.records[node.before].state if node.before else ""
         with server_optimizer.OptimizerStep(
@@ -43,6 +45,7 @@ def average(node: Average, state: RunState, ledger: Ledger) -> StageRecord:
             moments = step.state
     else:
         weights = average_of()
+    give_back()
     record = StageRecord(
         key=state.average_key(node, state.records),
         kind="average",
@@ -52,4 +55,6 @@ def average(node: Average, state: RunState, ledger: Ledger) -> StageRecord:
         state=ledger.put_weights(moments) if moments else "",
     )
     ledger.put(record)
+    del weights, moments
+    give_back()
     return record

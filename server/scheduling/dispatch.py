@@ -14,6 +14,7 @@ from common.model.weights import UnfitWeights, Weights, check_fit
 from common.plan.graph import Average, Best, Completed, Evaluate, FineTune, Refilled
 from common.protocol.messages import EvaluateOrder, FineTuneOrder, FineTuneReply
 from common.text import listed
+from server.freed_memory import give_back
 from server.ledger.ledger import Ledger, StageRecord
 from server.ledger.records import of_scores, of_training
 from server.scheduling.collapse import check_not_collapsed
@@ -49,6 +50,7 @@ class Dispatcher:
             record = self._train(node) if isinstance(node, FineTune) else self._evaluate(node)
             self.ledger.put(record)
             if isinstance(node, FineTune):
+                give_back()
                 channel.acknowledge(record.key, record.weights)
             self.traffic.seconds[record.key] = time.monotonic() - began
             return record

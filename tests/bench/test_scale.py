@@ -11,15 +11,14 @@ import pytest
 
 MB = 64
 SITES = 8
-BESIDE = 100
 
 
 @pytest.mark.slow
 def test_the_coordinator_holds_a_few_copies_of_the_weights_however_many_sites_answer() -> None:
     """Its own memory's peak, in a process of its own, while eight real workers send it their weights at once.
 
-    Four copies (two messages with weights at a time, the average, and the one being written), and beside them what a
-    run of any size takes.
+    Three copies: two messages with weights at a time, and the average; with them what a run of any size takes, since
+    the three are never there in full at the same time.
     """
     part = {"rounds": 1, "batch_norm": "average", "then_target": False}
     case = {"sites": SITES, "methods": {"federated": [part]}}
@@ -32,4 +31,4 @@ def test_the_coordinator_holds_a_few_copies_of_the_weights_however_many_sites_an
     )
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["messages"] >= 6 * SITES
-    assert MB < found["peak_mb"] < 4 * MB + BESIDE
+    assert MB < found["peak_mb"] < 3 * MB
