@@ -65,9 +65,22 @@ def answer_by_command(site: SiteConfig, message: Message) -> Message:
         message: the order.
 
     Returns:
-        The answer; the refusal "failed" where the command left none, with the reason in the site's log.
+        The answer; the refusal "failed" where the command left none, with the reason in the site's log. Nothing is
+        raised: Flower would send an error's text to the coordinator.
     """
-    open_site_log(site.private() / "site.log")
+    try:
+        open_site_log(site.private() / "site.log")
+        return _answer(site, message)
+    except OSError as error:
+        log.error("An order was not answered: %s cannot be used (%s).", error.filename, error.strerror)
+    except RelayError as error:
+        log.error("An order was not answered: %s", error)
+    except Exception:  # such as an answer that was cut off
+        log.exception("An order was not answered.")
+    return Message(refusal_error(Refusal.FAILED), reply_to=message)
+
+
+def _answer(site: SiteConfig, message: Message) -> Message:
     folder = site.private() / FOLDER
     try:
         shutil.rmtree(folder, ignore_errors=True)  # of an order whose process was killed
@@ -76,14 +89,11 @@ def answer_by_command(site: SiteConfig, message: Message) -> Message:
         write_atomically(folder / SETTINGS, json.dumps(passed).encode(), mode=0o600)
         write_atomically(folder / ORDER, internals.pack(message), mode=0o600)
         failure = _run(command_for(site.launch, folder), folder / ORDER, site.launch)
-        with suppress(FileNotFoundError):
-            return internals.unpack((folder / ANSWER).read_bytes())
-        log.error("An order was not answered: %s.", failure or f"the command {site.launch} left no answer")
-    except OSError as error:
-        log.error("An order was not answered: %s.", f"{error.filename} cannot be used ({error.strerror})")
+        if not (folder / ANSWER).exists():
+            raise RelayError(f"{failure or f'the command {site.launch} left no answer'}.")
+        return internals.unpack((folder / ANSWER).read_bytes())
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return Message(refusal_error(Refusal.FAILED), reply_to=message)
 
 
 def command_for(launch: str, folder: Path) -> list[str]:

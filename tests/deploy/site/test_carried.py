@@ -118,6 +118,26 @@ def test_a_command_that_fails_is_a_refusal_outside_and_a_sentence_inside(home: P
     assert not (load_site(home).folder / "carried").exists()
 
 
+@pytest.mark.parametrize("answer", ["printf 'Doe, John'", "mkdir"])
+def test_an_answer_that_cannot_be_read_is_no_text_outside(home: Path, tmp_path: Path, answer: str) -> None:
+    script = tmp_path / "broken"
+    target = load_site(home).folder / "carried" / "answer"
+    script.write_text(f"#!/bin/sh\n{answer} {'>' if 'printf' in answer else ''} {target}\n", encoding="utf-8")
+    script.chmod(0o755)
+    launch_by(home, str(script))
+    reply = answered(to_record(Describe(study=STUDY.digest)))
+    assert (reply.error.code, reply.error.reason) == (int(Refusal.FAILED), REFUSALS[Refusal.FAILED])
+    assert "An order was not answered" in (load_site(home).folder / "site.log").read_text(encoding="utf-8")
+
+
+def test_a_private_folder_that_cannot_be_used_is_no_text_outside(home: Path) -> None:
+    site = load_site(home)
+    blocked = site.model_copy(update={"folder": home / "no folder"})
+    message = order(DESCRIBE, to_record(Describe(study=STUDY.digest)))
+    reply = carried.answer_by_command(blocked, message)
+    assert (reply.error.code, reply.error.reason) == (int(Refusal.FAILED), REFUSALS[Refusal.FAILED])
+
+
 def test_the_launcher_that_waits_imports_nothing_that_a_job_imports(home: Path) -> None:
     """Or a hospital's login node holds what only the jobs need."""
     program = (
