@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
@@ -300,6 +300,11 @@ class MethodsConfig(Config):
     rows that end with "then the target"), "soup" (the mean of the weights of a target's routes), and the ensembles
     "target-folds" (the target's models of all folds), "route-folds" (the best route's) and "consensus" (all sites' own
     models)."""
+    packages: dict[MethodKey, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] = Field(
+        default={}, exclude_if=lambda packages: not packages
+    )
+    """Of a method in `more` that an installed package brings (the entry point group "relay.methods"), the hash of the
+    package: every hospital compares it with its own, as for a network's. `relay study plan` says it."""
     train_fraction: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], BeforeValidator(several)] = Field(
         default=(), exclude_if=lambda shares: not shares
     )
@@ -329,6 +334,13 @@ class MethodsConfig(Config):
     def parts(self) -> tuple[float, ...]:
         """The shares below 1 of `train_fraction`, the smallest first."""
         return tuple(sorted(share for share in self.train_fraction if share < 1))
+
+    @model_validator(mode="after")
+    def _packages_are_of_methods(self) -> Self:
+        for key in self.packages:
+            if key not in self.more:
+                raise ValueError(f'"packages" names the method {key}, which "more" does not ask for')
+        return self
 
     @field_validator("train_fraction")
     @classmethod

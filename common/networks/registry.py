@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from common.networks import plugins
+from common import plugins
 
 ATTENTION = "scse"
 """Concurrent spatial and channel squeeze and excitation (Roy, Navab and Wachinger, MICCAI 2018)."""
@@ -210,7 +210,7 @@ def known_architecture(name: str) -> str:
     """
     if name in NETWORKS:
         return name
-    known = [*NETWORKS, *plugins.names()]
+    known = [*NETWORKS, *plugins.names(plugins.NETWORK)]
     if name in known:
         return name
     near = difflib.get_close_matches(name, known, n=1)
@@ -230,7 +230,7 @@ def find(architecture: str, package: str) -> Network:
     """
     if architecture in NETWORKS:
         return NETWORKS[architecture]
-    found = plugins.load(architecture, package)
+    found = plugins.load(plugins.NETWORK, architecture, package)
     if not isinstance(found, Network):
-        raise plugins.not_a_network(architecture)
+        raise plugins.not_of_its_kind(plugins.NETWORK, architecture)
     return found

@@ -62,6 +62,9 @@ def words(
                 f"The network {model.architecture} is of a package installed on this machine, sha256 {model.package}."
             )
             lines += textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="    ")
+    for key, package in study.methods.packages.items():
+        text = f"The method {key} is of a package installed on this machine, sha256 {package}."
+        lines += textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="    ")
     lines += _zones(study, site)
     if (model := study.model).dimensions == 3:
         size = f"{model.depth} slices, {model.slice_spacing_mm:g} mm apart"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+from common.config.study import Study
 from common.errors import RelayError
+from common.plan import asked_for
 from server.results.schema import Results, Row, Stage, read_file
 
 ROUND = re.compile(r", round [0-9]+\b.*$")
@@ -22,7 +26,11 @@ def read_results(folder: Path) -> Results:
     path = folder / "results.json"
     if not path.is_file():
         raise RelayError(f"{folder} holds no results.json: run the study to its end first, or name another folder.")
-    return with_rounds(read_file(path, Results))
+    results = read_file(path, Results)
+    if results.study.get("methods", {}).get("packages"):
+        with suppress(RelayError, ValueError):  # a method of a package that is gone is shown by its key
+            asked_for(Study.model_validate_json(json.dumps(results.study)))
+    return with_rounds(results)
 
 
 def with_rounds(results: Results) -> Results:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from common import plugins
 from common.config.methods import AbsenceRule, Budget
 from common.config.study import Study
 from common.errors import RelayError
@@ -48,6 +51,9 @@ __all__ = [
     "route_method",
     "with_share",
 ]
+
+_of_packages: dict[str, Method] = {}
+"""The methods of installed packages that studies of this process name, by key."""
 
 BUDGETS: tuple[Budget, ...] = ("steps", "depth")
 MATCHED = tuple(
@@ -104,7 +110,7 @@ def route_method(study: Study) -> Method:
 
 def method_of(key: str) -> Method:
     """Return the method with a key; for an unknown key, of another version's results, a method titled by the key."""
-    return next((method for method in METHODS if method.key == key), None) or _unknown(key)
+    return next((method for method in METHODS if method.key == key), None) or _of_packages.get(key) or _unknown(key)
 
 
 def name_of(row: PlannedRow) -> str:
@@ -119,18 +125,21 @@ def with_share(name: str, share: float | None) -> str:
 
 def place_of(method: Method) -> int:
     """Return a method's place in a table; unknown methods come last."""
-    return next((place for place, one in enumerate(METHODS) if one.key == method.key), len(METHODS))
+    known = (*METHODS, *_of_packages.values())
+    return next((place for place, one in enumerate(known) if one.key == method.key), len(known))
 
 
 def asked_for(study: Study) -> list[Method]:
     """Return the methods that a study may have rows of, in the order of rows: strategies in the study's order.
 
     Raises:
-        RelayError: the study names a method unknown to this version.
+        RelayError: the study names a method unknown to this version, or one of a package that is not installed here or
+            is another one than the study names.
     """
     optional = {method.key for method in METHODS if method.optional}
+    brought = [key for key in study.methods.more if key not in optional and key in plugins.names(plugins.METHOD)]
     for key in study.methods.more:
-        if key not in optional:
+        if key not in optional and key not in brought:
             known = f"it knows {', '.join(sorted(optional))}" if optional else "it knows none"
             raise RelayError(
                 f'"methods.more" of the study names {key}, which this relay lacks ({known});'
@@ -142,7 +151,21 @@ def asked_for(study: Study) -> list[Method]:
         return method.section, listed.index(method.strategy) if method.strategy in listed else 0
 
     methods = [method for method in METHODS if not method.optional or method.key in study.methods.more]
+    methods += [_of_package(key, study.methods.packages.get(key, "")) for key in brought]
     return sorted(methods, key=order)
+
+
+def _of_package(key: str, package: str) -> Method:
+    """Return the method of an installed package, after its package's hash was compared.
+
+    Its rows stand in the table beside the others. Validation selects none of them for a hospital, which could not read
+    its card later without the package.
+    """
+    found = plugins.load(plugins.METHOD, key, package)
+    if not isinstance(found, Method) or found.key != key or any(method.key == key for method in METHODS):
+        raise plugins.not_of_its_kind(plugins.METHOD, key)
+    _of_packages[key] = replace(found, optional=True, routed=False, deliverable=False, grows=False)
+    return _of_packages[key]
 
 
 def absence_rule(study: Study, method: Method) -> AbsenceRule:

@@ -1,4 +1,4 @@
-"""Networks of installed packages, under the entry point group "relay.networks", each bound to its package's hash.
+"""Networks and methods of installed packages, found by their entry points, each bound to its package's hash.
 
 Code never travels: a hospital installs the package itself. The study names the hash of the package's files, so that the
 coordinator and every site run the very same code, and an approval of the study is an approval of that code.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import json
+from dataclasses import dataclass
 from importlib.metadata import Distribution, EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
@@ -16,47 +17,67 @@ from typing import Any
 from common.digest import digest_of, digest_of_json
 from common.errors import BadConfiguration
 
-GROUP = "relay.networks"
-"""The group of entry points; each names a `common.networks.registry.Network`."""
+
+@dataclass(frozen=True)
+class Kind:
+    """What an entry point may name."""
+
+    group: str
+    """The group of the entry points."""
+    noun: str
+    value: str
+    """The class of what an entry point names, for errors."""
+    named_by: str
+    """How a study names a package's hash, with {name} and {package} in their places."""
+
+
+NETWORK = Kind(
+    "relay.networks", "network", "Network of common.networks.registry", 'package = "{package}" under [model]'
+)
+METHOD = Kind(
+    "relay.methods", "method", "Method of common.plan.methods", '{name} = "{package}" under [methods.packages]'
+)
 OF_THE_INSTALLER = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json")
 """Files that the installer writes beside a package's own; they differ between machines."""
 
 
-def names() -> tuple[str, ...]:
-    """Return the names of the networks of installed packages."""
-    return tuple(sorted(entry.name for entry in entry_points(group=GROUP)))
+def names(kind: Kind) -> tuple[str, ...]:
+    """Return the names of the networks or methods of installed packages."""
+    return tuple(sorted(entry.name for entry in entry_points(group=kind.group)))
 
 
 @functools.cache
-def load(name: str, package: str) -> Any:
+def load(kind: Kind, name: str, package: str) -> Any:
     """Return what a plug-in's entry point names, after a comparison of its package's hash.
 
     Args:
-        name: the network's name.
+        kind: whether it is a network or a method.
+        name: its name.
         package: the hash that the study names.
 
     Raises:
-        BadConfiguration: no package has the network, two have, or the package has another hash or no list of files.
+        BadConfiguration: no package has it, two have, or the package has another hash or no list of files.
     """
-    found = list(entry_points(group=GROUP, name=name))
+    found = list(entry_points(group=kind.group, name=name))
     if len(found) != 1:
         how_many = "No installed package has" if not found else "Two installed packages have"
         raise BadConfiguration(
-            f"{how_many} the network {name} that the study names; install the one that the study was made with."
+            f"{how_many} the {kind.noun} {name} that the study names; install the one that the study was made with."
         )
     entry = found[0]
     distribution = entry.dist
     if distribution is None:
-        raise BadConfiguration(f"The package of the network {name} is not installed properly; install it with pip.")
+        raise BadConfiguration(f"The package of the {kind.noun} {name} is not installed properly; install it with pip.")
     title = f"the package {distribution.name} {distribution.version}"
     actual = package_hash(distribution)
     if not package:
         raise BadConfiguration(
-            f'The network {name} is of {title}; add package = "{actual}" under [model], and every site compares it.'
+            f"The {kind.noun} {name} is of {title}; add {kind.named_by.format(name=name, package=actual)}, and every"
+            " site compares it."
         )
     if actual != package:
         raise BadConfiguration(
-            f"The network {name} is of {title}, whose files have the hash {actual} here and {package} in the study;"
+            f"The {kind.noun} {name} is of {title}, whose files have the hash {actual} here and {package} in the study;"
             " install the version that the study was made with."
         )
     _check_origin(entry, distribution, title)
@@ -88,11 +109,9 @@ def package_hash(distribution: Distribution) -> str:
     return digest_of_json(sorted(pairs))
 
 
-def not_a_network(name: str) -> BadConfiguration:
-    """Return the error for an entry point that names something else than a network."""
-    return BadConfiguration(
-        f"The entry point {name} in the group {GROUP} names no Network of common.networks.registry; ask its author."
-    )
+def not_of_its_kind(kind: Kind, name: str) -> BadConfiguration:
+    """Return the error for an entry point that names something else than a network or a method."""
+    return BadConfiguration(f"The entry point {name} in the group {kind.group} names no {kind.value}; ask its author.")
 
 
 def _check_origin(entry: EntryPoint, distribution: Distribution, title: str) -> None:
