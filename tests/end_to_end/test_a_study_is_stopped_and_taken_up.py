@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 __all__ = ["bench", "federation"]
 
-LONG = Study.model_validate({**STUDY.model_dump(), "training": STUDY.training.model_copy(update={"epochs": 60})})
+LONG = Study.model_validate({**STUDY.model_dump(), "training": STUDY.training.model_copy(update={"epochs": 150})})
 """A study that is still at work when somebody has typed a command."""
 
 

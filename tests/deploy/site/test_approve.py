@@ -25,7 +25,10 @@ from common.errors import RelayError
 from common.fingerprint import format_fingerprint
 from common.protocol.refusals import Refusal, Refused
 from deploy.site.approve import approve_study, leave_study, list_approvals
+from tests.common.test_plugins import install, install_method
 from tests.support.hospitals import small_study, write_hospitals, write_site
+
+__all__ = ["install"]
 
 STUDY = small_study(
     name="ours",
@@ -70,6 +73,13 @@ def refusal(site: SiteConfig, study: Study = STUDY, **how: Any) -> str:
         approve_study(site, study, **how)
     assert [record.study for record in approvals(site)] == [] or how.get("known")
     return str(error.value)
+
+
+def test_a_method_of_a_package_is_named_with_the_packages_hash(shown: Shown, install: Callable[..., str]) -> None:
+    expected = install_method(install)
+    methods = {"baseline": True, "pooled": False, "more": ("thrice",), "packages": {"thrice": expected}}
+    text = shown(small_study(name="ours", methods=methods))
+    assert f"The method thrice is of a package installed on this machine, sha256 {expected}." in text
 
 
 def test_what_runs_and_what_leaves_is_counted_in_plain_words(site: SiteConfig, shown: Shown) -> None:
