@@ -19,7 +19,7 @@ from common.errors import BadConfiguration
 
 
 @dataclass(frozen=True)
-class Kind:
+class PluginKind:
     """What an entry point may name."""
 
     group: str
@@ -31,23 +31,23 @@ class Kind:
     """How a study names a package's hash, with {name} and {package} in their places."""
 
 
-NETWORK = Kind(
+NETWORK = PluginKind(
     "relay.networks", "network", "Network of common.networks.registry", 'package = "{package}" under [model]'
 )
-METHOD = Kind(
+METHOD = PluginKind(
     "relay.methods", "method", "Method of common.plan.methods", '{name} = "{package}" under [methods.packages]'
 )
 OF_THE_INSTALLER = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json")
 """Files that the installer writes beside a package's own; they differ between machines."""
 
 
-def names(kind: Kind) -> tuple[str, ...]:
+def names(kind: PluginKind) -> tuple[str, ...]:
     """Return the names of the networks or methods of installed packages."""
     return tuple(sorted(entry.name for entry in entry_points(group=kind.group)))
 
 
 @functools.cache
-def load(kind: Kind, name: str, package: str) -> Any:
+def load(kind: PluginKind, name: str, package: str) -> Any:
     """Return what a plug-in's entry point names, after a comparison of its package's hash.
 
     Args:
@@ -109,7 +109,7 @@ def package_hash(distribution: Distribution) -> str:
     return digest_of_json(sorted(pairs))
 
 
-def not_of_its_kind(kind: Kind, name: str) -> BadConfiguration:
+def not_of_its_kind(kind: PluginKind, name: str) -> BadConfiguration:
     """Return the error for an entry point that names something else than a network or a method."""
     return BadConfiguration(f"The entry point {name} in the group {kind.group} names no {kind.value}; ask its author.")
 
