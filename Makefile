@@ -13,7 +13,7 @@ test test-slow test-all test-compose: export OMP_NUM_THREADS = 1
 
 help:
 	@echo "make demo      three synthetic hospitals, a whole study, its table and page (relay-demo/)"
-	@echo "make test      ruff, mypy and the quick tests: five minutes, on a slow machine ten"
+	@echo "make test      ruff, mypy and the quick tests: six minutes, on a slow machine twice that"
 	@echo "make test-slow the tests marked slow: half an hour"
 	@echo "make test-all  ruff, mypy and all tests but the containers: hours, for whole studies with many seeds are among them"
 	@echo "make test-compose  three hospitals in containers, against a Docker engine"
